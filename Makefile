@@ -1,0 +1,48 @@
+# Set-up and checks. `make demo` and `make test` are all a fresh machine needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format lint types bench clean install
+
+demo: $(READY)
+	$(BIN)/algomatch train task=reverse model=2L_attn_only
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(MAKE) types
+	$(MAKE) test
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+# mypy looks for a folder of the import's name; the package's is src/.
+types: $(READY)
+	mkdir -p $(VENV)/typed && ln -sfn ../../src $(VENV)/typed/algomatch
+	MYPYPATH=$(VENV)/typed:tests $(BIN)/mypy -p algomatch
+	MYPYPATH=$(VENV)/typed:tests $(BIN)/mypy tests benchmarks
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+install: $(READY)
+
+# torch first, by its exact version: a range would bring gigabytes of CUDA packages.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

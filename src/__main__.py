@@ -1,0 +1,8 @@
+"""`python -m algomatch` is the `algomatch` command."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

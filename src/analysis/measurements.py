@@ -1,0 +1,119 @@
+"""Measurements: one row each, how each is declared, and the table they are kept in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+
+from ..errors import FaultError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The declaration of a measure: its name, unit, direction and bounds, and what it says.
+
+    `name` is `group/name`; a measurement adds its subject in between. `better` is "higher",
+    "lower" or, where neither is good in itself, "neither".
+    """
+
+    name: str
+    unit: str
+    better: str
+    low: float
+    high: float
+    about: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row: a measure of a subject at a step, its n and its 95% interval where it has one."""
+
+    measure: str
+    subject: str
+    value: float
+    n: int
+    ci_low: float | None = None
+    ci_high: float | None = None
+    run: str = ""
+    step: int = 0
+
+    @property
+    def key(self) -> str:
+        """`group/subject/name`, as in W&B."""
+        group, _, name = self.measure.partition("/")
+        return f"{group}/{self.subject}/{name}"
+
+    def at(self, run: str, step: int) -> Measurement:
+        """Return this measurement as taken of `run` at `step`."""
+        return replace(self, run=run, step=step)
+
+
+COLUMNS = ("run", "step", "measure", "subject", "value", "n", "ci_low", "ci_high")
+assert set(COLUMNS) == {f.name for f in fields(Measurement)}
+
+
+def to_csv(rows: Iterable[Measurement]) -> bytes:
+    """Return the rows as CSV; floats are written so that they read back exactly."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow("" if (v := getattr(row, c)) is None else v for c in COLUMNS)
+    return text.getvalue().encode()
+
+
+def from_csv(content: bytes, source: str) -> list[Measurement]:
+    """Return the rows of a CSV that `to_csv` wrote.
+
+    Raises:
+        FaultError: `content` is damaged; `source` names it.
+    """
+    try:
+        lines = csv.DictReader(io.StringIO(content.decode(), newline=""))
+        rows = [_parsed(line) for line in lines]
+        if tuple(lines.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"its columns are {lines.fieldnames}, not {list(COLUMNS)}")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise FaultError(f"the measurements in '{source}' are damaged: {error}") from error
+    return rows
+
+
+def _parsed(line: dict[str, str]) -> Measurement:
+    def optional(text: str) -> float | None:
+        return float(text) if text else None
+
+    return Measurement(
+        measure=line["measure"],
+        subject=line["subject"],
+        value=float(line["value"]),
+        n=int(line["n"]),
+        ci_low=optional(line["ci_low"]),
+        ci_high=optional(line["ci_high"]),
+        run=line["run"],
+        step=int(line["step"]),
+    )
+
+
+def differences(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[str]:
+    """Return a line for each measurement that is not the same, to the last bit, in both."""
+    before = {(row.measure, row.subject): row for row in old}
+    after = {(row.measure, row.subject): row for row in new}
+    lines = []
+    for key in sorted({*before, *after}):
+        one, other = before.get(key), after.get(key)
+        if one is None or other is None:
+            lines.append(f"{' '.join(key)}: only {'recomputed' if one is None else 'recorded'}")
+        elif not _same(one, other):
+            lines.append(f"{one.key}: recorded {one.value!r}, recomputed {other.value!r}")
+    return lines
+
+
+def _same(one: Measurement, other: Measurement) -> bool:
+    pairs = ((one.value, other.value), (one.ci_low, other.ci_low), (one.ci_high, other.ci_high))
+    return one.n == other.n and all(
+        a == b or (a is not None and b is not None and math.isnan(a) and math.isnan(b))
+        for a, b in pairs
+    )

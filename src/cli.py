@@ -1,0 +1,123 @@
+"""The `algomatch` command: train, resume, analyze."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from . import __version__
+from .errors import FaultError, Interrupted, UserError, one_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EPILOG = """examples:
+  algomatch train task=reverse model=4L seed=1 trainer.max_steps=500
+  algomatch train --config my.yaml model.d_model=32
+  algomatch train --resume runs/RUN
+  algomatch analyze runs/RUN
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"algomatch: {message} (see `{self.prog} --help`)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, 1 for a fault, 2 for a user's mistake."""
+    options, rest = _parser().parse_known_args(arguments)
+    from rich.console import Console  # --help and --version do without
+
+    try:
+        run = {"train": _train, "analyze": _analyze}[options.command]
+        run(options, rest, Console())
+    except (UserError, FaultError, Interrupted) as error:
+        print(f"algomatch: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("algomatch: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="algomatch",
+        description="Does a trained transformer run the program a human would have written?",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"algomatch {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train = commands.add_parser(
+        "train",
+        help="train a model, measuring it against the compiled program at checkpoints",
+        description="Train a model, measuring it against the compiled program at checkpoints.",
+    )
+    train.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="task=reverse model=4L model.d_model=32"
+    )
+    train.add_argument("--config", metavar="FILE", help="a YAML or JSON file, nested")
+    train.add_argument("--resume", metavar="RUN_DIR", help="go on with an interrupted run")
+    analyze = commands.add_parser(
+        "analyze",
+        help="measure a checkpoint again, from its file alone",
+        description="Measure a checkpoint again, from its file alone, and compare with its record.",
+    )
+    analyze.add_argument("checkpoint", help="a model.safetensors, its folder, or a run folder")
+    analyze.add_argument("--all", action="store_true", help="print every measurement")
+    analyze.add_argument("--output", metavar="FILE", help="write every measurement as CSV")
+    return parser
+
+
+def _train(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    overrides = [*options.overrides, *rest]  # argparse leaves what comes after an option
+    for argument in overrides:
+        if argument.startswith("-"):
+            known = one_of(argument, ["--config", "--resume", "--help"])
+            raise UserError(f"unknown option '{argument}': {known}")
+    if options.resume is not None:
+        if options.config is not None or overrides:
+            raise UserError("--resume goes on with the run's own config: leave out the rest")
+        from . import experiment
+
+        experiment.resume(Path(options.resume), console)
+        return
+    from .config import compose
+
+    config = compose(overrides, options.config)
+    from . import experiment
+
+    experiment.train(config, console)
+
+
+def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    if rest:
+        raise UserError(f"unexpected argument '{rest[0]}': analyze takes one checkpoint")
+    from . import experiment
+    from .analysis.measurements import to_csv
+    from .files import faults_named, write_file
+    from .report.summary import full_table, summary_table
+
+    found = experiment.analyze(Path(options.checkpoint))
+    checkpoint = found.checkpoint
+    title = f"{checkpoint.run}, step {checkpoint.step}"
+    console.print((full_table if options.all else summary_table)(found.rows, title))
+    if options.output is not None:
+        with faults_named(f"write '{options.output}'"):
+            write_file(Path(options.output), to_csv(found.rows))
+    if found.differences is None:
+        console.print("the file lies alone: no recorded measurements to compare with")
+    elif found.differences:
+        raise FaultError(
+            f"{len(found.differences)} of {len(found.rows)} measurements differ from the record, "
+            f"e.g. {found.differences[0]} (another machine or library version?)"
+        )
+    else:
+        console.print(f"all {len(found.rows)} measurements equal the recorded ones exactly")

@@ -1,0 +1,358 @@
+"""The typed configuration: its schema, how it is composed, and the rules it must satisfy.
+
+Layers, weakest first: the schema's defaults, `configs/train.yaml`, the named file of each
+group, the file given by `--config`, and `key=value` arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import FaultError, UserError, one_of
+
+GROUPS = ("task", "model", "analysis", "tracking")
+ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
+NORMALIZATIONS = ("LN", "none")
+SCHEDULES = ("constant", "cosine")
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+TRACKING_MODES = ("disabled", "offline", "online")
+
+
+@dataclass
+class TaskConfig:
+    """What is to be computed, over which inputs, and which of them are held out."""
+
+    name: str = "reverse"
+    vocabulary: Optional[list[Any]] = None  # noqa: UP045 (OmegaConf reads Optional)
+    min_length: Optional[int] = None  # noqa: UP045
+    max_length: Optional[int] = None  # noqa: UP045
+    held_out: float = 0.1
+    held_out_lengths: list[int] = field(default_factory=list)
+    split_seed: int = 0
+    max_inputs: int = 20_000
+
+
+@dataclass
+class ModelConfig:
+    """The learned model's architecture."""
+
+    name: str = "2L_attn_only"
+    n_layers: int = 2
+    attn_only: bool = True
+    d_model: int = 64
+    n_heads: int = 4
+    d_head: Optional[int] = None  # noqa: UP045
+    d_mlp: Optional[int] = None  # noqa: UP045
+    act_fn: str = "relu"
+    normalization: str = "LN"
+
+    @property
+    def head_width(self) -> int:
+        """`d_head`, by default `d_model / n_heads`."""
+        return self.d_model // self.n_heads if self.d_head is None else self.d_head
+
+    @property
+    def mlp_width(self) -> int:
+        """`d_mlp`, by default `4 * d_model`."""
+        return 4 * self.d_model if self.d_mlp is None else self.d_mlp
+
+
+@dataclass
+class TrainerConfig:
+    """Optimiser, schedule, and when to evaluate, log and keep a checkpoint."""
+
+    max_steps: int = 1000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    schedule: str = "cosine"
+    gradient_clip: float = 1.0
+    target_accuracy: Optional[float] = None  # noqa: UP045
+    checkpoints: int = 14
+    log_every: int = 10
+    evaluate_every: int = 50
+    save_every_seconds: float = 30.0
+    accelerator: str = "auto"
+
+
+@dataclass
+class AnalysisConfig:
+    """What is measured at a checkpoint, and how finely."""
+
+    name: str = "full"
+    measures: list[str] = field(
+        default_factory=lambda: ["accuracy", "similarity", "ablation", "sparsity"]
+    )
+    device: str = "cpu"
+    batch_size: int = 2048
+    bootstrap: int = 1000
+    random_inits: int = 10
+    seed: int = 0
+
+
+@dataclass
+class TrackingConfig:
+    """Where Weights & Biases puts the run."""
+
+    name: str = "offline"
+    mode: str = "offline"
+    project: str = "algomatch"
+    entity: Optional[str] = None  # noqa: UP045
+    group: Optional[str] = None  # noqa: UP045
+    tags: list[str] = field(default_factory=list)
+    system_stats: bool = False
+    init_timeout_seconds: float = 15.0
+    finish_timeout_seconds: float = 60.0
+
+
+@dataclass
+class Config:
+    """One training run, whole: the same config gives the same numbers."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    runs_dir: str = "runs"
+    run_dir: Optional[str] = None  # noqa: UP045
+
+
+def configs_dir() -> Path:
+    """Return the folder of the shipped YAML files, in a wheel or in a checkout."""
+    here = Path(__file__).resolve().parent
+    return next(p for p in (here / "configs", here.parent / "configs") if p.is_dir())
+
+
+def group_names(group: str) -> list[str]:
+    """Return the names that `group=NAME` can pick from the shipped files."""
+    return sorted(path.stem for path in (configs_dir() / group).glob("*.yaml"))
+
+
+def compose(overrides: Sequence[str] = (), file: str | os.PathLike[str] | None = None) -> Config:
+    """Compose and check a Config from the shipped files, `file` and `key=value` overrides.
+
+    Raises:
+        UserError: an unknown key or group file, a value of the wrong type or a broken rule.
+    """
+    layers = [(read_yaml(configs_dir() / "train.yaml"), "train.yaml")]
+    if file is not None:
+        layers.append((read_yaml(Path(file)), str(file)))
+    layers.append((_parse_overrides(overrides), "command line"))
+    parts: list[Mapping[str, Any]] = []
+    for group in GROUPS:
+        parts += _group_layers(group, layers)
+    for layer, source in layers:
+        rest = {key: value for key, value in layer.items() if key not in GROUPS}
+        _check_keys(rest, Config, source)
+        parts.append(rest)
+    return _checked(parts)
+
+
+def from_mapping(values: Mapping[str, Any], source: str) -> Config:
+    """Return the Config that a run or checkpoint recorded, without reading group files.
+
+    Raises:
+        UserError: `values` is not a whole and valid Config.
+    """
+    _check_keys(values, Config, source)
+    return _checked([values])
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """Return a Config as plain nested values, for YAML, JSON and W&B."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Config) -> str:
+    """Return a Config as YAML that `from_mapping` reads back."""
+    return str(OmegaConf.to_yaml(OmegaConf.create(to_mapping(config))))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML or JSON file's mapping, safely loaded.
+
+    Raises:
+        UserError: the file is missing, is no YAML or is no mapping.
+        FaultError: the file cannot be read.
+    """
+    try:
+        loaded = OmegaConf.load(path)
+        values = OmegaConf.to_container(loaded, resolve=True)
+    except FileNotFoundError:
+        raise UserError(f"config file '{path}' does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"config file '{path}' is a folder; give a YAML or JSON file") from None
+    except OSError as error:
+        reason = error.strerror or _first_line(error)
+        raise FaultError(f"cannot read config file '{path}': {reason}") from error
+    except Exception as error:
+        message = f"config file '{path}' is not valid YAML or JSON: {_first_line(error)}"
+        raise UserError(message) from error
+    if not isinstance(values, dict):
+        raise UserError(f"config file '{path}' must hold `key: value` pairs, not a list")
+    return cast(dict[str, Any], values)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    merged = OmegaConf.create()
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or not key:
+            raise UserError(f"argument '{override}' is not of the form key=value")
+        try:
+            one = OmegaConf.from_dotlist([override])
+            if key in GROUPS and not OmegaConf.is_dict(one[key]):
+                one = OmegaConf.create({key: {"name": one[key]}})
+            merged = cast(DictConfig, OmegaConf.merge(merged, one))
+        except Exception as error:
+            message = f"argument '{override}' cannot be read: {_first_line(error)}"
+            raise UserError(message) from error
+    return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
+
+
+def _group_layers(
+    group: str, layers: Sequence[tuple[Mapping[str, Any], str]]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield one group's values, weakest first, each as {group: values}.
+
+    A layer that names a file drops what weaker layers said beside another name: those
+    fields belonged to the other one.
+    """
+    name, kept = None, []
+    for layer, source in layers:
+        if group not in layer:
+            continue
+        values = layer[group]
+        values = dict(values) if isinstance(values, Mapping) else {"name": values}
+        _check_keys({group: values}, Config, source)
+        chosen = values.pop("name", None)
+        if chosen is not None and name is not None and str(chosen) != name:
+            kept = [(fields, named) for fields, named in kept if named is None]
+        if chosen is not None:
+            name = str(chosen)
+        kept.append((values, chosen))
+    assert name is not None, "train.yaml names a file for every group"
+    available = group_names(group)
+    if name in available:
+        preset = read_yaml(configs_dir() / group / f"{name}.yaml")
+        yield {group: {"name": name, **preset}}
+    elif group == "task":  # any other name is looked up in the task registry
+        yield {group: {"name": name}}
+    else:
+        raise UserError(f"unknown {group} '{name}': {one_of(name, available)}")
+    for fields, _ in kept:
+        yield {group: fields}
+
+
+def _check_keys(values: Mapping[Any, Any], schema: type, source: str, prefix: str = "") -> None:
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    for key, value in values.items():
+        if key not in fields:
+            owner = f" of {prefix[:-1]}" if prefix else ""
+            meant = one_of(key, fields).replace("valid:", f"valid keys{owner}:")
+            raise UserError(f"unknown key '{prefix}{key}' ({source}): {meant}")
+        default: Any = fields[key].default_factory
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, Mapping):
+                raise UserError(f"'{prefix}{key}' ({source}) must hold keys, not {value!r}")
+            _check_keys(value, cast(type, default), source, f"{prefix}{key}.")
+
+
+def _checked(parts: Sequence[Mapping[str, Any]]) -> Config:
+    merged = OmegaConf.structured(Config)
+    for part in parts:
+        try:
+            merged = OmegaConf.merge(merged, part)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{error.full_key}: {_first_line(error)}") from error
+    config = cast(Config, OmegaConf.to_object(merged))
+    for holds, message in _rules(config):
+        if not holds:
+            raise UserError(message)
+    return config
+
+
+def _rules(config: Config) -> Iterator[tuple[bool, str]]:
+    """Yield (holds, message) for each rule between and within the values."""
+    task, model, trainer = config.task, config.model, config.trainer
+
+    def at_least(key: str, bound: float) -> tuple[bool, str]:
+        group, _, name = key.rpartition(".")
+        value = getattr(getattr(config, group) if group else config, name)
+        holds = value is None or (math.isfinite(value) and value >= bound)
+        return holds, f"{key}={value} must be at least {bound}"
+
+    def choice(key: str, choices: Sequence[str]) -> tuple[bool, str]:
+        group, _, name = key.partition(".")
+        value = getattr(getattr(config, group), name)
+        return value in choices, f"{key}={value}: {one_of(value, choices)}"
+
+    bounds: dict[str, float] = {
+        "task.min_length": 1,
+        "task.max_length": 1,
+        "task.split_seed": 0,
+        "task.max_inputs": 1,
+        "model.n_layers": 1,
+        "model.d_model": 1,
+        "model.n_heads": 1,
+        "model.d_head": 1,
+        "model.d_mlp": 1,
+        "trainer.max_steps": 1,
+        "trainer.batch_size": 1,
+        "trainer.learning_rate": 0,
+        "trainer.weight_decay": 0,
+        "trainer.warmup_steps": 0,
+        "trainer.gradient_clip": 0,
+        "trainer.checkpoints": 1,
+        "trainer.log_every": 1,
+        "trainer.evaluate_every": 1,
+        "trainer.save_every_seconds": 0,
+        "analysis.batch_size": 1,
+        "analysis.bootstrap": 2,
+        "analysis.random_inits": 1,
+        "analysis.seed": 0,
+        "tracking.init_timeout_seconds": 1,
+        "tracking.finish_timeout_seconds": 1,
+        "seed": 0,
+    }
+    yield from (at_least(key, bound) for key, bound in bounds.items())
+    yield choice("model.act_fn", ACTIVATIONS)
+    yield choice("model.normalization", NORMALIZATIONS)
+    yield choice("trainer.schedule", SCHEDULES)
+    yield choice("trainer.accelerator", ACCELERATORS)
+    yield choice("tracking.mode", TRACKING_MODES)
+    divisors = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
+    yield (
+        model.d_head is not None or model.d_model % model.n_heads == 0,
+        f"model.n_heads={model.n_heads} must divide model.d_model={model.d_model} "
+        f"(one of {', '.join(map(str, divisors))}), or set model.d_head",
+    )
+    yield (
+        task.min_length is None or task.max_length is None or task.min_length <= task.max_length,
+        f"task.min_length={task.min_length} must not exceed task.max_length={task.max_length}",
+    )
+    yield (
+        0 <= task.held_out < 1,
+        f"task.held_out={task.held_out} must be a share from 0 up to, not including, 1",
+    )
+    target = trainer.target_accuracy
+    yield (
+        target is None or 0 < target <= 1,
+        f"trainer.target_accuracy={target} must be above 0 and at most 1, or null",
+    )

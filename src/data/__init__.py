@@ -1,0 +1,1 @@
+"""Programs, tasks, their inputs, and the batches made of them."""

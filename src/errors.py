@@ -1,0 +1,40 @@
+"""What a user sees as one line instead of a traceback, and how a line names what was meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What the user asked for cannot be done; the message says what to change."""
+
+    exit_code = 2
+
+
+class FaultError(Exception):
+    """The machine, the numbers or a service failed; nothing complete was damaged."""
+
+    exit_code = 1
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """A signal stopped the work; what was done is saved, and the message says how to go on."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def one_of(value: object, choices: Iterable[object]) -> str:
+    """Return "did you mean ...?" (where something is near) and the valid choices.
+
+    >>> one_of("revers", ["sort", "reverse"])
+    "did you mean 'reverse'? valid: reverse, sort"
+    >>> one_of("x", ["sort", "reverse"])
+    'valid: reverse, sort'
+    """
+    names = sorted(str(choice) for choice in choices)
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}valid: {', '.join(names)}"

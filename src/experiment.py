@@ -1,0 +1,307 @@
+"""Builds everything from one config, and runs it: train, resume, analyze."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+
+from .analysis.measurements import Measurement, differences
+from .analysis.setting import Setting
+from .analysis.suite import check_names, measure
+from .config import Config
+from .data.datamodule import TaskDataModule
+from .data.inputs import all_inputs, encode, program_outputs, split
+from .data.tasks import make_task
+from .errors import Interrupted, UserError
+from .models.bridges import make_bridge, make_native
+from .models.learned import learned_shape
+from .models.reference import build_reference
+from .models.training import AlgorithmicTask, NonFiniteLossError
+from .report.figures import save_run_figure
+from .report.summary import print_summary
+from .tracking import checkpoints
+from .tracking.callbacks import GracefulStop, ProgressBar, Recorder
+from .tracking.run_folder import RunFolder, refuse_existing
+from .tracking.wandb_log import WandbLog
+
+
+def prepare(config: Config) -> Setting:
+    """Return the inputs, the proven reference and the shape of the learned model.
+
+    Raises:
+        UserError: the task, its program or the measures are not valid.
+    """
+    check_names(config.analysis.measures)
+    task = make_task(config.task)
+    raw = all_inputs(task, config.task.max_inputs, config.task.split_seed)
+    traces = program_outputs(raw)
+    held_out = split(
+        raw, config.task.held_out, config.task.held_out_lengths, config.task.split_seed
+    )
+    reference = build_reference(task, lambda encoding: encode(raw, traces, encoding, held_out))
+    inputs = encode(raw, traces, reference.encoding, held_out)
+    shape = learned_shape(config.model, task, reference.encoding, config.seed)
+    _check_device(config.analysis.device)
+    return Setting(inputs, reference, shape, config.analysis)
+
+
+def train(config: Config, console: Console) -> RunFolder:
+    """Train and measure a new run; return its folder.
+
+    Raises:
+        UserError: the config is impossible, or the run folder exists.
+        FaultError: training diverged, or the file system failed.
+        Interrupted: stopped by a signal, to be resumed.
+    """
+    refuse_existing(config)
+    _check_accelerator(config.trainer.accelerator)
+    setting = prepare(config)
+    datamodule = _datamodule(config, setting)
+    return _run(RunFolder.create(config), setting, datamodule, console)
+
+
+def resume(path: Path, console: Console) -> RunFolder:
+    """Go on with an interrupted run, to the same end as if it had not been interrupted.
+
+    Raises:
+        UserError: `path` is no run folder, or another process works on it.
+    """
+    folder = RunFolder.open(path)
+    ended = folder.finished()
+    if ended is not None:
+        console.print(f"'{path}' finished at step {ended['step']} ({ended['reason']})")
+        print_summary(folder, None, console)
+        return folder
+    setting = prepare(folder.config)
+    return _run(folder, setting, _datamodule(folder.config, setting), console)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A checkpoint measured again: its rows, and how they differ from the recorded ones.
+
+    `differences` is None where the file lies alone, without a record to compare with.
+    """
+
+    checkpoint: checkpoints.Checkpoint
+    rows: list[Measurement]
+    differences: list[str] | None
+
+
+def analyze(path: Path) -> Analysis:
+    """Measure a checkpoint from its file alone, and compare with the record beside it.
+
+    Raises:
+        UserError: `path` is no checkpoint.
+        FaultError: the record beside it is damaged.
+    """
+    checkpoint = checkpoints.load(path)
+    config = checkpoint.config
+    setting = prepare(config)
+    try:
+        bridge = make_bridge(setting.shape, checkpoint.weights, config.analysis.device)
+    except RuntimeError as error:
+        raise UserError(
+            f"checkpoint '{path}': its weights do not fit its own config: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+    rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, setting)]
+    record = checkpoints.find(path).parent
+    if not (record / checkpoints.ROWS).is_file():
+        return Analysis(checkpoint, rows, None)
+    recorded = [
+        row
+        for row in checkpoints.load_rows(record, checkpoint.rows_digest)
+        if not row.measure.startswith("training/")
+    ]
+    return Analysis(checkpoint, rows, differences(recorded, rows))
+
+
+def _datamodule(config: Config, setting: Setting) -> TaskDataModule:
+    settings = config.trainer
+    return TaskDataModule(setting.inputs, settings.batch_size, config.seed, settings.max_steps)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where an interrupted run stands, from its saved training state."""
+
+    path: Path
+    step: int
+    finished: str | None
+
+
+def _run(
+    folder: RunFolder, setting: Setting, datamodule: TaskDataModule, console: Console
+) -> RunFolder:
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    with folder.lock():
+        state = _read_state(folder, say)
+        _announce(folder, setting, state, say)
+        wandb_log = WandbLog(folder, say)
+        recorder = Recorder(folder, setting, wandb_log, say)
+        wandb_log.start(folder.measurements(up_to=state.step) if state else ())
+        reason = state.finished if state else None
+        try:
+            if reason is None:
+                _fit(folder, setting, datamodule, recorder, state, console)
+                reason = recorder.finished
+        except BaseException:
+            wandb_log.close(exit_code=1)
+            raise
+        assert reason is not None, "a run that was not interrupted has a reason to end"
+        rows = folder.measurements()
+        try:
+            save_run_figure(folder, rows)
+        except OSError as error:
+            say(f"the figure was not drawn: {error}")
+        wandb_log.finish(rows)
+        folder.finish(max(row.step for row in rows), reason)
+        print_summary(folder, wandb_log, console)
+    return folder
+
+
+def _fit(
+    folder: RunFolder,
+    setting: Setting,
+    datamodule: TaskDataModule,
+    recorder: Recorder,
+    state: _State | None,
+    console: Console,
+) -> None:
+    settings = folder.config.trainer
+    stop = GracefulStop(recorder, console)
+    module = AlgorithmicTask(make_native(setting.shape), settings)
+    with _quiet_lightning():
+        trainer = pl.Trainer(
+            max_steps=settings.max_steps,
+            accelerator=settings.accelerator,
+            devices=1,
+            gradient_clip_val=settings.gradient_clip or None,
+            callbacks=[ProgressBar(console, settings.max_steps), recorder, stop],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder.path,
+        )
+        try:
+            trainer.fit(
+                module,
+                datamodule=datamodule,
+                ckpt_path=state.path if state else None,
+                weights_only=True,
+            )
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error}; {_last_good(folder)}") from error
+        except (KeyboardInterrupt, SystemExit):  # Lightning exits on Ctrl-C
+            raise _interrupted(folder, signal.SIGINT) from None
+    if stop.received is not None and not recorder.finished:
+        raise _interrupted(folder, stop.received)
+
+
+def _read_state(folder: RunFolder, say: Callable[[str], None]) -> _State | None:
+    path = folder.resume_path
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, weights_only=True)
+        finished = saved["callbacks"][Recorder.__qualname__]["finished"]
+        return _State(path, int(saved["global_step"]), finished)
+    except Exception as error:  # whatever a damaged file makes torch raise
+        say(f"'{path}' is damaged ({type(error).__name__}): the run starts again, to the same end")
+        return None
+
+
+def _announce(
+    folder: RunFolder, setting: Setting, state: _State | None, say: Callable[[str], None]
+) -> None:
+    inputs, reference, shape = setting.inputs, setting.reference, setting.shape
+    task = inputs.task
+    how_many = (
+        f"all {len(inputs):,}" if inputs.exhaustive else f"{len(inputs):,} of {task.n_inputs:,}"
+    )
+    say(
+        f"task {task.name}: {how_many} inputs of length {task.min_length} to {task.max_length} "
+        f"over {len(task.vocabulary)} tokens, {int(inputs.held_out.sum()):,} held out"
+    )
+    cached = ", cached" if reference.from_cache else ""
+    say(
+        f"reference: {reference.bridge.cfg.n_layers} layers, "
+        f"d_model {reference.bridge.cfg.d_model}, equal to the RASP interpreter on "
+        f"{reference.n_validated:,} inputs (mlp_exactness {reference.mlp_exactness}{cached})"
+    )
+    mlps = "no MLP" if shape.attn_only else f"d_mlp {shape.d_mlp}"
+    say(
+        f"model {folder.config.model.name}: {shape.n_layers} layers, {shape.n_heads} heads, "
+        f"d_model {shape.d_model}, {mlps}, seed {folder.config.seed}"
+    )
+    say(f"run folder: {folder.path}" + (f", going on from step {state.step}" if state else ""))
+
+
+def _interrupted(folder: RunFolder, signal_number: int) -> Interrupted:
+    how = f"stopped; go on with `algomatch train --resume {folder.path}`"
+    return Interrupted(how, signal_number)
+
+
+def _last_good(folder: RunFolder) -> str:
+    kept = folder.checkpoint_folders()
+    return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"analysis.device={device} cannot be used here ({str(error).splitlines()[0]}): "
+            "cpu always can"
+        ) from error
+
+
+def _check_accelerator(name: str) -> None:
+    available = {
+        "auto": True,
+        "cpu": True,
+        "gpu": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available[name]:
+        usable = ", ".join(key for key, there in available.items() if there)
+        raise UserError(f"trainer.accelerator={name} is not available here; valid: {usable}")
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's general advice off the terminal; errors still come through."""
+    loggers = [logging.getLogger(f"{name}.utilities.rank_zero") for name in _LIGHTNING]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        for message in _ADVICE:
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
+_LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")
+_ADVICE = (
+    r".*does not have many workers.*",  # batches are ready-made tensors
+    r".*GPU available but not used.*",
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own, with torch 2.13
+)

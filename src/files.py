@@ -1,0 +1,98 @@
+"""Writing files and folders so that a reader sees the old or the new one, never a part."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import FaultError
+
+
+@contextmanager
+def faults_named(action: str) -> Iterator[None]:
+    """Turn an OSError into an FaultError that says what could not be done, and why.
+
+    Raises:
+        FaultError: no space, no permission, or any other fault of the file system.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise FaultError(f"cannot {action}{where}: {error.strerror or error}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; at the end it takes the place of `path`, durably.
+
+    Raises:
+        OSError: the file system refused; what was at `path` is untouched.
+    """
+    temporary = _beside(path)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: the file system refused; what was at `path` is untouched.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of files whole or not at all; a folder that is there is replaced.
+
+    Raises:
+        OSError: the file system refused; a folder that was there is untouched.
+    """
+    temporary = _beside(path)
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+            _sync(temporary / name)
+        if path.exists():
+            replaced = _beside(path)
+            os.rename(path, replaced)
+            os.rename(temporary, path)
+            shutil.rmtree(replaced)
+        else:
+            os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that a killed process left in `folder`."""
+    for path in folder.glob(".*.partial"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The compiled reference, the learned architectures, and how they are trained."""

@@ -1,0 +1,45 @@
+"""NativeModels and the TransformerBridges around them: the one place that builds either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformer_lens.model_bridge.sources.native import NativeModel, initialize_native_model
+
+
+def make_native(shape: TransformerBridgeConfig) -> NativeModel:
+    """Return a NativeModel, initialised from `shape.seed` without touching the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        model = NativeModel(shape)
+        initialize_native_model(model, shape)
+    return model
+
+
+def make_bridge(
+    shape: TransformerBridgeConfig,
+    weights: Mapping[str, Tensor] | None = None,
+    device: str = "cpu",
+) -> TransformerBridge:
+    """Return a bridge for measuring: weights (a NativeModel's state dict) loaded, no gradients.
+
+    Raises:
+        RuntimeError: the weights are not those of a NativeModel of this shape.
+    """
+    model = make_native(shape)
+    if weights is not None:
+        model.load_state_dict(dict(weights), strict=True)
+    model = model.eval().requires_grad_(False).to(device)
+    return build_bridge_from_module(
+        model,
+        architecture="TransformerLensNative",
+        tl_config=shape,
+        tokenizer=None,
+        dtype=torch.float32,
+        device=device,
+        model_name="native",
+    )

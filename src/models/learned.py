@@ -1,0 +1,34 @@
+"""The learned architectures: ordinary transformers of a configured shape."""
+
+from __future__ import annotations
+
+from transformer_lens.config import TransformerBridgeConfig
+
+from ..config import ModelConfig
+from ..data.inputs import Encoding
+from ..data.tasks import Task
+
+
+def learned_shape(
+    model: ModelConfig, task: Task, encoding: Encoding, seed: int
+) -> TransformerBridgeConfig:
+    """Return the NativeModel configuration of an architecture for a task.
+
+    Attention is bidirectional unless the task is causal; the seed fixes the initialisation.
+    """
+    return TransformerBridgeConfig(
+        n_layers=model.n_layers,
+        d_model=model.d_model,
+        d_head=model.head_width,
+        n_heads=model.n_heads,
+        d_mlp=model.mlp_width,
+        act_fn=model.act_fn,
+        attn_only=model.attn_only,
+        normalization_type=None if model.normalization == "none" else model.normalization,
+        attention_dir="causal" if task.causal else "bidirectional",
+        n_ctx=task.n_ctx,
+        d_vocab=len(encoding.inputs),
+        d_vocab_out=encoding.n_classes,
+        init_mode="gpt2",
+        seed=seed,
+    )

@@ -1,0 +1,1 @@
+"""What a person looks at: summary table and figures."""

@@ -1,0 +1,1 @@
+"""The run folder, the callbacks that fill it, and Weights & Biases."""

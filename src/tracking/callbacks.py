@@ -1,0 +1,246 @@
+"""Lightning callbacks, thin: they say when, the analysis and the run folder do the work."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from ..analysis.accuracy import exact_accuracy
+from ..analysis.measurements import Measurement, from_csv, to_csv
+from ..analysis.setting import Setting
+from ..analysis.suite import measure
+from ..config import TrainerConfig
+from ..files import faults_named, replacing
+from ..models.bridges import make_bridge
+from ..models.training import (
+    AlgorithmicTask,
+    NonFiniteLossError,
+    checkpoint_steps,
+    learning_rate_factor,
+)
+from .run_folder import RunFolder
+from .wandb_log import WandbLog
+
+
+class Recorder(pl.Callback):
+    """Keeps the training curve, and measures and saves at every checkpoint step.
+
+    What is not yet in a checkpoint travels in the training state, so a run that was killed
+    at any moment ends with the rows of one that was not.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        setting: Setting,
+        wandb_log: WandbLog,
+        say: Callable[[str], None],
+    ):
+        self._folder, self._setting, self._wandb, self._say = folder, setting, wandb_log, say
+        self._settings: TrainerConfig = folder.config.trainer
+        self._steps = set(checkpoint_steps(self._settings))
+        self._pending: list[Measurement] = []
+        self._saved_at = time.monotonic()
+        self.finished: str | None = None
+        self.measuring_seconds = 0.0
+        self.last_rows: list[Measurement] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: rows of no checkpoint yet, and whether it is done."""
+        return {"pending": to_csv(self._pending).decode(), "finished": self.finished}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over an interrupted run's state."""
+        self._pending = from_csv(state_dict["pending"].encode(), str(self._folder.resume_path))
+        self.finished = state_dict["finished"]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the model as it was initialised."""
+        if trainer.ckpt_path is None:
+            self._checkpoint(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log, evaluate, measure and save, each where its step has come."""
+        settings, step = self._settings, trainer.global_step
+        if step % settings.log_every == 0 or step in self._steps:
+            self._pending += self._training_rows(step, pl_module, len(batch.tokens))
+        if step >= settings.max_steps:
+            self.finished = "max_steps"
+        elif step % settings.evaluate_every == 0 and self._on_target(pl_module):
+            self.finished = "target_accuracy"
+            trainer.should_stop = True
+        if step in self._steps or self.finished:
+            self._checkpoint(trainer, pl_module)
+        elif time.monotonic() - self._saved_at >= settings.save_every_seconds:
+            self.save_state(trainer)
+
+    def save_state(self, trainer: pl.Trainer) -> None:
+        """Write the training state, whole or not at all.
+
+        Raises:
+            FaultError: it could not be written; the earlier state is untouched.
+        """
+        with (
+            faults_named(f"save the training state at step {trainer.global_step}"),
+            replacing(self._folder.resume_path) as path,
+        ):
+            trainer.save_checkpoint(path, weights_only=False)
+        self._saved_at = time.monotonic()
+
+    def _training_rows(
+        self, step: int, module: pl.LightningModule, batch_size: int
+    ) -> list[Measurement]:
+        assert isinstance(module, AlgorithmicTask)
+        assert module.loss is not None
+        rate = self._settings.learning_rate * learning_rate_factor(step - 1, self._settings)
+        rows = (
+            Measurement("training/loss", "batch", float(module.loss), batch_size),
+            Measurement("training/learning_rate", "batch", rate, 1),
+        )
+        return [row.at(self._folder.id, step) for row in rows]
+
+    def _on_target(self, module: pl.LightningModule) -> bool:
+        target = self._settings.target_accuracy
+        if target is None:
+            return False
+        assert isinstance(module, AlgorithmicTask)
+        config = self._setting.config
+        return exact_accuracy(module.model, self._setting.inputs, config.batch_size) >= target
+
+    def _checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, AlgorithmicTask)
+        step, started = trainer.global_step, time.monotonic()
+        weights = {name: value.detach().cpu() for name, value in module.model.state_dict().items()}
+        if not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise NonFiniteLossError(
+                f"a weight is not a finite number at step {step} "
+                f"(trainer.learning_rate={self._settings.learning_rate}): lower the learning rate"
+            )
+        bridge = make_bridge(self._setting.shape, weights, self._setting.config.device)
+        rows = [row.at(self._folder.id, step) for row in measure(bridge, self._setting)]
+        self.measuring_seconds += time.monotonic() - started
+        self.last_rows, new = rows, [*self._pending, *rows]
+        self._folder.save_checkpoint(weights, step, new)
+        self._pending = []
+        self.save_state(trainer)
+        self._wandb.log(new)
+        self._say(_line(step, new))
+
+
+def _line(step: int, rows: list[Measurement]) -> str:
+    values = {row.key: row.value for row in rows}
+    parts = [f"step {step:>6}"]
+    for label, key in (
+        ("loss", "accuracy/all/loss"),
+        ("exact", "accuracy/all/exact"),
+        ("held out", "accuracy/held_out/exact"),
+    ):
+        if key in values:
+            parts.append(f"{label} {values[key]:.3f}")
+    return "  ".join(parts)
+
+
+class GracefulStop(pl.Callback):
+    """Turns Ctrl-C and SIGTERM into a stop after the step that is under way, state saved.
+
+    A second Ctrl-C interrupts at once; what was saved before stays whole.
+    """
+
+    def __init__(self, recorder: Recorder, console: Console):
+        self._recorder, self._console = recorder, console
+        self._before: dict[int, Any] = {}
+        self.received: int | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals over."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save the state and stop, where a signal came."""
+        if self.received is not None and not self._recorder.finished:
+            self._recorder.save_state(trainer)
+            trainer.should_stop = True
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        self._console.print("stopping after this step (Ctrl-C again stops at once)")
+
+
+class ProgressBar(pl.Callback):
+    """A rich bar over the run's steps, with the remaining time and the last batch's loss."""
+
+    def __init__(self, console: Console, max_steps: int):
+        self._max_steps = max_steps
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps, loss {task.fields[loss]}, remaining"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._shown_at = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar from the step the run starts at."""
+        self._progress.start()
+        self._task = self._progress.add_task(
+            "", total=self._max_steps, completed=trainer.global_step, loss="-"
+        )
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar, at most ten times a second."""
+        if time.monotonic() - self._shown_at < 0.1:
+            return
+        self._shown_at = time.monotonic()
+        assert isinstance(pl_module, AlgorithmicTask)
+        loss = "-" if pl_module.loss is None else f"{float(pl_module.loss):.3f}"
+        self._progress.update(self._task, completed=trainer.global_step, loss=loss)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the bar away."""
+        self._progress.stop()

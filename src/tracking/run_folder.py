@@ -1,0 +1,165 @@
+"""The run folder: everything a run leaves behind, complete at every moment.
+
+config.yaml         the whole config, and with it the run
+run.json            the run's id
+checkpoints/        one folder a kept step: weights and the measurements taken of them
+resume.ckpt         training state to go on from (gone when the run is finished)
+finished.json       how the run ended (there when it has)
+measurements.csv    all measurements in one table, gathered from the checkpoints
+figure.png          the run at a glance
+wandb/              what Weights & Biases wrote
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..analysis.measurements import Measurement, to_csv
+from ..config import Config, from_mapping, read_yaml, to_yaml
+from ..errors import UserError
+from ..files import faults_named, remove_leftovers, write_file, write_folder
+from . import checkpoints
+
+
+class RunFolder:
+    """One run's folder, and the record in it."""
+
+    def __init__(self, path: Path, config: Config, run: str):
+        self.path, self.config, self.id = path, config, run
+
+    @classmethod
+    def create(cls, config: Config) -> RunFolder:
+        """Make the folder of a new run: `run_dir`, or a new name below `runs_dir`.
+
+        Raises:
+            UserError: the folder exists.
+            FaultError: it cannot be written.
+        """
+        name = f"{config.task.name}-{config.model.name}-seed{config.seed}"
+        refuse_existing(config)
+        path = Path(config.run_dir or _unused(Path(config.runs_dir), name))
+        run = f"{name}-{secrets.token_hex(4)}"
+        files = {"config.yaml": to_yaml(config), "run.json": json.dumps({"id": run}) + "\n"}
+        with faults_named(f"make the run folder '{path}'"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_folder(path, {name: text.encode() for name, text in files.items()})
+        return cls(path, config, run)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Return the folder of a run that was started before.
+
+        Raises:
+            UserError: `path` is no run folder, or its config is damaged.
+        """
+        if not (path / "config.yaml").is_file() or not (path / "run.json").is_file():
+            what = "is not a run folder (it has no config.yaml and run.json)"
+            raise UserError(f"'{path}' {what if path.exists() else 'does not exist'}")
+        config = from_mapping(read_yaml(path / "config.yaml"), str(path / "config.yaml"))
+        try:
+            run = str(json.loads((path / "run.json").read_text())["id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"'{path / 'run.json'}' is damaged: {error}") from error
+        return cls(path, config, run)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against every other process.
+
+        Raises:
+            UserError: another process is running this run.
+        """
+        with faults_named(f"lock the run folder '{self.path}'"):
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is working on '{self.path}'") from None
+            for folder in (self.path, self.path / "checkpoints"):
+                remove_leftovers(folder)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @property
+    def resume_path(self) -> Path:
+        """Where the training state is kept."""
+        return self.path / "resume.ckpt"
+
+    @property
+    def figure_path(self) -> Path:
+        """Where the run's figure is kept."""
+        return self.path / "figure.png"
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return how the run ended: its last step and why; None where it has not."""
+        try:
+            ended: dict[str, Any] = json.loads((self.path / "finished.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return ended
+
+    def finish(self, step: int, reason: str) -> None:
+        """Mark the run as ended; it will not be resumed.
+
+        Raises:
+            FaultError: the mark could not be written.
+        """
+        with faults_named("mark the run as finished"):
+            mark = json.dumps({"step": step, "reason": reason}) + "\n"
+            write_file(self.path / "finished.json", mark.encode())
+            self.resume_path.unlink(missing_ok=True)
+
+    def checkpoint_folders(self) -> list[Path]:
+        """Return the kept checkpoints' folders, first step first."""
+        return sorted((self.path / "checkpoints").glob("step-*"))
+
+    def save_checkpoint(self, weights: Any, step: int, rows: Sequence[Measurement]) -> Path:
+        """Write a checkpoint with its measurements, and gather the table anew.
+
+        Raises:
+            FaultError: it could not be written; what was there is untouched.
+        """
+        folder = self.path / "checkpoints"
+        path = checkpoints.save(folder, weights, self.config, self.id, step, rows)
+        with faults_named("write measurements.csv"):
+            write_file(self.path / "measurements.csv", to_csv(self.measurements()))
+        return path
+
+    def measurements(self, up_to: int | None = None) -> list[Measurement]:
+        """Return all measurements of the run, or those of checkpoints up to a step.
+
+        Raises:
+            FaultError: a checkpoint's measurements are missing or damaged.
+        """
+        last = None if up_to is None else checkpoints.step_folder(up_to)
+        folders = [f for f in self.checkpoint_folders() if last is None or f.name <= last]
+        return [row for folder in folders for row in checkpoints.load_rows(folder)]
+
+
+def refuse_existing(config: Config) -> None:
+    """Refuse to start a run in a folder that is there.
+
+    Raises:
+        UserError: `run_dir` exists.
+    """
+    if config.run_dir and Path(config.run_dir).exists():
+        raise UserError(
+            f"run folder '{config.run_dir}' exists: choose another run_dir, or go on with it by "
+            f"`algomatch train --resume {config.run_dir}`"
+        )
+
+
+def _unused(folder: Path, name: str) -> Path:
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    candidates = (folder / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 10_000))
+    return next(path for path in candidates if not path.exists())

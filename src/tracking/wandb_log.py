@@ -1,0 +1,183 @@
+"""Weights & Biases: the run's curves, heatmaps and tables. It may fail; the run does not.
+
+The durable record is the run folder's. Everything here can be logged again from it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from ..analysis.measurements import COLUMNS, Measurement
+from ..analysis.suite import declared_metrics, headlines
+from ..config import to_mapping
+from .heatmaps import ablation_heatmap, similarity_heatmap
+from .run_folder import RunFolder
+
+STEP = "trainer/global_step"
+METRIC_COLUMNS = ("name", "unit", "better", "low", "high", "about")
+
+
+class WandbLog:
+    """Logs one run; after a failure it says so once and logs no more."""
+
+    def __init__(self, folder: RunFolder, say: Callable[[str], None]):
+        self._folder, self._settings, self._say = folder, folder.config.tracking, say
+        self._run: wandb.Run | None = None
+        self._defined: set[str] = set()
+        self._logged_up_to = -1
+        self.problem: str | None = None
+
+    @property
+    def offline_folder(self) -> Path | None:
+        """Where an offline run's record is, for `wandb leet` and `wandb sync`."""
+        found = sorted((self._folder.path / "wandb").glob("offline-run-*"))
+        return found[-1] if found else None
+
+    @property
+    def url(self) -> str | None:
+        """Where an online run is shown."""
+        return self._run.url if self._run else None
+
+    def start(self, earlier: Iterable[Measurement] = ()) -> None:
+        """Begin or go on with the W&B run, and log what it does not have of the earlier rows."""
+        mode = self._settings.mode
+        if mode == "disabled":
+            return
+        try:
+            self._run = self._init(mode)
+        except Exception as error:
+            if mode == "offline":
+                self._give_up(error)
+                return
+            reason = _reason(error)
+            self._say(f"W&B cannot be reached ({reason}): the run goes on offline")
+            self.problem = f"nothing was uploaded: {reason}"
+            self._attempt(lambda: self._restart_offline())
+        if self._run is None:
+            return
+        if self._run.resumed:
+            self._logged_up_to = int(dict(self._run.summary).get(STEP, -1))
+        self._attempt(lambda: self._define(STEP))
+        self.log(earlier)
+
+    def log(self, rows: Iterable[Measurement]) -> None:
+        """Log rows step by step: headlines as curves, a checkpoint's heatmaps as images."""
+        by_step = groupby(sorted(rows, key=lambda row: row.step), key=lambda row: row.step)
+        for step, at_step in by_step:
+            if self._run is not None and step > self._logged_up_to:
+                self._attempt(partial(self._log_step, step, list(at_step)))
+
+    def finish(self, rows: Sequence[Measurement]) -> None:
+        """Log the tables and close the run, waiting for uploads no longer than configured."""
+        if self._run is None:
+            return
+        run = self._run
+        table = [[getattr(row, column) for column in COLUMNS] for row in rows]
+        metrics = [
+            [str(getattr(metric, column)) for column in METRIC_COLUMNS]
+            for metric in declared_metrics().values()
+        ]
+        last = max((row.step for row in rows), default=0)
+
+        def log_tables() -> None:
+            run.log(
+                {
+                    STEP: last,
+                    "tables/measurements": wandb.Table(columns=list(COLUMNS), data=table),
+                    "tables/metrics": wandb.Table(columns=list(METRIC_COLUMNS), data=metrics),
+                }
+            )
+
+        self._attempt(log_tables)
+        self.close()
+
+    def close(self, exit_code: int = 0) -> None:
+        """Close the W&B run, waiting for uploads no longer than configured."""
+        if self._run is not None:
+            run = self._run
+            self._attempt(lambda: run.finish(exit_code=exit_code))
+            self._run = None
+
+    def _init(self, mode: str) -> wandb.Run:
+        folder, settings = self._folder, self._settings
+        if mode == "offline":
+            _set_aside_offline_runs(folder.path / "wandb")
+        config = folder.config
+        return wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group or f"{config.task.name}-{config.model.name}",
+            job_type="train",
+            name=f"{config.task.name}-{config.model.name}-seed{config.seed}",
+            id=folder.id,
+            resume="allow",
+            tags=list(settings.tags),
+            dir=str(folder.path),
+            mode="offline" if mode == "offline" else "online",
+            config=to_mapping(config),
+            settings=wandb.Settings(
+                init_timeout=settings.init_timeout_seconds,
+                login_timeout=settings.init_timeout_seconds,
+                finish_timeout=settings.finish_timeout_seconds,
+                finish_timeout_raises=True,
+                x_disable_stats=not settings.system_stats,
+                x_disable_machine_info=not settings.system_stats,
+                console="off",
+                silent=True,
+            ),
+        )
+
+    def _restart_offline(self) -> None:
+        wandb.teardown()
+        self._run = self._init("offline")
+
+    def _log_step(self, step: int, rows: list[Measurement]) -> None:
+        assert self._run is not None
+        payload: dict[str, Any] = {STEP: step}
+        for row in headlines(rows):
+            self._define(row.key)
+            payload[row.key] = row.value
+        images = {
+            "heatmaps/similarity": similarity_heatmap(rows),
+            "heatmaps/ablation": ablation_heatmap(rows),
+        }
+        payload |= {key: wandb.Image(image) for key, image in images.items() if image is not None}
+        self._run.log(payload)
+
+    def _define(self, key: str) -> None:
+        if key in self._defined:
+            return
+        assert self._run is not None
+        self._defined.add(key)
+        self._run.define_metric(key, step_metric=None if key == STEP else STEP)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever W&B raises: the run's own record is complete
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.problem = _reason(error)
+        self._run = None
+        self._say(f"W&B stopped logging ({self.problem}); the run folder's record is complete")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def _set_aside_offline_runs(folder: Path) -> None:
+    """Move an earlier attempt's offline record away: the new one holds its history too."""
+    for earlier in folder.glob("offline-run-*"):
+        target = folder / "superseded" / earlier.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        earlier.rename(target)

@@ -1,0 +1,45 @@
+"""What all tests share: shape checks on, caches of their own, and one prepared small task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Every shape in a signature is checked while the tests run. Subprocesses run without.
+install_import_hook("algomatch", "beartype.beartype")
+
+from algomatch.analysis.setting import Setting  # noqa: E402
+from algomatch.config import compose  # noqa: E402
+from algomatch.experiment import prepare  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reference_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep compiled references out of the user's cache, but share them among the tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = dict(os.environ)
+    os.environ["ALGOMATCH_CACHE"] = str(folder)
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def small() -> Setting:
+    """Reverse over 3 tokens, lengths 1 to 4, with a small two-layer model's shape."""
+    config = compose(
+        [
+            "task.vocabulary=[a,b,c]",
+            "task.max_length=4",
+            "model=2L",
+            "model.d_model=16",
+            "model.n_heads=2",
+            "analysis.bootstrap=100",
+            "analysis.random_inits=2",
+        ]
+    )
+    return prepare(config)
