@@ -18,6 +18,10 @@ class FaultError(Exception):
     exit_code = 1
 
 
+class NotFiniteError(FaultError):
+    """A loss, a weight or an output is infinite or not a number: training diverged."""
+
+
 class Interrupted(Exception):  # noqa: N818 (not an error)
     """A signal stopped the work; what was done is saved, and the message says how to go on."""
 

@@ -21,11 +21,11 @@ from .config import Config
 from .data.datamodule import TaskDataModule
 from .data.inputs import all_inputs, encode, program_outputs, split
 from .data.tasks import make_task
-from .errors import Interrupted, UserError
+from .errors import FaultError, Interrupted, NotFiniteError, UserError
 from .models.bridges import make_bridge, make_native
 from .models.learned import learned_shape
 from .models.reference import build_reference
-from .models.training import AlgorithmicTask, NonFiniteLossError
+from .models.training import AlgorithmicTask
 from .report.figures import save_run_figure
 from .report.summary import print_summary
 from .tracking import checkpoints
@@ -203,8 +203,16 @@ def _fit(
                 ckpt_path=state.path if state else None,
                 weights_only=True,
             )
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"{error}; {_last_good(folder)}") from error
+        except NotFiniteError as error:
+            raise NotFiniteError(
+                f"training diverged at step {trainer.global_step} "
+                f"(trainer.learning_rate={settings.learning_rate}): {error}; lower the learning "
+                "rate or trainer.gradient_clip, or lengthen trainer.warmup_steps; "
+                f"{_last_good(folder)}"
+            ) from error
+        except FaultError as error:
+            again = f"then `algomatch train --resume {folder.path}` goes on"
+            raise FaultError(f"{error}; mend that, {again}") from error
         except (KeyboardInterrupt, SystemExit):  # Lightning exits on Ctrl-C
             raise _interrupted(folder, signal.SIGINT) from None
     if stop.received is not None and not recorder.finished:

@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import support.shapes
+import torch
 from jaxtyping import install_import_hook
 
+# One thread a process: tests run side by side, and threads that wait for each other cost tenfold.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 # Every shape in a signature is checked while the tests run. Subprocesses run without.
-install_import_hook("algomatch", "beartype.beartype")
+install_import_hook("algomatch", f"{support.shapes.__name__}.checked")
 
 from algomatch.analysis.setting import Setting  # noqa: E402
 from algomatch.config import compose  # noqa: E402

@@ -65,6 +65,12 @@ def to_csv(rows: Iterable[Measurement]) -> bytes:
     return text.getvalue().encode()
 
 
+def joined_csv(tables: Iterable[bytes]) -> bytes:
+    """Return one CSV of several that `to_csv` wrote."""
+    header = to_csv(())
+    return header + b"".join(table.removeprefix(header) for table in tables)
+
+
 def from_csv(content: bytes, source: str) -> list[Measurement]:
     """Return the rows of a CSV that `to_csv` wrote.
 
@@ -81,17 +87,18 @@ def from_csv(content: bytes, source: str) -> list[Measurement]:
     return rows
 
 
-def _parsed(line: dict[str, str]) -> Measurement:
-    def optional(text: str) -> float | None:
-        return float(text) if text else None
+def _optional(text: str) -> float | None:
+    return float(text) if text else None
 
+
+def _parsed(line: dict[str, str]) -> Measurement:
     return Measurement(
         measure=line["measure"],
         subject=line["subject"],
         value=float(line["value"]),
         n=int(line["n"]),
-        ci_low=optional(line["ci_low"]),
-        ci_high=optional(line["ci_high"]),
+        ci_low=_optional(line["ci_low"]),
+        ci_high=_optional(line["ci_high"]),
         run=line["run"],
         step=int(line["step"]),
     )

@@ -91,7 +91,7 @@ def prepare(inputs: InputSet, seed: int) -> Variables:
         codes = torch.where(values == IGNORE, values.max() + 1, values)
         one_hot = F.one_hot(codes[inputs.defined][order]).double()
         rest = deconfound(one_hot, basis)
-        if energy(rest) <= NOTHING_LEFT * energy(one_hot - one_hot.mean(0)):
+        if energy(rest) <= NOTHING_LEFT * energy(one_hot):
             confounded.append(name)
             continue
         kept.append(rest)
@@ -139,7 +139,7 @@ def site_similarities(
     """
     values = variables.cases(site).double()
     rest, sizes = deconfound(values, variables.basis), variables.group_sizes
-    if energy(rest) <= NOTHING_LEFT * energy(values - values.mean(0)):
+    if energy(rest) <= NOTHING_LEFT * energy(values):
         return {}
     own = torch.linalg.matrix_norm(covariances(rest, None, sizes))
     cross = covariances(variables.representation, rest, sizes)

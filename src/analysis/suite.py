@@ -8,7 +8,7 @@ from types import ModuleType
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from ..errors import FaultError, UserError, one_of
+from ..errors import NotFiniteError, UserError, one_of
 from . import ablation, accuracy, similarity, sparsity
 from .activations import Recording, record
 from .measurements import Measurement, Metric
@@ -63,11 +63,11 @@ def measure(bridge: TransformerBridge, setting: Setting) -> Iterator[Measurement
     """Yield the configured measures of a bridge, from one recorded pass over the inputs.
 
     Raises:
-        FaultError: the model's outputs are not finite numbers.
+        NotFiniteError: the model's outputs are not finite numbers.
     """
     recording = record(bridge, setting.inputs, setting.config.batch_size)
     if not recording.logits.isfinite().all():
-        raise FaultError("the model's outputs are not finite numbers: nothing is measured")
+        raise NotFiniteError("the model's outputs are not finite numbers")
     for name in setting.config.measures:
         yield from REGISTRY[name].function(recording, setting)
 

@@ -14,11 +14,7 @@ from transformer_lens.model_bridge.sources.native import NativeModel
 from ..config import TrainerConfig
 from ..data.datamodule import Batch
 from ..data.inputs import IGNORE
-from ..errors import FaultError
-
-
-class NonFiniteLossError(FaultError):
-    """Training diverged: the loss or a weight is no longer a finite number."""
+from ..errors import NotFiniteError
 
 
 class AlgorithmicTask(pl.LightningModule):
@@ -38,16 +34,12 @@ class AlgorithmicTask(pl.LightningModule):
         """Return the mean cross-entropy over the batch's defined positions.
 
         Raises:
-            NonFiniteLossError: the loss is infinite or not a number.
+            NotFiniteError: the loss is infinite or not a number.
         """
         logits = self.model(batch.tokens, attention_mask=batch.key_mask)
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE)
         if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the loss is {loss.item()} at step {self.global_step} "
-                f"(trainer.learning_rate={self.settings.learning_rate}): lower the learning rate "
-                "or trainer.gradient_clip, or lengthen trainer.warmup_steps"
-            )
+            raise NotFiniteError(f"the loss is {loss.item()}")
         self.loss = loss.detach()
         return loss
 

@@ -23,11 +23,11 @@ from ..analysis.measurements import Measurement, from_csv, to_csv
 from ..analysis.setting import Setting
 from ..analysis.suite import measure
 from ..config import TrainerConfig
+from ..errors import NotFiniteError
 from ..files import faults_named, replacing
 from ..models.bridges import make_bridge
 from ..models.training import (
     AlgorithmicTask,
-    NonFiniteLossError,
     checkpoint_steps,
     learning_rate_factor,
 )
@@ -132,10 +132,7 @@ class Recorder(pl.Callback):
         step, started = trainer.global_step, time.monotonic()
         weights = {name: value.detach().cpu() for name, value in module.model.state_dict().items()}
         if not all(bool(value.isfinite().all()) for value in weights.values()):
-            raise NonFiniteLossError(
-                f"a weight is not a finite number at step {step} "
-                f"(trainer.learning_rate={self._settings.learning_rate}): lower the learning rate"
-            )
+            raise NotFiniteError("a weight is not a finite number")
         bridge = make_bridge(self._setting.shape, weights, self._setting.config.device)
         rows = [row.at(self._folder.id, step) for row in measure(bridge, self._setting)]
         self.measuring_seconds += time.monotonic() - started

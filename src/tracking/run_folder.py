@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..analysis.measurements import Measurement, to_csv
+from ..analysis.measurements import Measurement, joined_csv
 from ..config import Config, from_mapping, read_yaml, to_yaml
 from ..errors import UserError
 from ..files import faults_named, remove_leftovers, write_file, write_folder
@@ -132,7 +132,8 @@ class RunFolder:
         folder = self.path / "checkpoints"
         path = checkpoints.save(folder, weights, self.config, self.id, step, rows)
         with faults_named("write measurements.csv"):
-            write_file(self.path / "measurements.csv", to_csv(self.measurements()))
+            tables = ((f / checkpoints.ROWS).read_bytes() for f in self.checkpoint_folders())
+            write_file(self.path / "measurements.csv", joined_csv(tables))
         return path
 
     def measurements(self, up_to: int | None = None) -> list[Measurement]:

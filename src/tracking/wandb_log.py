@@ -31,19 +31,15 @@ class WandbLog:
         self._folder, self._settings, self._say = folder, folder.config.tracking, say
         self._run: wandb.Run | None = None
         self._defined: set[str] = set()
-        self._logged_up_to = -1
+        self._there = 0  # how many of the run's rows the server has
         self.problem: str | None = None
+        self.url: str | None = None
 
     @property
     def offline_folder(self) -> Path | None:
         """Where an offline run's record is, for `wandb leet` and `wandb sync`."""
         found = sorted((self._folder.path / "wandb").glob("offline-run-*"))
         return found[-1] if found else None
-
-    @property
-    def url(self) -> str | None:
-        """Where an online run is shown."""
-        return self._run.url if self._run else None
 
     def start(self, earlier: Iterable[Measurement] = ()) -> None:
         """Begin or go on with the W&B run, and log what it does not have of the earlier rows."""
@@ -62,8 +58,10 @@ class WandbLog:
             self._attempt(lambda: self._restart_offline())
         if self._run is None:
             return
-        if self._run.resumed:
-            self._logged_up_to = int(dict(self._run.summary).get(STEP, -1))
+        self.url = self._run.url
+        # One row a step, always in the same order: so a count says which ones are there. The
+        # summary would not: it can be ahead of the history.
+        self._there = self._run.starting_step if self._run.resumed else 0
         self._attempt(lambda: self._define(STEP))
         self.log(earlier)
 
@@ -71,7 +69,9 @@ class WandbLog:
         """Log rows step by step: headlines as curves, a checkpoint's heatmaps as images."""
         by_step = groupby(sorted(rows, key=lambda row: row.step), key=lambda row: row.step)
         for step, at_step in by_step:
-            if self._run is not None and step > self._logged_up_to:
+            if self._there > 0:
+                self._there -= 1
+            elif self._run is not None:
                 self._attempt(partial(self._log_step, step, list(at_step)))
 
     def finish(self, rows: Sequence[Measurement]) -> None:
