@@ -43,12 +43,20 @@ class _Describer:
         if isinstance(value, enum.Enum):
             return f"{type(value).__qualname__}.{value.name}"
         if isinstance(value, ModuleType):
-            return f"module:{value.__name__}"
+            return f"module:{_shipped(value.__name__)}"
         if id(value) in self._met:
             return f"#{self._met[id(value)]}"
         self._met[id(value)] = len(self._met)
         self._alive.append(value)
-        return f"{type(value).__name__}{self._parts(value)}"
+        # Hashed at every level: quoting what is quoted would double it at each.
+        parts = hashlib.sha256(repr(self._parts(value)).encode()).hexdigest()
+        return f"{type(value).__name__}:{parts}"
+
+    def _apart(self, item: Any) -> str:
+        """Describe an item of a set, whose order is another in every process."""
+        alone = _Describer()
+        alone._met = dict(self._met)
+        return alone(item)
 
     def _parts(self, value: Any) -> list[str]:
         if isinstance(value, rasp.RASPExpr):
@@ -59,22 +67,34 @@ class _Describer:
             return [value.name, self(encoding), self(fields)]
         if isinstance(value, FunctionType):
             code = value.__code__
-            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            try:
+                cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            except ValueError as error:
+                raise _IndescribableError("a variable that is not yet bound") from error
             names = {n: value.__globals__[n] for n in _names(code) if n in value.__globals__}
             parts = (code, value.__defaults__, value.__kwdefaults__, cells, names)
             return [self(part) for part in parts]
         if isinstance(value, CodeType):
             constants = [self(constant) for constant in value.co_consts]
             return [value.co_code.hex(), *constants, *value.co_names, *value.co_varnames]
-        if isinstance(value, (BuiltinFunctionType, type)):
-            return [f"{value.__module__}.{value.__qualname__}"]
+        if isinstance(value, BuiltinFunctionType):  # what it is bound to: a module or an object
+            return [value.__qualname__, self(value.__self__)]
+        if isinstance(value, type):
+            return [_shipped(value.__module__), value.__qualname__]
         if isinstance(value, (tuple, list)):
             return [self(item) for item in value]
         if isinstance(value, (set, frozenset)):
-            return sorted(self(item) for item in value)
+            return sorted(self._apart(item) for item in value)
         if isinstance(value, dict):
             return sorted(f"{self(key)}={self(item)}" for key, item in value.items())
         raise _IndescribableError(type(value).__name__)
+
+
+def _shipped(module: str) -> str:
+    """Return the name of a module whose code is fixed by the versions in the cache's key."""
+    if module.partition(".")[0] not in {*sys.stdlib_module_names, "tracr"}:
+        raise _IndescribableError(module)
+    return module
 
 
 def _names(code: CodeType) -> list[str]:

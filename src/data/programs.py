@@ -7,7 +7,7 @@ A maker returns an s-op. It may ask for the keyword arguments `vocabulary` and
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tracr.rasp import rasp
@@ -62,19 +62,18 @@ def variables(program: Any) -> dict[str, Any]:
 class Interpreter(rasp.DefaultRASPEvaluator):  # type: ignore[misc]
     """Tracr's evaluator, evaluating each s-op once an input, with values overridden at will."""
 
-    def __init__(self, overrides: Mapping[Any, Sequence[Value]] | None = None):
+    def __init__(self, overrides: Iterable[tuple[Any, Sequence[Value]]] = ()):
         super().__init__()
-        self._overrides = {id(sop): list(values) for sop, values in (overrides or {}).items()}
-        self._known: dict[int, Any] = {}
+        # By id, for s-ops have no hash; each is kept, so that its id is not given to another.
+        self._known: dict[int, tuple[Any, Any]] = {
+            id(sop): (sop, list(values)) for sop, values in overrides
+        }
 
     def evaluate(self, expr: Any, xs: Sequence[Value]) -> Any:
         """Return the value of `expr` on `xs`; one Interpreter serves one input."""
-        key = id(expr)
-        if key in self._overrides:
-            return self._overrides[key]
-        if key not in self._known:
-            self._known[key] = super().evaluate(expr, xs)
-        return self._known[key]
+        if id(expr) not in self._known:
+            self._known[id(expr)] = (expr, super().evaluate(expr, xs))
+        return self._known[id(expr)][1]
 
 
 def trace(named: Mapping[str, Any], xs: Sequence[Value]) -> dict[str, list[Value]]:

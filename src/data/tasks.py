@@ -82,15 +82,17 @@ def make_task(config: TaskConfig) -> Task:
 
 
 def _problems(
-    config: TaskConfig, vocabulary: tuple[Value, ...], shortest: int, longest: int
+    config: TaskConfig, vocabulary: tuple[Any, ...], shortest: int, longest: int
 ) -> Iterator[str]:
     given = f"task.vocabulary=[{', '.join(map(str, vocabulary))}]"
     if not all(isinstance(token, (str, int, float)) for token in vocabulary):
         yield f"{given}: tokens must be strings or numbers"
+    elif any(token != token for token in vocabulary):
+        yield f"{given}: a token must equal itself, not nan"
     elif len(vocabulary) < 2:
         yield f"{given} must have at least 2 tokens"
-    elif len(set(vocabulary)) < len(vocabulary):
-        yield f"{given} must not repeat a token"
+    elif min(len(set(vocabulary)), len({*map(str, vocabulary)})) < len(vocabulary):
+        yield f"{given} must not repeat a token, not even as a text and as a number"
     elif reserved := {BOS, PAD} & set(vocabulary):
         yield f"{given} must not hold the reserved {', '.join(sorted(map(str, reserved)))}"
     if shortest > longest:

@@ -84,9 +84,12 @@ def build_reference(task: Task, encoded: Callable[[Encoding], InputSet]) -> Refe
     path = _cache_path(task)
     cached = _read_cache(path) if path else None
     if cached is not None:
-        inputs = encoded(cached.encoding)
-        bridge = cached.bridge()
-        if not counterexamples(bridge, inputs, cached.encoding):
+        try:
+            inputs, bridge = encoded(cached.encoding), cached.bridge()
+            proven = not counterexamples(bridge, inputs, cached.encoding)
+        except (RuntimeError, LookupError, TypeError):  # damaged where its format does not show it
+            proven = False
+        if proven:
             return _proven(task, cached, bridge, inputs, from_cache=True)
     wrong: list[str] = []
     for exactness in _exactness_levels(task.max_length):
@@ -129,6 +132,7 @@ def counterexamples(
 ) -> list[str]:
     """Return a line for each input on which the bridge's output differs from the targets."""
     names = {index: token for token, index in encoding.inputs.items()}
+    outputs = dict(enumerate(encoding.outputs))
     found = []
     for start in range(0, len(inputs), batch_size):
         rows = slice(start, start + batch_size)
@@ -142,7 +146,10 @@ def counterexamples(
             given = [names[i] for i in inputs.tokens[rows][row].tolist()]
             listed = [token for token in given if token not in (BOS, PAD)]
             got = [encoding.outputs[i] for i in predicted[row][where].tolist()]
-            wanted = [encoding.outputs[i] for i in targets[row][where].tolist()]
+            wanted = [
+                outputs.get(i, "a value Tracr does not foresee")
+                for i in targets[row][where].tolist()
+            ]
             found.append(f"{listed} gives {got}, the program {wanted}")
     return found
 

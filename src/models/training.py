@@ -80,5 +80,5 @@ def checkpoint_steps(settings: TrainerConfig) -> list[int]:
     [0, 1, 10, 100, 1000]
     """
     last, count = settings.max_steps, settings.checkpoints
-    spaced = (round(last ** (i / max(1, count - 1))) for i in range(count))
+    spaced = (round(last ** (i / (count - 1))) for i in range(count - 1))
     return sorted({0, *spaced, last})
