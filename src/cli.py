@@ -40,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, FaultError, Interrupted) as error:
         print(f"algomatch: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        print(f"algomatch: not enough memory: {str(error).splitlines()[0]}", file=sys.stderr)
+        return FaultError.exit_code
     except KeyboardInterrupt:
         print("algomatch: interrupted", file=sys.stderr)
         return 130

@@ -1,7 +1,7 @@
 """The typed configuration: its schema, how it is composed, and the rules it must satisfy.
 
-Layers, weakest first: the schema's defaults, `configs/train.yaml`, the named file of each
-group, the file given by `--config`, and `key=value` arguments.
+Layers, weakest first: the schema's defaults, the named file of each group, `configs/train.yaml`
+(which by itself only names files), the file given by `--config`, and `key=value` arguments.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
     """Return the Config that a run or checkpoint recorded, without reading group files.
 
     Raises:
-        UserError: `values` is not a whole and valid Config.
+        UserError: an unknown key, a value of the wrong type or a broken rule.
     """
     _check_keys(values, Config, source)
     return _checked([values])
@@ -195,6 +195,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise UserError(f"config file '{path}' is a folder; give a YAML or JSON file") from None
     except OSError as error:
+        if error.errno is None:  # OmegaConf's own, of a file that holds a bare number
+            raise UserError(f"config file '{path}' must hold `key: value` pairs") from error
         reason = error.strerror or _first_line(error)
         raise FaultError(f"cannot read config file '{path}': {reason}") from error
     except Exception as error:
@@ -202,7 +204,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(message) from error
     if not isinstance(values, dict):
         raise UserError(f"config file '{path}' must hold `key: value` pairs, not a list")
-    return cast(dict[str, Any], values)
+    return {str(key): value for key, value in values.items()}
 
 
 def _first_line(error: BaseException) -> str:
@@ -210,7 +212,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    merged = OmegaConf.create()
+    merged, values = OmegaConf.create(), dict[str, Any]()
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
@@ -220,10 +222,11 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             if key in GROUPS and not OmegaConf.is_dict(one[key]):
                 one = OmegaConf.create({key: {"name": one[key]}})
             merged = cast(DictConfig, OmegaConf.merge(merged, one))
+            values = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
         except Exception as error:
             message = f"argument '{override}' cannot be read: {_first_line(error)}"
             raise UserError(message) from error
-    return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
+    return values
 
 
 def _group_layers(
@@ -272,6 +275,10 @@ def _check_keys(values: Mapping[Any, Any], schema: type, source: str, prefix: st
             if not isinstance(value, Mapping):
                 raise UserError(f"'{prefix}{key}' ({source}) must hold keys, not {value!r}")
             _check_keys(value, cast(type, default), source, f"{prefix}{key}.")
+        elif isinstance(value, Mapping):
+            raise UserError(
+                f"'{prefix}{key}' ({source}) holds no keys, but {dict(value)} was given"
+            )
 
 
 def _checked(parts: Sequence[Mapping[str, Any]]) -> Config:
@@ -281,7 +288,10 @@ def _checked(parts: Sequence[Mapping[str, Any]]) -> Config:
             merged = OmegaConf.merge(merged, part)
         except OmegaConfBaseException as error:
             raise UserError(f"{error.full_key}: {_first_line(error)}") from error
-    config = cast(Config, OmegaConf.to_object(merged))
+    try:
+        config = cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:  # a value that OmegaConf reads: '???' or '${...}'
+        raise UserError(f"{error.full_key}: {_first_line(error)}") from error
     for holds, message in _rules(config):
         if not holds:
             raise UserError(message)
@@ -324,7 +334,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "trainer.evaluate_every": 1,
         "trainer.save_every_seconds": 0,
         "analysis.batch_size": 1,
-        "analysis.bootstrap": 2,
+        "analysis.bootstrap": 20,
         "analysis.random_inits": 1,
         "analysis.seed": 0,
         "tracking.init_timeout_seconds": 1,
@@ -332,12 +342,14 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "seed": 0,
     }
     yield from (at_least(key, bound) for key, bound in bounds.items())
+    for key, seed in (("seed", config.seed), ("analysis.seed", config.analysis.seed)):
+        yield seed < 2**63, f"{key}={seed} must be below 2**63"
     yield choice("model.act_fn", ACTIVATIONS)
     yield choice("model.normalization", NORMALIZATIONS)
     yield choice("trainer.schedule", SCHEDULES)
     yield choice("trainer.accelerator", ACCELERATORS)
     yield choice("tracking.mode", TRACKING_MODES)
-    divisors = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
+    divisors = [n for n in range(1, min(model.d_model, 1024) + 1) if model.d_model % n == 0]
     yield (
         model.d_head is not None or model.d_model % model.n_heads == 0,
         f"model.n_heads={model.n_heads} must divide model.d_model={model.d_model} "

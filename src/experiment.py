@@ -17,7 +17,7 @@ from rich.console import Console
 from .analysis.measurements import Measurement, differences
 from .analysis.setting import Setting
 from .analysis.suite import check_names, measure
-from .config import Config
+from .config import Config, TrainerConfig
 from .data.datamodule import TaskDataModule
 from .data.inputs import all_inputs, encode, program_outputs, split
 from .data.tasks import make_task
@@ -41,6 +41,7 @@ def prepare(config: Config) -> Setting:
         UserError: the task, its program or the measures are not valid.
     """
     check_names(config.analysis.measures)
+    _check_device(config.analysis.device)
     task = make_task(config.task)
     raw = all_inputs(task, config.task.max_inputs, config.task.split_seed)
     traces = program_outputs(raw)
@@ -50,7 +51,6 @@ def prepare(config: Config) -> Setting:
     reference = build_reference(task, lambda encoding: encode(raw, traces, encoding, held_out))
     inputs = encode(raw, traces, reference.encoding, held_out)
     shape = learned_shape(config.model, task, reference.encoding, config.seed)
-    _check_device(config.analysis.device)
     return Setting(inputs, reference, shape, config.analysis)
 
 
@@ -172,6 +172,22 @@ def _run(
     return folder
 
 
+def make_trainer(settings: TrainerConfig, callbacks: list[pl.Callback], folder: Path) -> pl.Trainer:
+    """Return a trainer that leaves logging, checkpoints and progress to the callbacks."""
+    return pl.Trainer(
+        max_steps=settings.max_steps,
+        accelerator=settings.accelerator,
+        devices=1,
+        gradient_clip_val=settings.gradient_clip or None,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
 def _fit(
     folder: RunFolder,
     setting: Setting,
@@ -183,18 +199,9 @@ def _fit(
     settings = folder.config.trainer
     stop = GracefulStop(recorder, console)
     module = AlgorithmicTask(make_native(setting.shape), settings)
-    with _quiet_lightning():
-        trainer = pl.Trainer(
-            max_steps=settings.max_steps,
-            accelerator=settings.accelerator,
-            devices=1,
-            gradient_clip_val=settings.gradient_clip or None,
-            callbacks=[ProgressBar(console, settings.max_steps), recorder, stop],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder.path,
+    with quiet_lightning():
+        trainer = make_trainer(
+            settings, [ProgressBar(console, settings.max_steps), recorder, stop], folder.path
         )
         try:
             trainer.fit(
@@ -246,13 +253,13 @@ def _announce(
     )
     cached = ", cached" if reference.from_cache else ""
     say(
-        f"reference: {reference.bridge.cfg.n_layers} layers, "
+        f"reference: n_layers {reference.bridge.cfg.n_layers}, "
         f"d_model {reference.bridge.cfg.d_model}, equal to the RASP interpreter on "
         f"{reference.n_validated:,} inputs (mlp_exactness {reference.mlp_exactness}{cached})"
     )
     mlps = "no MLP" if shape.attn_only else f"d_mlp {shape.d_mlp}"
     say(
-        f"model {folder.config.model.name}: {shape.n_layers} layers, {shape.n_heads} heads, "
+        f"model {folder.config.model.name}: n_layers {shape.n_layers}, n_heads {shape.n_heads}, "
         f"d_model {shape.d_model}, {mlps}, seed {folder.config.seed}"
     )
     say(f"run folder: {folder.path}" + (f", going on from step {state.step}" if state else ""))
@@ -270,11 +277,11 @@ def _last_good(folder: RunFolder) -> str:
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise UserError(
-            f"analysis.device={device} cannot be used here ({str(error).splitlines()[0]}): "
-            "cpu always can"
+            f"analysis.device={device} cannot be used here ({reason}): cpu always can"
         ) from error
 
 
@@ -291,7 +298,7 @@ def _check_accelerator(name: str) -> None:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's general advice off the terminal; errors still come through."""
     loggers = [logging.getLogger(f"{name}.utilities.rank_zero") for name in _LIGHTNING]
     before = [logger.level for logger in loggers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -59,22 +60,27 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: the file system refused; a folder that was there is untouched.
     """
-    temporary = _beside(path)
+    temporary, replaced = _beside(path), _beside(path)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     try:
         temporary.mkdir(parents=True)
         for name, content in files.items():
             (temporary / name).write_bytes(content)
             _sync(temporary / name)
+        _sync(temporary)
         if path.exists():
-            replaced = _beside(path)
             os.rename(path, replaced)
+        try:
             os.rename(temporary, path)
-            shutil.rmtree(replaced)
-        else:
-            os.rename(temporary, path)
+        except OSError:
+            if replaced.exists():
+                os.rename(replaced, path)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -87,7 +93,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"  # `path` may be `.`
 
 
 def _sync(path: Path) -> None:

@@ -84,7 +84,8 @@ def load(path: Path) -> Checkpoint:
         UserError: nothing there, or something that is no whole checkpoint of this project.
         FaultError: the file cannot be read.
     """
-    file = find(path)
+    with faults_named("look for the checkpoint"):
+        file = find(path)
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

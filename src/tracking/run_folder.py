@@ -60,9 +60,12 @@ class RunFolder:
         Raises:
             UserError: `path` is no run folder, or its config is damaged.
         """
-        if not (path / "config.yaml").is_file() or not (path / "run.json").is_file():
+        with faults_named("look for the run folder"):
+            whole = all((path / name).is_file() for name in ("config.yaml", "run.json"))
+            exists = path.exists()
+        if not whole:
             what = "is not a run folder (it has no config.yaml and run.json)"
-            raise UserError(f"'{path}' {what if path.exists() else 'does not exist'}")
+            raise UserError(f"'{path}' {what if exists else 'does not exist'}")
         config = from_mapping(read_yaml(path / "config.yaml"), str(path / "config.yaml"))
         try:
             run = str(json.loads((path / "run.json").read_text())["id"])
@@ -103,10 +106,10 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """Return how the run ended: its last step and why; None where it has not."""
         try:
-            ended: dict[str, Any] = json.loads((self.path / "finished.json").read_text())
-        except (OSError, ValueError):
+            ended = json.loads((self.path / "finished.json").read_text())
+            return {"step": int(ended["step"]), "reason": str(ended["reason"])}
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return ended
 
     def finish(self, step: int, reason: str) -> None:
         """Mark the run as ended; it will not be resumed.
@@ -153,7 +156,9 @@ def refuse_existing(config: Config) -> None:
     Raises:
         UserError: `run_dir` exists.
     """
-    if config.run_dir and Path(config.run_dir).exists():
+    with faults_named("look for the run folder"):
+        exists = bool(config.run_dir) and Path(str(config.run_dir)).exists()
+    if exists:
         raise UserError(
             f"run folder '{config.run_dir}' exists: choose another run_dir, or go on with it by "
             f"`algomatch train --resume {config.run_dir}`"

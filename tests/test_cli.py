@@ -1,0 +1,372 @@
+"""The command: what it refuses, in one line and leaving nothing behind, and what it prints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from rich.console import Console
+from safetensors import safe_open
+
+from algomatch import __version__, experiment
+from algomatch.cli import main
+from algomatch.config import compose
+from algomatch.tracking.checkpoints import ROWS, WEIGHTS
+
+SMALL = (
+    "task.vocabulary=[a,b]", "task.max_length=3", "model=1L", "model.d_model=8", "model.n_heads=2",
+    "trainer.max_steps=3", "trainer.checkpoints=2", "trainer.accelerator=cpu",
+    "analysis.bootstrap=20", "analysis.random_inits=1", "tracking=disabled",
+)  # fmt: skip
+LAST = "checkpoints/step-00000003"
+THERE = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three steps; tests copy what they damage."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    config = compose([*SMALL, f"run_dir={path}"])
+    experiment.train(config, Console(file=io.StringIO()))
+    return path
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Path]:
+    """An empty working folder."""
+    with chdir(tmp_path):
+        yield tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder, hidden files too; None for folders."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def refused(capsys: Capture, here: Path, code: int, *arguments: str) -> str:
+    """Run a command that must be refused with one line and change nothing; return the line."""
+    before = contents(here)
+    try:
+        exit_code: object = main(arguments)
+    except SystemExit as stop:  # argparse's own
+        exit_code = stop.code
+    printed = capsys.readouterr()
+    assert (exit_code, printed.out) == (code, "")
+    assert contents(here) == before
+    return one_line(printed.err)
+
+
+def one_line(stderr: str) -> str:
+    """The only line of an error output, checked to be a message and no traceback."""
+    assert stderr.startswith("algomatch: ")
+    assert stderr.endswith("\n")
+    assert stderr.count("\n") == 1
+    assert "Traceback" not in stderr
+    return stderr.removeprefix("algomatch: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("train tsak=reverse", ["'tsak'", "did you mean 'task'?", "valid keys: analysis, model"]),
+        ("train task=revers", ["unknown task 'revers'", "did you mean 'reverse'?", "valid: "]),
+        ("train model=5L", ["unknown model '5L'", "valid: 1L, 1L_attn_only, 2L, "]),
+        (
+            "train analysis.measures=[acuracy]",
+            ["'acuracy' (analysis.measures)", "did you mean 'accuracy'?", "valid: ", "similarity"],
+        ),
+        ("train trainer.max_steps=0", ["trainer.max_steps=0 must be at least 1"]),
+        ("train seed=${nope}", ["argument 'seed=${nope}' cannot be read"]),
+        ("train reverse", ["argument 'reverse' is not of the form key=value"]),
+        ("train --config nope.yaml", ["config file 'nope.yaml' does not exist"]),
+        ("train --config .", ["config file '.' is a folder; give a YAML or JSON file"]),
+        ("train --config", ["--config: expected one argument", "--help"]),
+        ("train task.min_length=9", ["task.min_length=9 must not exceed task.max_length=5"]),
+        ("train task.vocabulary=[a]", ["task.vocabulary=[a] must have at least 2 tokens"]),
+        ("train task.vocabulary=[a,a]", ["task.vocabulary=[a, a] must not repeat a token"]),
+        ("train task.vocabulary=['1',1]", ["task.vocabulary=[1, 1] must not repeat a token"]),
+        ("train task.vocabulary=[a,BOS]", ["must not hold the reserved BOS"]),
+        ("train task.vocabulary=[a,null]", ["tokens must be strings or numbers"]),
+        ("train task.vocabulary=[.nan,1]", ["a token must equal itself, not nan"]),
+        ("train task.max_inputs=2", ["task.max_inputs=2 must be at least", "lengths, 5"]),
+        ("train task.held_out_lengths=[9]", ["task.held_out_lengths=[9]", "lengths 1 to 5"]),
+        (
+            "train task.held_out_lengths=[1,2,3,4,5]",
+            ["held_out_lengths=[1, 2, 3, 4, 5] leaves no length to train on"],
+        ),
+        ("train run_dir=.", ["run folder '.' exists", "another run_dir", "train --resume ."]),
+        ("train --resume nope", ["'nope' does not exist"]),
+        ("train --resume .", ["'.' is not a run folder", "no config.yaml and run.json"]),
+        ("train --resume . seed=1", ["--resume goes on with the run's own config"]),
+        ("train seed=1 --resume .", ["--resume goes on with the run's own config"]),
+        ("train --resume . --config x", ["--resume goes on with the run's own config"]),
+        ("train --resme .", ["unknown option '--resme': did you mean '--resume'?"]),
+        ("train --foo", ["unknown option '--foo'", "--config, --help, --resume"]),
+        ("--foo train", ["unknown option '--foo'"]),
+        ("trian", ["'trian'", "'train', 'analyze'"]),
+        ("", ["COMMAND", "--help"]),
+        ("analyze", ["checkpoint", "algomatch analyze --help"]),
+        ("analyze nope", ["checkpoint 'nope' does not exist", "model.safetensors, its folder"]),
+        ("analyze .", ["checkpoint '.' holds no checkpoint", "or a run folder"]),
+        ("analyze . more", ["unexpected argument 'more': analyze takes one checkpoint"]),
+        ("analyze . --foo", ["unexpected argument '--foo'"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_rule_and_choices(
+    capsys: Capture, here: Path, arguments: str, parts: list[str]
+) -> None:
+    line = refused(capsys, here, 2, *arguments.split())
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("trainer.batch_size=2", ["trainer.batch_size=2 must be at least 3", "each trained"]),
+        *(
+            (f"trainer.accelerator={name}", [f"trainer.accelerator={name} is not", "valid: auto"])
+            for name, there in THERE.items()
+            if not there
+        ),
+        *(
+            (f"analysis.device={name}", [f"analysis.device={name} cannot be used here", "cpu alw"])
+            for name in ("cuda:99", "foo", "meta", "hpu", "vulkan")
+        ),
+    ],
+)
+def test_what_this_machine_or_task_cannot_do_is_refused_before_a_run_folder_is_made(
+    capsys: Capture, here: Path, override: str, parts: list[str]
+) -> None:
+    line = refused(capsys, here, 2, "train", *SMALL, override)
+    for part in parts:
+        assert part in line
+    assert len(line) < 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("train run_dir=file/run", ["cannot make the run folder 'file/run'", "File exists"]),
+        ("train runs_dir=file", ["cannot make the run folder 'file/", "File exists"]),
+        ("train run_dir=" + 300 * "x", ["cannot look for the run folder", "File name too long"]),
+        ("train --resume " + 300 * "x", ["cannot look for the run folder", "File name too long"]),
+        ("train --config file/x", ["cannot read config file 'file/x': Not a directory"]),
+        ("analyze " + 300 * "x", ["cannot look for the checkpoint", "File name too long"]),
+    ],
+)
+def test_a_fault_of_the_file_system_has_exit_code_1(
+    capsys: Capture, here: Path, arguments: str, parts: list[str]
+) -> None:
+    (here / "file").write_text("in the way")
+    given = arguments.split()
+    small = [] if given[1].startswith("--") or given[0] == "analyze" else SMALL
+    line = refused(capsys, here, 1, *given, *small)
+    for part in parts:
+        assert part in line
+
+
+def test_an_existing_run_folder_is_not_touched(capsys: Capture, finished_run: Path) -> None:
+    line = refused(capsys, finished_run, 2, "train", *SMALL, f"run_dir={finished_run}")
+    assert f"run folder '{finished_run}' exists" in line
+    assert f"`algomatch train --resume {finished_run}`" in line
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def foreign(content: bytes) -> bytes:
+    return safetensors.torch.save({"w": torch.zeros(3)}, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda content: b"", "is not a whole safetensors file"),
+        (lambda content: bytes(range(256)) * 20, "is not a whole safetensors file"),
+        (truncated, "is not a whole safetensors file (truncated, or of another kind)"),
+        (foreign, "is a safetensors file, but not a checkpoint of algomatch"),
+        (flipped, "is damaged: its weights differ from their checksum"),
+    ],
+    ids=["empty", "random", "truncated", "foreign", "flipped"],
+)
+def test_a_file_that_is_no_whole_checkpoint_is_refused(
+    capsys: Capture,
+    here: Path,
+    finished_run: Path,
+    damage: Callable[[bytes], bytes],
+    text: str,
+) -> None:
+    content = (finished_run / LAST / WEIGHTS).read_bytes()
+    (here / WEIGHTS).write_bytes(damage(content))
+    for path in (WEIGHTS, "."):
+        assert f"'{WEIGHTS}' {text}" in refused(capsys, here, 2, "analyze", path)
+
+
+def rewrite_header(source: Path, target: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Copy a checkpoint's weights with another header."""
+    with safe_open(source, framework="pt") as opened:
+        header = json.loads(opened.metadata()["algomatch"])
+    weights = safetensors.torch.load_file(source)
+    change(header)
+    target.write_bytes(safetensors.torch.save(weights, {"algomatch": json.dumps(header)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda h: h.pop("weights_digest"), "the header of checkpoint 'x' is damaged: "),
+        (lambda h: h.update(step="soon"), "the header of checkpoint 'x' is damaged: "),
+        (lambda h: h.update(format=99), "checkpoint 'x' has format 99, this version reads 1"),
+        (lambda h: h["config"].update(sed=1), "unknown key 'sed' (x): did you mean 'seed'?"),
+        (lambda h: h["config"].update(seed=-1), "seed=-1 must be at least 0"),
+        (
+            lambda h: h["config"]["model"].update(d_model=16),
+            "checkpoint 'x': its weights do not fit its own config",
+        ),
+    ],
+    ids=["no digest", "step", "format", "unknown key", "bad value", "other shape"],
+)
+def test_a_checkpoint_with_another_header_is_refused(
+    capsys: Capture,
+    here: Path,
+    finished_run: Path,
+    change: Callable[[dict[str, Any]], object],
+    text: str,
+) -> None:
+    rewrite_header(finished_run / LAST / WEIGHTS, here / "x", change)
+    assert refused(capsys, here, 2, "analyze", "x").startswith(text)
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped], ids=["truncated", "flipped"])
+def test_a_damaged_record_beside_a_good_checkpoint_is_a_fault(
+    capsys: Capture, here: Path, finished_run: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    shutil.copytree(finished_run / LAST, here / "step")
+    record = here / "step" / ROWS
+    record.write_bytes(damage(record.read_bytes()))
+    line = refused(capsys, here, 1, "analyze", "step")
+    assert line == f"the measurements in 'step/{ROWS}' differ from their checksum"
+
+
+def test_a_checkpoint_measures_the_same_again(
+    capsys: Capture, here: Path, finished_run: Path
+) -> None:
+    assert main(["analyze", str(finished_run), "--output", "all.csv"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "measurements equal the recorded ones exactly" in " ".join(printed.out.split())
+    again = list(csv.DictReader((here / "all.csv").read_text().splitlines()))
+    recorded = csv.DictReader((finished_run / LAST / ROWS).read_text().splitlines())
+    assert again == [row for row in recorded if not row["measure"].startswith("training/")]
+    assert len(again) > 20
+
+
+def test_a_checkpoint_alone_is_enough(capsys: Capture, here: Path, finished_run: Path) -> None:
+    shutil.copy(finished_run / LAST / WEIGHTS, here / "sent.safetensors")
+    assert main(["analyze", "sent.safetensors"]) == 0
+    assert "the file lies alone: no recorded" in " ".join(capsys.readouterr().out.split())
+    assert list(contents(here)) == ["sent.safetensors"]
+
+
+@pytest.mark.parametrize("output", [".", "missing/all.csv"])
+def test_an_output_that_cannot_be_written_is_a_fault(
+    capsys: Capture, here: Path, finished_run: Path, output: str
+) -> None:
+    assert main(["analyze", str(finished_run), "--output", output]) == 1
+    line = one_line(capsys.readouterr().err)
+    assert line.startswith(f"cannot write '{output}'")
+    assert contents(here) == {}
+
+
+def copied(run: Path, folder: Path) -> Path:
+    """A copy of a run as it lay there before it was finished."""
+    shutil.copytree(run, folder / "run")
+    (folder / "run" / "finished.json").unlink()
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("run.json", "", "'run/run.json' is damaged: "),
+        ("run.json", "{}", "'run/run.json' is damaged: "),
+        ("run.json", "[1]", "'run/run.json' is damaged: "),
+        ("config.yaml", "sed: 1\n", "unknown key 'sed' (run/config.yaml): did you mean 'seed'?"),
+        ("config.yaml", "seed: -1\n", "seed=-1 must be at least 0"),
+        ("config.yaml", "a: [\n", "config file 'run/config.yaml' is not valid YAML or JSON: "),
+    ],
+)
+def test_a_damaged_run_folder_is_not_resumed(
+    capsys: Capture, here: Path, finished_run: Path, name: str, content: str, text: str
+) -> None:
+    (copied(finished_run, here) / name).write_text(content)
+    assert refused(capsys, here, 2, "train", "--resume", "run").startswith(text)
+
+
+@pytest.mark.parametrize("mark", [None, "[]", "{}", "{"])
+def test_resuming_a_finished_run_says_so_and_a_damaged_mark_does_not_stop_it(
+    capsys: Capture, here: Path, finished_run: Path, mark: str | None
+) -> None:
+    shutil.copytree(finished_run, here / "run")
+    if mark is not None:
+        (here / "run" / "finished.json").write_text(mark)
+    assert main(["train", "--resume", "run"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert ("'run' finished at step 3 (max_steps)" in printed) == (mark is None)
+    ended = json.loads((here / "run" / "finished.json").read_text())
+    assert ended == {"step": 3, "reason": "max_steps"}
+
+
+def test_the_version_is_printed(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"algomatch {__version__}\n")
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        arguments, cwd=cwd, env=dict(os.environ), capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+
+
+def test_help_is_there_at_once(here: Path) -> None:
+    done = command(sys.executable, "-X", "importtime", "-m", "algomatch", "--help", cwd=here)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: algomatch")
+    for part in ("train", "analyze", "algomatch train --resume runs/RUN"):
+        assert part in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "algomatch.cli" in imported
+    assert not {"torch", "jax", "numpy", "transformer_lens", "wandb", "omegaconf"} & imported
+
+
+def test_the_console_script_refuses_as_python_does(here: Path) -> None:
+    script = Path(sys.executable).parent / "algomatch"
+    done = command(str(script), "train", "tsak=reverse", cwd=here)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown key 'tsak'" in one_line(done.stderr)
+    assert contents(here) == {}
