@@ -89,8 +89,8 @@ def outcome(
 def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
     """Yield the accuracies of every split, overall and per length.
 
-    Exact accuracy has Wilson's interval, the others a bootstrap over inputs. A split without
-    inputs of a length has no row for it.
+    Exact accuracy has Wilson's interval, the others a bootstrap over inputs, of which a single
+    input has none. A split without inputs of a length has no row for it.
     """
     inputs, counts = recording.inputs, setting.bootstrap
     whole = outcome(recording.logits, inputs.targets)
@@ -109,8 +109,8 @@ def _rows(subject: str, part: Outcome, counts: Tensor) -> Iterator[Measurement]:
     low, high = wilson_interval(means["exact"], n)
     yield Measurement("accuracy/exact", subject, means["exact"], n, low, high)
     for name in ("token", "loss"):
-        low, high = percentile_interval(drawn[name])
-        yield Measurement(f"accuracy/{name}", subject, means[name], positions, low, high)
+        interval = percentile_interval(drawn[name]) if n > 1 else (None, None)
+        yield Measurement(f"accuracy/{name}", subject, means[name], positions, *interval)
 
 
 @torch.inference_mode()

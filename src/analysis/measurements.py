@@ -58,7 +58,7 @@ assert set(COLUMNS) == {f.name for f in fields(Measurement)}
 def to_csv(rows: Iterable[Measurement]) -> bytes:
     """Return the rows as CSV; floats are written so that they read back exactly."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)  # ends lines with \r\n, and so quotes both in a text
     writer.writerow(COLUMNS)
     for row in rows:
         writer.writerow("" if (v := getattr(row, c)) is None else v for c in COLUMNS)
@@ -78,11 +78,12 @@ def from_csv(content: bytes, source: str) -> list[Measurement]:
         FaultError: `content` is damaged; `source` names it.
     """
     try:
-        lines = csv.DictReader(io.StringIO(content.decode(), newline=""))
-        rows = [_parsed(line) for line in lines]
-        if tuple(lines.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"its columns are {lines.fieldnames}, not {list(COLUMNS)}")
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        lines = csv.reader(io.StringIO(content.decode(), newline=""))
+        header = next(lines, [])
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its columns are {header}, not {list(COLUMNS)}")
+        rows = [_parsed(dict(zip(COLUMNS, line, strict=True))) for line in lines]
+    except (ValueError, csv.Error) as error:
         raise FaultError(f"the measurements in '{source}' are damaged: {error}") from error
     return rows
 
@@ -114,8 +115,13 @@ def differences(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[
         if one is None or other is None:
             lines.append(f"{' '.join(key)}: only {'recomputed' if one is None else 'recorded'}")
         elif not _same(one, other):
-            lines.append(f"{one.key}: recorded {one.value!r}, recomputed {other.value!r}")
+            lines.append(f"{one.key}: recorded {_shown(one)}, recomputed {_shown(other)}")
     return lines
+
+
+def _shown(row: Measurement) -> str:
+    interval = "" if row.ci_low is None else f" [{row.ci_low!r}, {row.ci_high!r}]"
+    return f"{row.value!r}{interval} (n={row.n})"
 
 
 def _same(one: Measurement, other: Measurement) -> bool:

@@ -27,7 +27,8 @@ from .measurements import Measurement, Metric
 from .setting import Setting
 from .statistics import jackknife_interval
 
-Similarities = dict[str, dict[str, tuple[float, float, float]]]  # site, variable: value, interval
+Value = tuple[float, float | None, float | None]  # with its interval, where there is one
+Similarities = dict[str, dict[str, Value]]  # by site and variable
 GROUPS = 20
 NOTHING_LEFT = 1e-10  # share of a representation's energy under which it is all confounds
 
@@ -39,6 +40,10 @@ METRICS = (
     Metric(
         "similarity/deconfounded_cka_random_init", "CKA", "neither", 0, 1, "the same of random "
         "inits: their mean, and as interval the lowest and highest of them",
+    ),
+    Metric(
+        "similarity/deconfounded_share", "share of variance", "neither", 0, 1, "what CKA speaks "
+        "of: the part of a site that is neither token nor position",
     ),
     Metric(
         "similarity/best_deconfounded_cka", "CKA", "higher", 0, 1, "a variable at the site where "
@@ -132,7 +137,7 @@ def linear_cka(x: Float64[Tensor, "cases k"], y: Float64[Tensor, "cases d"]) -> 
 
 def site_similarities(
     site: Float[Tensor, "inputs pos d_model"], variables: Variables
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, Value]:
     """Return each variable's deconfounded CKA with a site, and its jackknife interval.
 
     Empty where the site holds nothing beyond token and position.
@@ -143,14 +148,23 @@ def site_similarities(
         return {}
     own = torch.linalg.matrix_norm(covariances(rest, None, sizes))
     cross = covariances(variables.representation, rest, sizes)
-    found = {}
+    found: dict[str, Value] = {}
     for name, part in variables.columns.items():
         shared = torch.linalg.matrix_norm(cross[:, part]) ** 2
         samples = shared / (variables.norms[name] * own)
-        low, high = jackknife_interval(float(samples[-1]), samples[:-1])
         value = min(1.0, float(samples[-1]))
-        found[name] = (value, max(0.0, low), min(1.0, max(value, high)))
+        found[name] = (value, None, None)
+        if samples.isfinite().all():  # it is not where a variable varies in one group only
+            low, high = jackknife_interval(value, samples[:-1])
+            found[name] = (value, max(0.0, low), min(1.0, high))
     return found
+
+
+def energy_share(site: Float[Tensor, "inputs pos d_model"], variables: Variables) -> float:
+    """Return the share of a site's variance that is neither token nor position."""
+    values = variables.cases(site).double()
+    whole = energy(values - values.mean(0))
+    return energy(deconfound(values, variables.basis)) / whole if whole > 0 else 0.0
 
 
 def covariances(
@@ -180,7 +194,10 @@ def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
     sites = residual_sites(recording.bridge)
     controls = setting.once(
         "similarity of random inits",
-        lambda: [_all_sites(control, sites, variables) for control in setting.random_recordings()],
+        lambda: [
+            _all_sites(control, residual_sites(control.bridge), variables)
+            for control in setting.random_recordings()
+        ],
     )
     reference = setting.once(
         "similarity of the reference",
@@ -189,13 +206,16 @@ def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
         ),
     )
     found, n = _all_sites(recording, sites, variables), len(variables.order)
+    for site in sites:
+        share = energy_share(recording[site], variables)
+        yield Measurement("similarity/deconfounded_share", site, share, n)
     for name in variables.columns:
         at = {site: found[site][name] for site in sites if name in found[site]}
         for site, (value, low, high) in at.items():
             subject = f"{name}@{site}"
             yield Measurement("similarity/deconfounded_cka", subject, value, n, low, high)
             yield from _control(
-                "deconfounded_cka", subject, [c[site][name][0] for c in controls if c[site]], n
+                "deconfounded_cka", subject, [c[site][name][0] for c in controls if c.get(site)], n
             )
         yield from _best("best_deconfounded_cka", name, found, n)
         bests = [best[0] for control in controls if (best := _highest(control, name))]
@@ -216,8 +236,9 @@ def _all_sites(recording: Recording, sites: list[str], variables: Variables) -> 
     return {site: site_similarities(recording[site], variables) for site in sites}
 
 
-def _highest(sites: Similarities, name: str) -> tuple[float, float, float] | None:
-    return max((found[name] for found in sites.values() if found), default=None)
+def _highest(sites: Similarities, name: str) -> Value | None:
+    found = [at[name] for at in sites.values() if at]
+    return max(found, key=lambda value: value[0], default=None)
 
 
 def _best(measure: str, name: str, sites: Similarities, n: int) -> Iterator[Measurement]:

@@ -49,8 +49,11 @@ def neurons(pre: Float64[Tensor, "positions neurons"]) -> Neurons:
 
 def sarle_bimodality(
     values: Float64[Tensor, "n neurons"],
-) -> Float64[Tensor, " neurons"]:
-    """Return Sarle's bimodality coefficient, small-sample corrected (SAS 1990), of each column."""
+) -> Float64[Tensor, " coefficients"]:
+    """Return Sarle's bimodality coefficient, small-sample corrected (SAS 1990), of each column.
+
+    Fewer than four rows have none.
+    """
     n = len(values)
     if n < 4 or values.shape[1] == 0:
         return values.new_empty(0)

@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Float64
+from scipy.special import stdtrit
 from torch import Tensor
 
 Z95 = 1.959963984540054  # two-sided 95% quantile of the standard normal
@@ -55,8 +56,11 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 def jackknife_interval(
     estimate: float, left_out: Float64[Tensor, " groups"]
 ) -> tuple[float, float]:
-    """Return the interval of an estimate from those with one group left out (Quenouille 1956)."""
+    """Return the interval of an estimate from those with one group left out (Tukey 1958).
+
+    By Student's t with one degree of freedom less than there are groups.
+    """
     groups = len(left_out)
     variance = (groups - 1) / groups * float(((left_out - left_out.mean()) ** 2).sum())
-    half = Z95 * math.sqrt(variance)
+    half = float(stdtrit(groups - 1, 0.975)) * math.sqrt(variance)
     return estimate - half, estimate + half

@@ -1,0 +1,194 @@
+"""All measures together, on models whose answer is known."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import pytest
+import torch
+
+from algomatch.analysis import ablation, suite
+from algomatch.analysis.activations import record
+from algomatch.analysis.measurements import Measurement, differences, from_csv, to_csv
+from algomatch.analysis.setting import Setting
+from algomatch.config import compose
+from algomatch.errors import FaultError, UserError
+from algomatch.experiment import prepare
+from algomatch.models.bridges import make_bridge, make_native
+
+
+def test_every_measurement_is_declared_and_within_its_bounds(small: Setting) -> None:
+    metrics = suite.declared_metrics()
+    rows = list(suite.measure(make_bridge(small.shape), small))
+    assert {row.measure.partition("/")[0] for row in rows} == set(suite.REGISTRY)
+    for row in rows:
+        metric = metrics[row.measure]
+        assert metric.low <= row.value <= metric.high, row
+        assert row.n > 0, row
+        if row.ci_low is not None:
+            assert row.ci_high is not None
+            assert row.ci_low <= row.ci_high, row
+
+
+@pytest.mark.parametrize("name", suite.REGISTRY)
+def test_a_measure_yields_just_what_it_declares(name: str, small: Setting) -> None:
+    rows = list(suite.measure(make_bridge(small.shape), small))
+    group = [row for row in rows if row.measure.startswith(f"{name}/")]
+    assert {row.measure for row in group} <= {m.name for m in suite.REGISTRY[name].metrics}
+    assert len({row.key for row in group}) == len(group)
+
+
+@pytest.fixture(scope="module")
+def rows(small: Setting) -> list[Measurement]:
+    return list(suite.measure(make_bridge(small.shape), small))
+
+
+def test_every_declared_metric_is_measured_on_a_model_with_mlps(rows: list[Measurement]) -> None:
+    training = {metric.name for metric in suite.TRAINING_METRICS}
+    assert {row.measure for row in rows} == set(suite.declared_metrics()) - training
+
+
+def test_each_metric_is_declared_once() -> None:
+    declared = [metric.name for measure in suite.REGISTRY.values() for metric in measure.metrics]
+    declared += [metric.name for metric in suite.TRAINING_METRICS]
+    assert len(set(declared)) == len(declared)
+    for name, metric in suite.declared_metrics().items():
+        assert metric.name == name
+        assert metric.better in ("higher", "lower", "neither")
+        assert metric.low < metric.high
+        assert metric.unit
+        assert metric.about
+
+
+def test_the_same_model_measured_twice_gives_the_same_bits(
+    small: Setting, rows: list[Measurement]
+) -> None:
+    torch.manual_seed(99)
+    again = list(suite.measure(make_bridge(small.shape), small))
+    assert again == rows
+    assert differences(rows, again) == []
+    assert from_csv(to_csv(again), "rows.csv") == rows
+
+
+def test_a_fresh_setting_gives_the_same_bits(small: Setting, rows: list[Measurement]) -> None:
+    config = compose(
+        [
+            "task.vocabulary=[a,b,c]",
+            "task.max_length=4",
+            "model=2L",
+            "model.d_model=16",
+            "model.n_heads=2",
+            "analysis.bootstrap=100",
+            "analysis.random_inits=2",
+        ]
+    )
+    fresh = prepare(config)
+    assert fresh.reference.from_cache
+    other = copy.copy(fresh.shape)
+    other.seed = 8
+    recording = record(make_bridge(other), fresh.inputs, 2048)
+    for name in reversed(fresh.config.measures):  # another model makes the controls, last first
+        list(suite.REGISTRY[name].function(recording, fresh))
+    assert list(suite.measure(make_bridge(fresh.shape), fresh)) == rows
+
+
+def test_measuring_changes_neither_the_model_nor_the_random_state(small: Setting) -> None:
+    bridge = make_bridge(small.shape)
+    before = {name: value.clone() for name, value in bridge.original_model.named_parameters()}
+    state = torch.get_rng_state()
+    list(suite.measure(bridge, small))
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in bridge.original_model.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_is_not_finite_is_refused(value: float, small: Setting) -> None:
+    weights = make_native(small.shape).state_dict()
+    weights["head.weight"][0, 0] = value
+    with pytest.raises(FaultError, match="the model's outputs are not finite numbers"):
+        next(iter(suite.measure(make_bridge(small.shape, weights), small)))
+
+
+def test_only_the_configured_measures_are_taken(small: Setting) -> None:
+    config = copy.copy(small.config)
+    config.measures = ["sparsity", "accuracy"]
+    setting = Setting(small.inputs, small.reference, small.shape, config)
+    found = [row.measure for row in suite.measure(make_bridge(small.shape), setting)]
+    groups = [name.partition("/")[0] for name in found]
+    assert set(groups) == {"sparsity", "accuracy"}
+    assert groups == sorted(groups, reverse=True)  # in the configured order
+
+
+def test_an_unknown_measure_is_named_with_what_was_meant() -> None:
+    suite.check_names(list(suite.REGISTRY))
+    suite.check_names([])
+    with pytest.raises(
+        UserError,
+        match=r"unknown measure 'acuracy' \(analysis\.measures\): did you mean 'accuracy'\? "
+        r"valid: ablation, accuracy, similarity, sparsity$",
+    ):
+        suite.check_names(["similarity", "acuracy"])
+    with pytest.raises(UserError, match=r"unknown measure 'qqq' .*: valid: ablation, accuracy"):
+        suite.check_names(["qqq"])
+
+
+def training_rows() -> list[Measurement]:
+    return [Measurement(metric.name, "batch", 0.5, 1) for metric in suite.TRAINING_METRICS]
+
+
+def test_headlines_hold_the_accuracies_the_best_sites_the_whole_model_and_training(
+    rows: list[Measurement],
+) -> None:
+    given = [row.at("run", 30) for row in [*rows, *training_rows()]]
+    found = suite.headlines(iter(given))
+    kept = [row for row in found if row.subject != "worst_component"]
+    wanted = {
+        row.key for row in given
+        if row.measure.partition("/")[0] in ("accuracy", "training")
+        or row.measure.partition("/")[2].startswith("best_")
+        or (row.measure.startswith("sparsity/") and row.subject in ("model", "reference:model"))
+    }  # fmt: skip
+    assert {row.key for row in kept} == wanted
+    assert set(kept) <= set(given)
+    assert {row.measure for row in kept if "similarity" in row.measure} == {
+        "similarity/best_deconfounded_cka",
+        "similarity/best_deconfounded_cka_random_init",
+        "similarity/best_deconfounded_cka_reference",
+    }
+    assert len({row.key for row in found}) == len(found)
+
+
+def worst(rows: Iterable[Measurement]) -> dict[str, Measurement]:
+    found = suite.headlines(rows)
+    return {row.measure: row for row in found if row.subject == "worst_component"}
+
+
+def test_the_worst_component_is_the_one_whose_deletion_costs_most(
+    rows: list[Measurement],
+) -> None:
+    found = worst(row.at("run", 30) for row in rows)
+    assert set(found) == {"ablation/zero_delta_exact", "ablation/mean_delta_exact"}
+    for measure, row in found.items():
+        deltas = [other for other in rows if other.measure == measure]
+        lowest = min(other.value for other in deltas)
+        assert row.value == lowest
+        assert (row.run, row.step) == ("run", 30)
+        assert (row.n, row.ci_low, row.ci_high) in {
+            (other.n, other.ci_low, other.ci_high) for other in deltas if other.value == lowest
+        }
+
+
+def test_the_worst_component_of_the_reference_is_its_last_attention(small: Setting) -> None:
+    rows = list(ablation.measure(small.reference_recording, small))
+    lost = {row.measure: row.value for row in worst(rows).values()}
+    for measure, value in lost.items():
+        (last,) = (row for row in rows if row.measure == measure and "3.hook_attn" in row.subject)
+        assert value == last.value < -0.9
+
+
+def test_without_ablation_there_is_no_worst_component(rows: list[Measurement]) -> None:
+    others = [row for row in rows if not row.measure.startswith("ablation/")]
+    assert worst(others) == {}
+    assert suite.headlines([]) == []
