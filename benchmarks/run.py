@@ -1,0 +1,233 @@
+"""Speed, as ratios of paired measurements in one run: `make bench`.
+
+Prints each ratio's median with its lowest and highest, and the bar it must keep; the exit
+code is 1 where one is missed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from algomatch.analysis.suite import measure
+from algomatch.config import Config, compose
+from algomatch.data.datamodule import StratifiedBatches, TaskDataModule
+from algomatch.data.inputs import IGNORE
+from algomatch.experiment import make_trainer, prepare, quiet_lightning
+from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.training import AlgorithmicTask, learning_rate_factor
+from algomatch.tracking.callbacks import GracefulStop, ProgressBar, Recorder
+from algomatch.tracking.run_folder import RunFolder
+from algomatch.tracking.wandb_log import WandbLog
+
+PAIRS = 7
+STEPS = 200
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim, what was measured for it in each pair, and the bar."""
+
+    claim: str
+    values: list[float]
+    bar: float
+    unit: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether the median keeps the bar."""
+        return statistics.median(self.values) <= self.bar
+
+
+def training_step(model: str) -> Result:
+    """A step through Lightning with logging, over a bare loop with the same everything."""
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in range(PAIRS):
+            config = compose(
+                [
+                    f"model={model}",
+                    f"trainer.max_steps={STEPS + 40}",
+                    "trainer.checkpoints=1",  # steps 0, 1 and the last: outside the window
+                    "analysis=accuracy_only",
+                    "tracking=disabled",
+                    f"run_dir={folder}/{pair}",
+                ]
+            )
+            timings = [_bare_seconds(config), _lightning_seconds(config)]
+            ratios.append(timings[1] / timings[0])
+    return Result(f"training step through Lightning, {model}", ratios, 1.10, "x bare loop")
+
+
+def _bare_seconds(config: Config) -> float:
+    setting, settings = prepare(config), config.trainer
+    model = make_native(setting.shape)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, settings)
+    )
+    steps = range(settings.max_steps)
+    batches = StratifiedBatches(setting.inputs, settings.batch_size, config.seed, steps)
+    started = 0.0
+    for step, batch in enumerate(batches, start=1):
+        logits = model(batch.tokens, attention_mask=batch.key_mask)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        if step == 20:
+            started = time.perf_counter()
+        if step == 20 + STEPS:
+            return time.perf_counter() - started
+    raise AssertionError("the window lies within the steps")
+
+
+class _Window(pl.Callback):
+    """Times the steps of the window."""
+
+    def __init__(self) -> None:
+        self.started = self.seconds = 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        if trainer.global_step == 20:
+            self.started = time.perf_counter()
+        if trainer.global_step == 20 + STEPS:
+            self.seconds = time.perf_counter() - self.started
+
+
+def _lightning_seconds(config: Config) -> float:
+    setting, settings = prepare(config), config.trainer
+    folder = RunFolder.create(config)
+    console = Console(file=io.StringIO())
+    recorder = Recorder(folder, setting, WandbLog(folder, print), lambda text: None)
+    window, stop = _Window(), GracefulStop(recorder, console)
+    callbacks = [ProgressBar(console, settings.max_steps), recorder, stop, window]
+    datamodule = TaskDataModule(
+        setting.inputs, settings.batch_size, config.seed, settings.max_steps
+    )
+    module = AlgorithmicTask(make_native(setting.shape), settings)
+    with quiet_lightning():
+        make_trainer(settings, callbacks, folder.path).fit(module, datamodule=datamodule)
+    return window.seconds
+
+
+def measuring() -> Result:
+    """One checkpoint of 4L on all 1,364 inputs, over plain forward passes on the same inputs."""
+    config = compose(["model=4L"])
+    setting = prepare(config)
+    native = make_native(setting.shape).eval()
+    bridge = make_bridge(setting.shape, native.state_dict())
+    assert len(setting.inputs) == 1364
+    tokens, key_mask = setting.inputs.tokens, setting.inputs.key_mask
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for _ in range(10):
+            native(tokens, attention_mask=key_mask)
+
+    def checkpoint() -> None:
+        list(measure(bridge, setting))
+
+    checkpoint()  # the controls and the reference, once a run
+    ratios = [_seconds(checkpoint) / (_seconds(forward) / 10) for _ in range(PAIRS)]
+    return Result("measuring a checkpoint of 4L, 1,364 inputs", ratios, 40, "forward passes")
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def help_text() -> Result:
+    """`algomatch --help`, in seconds."""
+    command = [str(Path(sys.executable).with_name("algomatch")), "--help"]
+    values = [
+        _seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+        for _ in range(PAIRS)
+    ]
+    return Result("algomatch --help", values, 0.5, "s")
+
+
+def first_step() -> Result:
+    """`algomatch train` up to its first step (step 0 measured and kept), over the import."""
+    ratios = [_seconds_to_first_step() / _seconds(_import) for _ in range(PAIRS)]
+    return Result("train up to its first step", ratios, 3, "x import transformer_lens")
+
+
+def _import() -> None:
+    command = [sys.executable, "-c", "import transformer_lens"]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+
+def _seconds_to_first_step() -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "algomatch", "train", f"run_dir={folder}/run"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step      0"):
+                break
+        seconds = time.perf_counter() - started
+        process.kill()
+        process.communicate()
+        return seconds
+
+
+def main() -> int:
+    """Run all benchmarks and print the table."""
+    console = Console()
+    results = []
+    benchmarks: list[Callable[[], Result]] = [
+        lambda: training_step("1L"),
+        lambda: training_step("4L"),
+        measuring,
+        help_text,
+        first_step,
+    ]
+    with console.status("measuring") as status:
+        for i, benchmark in enumerate(benchmarks):
+            status.update(f"benchmark {i + 1} of {len(benchmarks)}")
+            results.append(benchmark())
+    table = Table("claim", "median", "lowest..highest", "bar", "unit", "", title="Benchmarks")
+    for result in results:
+        values = result.values
+        table.add_row(
+            result.claim,
+            f"{statistics.median(values):.2f}",
+            f"{min(values):.2f}..{max(values):.2f}",
+            f"{result.bar:g}",
+            result.unit,
+            "kept" if result.kept else "MISSED",
+        )
+    console.print(table)
+    return 0 if all(result.kept for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
