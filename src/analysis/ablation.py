@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from .accuracy import Outcome, outcome
+from .accuracy import changes, outcome
 from .activations import Recording, has_mlp
 from .measurements import Measurement, Metric
 from .setting import Setting
-from .statistics import percentile_interval
+from .statistics import percentile_intervals
 
 EFFECTS = {  # name: (unit, better, low, high, about)
     "exact": ("share of inputs", "higher", -1.0, 1.0, "exact-sequence accuracy"),
@@ -125,26 +125,19 @@ def _from_block(
 
 def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
     """Yield the effect of ablating each component, with a bootstrap interval over inputs."""
-    targets = recording.inputs.targets
+    targets, size = recording.inputs.targets, setting.config.batch_size
     intact = outcome(recording.logits, targets)
-    intact_drawn = intact.weighted(setting.bootstrap)
-    for component in components(recording.bridge):
-        for kind in KINDS:
-            logits = ablated_logits(recording, component, kind, setting.config.batch_size)
-            ablated = outcome(logits, targets)
-            yield from _rows(component.name, kind, ablated, intact, setting.bootstrap, intact_drawn)
-
-
-def _rows(
-    subject: str,
-    kind: str,
-    ablated: Outcome,
-    intact: Outcome,
-    counts: Tensor,
-    intact_drawn: dict[str, Tensor],
-) -> Iterator[Measurement]:
-    before, after, drawn = intact.means(), ablated.means(), ablated.weighted(counts)
-    for effect in EFFECTS:
-        low, high = percentile_interval(drawn[effect] - intact_drawn[effect])
-        delta, n = after[effect] - before[effect], len(intact.exact)
-        yield Measurement(f"ablation/{kind}_delta_{effect}", subject, delta, n, low, high)
+    ablations = [(c, kind) for c in components(recording.bridge) for kind in KINDS]
+    ablated = [outcome(ablated_logits(recording, *one, size), targets) for one in ablations]
+    change = changes(ablated, intact)
+    deltas, drawn = change.weighted(change.once), change.weighted(setting.bootstrap)
+    intervals = {effect: percentile_intervals(drawn[effect]) for effect in EFFECTS}
+    for i, (component, kind) in enumerate(ablations):
+        for effect in EFFECTS:
+            yield Measurement(
+                f"ablation/{kind}_delta_{effect}",
+                component.name,
+                float(deltas[effect][0, i]),
+                len(targets),
+                *intervals[effect][i],
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,35 +29,53 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a model did on each input, over the positions where the program is defined."""
+    """How a model, or several, did on each input, where the program is defined."""
 
-    exact: Float64[Tensor, " inputs"]
-    correct: Float64[Tensor, " inputs"]
-    loss: Float64[Tensor, " inputs"]
-    count: Float64[Tensor, " inputs"]
+    exact: Float64[Tensor, "inputs *models"]
+    correct: Float64[Tensor, "inputs *models"]
+    loss: Float64[Tensor, "inputs *models"]
+    count: Float64[Tensor, "inputs *models"]
 
     def over(self, rows: Bool[Tensor, " inputs"]) -> Outcome:
         """Return the outcome on some of the inputs."""
         return Outcome(self.exact[rows], self.correct[rows], self.loss[rows], self.count[rows])
 
     def means(self) -> dict[str, float]:
-        """Return exact and token accuracy and the loss per position."""
-        once = torch.ones(1, len(self.exact), dtype=torch.float64)
-        return {name: float(value) for name, value in self.weighted(once).items()}
+        """Return one model's exact and token accuracy and its loss per position."""
+        return {name: float(value) for name, value in self.weighted(self.once).items()}
+
+    @property
+    def once(self) -> Float64[Tensor, "1 inputs"]:
+        """Counts that take each input once."""
+        return torch.ones(1, len(self.exact), dtype=torch.float64)
 
     def weighted(
         self, counts: Float64[Tensor, "draws inputs"]
-    ) -> dict[str, Float64[Tensor, " draws"]]:
+    ) -> dict[str, Float64[Tensor, "draws *models"]]:
         """Return the three means with input i counted `counts[draw, i]` times, for each draw.
 
         An input on which the program is defined nowhere counts as right, and in no position.
         """
         positions = (counts @ self.count).clamp(min=1)
+        inputs = counts.sum(-1).view(-1, *[1] * (self.exact.dim() - 1))
         return {
-            "exact": counts @ self.exact / counts.sum(-1),
+            "exact": counts @ self.exact / inputs,
             "token": counts @ self.correct / positions,
             "loss": counts @ self.loss / positions,
         }
+
+
+def changes(outcomes: Sequence[Outcome], intact: Outcome) -> Outcome:
+    """Return how several models did, less how another one did on the same inputs, input by input.
+
+    Its weighted means are differences of means, exactly 0 where nothing changed.
+    """
+
+    def less(name: str) -> Tensor:
+        return torch.stack([getattr(o, name) - getattr(intact, name) for o in outcomes], dim=1)
+
+    count = intact.count[:, None].expand(-1, len(outcomes))
+    return Outcome(less("exact"), less("correct"), less("loss"), count)
 
 
 def outcome(

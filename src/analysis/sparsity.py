@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from .activations import Recording, has_mlp
@@ -41,15 +41,17 @@ class Neurons:
     bimodality: Float64[Tensor, " varying"]
 
 
-def neurons(pre: Float64[Tensor, "positions neurons"]) -> Neurons:
+def neurons(pre: Float[Tensor, "positions neurons"]) -> Neurons:
     """Return the statistics of pre-activations; bimodality only of neurons that vary."""
-    varying = pre.amax(0) - pre.amin(0) > 1e-6 * pre.abs().amax(0).clamp(min=1)
-    return Neurons((pre > 0).double().mean(0), sarle_bimodality(pre[:, varying]))
+    low, high = pre.aminmax(dim=0)
+    varying = high - low > 1e-6 * torch.maximum(low.abs(), high.abs()).clamp(min=1)
+    active = (pre > 0).sum(0).double() / len(pre)
+    return Neurons(active, sarle_bimodality(pre if varying.all() else pre[:, varying]).double())
 
 
 def sarle_bimodality(
-    values: Float64[Tensor, "n neurons"],
-) -> Float64[Tensor, " coefficients"]:
+    values: Float[Tensor, "n neurons"],
+) -> Float[Tensor, " coefficients"]:
     """Return Sarle's bimodality coefficient, small-sample corrected (SAS 1990), of each column.
 
     Fewer than four rows have none.
@@ -93,7 +95,7 @@ def figures(recording: Recording, prefix: str, setting: Setting) -> Iterator[Mea
         chosen = real_neurons(recording, layer)
         hook = f"blocks.{layer}.mlp.hook_pre"
         if chosen.any():
-            layers[hook] = neurons(recording[hook][real][:, chosen].double())
+            layers[hook] = neurons(recording[hook][real][:, chosen])
     if layers:
         layers[MODEL] = Neurons(
             torch.cat([part.active for part in layers.values()]),

@@ -27,10 +27,16 @@ def bootstrap_counts(n: int, draws: int, seed: int) -> Float64[Tensor, "draws n"
     return torch.from_numpy(counts).double()
 
 
+def percentile_intervals(samples: Float64[Tensor, "draws k"]) -> list[tuple[float, float]]:
+    """Return the central 95% of each column of bootstrap samples."""
+    quantiles = torch.tensor([0.025, 0.975], dtype=samples.dtype)
+    low, high = torch.quantile(samples, quantiles, dim=0).tolist()
+    return list(zip(low, high, strict=True))
+
+
 def percentile_interval(samples: Float64[Tensor, " draws"]) -> tuple[float, float]:
     """Return the central 95% of bootstrap samples."""
-    low, high = torch.quantile(samples, torch.tensor([0.025, 0.975], dtype=samples.dtype)).tolist()
-    return low, high
+    return percentile_intervals(samples[:, None])[0]
 
 
 def mean_interval(

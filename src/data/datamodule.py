@@ -103,3 +103,9 @@ class TaskDataModule(pl.LightningDataModule):
         """Return a loader that goes on from the trainer's step."""
         start = self.trainer.global_step if self.trainer else 0
         return DataLoader(self.batches(range(start, self._max_steps)), batch_size=None)
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Return the batch on the device, without Lightning's search for tensors in it."""
+        return Batch(*(part.to(device) for part in batch))

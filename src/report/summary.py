@@ -19,7 +19,7 @@ LEGEND = """\
 exact accuracy  share of inputs with the whole output right
 dCKA            deconfounded CKA of a program variable with the residual stream,
                 at its best site; compare with random init, not with 1
-blocks...       change of exact accuracy with that output put to zero, to its mean
+blocks...       change of exact accuracy with that output put to zero or mean
 neurons         of the MLPs; reference: those of the compiled program
 """
 
@@ -31,7 +31,7 @@ def print_summary(folder: RunFolder, wandb_log: WandbLog | None, console: Consol
     config = folder.config
     title = f"{config.model.name} on {config.task.name}, seed {config.seed}, step {last}"
     console.print(summary_table([row for row in rows if row.step == last], title))
-    console.print(LEGEND)
+    console.print(LEGEND, soft_wrap=True)
     lines = [
         f"measurements   {folder.path / 'measurements.csv'}",
         f"checkpoints    {folder.path / 'checkpoints'}",

@@ -34,6 +34,8 @@ from ..models.training import (
 from .run_folder import RunFolder
 from .wandb_log import WandbLog
 
+SECONDS_SHOWN = 0.5  # between two states of the bar: drawing it costs as much as a training step
+
 
 class Recorder(pl.Callback):
     """Keeps the training curve, and measures and saves at every checkpoint step.
@@ -212,6 +214,7 @@ class ProgressBar(pl.Callback):
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            refresh_per_second=1 / SECONDS_SHOWN,
         )
         self._shown_at = 0.0
 
@@ -230,8 +233,8 @@ class ProgressBar(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move the bar, at most ten times a second."""
-        if time.monotonic() - self._shown_at < 0.1:
+        """Move the bar, now and then."""
+        if time.monotonic() - self._shown_at < SECONDS_SHOWN:
             return
         self._shown_at = time.monotonic()
         assert isinstance(pl_module, AlgorithmicTask)
