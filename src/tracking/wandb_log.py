@@ -58,7 +58,7 @@ class WandbLog:
             self._attempt(lambda: self._restart_offline())
         if self._run is None:
             return
-        self.url = self._run.url
+        self.url = None if self._run.offline else self._run.url
         # One row a step, always in the same order: so a count says which ones are there. The
         # summary would not: it can be ahead of the history.
         self._there = self._run.starting_step if self._run.resumed else 0
