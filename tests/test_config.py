@@ -171,7 +171,7 @@ def recorded(config: Config, folder: Path) -> list[Config]:
         *([f"{group}={name}"] for group, name in SHIPPED),
         ["task.vocabulary=['1', 'null', 'yes', '', '~', '1e3', 'a: b', ' ', '#', \"it's\"]"],
         ["task.vocabulary=[0, 1, 2.5, true, é]"],
-        ["task.held_out_lengths=[1,3]", "tracking.tags=[x,'1']", "run_dir=/tmp/a b"],
+        ["task.held_out_lengths=[1,3]", "tracking.tags=[x,'1']", "run_dir=runs/a b"],
     ],
     ids=str,
 )
