@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
-from .errors import FaultError, Interrupted, UserError, one_of
+from .errors import FaultError, Interrupted, UserError, first_line, one_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if "memory" not in f"{type(error).__name__} {error}".lower():
             raise
-        print(f"algomatch: not enough memory: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"algomatch: not enough memory: {first_line(error)}", file=sys.stderr)
         return FaultError.exit_code
     except KeyboardInterrupt:
         print("algomatch: interrupted", file=sys.stderr)
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure a checkpoint again, from its file alone, and compare with its record.",
     )
     analyze.add_argument("checkpoint", help="a model.safetensors, its folder, or a run folder")
+    analyze.add_argument("--device", help="where to measure; the run's own by default")
     analyze.add_argument("--all", action="store_true", help="print every measurement")
     analyze.add_argument("--output", metavar="FILE", help="write every measurement as CSV")
     return parser
@@ -110,7 +111,7 @@ def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> 
     from .files import faults_named, write_file
     from .report.summary import full_table, summary_table
 
-    found = experiment.analyze(Path(options.checkpoint))
+    found = experiment.analyze(Path(options.checkpoint), options.device)
     checkpoint = found.checkpoint
     title = f"{checkpoint.run}, step {checkpoint.step}"
     console.print((full_table if options.all else summary_table)(found.rows, title))

@@ -17,7 +17,7 @@ from typing import Any, Optional, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .errors import FaultError, UserError, one_of
+from .errors import FaultError, UserError, first_line, one_of
 
 GROUPS = ("task", "model", "analysis", "tracking")
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
@@ -32,6 +32,7 @@ class TaskConfig:
     """What is to be computed, over which inputs, and which of them are held out."""
 
     name: str = "reverse"
+    program: Optional[str] = None  # noqa: UP045
     vocabulary: Optional[list[Any]] = None  # noqa: UP045 (OmegaConf reads Optional)
     min_length: Optional[int] = None  # noqa: UP045
     max_length: Optional[int] = None  # noqa: UP045
@@ -197,18 +198,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         if error.errno is None:  # OmegaConf's own, of a file that holds a bare number
             raise UserError(f"config file '{path}' must hold `key: value` pairs") from error
-        reason = error.strerror or _first_line(error)
+        reason = error.strerror or first_line(error)
         raise FaultError(f"cannot read config file '{path}': {reason}") from error
     except Exception as error:
-        message = f"config file '{path}' is not valid YAML or JSON: {_first_line(error)}"
+        message = f"config file '{path}' is not valid YAML or JSON: {first_line(error)}"
         raise UserError(message) from error
     if not isinstance(values, dict):
         raise UserError(f"config file '{path}' must hold `key: value` pairs, not a list")
     return {str(key): value for key, value in values.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -224,7 +221,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             merged = cast(DictConfig, OmegaConf.merge(merged, one))
             values = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
         except Exception as error:
-            message = f"argument '{override}' cannot be read: {_first_line(error)}"
+            message = f"argument '{override}' cannot be read: {first_line(error)}"
             raise UserError(message) from error
     return values
 
@@ -287,11 +284,11 @@ def _checked(parts: Sequence[Mapping[str, Any]]) -> Config:
         try:
             merged = OmegaConf.merge(merged, part)
         except OmegaConfBaseException as error:
-            raise UserError(f"{error.full_key}: {_first_line(error)}") from error
+            raise UserError(f"{error.full_key}: {first_line(error)}") from error
     try:
         config = cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:  # a value that OmegaConf reads: '???' or '${...}'
-        raise UserError(f"{error.full_key}: {_first_line(error)}") from error
+        raise UserError(f"{error.full_key}: {first_line(error)}") from error
     for holds, message in _rules(config):
         if not holds:
             raise UserError(message)

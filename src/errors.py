@@ -30,6 +30,11 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
         self.exit_code = 128 + signal_number
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its name where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def one_of(value: object, choices: Iterable[object]) -> str:
     """Return "did you mean ...?" (where something is near) and the valid choices.
 

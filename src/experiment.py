@@ -18,12 +18,13 @@ from rich.console import Console
 
 from .analysis.measurements import Measurement, differences
 from .analysis.setting import Setting
+from .analysis.similarity import confounded
 from .analysis.suite import check_names, measure
 from .config import Config, TrainerConfig
 from .data.datamodule import TaskDataModule
 from .data.inputs import all_inputs, encode, program_outputs, split
 from .data.tasks import make_task
-from .errors import FaultError, Interrupted, NotFiniteError, UserError
+from .errors import FaultError, Interrupted, NotFiniteError, UserError, first_line
 from .models.bridges import make_bridge, make_native
 from .models.learned import learned_shape
 from .models.reference import build_reference
@@ -83,6 +84,7 @@ def resume(path: Path, console: Console) -> RunFolder:
         console.print(f"'{path}' finished at step {ended['step']} ({ended['reason']})")
         print_summary(folder, None, console)
         return folder
+    _check_accelerator(folder.config.trainer.accelerator)
     setting = prepare(folder.config)
     return _run(folder, setting, _datamodule(folder.config, setting), console)
 
@@ -99,8 +101,10 @@ class Analysis:
     differences: list[str] | None
 
 
-def analyze(path: Path) -> Analysis:
+def analyze(path: Path, device: str | None = None) -> Analysis:
     """Measure a checkpoint from its file alone, and compare with the record beside it.
+
+    `device` is the config's unless given.
 
     Raises:
         UserError: `path` is no checkpoint.
@@ -108,6 +112,7 @@ def analyze(path: Path) -> Analysis:
     """
     checkpoint = checkpoints.load(path)
     config = checkpoint.config
+    config.analysis.device = device or config.analysis.device
     setting = prepare(config)
     try:
         bridge = make_bridge(setting.shape, checkpoint.weights, config.analysis.device)
@@ -246,9 +251,11 @@ def _read_state(folder: RunFolder, say: Callable[[str], None]) -> _State | None:
     if not path.exists():
         return None
     try:
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         finished = saved["callbacks"][Recorder.__qualname__]["finished"]
         return _State(path, int(saved["global_step"]), finished)
+    except OSError as error:
+        raise FaultError(f"cannot read '{path}': {error.strerror or error}") from error
     except Exception as error:  # whatever a damaged file makes torch raise
         say(f"'{path}' is damaged ({type(error).__name__}): the run starts again, to the same end")
         return None
@@ -272,6 +279,8 @@ def _announce(
         f"d_model {reference.bridge.cfg.d_model}, equal to the RASP interpreter on "
         f"{reference.n_validated:,} inputs (mlp_exactness {reference.mlp_exactness}{cached})"
     )
+    if "similarity" in setting.config.measures and (names := confounded(setting)):
+        say(f"no dCKA of {', '.join(names)}: functions of token and position on these inputs")
     mlps = "no MLP" if shape.attn_only else f"d_mlp {shape.d_mlp}"
     say(
         f"model {folder.config.model.name}: n_layers {shape.n_layers}, n_heads {shape.n_heads}, "
@@ -294,7 +303,7 @@ def _check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = first_line(error).split(". ")[0]
         raise UserError(
             f"analysis.device={device} cannot be used here ({reason}): cpu always can"
         ) from error

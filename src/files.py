@@ -54,8 +54,8 @@ def write_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder of files whole or not at all; a folder that is there is replaced.
+def write_folder(path: Path, files: Mapping[str, bytes], *, replace: bool = True) -> None:
+    """Write a folder of files whole or not at all, replacing one that is there or refusing to.
 
     Raises:
         OSError: the file system refused; a folder that was there is untouched.
@@ -69,7 +69,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             (temporary / name).write_bytes(content)
             _sync(temporary / name)
         _sync(temporary)
-        if path.exists():
+        if replace and path.exists():
             os.rename(path, replaced)
         try:
             os.rename(temporary, path)

@@ -164,7 +164,7 @@ def test_what_this_machine_or_task_cannot_do_is_refused_before_a_run_folder_is_m
     ("arguments", "parts"),
     [
         ("train run_dir=file/run", ["cannot make the run folder 'file/run'", "File exists"]),
-        ("train runs_dir=file", ["cannot make the run folder 'file/", "File exists"]),
+        ("train runs_dir=file", ["cannot make the run folder 'file'", "File exists"]),
         ("train run_dir=" + 300 * "x", ["cannot look for the run folder", "File name too long"]),
         ("train --resume " + 300 * "x", ["cannot look for the run folder", "File name too long"]),
         ("train --config file/x", ["cannot read config file 'file/x': Not a directory"]),

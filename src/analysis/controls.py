@@ -20,6 +20,6 @@ def random_inits(
     bridges = []
     for i in range(count):
         one = copy.copy(shape)  # dataclasses.replace would lose attention_dir
-        one.seed = RANDOM_INIT_SEEDS * (seed + 1) + i
+        one.seed = (RANDOM_INIT_SEEDS * (seed + 1) + i) % 2**63
         bridges.append(make_bridge(one, device=device))
     return bridges

@@ -47,11 +47,14 @@ def declared_metrics() -> dict[str, Metric]:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse measures that are not in the registry.
+    """Refuse measures that are not in the registry, repeated or none.
 
     Raises:
-        UserError: a name is unknown.
+        UserError: a name is unknown or there twice, or there is none.
     """
+    if not names or len(set(names)) < len(names):
+        given = f"analysis.measures=[{', '.join(names)}]"
+        raise UserError(f"{given} must name at least one measure, each once: {', '.join(REGISTRY)}")
     for name in names:
         if name not in REGISTRY:
             raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import TaskConfig
+from ..config import TaskConfig, group_names
 from ..errors import UserError, one_of
 from . import programs
 from .programs import Maker, Value
@@ -66,12 +66,16 @@ class Task:
 def make_task(config: TaskConfig) -> Task:
     """Return the configured Task, the registry row filling what the config leaves open.
 
+    The row is that of `program`, by default of `name`: a control condition has a name of its own.
+
     Raises:
         UserError: unknown name, or vocabulary and lengths that make no task.
     """
-    if config.name not in REGISTRY:
-        raise UserError(f"unknown task '{config.name}': {one_of(config.name, REGISTRY)}")
-    row = REGISTRY[config.name]
+    program_name = config.program or config.name
+    if program_name not in REGISTRY:
+        choices = REGISTRY if config.program else {*REGISTRY, *group_names("task")}
+        raise UserError(f"unknown task '{program_name}': {one_of(program_name, choices)}")
+    row = REGISTRY[program_name]
     vocabulary = tuple(row.vocabulary if config.vocabulary is None else config.vocabulary)
     max_length = row.max_length if config.max_length is None else config.max_length
     min_length = row.min_length if config.min_length is None else config.min_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,15 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.model_bridge.sources.native import NativeModel, initialize_native_model
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Return a hash of names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(f"{name}{tuple(weights[name].shape)}{weights[name].dtype}".encode())
+        digest.update(weights[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def make_native(shape: TransformerBridgeConfig) -> NativeModel:

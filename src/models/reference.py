@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +22,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from ..data.fingerprint import fingerprint
 from ..data.inputs import IGNORE, Encoding, InputSet
 from ..data.tasks import BOS, PAD, Task
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..files import write_file
-from .bridges import make_bridge
+from .bridges import make_bridge, weights_digest
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 LIBRARIES = ("tracr-pypi", "transformer-lens", "torch", "jax", "dm-haiku")
 SHAPE_FIELDS = (
     "n_layers",
@@ -81,43 +81,28 @@ def build_reference(task: Task, encoded: Callable[[Encoding], InputSet]) -> Refe
         UserError: Tracr cannot compile the program, or no exactness makes it agree; the message
             shows up to five counterexamples.
     """
-    path = _cache_path(task)
-    cached = _read_cache(path) if path else None
-    if cached is not None:
-        try:
-            inputs, bridge = encoded(cached.encoding), cached.bridge()
-            proven = not counterexamples(bridge, inputs, cached.encoding)
-        except (RuntimeError, LookupError, TypeError):  # damaged where its format does not show it
-            proven = False
-        if proven:
-            return _proven(task, cached, bridge, inputs, from_cache=True)
     wrong: list[str] = []
     for exactness in _exactness_levels(task.max_length):
-        compiled = compile_program(task, exactness)
-        inputs = encoded(compiled.encoding)
-        bridge = compiled.bridge()
+        path = _cache_path(task, exactness)
+        cached = _read_cache(path) if path else None
+        compiled = cached or compile_program(task, exactness)
+        if path and cached is None:
+            _write_cache(path, compiled)
+        inputs, bridge = encoded(compiled.encoding), compiled.bridge()
         wrong = counterexamples(bridge, inputs, compiled.encoding)
         if not wrong:
-            if path:
-                _write_cache(path, compiled)
-            return _proven(task, compiled, bridge, inputs, from_cache=False)
+            return Reference(
+                task=task,
+                bridge=bridge,
+                encoding=compiled.encoding,
+                residual_labels=compiled.residual_labels,
+                mlp_exactness=exactness,
+                n_validated=len(inputs),
+                from_cache=cached is not None,
+            )
     raise UserError(
         f"task '{task.name}': the compiled reference disagrees with the RASP interpreter at every "
         f"mlp_exactness tried, e.g. {'; '.join(wrong[:5])}"
-    )
-
-
-def _proven(
-    task: Task, compiled: Compiled, bridge: TransformerBridge, inputs: InputSet, *, from_cache: bool
-) -> Reference:
-    return Reference(
-        task=task,
-        bridge=bridge,
-        encoding=compiled.encoding,
-        residual_labels=compiled.residual_labels,
-        mlp_exactness=compiled.mlp_exactness,
-        n_validated=len(inputs),
-        from_cache=from_cache,
     )
 
 
@@ -176,7 +161,7 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
         shape = converter.make_tracr_transformer_bridge_config(model)
         weights = converter.make_tracr_transformer_bridge_state_dict(model, task.program.label)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"task '{task.name}': Tracr cannot compile the program: {reason}"
         ) from error
@@ -193,12 +178,13 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
     )
 
 
-def _cache_path(task: Task) -> Path | None:
+def _cache_path(task: Task, mlp_exactness: int) -> Path | None:
     program = fingerprint(task.program)
     if program is None:
         return None
     versions = [version(library) for library in LIBRARIES]
-    key = [CACHE_FORMAT, program, [repr(t) for t in task.vocabulary], task.max_length, task.causal]
+    vocabulary = [repr(token) for token in task.vocabulary]
+    key = [CACHE_FORMAT, program, vocabulary, task.max_length, task.causal, mlp_exactness]
     digest = hashlib.sha256(json.dumps([*key, versions]).encode()).hexdigest()[:32]
     folder = os.environ.get("ALGOMATCH_CACHE") or platformdirs.user_cache_dir("algomatch")
     return Path(folder) / "references" / f"{digest}.safetensors"
@@ -213,18 +199,27 @@ def _write_cache(path: Path, compiled: Compiled) -> None:
         "mlp_exactness": compiled.mlp_exactness,
     }
     try:
-        content = safetensors.torch.save(compiled.weights, {"algomatch": json.dumps(header)})
+        text = json.dumps(header)
+        metadata = {"algomatch": text, "digest": _digest(text, compiled.weights)}
+        content = safetensors.torch.save(compiled.weights, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, content)
     except (OSError, TypeError):  # a run does without the cache: the reference is compiled anew
         return
 
 
+def _digest(header: str, weights: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(f"{header}{weights_digest(weights)}".encode()).hexdigest()
+
+
 def _read_cache(path: Path) -> Compiled | None:
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["algomatch"])
+            metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["digest"] != _digest(metadata["algomatch"], weights):
+            return None  # damaged: neither its outputs nor its mistakes are the compiler's
+        header = json.loads(metadata["algomatch"])
         return Compiled(
             shape=header["shape"],
             weights=weights,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..analysis.ablation import KINDS
 from ..analysis.measurements import Measurement
 from ..files import write_file
 from ..tracking.run_folder import RunFolder
@@ -135,7 +136,7 @@ def _cycle() -> Iterable[str]:
 
 def _ablation(axes: Axes, rows: Sequence[Measurement]) -> None:
     title = f"Change of exact accuracy when deleted: the {WORST_SHOWN} that matter most"
-    by_kind = {kind: _curves(rows, f"ablation/{kind}_delta_exact") for kind in ("zero", "mean")}
+    by_kind = {kind: _curves(rows, f"ablation/{kind}_delta_exact") for kind in KINDS}
     if not by_kind["zero"]:
         _nothing(axes, title, "not measured")
         return

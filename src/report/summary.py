@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..analysis.ablation import KINDS
 from ..analysis.measurements import Measurement
 from ..analysis.suite import declared_metrics
 from ..tracking.run_folder import RunFolder
@@ -25,12 +26,14 @@ neurons         of the MLPs; reference: those of the compiled program
 
 
 def print_summary(folder: RunFolder, wandb_log: WandbLog | None, console: Console) -> None:
-    """Print the last checkpoint's table, and where everything is."""
-    rows = folder.measurements()
-    last = max(row.step for row in rows)
-    config = folder.config
-    title = f"{config.model.name} on {config.task.name}, seed {config.seed}, step {last}"
-    console.print(summary_table([row for row in rows if row.step == last], title))
+    """Print the last checkpoint's table, and where everything is.
+
+    Raises:
+        UserError: the run's checkpoints are gone.
+    """
+    rows, config = folder.last_rows(), folder.config
+    title = f"{config.model.name} on {config.task.name}, seed {config.seed}, step {rows[0].step}"
+    console.print(summary_table(rows, title))
     console.print(LEGEND, soft_wrap=True)
     lines = [
         f"measurements   {folder.path / 'measurements.csv'}",
@@ -47,11 +50,11 @@ def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]
     wandb_log = wandb_log or WandbLog(folder, lambda text: None)
     if wandb_log.problem:
         yield f"W&B            {wandb_log.problem}"
+    if wandb_log.url:
+        yield f"W&B            {wandb_log.url}"
     if wandb_log.offline_folder:
         yield f"browse         wandb leet {wandb_log.offline_folder}"
         yield f"upload         wandb sync {wandb_log.offline_folder}"
-    elif wandb_log.url:
-        yield f"W&B            {wandb_log.url}"
 
 
 def summary_table(rows: Sequence[Measurement], title: str) -> Table:
@@ -62,11 +65,11 @@ def summary_table(rows: Sequence[Measurement], title: str) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for section in (_accuracy(rows), _similarity(rows), _ablation(rows), _sparsity(rows)):
         for label, row, control, reference in section:
-            value = f"{row.value:.3f}" if row is not reference else ""
+            own = (f"{row.value:.3f}", _interval(row, 2), str(row.n))
             compared = f"{reference.value:.3f}" if reference else ""
             chance = _interval(control, 2) if control else ""
-            interval = _interval(row, 2)
-            table.add_row(escape(label), value, interval, str(row.n), chance, compared)
+            shown = own if row is not reference else ("", "", "")
+            table.add_row(escape(label), *shown, chance, compared)
         table.add_section()
     return table
 
@@ -100,7 +103,7 @@ def _similarity(rows: Rows) -> Iterator[Line]:
 
 
 def _ablation(rows: Rows) -> Iterator[Line]:
-    for kind in ("zero", "mean"):
+    for kind in KINDS:
         deltas = _of(rows, f"ablation/{kind}_delta_exact").values()
         for row in sorted(deltas, key=lambda row: row.value)[:WORST_SHOWN]:
             yield f"{row.subject} {kind}", row, None, None

@@ -57,8 +57,6 @@ class Recorder(pl.Callback):
         self._pending: list[Measurement] = []
         self._saved_at = time.monotonic()
         self.finished: str | None = None
-        self.measuring_seconds = 0.0
-        self.last_rows: list[Measurement] = []
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: rows of no checkpoint yet, and whether it is done."""
@@ -131,14 +129,13 @@ class Recorder(pl.Callback):
 
     def _checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, AlgorithmicTask)
-        step, started = trainer.global_step, time.monotonic()
+        step = trainer.global_step
         weights = {name: value.detach().cpu() for name, value in module.model.state_dict().items()}
         if not all(bool(value.isfinite().all()) for value in weights.values()):
             raise NotFiniteError("a weight is not a finite number")
         bridge = make_bridge(self._setting.shape, weights, self._setting.config.device)
         rows = [row.at(self._folder.id, step) for row in measure(bridge, self._setting)]
-        self.measuring_seconds += time.monotonic() - started
-        self.last_rows, new = rows, [*self._pending, *rows]
+        new = [*self._pending, *rows]
         self._folder.save_checkpoint(weights, step, new)
         self._pending = []
         self.save_state(trainer)

@@ -21,6 +21,7 @@ from ..analysis.measurements import Measurement, from_csv, to_csv
 from ..config import Config, from_mapping, to_mapping
 from ..errors import FaultError, UserError
 from ..files import faults_named, write_folder
+from ..models.bridges import weights_digest
 
 WEIGHTS = "model.safetensors"
 ROWS = "measurements.csv"
@@ -67,7 +68,7 @@ def save(
         "run": run,
         "step": step,
         "config": to_mapping(config),
-        "weights_digest": _weights_digest(tensors),
+        "weights_digest": weights_digest(tensors),
         "rows_digest": hashlib.sha256(table).hexdigest(),
     }
     content = safetensors.torch.save(tensors, {"algomatch": json.dumps(header)})
@@ -107,7 +108,7 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"the header of checkpoint '{file}' is damaged: {error}") from error
     if number != FORMAT:
         raise UserError(f"checkpoint '{file}' has format {number}, this version reads {FORMAT}")
-    if digest != _weights_digest(weights):
+    if digest != weights_digest(weights):
         raise UserError(f"checkpoint '{file}' is damaged: its weights differ from their checksum")
     return Checkpoint(weights, from_mapping(values, str(file)), run, step, rows_digest)
 
@@ -141,11 +142,3 @@ def load_rows(folder: Path, rows_digest: str | None = None) -> list[Measurement]
     if rows_digest is not None and hashlib.sha256(content).hexdigest() != rows_digest:
         raise FaultError(f"the measurements in '{path}' differ from their checksum")
     return from_csv(content, str(path))
-
-
-def _weights_digest(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(f"{name}{tuple(weights[name].shape)}{weights[name].dtype}".encode())
-        digest.update(weights[name].numpy().tobytes())
-    return digest.hexdigest()

@@ -12,6 +12,7 @@ wandb/              what Weights & Biases wrote
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -44,14 +45,21 @@ class RunFolder:
             FaultError: it cannot be written.
         """
         name = f"{config.task.name}-{config.model.name}-seed{config.seed}"
-        refuse_existing(config)
-        path = Path(config.run_dir or _unused(Path(config.runs_dir), name))
         run = f"{name}-{secrets.token_hex(4)}"
-        files = {"config.yaml": to_yaml(config), "run.json": json.dumps({"id": run}) + "\n"}
-        with faults_named(f"make the run folder '{path}'"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_folder(path, {name: text.encode() for name, text in files.items()})
-        return cls(path, config, run)
+        texts = {"config.yaml": to_yaml(config), "run.json": json.dumps({"id": run}) + "\n"}
+        files = {file: text.encode() for file, text in texts.items()}
+        while True:  # another run may take the same new name in the same second
+            refuse_existing(config)
+            with faults_named(f"make the run folder '{config.run_dir or config.runs_dir}'"):
+                path = Path(config.run_dir or _unused(Path(config.runs_dir), name))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    write_folder(path, files, replace=False)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                else:
+                    return cls(path, config, run)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -67,8 +75,10 @@ class RunFolder:
             what = "is not a run folder (it has no config.yaml and run.json)"
             raise UserError(f"'{path}' {what if exists else 'does not exist'}")
         config = from_mapping(read_yaml(path / "config.yaml"), str(path / "config.yaml"))
+        with faults_named(f"read '{path / 'run.json'}'"):
+            text = (path / "run.json").read_bytes()
         try:
-            run = str(json.loads((path / "run.json").read_text())["id"])
+            run = str(json.loads(text)["id"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"'{path / 'run.json'}' is damaged: {error}") from error
         return cls(path, config, run)
@@ -83,10 +93,11 @@ class RunFolder:
         with faults_named(f"lock the run folder '{self.path}'"):
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another process is working on '{self.path}'") from None
+            with faults_named(f"lock the run folder '{self.path}'"):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UserError(f"another process is working on '{self.path}'") from None
             for folder in (self.path, self.path / "checkpoints"):
                 remove_leftovers(folder)
             yield
@@ -138,6 +149,18 @@ class RunFolder:
             tables = ((f / checkpoints.ROWS).read_bytes() for f in self.checkpoint_folders())
             write_file(self.path / "measurements.csv", joined_csv(tables))
         return path
+
+    def last_rows(self) -> list[Measurement]:
+        """Return the measurements of the last checkpoint.
+
+        Raises:
+            UserError: no checkpoint is left.
+        """
+        rows = self.measurements()
+        if not rows:
+            raise UserError(f"'{self.path}' holds no checkpoint, and so no measurements")
+        last = max(row.step for row in rows)
+        return [row for row in rows if row.step == last]
 
     def measurements(self, up_to: int | None = None) -> list[Measurement]:
         """Return all measurements of the run, or those of checkpoints up to a step.

@@ -5,6 +5,7 @@ The durable record is the run folder's. Everything here can be logged again from
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ import wandb
 from ..analysis.measurements import COLUMNS, Measurement
 from ..analysis.suite import declared_metrics, headlines
 from ..config import to_mapping
+from ..errors import first_line
 from .heatmaps import ablation_heatmap, similarity_heatmap
 from .run_folder import RunFolder
 
@@ -38,7 +40,7 @@ class WandbLog:
     @property
     def offline_folder(self) -> Path | None:
         """Where an offline run's record is, for `wandb leet` and `wandb sync`."""
-        found = sorted((self._folder.path / "wandb").glob("offline-run-*"))
+        found = _offline_runs(self._folder.path / "wandb")
         return found[-1] if found else None
 
     def start(self, earlier: Iterable[Measurement] = ()) -> None:
@@ -52,9 +54,9 @@ class WandbLog:
             if mode == "offline":
                 self._give_up(error)
                 return
-            reason = _reason(error)
+            reason = first_line(error)
             self._say(f"W&B cannot be reached ({reason}): the run goes on offline")
-            self.problem = f"nothing was uploaded: {reason}"
+            self.problem = f"nothing was uploaded by this attempt: {reason}"
             self._attempt(lambda: self._restart_offline())
         if self._run is None:
             return
@@ -79,21 +81,10 @@ class WandbLog:
         if self._run is None:
             return
         run = self._run
-        table = [[getattr(row, column) for column in COLUMNS] for row in rows]
-        metrics = [
-            [str(getattr(metric, column)) for column in METRIC_COLUMNS]
-            for metric in declared_metrics().values()
-        ]
         last = max((row.step for row in rows), default=0)
 
         def log_tables() -> None:
-            run.log(
-                {
-                    STEP: last,
-                    "tables/measurements": wandb.Table(columns=list(COLUMNS), data=table),
-                    "tables/metrics": wandb.Table(columns=list(METRIC_COLUMNS), data=metrics),
-                }
-            )
+            run.log({STEP: last, "tables/measurements": _table(COLUMNS, rows)})
 
         self._attempt(log_tables)
         self.close()
@@ -107,16 +98,19 @@ class WandbLog:
 
     def _init(self, mode: str) -> wandb.Run:
         folder, settings = self._folder, self._settings
-        if mode == "offline":
-            _set_aside_offline_runs(folder.path / "wandb")
+        run_id = folder.id
+        if mode == "offline" and (attempts := _uploaded(folder.path / "wandb")):
+            # The server has a part of the run under its id, and a sync would add all to it.
+            run_id = f"{folder.id}-again{attempts}"
+        earlier = _offline_runs(folder.path / "wandb")
         config = folder.config
-        return wandb.init(
+        run = wandb.init(
             project=settings.project,
             entity=settings.entity,
             group=settings.group or f"{config.task.name}-{config.model.name}",
             job_type="train",
             name=f"{config.task.name}-{config.model.name}-seed{config.seed}",
-            id=folder.id,
+            id=run_id,
             resume="allow",
             tags=list(settings.tags),
             dir=str(folder.path),
@@ -133,6 +127,8 @@ class WandbLog:
                 silent=True,
             ),
         )
+        _set_aside(earlier)
+        return run
 
     def _restart_offline(self) -> None:
         wandb.teardown()
@@ -141,6 +137,10 @@ class WandbLog:
     def _log_step(self, step: int, rows: list[Measurement]) -> None:
         assert self._run is not None
         payload: dict[str, Any] = {STEP: step}
+        if any(not row.measure.startswith("training/") for row in rows):
+            payload["tables/checkpoint"] = _table(COLUMNS, rows)
+            if step == 0:
+                payload["tables/metrics"] = _table(METRIC_COLUMNS, declared_metrics().values())
         for row in headlines(rows):
             self._define(row.key)
             payload[row.key] = row.value
@@ -165,19 +165,32 @@ class WandbLog:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        self.problem = _reason(error)
+        self.problem = first_line(error)
         self._run = None
         self._say(f"W&B stopped logging ({self.problem}); the run folder's record is complete")
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+def _table(columns: Sequence[str], rows: Iterable[object]) -> wandb.Table:
+    def cell(value: object) -> object:
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    data = [[cell(getattr(row, column)) for column in columns] for row in rows]
+    return wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
 
 
-def _set_aside_offline_runs(folder: Path) -> None:
-    """Move an earlier attempt's offline record away: the new one holds its history too."""
-    for earlier in folder.glob("offline-run-*"):
-        target = folder / "superseded" / earlier.name
+def _offline_runs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("offline-run-*"))
+
+
+def _uploaded(folder: Path) -> int:
+    """Return how many attempts may have reached a server: online ones and synced ones."""
+    return len([*folder.glob("run-*"), *folder.glob("**/offline-run-*/*.wandb.synced")])
+
+
+def _set_aside(earlier: Iterable[Path]) -> None:
+    """Move earlier attempts' offline records away: the new one holds their history too."""
+    for folder in earlier:
+        target = folder.parent / "superseded" / folder.name
         target.parent.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
-        earlier.rename(target)
+        folder.rename(target)

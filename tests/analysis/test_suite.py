@@ -123,7 +123,6 @@ def test_only_the_configured_measures_are_taken(small: Setting) -> None:
 
 def test_an_unknown_measure_is_named_with_what_was_meant() -> None:
     suite.check_names(list(suite.REGISTRY))
-    suite.check_names([])
     with pytest.raises(
         UserError,
         match=r"unknown measure 'acuracy' \(analysis\.measures\): did you mean 'accuracy'\? "
@@ -192,3 +191,9 @@ def test_without_ablation_there_is_no_worst_component(rows: list[Measurement]) -
     others = [row for row in rows if not row.measure.startswith("ablation/")]
     assert worst(others) == {}
     assert suite.headlines([]) == []
+
+
+@pytest.mark.parametrize("names", [[], ["accuracy", "accuracy"]], ids=["none", "twice"])
+def test_measures_are_named_at_least_one_and_each_once(names: list[str]) -> None:
+    with pytest.raises(UserError, match="must name at least one measure, each once"):
+        suite.check_names(names)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracr.rasp import rasp
 
-from algomatch.config import TaskConfig
+from algomatch.config import TaskConfig, compose, group_names
 from algomatch.data.tasks import BOS, PAD, REGISTRY, Task, make_task
 from algomatch.errors import UserError
 
@@ -103,9 +103,19 @@ def test_what_makes_no_task_is_refused_with_value_rule_and_choices(
         make_task(TaskConfig(**fields))
     assert "\n" not in str(caught.value)
     if "valid:" in message:
-        assert str(caught.value).endswith(", ".join(sorted(REGISTRY)))
+        choices = sorted({*REGISTRY, *group_names("task")})
+        assert str(caught.value).endswith(", ".join(choices))
 
 
 def test_a_token_that_does_not_equal_itself_is_refused() -> None:
     with pytest.raises(UserError, match=r"task\.vocabulary=\[a, nan\]: .* not nan"):
         make_task(TaskConfig(vocabulary=["a", float("nan")]))
+
+
+def test_a_control_condition_has_its_own_name_and_the_program_of_its_task() -> None:
+    fixed, free = (
+        make_task(compose([f"task={name}"]).task) for name in ("reverse_fixed", "reverse")
+    )
+    assert (fixed.name, free.name) == ("reverse_fixed", "reverse")
+    assert list(fixed.variables) == list(free.variables)
+    assert list(fixed.lengths) == [5]

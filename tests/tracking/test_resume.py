@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 from support.runs import (
     TINY,
     finish,
@@ -83,12 +87,44 @@ def test_a_run_killed_between_checkpoint_and_state_makes_the_checkpoint_again(
 
 
 def test_damaged_training_state_means_starting_again_to_the_same_end(
-    stopped: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+    stopped: Path, whole: Path
 ) -> None:
     state = stopped / "resume.ckpt"
     state.write_bytes(state.read_bytes()[:1000])
-    resume(stopped, quiet())
+    out = io.StringIO()
+    resume(stopped, Console(file=out, width=200))
+    assert f"'{state}' is damaged" in out.getvalue()
     same(stopped, whole)
+
+
+def test_state_saved_on_an_accelerator_is_gone_on_with_without_one(stopped: Path) -> None:
+    state = torch.load(stopped / "resume.ckpt", weights_only=True)
+    torch.serialization.register_package(1, lambda storage: "cuda:0", lambda storage, tag: None)
+    try:
+        torch.save(state, stopped / "resume.ckpt")
+    finally:
+        torch.serialization._package_registry[:] = [
+            entry for entry in torch.serialization._package_registry if entry[0] != 1
+        ]
+    out = io.StringIO()
+    resume(stopped, Console(file=out, width=200))
+    assert f"going on from step {state['global_step']}" in out.getvalue()
+
+
+def test_a_finished_run_whose_checkpoints_are_gone_says_so(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        resume(folder, quiet())
+
+
+def test_runs_started_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    config = compose([*SETTINGS, f"runs_dir={tmp_path}"])
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: RunFolder.create(config), range(8)))
+    assert len({folder.path for folder in folders}) == 8
+    assert {RunFolder.open(folder.path).id for folder in folders} == {f.id for f in folders}
 
 
 def test_a_run_killed_before_its_first_state_starts_again(stopped: Path, whole: Path) -> None:

@@ -21,6 +21,20 @@ STEP = "trainer/global_step"
 ONLINE = (*TINY, "tracking=online", "tracking.tags=[first,second]", "trainer.checkpoints=8")
 
 
+def sync(folder: Path, server: WandbServer) -> None:
+    """Upload the run's offline record by the real CLI."""
+    [offline] = (folder / "wandb").glob("offline-run-*")
+    synced = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", os.fspath(offline)],
+        env={**os.environ, **server.environment()},
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert synced.returncode == 0, synced.stderr
+
+
 def check_complete(seen: ServerRun, folder: Path) -> None:
     """The server has the whole history, once, as the run folder's table has it."""
     own = RunFolder.open(folder)
@@ -83,15 +97,45 @@ def test_an_offline_run_that_was_stopped_and_resumed_syncs_complete(tmp_path: Pa
     assert f"wandb sync {offline}" in out
     assert list((folder / "wandb" / "superseded").glob("offline-run-*"))
     with WandbServer() as server:
-        synced = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", os.fspath(offline)],
-            env={**os.environ, **server.environment()},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-        )
-        assert synced.returncode == 0, synced.stderr
+        sync(folder, server)
+        [seen] = server.runs.values()
+        check_complete(seen, folder)
+
+
+@pytest.mark.timeout(3 * TIMEOUT)
+def test_a_run_that_was_synced_before_it_was_resumed_is_not_doubled(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with WandbServer() as server:
+        process = start("train", *TINY, "trainer.checkpoints=8", f"run_dir={folder}")
+        wait_until(lambda: len(kept_steps(folder)) >= 4, process)
+        process.send_signal(signal.SIGTERM)
+        assert finish(process)[0] == 128 + signal.SIGTERM
+        sync(folder, server)
+        assert run("train", "--resume", os.fspath(folder))[0] == 0
+        sync(folder, server)
+        own = RunFolder.open(folder)
+        assert set(server.runs) == {own.id, f"{own.id}-again1"}
+        check_complete(server.runs[f"{own.id}-again1"], folder)
+        steps = [row[STEP] for row in server.runs[own.id].history]
+        assert len(steps) == len(set(steps)) > 0
+
+
+@pytest.mark.timeout(3 * TIMEOUT)
+def test_a_run_that_began_without_its_server_is_complete_once_it_is_back(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with WandbServer(hang=True) as server:
+        settings = ("tracking.init_timeout_seconds=2", f"run_dir={folder}")
+        environment = server.environment()
+        process = start("train", *ONLINE, *settings, environment=environment)
+        wait_until(lambda: len(kept_steps(folder)) >= 4, process)
+        process.send_signal(signal.SIGTERM)
+        assert finish(process)[0] == 128 + signal.SIGTERM
+    with WandbServer() as server:
+        environment = server.environment()
+        code, out, err = run("train", "--resume", os.fspath(folder), environment=environment)
+        assert code == 0, err
+        assert server.url in out
+        assert "wandb sync" not in out
         [seen] = server.runs.values()
         check_complete(seen, folder)
 
