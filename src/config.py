@@ -36,6 +36,11 @@ class TaskConfig:
     vocabulary: Optional[list[Any]] = None  # noqa: UP045 (OmegaConf reads Optional)
     min_length: Optional[int] = None  # noqa: UP045
     max_length: Optional[int] = None  # noqa: UP045
+    causal: Optional[bool] = None  # noqa: UP045
+    restrict: Optional[str] = None  # noqa: UP045
+    tolerance: Optional[float] = None  # noqa: UP045
+    alternatives: Optional[list[str]] = None  # noqa: UP045
+    allow_inexact: bool = False
     held_out: float = 0.1
     held_out_lengths: list[int] = field(default_factory=list)
     split_seed: int = 0
@@ -249,7 +254,9 @@ def _group_layers(
         kept.append((values, chosen))
     assert name is not None, "train.yaml names a file for every group"
     available = group_names(group)
-    if name in available:
+    if group == "task" and names_file(name):
+        yield {group: _own_task(name)}
+    elif name in available:
         preset = read_yaml(configs_dir() / group / f"{name}.yaml")
         yield {group: {"name": name, **preset}}
     elif group == "task":  # any other name is looked up in the task registry
@@ -258,6 +265,32 @@ def _group_layers(
         raise UserError(f"unknown {group} '{name}': {one_of(name, available)}")
     for fields, _ in kept:
         yield {group: fields}
+
+
+def names_file(place: str) -> bool:
+    """Return whether a program is named by its file, `path.py:function`, not by a registered name.
+
+    >>> names_file("own/program.py:make_it"), names_file("sort")
+    (True, False)
+    """
+    return place.endswith(".py") or ".py:" in place
+
+
+def split_place(place: str) -> tuple[Path, str]:
+    """Return the file and the function of `path.py:function`."""
+    path, found, function = place.rpartition(".py:")
+    return (Path(f"{path}.py"), function) if found else (Path(place), "")
+
+
+def _own_task(place: str) -> dict[str, Any]:
+    """Return the fields of a task from a user's file, and from the YAML file beside it."""
+    path, function = split_place(place)
+    short = function.removeprefix("make_")
+    name = path.stem if short in ("", path.stem) else f"{path.stem}.{short}"
+    beside = path.with_suffix(".yaml")
+    fields = read_yaml(beside) if beside.is_file() else {}
+    _check_keys({"task": fields}, Config, str(beside))
+    return {"name": name, "program": f"{path.resolve()}:{function}", **fields}
 
 
 def _check_keys(values: Mapping[Any, Any], schema: type, source: str, prefix: str = "") -> None:
@@ -313,6 +346,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     bounds: dict[str, float] = {
         "task.min_length": 1,
         "task.max_length": 1,
+        "task.tolerance": 0,
         "task.split_seed": 0,
         "task.max_inputs": 1,
         "model.n_layers": 1,
@@ -356,6 +390,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         task.min_length is None or task.max_length is None or task.min_length <= task.max_length,
         f"task.min_length={task.min_length} must not exceed task.max_length={task.max_length}",
     )
+    yield task.tolerance != 0, "task.tolerance=0 must be above 0: numbers are never exactly right"
     yield (
         0 <= task.held_out < 1,
         f"task.held_out={task.held_out} must be a share from 0 up to, not including, 1",

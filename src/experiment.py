@@ -22,7 +22,7 @@ from .analysis.similarity import confounded
 from .analysis.suite import check_names, measure
 from .config import Config, TrainerConfig
 from .data.datamodule import TaskDataModule
-from .data.inputs import all_inputs, encode, program_outputs, split
+from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .errors import FaultError, Interrupted, NotFiniteError, UserError, first_line
 from .models.bridges import make_bridge, make_native
@@ -30,7 +30,7 @@ from .models.learned import learned_shape
 from .models.reference import build_reference
 from .models.training import AlgorithmicTask
 from .report.figures import save_run_figure
-from .report.summary import print_summary
+from .report.summary import how_many, output_text, print_summary, reference_text
 from .tracking import checkpoints
 from .tracking.callbacks import GracefulStop, ProgressBar, Recorder
 from .tracking.run_folder import RunFolder, refuse_existing
@@ -45,15 +45,9 @@ def prepare(config: Config) -> Setting:
     """
     check_names(config.analysis.measures)
     _check_device(config.analysis.device)
-    task = make_task(config.task)
-    raw = all_inputs(task, config.task.max_inputs, config.task.split_seed)
-    traces = program_outputs(raw)
-    held_out = split(
-        raw, config.task.held_out, config.task.held_out_lengths, config.task.split_seed
-    )
-    reference = build_reference(task, lambda encoding: encode(raw, traces, encoding, held_out))
-    inputs = encode(raw, traces, reference.encoding, held_out)
-    shape = learned_shape(config.model, task, reference.encoding, config.seed)
+    inputs = input_set(make_task(config.task), config.task)
+    reference = build_reference(inputs, config.task.allow_inexact)
+    shape = learned_shape(config.model, inputs, config.seed)
     return Setting(inputs, reference, shape, config.analysis)
 
 
@@ -69,7 +63,8 @@ def train(config: Config, console: Console) -> RunFolder:
     _check_accelerator(config.trainer.accelerator)
     setting = prepare(config)
     datamodule = _datamodule(config, setting)
-    return _run(RunFolder.create(config), setting, datamodule, console)
+    folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact)
+    return _run(folder, setting, datamodule, console)
 
 
 def resume(path: Path, console: Console) -> RunFolder:
@@ -86,6 +81,7 @@ def resume(path: Path, console: Console) -> RunFolder:
         return folder
     _check_accelerator(folder.config.trainer.accelerator)
     setting = prepare(folder.config)
+    _check_same(folder.inputs_digest, setting.inputs, f"run '{path}'")
     return _run(folder, setting, _datamodule(folder.config, setting), console)
 
 
@@ -114,6 +110,7 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
     config = checkpoint.config
     config.analysis.device = device or config.analysis.device
     setting = prepare(config)
+    _check_same(checkpoint.inputs_digest, setting.inputs, f"checkpoint '{path}'")
     try:
         bridge = make_bridge(setting.shape, checkpoint.weights, config.analysis.device)
     except RuntimeError as error:
@@ -131,6 +128,16 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
         if not row.measure.startswith("training/")
     ]
     return Analysis(checkpoint, rows, differences(recorded, rows))
+
+
+def _check_same(digest: str, inputs: InputSet, what: str) -> None:
+    """Refuse to go on where the task is not what it was when the run was started."""
+    if digest and digest != inputs.digest():
+        raise UserError(
+            f"{what}: the task '{inputs.task.name}' is not the one it was trained on (its program, "
+            "inputs or tolerance changed since, or a library that draws them); a run folder keeps "
+            "a copy of a program of your own as program.py"
+        )
 
 
 def _datamodule(config: Config, setting: Setting) -> TaskDataModule:
@@ -218,7 +225,7 @@ def _fit(
 ) -> None:
     settings = folder.config.trainer
     stop = GracefulStop(recorder, console)
-    module = AlgorithmicTask(make_native(setting.shape), settings)
+    module = AlgorithmicTask(make_native(setting.shape), setting.inputs.output, settings)
     with quiet_lightning():
         trainer = make_trainer(
             settings, [ProgressBar(console, settings.max_steps), recorder, stop], folder.path
@@ -266,19 +273,12 @@ def _announce(
 ) -> None:
     inputs, reference, shape = setting.inputs, setting.reference, setting.shape
     task = inputs.task
-    how_many = (
-        f"all {len(inputs):,}" if inputs.exhaustive else f"{len(inputs):,} of {task.n_inputs:,}"
-    )
     say(
-        f"task {task.name}: {how_many} inputs of length {task.min_length} to {task.max_length} "
+        f"task {task.name}: {how_many(inputs)} of length {task.min_length} to {task.max_length} "
         f"over {len(task.vocabulary)} tokens, {int(inputs.held_out.sum()):,} held out"
     )
-    cached = ", cached" if reference.from_cache else ""
-    say(
-        f"reference: n_layers {reference.bridge.cfg.n_layers}, "
-        f"d_model {reference.bridge.cfg.d_model}, equal to the RASP interpreter on "
-        f"{reference.n_validated:,} inputs (mlp_exactness {reference.mlp_exactness}{cached})"
-    )
+    say(f"output: {output_text(inputs)}")
+    say(f"reference: {reference_text(reference)}")
     if "similarity" in setting.config.measures and (names := confounded(setting)):
         say(f"no dCKA of {', '.join(names)}: functions of token and position on these inputs")
     mlps = "no MLP" if shape.attn_only else f"d_mlp {shape.d_mlp}"

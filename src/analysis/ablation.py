@@ -24,7 +24,13 @@ from .statistics import percentile_intervals
 EFFECTS = {  # name: (unit, better, low, high, about)
     "exact": ("share of inputs", "higher", -1.0, 1.0, "exact-sequence accuracy"),
     "token": ("share of positions", "higher", -1.0, 1.0, "token accuracy"),
-    "loss": ("nats per position", "lower", -float("inf"), float("inf"), "cross-entropy"),
+    "loss": (
+        "nats, or squared error, per position",
+        "lower",
+        -float("inf"),
+        float("inf"),
+        "the loss",
+    ),
 }
 Fill = Callable[[Float[Tensor, "inputs pos *place"], Bool[Tensor, "inputs pos"]], Tensor]
 
@@ -125,11 +131,12 @@ def _from_block(
 
 def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
     """Yield the effect of ablating each component, with a bootstrap interval over inputs."""
-    targets, size = recording.inputs.targets, setting.config.batch_size
-    intact = outcome(recording.logits, targets)
+    inputs, size = recording.inputs, setting.config.batch_size
+    targets, output = inputs.targets, inputs.output
+    intact = outcome(recording.logits, targets, output)
     ablations = [(c, kind) for c in components(recording.bridge) for kind in KINDS]
-    ablated = [outcome(ablated_logits(recording, *one, size), targets) for one in ablations]
-    change = changes(ablated, intact)
+    ablated = [outcome(ablated_logits(recording, *one, size), targets, output) for one in ablations]
+    change, answered = changes(ablated, intact), int((intact.count > 0).sum())
     deltas, drawn = change.weighted(change.once), change.weighted(setting.bootstrap)
     intervals = {effect: percentile_intervals(drawn[effect]) for effect in EFFECTS}
     for i, (component, kind) in enumerate(ablations):
@@ -138,6 +145,6 @@ def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
                 f"ablation/{kind}_delta_{effect}",
                 component.name,
                 float(deltas[effect][0, i]),
-                len(targets),
+                answered,
                 *intervals[effect][i],
             )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_exact_match
 
-from ..data.inputs import IGNORE, InputSet
+from ..data.inputs import InputSet
+from ..data.outputs import Output
 from .activations import Recording
 from .measurements import Measurement, Metric
 from .setting import Setting
@@ -23,8 +21,16 @@ SPLITS = ("all", "train", "held_out")
 METRICS = (
     Metric("accuracy/exact", "share of inputs", "higher", 0, 1, "whole output right"),
     Metric("accuracy/token", "share of positions", "higher", 0, 1, "output right at a position"),
-    Metric("accuracy/loss", "nats per position", "lower", 0, float("inf"), "cross-entropy"),
-)
+    Metric("accuracy/loss", "nats, or squared error, per position", "lower", 0, float("inf"),
+           "cross-entropy, or of a number its squared error"),
+    Metric("accuracy/blind_exact", "share of inputs", "neither", 0, 1, "whole output right without "
+           "a look at the tokens: at each position of each length the most frequent output"),
+    Metric("accuracy/undefined_share", "share of positions", "neither", 0, 1, "where the program "
+           "has no output: in no loss and no accuracy"),
+    Metric("accuracy/reference_exact", "share of inputs", "higher", 0, 1, "on which the compiled "
+           "reference gives the program's output; below 1 every comparison with it is with "
+           "something else"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,10 @@ class Outcome:
     ) -> dict[str, Float64[Tensor, "draws *models"]]:
         """Return the three means with input i counted `counts[draw, i]` times, for each draw.
 
-        An input on which the program is defined nowhere counts as right, and in no position.
+        An input on which the program is defined nowhere counts in none of them.
         """
         positions = (counts @ self.count).clamp(min=1)
-        inputs = counts.sum(-1).view(-1, *[1] * (self.exact.dim() - 1))
+        inputs = (counts @ (self.count > 0).double()).clamp(min=1)
         return {
             "exact": counts @ self.exact / inputs,
             "token": counts @ self.correct / positions,
@@ -78,28 +84,15 @@ def changes(outcomes: Sequence[Outcome], intact: Outcome) -> Outcome:
     return Outcome(less("exact"), less("correct"), less("loss"), count)
 
 
-def outcome(
-    logits: Float[Tensor, "inputs pos classes"], targets: Int64[Tensor, "inputs pos"]
-) -> Outcome:
-    """Return how the logits do on each input (torchmetrics; loss by cross-entropy)."""
-    classes = logits.shape[-1]
-    predicted, defined = logits.argmax(-1), targets != IGNORE
-    per_input: dict[str, Any] = {
-        "num_classes": classes,
-        "multidim_average": "samplewise",
-        "ignore_index": IGNORE,
-        "validate_args": False,
-    }
-    exact = multiclass_exact_match(predicted, targets, **per_input)
-    token = multiclass_accuracy(predicted, targets, average="micro", **per_input)
+def outcome(given: Float[Tensor, "inputs pos width"], targets: Tensor, output: Output) -> Outcome:
+    """Return how a model's outputs do on each input, where the program is defined."""
+    defined = output.defined(targets)
+    right = output.right(given, targets) & defined
     count = defined.sum(-1)
-    loss = F.cross_entropy(
-        logits.flatten(0, 1).double(), targets.flatten(), ignore_index=IGNORE, reduction="none"
-    )
     return Outcome(
-        exact=exact.double(),
-        correct=(token * count).round().double(),
-        loss=loss.view_as(targets).sum(-1),
+        exact=((right | ~defined).all(-1) & (count > 0)).double(),
+        correct=right.sum(-1).double(),
+        loss=output.loss(given.double(), targets).double().sum(-1),
         count=count.double(),
     )
 
@@ -108,16 +101,45 @@ def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
     """Yield the accuracies of every split, overall and per length.
 
     Exact accuracy has Wilson's interval, the others a bootstrap over inputs, of which a single
-    input has none. A split without inputs of a length has no row for it.
+    input has none. Inputs on which the program is defined nowhere are left out; a split without
+    others of a length has no row for it.
     """
     inputs, counts = recording.inputs, setting.bootstrap
-    whole = outcome(recording.logits, inputs.targets)
+    whole = outcome(recording.logits, inputs.targets, inputs.output)
+    answered = whole.count > 0
     for split in SPLITS:
         for length in (None, *inputs.task.lengths):
-            rows = inputs.rows(split, length)
+            rows = inputs.rows(split, length) & answered
             if rows.any():
                 subject = split if length is None else f"{split}.length_{length}"
                 yield from _rows(subject, whole.over(rows), counts[:, rows])
+    yield from setting.once("blind accuracy", lambda: list(_blind(inputs)))
+    positions = int(inputs.real.sum())
+    yield Measurement("accuracy/undefined_share", "all", inputs.undefined_share, positions)
+    validation = setting.reference.validation
+    share = 1 - validation.n_wrong / validation.n
+    interval = wilson_interval(share, validation.n)
+    yield Measurement("accuracy/reference_exact", "all", share, validation.n, *interval)
+
+
+def _blind(inputs: InputSet) -> Iterator[Measurement]:
+    """Yield the control that gives, at each position of each length, the most frequent output."""
+    result = list(inputs.variables.values())[-1]
+    codes, defined = result.codes.long(), result.defined
+    frequent = torch.full_like(codes, -1)
+    for length in inputs.task.lengths:
+        rows = inputs.rows("all", length)
+        for position in range(1, length + 1):
+            known = codes[rows, position][defined[rows, position]]
+            if len(known):
+                frequent[rows, position] = torch.bincount(known).argmax()
+    right = ((codes == frequent) | ~defined).all(-1)
+    for length in (None, *inputs.task.lengths):
+        rows = inputs.rows("all", length) & defined.any(-1)
+        if rows.any():
+            subject = "all" if length is None else f"all.length_{length}"
+            share, n = float(right[rows].double().mean()), int(rows.sum())
+            yield Measurement("accuracy/blind_exact", subject, share, n, *wilson_interval(share, n))
 
 
 def _rows(subject: str, part: Outcome, counts: Tensor) -> Iterator[Measurement]:
@@ -133,12 +155,14 @@ def _rows(subject: str, part: Outcome, counts: Tensor) -> Iterator[Measurement]:
 
 @torch.inference_mode()
 def exact_accuracy(model: torch.nn.Module, inputs: InputSet, batch_size: int) -> float:
-    """Return a NativeModel's exact-sequence accuracy on all inputs."""
+    """Return a NativeModel's exact-sequence accuracy on all inputs that have an output."""
     device = next(model.parameters()).device
-    right = 0.0
+    right = answered = 0.0
     for start in range(0, len(inputs), batch_size):
         rows = slice(start, start + batch_size)
         mask = inputs.key_mask[rows].to(device)
         logits = model(inputs.tokens[rows].to(device), attention_mask=mask).cpu()
-        right += float(outcome(logits, inputs.targets[rows]).exact.sum())
-    return right / len(inputs)
+        part = outcome(logits, inputs.targets[rows], inputs.output)
+        right += float(part.exact.sum())
+        answered += float((part.count > 0).sum())
+    return right / answered

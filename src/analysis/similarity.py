@@ -6,7 +6,7 @@ orthonormal basis of them, by SVD: the one-hots are rank-deficient), and linear 
 (Kornblith et al. 2019) is taken of what is left. It shows presence, not use.
 
 Shapes: `cases` the (input, position) pairs where the program is defined,
-`value` one column for each value of each variable, `left_out` the estimates
+`value` one column for each value of each category, and for each number, `left_out` the estimates
 with each group left out and, last, of all groups.
 """
 
@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from ..data.inputs import IGNORE, InputSet
+from ..data.inputs import InputSet, Variable
+from ..data.outputs import IGNORE
 from .activations import Recording, residual_sites
 from .measurements import Measurement, Metric
 from .setting import Setting
@@ -65,7 +66,7 @@ class Variables:
     """What a program's variables are beyond token and position, ready to be compared with.
 
     `cases` are sorted by jackknife group. `columns` says which columns of `representation`,
-    the variables' deconfounded one-hots side by side, belong to which variable.
+    the variables' deconfounded columns side by side, belong to which variable.
     """
 
     inputs: InputSet
@@ -83,7 +84,7 @@ class Variables:
 
 
 def prepare(inputs: InputSet, seed: int) -> Variables:
-    """Return the deconfounded one-hots of every variable that is more than token and position."""
+    """Return what of every variable is more than token and position."""
     where = torch.nonzero(inputs.defined)
     shuffled = np.random.default_rng([seed, len(inputs)]).permutation(len(inputs)) % GROUPS
     groups = torch.from_numpy(shuffled)[where[:, 0]]
@@ -92,11 +93,10 @@ def prepare(inputs: InputSet, seed: int) -> Variables:
     positions, tokens = where[order, 1], inputs.tokens[inputs.defined][order]
     basis = orthonormal_basis(torch.cat([F.one_hot(tokens), F.one_hot(positions)], dim=1).double())
     kept, columns, confounded, width = [], {}, [], 0
-    for name, values in inputs.variables.items():
-        codes = torch.where(values == IGNORE, values.max() + 1, values)
-        one_hot = F.one_hot(codes[inputs.defined][order]).double()
-        rest = deconfound(one_hot, basis)
-        if energy(rest) <= NOTHING_LEFT * energy(one_hot):
+    for name, variable in inputs.variables.items():
+        values = as_columns(variable, inputs.defined)[order]
+        rest = deconfound(values, basis)
+        if energy(rest) <= NOTHING_LEFT * energy(values):
             confounded.append(name)
             continue
         kept.append(rest)
@@ -107,6 +107,21 @@ def prepare(inputs: InputSet, seed: int) -> Variables:
         for name, part in columns.items()
     }
     return Variables(inputs, order, sizes, basis, representation, columns, norms, tuple(confounded))
+
+
+def as_columns(
+    variable: Variable, cases: Bool[Tensor, "inputs pos"]
+) -> Float64[Tensor, "cases value"]:
+    """Return a variable as a model would hold it: one-hots of a category, a number as itself.
+
+    Cases at which it is undefined have a column of their own.
+    """
+    codes = variable.codes[cases].long()
+    codes = torch.where(codes == IGNORE, len(variable.values), codes)
+    if not variable.numerical:
+        return F.one_hot(codes).double()
+    numbers = torch.tensor([*variable.values, 0.0], dtype=torch.float64)
+    return torch.stack([numbers[codes], (codes == len(variable.values)).double()], dim=1)
 
 
 def orthonormal_basis(columns: Float64[Tensor, "cases k"]) -> Float64[Tensor, "cases rank"]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
     tokens: Int64[Tensor, "batch pos"]
     key_mask: Bool[Tensor, "batch pos"]
-    targets: Int64[Tensor, "batch pos"]
+    targets: Int64[Tensor, "batch pos"] | Float32[Tensor, "batch pos"]
 
 
 class StratifiedBatches(IterableDataset[Batch]):

@@ -6,74 +6,105 @@ Shapes: `inputs` is the number of inputs, `pos` the positions of an encoded inpu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Float32, Int, Int32, Int64
 from torch import Tensor
 from tracr.craft import bases
+from tracr.rasp import rasp
 from tracr.transformer import encoder
 
-from ..errors import UserError
-from .programs import Value, trace
+from ..config import TaskConfig
+from ..errors import UserError, first_line
+from .interpreter import Column, Interpreter, ProgramError, Value, present, trace
+from .outputs import IGNORE, Categorical, Numerical, Output, ordered
 from .tasks import BOS, PAD, Task
 
-IGNORE = -100  # the class of a position that counts in no loss and no metric
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """Token ids of the inputs and class ids of the outputs, the same for both models."""
-
-    inputs: Mapping[Value, int]
-    outputs: tuple[Value, ...]
-
-    @property
-    def n_classes(self) -> int:
-        """Number of output classes."""
-        return len(self.outputs)
+CHUNK = 1 << 22  # (query, key) pairs that are interpreted at once
+COUNTED = 1_000_000  # lists up to which those that a predicate accepts are counted
+DRAWN = 200  # draws for each sampled list, before a predicate counts as too strict
+SPOT_CHECKS = 16  # inputs on which Tracr's own evaluator is asked too
+WIDEST_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class RawInputs:
-    """Inputs as vocabulary indices, one array a length, with the program's value of each variable.
+    """Inputs as vocabulary indices, one array a length.
 
-    `exhaustive` says whether these are all the inputs there are.
+    `total` says how many inputs there are in all, None where that is not counted.
     """
 
     task: Task
     by_length: Mapping[int, Int[np.ndarray, "count length"]]
-    exhaustive: bool
+    total: int | None
 
     def lists(self) -> Iterator[list[Value]]:
         """Yield each input as the list of its tokens, shortest first."""
-        vocabulary = self.task.vocabulary
         for rows in self.by_length.values():
-            yield from ([vocabulary[i] for i in row] for row in rows.tolist())
+            yield from (self.tokens(row) for row in rows)
+
+    def tokens(self, row: Int[np.ndarray, " length"]) -> list[Value]:
+        """Return the tokens of vocabulary indices."""
+        return [self.task.vocabulary[index] for index in row.tolist()]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_length.values()))
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable's value at every position of every input, as an index into its values.
+
+    Where the variable is undefined, and at BOS and padding, the index is `IGNORE`.
+    """
+
+    codes: Int[Tensor, "inputs pos"]
+    values: tuple[Value, ...]
+    numerical: bool
+
+    @property
+    def defined(self) -> Bool[Tensor, "inputs pos"]:
+        """Where the variable has a value."""
+        return self.codes != IGNORE
 
 
 @dataclass(frozen=True)
 class InputSet:
-    """Encoded inputs with their targets, the inputs' split and the program's variables."""
+    """Encoded inputs with their targets, the inputs' split and the program's variables.
+
+    Targets are class ids, or numbers where the program's output is numerical.
+    """
 
     task: Task
+    output: Output
+    token_ids: Mapping[Value, int]
     tokens: Int64[Tensor, "inputs pos"]
     key_mask: Bool[Tensor, "inputs pos"]
-    targets: Int64[Tensor, "inputs pos"]
+    targets: Int64[Tensor, "inputs pos"] | Float32[Tensor, "inputs pos"]
     lengths: Int64[Tensor, " inputs"]
     held_out: Bool[Tensor, " inputs"]
-    variables: Mapping[str, Int64[Tensor, "inputs pos"]]
-    exhaustive: bool
+    variables: Mapping[str, Variable]
+    total: int | None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
+    def exhaustive(self) -> bool:
+        """Whether these are all the inputs there are."""
+        return self.total == len(self)
+
+    @property
     def defined(self) -> Bool[Tensor, "inputs pos"]:
         """Where the program's output is defined: what losses and metrics count."""
-        return self.targets != IGNORE
+        defined: Tensor = self.output.defined(self.targets)
+        return defined
 
     @property
     def real(self) -> Bool[Tensor, "inputs pos"]:
@@ -81,16 +112,73 @@ class InputSet:
         positions = torch.arange(self.tokens.shape[1])
         return (positions >= 1) & (positions <= self.lengths[:, None])
 
+    @property
+    def undefined_share(self) -> float:
+        """The share of the lists' positions at which the program has no output."""
+        real = self.real
+        return float((real & ~self.defined).sum() / real.sum())
+
     def rows(self, split: str, length: int | None = None) -> Bool[Tensor, " inputs"]:
         """Return which inputs belong to `split` (all, train, held_out) and, if given, `length`."""
         every = torch.ones_like(self.held_out)
         rows = {"all": every, "train": ~self.held_out, "held_out": self.held_out}[split]
         return rows if length is None else rows & (self.lengths == length)
 
+    def listed(self, row: int) -> list[Value]:
+        """Return an input as the list of its tokens."""
+        names = {index: token for token, index in self.token_ids.items()}
+        length = int(self.lengths[row])
+        return [names[index] for index in self.tokens[row, 1 : length + 1].tolist()]
+
+    def values_at(self, row: int) -> list[Value]:
+        """Return the program's output on an input, None where it is undefined."""
+        result = list(self.variables.values())[-1]
+        codes = result.codes[row, 1 : int(self.lengths[row]) + 1].tolist()
+        return [None if code == IGNORE else result.values[code] for code in codes]
+
+    def digest(self) -> str:
+        """Return a hash of the inputs, the program's values on them, and what counts as right."""
+        digest = hashlib.sha256(repr((self.output, self.task.causal)).encode())
+        for name, variable in self.variables.items():
+            digest.update(repr((name, variable.values, variable.numerical)).encode())
+            digest.update(variable.codes.numpy().tobytes())
+        for part in (self.tokens, self.targets):
+            digest.update(part.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def input_set(task: Task, config: TaskConfig) -> InputSet:
+    """Return a task's inputs, encoded, with the program's values and the held-out split.
+
+    Raises:
+        UserError: there is no such set, or the program fails on it.
+    """
+    raw = all_inputs(task, config.max_inputs, config.split_seed)
+    held_out = split(raw, config.held_out, config.held_out_lengths, config.split_seed)
+    return encode(raw, program_outputs(raw), held_out)
+
+
+def difference(one: InputSet, other: InputSet) -> str | None:
+    """Return the first input on which two programs' outputs differ, None if they are one map.
+
+    Numbers are the same within a millionth.
+    """
+    if isinstance(one.output, Numerical) and isinstance(other.output, Numerical):
+        same = torch.isclose(one.targets, other.targets, rtol=0, atol=1e-6, equal_nan=True)
+    elif one.output == other.output:
+        same = one.targets == other.targets
+    else:
+        same = torch.zeros_like(one.defined)
+    for row in torch.nonzero(~same.all(-1))[:, 0].tolist():
+        listed, theirs = (inputs.values_at(row) for inputs in (one, other))
+        if listed != theirs:
+            return f"{one.listed(row)} gives {listed} and {theirs}"
+    return None
+
 
 def encode_vocabulary(task: Task) -> dict[Value, int]:
     """Return Tracr's token ids: vocabulary, BOS and PAD in Tracr's order."""
-    space = bases.VectorSpaceWithBasis.from_values("tokens", {*task.vocabulary, BOS, PAD})
+    space = bases.VectorSpaceWithBasis.from_values("tokens", [*task.vocabulary, BOS, PAD])
     made = encoder.CategoricalEncoder(
         basis=space.basis, enforce_bos=True, bos_token=BOS, pad_token=PAD
     )
@@ -104,99 +192,234 @@ def all_inputs(task: Task, max_inputs: int, seed: int) -> RawInputs:
     enumerated and leaves the rest to the longer ones. Samples are seeded and without repeats.
 
     Raises:
-        UserError: the budget is smaller than the number of lengths.
+        UserError: the budget is smaller than the number of lengths, or no input is accepted.
     """
-    size, by_length = len(task.vocabulary), {}
     if max_inputs < len(task.lengths):
         raise UserError(
             f"task.max_inputs={max_inputs} must be at least the number of lengths, "
             f"{len(task.lengths)}"
         )
-    left = max_inputs
+    by_length, counts, left = dict[int, np.ndarray](), list[int | None](), max_inputs
     for length in task.lengths:
         share = left // (task.max_length - length + 1)
-        count = size**length
-        by_length[length] = (
-            _enumerate(size, length) if count <= share else _sample(size, length, share, seed)
-        )
+        by_length[length], count = _of_length(task, length, share, seed)
+        counts.append(count)
         left -= len(by_length[length])
-    return RawInputs(task, by_length, sum(map(len, by_length.values())) == task.n_inputs)
+    if not any(map(len, by_length.values())):
+        raise UserError(f"task '{task.name}': task.restrict accepts no input at all")
+    known = [count for count in counts if count is not None]
+    return RawInputs(task, by_length, sum(known) if len(known) == len(counts) else None)
 
 
-def _enumerate(size: int, length: int) -> Int[np.ndarray, "count length"]:
+def _of_length(
+    task: Task, length: int, share: int, seed: int
+) -> tuple[Int[np.ndarray, "count length"], int | None]:
+    """Return at most `share` lists of one length, and how many there are if that is known."""
+    generator, accepts = np.random.default_rng([seed, length]), task.accepts
+    count, size = task.count(length), len(task.vocabulary)
+    if accepts is not None and count > COUNTED:
+        draws = _distinct(task, length, share, generator, lambda row: accepts(_listed(task, row)))
+        return draws, None
+    if accepts is None and count > 4 * share:  # drawing lists again is rare
+        return _distinct(task, length, share, generator), count
+    rows = (_permutations if task.unique else _products)(size, length)
+    if accepts is not None:
+        rows = rows[np.array([accepts(_listed(task, row)) for row in rows], dtype=bool)]
+    return (rows if len(rows) <= share else generator.permutation(rows)[:share]), len(rows)
+
+
+def _listed(task: Task, row: Int[np.ndarray, " length"]) -> list[Value]:
+    return [task.vocabulary[index] for index in row.tolist()]
+
+
+def _products(size: int, length: int) -> Int[np.ndarray, "count length"]:
     powers = size ** np.arange(length - 1, -1, -1)
-    return np.arange(size**length)[:, None] // powers % size
+    return (np.arange(size**length)[:, None] // powers % size).astype(np.int32)
 
 
-def _sample(size: int, length: int, count: int, seed: int) -> Int[np.ndarray, "count length"]:
+def _permutations(size: int, length: int) -> Int[np.ndarray, "count length"]:
+    flat = itertools.chain.from_iterable(itertools.permutations(range(size), length))
+    return np.fromiter(flat, dtype=np.int32).reshape(-1, length)
+
+
+def _distinct(
+    task: Task,
+    length: int,
+    count: int,
+    generator: np.random.Generator,
+    accepts: Callable[[np.ndarray], bool] | None = None,
+) -> Int[np.ndarray, "count length"]:
     """Return `count` different lists, in the order in which they were drawn."""
-    generator = np.random.default_rng([seed, length])
-    if size**length <= 4 * count:  # drawing until there are no repeats would take long
-        return generator.permutation(_enumerate(size, length))[:count]
-    rows = np.empty((0, length), dtype=np.int64)
-    while len(rows) < count:
-        drawn = np.concatenate([rows, generator.integers(size, size=(count, length))])
-        _, first = np.unique(drawn, axis=0, return_index=True)
-        rows = drawn[np.sort(first)]
+    size = len(task.vocabulary)
+    rows = np.empty((0, length), dtype=np.int32)
+    for _ in range(DRAWN):
+        if task.unique:
+            drawn = generator.random((count, size)).argsort(axis=1)[:, :length]
+        else:
+            drawn = generator.integers(size, size=(count, length))
+        if accepts is not None:
+            drawn = drawn[np.array([accepts(row) for row in drawn], dtype=bool)]
+        rows = np.concatenate([rows, drawn.astype(np.int32)])
+        _, first = np.unique(rows, axis=0, return_index=True)
+        rows = rows[np.sort(first)]
+        if len(rows) >= count:
+            break
     return rows[:count]
 
 
-def program_outputs(raw: RawInputs) -> list[dict[str, list[Value]]]:
-    """Return, for each input, the interpreter's value of every variable at every position.
+def program_outputs(raw: RawInputs) -> dict[str, Variable]:
+    """Return the program's value of every variable at every position of every input.
 
     Raises:
-        UserError: the program raises on an input.
+        UserError: the program raises on an input, or is no function of it.
     """
-    named, traces = raw.task.variables, []
-    for xs in raw.lists():
+    task, named = raw.task, raw.task.variables
+    codes = {name: np.full((len(raw), task.n_ctx), IGNORE, dtype=np.int16) for name in named}
+    tables: dict[str, dict[Value, int]] = {name: {} for name in named}
+    start = 0
+    for length, rows in raw.by_length.items():
+        step = max(1, CHUNK // length**2)
+        for at in range(0, len(rows), step):
+            part = rows[at : at + step]
+            interpreter = Interpreter(Column(part, task.vocabulary), task.causal)
+            for name, sop in named.items():
+                try:
+                    column = interpreter.column(sop)
+                except ProgramError as error:
+                    raise _raises(raw, raw.tokens(part[error.row]), str(error)) from error
+                lookup = _merged(column.values, tables[name])
+                if len(tables[name]) > np.iinfo(np.int16).max:
+                    codes[name] = codes[name].astype(np.int32, copy=False)
+                codes[name][start : start + len(part), 1 : length + 1] = lookup[column.codes]
+            start += len(part)
+    found = {
+        name: _occurring(codes[name], list(tables[name]), rasp.is_numerical(sop))
+        for name, sop in named.items()
+    }
+    _spot_check(raw, found)
+    return found
+
+
+def _occurring(
+    codes: Int[np.ndarray, "inputs pos"], values: list[Value], numerical: bool
+) -> Variable:
+    """Return a variable whose values are those that it takes on these inputs."""
+    undefined = len(values)
+    places = np.where(codes == IGNORE, undefined, codes)
+    taken = [code for code in present(places, undefined + 1).tolist() if code != undefined]
+    renumbered = np.full(undefined + 1, IGNORE, dtype=codes.dtype)
+    renumbered[taken] = np.arange(len(taken))
+    numbered = torch.from_numpy(renumbered[places])
+    return Variable(numbered, tuple(values[code] for code in taken), numerical)
+
+
+def _merged(values: Sequence[Value], table: dict[Value, int]) -> Int32[np.ndarray, " values"]:
+    """Return the values' indices in a table that grows; equal values are one, None is none."""
+    indices = [IGNORE if v is None else table.setdefault(v, len(table)) for v in values]
+    return np.array(indices, dtype=np.int32)
+
+
+def _raises(raw: RawInputs, tokens: Sequence[Value], reason: str) -> UserError:
+    return UserError(
+        f"task '{raw.task.name}': the program raises on the input {list(tokens)}: {reason}; "
+        "change the program, task.vocabulary, or what task.restrict lets in"
+    )
+
+
+def _spot_check(raw: RawInputs, found: Mapping[str, Variable]) -> None:
+    """Ask Tracr's own evaluator on some inputs: it calls a function anew for every position."""
+    task = raw.task
+    firsts = np.cumsum([0, *map(len, raw.by_length.values())])
+    lengths = list(raw.by_length)
+    for row in sorted({int(i) for i in np.linspace(0, len(raw) - 1, SPOT_CHECKS)}):
+        place = int(np.searchsorted(firsts, row, side="right")) - 1
+        xs = raw.tokens(raw.by_length[lengths[place]][row - firsts[place]])
         try:
-            traces.append(trace(named, xs))
+            values = trace(task.variables, xs, task.causal)
         except Exception as error:
-            raise UserError(
-                f"task '{raw.task.name}': the program raises on the input {xs}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-    return traces
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise _raises(raw, xs, reason) from error
+        for name, variable in found.items():
+            codes = variable.codes[row, 1 : len(xs) + 1].tolist()
+            ours = [None if code == IGNORE else variable.values[code] for code in codes]
+            if ours != values[name]:
+                raise UserError(
+                    f"task '{task.name}': '{name}' on the input {xs} was {ours}, then "
+                    f"{values[name]}: the program's functions must depend on their arguments alone"
+                )
+
+
+def output_of(task: Task, variable: Variable) -> Output:
+    """Return what a model of the task gives: a class, or a number within the task's tolerance.
+
+    Classes are the values that occur. A tolerance that the task leaves open is below half the
+    smallest distance between two outputs, and at most 0.05.
+
+    Raises:
+        UserError: the output cannot be learned.
+    """
+    values, name = variable.values, f"task '{task.name}': the program's output"
+    if len(values) < 2:
+        what = f"is {values[0]!r} on every input" if values else "is undefined on every input"
+        raise UserError(f"{name} {what}: there is nothing to learn")
+    if not variable.numerical:
+        for value in values:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name} is {value}: outputs must be finite")
+        return Categorical(ordered(values))
+    for value in values:
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise UserError(f"{name} is numerical, but can be {value!r}: not a finite number")
+    gap = smallest_gap(variable)
+    return Numerical(task.tolerance or min(WIDEST_TOLERANCE, 0.4 * gap))
+
+
+def smallest_gap(variable: Variable) -> float:
+    """Return the smallest distance between two different values of a numerical variable."""
+    numbers = np.unique(np.array(variable.values, dtype=np.float32).astype(np.float64))
+    return float(np.diff(numbers).min()) if len(numbers) > 1 else math.inf
 
 
 def encode(
-    raw: RawInputs,
-    traces: Sequence[Mapping[str, Sequence[Value]]],
-    encoding: Encoding,
-    held_out: Bool[Tensor, " inputs"],
+    raw: RawInputs, variables: Mapping[str, Variable], held_out: Bool[Tensor, " inputs"]
 ) -> InputSet:
-    """Return the InputSet of `raw`: BOS, tokens, right padding; targets where defined."""
-    task, names = raw.task, list(raw.task.variables)
-    n_inputs = sum(map(len, raw.by_length.values()))
-    tokens = np.full((n_inputs, task.n_ctx), encoding.inputs[PAD], dtype=np.int64)
-    tokens[:, 0] = encoding.inputs[BOS]
-    ids = np.array([encoding.inputs[token] for token in task.vocabulary], dtype=np.int64)
-    lengths, start = np.empty(n_inputs, dtype=np.int64), 0
+    """Return the InputSet of `raw`: BOS, tokens, right padding; targets where defined.
+
+    Raises:
+        UserError: the program's output cannot be learned.
+    """
+    task, token_ids = raw.task, encode_vocabulary(raw.task)
+    tokens = np.full((len(raw), task.n_ctx), token_ids[PAD], dtype=np.int64)
+    tokens[:, 0] = token_ids[BOS]
+    ids = np.array([token_ids[token] for token in task.vocabulary], dtype=np.int64)
+    lengths, start = np.empty(len(raw), dtype=np.int64), 0
     for length, rows in raw.by_length.items():
         tokens[start : start + len(rows), 1 : length + 1] = ids[rows]
         lengths[start : start + len(rows)] = length
         start += len(rows)
-    classes = {value: index for index, value in enumerate(encoding.outputs)}
-    columns = {name: np.full_like(tokens, IGNORE) for name in names}
-    codes: dict[str, dict[Value, int]] = {name: {} for name in names}
-    codes[names[-1]] = dict(classes)
-    for row, values in enumerate(traces):
-        for name, column in columns.items():
-            known = codes[name]
-            coded = [known.setdefault(v, len(known)) for v in values[name] if v is not None]
-            where = [i + 1 for i, v in enumerate(values[name]) if v is not None]
-            column[row, where] = coded
-    key_mask = np.arange(task.n_ctx) <= lengths[:, None]
+    result = variables[list(variables)[-1]]
+    output = output_of(task, result)
     return InputSet(
         task=task,
+        output=output,
+        token_ids=token_ids,
         tokens=torch.from_numpy(tokens),
-        key_mask=torch.from_numpy(key_mask),
-        targets=torch.from_numpy(columns[names[-1]]),
+        key_mask=torch.from_numpy(np.arange(task.n_ctx) <= lengths[:, None]),
+        targets=_targets(result, output),
         lengths=torch.from_numpy(lengths),
         held_out=held_out,
-        variables={name: torch.from_numpy(column) for name, column in columns.items()},
-        exhaustive=raw.exhaustive,
+        variables=variables,
+        total=raw.total,
     )
+
+
+def _targets(variable: Variable, output: Output) -> Tensor:
+    codes = variable.codes.long()  # IGNORE, a negative index, picks the entry added at the end
+    codes = torch.where(codes == IGNORE, len(variable.values), codes)
+    if isinstance(output, Numerical):
+        return torch.tensor([*variable.values, math.nan], dtype=torch.float32)[codes]
+    classes = {value: index for index, value in enumerate(output.values)}
+    return torch.tensor([*(classes[value] for value in variable.values), IGNORE])[codes]
 
 
 def split(
@@ -210,7 +433,7 @@ def split(
     for length, rows in raw.by_length.items():
         count = len(rows)
         part = np.zeros(count, dtype=bool)
-        held = min(int(share * count + 0.5), count - 1)
+        held = max(0, min(int(share * count + 0.5), count - 1))
         part[np.random.default_rng([seed, length, 1]).permutation(count)[:held]] = True
         parts.append(part | (length in lengths))
     return torch.from_numpy(np.concatenate(parts))

@@ -1,18 +1,28 @@
-"""Tasks: a program with its vocabulary and lengths, and the registry of the built-in ones."""
+"""Tasks: programs with their vocabulary and lengths, and the registry of the built-in ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from ..config import TaskConfig, group_names
+from tracr.rasp import rasp
+
+from ..config import TaskConfig, group_names, names_file, split_place
 from ..errors import UserError, one_of
-from . import programs
-from .programs import Maker, Value
+from . import programs, rasp_text
+from .brought import load_function, where_raised
+from .interpreter import Value
 
 BOS = "BOS"
 PAD = "PAD"
+UNIQUE, NONE = "unique", "none"  # what task.restrict can be, besides a function
+ASKED_FOR = ("vocabulary", "min_length", "max_length")  # what a maker may ask for
+
+Maker = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -20,20 +30,176 @@ class TaskRow:
     """One registry row: what a task is unless the config says otherwise."""
 
     make: Maker
+    about: str
     vocabulary: tuple[Value, ...]
     min_length: int = 1
     max_length: int = 5
+    alternatives: tuple[Maker, ...] = ()
     causal: bool = False
+    unique: bool = False
 
+
+LETTERS = ("a", "b", "c", "d")
+DIGITS = (1, 2, 3, 4)
 
 REGISTRY: dict[str, TaskRow] = {
-    "reverse": TaskRow(programs.make_reverse, vocabulary=("a", "b", "c", "d")),
+    "reverse": TaskRow(
+        programs.make_reverse,
+        "the list backwards",
+        LETTERS,
+        alternatives=(
+            programs.make_reverse_by_counting,
+            programs.make_reverse_by_position,
+        ),
+    ),
+    "length": TaskRow(
+        programs.make_length,
+        "how long the list is, at every position",
+        LETTERS,
+        alternatives=(programs.make_length_by_vocabulary,),
+    ),
+    "palindrome": TaskRow(
+        programs.make_palindrome,
+        "whether the list reads the same backwards, at every position",
+        ("a", "b", "c"),
+        max_length=6,
+        alternatives=(programs.make_palindrome_by_pairs,),
+    ),
+    "hist": TaskRow(
+        programs.make_hist,
+        "how often this token occurs",
+        LETTERS,
+        alternatives=(
+            programs.make_hist_by_vocabulary,
+            programs.make_hist_by_share,
+        ),
+    ),
+    "double_hist": TaskRow(
+        programs.make_double_hist,
+        "how many different tokens occur as often as this one",
+        LETTERS,
+        alternatives=(programs.make_double_hist_by_division,),
+    ),
+    "count": TaskRow(
+        programs.make_count,
+        "how often the first vocabulary token occurs, at every position",
+        LETTERS,
+        alternatives=(programs.make_count_by_running,),
+    ),
+    "parity": TaskRow(
+        programs.make_parity,
+        "whether the number of first vocabulary tokens is odd, at every position",
+        ("a", "b", "c"),
+        max_length=6,
+        alternatives=(programs.make_parity_by_halves,),
+    ),
+    "first_occurrence": TaskRow(
+        programs.make_first_occurrence,
+        "whether this token has not occurred before",
+        LETTERS,
+        alternatives=(programs.make_first_occurrence_by_vocabulary,),
+    ),
+    "rank": TaskRow(
+        programs.make_rank,
+        "how many tokens are smaller than this one",
+        DIGITS,
+        alternatives=(programs.make_rank_by_others,),
+    ),
+    "sort": TaskRow(
+        programs.make_sort,
+        "the tokens in ascending order",
+        DIGITS,
+        alternatives=(programs.make_sort_by_counting,),
+    ),
+    "sort_unique": TaskRow(
+        programs.make_sort_unique,
+        "different tokens in ascending order",
+        (1, 2, 3, 4, 5, 6),
+        alternatives=(programs.make_sort_unique_by_larger,),
+        unique=True,
+    ),
+    "sort_freq": TaskRow(
+        programs.make_sort_freq,
+        "the tokens in descending frequency, ties in input order",
+        LETTERS,
+        alternatives=(programs.make_sort_freq_by_parts,),
+    ),
+    "most_freq": TaskRow(
+        programs.make_most_freq,
+        "the most frequent token, at every position; of several, the first in the vocabulary",
+        LETTERS,
+        alternatives=(programs.make_most_freq_by_vocabulary,),
+    ),
+    "frac_prevs": TaskRow(
+        programs.make_frac_prevs,
+        "the share of the tokens so far that are the first vocabulary token",
+        LETTERS,
+        alternatives=(programs.make_frac_prevs_by_counting,),
+    ),
+    "pair_balance": TaskRow(
+        programs.make_pair_balance,
+        "the share of opens minus the share of closes so far",
+        ("(", ")", "a"),
+        max_length=6,
+        alternatives=(programs.make_pair_balance_by_counting,),
+    ),
+    "shuffle_dyck": TaskRow(
+        programs.make_shuffle_dyck,
+        "whether the brackets are balanced, at every position",
+        ("(", ")"),
+        max_length=8,
+        alternatives=(programs.make_shuffle_dyck_by_depth,),
+    ),
+    "shuffle_dyck2": TaskRow(
+        programs.make_shuffle_dyck2,
+        "whether two shuffled kinds of brackets are each balanced, at every position",
+        ("(", ")", "{", "}"),
+        alternatives=(programs.make_shuffle_dyck2_by_depth,),
+    ),
+    "previous_token": TaskRow(
+        programs.make_previous_token,
+        "the token before this one",
+        LETTERS,
+        alternatives=(programs.make_previous_token_by_sending,),
+        causal=True,
+    ),
+    "shift_by": TaskRow(
+        programs.make_shift_by,
+        "the token two positions earlier",
+        LETTERS,
+        alternatives=(programs.make_shift_by_by_steps,),
+    ),
+    "detect_pattern": TaskRow(
+        programs.make_detect_pattern,
+        "whether the first two vocabulary tokens, in this order, end here",
+        LETTERS,
+        alternatives=(programs.make_detect_pattern_by_flags,),
+    ),
+    "contains": TaskRow(
+        programs.make_contains,
+        "whether the first vocabulary token is directly followed by the second, anywhere",
+        LETTERS,
+        alternatives=(programs.make_contains_by_positions,),
+    ),
+    "induction": TaskRow(
+        programs.make_induction,
+        "the token after the latest previous occurrence of this one",
+        LETTERS,
+        alternatives=(programs.make_induction_by_pointer,),
+        causal=True,
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Task:
-    """An input-output map given by a RASP program, over a vocabulary and a range of lengths."""
+    """An input-output map given by RASP programs, over a vocabulary and a range of lengths.
+
+    `program` is the reference program; `alternatives` are said to compute the same map.
+    `unique` inputs hold no token twice; `accepts`, where given, says which inputs there are.
+    `tolerance` is how far a numerical output may be off, None where that is left to its values.
+    `algorithms` says of each program, by its name, how it goes about it.
+    """
 
     name: str
     program: Any
@@ -41,11 +207,17 @@ class Task:
     min_length: int
     max_length: int
     causal: bool = False
+    unique: bool = False
+    accepts: Callable[[list[Value]], bool] | None = None
+    tolerance: float | None = None
+    alternatives: Mapping[str, Any] = field(default_factory=dict)
+    about: str = ""
+    algorithms: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def variables(self) -> dict[str, Any]:
         """The program's variables, name to s-op, the output last."""
-        return programs.variables(self.program)
+        return rasp_text.variables(self.program)
 
     @property
     def lengths(self) -> range:
@@ -57,36 +229,170 @@ class Task:
         """Positions of an encoded input: BOS and the longest list."""
         return self.max_length + 1
 
-    @property
-    def n_inputs(self) -> int:
-        """How many different inputs there are, over all lengths."""
-        return sum(len(self.vocabulary) ** length for length in self.lengths)
+    def count(self, length: int) -> int:
+        """Return how many lists of a length there are, before `accepts` is asked."""
+        size = len(self.vocabulary)
+        return math.perm(size, length) if self.unique else size**length
+
+    def with_program(self, name: str) -> Task:
+        """Return the task with one of its alternatives as its program."""
+        return replace(self, name=name, program=self.alternatives[name], alternatives={})
 
 
 def make_task(config: TaskConfig) -> Task:
     """Return the configured Task, the registry row filling what the config leaves open.
 
-    The row is that of `program`, by default of `name`: a control condition has a name of its own.
+    The program is `program`, by default `name`: a registered task, an alternative's name, or
+    `path.py:function`. A control condition has a name of its own.
 
     Raises:
-        UserError: unknown name, or vocabulary and lengths that make no task.
+        UserError: an unknown name, a maker that gives no program, or vocabulary and lengths that
+            make no task.
     """
-    program_name = config.program or config.name
-    if program_name not in REGISTRY:
-        choices = REGISTRY if config.program else {*REGISTRY, *group_names("task")}
-        raise UserError(f"unknown task '{program_name}': {one_of(program_name, choices)}")
-    row = REGISTRY[program_name]
+    row = _row(config)
     vocabulary = tuple(row.vocabulary if config.vocabulary is None else config.vocabulary)
     max_length = row.max_length if config.max_length is None else config.max_length
     min_length = row.min_length if config.min_length is None else config.min_length
-    for message in _problems(config, vocabulary, min_length, max_length):
+    unique = row.unique if config.restrict is None else config.restrict == UNIQUE
+    for message in _problems(config, vocabulary, min_length, max_length, unique):
         raise UserError(message)
-    program = programs.call_maker(row.make, vocabulary, max_length)
-    return Task(config.name, program, vocabulary, min_length, max_length, row.causal)
+    available = dict(zip(ASKED_FOR, (list(vocabulary), min_length, max_length), strict=True))
+    program = _call(row.make, available)
+    if program is None:
+        raise UserError(
+            f"task '{config.name}': {_name(row.make)} returned None: it must return an s-op"
+        )
+    others = list(_alternatives(config, row))
+    alternatives = {_name(make): _call(make, available) for make in others}
+    return Task(
+        name=config.name,
+        program=program,
+        vocabulary=vocabulary,
+        min_length=min_length,
+        max_length=max_length,
+        causal=row.causal if config.causal is None else config.causal,
+        unique=unique,
+        accepts=_predicate(config),
+        tolerance=config.tolerance,
+        alternatives={name: sop for name, sop in alternatives.items() if sop is not None},
+        about=row.about,
+        algorithms={_name(make): _first_sentence(make) for make in (row.make, *others)},
+    )
+
+
+def _programs() -> dict[str, tuple[TaskRow, Maker]]:
+    """Return every registered program by its name: tasks' and alternatives'."""
+    found = {name: (row, row.make) for name, row in REGISTRY.items()}
+    for row in REGISTRY.values():
+        found |= {_name(make): (row, make) for make in row.alternatives}
+    return found
+
+
+def _row(config: TaskConfig) -> TaskRow:
+    """Return the row of the configured program: of an alternative, with it as the reference."""
+    name = config.program or config.name
+    if names_file(name):
+        make = load_function(name)
+        if config.vocabulary is None:
+            raise UserError(
+                f"task '{config.name}' needs its vocabulary, as in task.vocabulary=[0,1,2] "
+                f"(or in {split_place(name)[0].with_suffix('.yaml').name} beside it)"
+            )
+        return TaskRow(make, about="", vocabulary=())
+    known = _programs()
+    if name not in known:
+        choices = known if config.program else {*REGISTRY, *group_names("task")}
+        raise UserError(
+            f"unknown task '{name}': {one_of(name, choices)}, or path/to/file.py:function"
+        )
+    row, make = known[name]
+    others = tuple(other for other in (row.make, *row.alternatives) if other is not make)
+    return TaskRow(**{**vars(row), "make": make, "alternatives": others})
+
+
+def _alternatives(config: TaskConfig, row: TaskRow) -> Iterator[Maker]:
+    if config.alternatives is None:
+        yield from row.alternatives
+        return
+    known, own = _programs(), config.program if names_file(config.program or "") else None
+    for name in config.alternatives:
+        if name in known:
+            yield known[name][1]
+        elif own is not None or names_file(name):
+            yield load_function(name, own)
+        else:
+            raise UserError(f"unknown program '{name}' (task.alternatives): {one_of(name, known)}")
+
+
+def _predicate(config: TaskConfig) -> Callable[[list[Value]], bool] | None:
+    given = config.restrict
+    if given in (None, NONE, UNIQUE):
+        return None
+    assert given is not None
+    own = config.program if names_file(config.program or "") else None
+    if own is None and not names_file(given):
+        valid = one_of(given, (UNIQUE, NONE))
+        raise UserError(f"task.restrict={given}: {valid}, or path/to/file.py:function")
+    function = load_function(given, own)
+
+    def accepts(tokens: list[Value]) -> bool:
+        try:
+            return bool(function(list(tokens)))
+        except Exception as error:
+            line = where_raised(error, inspect.getfile(function))
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"task.restrict={given} raises on {tokens}{line}: {reason}") from error
+
+    return accepts
+
+
+def _first_sentence(make: Maker) -> str:
+    return (inspect.getdoc(make) or "").partition("\n")[0]
+
+
+def _name(make: Maker) -> str:
+    return getattr(make, "__name__", type(make).__name__).removeprefix("make_")
+
+
+def _call(make: Maker, available: Mapping[str, Any]) -> Any:
+    """Return the s-op of a maker, giving it whichever arguments it names; None if it has none.
+
+    Raises:
+        UserError: it asks for something else, raises, or returns no s-op.
+    """
+    called = f"the function {getattr(make, '__name__', make)!r}"
+    parameters = inspect.signature(make).parameters.values()
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    by_position = inspect.Parameter.POSITIONAL_ONLY
+    strange = [
+        parameter.name
+        for parameter in parameters
+        if (parameter.name not in available or parameter.kind is by_position)
+        and parameter.default is inspect.Parameter.empty
+        and parameter.kind not in open_ended
+    ]
+    if strange:
+        raise UserError(
+            f"{called} takes the argument '{strange[0]}': it may ask for nothing but "
+            f"{', '.join(ASKED_FOR)}"
+        )
+    try:
+        made = make(**{p.name: available[p.name] for p in parameters if p.name in available})
+    except Exception as error:
+        line = where_raised(error, inspect.getfile(make)) if inspect.isfunction(make) else ""
+        raise UserError(f"{called} raises{line}: {type(error).__name__}: {error}") from error
+    if made is not None and not isinstance(made, rasp.SOp):
+        raise UserError(f"{called} returned {_kind(made)}: it must return an s-op (rasp.SOp)")
+    return made
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _problems(
-    config: TaskConfig, vocabulary: tuple[Any, ...], shortest: int, longest: int
+    config: TaskConfig, vocabulary: Sequence[Any], shortest: int, longest: int, unique: bool
 ) -> Iterator[str]:
     given = f"task.vocabulary=[{', '.join(map(str, vocabulary))}]"
     if not all(isinstance(token, (str, int, float)) for token in vocabulary):
@@ -101,6 +407,11 @@ def _problems(
         yield f"{given} must not hold the reserved {', '.join(sorted(map(str, reserved)))}"
     if shortest > longest:
         yield f"task.min_length={shortest} must not exceed task.max_length={longest}"
+    if unique and longest > len(vocabulary):
+        yield (
+            f"task.max_length={longest} must not exceed the {len(vocabulary)} tokens of "
+            "task.vocabulary, where no token comes twice (task.restrict=unique)"
+        )
     outside = [n for n in config.held_out_lengths if not shortest <= n <= longest]
     if outside:
         yield f"task.held_out_lengths={outside} must be among the lengths {shortest} to {longest}"

@@ -5,16 +5,14 @@ from __future__ import annotations
 from transformer_lens.config import TransformerBridgeConfig
 
 from ..config import ModelConfig
-from ..data.inputs import Encoding
-from ..data.tasks import Task
+from ..data.inputs import InputSet
 
 
-def learned_shape(
-    model: ModelConfig, task: Task, encoding: Encoding, seed: int
-) -> TransformerBridgeConfig:
-    """Return the NativeModel configuration of an architecture for a task.
+def learned_shape(model: ModelConfig, inputs: InputSet, seed: int) -> TransformerBridgeConfig:
+    """Return the NativeModel configuration of an architecture for a task's inputs and outputs.
 
-    Attention is bidirectional unless the task is causal; the seed fixes the initialisation.
+    It gives a logit for each class, or one number where the task's output is numerical. Attention
+    is bidirectional unless the task is causal; the seed fixes the initialisation.
     """
     return TransformerBridgeConfig(
         n_layers=model.n_layers,
@@ -25,10 +23,10 @@ def learned_shape(
         act_fn=model.act_fn,
         attn_only=model.attn_only,
         normalization_type=None if model.normalization == "none" else model.normalization,
-        attention_dir="causal" if task.causal else "bidirectional",
-        n_ctx=task.n_ctx,
-        d_vocab=len(encoding.inputs),
-        d_vocab_out=encoding.n_classes,
+        attention_dir="causal" if inputs.task.causal else "bidirectional",
+        n_ctx=inputs.task.n_ctx,
+        d_vocab=len(inputs.token_ids),
+        d_vocab_out=inputs.output.width,
         init_mode="gpt2",
         seed=seed,
     )

@@ -7,37 +7,38 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformer_lens.model_bridge.sources.native import NativeModel
 
 from ..config import TrainerConfig
 from ..data.datamodule import Batch
-from ..data.inputs import IGNORE
+from ..data.outputs import Output
 from ..errors import NotFiniteError
 
 
 class AlgorithmicTask(pl.LightningModule):
-    """Trains a NativeModel to give the program's output class at every defined position.
+    """Trains a NativeModel to give the program's output at every defined position.
 
     The plain NativeModel is trained, not a bridge: hooks cost time, and measuring on a copy
     cannot disturb training.
     """
 
-    def __init__(self, model: NativeModel, settings: TrainerConfig):
+    def __init__(self, model: NativeModel, output: Output, settings: TrainerConfig):
         super().__init__()
         self.model = model
+        self.output = output
         self.settings = settings
         self.loss: Tensor | None = None
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Return the mean cross-entropy over the batch's defined positions.
+        """Return the mean loss over the batch's defined positions: cross-entropy or squared error.
 
         Raises:
             NotFiniteError: the loss is infinite or not a number.
         """
-        logits = self.model(batch.tokens, attention_mask=batch.key_mask)
-        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE)
+        given = self.model(batch.tokens, attention_mask=batch.key_mask)
+        count = self.output.defined(batch.targets).sum().clamp(min=1)
+        loss = self.output.loss(given, batch.targets).sum() / count
         if not torch.isfinite(loss):
             raise NotFiniteError(f"the loss is {loss.item()}")
         self.loss = loss.detach()

@@ -13,10 +13,14 @@ from ..analysis.ablation import KINDS
 from ..analysis.measurements import Measurement
 from ..files import write_file
 from ..tracking.run_folder import RunFolder
+from .summary import inexact_note
 
 Curves = dict[str, list[Measurement]]
 WORST_SHOWN = 5
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+COLOURS = (  # Okabe and Ito's, then four of Tol's
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000",
+    "#882255", "#999933", "#661100", "#888888",
+)  # fmt: skip
 
 
 def save_run_figure(folder: RunFolder, rows: Sequence[Measurement]) -> None:
@@ -36,7 +40,7 @@ def run_figure(folder: RunFolder, rows: Sequence[Measurement]) -> Figure:
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     figure.suptitle(
         f"{config.model.name} learning {config.task.name}, seed {config.seed}, "
-        "against the compiled program"
+        f"against the compiled program{inexact_note(rows)}"
     )
     panels: list[Callable[[Axes, Sequence[Measurement]], None]]
     panels = [_accuracy, _similarity, _ablation, _sparsity]
@@ -90,6 +94,10 @@ def _accuracy(axes: Axes, rows: Sequence[Measurement]) -> None:
             label=f"length {subject.rpartition('_')[2]}",
         )
     _draw(axes, curves["all"], "all inputs", COLOURS[0])
+    blind = _curves(rows, "accuracy/blind_exact")
+    if "all" in blind:
+        value = blind["all"][-1].value
+        axes.axhline(value, ls=":", color=COLOURS[0], lw=1, label="blind to the tokens")
     if "held_out" in curves:
         _draw(axes, curves["held_out"], "held out", COLOURS[1], "--")
     axes.set(title=title, ylim=(-0.03, 1.03), ylabel="share of inputs")

@@ -12,14 +12,20 @@ from rich.table import Table
 from ..analysis.ablation import KINDS
 from ..analysis.measurements import Measurement
 from ..analysis.suite import declared_metrics
-from ..tracking.run_folder import RunFolder
+from ..data.inputs import InputSet, smallest_gap
+from ..data.outputs import Numerical
+from ..models.reference import Reference
+from ..tracking.run_folder import INEXACT, RunFolder
 from ..tracking.wandb_log import WandbLog
 
 WORST_SHOWN = 3
+VALUES_SHOWN = 8
+SIZES = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp")
 LEGEND = """\
-exact accuracy  share of inputs with the whole output right
+exact accuracy  share of inputs with the whole output right; control: without a
+                look at the tokens, from length and position alone
 dCKA            deconfounded CKA of a program variable with the residual stream,
-                at its best site; compare with random init, not with 1
+                at its best site; control: random inits, lowest..highest
 blocks...       change of exact accuracy with that output put to zero or mean
 neurons         of the MLPs; reference: those of the compiled program
 """
@@ -57,17 +63,75 @@ def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]
         yield f"upload         wandb sync {wandb_log.offline_folder}"
 
 
+def how_many(inputs: InputSet) -> str:
+    """Return how many inputs there are, and of how many where they are a sample."""
+    if inputs.exhaustive:
+        return f"all {len(inputs):,} inputs"
+    if inputs.total is None:
+        return f"a sample of {len(inputs):,} inputs, how many there are was not counted,"
+    of = f"{inputs.total:,}" if inputs.total < 10**9 else f"{inputs.total:.1e}"
+    return f"a sample of {len(inputs):,} of {of} inputs"
+
+
+def output_text(inputs: InputSet) -> str:
+    """Return what the output is, within what tolerance, and where there is none."""
+    output, result = inputs.output, list(inputs.variables.values())[-1]
+    if isinstance(output, Numerical):
+        gap = smallest_gap(result)
+        text = f"a number, right within {output.tolerance:.4g} (different ones are {gap:.4g} apart)"
+        if output.tolerance >= gap / 2:
+            text += ": THE TOLERANCE TAKES DIFFERENT OUTPUTS FOR EACH OTHER"
+    else:
+        shown = ", ".join(map(str, output.values[:VALUES_SHOWN]))
+        more = ", ..." if output.width > VALUES_SHOWN else ""
+        text = f"one of {output.width} values: {shown}{more}"
+    share = inputs.undefined_share
+    return text + (f"; undefined at {share:.1%} of the positions, left out" if share else "")
+
+
+def reference_text(reference: Reference) -> str:
+    """Return the reference's size and how it compares with the interpreter."""
+    compiled, found = reference.compiled, reference.validation
+    if found.exact:
+        against = f"equal to the RASP interpreter on {found.n:,} inputs"
+    else:
+        against = (
+            f"INEXACT, wrong on {found.n_wrong:,} of {found.n:,} inputs ({found.cause}): every "
+            "result of this run is measured against an inexact reference"
+        )
+    if found.largest_error is not None:
+        against += f", largest error {found.largest_error:.1g}"
+    cached = ", cached" if reference.from_cache else ""
+    return (
+        f"{', '.join(f'{key} {compiled.shape[key]}' for key in SIZES)}, {against} "
+        f"(mlp_exactness {compiled.mlp_exactness}{cached})"
+    )
+
+
+def inexact_note(rows: Sequence[Measurement]) -> str:
+    """Return a mark for results that were measured against an inexact reference, else nothing."""
+    shares = [row.value for row in rows if row.measure == "accuracy/reference_exact"]
+    if shares and min(shares) < 1:
+        return f" [INEXACT REFERENCE: right on {min(shares):.1%} of the inputs]"
+    return " [INEXACT REFERENCE]" if any(INEXACT in row.run for row in rows) else ""
+
+
 def summary_table(rows: Sequence[Measurement], title: str) -> Table:
     """Return the headlines of one checkpoint, each with its interval, n and control."""
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table = Table(
+        title=escape(title + inexact_note(rows)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
     table.add_column("measure", no_wrap=True)
-    for column in ("value", "95% interval", "n", "random init", "reference"):
+    for column in ("value", "95% interval", "n", "control", "reference"):
         table.add_column(column, justify="right", no_wrap=True)
     for section in (_accuracy(rows), _similarity(rows), _ablation(rows), _sparsity(rows)):
         for label, row, control, reference in section:
             own = (f"{row.value:.3f}", _interval(row, 2), str(row.n))
             compared = f"{reference.value:.3f}" if reference else ""
-            chance = _interval(control, 2) if control else ""
+            chance = _control(control) if control else ""
             shown = own if row is not reference else ("", "", "")
             table.add_row(escape(label), *shown, chance, compared)
         table.add_section()
@@ -84,15 +148,22 @@ def _interval(row: Measurement, digits: int) -> str:
     return f"{row.ci_low:.{digits}f}..{row.ci_high:.{digits}f}"
 
 
+def _control(row: Measurement) -> str:
+    """Return the value of one control, the range of several."""
+    several = row.measure.endswith("_random_init")
+    return _interval(row, 2) if several else f"{row.value:.3f}"
+
+
 def _of(rows: Rows, measure: str) -> dict[str, Measurement]:
     return {row.subject: row for row in rows if row.measure == measure}
 
 
 def _accuracy(rows: Rows) -> Iterator[Line]:
+    blind = _of(rows, "accuracy/blind_exact")
     for subject, row in _of(rows, "accuracy/exact").items():
         if not subject.startswith(("train.", "held_out.")):
             words = subject.replace("all.length_", "length ").replace("_", " ")
-            yield f"exact accuracy, {words}", row, None, None
+            yield f"exact accuracy, {words}", row, blind.get(subject), None
 
 
 def _similarity(rows: Rows) -> Iterator[Line]:
@@ -126,7 +197,7 @@ def _sparsity(rows: Rows) -> Iterator[Line]:
 
 def full_table(rows: Sequence[Measurement], title: str) -> Table:
     """Return all measurements of a checkpoint, with unit and direction."""
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(title + inexact_note(rows)), title_justify="left")
     for column in ("measurement", "value", "95% interval", "n", "unit", "better"):
         table.add_column(column, justify="right" if column in ("value", "n") else "left")
     metrics = declared_metrics()

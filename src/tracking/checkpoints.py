@@ -25,7 +25,7 @@ from ..models.bridges import weights_digest
 
 WEIGHTS = "model.safetensors"
 ROWS = "measurements.csv"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Checkpoint:
     run: str
     step: int
     rows_digest: str
+    inputs_digest: str
 
 
 def step_folder(step: int) -> str:
@@ -55,8 +56,11 @@ def save(
     run: str,
     step: int,
     rows: Sequence[Measurement],
+    inputs_digest: str,
 ) -> Path:
     """Write the checkpoint of a step below `folder`, whole or not at all; return its folder.
+
+    `inputs_digest` is the `InputSet`'s, so that another task is noticed.
 
     Raises:
         FaultError: it could not be written; what was there is untouched.
@@ -70,6 +74,7 @@ def save(
         "config": to_mapping(config),
         "weights_digest": weights_digest(tensors),
         "rows_digest": hashlib.sha256(table).hexdigest(),
+        "inputs_digest": inputs_digest,
     }
     content = safetensors.torch.save(tensors, {"algomatch": json.dumps(header)})
     path = folder / step_folder(step)
@@ -103,6 +108,7 @@ def load(path: Path) -> Checkpoint:
         header = json.loads(metadata["algomatch"])
         digest, number = header["weights_digest"], header["format"]
         run, step, rows_digest = header["run"], int(header["step"]), header["rows_digest"]
+        inputs_digest = str(header["inputs_digest"])
         values: Mapping[str, Any] = header["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the header of checkpoint '{file}' is damaged: {error}") from error
@@ -110,7 +116,9 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint '{file}' has format {number}, this version reads {FORMAT}")
     if digest != weights_digest(weights):
         raise UserError(f"checkpoint '{file}' is damaged: its weights differ from their checksum")
-    return Checkpoint(weights, from_mapping(values, str(file)), run, step, rows_digest)
+    return Checkpoint(
+        weights, from_mapping(values, str(file)), run, step, rows_digest, inputs_digest
+    )
 
 
 def find(path: Path) -> Path:

@@ -1,7 +1,8 @@
 """The run folder: everything a run leaves behind, complete at every moment.
 
 config.yaml         the whole config, and with it the run
-run.json            the run's id
+run.json            the run's id, and a hash of the inputs and the program's values on them
+program.py          a copy of the program's file, where it is the user's own
 checkpoints/        one folder a kept step: weights and the measurements taken of them
 resume.ckpt         training state to go on from (gone when the run is finished)
 finished.json       how the run ended (there when it has)
@@ -24,30 +25,44 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.measurements import Measurement, joined_csv
-from ..config import Config, from_mapping, read_yaml, to_yaml
+from ..config import Config, from_mapping, names_file, read_yaml, split_place, to_yaml
 from ..errors import UserError
 from ..files import faults_named, remove_leftovers, write_file, write_folder
 from . import checkpoints
+
+INEXACT = "inexact_reference"  # in the id of a run whose reference is not its program
 
 
 class RunFolder:
     """One run's folder, and the record in it."""
 
-    def __init__(self, path: Path, config: Config, run: str):
+    def __init__(self, path: Path, config: Config, run: str, inputs_digest: str, exact: bool):
         self.path, self.config, self.id = path, config, run
+        self.inputs_digest, self.exact = inputs_digest, exact
+
+    @property
+    def name(self) -> str:
+        """Task, architecture and seed; and whether the reference was inexact."""
+        return _name(self.config, self.exact)
 
     @classmethod
-    def create(cls, config: Config) -> RunFolder:
+    def create(cls, config: Config, inputs_digest: str, exact: bool) -> RunFolder:
         """Make the folder of a new run: `run_dir`, or a new name below `runs_dir`.
+
+        The run's id, which every measurement carries, says so where the reference is not `exact`.
 
         Raises:
             UserError: the folder exists.
             FaultError: it cannot be written.
         """
-        name = f"{config.task.name}-{config.model.name}-seed{config.seed}"
+        name = _name(config, exact)
         run = f"{name}-{secrets.token_hex(4)}"
-        texts = {"config.yaml": to_yaml(config), "run.json": json.dumps({"id": run}) + "\n"}
+        about = {"id": run, "inputs_digest": inputs_digest, "exact": exact}
+        texts = {"config.yaml": to_yaml(config), "run.json": json.dumps(about) + "\n"}
         files = {file: text.encode() for file, text in texts.items()}
+        if names_file(config.task.program or ""):
+            with faults_named("copy the program's file"):
+                files["program.py"] = split_place(str(config.task.program))[0].read_bytes()
         while True:  # another run may take the same new name in the same second
             refuse_existing(config)
             with faults_named(f"make the run folder '{config.run_dir or config.runs_dir}'"):
@@ -59,7 +74,7 @@ class RunFolder:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
                 else:
-                    return cls(path, config, run)
+                    return cls(path, config, run, inputs_digest, exact)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -78,10 +93,12 @@ class RunFolder:
         with faults_named(f"read '{path / 'run.json'}'"):
             text = (path / "run.json").read_bytes()
         try:
-            run = str(json.loads(text)["id"])
+            about = json.loads(text)
+            run, inputs_digest = str(about["id"]), str(about["inputs_digest"])
+            exact = bool(about["exact"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"'{path / 'run.json'}' is damaged: {error}") from error
-        return cls(path, config, run)
+        return cls(path, config, run, inputs_digest, exact)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -144,7 +161,9 @@ class RunFolder:
             FaultError: it could not be written; what was there is untouched.
         """
         folder = self.path / "checkpoints"
-        path = checkpoints.save(folder, weights, self.config, self.id, step, rows)
+        path = checkpoints.save(
+            folder, weights, self.config, self.id, step, rows, self.inputs_digest
+        )
         with faults_named("write measurements.csv"):
             tables = ((f / checkpoints.ROWS).read_bytes() for f in self.checkpoint_folders())
             write_file(self.path / "measurements.csv", joined_csv(tables))
@@ -186,6 +205,11 @@ def refuse_existing(config: Config) -> None:
             f"run folder '{config.run_dir}' exists: choose another run_dir, or go on with it by "
             f"`algomatch train --resume {config.run_dir}`"
         )
+
+
+def _name(config: Config, exact: bool) -> str:
+    mark = "" if exact else f"-{INEXACT}"
+    return f"{config.task.name}-{config.model.name}-seed{config.seed}{mark}"
 
 
 def _unused(folder: Path, name: str) -> Path:

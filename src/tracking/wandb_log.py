@@ -20,7 +20,7 @@ from ..analysis.suite import declared_metrics, headlines
 from ..config import to_mapping
 from ..errors import first_line
 from .heatmaps import ablation_heatmap, similarity_heatmap
-from .run_folder import RunFolder
+from .run_folder import INEXACT, RunFolder
 
 STEP = "trainer/global_step"
 METRIC_COLUMNS = ("name", "unit", "better", "low", "high", "about")
@@ -109,10 +109,10 @@ class WandbLog:
             entity=settings.entity,
             group=settings.group or f"{config.task.name}-{config.model.name}",
             job_type="train",
-            name=f"{config.task.name}-{config.model.name}-seed{config.seed}",
+            name=folder.name,
             id=run_id,
             resume="allow",
-            tags=list(settings.tags),
+            tags=[*settings.tags, *([] if folder.exact else [INEXACT])],
             dir=str(folder.path),
             mode="offline" if mode == "offline" else "online",
             config=to_mapping(config),

@@ -1,0 +1,278 @@
+"""What a RASP program computes: an interpreter that takes many inputs of one length at once.
+
+Every s-op's values are small integers, indices into a table of the distinct values it takes;
+a program's functions are called once for each distinct argument, not once for each input.
+Tracr's own evaluator, which takes an input at a time, is asked again on a sample.
+
+Shapes: `inputs` inputs of one length, `pos` their positions, `query` and `key` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+from tracr.rasp import causal_eval, rasp
+
+Value = None | bool | int | float | str | tuple[Any, ...]
+DIRECT = 1 << 22  # table sizes up to which codes are counted, not sorted
+
+
+class ProgramError(Exception):
+    """A program raised on an input, or gave what no program may give."""
+
+    def __init__(self, row: int, reason: str):
+        super().__init__(reason)
+        self.row = row
+
+
+@dataclass(frozen=True)
+class Column:
+    """An s-op's values: at each position the index of its value in a table."""
+
+    codes: Int[np.ndarray, "inputs pos"]
+    values: tuple[Value, ...]
+
+    def row(self, index: int) -> list[Value]:
+        """Return the values on one input."""
+        return [self.values[code] for code in self.codes[index].tolist()]
+
+
+class Interpreter:
+    """RASP's meaning on a batch of inputs of one length, with values overridden at will.
+
+    Causal programs select no later position (Tracr's `CausalEvaluator`). The program's functions
+    must depend on their arguments alone.
+
+    Raises:
+        ProgramError: a function of the program raises, or an aggregate has no mean.
+    """
+
+    def __init__(
+        self,
+        tokens: Column,
+        causal: bool = False,
+        overrides: Iterable[tuple[Any, Column]] = (),
+    ):
+        self._tokens, self._causal = tokens, causal
+        self._shape = tokens.codes.shape
+        # By id, for s-ops have no hash; each is kept, so that its id is not given to another.
+        self._columns: dict[int, tuple[Any, Column]] = {
+            id(sop): (sop, column) for sop, column in overrides
+        }
+        self._selections: dict[int, tuple[Any, np.ndarray]] = {}
+
+    def column(self, sop: Any) -> Column:
+        """Return an s-op's values on every input."""
+        if id(sop) not in self._columns:
+            for child in _pending(sop, self._columns):
+                self._columns[id(child)] = (child, self._evaluate(child))
+        return self._columns[id(sop)][1]
+
+    def selection(self, selector: Any) -> Bool[np.ndarray, "inputs query key"]:
+        """Return which keys each query selects."""
+        if id(selector) not in self._selections:
+            self._selections[id(selector)] = (selector, self._select(selector))
+        return self._selections[id(selector)][1]
+
+    def _evaluate(self, sop: Any) -> Column:
+        length = self._shape[1]
+        match sop:
+            case rasp.TokensType():
+                return self._tokens
+            case rasp.IndicesType():
+                codes = np.broadcast_to(np.arange(length, dtype=np.int32), self._shape)
+                return Column(codes, tuple(range(length)))
+            case rasp.LengthType():
+                return Column(np.zeros(self._shape, np.int32), (length,))
+            case rasp.Full():
+                return Column(np.zeros(self._shape, np.int32), (sop.fill,))
+            case rasp.Map():
+                return self._map(sop)
+            case rasp.SequenceMap():
+                return self._sequence_map(sop)
+            case rasp.SelectorWidth():
+                widths = self.selection(sop.selector).sum(-1, dtype=np.int32)
+                return Column(widths, tuple(range(length + 1)))
+            case rasp.Aggregate():
+                return self._aggregate(sop)
+        raise ProgramError(0, f"{type(sop).__name__} cannot be interpreted")
+
+    def _map(self, sop: Any) -> Column:
+        inner = self.column(sop.inner)
+
+        def value(code: int) -> Value:
+            x = inner.values[code]
+            return None if x is None else sop.f(x)
+
+        return Column(*_apply(inner.codes, len(inner.values), value))
+
+    def _sequence_map(self, sop: Any) -> Column:
+        first, second = self.column(sop.fst), self.column(sop.snd)
+        base = len(second.values)
+
+        def value(code: int) -> Value:
+            x, y = first.values[code // base], second.values[code % base]
+            return None if x is None or y is None else sop.f(x, y)
+
+        pairs = _codes(first.codes, second.codes, base)
+        return Column(*_apply(pairs, len(first.values) * base, value))
+
+    def _select(self, selector: Any) -> np.ndarray:
+        selected: np.ndarray
+        match selector:
+            case rasp.Select():
+                selected = self._pairs(selector)
+            case rasp.SelectorAnd():
+                selected = self.selection(selector.fst) & self.selection(selector.snd)
+            case rasp.SelectorOr():
+                selected = self.selection(selector.fst) | self.selection(selector.snd)
+            case rasp.SelectorNot():
+                selected = ~self.selection(selector.inner)
+            case _:
+                raise ProgramError(0, f"{type(selector).__name__} cannot be interpreted")
+        return np.tril(selected) if self._causal else selected
+
+    def _pairs(self, selector: Any) -> np.ndarray:
+        keys, queries = self.column(selector.keys), self.column(selector.queries)
+        base = len(queries.values)
+
+        def value(code: int) -> bool:
+            return bool(selector.predicate(keys.values[code // base], queries.values[code % base]))
+
+        pairs = _codes(keys.codes[:, None, :], queries.codes[:, :, None], base)
+        codes, chosen = _apply(pairs, len(keys.values) * base, value)
+        selected: np.ndarray = np.array(chosen, dtype=bool)[codes]
+        return selected
+
+    def _aggregate(self, sop: Any) -> Column:
+        selected, column = self.selection(sop.selector), self.column(sop.sop)
+        widths = selected.sum(-1, dtype=np.int32)
+        # One code for a case: nothing selected, one value, or several values and their mean.
+        single = np.take_along_axis(column.codes, selected.argmax(-1), axis=1)
+        codes = np.where(widths == 1, 1 + single, 0)
+        means: list[Value] = []
+        if (several := widths > 1).any():
+            kinds, means = _means(selected[several], column, np.nonzero(several)[0])
+            codes[several] = 1 + len(column.values) + kinds
+        table = (sop.default, *column.values, *means)
+        return Column(*_apply(codes, len(table), lambda code: table[code]))
+
+
+def _pending(sop: Any, known: Mapping[int, Any]) -> list[Any]:
+    """Return the s-ops that `sop` needs and that are not known, each after those it needs."""
+    found: list[Any] = []
+    stack, seen = [(sop, False)], set(known)
+    while stack:
+        expression, ready = stack.pop()
+        if ready:
+            found.append(expression)
+        elif id(expression) not in seen:
+            seen.add(id(expression))
+            stack.append((expression, True))
+            stack += [(child, False) for child in expression.children]
+    return [expression for expression in found if isinstance(expression, rasp.SOp)]
+
+
+def _identity(value: Any) -> Any:
+    """Return what tells values apart that are equal, as 1 and True are."""
+    return tuple(map(_identity, value)) if isinstance(value, tuple) else (type(value), value)
+
+
+def present(codes: Int[np.ndarray, " *places"], size: int) -> Int[np.ndarray, " distinct"]:
+    """Return which of the codes 0..size-1 occur."""
+    there = np.zeros(size, dtype=bool)
+    there[codes] = True
+    return np.flatnonzero(there)
+
+
+def _apply(
+    codes: Int[np.ndarray, "inputs *places"], size: int, function: Callable[[int], Value]
+) -> tuple[Int[np.ndarray, "inputs *places"], tuple[Value, ...]]:
+    """Return the function's values as indices into those it takes.
+
+    It is called once for each of the codes 0..size-1 that occurs.
+    """
+    if size > DIRECT:
+        distinct, codes = np.unique(codes, return_inverse=True)
+        return _apply(codes, len(distinct), lambda place: function(int(distinct[place])))
+    table: dict[Any, int] = {}
+    values: list[Value] = []
+    lookup = np.zeros(size, dtype=np.int32)
+    for code in present(codes, size).tolist():
+        try:
+            value = function(code)
+            index = table.setdefault(_identity(value), len(table))
+        except Exception as error:
+            row = int(np.argwhere(codes == code)[0, 0])
+            raise ProgramError(row, f"{type(error).__name__}: {error}") from error
+        if index == len(values):
+            values.append(value)
+        lookup[code] = index
+    return lookup[codes], tuple(values)
+
+
+def _codes(
+    first: Int[np.ndarray, "inputs *#places"], second: Int[np.ndarray, "inputs *#places"], base: int
+) -> Int[np.ndarray, "inputs *_"]:
+    """Return one code for a pair of codes, the second below `base`."""
+    wide = np.int32 if (int(first.max(initial=0)) + 1) * base < 2**31 else np.int64
+    pairs: np.ndarray = np.multiply(first, base, dtype=wide) + second.astype(wide)
+    return pairs
+
+
+def _means(
+    selected: Bool[np.ndarray, "cases key"], column: Column, rows: Int[np.ndarray, " cases"]
+) -> tuple[Int[np.ndarray, " cases"], list[Value]]:
+    """Return, for each case, which of a list of means it has."""
+    codes = column.codes[rows]
+    used = present(codes[selected], len(column.values)).tolist()
+    if all(_is_whole(column.values[code]) for code in used):
+        numbers = np.zeros(len(column.values), dtype=np.int64)
+        numbers[used] = [int(column.values[code]) for code in used]
+        sums = (numbers[codes] * selected).sum(-1)
+        low, base = int(sums.min()), selected.shape[1] + 1
+        pairs = _codes(sums - low, selected.sum(-1), base)
+        kinds, index = np.unique(pairs, return_inverse=True)
+        return index, [(kind // base + low) / (kind % base) for kind in kinds.tolist()]
+    codes = np.where(selected, codes, -1)
+    kinds, first, index = np.unique(codes, axis=0, return_index=True, return_inverse=True)
+    means: list[Value] = []
+    for kind, case in zip(kinds.tolist(), first.tolist(), strict=True):
+        values = [column.values[code] for code in kind if code >= 0]
+        if not all(isinstance(value, (int, float)) for value in values):
+            raise ProgramError(int(rows[case]), f"an aggregate selects several of {values}")
+        means.append(sum(values) / len(values))
+    return index.reshape(-1), means
+
+
+def _is_whole(value: Value) -> bool:
+    """Return whether sums of such values are exact, in whatever order."""
+    return isinstance(value, (int, float)) and abs(value) < 2**31 and value == int(value)
+
+
+def trace(
+    named: Mapping[str, Any], xs: Sequence[Value], causal: bool = False
+) -> dict[str, list[Value]]:
+    """Return every variable's values on one input, by Tracr's own evaluator."""
+    evaluator = _Remembering(causal)
+    return {name: list(evaluator.evaluate(sop, xs)) for name, sop in named.items()}
+
+
+class _Remembering:
+    """Tracr's evaluator, evaluating each expression once."""
+
+    def __init__(self, causal: bool):
+        base = causal_eval.CausalEvaluator if causal else rasp.DefaultRASPEvaluator
+        known: dict[int, Any] = {}
+
+        class Evaluator(base):  # type: ignore[misc, valid-type]
+            def evaluate(self, expr: Any, xs: Sequence[Value]) -> Any:
+                if id(expr) not in known:
+                    known[id(expr)] = super().evaluate(expr, xs)
+                return known[id(expr)]
+
+        self.evaluate = Evaluator().evaluate
