@@ -1,4 +1,4 @@
-"""The `algomatch` command: train, resume, analyze."""
+"""The `algomatch` command: train, resume, analyze, tasks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ EPILOG = """examples:
   algomatch train --config my.yaml model.d_model=32
   algomatch train --resume runs/RUN
   algomatch analyze runs/RUN
+  algomatch tasks sort
+  algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
 """
 
 
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console  # --help and --version do without
 
     try:
-        run = {"train": _train, "analyze": _analyze}[options.command]
+        run = {"train": _train, "analyze": _analyze, "tasks": _tasks}[options.command]
         run(options, rest, Console())
     except (UserError, FaultError, Interrupted) as error:
         print(f"algomatch: {' '.join(str(error).split())}", file=sys.stderr)
@@ -79,15 +81,22 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--device", help="where to measure; the run's own by default")
     analyze.add_argument("--all", action="store_true", help="print every measurement")
     analyze.add_argument("--output", metavar="FILE", help="write every measurement as CSV")
+    tasks = commands.add_parser(
+        "tasks",
+        help="list the tasks, show one in full, or validate all",
+        description="List the tasks, show one (or a program of your own) in full, or validate all.",
+    )
+    tasks.add_argument(
+        "names", nargs="*", metavar="NAME", help="a task, or FILE.py:function; and KEY=VALUE for it"
+    )
+    tasks.add_argument("--check", action="store_true", help="compile and validate every program")
+    tasks.add_argument("--picture", metavar="FILE", help="where the dataflow graph goes")
     return parser
 
 
 def _train(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     overrides = [*options.overrides, *rest]  # argparse leaves what comes after an option
-    for argument in overrides:
-        if argument.startswith("-"):
-            known = one_of(argument, ["--config", "--resume", "--help"])
-            raise UserError(f"unknown option '{argument}': {known}")
+    _refuse_options(overrides, ["--config", "--resume", "--help"])
     if options.resume is not None:
         if options.config is not None or overrides:
             raise UserError("--resume goes on with the run's own config: leave out the rest")
@@ -101,6 +110,36 @@ def _train(options: argparse.Namespace, rest: list[str], console: Console) -> No
     from . import experiment
 
     experiment.train(config, console)
+
+
+def _refuse_options(arguments: Sequence[str], known: Sequence[str]) -> None:
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise UserError(f"unknown option '{argument}': {one_of(argument, known)}")
+
+
+def _tasks(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    given = [*options.names, *rest]
+    _refuse_options(given, ["--check", "--picture", "--help"])
+    names = [argument for argument in given if "=" not in argument]
+    overrides = [argument for argument in given if "=" in argument]
+    if options.check and options.picture is not None:
+        raise UserError("--check draws no picture: leave out --picture")
+    if not given and not options.check:
+        from .report.registry import print_registry
+
+        print_registry(console)
+        return
+    if len(names) > 1 and not options.check:
+        raise UserError(f"one task at a time, not {', '.join(names)} (or add --check)")
+    from .report import tasks
+
+    if options.check:
+        tasks.check_tasks(names, overrides, console)
+        return
+    chosen = [f"task={name}" for name in names]
+    picture = Path(options.picture) if options.picture is not None else None
+    tasks.print_task([*chosen, *overrides], picture, console)
 
 
 def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:
