@@ -27,9 +27,12 @@ from rich.table import Table
 from algomatch.analysis.suite import measure
 from algomatch.config import Config, compose
 from algomatch.data.datamodule import StratifiedBatches, TaskDataModule
-from algomatch.data.inputs import IGNORE
+from algomatch.data.inputs import input_set
+from algomatch.data.outputs import IGNORE
+from algomatch.data.tasks import make_task
 from algomatch.experiment import make_trainer, prepare, quiet_lightning
 from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.reference import compile_program, validate
 from algomatch.models.training import AlgorithmicTask, learning_rate_factor
 from algomatch.tracking.callbacks import GracefulStop, ProgressBar, Recorder
 from algomatch.tracking.run_folder import RunFolder
@@ -122,7 +125,7 @@ class _Window(pl.Callback):
 
 def _lightning_seconds(config: Config) -> float:
     setting, settings = prepare(config), config.trainer
-    folder = RunFolder.create(config)
+    folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact)
     console = Console(file=io.StringIO())
     recorder = Recorder(folder, setting, WandbLog(folder, print), lambda text: None)
     window, stop = _Window(), GracefulStop(recorder, console)
@@ -130,7 +133,7 @@ def _lightning_seconds(config: Config) -> float:
     datamodule = TaskDataModule(
         setting.inputs, settings.batch_size, config.seed, settings.max_steps
     )
-    module = AlgorithmicTask(make_native(setting.shape), settings)
+    module = AlgorithmicTask(make_native(setting.shape), setting.inputs.output, settings)
     with quiet_lightning():
         make_trainer(settings, callbacks, folder.path).fit(module, datamodule=datamodule)
     return window.seconds
@@ -209,28 +212,106 @@ def _seconds_to_first_step() -> float:
         return seconds
 
 
+def second_start(task: str) -> Result:
+    """What a fresh process spends on a task that was started before: inputs and reference."""
+    script = """
+import sys, time
+from algomatch.config import TaskConfig
+from algomatch.data.inputs import input_set
+from algomatch.data.tasks import make_task
+from algomatch.models.reference import build_reference
+started = time.perf_counter()
+config = TaskConfig(name=sys.argv[1])
+reference = build_reference(input_set(make_task(config), config))
+print(time.perf_counter() - started if reference.from_cache else "compiled")
+"""
+    command = [sys.executable, "-c", script, task]
+
+    def printed() -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    printed()  # fills the cache
+    values = [float(printed()) for _ in range(PAIRS)]
+    return Result(f"second start of {task}, without imports", values, 0.3, "s")
+
+
+def validation() -> tuple[Result, Result]:
+    """Proving reverse on all its inputs, in seconds and over haiku's apply on as many."""
+    config = compose().task
+    inputs = input_set(make_task(config), config)
+    compiled = compile_program(inputs.task, 100)
+    assert len(inputs) == 1364
+    seconds = [_seconds(lambda: validate(compiled, inputs)) for _ in range(PAIRS)]
+    from tracr.compiler import compiling
+
+    model = compiling.compile_rasp_to_model(
+        inputs.task.program,
+        vocab=set(inputs.task.vocabulary),
+        max_seq_len=inputs.task.max_length,
+        compiler_bos="BOS",
+    )
+    some = [["BOS", *inputs.listed(row)] for row in range(1000, 1010)]
+
+    def by_haiku() -> None:
+        for one in some:
+            model.apply(one)
+
+    by_haiku()
+    ratios = [one / (_seconds(by_haiku) * len(inputs) / len(some)) for one in seconds]
+    claim = "validating reverse on 1,364 inputs"
+    return Result(claim, seconds, 1, "s"), Result(claim, ratios, 0.01, "x haiku, one by one")
+
+
+def a_million_inputs(task: str) -> tuple[Result, Result]:
+    """Enumerating and encoding a million lists of up to 10 tokens, with the program's values."""
+    script = """
+import resource, sys, time
+from algomatch.config import TaskConfig
+from algomatch.data.inputs import input_set
+from algomatch.data.tasks import make_task
+started = time.perf_counter()
+config = TaskConfig(name=sys.argv[1], max_length=10, max_inputs=1_000_000)
+assert len(input_set(make_task(config), config)) == 1_000_000
+print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    command = [sys.executable, "-c", script, task]
+    seconds, gigabytes = [], []
+    for _ in range(3):
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        seconds.append(float(out[0]))
+        gigabytes.append(float(out[1]))
+    claim = f"1,000,000 inputs of {task}"
+    return Result(claim, seconds, 10, "s"), Result(claim, gigabytes, 2, "GiB, the whole process")
+
+
 def main() -> int:
     """Run all benchmarks and print the table."""
     console = Console()
-    results = []
-    benchmarks: list[Callable[[], Result]] = [
+    results: list[Result] = []
+    benchmarks: list[Callable[[], Result | tuple[Result, ...]]] = [
         lambda: training_step("1L"),
         lambda: training_step("4L"),
         measuring,
         help_text,
         first_step,
+        lambda: second_start("reverse"),
+        lambda: second_start("shuffle_dyck2"),  # the largest reference
+        validation,
+        lambda: a_million_inputs("reverse"),
+        lambda: a_million_inputs("most_freq"),
     ]
     with console.status("measuring") as status:
         for i, benchmark in enumerate(benchmarks):
             status.update(f"benchmark {i + 1} of {len(benchmarks)}")
-            results.append(benchmark())
+            found = benchmark()
+            results += found if isinstance(found, tuple) else [found]
     table = Table("claim", "median", "lowest..highest", "bar", "unit", "", title="Benchmarks")
     for result in results:
         values = result.values
         table.add_row(
             result.claim,
-            f"{statistics.median(values):.2f}",
-            f"{min(values):.2f}..{max(values):.2f}",
+            f"{statistics.median(values):.3g}",
+            f"{min(values):.3g}..{max(values):.3g}",
             f"{result.bar:g}",
             result.unit,
             "kept" if result.kept else "MISSED",
