@@ -8,7 +8,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -73,6 +74,20 @@ class Compiled:
     outputs: tuple[Value, ...] | None
     residual_labels: tuple[str, ...]
     mlp_exactness: int
+    sharpened: bool = False
+
+    def sharp(self) -> Compiled:
+        """Return the same program with attention that is hard, however wide the heads are.
+
+        Tracr's scores are 100 for what is selected, divided by the root of the heads' width: wide
+        heads attend to what is not selected too.
+        """
+        root = self.shape["d_head"] ** 0.5
+        weights = {
+            name: weight * root if ".attn.q." in name else weight
+            for name, weight in self.weights.items()
+        }
+        return dataclasses.replace(self, weights=weights, sharpened=True)
 
     @cached_property
     def digest(self) -> str:
@@ -134,8 +149,9 @@ def build_reference(inputs: InputSet, allow_inexact: bool = False) -> Reference:
     """Return the reference of the inputs' task, from the cache or compiled, run on every input.
 
     Tracr's `mlp_exactness` is chosen from the maximum length and raised until the compiled
-    program agrees with the interpreter. A validation is cached too, and then repeated on a few
-    inputs only. With `allow_inexact`, the one with fewest wrong inputs is taken where all are.
+    program agrees with the interpreter, each time as it is and with hard attention. A validation
+    is cached too, and then repeated on a few inputs only. With `allow_inexact`, the one with the
+    fewest wrong inputs is taken where all have some.
 
     Raises:
         UserError: Tracr cannot compile the program, or no exactness makes it agree; the message
@@ -149,12 +165,13 @@ def build_reference(inputs: InputSet, allow_inexact: bool = False) -> Reference:
         compiled = cached or compile_program(task, exactness)
         if path and cached is None:
             _write_cache(path, compiled)
-        validation = _validated(compiled, inputs, path)
-        found.append((validation, compiled, cached is not None))
-        if validation.exact:
-            break
+        for one in (compiled, compiled.sharp()):
+            validation = _validated(one, inputs, path)
+            found.append((validation, one, cached is not None))
+            if validation.exact:
+                return Reference(inputs, one, validation, cached is not None)
     validation, compiled, from_cache = min(found, key=lambda one: one[0].n_wrong)
-    if not validation.exact and not allow_inexact:
+    if not allow_inexact:
         raise UserError(_refusal(task, validation))
     return Reference(inputs, compiled, validation, from_cache)
 
@@ -331,15 +348,16 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
     logging.disable(logging.WARNING)  # on values that never occur
     try:
         _refuse_large(task)
-        model = compiling.compile_rasp_to_model(
-            program,
-            vocab=set(task.vocabulary),
-            max_seq_len=task.max_length,
-            causal=task.causal,
-            compiler_bos=BOS,
-            compiler_pad=PAD,
-            mlp_exactness=mlp_exactness,
-        )
+        with _wide_heads():
+            model = compiling.compile_rasp_to_model(
+                program,
+                vocab=set(task.vocabulary),
+                max_seq_len=task.max_length,
+                causal=task.causal,
+                compiler_bos=BOS,
+                compiler_pad=PAD,
+                mlp_exactness=mlp_exactness,
+            )
         labels = _named_labels(task, model.residual_labels)
         outputs: tuple[Value, ...] | None = None
         if rasp.is_numerical(program):  # to the converter, a category with a single value
@@ -371,6 +389,29 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
         residual_labels=labels,
         mlp_exactness=mlp_exactness,
     )
+
+
+@contextmanager
+def _wide_heads() -> Iterator[None]:
+    """Let Tracr make heads as wide as their values: it looks at keys and queries only."""
+    from tracr.compiler import assemble
+    from tracr.craft import transformers
+
+    original = assemble._get_model_config_and_module_names
+
+    def widened(craft_model: Any) -> Any:
+        config, names = original(craft_model)
+        for block in craft_model.blocks:
+            if not isinstance(block, transformers.MLP):
+                widths = [head.w_ov.matrix.shape[1] for head in block.as_multi().heads()]
+                config.key_size = max(config.key_size, *widths)
+        return config, names
+
+    assemble._get_model_config_and_module_names = widened
+    try:
+        yield
+    finally:
+        assemble._get_model_config_and_module_names = original
 
 
 def _refuse_large(task: Task) -> None:

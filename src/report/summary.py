@@ -101,10 +101,11 @@ def reference_text(reference: Reference) -> str:
         )
     if found.largest_error is not None:
         against += f", largest error {found.largest_error:.1g}"
+    sharpened = ", attention sharpened" if compiled.sharpened else ""
     cached = ", cached" if reference.from_cache else ""
     return (
         f"{', '.join(f'{key} {compiled.shape[key]}' for key in SIZES)}, {against} "
-        f"(mlp_exactness {compiled.mlp_exactness}{cached})"
+        f"(mlp_exactness {compiled.mlp_exactness}{sharpened}{cached})"
     )
 
 
