@@ -163,7 +163,9 @@ def compose(overrides: Sequence[str] = (), file: str | os.PathLike[str] | None =
         rest = {key: value for key, value in layer.items() if key not in GROUPS}
         _check_keys(rest, Config, source)
         parts.append(rest)
-    return _checked(parts)
+    config = _checked(parts)
+    _make_whole(config.task)
+    return config
 
 
 def from_mapping(values: Mapping[str, Any], source: str) -> Config:
@@ -282,6 +284,23 @@ def split_place(place: str) -> tuple[Path, str]:
     return (Path(f"{path}.py"), function) if found else (Path(place), "")
 
 
+def _make_whole(task: TaskConfig) -> None:
+    """Make relative paths whole, so that a run can be measured again from another folder.
+
+    Beside a program of the user's own, other files are looked for where it is.
+    """
+
+    def whole(place: str) -> str:
+        path, function = split_place(place)
+        return f"{path.resolve()}:{function}" if names_file(place) else place
+
+    own = names_file(task.program or "")
+    task.program = task.program and whole(task.program)
+    if not own:
+        task.restrict = task.restrict and whole(task.restrict)
+        task.alternatives = task.alternatives and [whole(place) for place in task.alternatives]
+
+
 def _own_task(place: str) -> dict[str, Any]:
     """Return the fields of a task from a user's file, and from the YAML file beside it."""
     path, function = split_place(place)
@@ -290,7 +309,7 @@ def _own_task(place: str) -> dict[str, Any]:
     beside = path.with_suffix(".yaml")
     fields = read_yaml(beside) if beside.is_file() else {}
     _check_keys({"task": fields}, Config, str(beside))
-    return {"name": name, "program": f"{path.resolve()}:{function}", **fields}
+    return {"name": name, "program": f"{path}:{function}", **fields}
 
 
 def _check_keys(values: Mapping[Any, Any], schema: type, source: str, prefix: str = "") -> None:

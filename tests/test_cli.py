@@ -160,6 +160,169 @@ def test_what_this_machine_or_task_cannot_do_is_refused_before_a_run_folder_is_m
     assert len(line) < 400
 
 
+OWN = """\
+from tracr.rasp import rasp
+
+number = 5
+
+
+def make_odd():
+    return rasp.Map(lambda t: t % 2 == 1, rasp.tokens).named("odd")
+
+
+def make_for(length):
+    return rasp.tokens
+
+
+def make_text():
+    return "tokens"
+
+
+def make_nothing():
+    pass
+
+
+def make_mistake():
+    return rasp.Map(lambda t: t)
+
+
+def make_inverse():
+    return rasp.Map(lambda t: 6 // (t - 1), rasp.tokens).named("inverse")
+
+
+def make_only_pairs():
+    positions = {0: "first", 1: "second"}
+    return rasp.Map(lambda index: positions[index], rasp.indices).named("only_pairs")
+
+
+def make_seven():
+    return rasp.Map(lambda t: 7, rasp.tokens).named("seven")
+
+
+def make_undefined():
+    nobody = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.FALSE)
+    return rasp.Aggregate(nobody, rasp.tokens).named("undefined")
+
+
+def make_length():
+    return rasp.SequenceMap(lambda n, i: n - i, rasp.length, rasp.indices).named("later")
+
+
+def make_infinite():
+    return rasp.numerical(rasp.Map(lambda t: float("inf") if t else 0.0, rasp.tokens))
+
+
+def is_short(tokens):
+    return len(tokens) < tokens.limit
+
+
+def is_nothing(tokens):
+    return False
+"""
+CHOICES = "valid: is_nothing, is_short, make_for, make_inf"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("task=nope.py:make_odd", ["program file '", "nope.py' does not exist", "file.py:functio"]),
+        ("task=folder.py:make_odd", ["folder.py' is a folder; give path/to/file.py:function"]),
+        ("task=own.py:make_od", ["own.py' has no function 'make_od'", "mean 'make_odd'?", CHOICES]),
+        ("task=own.py:number", ["own.py' has no function 'number'", CHOICES]),
+        ("task=own.py", ["own.py': name the function too, as in ", "own.py:make_odd"]),
+        ("task=empty.py:make_x", ["empty.py' has no function 'make_x', nor any other"]),
+        ("task=empty.py", ["empty.py': name the function too, as in ", "empty.py:make_it"]),
+        ("task=broken.py:make_x", ["broken.py' cannot be imported (line 2): SyntaxError: "]),
+        ("task=raises.py:make_x", ["raises.py' cannot be imported (line 3): ValueError: not"]),
+        ("task=exits.py:make_x", ["exits.py' cannot be imported (line 2): SystemExit: 3"]),
+        ("task=needs.py:make_x", ["needs.py' cannot be imported (line 1): ModuleNotFoundError: "]),
+        (
+            "task=own.py:make_for",
+            ["'make_for' takes the argument 'length'", "but vocabulary, min_length, max_length"],
+        ),
+        ("task=own.py:make_text", ["'make_text' returned a str: it must return an s-op"]),
+        ("task=own.py:make_nothing", ["returned None: it must return an s-op"]),
+        ("task=own.py:make_mistake", ["'make_mistake' raises (line 23): TypeError: "]),
+        (
+            "task=own.py:make_length",
+            ["task 'own.length': Tracr cannot compile the program: ValueError: Unsupported S-Op"],
+        ),
+        (
+            "task=own.py:make_inverse",
+            ["task 'own.inverse': the program raises on the input [1]: ZeroDivisionError"],
+        ),
+        (
+            "task=own.py:make_only_pairs",
+            ["the program raises on the input [0, 0, 0]: KeyError: 2", "what task.restrict lets"],
+        ),
+        (
+            "task=own.py:make_odd task.vocabulary=[a,b]",
+            ["the program raises on the input ['a']: TypeError", "change the program, task.vocab"],
+        ),
+        ("task=own.py:make_seven", ["'own.seven': the program's output is 7 on every input"]),
+        ("task=own.py:make_undefined", ["output is undefined on every input: there is nothing to"]),
+        ("task=own.py:make_infinite", ["inf", "not a finite number"]),
+        (
+            "task=own.py:make_odd task.restrict=foo",
+            ["task.restrict=foo", CHOICES, "unique", "none"],
+        ),
+        ("task=reverse task.restrict=foo", ["task.restrict=foo: valid: none, unique, or path/to"]),
+        ("task=reverse task.restrict=uniqe", ["task.restrict=uniqe: did you mean 'unique'?"]),
+        (
+            "task=own.py:make_odd task.restrict=is_short",
+            ["task.restrict=is_short raises on [0] (line 53): AttributeError: 'list' object"],
+        ),
+        (
+            "task=own.py:make_odd task.restrict=is_nothing",
+            ["task 'own.odd': task.restrict accepts no input at all"],
+        ),
+        (
+            "task=own.py:make_odd task.restrict=unique task.max_length=4",
+            ["task.max_length=4 must not exceed the 2 tokens", "(task.restrict=unique)"],
+        ),
+        ("task=own.py:make_odd task.tolerance=0", ["task.tolerance=0 must be above 0"]),
+        ("task=own.py:make_odd task.tolerance=-1", ["task.tolerance=-1.0 must be at least 0"]),
+        (
+            "task=own.py:make_odd task.held_out_lengths=[4]",
+            ["task.held_out_lengths=[4] must be among the lengths 1 to 3"],
+        ),
+        (
+            "task=own.py:make_odd task.vocabulary=null",
+            ["task 'own.odd' needs its vocabulary, as in task.vocabulary=[0,1,2]", "own.yaml besi"],
+        ),
+        ("task=own.py:make_odd task.alternatives=[make_ood]", ["'make_ood': did you mean 'make_"]),
+        ("task=reverse task.alternatives=[sorted]", ["unknown program 'sorted' (task.alternativ"]),
+        (
+            "task=frac_prev",
+            ["unknown task 'frac_prev': did you mean 'frac_prevs'?", "file.py:func"],
+        ),
+        ("task=own.make_odd", ["unknown task 'own.make_odd': ", "or path/to/file.py:function"]),
+        (
+            "task=with_yaml.py:make_x",
+            ["unknown key 'task.tolerence' (", "with_yaml.yaml): did you"],
+        ),
+    ],
+)
+def test_a_mistake_in_a_program_of_ones_own_is_one_line(
+    capsys: Capture, here: Path, arguments: str, parts: list[str]
+) -> None:
+    files = {
+        "own.py": OWN, "empty.py": "", "broken.py": "x = 1\ndef make_x(:\n    pass\n",
+        "raises.py": "def make_x(text):\n    return int(text)\nraise ValueError('not\\nnow')\n",
+        "exits.py": "import sys\nsys.exit(3)\n", "needs.py": "import no_such_module\n",
+        "with_yaml.py": OWN, "with_yaml.yaml": "tolerence: 0.1\n",
+    }  # fmt: skip
+    (here / "folder.py").mkdir()
+    for name, text in files.items():
+        (here / name).write_text(text)
+    small = [one for one in SMALL if not one.startswith("task.")]
+    task = ["task.vocabulary=[0,1]", "task.max_length=3"]
+    line = refused(capsys, here, 2, "train", *small, *task, *arguments.split())
+    for part in parts:
+        assert part in line
+    assert len(line) < 900
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -238,7 +401,7 @@ def rewrite_header(source: Path, target: Path, change: Callable[[dict[str, Any]]
     [
         (lambda h: h.pop("weights_digest"), "the header of checkpoint 'x' is damaged: "),
         (lambda h: h.update(step="soon"), "the header of checkpoint 'x' is damaged: "),
-        (lambda h: h.update(format=99), "checkpoint 'x' has format 99, this version reads 1"),
+        (lambda h: h.update(format=99), "checkpoint 'x' has format 99, this version reads 2"),
         (lambda h: h["config"].update(sed=1), "unknown key 'sed' (x): did you mean 'seed'?"),
         (lambda h: h["config"].update(seed=-1), "seed=-1 must be at least 0"),
         (

@@ -172,6 +172,9 @@ def recorded(config: Config, folder: Path) -> list[Config]:
         ["task.vocabulary=['1', 'null', 'yes', '', '~', '1e3', 'a: b', ' ', '#', \"it's\"]"],
         ["task.vocabulary=[0, 1, 2.5, true, é]"],
         ["task.held_out_lengths=[1,3]", "tracking.tags=[x,'1']", "run_dir=runs/a b"],
+        ["task.causal=true", "task.tolerance=0.125", "task.restrict=unique"],
+        ["task.alternatives=[]", "task.allow_inexact=true", "task.causal=false"],
+        ["task.alternatives=[sort,'own file.py:f']", "task.restrict='own file.py:g'"],
     ],
     ids=str,
 )
@@ -218,7 +221,7 @@ def test_numbers_read_back_to_the_last_bit(
             ["unknown key 'trainer.maxsteps'", "did you mean 'max_steps'?", "keys of trainer: acc"],
         ),
         ("model.heads=3", ["'model.heads'", "'n_heads'?", "valid keys of model: act_fn, attn_on"]),
-        ("task..name=x", ["unknown key 'task.'", "valid keys of task: held_out"]),
+        ("task..name=x", ["unknown key 'task.'", "valid keys of task: allow_inexact, alt"]),
         (".=1", ["unknown key ''", "valid keys: analysis"]),
         ("a[0]=1", ["unknown key 'a'", "valid keys: analysis"]),
     ],
@@ -282,6 +285,7 @@ LOW = [
     ("analysis.random_inits", 1), ("analysis.seed", 0), ("seed", 0),
 ]  # fmt: skip
 LOW_FLOATS = [
+    ("task.tolerance", 0),
     ("trainer.learning_rate", 0), ("trainer.weight_decay", 0), ("trainer.gradient_clip", 0),
     ("trainer.save_every_seconds", 0), ("tracking.init_timeout_seconds", 1),
     ("tracking.finish_timeout_seconds", 1),
@@ -297,6 +301,7 @@ BETWEEN = {
     "model.n_heads=3": "model.n_heads=3 must divide model.d_model=64 (one of 1, 2, 4, 8, 16, 32, "
     "64), or set model.d_head",
     "task.min_length=4 task.max_length=3": "task.min_length=4 must not exceed task.max_length=3",
+    "task.tolerance=0": "task.tolerance=0 must be above 0: numbers are never exactly right",
     **{
         f"task.held_out={share}": f"task.held_out={share} must be a share from 0 up to, not incl"
         for share in ("-0.1", "1.0", "nan", "inf")
@@ -333,14 +338,14 @@ def test_every_rule_has_an_example_that_breaks_it() -> None:
     rules = [message.partition("=")[0] for _, message in algomatch.config._rules(compose())]
     examples = {message.partition("=")[0] for message in BROKEN.values()}
     assert examples == set(rules)
-    # model.n_heads and task.min_length have a second rule, with another value, the seeds two bounds
-    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 6
+    # n_heads, min_length and tolerance have a second rule, the seeds two bounds
+    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 7
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        [f"{key}={low}" for key, low in [*LOW, *LOW_FLOATS]],
+        [f"{key}={low}" for key, low in [*LOW, *LOW_FLOATS] if key != "task.tolerance"],
         ["task.held_out=0"],
         [f"seed={2**63 - 1}", f"analysis.seed={2**63 - 1}"],
         ["task.held_out=0.99"],
@@ -377,6 +382,11 @@ def test_values_on_the_bound_are_taken(overrides: list[str]) -> None:
         ("analysis.measures=accuracy", "analysis.measures"),
         ("runs_dir=null", "runs_dir"),
         ("run_dir=[1]", "run_dir"),
+        ("task.tolerance=small", "task.tolerance"),
+        ("task.causal=maybe", "task.causal"),
+        ("task.allow_inexact=null", "task.allow_inexact"),
+        ("task.alternatives=sort", "task.alternatives"),
+        ("task.restrict=[unique]", "task.restrict"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_with_its_key(override: str, key: str) -> None:
@@ -495,3 +505,105 @@ def test_a_record_is_not_composed_from_group_files_again() -> None:
     values["model"]["name"] = "a file that is gone by now"
     config = from_mapping(values, "config.yaml")
     assert (config.model.name, config.model.n_layers) == ("a file that is gone by now", 4)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("own.py:make_it", "own.it"),
+        ("own.py:make_own", "own"),
+        ("own.py:it", "own.it"),
+        ("own.py:own", "own"),
+        ("own.py", "own"),
+        ("below/own.py:make_it", "own.it"),
+        ("./below/../own.py:make_it", "own.it"),
+    ],
+)
+def test_a_users_program_is_named_by_its_file_and_function_and_kept_by_its_whole_path(
+    place: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path, _, function = place.partition(".py")
+    whole = f"{(tmp_path / path).resolve()}.py:{function[1:]}"
+    for config in (compose([f"task={place}"]), compose([], write(tmp_path, f"task: {place}"))):
+        assert (config.task.name, config.task.program) == (name, whole)
+    assert compose([f"task={place}", "seed=3"]).seed == 3
+    assert compose([f"task={{name: {place}, max_length: 4}}"]).task.max_length == 4
+    assert recorded(compose([f"task={place}"]), tmp_path)[0].task.program == whole
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["task.program=own.py:make_it", "task.restrict=own.py:is_it", "task.alternatives=[own.py:f]"],
+)
+def test_a_file_that_is_named_by_a_relative_path_is_recorded_by_its_whole_path(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert str(tmp_path.resolve() / "own.py:") in to_yaml(compose(["task=rank", override]))
+
+
+BESIDE = "vocabulary: [x, y, z]\nmax_length: 3\ntolerance: 0.25\nalternatives: [make_other]\n"
+
+
+def test_the_yaml_file_beside_a_program_fills_its_task(tmp_path: Path) -> None:
+    write(tmp_path, BESIDE + "restrict: is_it\ncausal: true\nallow_inexact: true\n", "own.yaml")
+    task = compose([f"task={tmp_path}/own.py:make_it"]).task
+    assert (task.vocabulary, task.max_length, task.tolerance) == (["x", "y", "z"], 3, 0.25)
+    assert (task.alternatives, task.restrict) == (["make_other"], "is_it")
+    assert (task.causal, task.allow_inexact) == (True, True)
+    assert task.held_out == 0.1  # what it leaves open is the schema's
+    assert compose([f"task={tmp_path}/other.py:make_it"]).task.tolerance is None
+
+
+@pytest.mark.parametrize(
+    ("beside", "text", "overrides", "tolerance"),
+    [
+        ("tolerance: 0.25", None, [], 0.25),
+        ("tolerance: 0.25", None, ["task.tolerance=0.5"], 0.5),
+        ("tolerance: 0.25", "task: {tolerance: 0.5}", [], 0.5),
+        ("tolerance: 0.25", "task: {tolerance: 0.5}", ["task.tolerance=0.75"], 0.75),
+        ("tolerance: 0.25", "task: {name: sort, tolerance: 0.5}", [], 0.25),  # sort's own
+        ("", None, ["task.tolerance=0.5"], 0.5),
+    ],
+)
+def test_what_is_given_is_over_the_yaml_file_beside_a_program(
+    beside: str, text: str | None, overrides: list[str], tolerance: float, tmp_path: Path
+) -> None:
+    write(tmp_path, beside, "own.yaml")
+    file = None if text is None else write(tmp_path, text)
+    config = compose([f"task={tmp_path}/own.py:make_it", *overrides], file)
+    assert config.task.tolerance == tolerance
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (
+            "tolerence: 1",
+            ["unknown key 'task.tolerence' (", "mean 'tolerance'? valid keys of task"],
+        ),
+        ("task: {tolerance: 1}", ["unknown key 'task.task' (", "valid keys of task: allow_"]),
+        ("vocabulary: {a: 1}", ["'task.vocabulary' (", "holds no keys"]),
+        ("- 1", ["config file '", "must hold `key: value` pairs"]),
+        ("a: [", ["config file '", "is not valid YAML or JSON"]),
+    ],
+)
+def test_a_mistake_in_the_yaml_file_beside_a_program_names_the_file(
+    content: str, parts: list[str], tmp_path: Path
+) -> None:
+    path = write(tmp_path, content, "own.yaml")
+    with pytest.raises(UserError) as caught:
+        compose([f"task={tmp_path}/own.py:make_it"])
+    for part in [*parts, str(path)]:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_new_keys_leave_everything_open_unless_they_are_given() -> None:
+    task = compose().task
+    assert (task.causal, task.restrict, task.tolerance, task.alternatives) == (None,) * 4
+    assert task.allow_inexact is False
+    task = compose(["task.causal=true", "task.alternatives=[]", "task.tolerance=1e-3"]).task
+    assert (task.causal, task.alternatives, task.tolerance) == (True, [], 1e-3)

@@ -35,7 +35,14 @@ REGISTRY: dict[str, Measure] = {
 }
 
 TRAINING_METRICS = (
-    Metric("training/loss", "nats per position", "lower", 0, float("inf"), "of the step's batch"),
+    Metric(
+        "training/loss",
+        "nats, or squared error, per position",
+        "lower",
+        0,
+        float("inf"),
+        "of the step's batch",
+    ),
     Metric("training/learning_rate", "per step", "neither", 0, float("inf"), "as scheduled"),
 )
 

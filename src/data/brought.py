@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..config import names_file, split_place
-from ..errors import UserError, one_of
+from ..errors import UserError, first_line, one_of
 
 
 def load_function(place: str, beside: str | None = None) -> Callable[..., Any]:
@@ -59,18 +59,18 @@ def where_raised(error: BaseException, path: str) -> str:
 def _import(path: Path) -> Any:
     path = path.resolve()
     name = f"algomatch_brought_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    specification = importlib.util.spec_from_file_location(name, path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module
+    before = list(sys.path)
     sys.path.insert(0, str(path.parent))  # it may import what lies beside it
     try:
-        specification.loader.exec_module(module)
+        # Not by importlib, whose byte code is stale after a change within a second.
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except (Exception, SystemExit) as error:
         line = where_raised(error, str(path))
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"program file '{path}' cannot be imported{line}: {reason}") from error
     finally:
-        sys.path.remove(str(path.parent))
+        sys.path[:] = before
     return module

@@ -31,6 +31,7 @@ COUNTED = 1_000_000  # lists up to which those that a predicate accepts are coun
 DRAWN = 200  # draws for each sampled list, before a predicate counts as too strict
 SPOT_CHECKS = 16  # inputs on which Tracr's own evaluator is asked too
 WIDEST_TOLERANCE = 0.05
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class InputSet:
     def undefined_share(self) -> float:
         """The share of the lists' positions at which the program has no output."""
         real = self.real
-        return float((real & ~self.defined).sum() / real.sum())
+        return int((real & ~self.defined).sum()) / int(real.sum())
 
     def rows(self, split: str, length: int | None = None) -> Bool[Tensor, " inputs"]:
         """Return which inputs belong to `split` (all, train, held_out) and, if given, `length`."""
@@ -342,11 +343,15 @@ def _spot_check(raw: RawInputs, found: Mapping[str, Variable]) -> None:
         for name, variable in found.items():
             codes = variable.codes[row, 1 : len(xs) + 1].tolist()
             ours = [None if code == IGNORE else variable.values[code] for code in codes]
-            if ours != values[name]:
+            if not all(map(_same, ours, values[name])):
                 raise UserError(
                     f"task '{task.name}': '{name}' on the input {xs} was {ours}, then "
                     f"{values[name]}: the program's functions must depend on their arguments alone"
                 )
+
+
+def _same(one: Value, other: Value) -> bool:
+    return bool(one == other or (one != one and other != other))  # nan is nan
 
 
 def output_of(task: Task, variable: Variable) -> Output:
@@ -368,7 +373,7 @@ def output_of(task: Task, variable: Variable) -> Output:
                 raise UserError(f"{name} is {value}: outputs must be finite")
         return Categorical(ordered(values))
     for value in values:
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
             raise UserError(f"{name} is numerical, but can be {value!r}: not a finite number")
     gap = smallest_gap(variable)
     return Numerical(task.tolerance or min(WIDEST_TOLERANCE, 0.4 * gap))

@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from tracr.rasp import causal_eval, rasp
 
+from ..errors import first_line
+
 Value = None | bool | int | float | str | tuple[Any, ...]
 DIRECT = 1 << 22  # table sizes up to which codes are counted, not sorted
 
@@ -196,7 +198,7 @@ def _apply(
 
     It is called once for each of the codes 0..size-1 that occurs.
     """
-    if size > DIRECT:
+    if size > max(DIRECT, codes.size):
         distinct, codes = np.unique(codes, return_inverse=True)
         return _apply(codes, len(distinct), lambda place: function(int(distinct[place])))
     table: dict[Any, int] = {}
@@ -208,7 +210,7 @@ def _apply(
             index = table.setdefault(_identity(value), len(table))
         except Exception as error:
             row = int(np.argwhere(codes == code)[0, 0])
-            raise ProgramError(row, f"{type(error).__name__}: {error}") from error
+            raise ProgramError(row, f"{type(error).__name__}: {first_line(error)}") from error
         if index == len(values):
             values.append(value)
         lookup[code] = index

@@ -24,7 +24,6 @@ class Categorical:
     """One of several values; the model gives a logit for each."""
 
     values: tuple[Any, ...]
-    unit = "nats"
 
     @property
     def width(self) -> int:
@@ -61,7 +60,6 @@ class Numerical:
 
     tolerance: float
     width = 1
-    unit = "squared error"
 
     def defined(self, targets: Float[Tensor, "*cases"]) -> Bool[Tensor, "*cases"]:
         """Return where there is an output to give."""
@@ -97,7 +95,7 @@ def ordered(values: Iterable[object]) -> tuple[object, ...]:
     """
 
     def place(value: object) -> tuple[bool, float, str, str]:
-        number = float(value) if isinstance(value, (int, float)) else 0.0
+        number = value if isinstance(value, (int, float)) else 0.0
         return not isinstance(value, (int, float)), number, type(value).__name__, str(value)
 
     return tuple(sorted(values, key=place))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from tracr.rasp import rasp
 
 from ..config import TaskConfig, group_names, names_file, split_place
-from ..errors import UserError, one_of
+from ..errors import UserError, first_line, one_of
 from . import programs, rasp_text
 from .brought import load_function, where_raised
 from .interpreter import Value
@@ -263,6 +264,9 @@ def make_task(config: TaskConfig) -> Task:
             f"task '{config.name}': {_name(row.make)} returned None: it must return an s-op"
         )
     others = list(_alternatives(config, row))
+    names = [_name(make) for make in (row.make, *others)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"task.alternatives: two programs are called '{twice[0]}'")
     alternatives = {_name(make): _call(make, available) for make in others}
     return Task(
         name=config.name,
@@ -333,14 +337,17 @@ def _predicate(config: TaskConfig) -> Callable[[list[Value]], bool] | None:
     if own is None and not names_file(given):
         valid = one_of(given, (UNIQUE, NONE))
         raise UserError(f"task.restrict={given}: {valid}, or path/to/file.py:function")
-    function = load_function(given, own)
+    try:
+        function = load_function(given, own)
+    except UserError as error:
+        raise UserError(f"task.restrict={given}: {error}; or one of {UNIQUE}, {NONE}") from error
 
     def accepts(tokens: list[Value]) -> bool:
         try:
             return bool(function(list(tokens)))
         except Exception as error:
-            line = where_raised(error, inspect.getfile(function))
-            reason = f"{type(error).__name__}: {error}"
+            line = _line(error, function)
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"task.restrict={given} raises on {tokens}{line}: {reason}") from error
 
     return accepts
@@ -361,13 +368,17 @@ def _call(make: Maker, available: Mapping[str, Any]) -> Any:
         UserError: it asks for something else, raises, or returns no s-op.
     """
     called = f"the function {getattr(make, '__name__', make)!r}"
-    parameters = inspect.signature(make).parameters.values()
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{called} does not say what it takes: {first_line(error)}") from error
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    asked = [p.name for p in parameters if p.kind in by_keyword and p.name in available]
     open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    by_position = inspect.Parameter.POSITIONAL_ONLY
     strange = [
         parameter.name
         for parameter in parameters
-        if (parameter.name not in available or parameter.kind is by_position)
+        if parameter.name not in asked
         and parameter.default is inspect.Parameter.empty
         and parameter.kind not in open_ended
     ]
@@ -377,13 +388,20 @@ def _call(make: Maker, available: Mapping[str, Any]) -> Any:
             f"{', '.join(ASKED_FOR)}"
         )
     try:
-        made = make(**{p.name: available[p.name] for p in parameters if p.name in available})
-    except Exception as error:
-        line = where_raised(error, inspect.getfile(make)) if inspect.isfunction(make) else ""
-        raise UserError(f"{called} raises{line}: {type(error).__name__}: {error}") from error
+        made = make(**{name: copy(available[name]) for name in asked})
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{called} raises{_line(error, make)}: {reason}") from error
     if made is not None and not isinstance(made, rasp.SOp):
         raise UserError(f"{called} returned {_kind(made)}: it must return an s-op (rasp.SOp)")
     return made
+
+
+def _line(error: BaseException, function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_filename == programs.__file__:
+        return ""
+    return where_raised(error, code.co_filename)
 
 
 def _kind(value: Any) -> str:

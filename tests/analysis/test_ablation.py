@@ -136,7 +136,7 @@ def test_what_the_padding_holds_does_not_enter_the_mean(small: Setting) -> None:
     shape = varied(small)
     weights = trained_looking(shape)
     one = record(make_bridge(shape, weights), small.inputs, 2048)
-    padding = small.reference.encoding.inputs[PAD]
+    padding = small.inputs.token_ids[PAD]
     assert (small.inputs.tokens[~small.inputs.key_mask] == padding).all()
     weights["tok_embed.weight"][padding] *= -5
     other = record(make_bridge(shape, weights), small.inputs, 2048)
@@ -224,12 +224,12 @@ def test_without_its_last_attention_layer_the_reference_cannot_reverse(
 
 def test_deltas_are_ablated_minus_intact(small: Setting) -> None:
     recording = record(bridge_of("2L with LN", small), small.inputs, 2048)
-    rows, targets = by_name(recording, small), small.inputs.targets
+    rows, against = by_name(recording, small), (small.inputs.targets, small.inputs.output)
     assert len(rows) == len(components(recording.bridge)) * len(KINDS) * len(ablation.EFFECTS)
-    intact = outcome(recording.logits, targets).means()
+    intact = outcome(recording.logits, *against).means()
     for component in components(recording.bridge):
         for kind in KINDS:
-            means = outcome(hooked_logits(recording, component, kind), targets).means()
+            means = outcome(hooked_logits(recording, component, kind), *against).means()
             for effect, value in means.items():
                 row = rows[f"{kind}_delta_{effect}", component.name]
                 assert row.value == pytest.approx(value - intact[effect], abs=1e-5)
@@ -247,9 +247,9 @@ def test_the_interval_of_a_delta_is_a_paired_bootstrap_over_inputs(small: Settin
     recording = record(bridge_of("2L with LN", small), small.inputs, 2048)
     component = components(recording.bridge)[2]
     row = by_name(recording, small)["zero_delta_exact", component.name]
-    targets = small.inputs.targets
-    before = outcome(recording.logits, targets).exact
-    after = outcome(ablated_logits(recording, component, "zero", 2048), targets).exact
+    against = (small.inputs.targets, small.inputs.output)
+    before = outcome(recording.logits, *against).exact
+    after = outcome(ablated_logits(recording, component, "zero", 2048), *against).exact
     change = (after - before).numpy()
     drawn = np.random.default_rng(0).choice(change, size=(4000, len(change))).mean(1)
     low, high = np.percentile(drawn, [2.5, 97.5])

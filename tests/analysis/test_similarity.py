@@ -22,7 +22,8 @@ from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.setting import Setting
 from algomatch.analysis.similarity import Variables, linear_cka, site_similarities
 from algomatch.analysis.statistics import jackknife_interval
-from algomatch.data.inputs import InputSet
+from algomatch.data.inputs import InputSet, Variable
+from algomatch.data.outputs import IGNORE
 from algomatch.models.bridges import make_bridge
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -151,7 +152,7 @@ def test_a_variables_representation_is_its_deconfounded_one_hot(
     small: Setting, variables: Variables
 ) -> None:
     for name, part in variables.columns.items():
-        values = small.inputs.variables[name][small.inputs.defined].numpy()
+        values = small.inputs.variables[name].codes[small.inputs.defined].numpy()
         wanted = residuals(one_hot(values), small.inputs)
         got = unsorted(variables.representation[:, part], variables)
         assert gram_cka(got, wanted) == pytest.approx(1, abs=1e-9)
@@ -166,7 +167,7 @@ def test_a_similarity_is_the_cka_of_data_deconfounded_apart(
         found = values_at(values, variables)
         assert set(found) == {"length", "opp_idx", "opp_idx-1", "reverse"}
         for name, value in found.items():
-            codes = small.inputs.variables[name][small.inputs.defined].numpy()
+            codes = small.inputs.variables[name].codes[small.inputs.defined].numpy()
             wanted = cka(residuals(one_hot(codes), small.inputs), rest)
             assert value == pytest.approx(wanted, abs=1e-8), (site, name)
 
@@ -240,7 +241,10 @@ def test_similarity_does_not_depend_on_the_order_of_the_inputs(
         targets=inputs.targets[order],
         lengths=inputs.lengths[order],
         held_out=inputs.held_out[order],
-        variables={name: values[order] for name, values in inputs.variables.items()},
+        variables={
+            name: replace(variable, codes=variable.codes[order])
+            for name, variable in inputs.variables.items()
+        },
     )
     other = similarity.prepare(moved, small.config.seed)
     for site in every.values():
@@ -252,11 +256,13 @@ def test_similarity_does_not_depend_on_the_names_of_the_tokens_and_values(
     small: Setting, variables: Variables, every: Mapping[str, torch.Tensor]
 ) -> None:
     inputs = small.inputs
-    codes = {
-        name: torch.where(values < 0, values, 9 - values)
-        for name, values in inputs.variables.items()
-    }
-    other = similarity.prepare(replace(inputs, tokens=8 - inputs.tokens, variables=codes), 0)
+
+    def renamed(variable: Variable) -> Variable:
+        codes = len(variable.values) - 1 - variable.codes
+        return replace(variable, codes=torch.where(variable.defined, codes, IGNORE))
+
+    other_names = {name: renamed(variable) for name, variable in inputs.variables.items()}
+    other = similarity.prepare(replace(inputs, tokens=8 - inputs.tokens, variables=other_names), 0)
     for site in every.values():
         assert values_at(site, other) == pytest.approx(values_at(site, variables), abs=1e-9)
 
@@ -303,7 +309,7 @@ def test_a_variable_on_top_of_token_and_position_is_found_whole(
     name: str, share: float, small: Setting, variables: Variables
 ) -> None:
     generator, inputs = torch.Generator().manual_seed(0), small.inputs
-    codes = inputs.variables[name].clamp(min=0)
+    codes = inputs.variables[name].codes.clamp(min=0).long()
     site = share * torch.nn.functional.one_hot(codes).double()
     for values in (inputs.tokens, torch.arange(inputs.tokens.shape[1])):
         table = torch.randn(9, site.shape[-1], generator=generator, dtype=torch.float64)
@@ -329,8 +335,8 @@ def written_at(label: str, small: Setting) -> str:
     """Return the first site where the reference's residual dimensions of a label hold anything."""
     columns = [
         i
-        for i, name in enumerate(small.reference.residual_labels)
-        if re.fullmatch(rf"{re.escape(label)}_\d+:.+", name)
+        for i, name in enumerate(small.reference.compiled.residual_labels)
+        if re.fullmatch(rf"{re.escape(label)}:.+", name)
     ]
     assert columns
     recording = small.reference_recording

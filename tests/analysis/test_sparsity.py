@@ -155,7 +155,7 @@ def tracr_mlp_widths(setting: Setting) -> list[int]:
     expr_to_craft_graph.add_craft_components_to_rasp_graph(
         extracted.graph,
         bos_dir=bases.BasisDirection(rasp.tokens.label, BOS),
-        mlp_exactness=setting.reference.mlp_exactness,
+        mlp_exactness=setting.reference.compiled.mlp_exactness,
     )
     model = craft_graph_to_model.craft_graph_to_model(extracted.graph, extracted.sources)
     return [

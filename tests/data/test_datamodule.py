@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from algomatch.config import TaskConfig
 from algomatch.data.datamodule import Batch, StratifiedBatches, TaskDataModule
-from algomatch.data.inputs import (
-    Encoding,
-    InputSet,
-    all_inputs,
-    encode,
-    encode_vocabulary,
-    program_outputs,
-    split,
-)
-from algomatch.data.programs import make_reverse
+from algomatch.data.inputs import InputSet, input_set
+from algomatch.data.programs import make_frac_prevs, make_reverse
 from algomatch.data.tasks import Task
 from algomatch.errors import UserError
 
@@ -29,9 +23,7 @@ def make_inputs(
     shortest: int = 1, longest: int = 4, held_out: float = 0.2, lengths: Sequence[int] = ()
 ) -> InputSet:
     task = Task("reverse", make_reverse(), ("a", "b", "c"), shortest, longest)
-    raw = all_inputs(task, 10_000, 0)
-    encoding = Encoding(encode_vocabulary(task), task.vocabulary)
-    return encode(raw, program_outputs(raw), encoding, split(raw, held_out, lengths, 0))
+    return input_set(task, TaskConfig(held_out=held_out, held_out_lengths=list(lengths)))
 
 
 INPUTS = make_inputs()
@@ -150,7 +142,7 @@ def test_a_batch_may_be_larger_than_an_epoch() -> None:
 
 
 def test_a_batch_with_fewer_places_than_lengths_is_refused() -> None:
-    message = r"trainer\.batch_size=3 must be at least 4, one input of each trained length"
+    message = r"^trainer\.batch_size=3 must be at least 4, one input of each trained length$"
     with pytest.raises(UserError, match=message):
         TaskDataModule(INPUTS, 3, 0, 10)
     TaskDataModule(make_inputs(lengths=[4]), 3, 0, 10)
@@ -158,7 +150,7 @@ def test_a_batch_with_fewer_places_than_lengths_is_refused() -> None:
 
 def test_nothing_to_train_on_is_refused() -> None:
     inputs = make_inputs(lengths=[1, 2, 3, 4])
-    with pytest.raises(UserError, match=r"task\.held_out leaves no input to train on: lower it"):
+    with pytest.raises(UserError, match=r"^task\.held_out leaves no input to train on: lower it$"):
         TaskDataModule(inputs, 8, 0, 10)
 
 
@@ -168,3 +160,37 @@ def test_the_loader_gives_the_batches_as_they_are() -> None:
     assert all(isinstance(batch, Batch) for batch in loaded)
     assert len(loaded) == 5
     assert all(map(same, loaded, datamodule.batches(range(5))))
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_the_loader_goes_on_from_the_trainers_step(step: int) -> None:
+    datamodule = TaskDataModule(INPUTS, 8, 2, 5)
+    datamodule.trainer = SimpleNamespace(global_step=step)  # type: ignore[assignment]
+    loaded = list(datamodule.train_dataloader())
+    assert len(loaded) == 5 - step
+    assert all(map(same, loaded, datamodule.batches(range(step, 5))))
+
+
+def test_a_batch_is_moved_whole() -> None:
+    datamodule, batch = TaskDataModule(INPUTS, 8, 2, 5), batches(8).batch(0)
+    moved = datamodule.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert isinstance(moved, Batch)
+    assert [part.device.type for part in moved] == ["meta"] * 3
+    assert [part.shape for part in moved] == [part.shape for part in batch]
+
+
+def test_numbers_are_batched_as_numbers() -> None:
+    task = Task("share", make_frac_prevs(("a", "b")), ("a", "b"), 1, 3)
+    inputs = input_set(task, TaskConfig(held_out=0.0))
+    batch = StratifiedBatches(inputs, 6, 0, range(1)).batch(0)
+    share_of_a = (batch.tokens[:, 1] == inputs.token_ids["a"]).float()
+    assert torch.equal(batch.targets[:, 1], share_of_a)
+    assert torch.equal(~batch.targets.isnan(), batch.key_mask & (torch.arange(4) > 0))
+
+
+def test_a_length_of_which_there_is_no_input_needs_no_place() -> None:
+    task = Task("odd", make_reverse(), ("a", "b"), 1, 3, accepts=lambda xs: len(xs) != 2)
+    inputs = input_set(task, TaskConfig(held_out=0.0))
+    batch = StratifiedBatches(inputs, 4, 0, range(1)).batch(0)
+    assert sorted(inputs.lengths[inputs.rows("train")].tolist()) == [1] * 2 + [3] * 8
+    assert sorted(batch.key_mask.sum(-1).tolist()) == [2, 2, 4, 4]

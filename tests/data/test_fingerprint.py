@@ -147,12 +147,27 @@ def test_two_calls_of_a_maker_give_one_fingerprint(make: Callable[[], Any]) -> N
     assert fingerprint(make()) == fingerprint(make()) is not None
 
 
-@pytest.mark.parametrize("name", REGISTRY)
-def test_every_task_has_a_stable_fingerprint_of_its_own(name: str) -> None:
-    prints = {other: fingerprint(make_task(TaskConfig(name=other)).program) for other in REGISTRY}
-    assert prints[name] is not None
-    assert prints[name] == fingerprint(make_task(TaskConfig(name=name)).program)
-    assert list(prints.values()).count(prints[name]) == 1
+def test_every_program_has_a_stable_fingerprint_of_its_own() -> None:
+    def prints() -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for name in REGISTRY:
+            task = make_task(TaskConfig(name=name))
+            found |= {key: fingerprint(sop) for key, sop in task.alternatives.items()}
+            found[name] = fingerprint(task.program)
+        return found
+
+    first = prints()
+    assert first == prints()
+    assert None not in first.values()
+    assert len(set(first.values())) == len(first) > 2 * len(REGISTRY)
+
+
+def test_the_vocabulary_and_the_lengths_that_a_program_holds_are_in_its_fingerprint() -> None:
+    def of(**fields: Any) -> str | None:
+        return fingerprint(make_task(TaskConfig(name="sort", **fields)).program)
+
+    assert of() == of(min_length=2)
+    assert len({of(), of(max_length=6), of(vocabulary=[1, 2, 3]), of(vocabulary=[4, 3, 2, 1])}) == 3
 
 
 def test_a_deep_program_is_described_in_little_time_and_space() -> None:

@@ -122,7 +122,7 @@ def test_a_finished_run_whose_checkpoints_are_gone_says_so(whole: Path, tmp_path
 def test_runs_started_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
     config = compose([*SETTINGS, f"runs_dir={tmp_path}"])
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: RunFolder.create(config), range(8)))
+        folders = list(pool.map(lambda _: RunFolder.create(config, "digest", True), range(8)))
     assert len({folder.path for folder in folders}) == 8
     assert {RunFolder.open(folder.path).id for folder in folders} == {f.id for f in folders}
 

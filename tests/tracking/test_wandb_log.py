@@ -18,7 +18,11 @@ from algomatch.config import to_mapping
 from algomatch.tracking.run_folder import RunFolder
 
 STEP = "trainer/global_step"
-ONLINE = (*TINY, "tracking=online", "tracking.tags=[first,second]", "trainer.checkpoints=8")
+# Allowing an inexact reference marks nothing where the reference is exact.
+ONLINE = (
+    *TINY, "tracking=online", "tracking.tags=[first,second]", "trainer.checkpoints=8",
+    "task.allow_inexact=true",
+)  # fmt: skip
 
 
 def sync(folder: Path, server: WandbServer) -> None:

@@ -1,0 +1,232 @@
+"""Every program computes what a plain statement of its task says, and so does every alternative."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from tracr.rasp import causal_eval, rasp
+
+from algomatch.config import TaskConfig
+from algomatch.data.tasks import REGISTRY, Task, make_task
+from algomatch.errors import UserError
+
+MOST_INPUTS = 400  # the oracles see every input up to the length that keeps to this many
+
+TASKS = {name: make_task(TaskConfig(name=name)) for name in REGISTRY}
+CAUSAL_CAPABLE = (
+    "frac_prevs",
+    "pair_balance",
+    "previous_token",
+    "shift_by",
+    "detect_pattern",
+    "first_occurrence",
+)
+ALTERNATIVES = [(name, other) for name, task in TASKS.items() for other in task.alternatives]
+
+Oracle = Callable[[list[Any], Sequence[Any]], list[Any]]
+
+
+def balanced(xs: list[Any], opens: Any, closes: Any) -> bool:
+    depth = 0
+    for x in xs:
+        depth += (x == opens) - (x == closes)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def shares(xs: list[Any], token: Any) -> list[float]:
+    return [xs[: i + 1].count(token) / (i + 1) for i in range(len(xs))]
+
+
+def most_frequent(xs: list[Any], vocabulary: Sequence[Any]) -> Any:
+    return max(vocabulary, key=xs.count)  # of several, max keeps the first
+
+
+def after_latest(xs: list[Any], i: int) -> Any:
+    earlier = [j for j in range(i) if xs[j] == xs[i]]
+    return xs[earlier[-1] + 1] if earlier else None
+
+
+def pairs(xs: list[Any]) -> list[tuple[Any, Any]]:
+    return list(itertools.pairwise(xs))
+
+
+def everywhere(value: Any, xs: list[Any]) -> list[Any]:
+    return [value] * len(xs)
+
+
+ORACLES: dict[str, Oracle] = {
+    "reverse": lambda xs, v: xs[::-1],
+    "length": lambda xs, v: everywhere(len(xs), xs),
+    "palindrome": lambda xs, v: everywhere(xs == xs[::-1], xs),
+    "hist": lambda xs, v: [xs.count(x) for x in xs],
+    "double_hist": lambda xs, v: [Counter(Counter(xs).values())[xs.count(x)] for x in xs],
+    "count": lambda xs, v: everywhere(xs.count(v[0]), xs),
+    "parity": lambda xs, v: everywhere(xs.count(v[0]) % 2 == 1, xs),
+    "first_occurrence": lambda xs, v: [x not in xs[:i] for i, x in enumerate(xs)],
+    "rank": lambda xs, v: [sum(y < x for y in xs) for x in xs],
+    "sort": lambda xs, v: sorted(xs),
+    "sort_unique": lambda xs, v: sorted(xs),
+    "sort_freq": lambda xs, v: sorted(xs, key=lambda x: -xs.count(x)),
+    "most_freq": lambda xs, v: everywhere(most_frequent(xs, v), xs),
+    "frac_prevs": lambda xs, v: shares(xs, v[0]),
+    "pair_balance": lambda xs, v: [
+        opens - closes for opens, closes in zip(shares(xs, v[0]), shares(xs, v[1]), strict=True)
+    ],
+    "shuffle_dyck": lambda xs, v: everywhere(balanced(xs, v[0], v[1]), xs),
+    "shuffle_dyck2": lambda xs, v: everywhere(
+        balanced(xs, v[0], v[1]) and balanced(xs, v[2], v[3]), xs
+    ),
+    "previous_token": lambda xs, v: [None, *xs[:-1]],
+    "shift_by": lambda xs, v: [None, None, *xs][: len(xs)],
+    "detect_pattern": lambda xs, v: [None, *(pair == (v[0], v[1]) for pair in pairs(xs))],
+    "contains": lambda xs, v: everywhere((v[0], v[1]) in pairs(xs), xs),
+    "induction": lambda xs, v: [after_latest(xs, i) for i in range(len(xs))],
+}
+
+
+class Remembering(rasp.DefaultRASPEvaluator):  # type: ignore[misc]
+    """Tracr's evaluator, evaluating each expression once an input."""
+
+    def __init__(self, xs: list[Any]) -> None:
+        super().__init__()
+        self.xs = xs
+        self.known: dict[int, Any] = {}
+
+    def evaluate(self, expr: Any, xs: Any) -> Any:
+        if id(expr) not in self.known:
+            self.known[id(expr)] = super().evaluate(expr, xs)
+        return self.known[id(expr)]
+
+
+class CausallyRemembering(Remembering, causal_eval.CausalEvaluator):  # type: ignore[misc]
+    """The same with Tracr's causal mask: its evaluator is the next in line."""
+
+
+def run(program: Any, xs: list[Any], causal: bool) -> list[Any]:
+    evaluator = (CausallyRemembering if causal else Remembering)(xs)
+    return list(evaluator.evaluate(program, xs))
+
+
+def inputs(task: Task, most: int | None = None) -> Iterator[list[Any]]:
+    """Yield every input, shortest first, up to the length at which there would be too many."""
+    total = 0
+    for length in range(task.min_length, task.max_length + 1):
+        if task.unique:
+            lists = [list(xs) for xs in itertools.permutations(task.vocabulary, length)]
+        else:
+            lists = [list(xs) for xs in itertools.product(task.vocabulary, repeat=length)]
+        total += len(lists)
+        if most is not None and total > most:
+            return
+        yield from lists
+
+
+def expressions(program: Any) -> list[Any]:
+    """Return every expression of a program once."""
+    found: dict[int, Any] = {}
+
+    def visit(expression: Any) -> None:
+        if id(expression) not in found:
+            found[id(expression)] = expression
+            for child in expression.children:
+                visit(child)
+
+    visit(program)
+    return list(found.values())
+
+
+def programs(task: Task) -> dict[str, Any]:
+    return {"reference": task.program, **task.alternatives}
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_program_computes_what_a_plain_statement_of_it_says(name: str) -> None:
+    assert name in ORACLES, f"say in ORACLES what {name} computes"
+    task, n_inputs = TASKS[name], 0
+    for xs in inputs(task, MOST_INPUTS):
+        n_inputs += 1
+        found, stated = run(task.program, xs, task.causal), ORACLES[name](xs, task.vocabulary)
+        assert found == stated, f"{name} on {xs}"
+        assert [type(x) is bool for x in found] == [type(x) is bool for x in stated]
+    assert n_inputs > 50
+
+
+@pytest.mark.parametrize(("name", "other"), ALTERNATIVES)
+def test_an_alternative_equals_its_program_on_every_input(name: str, other: str) -> None:
+    task = TASKS[name]
+    alternative = task.alternatives[other]
+    for xs in inputs(task):
+        expected = run(task.program, xs, task.causal)
+        assert run(alternative, xs, task.causal) == expected, f"{other} on {xs}"
+
+
+def test_a_position_map_reverses_lists_of_one_length_only() -> None:
+    fixed = make_task(TaskConfig(name="reverse", min_length=4, max_length=4))
+    added = set(fixed.alternatives) - set(TASKS["reverse"].alternatives)
+    assert len(added) == 1
+    for xs in inputs(fixed):
+        assert run(fixed.alternatives[min(added)], xs, causal=False) == xs[::-1]
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_program_names_its_steps_and_is_named_after_its_task(name: str) -> None:
+    unnamed = {"map", "sequence_map", "linear_sequence_map", "aggregate", "selector_width"}
+    for label, program in programs(TASKS[name]).items():
+        names = [expression.name for expression in expressions(program)]
+        assert len(names) == len(set(names)), f"{label} of {name} gives a name twice"
+        assert not {*unnamed, "select"} & set(names), f"{label} of {name} leaves a step unnamed"
+        assert not any(set("/@\n") & set(step) for step in names)
+        assert program.name == name
+        assert "tokens" in names
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_an_alternative_shares_no_way_of_computing_with_its_program(name: str) -> None:
+    task = TASKS[name]
+    samples = list(inputs(task, MOST_INPUTS))[-60:]
+
+    def steps(program: Any) -> set[str]:
+        """The values of the steps on some inputs: what tells two algorithms apart."""
+        sops = [e for e in expressions(program) if isinstance(e, rasp.SOp)]
+        return {
+            repr([run(sop, xs, task.causal) for xs in samples])
+            for sop in sops
+            if sop.name not in ("tokens", "indices", program.name)
+        }
+
+    for label, alternative in task.alternatives.items():
+        assert steps(alternative) != steps(task.program), f"{label} of {name}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    CAUSAL_CAPABLE,
+)
+def test_a_causal_capable_program_computes_the_same_under_either_mask(name: str) -> None:
+    task = TASKS[name]
+    for xs in inputs(task, MOST_INPUTS):
+        for program in programs(task).values():
+            assert run(program, xs, causal=True) == run(program, xs, causal=False)
+
+
+@pytest.mark.parametrize("name", ["sort", "most_freq", "hist", "first_occurrence"])
+def test_vocabularies_of_any_words_and_order_are_taken(name: str) -> None:
+    vocabulary = ["/", "b c", "@", "a"]
+    config = TaskConfig(name=name, vocabulary=vocabulary, max_length=3)
+    task = make_task(config)
+    for xs in inputs(task):
+        for label, program in programs(task).items():
+            assert run(program, xs, causal=False) == ORACLES[name](xs, vocabulary), label
+    for program in programs(task).values():
+        assert not any(set("/@\n") & set(e.name) for e in expressions(program))
+
+
+def test_too_small_a_vocabulary_is_refused() -> None:
+    with pytest.raises(UserError, match="needs 4 tokens, the vocabulary has 2"):
+        make_task(TaskConfig(name="shuffle_dyck2", vocabulary=["(", ")"]))
