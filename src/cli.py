@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ EPILOG = """examples:
   algomatch tasks sort
   algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
 """
+
+
+TASK_KEYS = ("task", "task.name", "task.program")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,7 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help="a task, or FILE.py:function; and KEY=VALUE for it"
     )
     tasks.add_argument("--check", action="store_true", help="compile and validate every program")
-    tasks.add_argument("--picture", metavar="FILE", help="where the dataflow graph goes")
+    tasks.add_argument(
+        "--picture",
+        metavar="FILE",
+        help="where the dataflow graph goes: a png, svg or pdf; task-NAME.png here by default",
+    )
     return parser
 
 
@@ -121,8 +129,11 @@ def _refuse_options(arguments: Sequence[str], known: Sequence[str]) -> None:
 def _tasks(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.names, *rest]
     _refuse_options(given, ["--check", "--picture", "--help"])
-    names = [argument for argument in given if "=" not in argument]
-    overrides = [argument for argument in given if "=" in argument]
+    overrides = [one for one in given if re.match(r"[\w.]+=", one)]
+    names = [one for one in given if one not in overrides]
+    named = [given for given in overrides if given.partition("=")[0] in TASK_KEYS]
+    if named and (names or options.check):
+        raise UserError(f"a task is named once: leave out '{named[0]}'")
     if options.check and options.picture is not None:
         raise UserError("--check draws no picture: leave out --picture")
     if not given and not options.check:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -306,9 +307,12 @@ def _own_task(place: str) -> dict[str, Any]:
     path, function = split_place(place)
     short = function.removeprefix("make_")
     name = path.stem if short in ("", path.stem) else f"{path.stem}.{short}"
+    name = re.sub(r"[^\w.-]+", "_", name)
     beside = path.with_suffix(".yaml")
     fields = read_yaml(beside) if beside.is_file() else {}
     _check_keys({"task": fields}, Config, str(beside))
+    if "program" in fields:
+        raise UserError(f"'program' in {beside}: the program is {place} already; leave it out")
     return {"name": name, "program": f"{path}:{function}", **fields}
 
 
@@ -336,7 +340,10 @@ def _checked(parts: Sequence[Mapping[str, Any]]) -> Config:
         try:
             merged = OmegaConf.merge(merged, part)
         except OmegaConfBaseException as error:
-            raise UserError(f"{error.full_key}: {first_line(error)}") from error
+            reason = first_line(error)
+            if "ListConfig" in reason:
+                reason = "must be a list, as in [a,b,c]"
+            raise UserError(f"{error.full_key}: {reason}") from error
     try:
         config = cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:  # a value that OmegaConf reads: '???' or '${...}'
@@ -408,6 +415,10 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         task.min_length is None or task.max_length is None or task.min_length <= task.max_length,
         f"task.min_length={task.min_length} must not exceed task.max_length={task.max_length}",
+    )
+    yield (
+        re.fullmatch(r"[\w.-]+", task.name) is not None,
+        f"task.name={task.name} must be letters, digits, '_', '.' and '-' only: files are named so",
     )
     yield task.tolerance != 0, "task.tolerance=0 must be above 0: numbers are never exactly right"
     yield (

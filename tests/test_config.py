@@ -301,6 +301,8 @@ BETWEEN = {
     "model.n_heads=3": "model.n_heads=3 must divide model.d_model=64 (one of 1, 2, 4, 8, 16, 32, "
     "64), or set model.d_head",
     "task.min_length=4 task.max_length=3": "task.min_length=4 must not exceed task.max_length=3",
+    "task.name=a:b": "task.name=a:b must be letters, digits, '_', '.' and '-' only: files are "
+    "named so",
     "task.tolerance=0": "task.tolerance=0 must be above 0: numbers are never exactly right",
     **{
         f"task.held_out={share}": f"task.held_out={share} must be a share from 0 up to, not incl"
@@ -339,7 +341,7 @@ def test_every_rule_has_an_example_that_breaks_it() -> None:
     examples = {message.partition("=")[0] for message in BROKEN.values()}
     assert examples == set(rules)
     # n_heads, min_length and tolerance have a second rule, the seeds two bounds
-    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 7
+    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 8
 
 
 @pytest.mark.parametrize(

@@ -124,21 +124,23 @@ def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
 
 def _blind(inputs: InputSet) -> Iterator[Measurement]:
     """Yield the control that gives, at each position of each length, the most frequent output."""
-    result = list(inputs.variables.values())[-1]
-    codes, defined = result.codes.long(), result.defined
-    frequent = torch.full_like(codes, -1)
+    result, defined = list(inputs.variables.values())[-1], inputs.defined
+    right = torch.zeros_like(defined)
     for length in inputs.task.lengths:
         rows = inputs.rows("all", length)
         for position in range(1, length + 1):
-            known = codes[rows, position][defined[rows, position]]
-            if len(known):
-                frequent[rows, position] = torch.bincount(known).argmax()
-    right = ((codes == frequent) | ~defined).all(-1)
+            cases = rows & defined[:, position]
+            if not cases.any():
+                continue
+            codes = result.codes[cases, position].long()
+            frequent = inputs.targets[cases, position][codes == codes.bincount().argmax()][:1]
+            right[cases, position] = inputs.output.same(inputs.targets[cases, position], frequent)
+    exact = (right | ~defined).all(-1)
     for length in (None, *inputs.task.lengths):
         rows = inputs.rows("all", length) & defined.any(-1)
         if rows.any():
             subject = "all" if length is None else f"all.length_{length}"
-            share, n = float(right[rows].double().mean()), int(rows.sum())
+            share, n = float(exact[rows].double().mean()), int(rows.sum())
             yield Measurement("accuracy/blind_exact", subject, share, n, *wilson_interval(share, n))
 
 

@@ -23,7 +23,7 @@ from tracr.transformer import encoder
 from ..config import TaskConfig
 from ..errors import UserError, first_line
 from .interpreter import Column, Interpreter, ProgramError, Value, present, trace
-from .outputs import IGNORE, Categorical, Numerical, Output, ordered
+from .outputs import IGNORE, Categorical, Numerical, Output, ordered, stable_text
 from .tasks import BOS, PAD, Task
 
 CHUNK = 1 << 22  # (query, key) pairs that are interpreted at once
@@ -31,6 +31,8 @@ COUNTED = 1_000_000  # lists up to which those that a predicate accepts are coun
 DRAWN = 200  # draws for each sampled list, before a predicate counts as too strict
 SPOT_CHECKS = 16  # inputs on which Tracr's own evaluator is asked too
 WIDEST_TOLERANCE = 0.05
+APART = 0.4  # of the smallest distance of two outputs: a tolerance that tells them apart
+ROUNDING = 1e-6  # relative distance under which two numbers are one, computed in two ways
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -139,9 +141,11 @@ class InputSet:
 
     def digest(self) -> str:
         """Return a hash of the inputs, the program's values on them, and what counts as right."""
-        digest = hashlib.sha256(repr((self.output, self.task.causal)).encode())
+        tolerance = self.output.tolerance if isinstance(self.output, Numerical) else None
+        digest = hashlib.sha256(repr((tolerance, self.task.causal)).encode())
         for name, variable in self.variables.items():
-            digest.update(repr((name, variable.values, variable.numerical)).encode())
+            values = [stable_text(value) for value in variable.values]
+            digest.update(repr((name, values, variable.numerical)).encode())
             digest.update(variable.codes.numpy().tobytes())
         for part in (self.tokens, self.targets):
             digest.update(part.numpy().tobytes())
@@ -163,7 +167,12 @@ def difference(one: InputSet, other: InputSet) -> str | None:
     """Return the first input on which two programs' outputs differ, None if they are one map.
 
     Numbers are the same within a millionth.
+
+    Raises:
+        UserError: the inputs are not the same.
     """
+    if not torch.equal(one.tokens, other.tokens):
+        raise UserError("task.restrict does not accept the same inputs every time")
     if isinstance(one.output, Numerical) and isinstance(other.output, Numerical):
         same = torch.isclose(one.targets, other.targets, rtol=0, atol=1e-6, equal_nan=True)
     elif one.output == other.output:
@@ -373,16 +382,18 @@ def output_of(task: Task, variable: Variable) -> Output:
                 raise UserError(f"{name} is {value}: outputs must be finite")
         return Categorical(ordered(values))
     for value in values:
-        if not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        if not isinstance(value, (int, float, np.number)) or not abs(value) <= LARGEST:
             raise UserError(f"{name} is numerical, but can be {value!r}: not a finite number")
     gap = smallest_gap(variable)
-    return Numerical(task.tolerance or min(WIDEST_TOLERANCE, 0.4 * gap))
+    return Numerical(task.tolerance or min(WIDEST_TOLERANCE, APART * gap))
 
 
 def smallest_gap(variable: Variable) -> float:
-    """Return the smallest distance between two different values of a numerical variable."""
-    numbers = np.unique(np.array(variable.values, dtype=np.float32).astype(np.float64))
-    return float(np.diff(numbers).min()) if len(numbers) > 1 else math.inf
+    """Return the smallest distance between two values of a numerical variable, rounding apart."""
+    ascending = np.unique(np.array(variable.values, dtype=np.float64))
+    gaps = np.diff(ascending)
+    gaps = gaps[gaps > ROUNDING * max(1.0, float(np.abs(ascending).max()))]
+    return float(gaps.min()) if len(gaps) else math.inf
 
 
 def encode(

@@ -49,6 +49,10 @@ class Categorical:
         )
         return flat.view(targets.shape)
 
+    def same(self, one: Tensor, other: Tensor) -> Bool[Tensor, " cases"]:
+        """Return where a target would be right for another."""
+        return one == other
+
     def decode(self, given: Float[Tensor, "cases width"]) -> list[object]:
         """Return the values that a model gives."""
         return [self.values[index] for index in given.argmax(-1).tolist()]
@@ -79,6 +83,10 @@ class Numerical:
         wanted = torch.where(targets.isnan(), number.detach(), targets)
         return (number - wanted) ** 2
 
+    def same(self, one: Tensor, other: Tensor) -> Bool[Tensor, " cases"]:
+        """Return where a target would be right for another."""
+        return (one - other).abs() <= self.tolerance
+
     def decode(self, given: Float[Tensor, "cases 1"]) -> list[object]:
         """Return the numbers that a model gives."""
         return [float(f"{value:.6g}") for value in given[..., 0].tolist()]
@@ -96,6 +104,20 @@ def ordered(values: Iterable[object]) -> tuple[object, ...]:
 
     def place(value: object) -> tuple[bool, float, str, str]:
         number = value if isinstance(value, (int, float)) else 0.0
-        return not isinstance(value, (int, float)), number, type(value).__name__, str(value)
+        text = value if isinstance(value, str) else stable_text(value)
+        return not isinstance(value, (int, float)), number, type(value).__name__, text
 
     return tuple(sorted(values, key=place))
+
+
+def stable_text(value: object) -> str:
+    """Return a value's text, the same in every process: sets are sorted.
+
+    >>> stable_text((1, frozenset("ba")))
+    "(1, {'a', 'b'})"
+    """
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(stable_text, value)))}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(stable_text, value))})"
+    return repr(value)

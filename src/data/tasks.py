@@ -240,6 +240,11 @@ class Task:
         return replace(self, name=name, program=self.alternatives[name], alternatives={})
 
 
+def task_names() -> list[str]:
+    """Return every task there is: the registered ones, and the shipped conditions of them."""
+    return [*REGISTRY, *(name for name in group_names("task") if name not in REGISTRY)]
+
+
 def make_task(config: TaskConfig) -> Task:
     """Return the configured Task, the registry row filling what the config leaves open.
 
@@ -261,7 +266,8 @@ def make_task(config: TaskConfig) -> Task:
     program = _call(row.make, available)
     if program is None:
         raise UserError(
-            f"task '{config.name}': {_name(row.make)} returned None: it must return an s-op"
+            f"task '{config.name}': {_name(row.make)} returned None: it must return an s-op, here "
+            f"for lists of {min_length} to {max_length} tokens"
         )
     others = list(_alternatives(config, row))
     names = [_name(make) for make in (row.make, *others)]
@@ -279,7 +285,7 @@ def make_task(config: TaskConfig) -> Task:
         accepts=_predicate(config),
         tolerance=config.tolerance,
         alternatives={name: sop for name, sop in alternatives.items() if sop is not None},
-        about=row.about,
+        about=row.about if config.causal in (None, row.causal) else "",
         algorithms={_name(make): _first_sentence(make) for make in (row.make, *others)},
     )
 
@@ -305,7 +311,7 @@ def _row(config: TaskConfig) -> TaskRow:
         return TaskRow(make, about="", vocabulary=())
     known = _programs()
     if name not in known:
-        choices = known if config.program else {*REGISTRY, *group_names("task")}
+        choices = known if config.program else task_names()
         raise UserError(
             f"unknown task '{name}': {one_of(name, choices)}, or path/to/file.py:function"
         )

@@ -28,7 +28,14 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..data.fingerprint import fingerprint
-from ..data.inputs import InputSet, Variable, encode_vocabulary
+from ..data.inputs import (
+    APART,
+    WIDEST_TOLERANCE,
+    InputSet,
+    Variable,
+    encode_vocabulary,
+    smallest_gap,
+)
 from ..data.interpreter import Value
 from ..data.outputs import IGNORE, Categorical, Numerical, Output
 from ..data.rasp_text import edges
@@ -37,7 +44,7 @@ from ..errors import UserError
 from ..files import write_file
 from .bridges import make_bridge, make_native, weights_digest
 
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 LIBRARIES = ("tracr-pypi", "transformer-lens", "torch", "jax", "dm-haiku")
 SHAPE_FIELDS = (
     "n_layers",
@@ -231,8 +238,10 @@ def validate(compiled: Compiled, inputs: InputSet, among: Tensor | None = None) 
 def _foreseen(compiled: Compiled, inputs: InputSet) -> tuple[Output, Tensor]:
     """Return the output with every value that Tracr foresees, and the targets among them."""
     output = inputs.output
-    if isinstance(output, Numerical):
-        return output, inputs.targets
+    if isinstance(output, Numerical):  # whatever the task lets pass, another output is not it
+        gap = smallest_gap(list(inputs.variables.values())[-1])
+        tolerance = min(output.tolerance, WIDEST_TOLERANCE, APART * gap)
+        return Numerical(tolerance), inputs.targets
     foreseen = Categorical(compiled.outputs or ())
     places = {value: index for index, value in enumerate(foreseen.values)}
     table = torch.tensor([*(places.get(value, UNFORESEEN) for value in output.values), IGNORE])
@@ -344,6 +353,11 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
     from transformer_lens.utilities import tracr as converter
 
     program = task.program
+    if not program.children:
+        raise UserError(
+            f"task '{task.name}': Tracr cannot compile the program: it is {program.name} itself, "
+            "and computes nothing from it"
+        )
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # on values that never occur
     try:

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..config import TaskConfig
-from ..data.tasks import REGISTRY, make_task
+from ..config import compose
+from ..data.tasks import make_task, task_names
 
 NEXT = """\
 algomatch tasks NAME        shows one: programs, variables, reference, examples
@@ -25,11 +25,11 @@ def print_registry(console: Console) -> None:
     table.add_column("lengths", no_wrap=True)
     table.add_column("programs", justify="right", no_wrap=True)
     table.add_column("what it computes")
-    for name, row in REGISTRY.items():
-        task = make_task(TaskConfig(name=name))
+    for name in task_names():
+        task = make_task(compose([f"task={name}"]).task)
         count = sum(map(task.count, task.lengths))
-        notes = [note for note, there in (("causal", row.causal), ("unique", row.unique)) if there]
-        about = row.about + (f" ({', '.join(notes)})" if notes else "")
+        notes = [what for what, so in (("causal", task.causal), ("unique", task.unique)) if so]
+        about = task.about + (f" ({', '.join(notes)})" if notes else "")
         lengths = f"{task.min_length}..{task.max_length}"
         table.add_row(name, f"{count:,}", lengths, str(1 + len(task.alternatives)), escape(about))
     console.print(table)

@@ -17,7 +17,7 @@ from rich.table import Table
 from ..config import compose
 from ..data.inputs import InputSet, difference, input_set
 from ..data.rasp_text import describe
-from ..data.tasks import REGISTRY, Task, make_task
+from ..data.tasks import Task, make_task, task_names
 from ..errors import FaultError, UserError
 from ..models.reference import Reference, build_reference
 from .graphs import save_program_graph
@@ -33,12 +33,11 @@ def print_task(overrides: Sequence[str], picture: Path | None, console: Console)
 
     Raises:
         UserError: the task or its program is not valid.
-        FaultError: the picture could not be written.
+        FaultError: an alternative is another map, or the picture could not be written.
     """
     config = compose(overrides).task
     task = make_task(config)
     picture = picture or Path(f"task-{task.name}.png")
-    save_program_graph(task, picture)
     inputs = input_set(task, config)
 
     def say(text: str = "") -> None:
@@ -49,6 +48,7 @@ def print_task(overrides: Sequence[str], picture: Path | None, console: Console)
     say(f"\nprogram: {algorithm}" if algorithm else "\nprogram")
     for line in describe(task.program):
         say(f"  {line}")
+    wrong: list[str] = []
     for name, alternative in task.alternatives.items():
         say(f"\nalternative {name}: {task.algorithms.get(name, '')}".rstrip().rstrip(":"))
         for line in describe(alternative):
@@ -57,10 +57,10 @@ def print_task(overrides: Sequence[str], picture: Path | None, console: Console)
         differs = difference(inputs, other)
         equal = f"the same outputs on {how_many(inputs)}"
         say(f"  -> NOT THE SAME MAP: {differs}" if differs else f"  -> {equal}")
+        wrong += [name] if differs else []
     console.print(_variables(inputs))
     tokens = ", ".join(map(str, task.vocabulary))
     limits = [note for note, there in _limits(task) if there]
-    say(f"graph       {picture}")
     say(
         f"inputs      {how_many(inputs)} of length {task.min_length} to {task.max_length} over "
         f"{tokens}{''.join(f'; {limit}' for limit in limits)}"
@@ -68,10 +68,14 @@ def print_task(overrides: Sequence[str], picture: Path | None, console: Console)
     say(f"output      {output_text(inputs)}")
     reference = build_reference(inputs, config.allow_inexact)
     say(f"reference   {reference_text(reference)}")
+    save_program_graph(task, picture)
+    say(f"graph       {picture}")
     say("examples")
     for row in _examples(inputs):
         given = " ".join(map(str, inputs.listed(row)))
         say(f"  {given}  ->  {' '.join(_shown(value) for value in inputs.values_at(row))}")
+    if wrong:
+        raise FaultError(f"{', '.join(wrong)} in task.alternatives: not the map of {task.name}")
 
 
 def _limits(task: Task) -> Iterator[tuple[str, bool]]:
@@ -129,8 +133,8 @@ def check_tasks(names: Sequence[str], overrides: Sequence[str], console: Console
         FaultError: a program is not exact, or an alternative not the same map.
     """
     found: list[Checked] = []
-    names = names or list(REGISTRY)
-    total = sum(1 + len(REGISTRY[name].alternatives) if name in REGISTRY else 1 for name in names)
+    names = names or task_names()
+    total = sum(_programs(name, overrides) for name in names)
     progress = Progress(
         TextColumn("checking {task.description}"),
         BarColumn(),
@@ -155,6 +159,14 @@ def check_tasks(names: Sequence[str], overrides: Sequence[str], console: Console
     if wrong:
         raise FaultError(f"{len(wrong)} of {len(found)} programs failed the check")
     return found
+
+
+def _programs(name: str, overrides: Sequence[str]) -> int:
+    """Return how many programs a task has; 1 where it is none."""
+    try:
+        return 1 + len(make_task(compose([f"task={name}", *overrides]).task).alternatives)
+    except UserError:
+        return 1
 
 
 def _check(name: str, overrides: Sequence[str]) -> Iterator[Checked]:

@@ -253,7 +253,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"program": "reverse_by_position"},
-        "task 'reverse': reverse_by_position returned None: it must return an s-op",
+        "task 'reverse': reverse_by_position returned None: it must return an s-op, here for lists "
+        "of 1 to 5 tokens",
     ),
     (
         {"program": "no_such_file.py:make_it"},
@@ -383,7 +384,10 @@ SOP = "it must return an s-op"
             asks_by_position,
             f"the function 'asks_by_position' takes the argument 'vocabulary': {ASKS}",
         ),
-        (returns_a(None), f"task 'made': returning returned None: {SOP}"),
+        (
+            returns_a(None),
+            f"task 'made': returning returned None: {SOP}, here for lists of 2 to 3 tokens",
+        ),
         *(
             (returns_a(value), f"the function 'returning' returned {kind}: {SOP} (rasp.SOp)")
             for value, kind in (

@@ -60,6 +60,7 @@ def test_the_list_names_every_task_with_its_inputs_and_what_it_computes() -> Non
         assert re.search(rf"\b{name} [\d,]+ {row.min_length}\.\.{row.max_length}", text)
         assert row.about.split(";")[0].split(",")[0].split(" ")[0] in text
     assert "reverse 1,364 1..5 2 the list backwards" in text
+    assert "reverse_fixed 1,024 5..5 3 the list backwards" in text
 
 
 def test_the_list_loads_neither_torch_nor_jax() -> None:
@@ -98,7 +99,8 @@ def _count(name: str) -> int:
 def test_one_of_your_own_is_shown_with_its_counterexamples(own: Path) -> None:
     screen, out = console()
     given = ["task=own.py:make_first", "task.vocabulary=[0,1]", "task.max_length=3"]
-    print_task([*given, "task.alternatives=[make_last]"], own / "graph.svg", screen)
+    with pytest.raises(FaultError, match=r"last in task\.alternatives: not the map of own\.first"):
+        print_task([*given, "task.alternatives=[make_last]"], own / "graph.svg", screen)
     text = out.getvalue()
     assert "first = aggregate(at_first, tokens)" in text
     assert "alternative last: Not the first token at all." in text
@@ -144,6 +146,8 @@ def test_the_check_fails_a_wrong_alternative_and_an_inexact_reference(own: Path)
         (["--check", "--picture", "x.png"], "--check draws no picture"),
         (["sort", "--picture", "x.gif"], "must end in one of .png, .svg, .pdf"),
         (["nowhere.py:make"], "does not exist; give path/to/file.py:function"),
+        (["--check", "task=sort"], "a task is named once: leave out 'task=sort'"),
+        (["sort", "task.program=hist"], "a task is named once"),
     ],
 )
 def test_a_users_mistake_is_one_line(
