@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -219,8 +220,8 @@ def validate(compiled: Compiled, inputs: InputSet, among: Tensor | None = None) 
         right = output.right(given, targets[rows]) & given.isfinite().all(-1)
         bad = (~right & defined).any(-1)
         wrong.append(bad)
-        if isinstance(output, Numerical):
-            errors += (given[..., 0] - targets[rows])[defined].abs().max().reshape(-1).tolist()
+        if isinstance(output, Numerical) and defined.any():
+            errors.append(float((given[..., 0] - targets[rows])[defined].abs().max()))
         for at in torch.nonzero(bad)[: SHOWN - len(shown), 0].tolist():
             row = int(rows[at])
             shown.append(_shown(inputs, row, output.decode(given[at])))
@@ -286,6 +287,8 @@ def _cause(
         elif isinstance(sop, rasp.Aggregate):
             why = "an aggregate, which in Tracr cannot select several positions of a category"
         return f"the first variable to be wrong is '{name}': {why}"
+    if isinstance(inputs.output, Numerical):
+        return f"no number is off by more than {READ_TOLERANCE}: a numerical MLP is inexact"
     return "no variable but the output is wrong: Tracr does not foresee some of its values"
 
 
@@ -305,12 +308,21 @@ def _differs(
         numbers = torch.tensor([float(value) for value in variable.values])  # type: ignore[arg-type]
         wanted = numbers[torch.where(defined, codes, 0)]
         return defined & ((residual[..., places[name]] - wanted).abs() > READ_TOLERANCE)
-    columns = [place for label, place in places.items() if label.rpartition(":")[0] == name]
-    own = [places.get(f"{name}:{value}", UNFORESEEN) for value in variable.values]
-    if not columns:
+    columns = [place for label, place in places.items() if label.startswith(f"{name}:")]
+    if not columns or not variable.values:
         return None
+    own = [_place(places, name, value) for value in variable.values]
     held = torch.tensor(columns)[residual[..., columns].argmax(-1)]
     return defined & (held != torch.tensor(own)[torch.where(defined, codes, 0)])
+
+
+def _place(places: Mapping[str, int], name: str, value: Value) -> int:
+    """Return the dimension of a value; equal numbers, as 1, 1.0 and True, are one."""
+    alike = [value]
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        alike += [one for one in (int(value), float(value), bool(value)) if one == value]
+    found = (places[label] for one in alike if (label := f"{name}:{one}") in places)
+    return next(found, UNFORESEEN)
 
 
 def _validated(compiled: Compiled, inputs: InputSet, path: Path | None) -> Validation:
@@ -339,7 +351,7 @@ def _read_proof(path: Path, key: str) -> Validation | None:
             return None
         fields["counterexamples"] = tuple(fields["counterexamples"])
         return Validation(**fields)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -353,14 +365,11 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
     from transformer_lens.utilities import tracr as converter
 
     program = task.program
-    if not program.children:
-        raise UserError(
-            f"task '{task.name}': Tracr cannot compile the program: it is {program.name} itself, "
-            "and computes nothing from it"
-        )
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # on values that never occur
     try:
+        if not program.children:
+            raise ValueError(f"it is {program.name} itself, and computes nothing")
         _refuse_large(task)
         with _wide_heads():
             model = compiling.compile_rasp_to_model(

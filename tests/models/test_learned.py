@@ -7,20 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from references import make_inputs, make_share
 from torch import Tensor, nn
 from tracr.rasp import rasp
 from transformer_lens.config import TransformerBridgeConfig
 
 from algomatch.config import compose, group_names
-from algomatch.data.inputs import (
-    Encoding,
-    InputSet,
-    all_inputs,
-    encode,
-    encode_vocabulary,
-    program_outputs,
-    split,
-)
+from algomatch.data.inputs import InputSet
 from algomatch.data.tasks import Task
 from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.learned import learned_shape
@@ -32,8 +25,7 @@ def make_shape(
     name: str, *overrides: str, causal: bool = False, seed: int = 0
 ) -> TransformerBridgeConfig:
     config = compose([f"model={name}", *overrides]).model
-    task = make_task(causal)
-    return learned_shape(config, task, make_encoding(task), seed)
+    return learned_shape(config, make_inputs(make_task(causal)), seed)
 
 
 def make_task(causal: bool = False) -> Task:
@@ -41,15 +33,9 @@ def make_task(causal: bool = False) -> Task:
     return Task("same", program, ("a", "b", "c"), 1, 3, causal)
 
 
-def make_encoding(task: Task) -> Encoding:
-    return Encoding(encode_vocabulary(task), task.vocabulary)
-
-
 @pytest.fixture(scope="module")
 def inputs() -> InputSet:
-    task = make_task()
-    raw = all_inputs(task, 100, 0)
-    return encode(raw, program_outputs(raw), make_encoding(task), split(raw, 0.0, [], 0))
+    return make_inputs(make_task())
 
 
 def sharpened(shape: TransformerBridgeConfig) -> Any:
@@ -110,6 +96,24 @@ def test_widths_heads_and_activation_can_be_set_one_by_one() -> None:
 def test_a_causal_task_makes_attention_causal() -> None:
     assert make_shape("2L", causal=True).attention_dir == "causal"
     assert make_shape("2L").attention_dir == "bidirectional"
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_numerical_task_makes_a_head_of_one_number(name: str) -> None:
+    inputs = make_inputs(Task("share", make_share("a"), ("a", "b", "c"), 1, 3))
+    shape = learned_shape(compose([f"model={name}"]).model, inputs, 0)
+    assert shape.d_vocab_out == 1
+    assert (shape.d_vocab, shape.n_ctx) == (5, 4)
+    given = make_native(shape)(inputs.tokens, attention_mask=inputs.key_mask)
+    assert given.shape == (len(inputs), 4, 1)
+
+
+def test_the_head_has_a_class_for_each_output_that_occurs_not_for_each_token() -> None:
+    length = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.TRUE))
+    for shortest in (1, 2):
+        inputs = make_inputs(Task("length", length, ("a", "b"), shortest, 3))
+        shape = learned_shape(compose().model, inputs, 0)
+        assert (shape.d_vocab, shape.d_vocab_out) == (4, 4 - shortest)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

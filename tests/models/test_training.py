@@ -6,32 +6,24 @@ import io
 import itertools
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import fit, make_inputs
 from rich.console import Console
 from tracr.rasp import rasp
 from transformer_lens.config import TransformerBridgeConfig
 
 from algomatch.config import TrainerConfig, compose
 from algomatch.data.datamodule import Batch, TaskDataModule
-from algomatch.data.inputs import (
-    IGNORE,
-    Encoding,
-    InputSet,
-    all_inputs,
-    encode,
-    encode_vocabulary,
-    program_outputs,
-    split,
-)
+from algomatch.data.inputs import InputSet
+from algomatch.data.outputs import IGNORE
 from algomatch.data.programs import make_reverse
 from algomatch.data.tasks import Task
 from algomatch.errors import NotFiniteError
-from algomatch.experiment import make_trainer, quiet_lightning, train
+from algomatch.experiment import train
 from algomatch.models.bridges import make_native
 from algomatch.models.learned import learned_shape
 from algomatch.models.training import (
@@ -41,26 +33,9 @@ from algomatch.models.training import (
 )
 
 
-def make_inputs(task: Task) -> InputSet:
-    raw = all_inputs(task, 1000, 0)
-    encoding = Encoding(encode_vocabulary(task), task.vocabulary)
-    return encode(raw, program_outputs(raw), encoding, split(raw, 0.1, [], 0))
-
-
 def make_shape(task: Task, *overrides: str, seed: int = 0) -> TransformerBridgeConfig:
-    encoding = Encoding(encode_vocabulary(task), task.vocabulary)
     model = compose(["model=1L", "model.d_model=16", "model.n_heads=2", *overrides]).model
-    return learned_shape(model, task, encoding, seed)
-
-
-def fit(model: Any, inputs: InputSet, config: TrainerConfig, folder: Path) -> AlgorithmicTask:
-    module = AlgorithmicTask(model, config)
-    datamodule = TaskDataModule(inputs, config.batch_size, 0, config.max_steps)
-    with quiet_lightning():
-        trainer = make_trainer(config, [], folder)
-        trainer.fit(module, datamodule=datamodule)
-    assert trainer.global_step == config.max_steps
-    return module
+    return learned_shape(model, make_inputs(task), seed)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +45,7 @@ def task() -> Task:
 
 @pytest.fixture(scope="module")
 def inputs(task: Task) -> InputSet:
-    return make_inputs(task)
+    return make_inputs(task, held_out=0.1)
 
 
 def test_the_loss_is_the_mean_over_defined_positions() -> None:
@@ -79,7 +54,7 @@ def test_the_loss_is_the_mean_over_defined_positions() -> None:
     inputs = make_inputs(task)
     model = make_native(make_shape(task))
     batch = Batch(inputs.tokens, inputs.key_mask, inputs.targets)
-    module = AlgorithmicTask(model, TrainerConfig())
+    module = AlgorithmicTask(model, inputs.output, TrainerConfig())
     loss = module.training_step(batch, 0)
     logits = model(batch.tokens, attention_mask=batch.key_mask).tolist()
     surprises = [
@@ -100,7 +75,7 @@ def test_what_stands_at_undefined_positions_has_no_gradient(task: Task, inputs: 
     gradients = []
     for token in (0, 4):
         tokens = torch.where(inputs.key_mask, inputs.tokens, token)
-        module = AlgorithmicTask(model, TrainerConfig())
+        module = AlgorithmicTask(model, inputs.output, TrainerConfig())
         loss = module.training_step(Batch(tokens, inputs.key_mask, inputs.targets), 0)
         torch.autograd.backward(loss)
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
@@ -116,7 +91,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(
     model = make_native(make_shape(task, "model.normalization=none"))
     with torch.no_grad():
         model.head.weight[0] = value
-    module = AlgorithmicTask(model, TrainerConfig(learning_rate=0.5))
+    module = AlgorithmicTask(model, inputs.output, TrainerConfig(learning_rate=0.5))
     with pytest.raises(NotFiniteError, match=r"^the loss is nan$"):
         module.training_step(Batch(inputs.tokens, inputs.key_mask, inputs.targets), 0)
     assert module.loss is None
@@ -204,7 +179,7 @@ def test_checkpoints_of_a_power_of_ten_are_the_powers_of_ten(digits: int) -> Non
 
 def test_one_layer_learns_to_reverse_lists_of_one_length(tmp_path: Path) -> None:
     task = Task("reverse", make_reverse(), ("a", "b", "c"), 3, 3)
-    inputs = make_inputs(task)
+    inputs = make_inputs(task, held_out=0.1)
     config = TrainerConfig(
         max_steps=250, batch_size=24, learning_rate=0.01, warmup_steps=10, accelerator="cpu"
     )
