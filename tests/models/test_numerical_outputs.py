@@ -79,11 +79,10 @@ def test_the_bridge_gives_haikus_numbers(case: Case) -> None:
     inputs = case.reference.inputs
     given = given_by(case.reference.bridge, inputs)
     assert given.shape == (len(inputs), 5, 1)
-    for length in (2, 4):
-        rows = torch.nonzero(inputs.lengths == length)[:, 0]
-        for row in rows[:: max(1, len(rows) // 6)].tolist():
-            theirs = case.haiku.apply([BOS, *inputs.listed(row)]).decoded[1:]
-            assert given[row, 1 : length + 1, 0].tolist() == pytest.approx(theirs, abs=1e-5)
+    rows = torch.nonzero(inputs.lengths == 4)[:, 0]
+    for row in rows[:: max(1, len(rows) // 8)].tolist():
+        theirs = case.haiku.apply([BOS, *inputs.listed(row)]).decoded[1:]
+        assert given[row, 1:, 0].tolist() == pytest.approx(theirs, abs=1e-5)
 
 
 def test_the_bridge_gives_the_evaluators_numbers_on_every_input(case: Case) -> None:

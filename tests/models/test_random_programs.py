@@ -160,7 +160,7 @@ def test_a_random_program_is_refused_in_one_line_or_its_reference_is_right() -> 
     @seed(2)
     @given(make=PROGRAMS, vocabulary=st.sampled_from(VOCABULARIES), causal=st.booleans())
     @settings(
-        max_examples=40,
+        max_examples=36,
         deadline=None,
         database=None,
         phases=[Phase.generate],
