@@ -405,6 +405,7 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
     ids = encode_vocabulary(task)
     order = [model.input_encoder.encoding_map[token] for token in sorted(ids, key=ids.__getitem__)]
     weights["tok_embed.weight"] = weights["tok_embed.weight"][order]
+    _refuse_mixed_up(task, weights["tok_embed.weight"], labels, ids)
     return Compiled(
         shape={name: getattr(shape, name) for name in SHAPE_FIELDS},
         weights={name: tensor.contiguous() for name, tensor in weights.items()},
@@ -412,6 +413,22 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
         residual_labels=labels,
         mlp_exactness=mlp_exactness,
     )
+
+
+def _refuse_mixed_up(
+    task: Task, embedding: Tensor, labels: tuple[str, ...], ids: Mapping[Value, int]
+) -> None:
+    """Refuse an embedding whose dimensions are not those that the labels say.
+
+    Raises:
+        UserError: Tracr found no one order of numbers and texts.
+    """
+    places = [labels.index(f"{rasp.tokens.label}:{token}") for token in ids]
+    if (embedding[list(ids.values()), places] != 1).any():
+        raise UserError(
+            f"task '{task.name}': Tracr mixes up the tokens {list(task.vocabulary)}: texts and "
+            "numbers have no one order; make them all texts or all numbers"
+        )
 
 
 @contextmanager
