@@ -98,12 +98,15 @@ class AnalysisConfig:
 
     name: str = "full"
     measures: list[str] = field(
-        default_factory=lambda: ["accuracy", "similarity", "ablation", "sparsity"]
+        default_factory=lambda: ["accuracy", "similarity", "attention", "ablation", "sparsity"]
     )
     device: str = "cpu"
     batch_size: int = 2048
     bootstrap: int = 1000
     random_inits: int = 10
+    other_tasks: int = 2
+    solved: float = 0.99
+    margin: float = 0.01
     seed: int = 0
 
 
@@ -393,6 +396,9 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "analysis.batch_size": 1,
         "analysis.bootstrap": 20,
         "analysis.random_inits": 1,
+        "analysis.other_tasks": 0,
+        "analysis.solved": 0,
+        "analysis.margin": 0,
         "analysis.seed": 0,
         "tracking.init_timeout_seconds": 1,
         "tracking.finish_timeout_seconds": 1,
@@ -401,6 +407,8 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield from (at_least(key, bound) for key, bound in bounds.items())
     for key, seed in (("seed", config.seed), ("analysis.seed", config.analysis.seed)):
         yield seed < 2**63, f"{key}={seed} must be below 2**63"
+    for key, share in (("solved", config.analysis.solved), ("margin", config.analysis.margin)):
+        yield share <= 1, f"analysis.{key}={share} must be a share of the inputs, at most 1"
     yield choice("model.act_fn", ACTIVATIONS)
     yield choice("model.normalization", NORMALIZATIONS)
     yield choice("trainer.schedule", SCHEDULES)

@@ -15,7 +15,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
+from transformer_lens.model_bridge import TransformerBridge
 
+from .analysis.controls import other_references
 from .analysis.measurements import Measurement, differences
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
@@ -48,7 +50,12 @@ def prepare(config: Config) -> Setting:
     inputs = input_set(make_task(config.task), config.task)
     reference = build_reference(inputs, config.task.allow_inexact)
     shape = learned_shape(config.model, inputs, config.seed)
-    return Setting(inputs, reference, shape, config.analysis)
+
+    def others() -> list[TransformerBridge]:
+        found = other_references(inputs, config.task, config.analysis.other_tasks)
+        return [one.bridge for one in found]
+
+    return Setting(inputs, reference, shape, config.analysis, others)
 
 
 def train(config: Config, console: Console) -> RunFolder:

@@ -1,23 +1,22 @@
-"""What deleting a component does to the task: zero and mean ablation of heads, layers and MLPs.
+"""What deleting components does to the task, one at a time and jointly, in four ways.
 
-An ablated model shares everything before the ablated place with the intact one, so only what
-comes after is run again: from the recorded activations, component by component. (The bridge's
-own `start_at_layer` runs the earlier blocks all the same.)
+Every head, attention layer and MLP, and sets of them, are replaced by zero, by their mean, and by
+what they give on other inputs (of the same length, of another). The four disagree, and tell
+different things: so a component is called redundant only where all of them leave the task as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
-from .accuracy import changes, outcome
-from .activations import Recording, has_mlp
+from . import redundancy
+from .accuracy import Outcome, changes, outcome
+from .accuracy import joined as joined_outcomes
+from .activations import Recording, Source, taken
 from .measurements import Measurement, Metric
+from .rerun import KINDS, Component, Means, Rerun, donors, places, single
 from .setting import Setting
 from .statistics import percentile_intervals
 
@@ -32,119 +31,120 @@ EFFECTS = {  # name: (unit, better, low, high, about)
         "the loss",
     ),
 }
-Fill = Callable[[Float[Tensor, "inputs pos *place"], Bool[Tensor, "inputs pos"]], Tensor]
 
-
-def _zero(values: Tensor, key_mask: Tensor) -> Tensor:
-    return torch.zeros_like(values)
-
-
-def _mean(values: Tensor, key_mask: Tensor) -> Tensor:
-    """Return, at each position, the mean over the inputs that reach it (0 where none does)."""
-    weights = key_mask.reshape(*key_mask.shape, *[1] * (values.dim() - 2)).to(values.dtype)
-    mean = (values * weights).sum(0) / weights.sum(0).clamp(min=1)
-    return mean.expand_as(values)
-
-
-KINDS: dict[str, Fill] = {"zero": _zero, "mean": _mean}
-
-METRICS = tuple(
-    Metric(f"ablation/{kind}_delta_{effect}", unit, better, low, high, f"change of {about} when "
-           f"a component's output is replaced by {kind}: ablated minus intact")
-    for kind in KINDS
-    for effect, (unit, better, low, high, about) in EFFECTS.items()
+METRICS = (
+    *(
+        Metric(f"ablation/{kind}_delta_{effect}", unit, better, low, high, f"change of {about} "
+               f"when a component's output is replaced by {by}: ablated minus intact")
+        for kind, by in KINDS.items()
+        for effect, (unit, better, low, high, about) in EFFECTS.items()
+    ),
+    Metric("ablation/harmless_kinds", "kinds of ablation", "neither", 0, len(KINDS), "under how "
+           "many the exact accuracy surely falls by no more than the margin; n is of how many"),
+    Metric("ablation/redundant", "yes or no", "neither", 0, 1, "harmless under every kind of "
+           "ablation; said only of a model that solves the task"),
+    Metric("ablation/in_redundant_set", "yes or no", "neither", 0, 1, "in the set of heads and "
+           "MLPs that are redundant together, grown greedily"),
+    Metric("ablation/redundant_share", "share of heads and MLPs", "neither", 0, 1, "that are "
+           "redundant together"),
+    Metric("ablation/redundant_alone_share", "share of heads and MLPs", "neither", 0, 1, "that "
+           "are redundant one at a time, which says little"),
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Component:
-    """What can be ablated: a head (`head` is its index), an attention layer or an MLP."""
+class Ablation:
+    """The effect of ablating each component on loss and accuracies, overall and per length."""
 
-    layer: int
-    hook: str
-    head: int | None = None
+    def __init__(self, source: Source, setting: Setting):
+        self._source, self._setting = source, setting
+        self._means = Means(source.bridge)
+        self._intact: list[Outcome] = []
 
-    @property
-    def name(self) -> str:
-        """The hook name, with a head's index in brackets."""
-        index = "" if self.head is None else f"[{self.head}]"
-        return f"blocks.{self.layer}.{self.hook}{index}"
+    def add(self, part: Recording, rows: slice) -> None:
+        """Take in the means, and how the intact model does."""
+        self._means.add(part)
+        self._intact.append(outcome(part.logits, part.inputs.targets, part.inputs.output))
 
+    def rows(self) -> Iterator[Measurement]:
+        """Yield every component's effects, then which are redundant."""
+        setting, bridge = self._setting, self._source.bridge
+        given = setting.once("donors", lambda: donors(setting.inputs, setting.config.seed))
+        again, intact = Rerun(self._source, self._means, given), joined_outcomes(self._intact)
+        self._lengths = [
+            (n, rows)
+            for n in setting.inputs.task.lengths
+            if (rows := setting.inputs.rows("all", n) & (intact.count > 0)).any()
+        ]
 
-def components(bridge: TransformerBridge) -> list[Component]:
-    """Return every head, attention layer and MLP, in layer order."""
-    found = []
-    for layer in range(bridge.cfg.n_layers):
-        found += [Component(layer, "attn.hook_z", head) for head in range(bridge.cfg.n_heads)]
-        found.append(Component(layer, "hook_attn_out"))
-        if has_mlp(bridge):
-            found.append(Component(layer, "hook_mlp_out"))
-    return found
+        def effects(components: Sequence[Component]) -> Outcome:
+            runs = [(component, kind) for component in components for kind in again.kinds]
+            return changes(again.outcomes(runs), intact)
 
+        singles = [single(place) for place in places(bridge)]
+        components = [*singles, *redundancy.joint_sets(bridge)]
+        measured = effects(components)
+        yield from self._effects(components, again.kinds, measured)
+        harms = self._harms(measured, again.kinds)
+        solved = intact.means()["exact"] >= setting.config.solved
+        judged = list(zip(components, harms, strict=True))
+        yield from redundancy.verdicts(judged, setting.config.margin, solved)
+        if solved:
+            grown = redundancy.grow(
+                judged,
+                setting.config.margin,
+                lambda one: self._harms(effects([one]), again.kinds)[0],
+            )
+            yield from redundancy.rows_of(judged, grown, setting.config.margin)
+            if grown.places:
+                together = effects([grown])
+                yield from self._effects([grown], again.kinds, together)
+                found = [(grown, self._harms(together, again.kinds)[0])]
+                yield from redundancy.verdicts(found, setting.config.margin, solved)
 
-@torch.inference_mode()
-def ablated_logits(
-    recording: Recording, component: Component, kind: str, batch_size: int
-) -> Float[Tensor, "inputs pos classes"]:
-    """Return the logits with a component's output replaced, on all inputs."""
-    place = f"blocks.{component.layer}.{component.hook}"
-    fill = KINDS[kind](recording[place], recording.inputs.key_mask)
-    starts = range(0, len(recording.inputs), batch_size)
-    return torch.cat(
-        [_rerun(recording, component, fill, slice(at, at + batch_size)) for at in starts]
-    )
+    def _harms(self, change: Outcome, kinds: Sequence[str]) -> list[redundancy.Harm]:
+        """Return each component's lowest likely change of exact accuracy, by kind."""
+        drawn = change.weighted(self._setting.bootstrap)["exact"]
+        lowest = [low for low, _ in percentile_intervals(drawn)]
+        starts = range(0, len(lowest), len(kinds))
+        return [dict(zip(kinds, lowest[at : at + len(kinds)], strict=True)) for at in starts]
 
-
-def _rerun(recording: Recording, component: Component, fill: Tensor, rows: slice) -> Tensor:
-    bridge, layer = recording.bridge, component.layer
-    device = bridge.cfg.device
-
-    def at(name: str) -> Tensor:
-        return recording[f"blocks.{layer}.{name}"][rows].to(device)
-
-    replaced = fill[rows].to(device)
-    if component.hook == "hook_mlp_out":
-        residual = at("hook_resid_mid") + replaced
-        return _from_block(bridge, layer + 1, residual, recording.inputs.key_mask[rows])
-    if component.head is not None:
-        heads = at("attn.hook_z").clone()
-        heads[:, :, component.head] = replaced[:, :, component.head]
-        replaced = bridge.blocks[layer].attn.o(heads.flatten(2))
-    residual = at("hook_resid_pre") + replaced
-    if has_mlp(bridge):
-        block = bridge.blocks[layer]
-        residual = residual + block.mlp(block.ln2(residual))
-    return _from_block(bridge, layer + 1, residual, recording.inputs.key_mask[rows])
-
-
-def _from_block(
-    bridge: TransformerBridge, layer: int, residual: Tensor, key_mask: Tensor
-) -> Tensor:
-    """Return the logits of the residual stream that enters block `layer`."""
-    mask = key_mask.to(residual.device)
-    for block in list(bridge.blocks)[layer:]:
-        out = block(residual, attention_mask=mask)
-        residual = out[0] if isinstance(out, tuple) else out
-    logits: Tensor = bridge.unembed(bridge.ln_final(residual))
-    return logits.cpu()
+    def _effects(
+        self, components: Sequence[Component], kinds: Sequence[str], change: Outcome
+    ) -> Iterator[Measurement]:
+        draws = self._setting.bootstrap
+        yield from _rows(components, kinds, "", change, draws)
+        for length, rows in self._lengths:
+            subset = draws[:, rows]
+            some = subset[subset.sum(-1) > 0]
+            yield from _rows(components, kinds, f".length_{length}", change.over(rows), some)
 
 
-def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
-    """Yield the effect of ablating each component, with a bootstrap interval over inputs."""
-    inputs, size = recording.inputs, setting.config.batch_size
-    targets, output = inputs.targets, inputs.output
-    intact = outcome(recording.logits, targets, output)
-    ablations = [(c, kind) for c in components(recording.bridge) for kind in KINDS]
-    ablated = [outcome(ablated_logits(recording, *one, size), targets, output) for one in ablations]
-    change, answered = changes(ablated, intact), int((intact.count > 0).sum())
-    deltas, drawn = change.weighted(change.once), change.weighted(setting.bootstrap)
-    intervals = {effect: percentile_intervals(drawn[effect]) for effect in EFFECTS}
-    for i, (component, kind) in enumerate(ablations):
+def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+    """Yield what ablating the components of a source does."""
+    return taken(Ablation(source, setting), source)
+
+
+def _rows(
+    components: Sequence[Component],
+    kinds: Sequence[str],
+    suffix: str,
+    change: Outcome,
+    draws: Tensor,
+) -> Iterator[Measurement]:
+    n = int((change.count[:, 0] > 0).sum())
+    values, drawn = change.weighted(change.once), change.weighted(draws)
+    none = [(None, None)] * (len(components) * len(kinds))
+    intervals = {
+        effect: percentile_intervals(drawn[effect]) if n > 1 else none for effect in EFFECTS
+    }
+    value = {effect: values[effect][0].tolist() for effect in EFFECTS}
+    runs = [(component, kind) for component in components for kind in kinds]
+    for i, (component, kind) in enumerate(runs):
         for effect in EFFECTS:
             yield Measurement(
                 f"ablation/{kind}_delta_{effect}",
-                component.name,
-                float(deltas[effect][0, i]),
-                answered,
+                f"{component.name}{suffix}",
+                value[effect][i],
+                n,
                 *intervals[effect][i],
             )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data.inputs import InputSet
 from ..data.outputs import Output
-from .activations import Recording
+from .activations import Recording, Source, taken
 from .measurements import Measurement, Metric
 from .setting import Setting
 from .statistics import percentile_interval, wilson_interval
@@ -62,8 +62,9 @@ class Outcome:
 
         An input on which the program is defined nowhere counts in none of them.
         """
-        positions = (counts @ self.count).clamp(min=1)
-        inputs = (counts @ (self.count > 0).double()).clamp(min=1)
+        count = self.count[:, :1] if self.count.dim() > 1 else self.count  # the same for all
+        positions = (counts @ count).clamp(min=1)
+        inputs = (counts @ (count > 0).double()).clamp(min=1)
         return {
             "exact": counts @ self.exact / inputs,
             "token": counts @ self.correct / positions,
@@ -71,17 +72,31 @@ class Outcome:
         }
 
 
-def changes(outcomes: Sequence[Outcome], intact: Outcome) -> Outcome:
-    """Return how several models did, less how another one did on the same inputs, input by input.
+def changes(ablated: Outcome, intact: Outcome) -> Outcome:
+    """Return how models did, less how another one did on the same inputs, input by input.
 
     Its weighted means are differences of means, exactly 0 where nothing changed.
     """
 
     def less(name: str) -> Tensor:
-        return torch.stack([getattr(o, name) - getattr(intact, name) for o in outcomes], dim=1)
+        change: Tensor = getattr(ablated, name) - getattr(intact, name)[:, None]
+        return change
 
-    count = intact.count[:, None].expand(-1, len(outcomes))
-    return Outcome(less("exact"), less("correct"), less("loss"), count)
+    return Outcome(less("exact"), less("correct"), less("loss"), ablated.count)
+
+
+def joined(parts: Iterable[Outcome]) -> Outcome:
+    """Return the outcome on several sets of inputs as one."""
+    found = list(parts)
+    return Outcome(*(torch.cat([getattr(one, f.name) for one in found]) for f in fields(Outcome)))
+
+
+def side_by_side(models: Iterable[Outcome]) -> Outcome:
+    """Return several models' outcomes on the same inputs as one, a column each."""
+    found = list(models)
+    return Outcome(
+        *(torch.stack([getattr(one, f.name) for one in found], dim=1) for f in fields(Outcome))
+    )
 
 
 def outcome(given: Float[Tensor, "inputs pos width"], targets: Tensor, output: Output) -> Outcome:
@@ -97,22 +112,44 @@ def outcome(given: Float[Tensor, "inputs pos width"], targets: Tensor, output: O
     )
 
 
-def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
-    """Yield the accuracies of every split, overall and per length.
+class Accuracy:
+    """The accuracies of every split, overall and per length.
 
     Exact accuracy has Wilson's interval, the others a bootstrap over inputs, of which a single
     input has none. Inputs on which the program is defined nowhere are left out; a split without
     others of a length has no row for it.
     """
-    inputs, counts = recording.inputs, setting.bootstrap
-    whole = outcome(recording.logits, inputs.targets, inputs.output)
-    answered = whole.count > 0
+
+    def __init__(self, source: Source, setting: Setting):
+        self._setting, self._inputs = setting, source.inputs
+        self._parts: list[Outcome] = []
+
+    def add(self, part: Recording, rows: slice) -> None:
+        """Take in how the model does on some inputs."""
+        self._parts.append(outcome(part.logits, part.inputs.targets, part.inputs.output))
+
+    def rows(self) -> Iterator[Measurement]:
+        """Yield the model's accuracies, then what they are compared with."""
+        yield from _accuracies(joined(self._parts), self._inputs, self._setting)
+        yield from _controls(self._inputs, self._setting)
+
+
+def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+    """Yield the accuracies of a source."""
+    return taken(Accuracy(source, setting), source)
+
+
+def _accuracies(whole: Outcome, inputs: InputSet, setting: Setting) -> Iterator[Measurement]:
+    counts, answered = setting.bootstrap, whole.count > 0
     for split in SPLITS:
         for length in (None, *inputs.task.lengths):
             rows = inputs.rows(split, length) & answered
             if rows.any():
                 subject = split if length is None else f"{split}.length_{length}"
                 yield from _rows(subject, whole.over(rows), counts[:, rows])
+
+
+def _controls(inputs: InputSet, setting: Setting) -> Iterator[Measurement]:
     yield from setting.once("blind accuracy", lambda: list(_blind(inputs)))
     positions = int(inputs.real.sum())
     yield Measurement("accuracy/undefined_share", "all", inputs.undefined_share, positions)

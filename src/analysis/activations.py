@@ -1,4 +1,8 @@
-"""Sites of a bridge, and one batched pass that records all that the measures need.
+"""Sites of a bridge, and its activations on an input set: recorded once, or part by part.
+
+Where all that the measures need fits into `PART_BYTES`, it is recorded once and shared. A larger
+set is streamed: the model runs on one part of the inputs at a time, and each measure adds up what
+it needs, so that memory does not grow with the set and the values are the same.
 
 Shapes: `inputs` inputs, `pos` positions (BOS, tokens, padding), `d_model` the residual's
 width, `head` heads, `d_head` their width, `neuron` MLP neurons, `classes` output classes.
@@ -6,20 +10,24 @@ width, `head` heads, `d_head` their width, `neuron` MLP neurons, `classes` outpu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..data.inputs import InputSet
+from .measurements import Measurement
+
+PART_BYTES = 128 * 2**20  # of activations that are held at once
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A model's logits and activations on an input set, by TransformerLens hook name."""
+    """A model's logits and activations on inputs, by TransformerLens hook name."""
 
     bridge: TransformerBridge
     inputs: InputSet
@@ -28,6 +36,82 @@ class Recording:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.activations[name]
+
+    def parts(self) -> Iterator[tuple[slice, Recording]]:
+        """Yield the rows and the recording of each part: here the whole."""
+        yield slice(0, len(self.inputs)), self
+
+    def at(self, rows: slice | Int64[Tensor, " chosen"]) -> Recording:
+        """Return the recording of some inputs."""
+        if rows == slice(0, len(self.inputs)):
+            return self
+        chosen = _Rows(self.activations, rows)
+        return Recording(self.bridge, self.inputs.at(rows), self.logits[rows], chosen)
+
+
+class _Rows(Mapping[str, Tensor]):
+    """Some rows of activations, taken when they are asked for."""
+
+    def __init__(self, whole: Mapping[str, Tensor], rows: slice | Tensor):
+        self._whole, self._rows = whole, rows
+        self._taken: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._taken:
+            self._taken[name] = self._whole[name][self._rows]
+        return self._taken[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+
+@dataclass
+class Streamed:
+    """A model's activations on inputs that are too many to hold: run again wherever asked for."""
+
+    bridge: TransformerBridge
+    inputs: InputSet
+    part_size: int
+    _last: tuple[slice, Recording] | None = field(default=None, repr=False)
+
+    def parts(self) -> Iterator[tuple[slice, Recording]]:
+        """Yield the rows and the recording of each part."""
+        for start in range(0, len(self.inputs), self.part_size):
+            rows = slice(start, min(start + self.part_size, len(self.inputs)))
+            yield rows, self.at(rows)
+
+    def at(self, rows: slice | Int64[Tensor, " chosen"]) -> Recording:
+        """Return the recording of some inputs; the last slice is kept, for measures that share."""
+        if self._last is not None and isinstance(rows, slice) and rows == self._last[0]:
+            return self._last[1]
+        recording = record(self.bridge, self.inputs.at(rows), self.part_size)
+        if isinstance(rows, slice):
+            self._last = rows, recording
+        return recording
+
+
+Source = Recording | Streamed
+
+
+@runtime_checkable
+class Statistic(Protocol):
+    """A measure at work: it is given each part of a source once, and then yields its rows."""
+
+    def add(self, part: Recording, rows: slice) -> None:
+        """Take in one part of the inputs."""
+
+    def rows(self) -> Iterator[Measurement]:
+        """Yield the measurements of all parts together."""
+
+
+def taken(statistic: Statistic, source: Source) -> Iterator[Measurement]:
+    """Yield what a statistic says of a source, in a pass of its own."""
+    for rows, part in source.parts():
+        statistic.add(part, rows)
+    yield from statistic.rows()
 
 
 def has_mlp(bridge: TransformerBridge) -> bool:
@@ -43,10 +127,28 @@ def residual_sites(bridge: TransformerBridge) -> list[str]:
 
 def recorded_names(bridge: TransformerBridge) -> list[str]:
     """Return the hook names that a recording holds."""
-    kinds = ["hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_post"]
+    kinds = ["hook_resid_pre", "attn.hook_pattern", "attn.hook_z", "hook_attn_out"]
+    kinds.append("hook_resid_post")
     if has_mlp(bridge):
         kinds += ["hook_resid_mid", "mlp.hook_pre", "hook_mlp_out"]
     return [f"blocks.{layer}.{kind}" for layer in range(bridge.cfg.n_layers) for kind in kinds]
+
+
+def bytes_per_input(bridge: TransformerBridge, positions: int) -> int:
+    """Return how many bytes of activations a recording holds for each input."""
+    cfg = bridge.cfg
+    widths = 3 * cfg.d_model + cfg.n_heads * (cfg.d_head + positions)
+    if has_mlp(bridge):
+        widths += 2 * cfg.d_model + (cfg.d_mlp or 0)
+    return 4 * positions * int(cfg.n_layers * widths)
+
+
+def observe(bridge: TransformerBridge, inputs: InputSet, batch_size: int) -> Source:
+    """Return a bridge's activations on an input set: recorded, or to be streamed if too many."""
+    fitting = max(1, PART_BYTES // bytes_per_input(bridge, inputs.tokens.shape[1]))
+    if len(inputs) <= fitting:
+        return record(bridge, inputs, batch_size)
+    return Streamed(bridge, inputs, min(batch_size, fitting))
 
 
 @torch.inference_mode()
@@ -65,5 +167,9 @@ def record(bridge: TransformerBridge, inputs: InputSet, batch_size: int) -> Reco
         logits.append(out.cpu())
         for name in names:
             kept[name].append(cache[name].cpu())
-    activations = {name: torch.cat(parts) for name, parts in kept.items()}
-    return Recording(bridge, inputs, torch.cat(logits), activations)
+    activations = {name: _joined(parts) for name, parts in kept.items()}
+    return Recording(bridge, inputs, _joined(logits), activations)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 from jaxtyping import Float64
 from torch import Tensor
 from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
 
 from ..config import AnalysisConfig
 from ..data.inputs import InputSet
 from ..models.reference import Reference
 from . import controls
-from .activations import Recording, record
+from .activations import Source, observe
 from .statistics import bootstrap_counts
 
 T = TypeVar("T")
@@ -23,12 +24,16 @@ T = TypeVar("T")
 
 @dataclass
 class Setting:
-    """The inputs and yardsticks that a learned model of one shape is measured against."""
+    """The inputs and yardsticks that a learned model of one shape is measured against.
+
+    `others` gives the compiled programs of other tasks, as bridges, when they are asked for.
+    """
 
     inputs: InputSet
     reference: Reference
     shape: TransformerBridgeConfig
     config: AnalysisConfig
+    others: Callable[[], list[TransformerBridge]] = list
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
@@ -38,17 +43,27 @@ class Setting:
         value: T = self._kept[name]
         return value
 
-    @cached_property
-    def reference_recording(self) -> Recording:
-        """The reference's activations on the inputs."""
-        return record(self.reference.bridge, self.inputs, self.config.batch_size)
+    def observe(self, bridge: TransformerBridge) -> Source:
+        """Return a model's activations on the inputs."""
+        return observe(bridge, self.inputs, self.config.batch_size)
 
-    def random_recordings(self) -> list[Recording]:
-        """Return the activations of the random-init controls."""
-        bridges = controls.random_inits(
-            self.shape, self.config.random_inits, self.config.seed, self.config.device
-        )
-        return [record(bridge, self.inputs, self.config.batch_size) for bridge in bridges]
+    @cached_property
+    def reference_source(self) -> Source:
+        """The reference's activations on the inputs."""
+        return self.observe(self.reference.bridge)
+
+    def random_sources(self) -> Iterator[Source]:
+        """Yield the activations of the random-init controls, one at a time."""
+        config = self.config
+        for bridge in controls.random_inits(
+            self.shape, config.random_inits, config.seed, config.device
+        ):
+            yield self.observe(bridge)
+
+    def other_sources(self) -> Iterator[Source]:
+        """Yield the activations of the compiled programs of other tasks, on these inputs."""
+        for bridge in self.once("other tasks", self.others):
+            yield self.observe(bridge)
 
     @property
     def bootstrap(self) -> Float64[Tensor, "draws inputs"]:

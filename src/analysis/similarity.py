@@ -1,112 +1,124 @@
-"""Deconfounded CKA between the program's variables and the learned model's residual stream.
+"""How similar a learned model's residual stream is to the program's variables and its reference.
 
-Plain CKA is high for random models, since token and position are linearly there from the
-start. So token and position one-hots are regressed out of both sides first (projecting on an
-orthonormal basis of them, by SVD: the one-hots are rank-deficient), and linear CKA
-(Kornblith et al. 2019) is taken of what is left. It shows presence, not use.
+Plain CKA is high for random models, since token and position are linearly there from the start.
+So token and position one-hots are regressed out of both sides first, and linear CKA (Kornblith et
+al. 2019) is taken of what is left: deconfounded CKA. It shows presence, not use. Plain CKA, RSA,
+Procrustes and SVCCA stand beside it because the literature has them; they do not tell a model that
+runs the program from one that does not.
 
-Shapes: `cases` the (input, position) pairs where the program is defined,
-`value` one column for each value of each category, and for each number, `left_out` the estimates
-with each group left out and, last, of all groups.
+Shapes: `cases` the (input, position) pairs where the program is defined, `value` one column for
+each value of each category, and for each number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from jaxtyping import Bool, Float64, Int64, Shaped
 from torch import Tensor
 
 from ..data.inputs import InputSet, Variable
 from ..data.outputs import IGNORE
-from .activations import Recording, residual_sites
+from . import representations
+from .activations import Recording, Source, residual_sites, taken
 from .measurements import Measurement, Metric
+from .moments import Confounds, Cross, Residuals, Side, centred_without_each
 from .setting import Setting
 from .statistics import jackknife_interval
 
 Value = tuple[float, float | None, float | None]  # with its interval, where there is one
-Similarities = dict[str, dict[str, Value]]  # by site and variable
-GROUPS = 20
+GROUPS = 20  # of inputs, for the jackknife
 NOTHING_LEFT = 1e-10  # share of a representation's energy under which it is all confounds
+RSA_CASES = 256
+PLAIN = {  # name: about
+    "plain_cka": "linear CKA (Kornblith et al. 2019)",
+    "rsa": "Spearman's correlation of Euclidean distances (Kriegeskorte et al. 2008)",
+    "procrustes": "Procrustes similarity (Ding et al. 2021)",
+    "svcca": "mean canonical correlation of 99% of the variance (Raghu et al. 2017)",
+}
+OF_SITES = ("deconfounded_cka", *PLAIN)  # what pairs of sites are compared by
+NOT_DISCRIMINATING = "; does not discriminate: random and other tasks' models are as high"
+
+
+def _metrics(name: str, low: float, about: str) -> Iterator[Metric]:
+    """Yield the declarations of a measure and of its controls."""
+    better, unit = ("higher", "CKA" if "cka" in name else "similarity")
+    yield Metric(f"similarity/{name}", unit, better, low, 1, about)
+    yield Metric(f"similarity/{name}_random_init", unit, "neither", low, 1, "the same of random "
+                 "inits: their mean, and as interval the lowest and highest of them")  # fmt: skip
+    yield Metric(f"similarity/{name}_other_task", unit, "neither", low, 1, "the same of compiled "
+                 "programs of other tasks: their mean, and as interval the lowest and "
+                 "highest")  # fmt: skip
+    yield Metric(f"similarity/{name}_reference", unit, "neither", low, 1, "the same of the "
+                 "compiled reference itself")  # fmt: skip
+
 
 METRICS = (
-    Metric(
-        "similarity/deconfounded_cka", "CKA", "higher", 0, 1, "a variable at a site, beyond "
-        "token and position; its interval is a jackknife over inputs",
-    ),
-    Metric(
-        "similarity/deconfounded_cka_random_init", "CKA", "neither", 0, 1, "the same of random "
-        "inits: their mean, and as interval the lowest and highest of them",
-    ),
-    Metric(
-        "similarity/deconfounded_share", "share of variance", "neither", 0, 1, "what CKA speaks "
-        "of: the part of a site that is neither token nor position",
-    ),
-    Metric(
-        "similarity/best_deconfounded_cka", "CKA", "higher", 0, 1, "a variable at the site where "
-        "it is highest",
-    ),
-    Metric(
-        "similarity/best_deconfounded_cka_random_init", "CKA", "neither", 0, 1, "the same of "
-        "random inits, each at its own best site",
-    ),
-    Metric(
-        "similarity/best_deconfounded_cka_reference", "CKA", "neither", 0, 1, "the same of the "
-        "compiled reference itself, which holds every variable: below 1 where it holds others too",
-    ),
+    Metric("similarity/deconfounded_share", "share of variance", "neither", 0, 1, "what "
+           "deconfounded CKA speaks of: the part of a site that is neither token nor position"),
+    Metric("similarity/deconfounded_cka", "CKA", "higher", 0, 1, "a variable at a site, beyond "
+           "token and position; its interval is a jackknife over inputs"),
+    Metric("similarity/deconfounded_cka_random_init", "CKA", "neither", 0, 1, "the same of random "
+           "inits: their mean, and as interval the lowest and highest of them"),
+    *_metrics("best_deconfounded_cka", 0, "a variable at the site where it is highest"),
+    Metric("similarity/site_deconfounded_cka", "CKA", "higher", 0, 1, "a site of the reference "
+           "and one of the model, beyond token and position; its interval is a jackknife"),
+    *(Metric(f"similarity/site_{name}", "similarity", "neither", -1 if name == "rsa" else 0, 1,
+             f"a site of the reference and one of the model: {about}{NOT_DISCRIMINATING}")
+      for name, about in PLAIN.items()),
+    *_metrics("matched_deconfounded_cka", 0, "the reference's sites, each with the model's site "
+              "where it is highest, mean"),
+    *(row for name, about in PLAIN.items() for row in _metrics(f"matched_{name}",
+      -1 if name == "rsa" else 0, f"the reference's sites, each with the model's best, mean: "
+      f"{about}{NOT_DISCRIMINATING}")),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Variables:
-    """What a program's variables are beyond token and position, ready to be compared with.
+class Cases:
+    """The (input, position) pairs that are compared, and the jackknife group of each input.
 
-    `cases` are sorted by jackknife group. `columns` says which columns of `representation`,
-    the variables' deconfounded columns side by side, belong to which variable.
+    `sampled` says at which position an input is a case of RSA's sample, -1 where at none.
     """
 
-    inputs: InputSet
-    order: Int64[Tensor, " cases"]
-    group_sizes: tuple[int, ...]
-    basis: Float64[Tensor, "cases confound"]
-    representation: Float64[Tensor, "cases value"]
-    columns: Mapping[str, slice]
-    norms: Mapping[str, Float64[Tensor, " left_out"]]
-    confounded: tuple[str, ...]
+    groups: Int64[Tensor, " inputs"]
+    sampled: Int64[Tensor, " inputs"]
 
-    def cases(self, values: Shaped[Tensor, "inputs pos *more"]) -> Shaped[Tensor, "cases *more"]:
-        """Return the values at the cases, in their order."""
-        return values[self.inputs.defined][self.order]
+    def of(self, inputs: InputSet, rows: slice) -> tuple[Tensor, Confounds]:
+        """Return the order of the cases of a part, by group, and their confounds."""
+        groups = self.groups[rows]
+        where = torch.nonzero(inputs.defined)
+        order = torch.argsort(groups[where[:, 0]], stable=True)
+        sizes = torch.bincount(groups[where[:, 0]], minlength=GROUPS)
+        width, n_ids = inputs.tokens.shape[1], len(inputs.token_ids)
+        tokens, positions = inputs.tokens[inputs.defined][order], where[order, 1]
+        columns = [F.one_hot(tokens, n_ids), F.one_hot(positions, width)]
+        constant = torch.ones(len(order), 1)
+        confounds = torch.cat([*columns, constant], dim=1).double()
+        return order, Confounds(confounds, tuple(sizes.tolist()))
+
+    def sample(self, values: Shaped[Tensor, "inputs pos *k"], rows: slice) -> Tensor:
+        """Return the values at RSA's cases of a part."""
+        at = self.sampled[rows]
+        chosen = torch.nonzero(at >= 0)[:, 0]
+        return values[chosen, at[chosen]].double()
 
 
-def prepare(inputs: InputSet, seed: int) -> Variables:
-    """Return what of every variable is more than token and position."""
-    where = torch.nonzero(inputs.defined)
-    shuffled = np.random.default_rng([seed, len(inputs)]).permutation(len(inputs)) % GROUPS
-    groups = torch.from_numpy(shuffled)[where[:, 0]]
-    order = torch.argsort(groups, stable=True)
-    sizes = tuple(size for size in torch.bincount(groups).tolist() if size)
-    positions, tokens = where[order, 1], inputs.tokens[inputs.defined][order]
-    basis = orthonormal_basis(torch.cat([F.one_hot(tokens), F.one_hot(positions)], dim=1).double())
-    kept, columns, confounded, width = [], {}, [], 0
-    for name, variable in inputs.variables.items():
-        values = as_columns(variable, inputs.defined)[order]
-        rest = deconfound(values, basis)
-        if energy(rest) <= NOTHING_LEFT * energy(values):
-            confounded.append(name)
-            continue
-        kept.append(rest)
-        columns[name] = slice(width, width := width + rest.shape[1])
-    representation = torch.cat(kept, dim=1) if kept else basis[:, :0]
-    norms = {
-        name: torch.linalg.matrix_norm(covariances(representation[:, part], None, sizes))
-        for name, part in columns.items()
-    }
-    return Variables(inputs, order, sizes, basis, representation, columns, norms, tuple(confounded))
+def cases_of(inputs: InputSet, seed: int) -> Cases:
+    """Draw the jackknife groups, and one position of each of `RSA_CASES` inputs."""
+    generator = np.random.default_rng([seed, len(inputs)])
+    groups = torch.from_numpy(generator.permutation(len(inputs)) % GROUPS)
+    sampled = torch.full((len(inputs),), -1)
+    defined = inputs.defined
+    answered = torch.nonzero(defined.any(-1))[:, 0].numpy()
+    for row in generator.permutation(answered)[:RSA_CASES].tolist():
+        sampled[row] = int(generator.choice(torch.nonzero(defined[row])[:, 0].numpy()))
+    return Cases(groups, sampled)
 
 
 def as_columns(
@@ -119,152 +131,302 @@ def as_columns(
     codes = variable.codes[cases].long()
     codes = torch.where(codes == IGNORE, len(variable.values), codes)
     if not variable.numerical:
-        return F.one_hot(codes).double()
+        return F.one_hot(codes, len(variable.values) + 1).double()
     numbers = torch.tensor([*variable.values, 0.0], dtype=torch.float64)
     return torch.stack([numbers[codes], (codes == len(variable.values)).double()], dim=1)
 
 
-def orthonormal_basis(columns: Float64[Tensor, "cases k"]) -> Float64[Tensor, "cases rank"]:
-    """Return an orthonormal basis of the span of the columns, whatever their rank."""
-    left, singular, _ = torch.linalg.svd(columns, full_matrices=False)
-    basis: Tensor = left[:, singular > singular[0] * 1e-9]
-    return basis
+def _slices(widths: Iterable[tuple[str, int]]) -> dict[str, slice]:
+    slices, start = {}, 0
+    for name, width in widths:
+        slices[name] = slice(start, start + width)
+        start += width
+    return slices
 
 
-def deconfound(
-    representation: Float64[Tensor, "cases k"], basis: Float64[Tensor, "cases rank"]
-) -> Float64[Tensor, "cases k"]:
-    """Return what of a representation is not linear in the confounds (its mean goes too)."""
-    return representation - basis @ (basis.T @ representation)
+class Program:
+    """The program's side: the columns of its variables, then those of the reference's sites."""
+
+    def __init__(self, setting: Setting):
+        inputs, self._reference = setting.inputs, setting.reference_source
+        self.cases = setting.once("cases", lambda: cases_of(inputs, setting.config.seed))
+        self.sites = residual_sites(self._reference.bridge)
+        d_model = self._reference.bridge.cfg.d_model
+        widths = [
+            (name, 2 if variable.numerical else len(variable.values) + 1)
+            for name, variable in inputs.variables.items()
+        ]
+        self.side = Side(_slices([*widths, *((site, d_model) for site in self.sites)]))
+        samples: dict[str, list[Tensor]] = {site: [] for site in self.sites}
+        self._whole: tuple[Tensor, Tensor, Confounds] | None = None
+        for rows, part in self._reference.parts():
+            columns, _, confounds = self.part(rows)
+            self.side.add(columns, confounds)
+            for site, kept in samples.items():
+                kept.append(self.cases.sample(part[site], rows))
+        self.ranks = {
+            site: representations.distance_ranks(torch.cat(kept)) for site, kept in samples.items()
+        }
+        self.rest, self.centred = Residuals(self.side), Residuals(self.side, constant_only=True)
+        left = {name: self._left(name) for name in self.side.slices}
+        self.compared = [name for name, there in left.items() if there]
+        self.variables = [name for name in inputs.variables if left[name]]
+        self.confounded = tuple(name for name in inputs.variables if not left[name])
+        self.n = int(self.rest.counts.sum())
+
+    def _left(self, name: str) -> bool:
+        return self.rest.energy(name) > NOTHING_LEFT * self.rest.raw_energy(name)
+
+    def part(self, rows: slice) -> tuple[Float64[Tensor, "cases k"], Tensor, Confounds]:
+        """Return the columns at the cases of a part, the cases' order, and their confounds."""
+        if self._whole is not None:
+            return self._whole
+        reference = self._reference.at(rows)
+        inputs = reference.inputs
+        order, confounds = self.cases.of(inputs, rows)
+        columns = [as_columns(variable, inputs.defined) for variable in inputs.variables.values()]
+        columns += [reference[site][inputs.defined].double() for site in self.sites]
+        found = torch.cat(columns, dim=1)[order], order, confounds
+        if isinstance(self._reference, Recording):
+            self._whole = found
+        return found
 
 
-def energy(representation: Float64[Tensor, "cases k"]) -> float:
-    """Return the sum of squares."""
-    return float((representation**2).sum())
+@dataclass(frozen=True)
+class Found:
+    """What a model's sites have in common with the program, each value with its interval.
 
-
-def linear_cka(x: Float64[Tensor, "cases k"], y: Float64[Tensor, "cases d"]) -> float:
-    """Return linear CKA (Kornblith et al. 2019), in feature space, of centred representations."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    cross = torch.linalg.matrix_norm(x.T @ y) ** 2
-    return float(cross / (torch.linalg.matrix_norm(x.T @ x) * torch.linalg.matrix_norm(y.T @ y)))
-
-
-def site_similarities(
-    site: Float[Tensor, "inputs pos d_model"], variables: Variables
-) -> dict[str, Value]:
-    """Return each variable's deconfounded CKA with a site, and its jackknife interval.
-
-    Empty where the site holds nothing beyond token and position.
+    `variables` by (variable, site); `sites`, of each measure, by (reference's site, site);
+    `together` is the mean of deconfounded CKA over the reference's sites, each with its best.
     """
-    values = variables.cases(site).double()
-    rest, sizes = deconfound(values, variables.basis), variables.group_sizes
-    if energy(rest) <= NOTHING_LEFT * energy(values):
-        return {}
-    own = torch.linalg.matrix_norm(covariances(rest, None, sizes))
-    cross = covariances(variables.representation, rest, sizes)
-    found: dict[str, Value] = {}
-    for name, part in variables.columns.items():
-        shared = torch.linalg.matrix_norm(cross[:, part]) ** 2
-        samples = shared / (variables.norms[name] * own)
-        value = min(1.0, float(samples[-1]))
-        found[name] = (value, None, None)
-        if samples.isfinite().all():  # it is not where a variable varies in one group only
-            low, high = jackknife_interval(value, samples[:-1])
-            found[name] = (value, max(0.0, low), min(1.0, high))
-    return found
+
+    order: list[str]
+    shares: Mapping[str, float]
+    variables: Mapping[tuple[str, str], Value]
+    sites: Mapping[str, Mapping[tuple[str, str], Value]]
+    together: Value | None
+
+    def best(self, name: str) -> Value | None:
+        """Return a variable's value at the site where it is highest."""
+        at = [value for (variable, _), value in self.variables.items() if variable == name]
+        return max(at, key=lambda value: value[0], default=None)
+
+    def matched(self, measure: str) -> Value | None:
+        """Return the mean over the reference's sites of the best of the model's."""
+        if measure == "deconfounded_cka":
+            return self.together
+        best: dict[str, float] = {}
+        for (theirs, _), value in self.sites[measure].items():
+            best[theirs] = max(best.get(theirs, value[0]), value[0])
+        return (sum(best.values()) / len(best), None, None) if best else None
 
 
-def energy_share(site: Float[Tensor, "inputs pos d_model"], variables: Variables) -> float:
-    """Return the share of a site's variance that is neither token nor position."""
-    values = variables.cases(site).double()
-    whole = energy(values - values.mean(0))
-    return energy(deconfound(values, variables.basis)) / whole if whole > 0 else 0.0
+class Similarity:
+    """Compares the residual sites of a source with the program."""
+
+    def __init__(self, source: Source, setting: Setting):
+        self._setting, self._source = setting, source
+        self._program = program(setting)
+        self._sites = residual_sites(source.bridge)
+        width = source.bridge.cfg.d_model
+        self._side, self._cross = Side(_slices((site, width) for site in self._sites)), Cross()
+        self._samples: dict[str, list[Tensor]] = {site: [] for site in self._sites}
+
+    def add(self, part: Recording, rows: slice) -> None:
+        """Take in the products of a part."""
+        left, order, confounds = self._program.part(rows)
+        defined = part.inputs.defined
+        right = torch.cat([part[site][defined] for site in self._sites], dim=1)[order].double()
+        self._side.add(right, confounds)
+        self._cross.add(left, right, confounds)
+        for site, kept in self._samples.items():
+            kept.append(self._program.cases.sample(part[site], rows))
+
+    def found(self) -> Found:
+        """Return what there is in common."""
+        rest = Residuals(self._side)
+        energies = {site: rest.energy(site) for site in self._sites}
+        left = [s for s in self._sites if energies[s] > NOTHING_LEFT * rest.raw_energy(s)]
+        samples = self._deconfounded(rest, left)
+        names = set(self._program.variables)
+        pairs = {pair: drawn for pair, drawn in samples.items() if pair[0] not in names}
+        sites = {pair: _with_interval(drawn) for pair, drawn in pairs.items()}
+        return Found(
+            self._sites,
+            self._shares(energies),
+            {pair: _with_interval(drawn) for pair, drawn in samples.items() if pair[0] in names},
+            {"deconfounded_cka": sites, **self._plain()},
+            _together(pairs),
+        )
+
+    @cached_property
+    def _centred(self) -> Residuals:
+        return Residuals(self._side, constant_only=True)
+
+    def _shares(self, energies: Mapping[str, float]) -> dict[str, float]:
+        whole = {site: self._centred.energy(site) for site in self._sites}
+        return {
+            site: min(1.0, energies[site] / whole[site]) if whole[site] > 0 else 0.0
+            for site in self._sites
+        }
+
+    def _deconfounded(
+        self, rest: Residuals, sites: list[str]
+    ) -> dict[tuple[str, str], Float64[Tensor, " left_out"]]:
+        """Return deconfounded CKA of all that is compared, with the groups left out."""
+        program, width = self._program, self._source.bridge.cfg.d_model
+        counts = rest.counts
+        products = program.rest.with_(rest, self._cross)
+        cross = centred_without_each(products, program.rest.sums, rest.sums, counts)
+        squares = cross.square_().view(*cross.shape[:2], len(self._sites), width).sum(-1)
+
+        def norms(residuals: Residuals, name: str, part: slice) -> Tensor:
+            sums = residuals.sums[:, part]
+            own = centred_without_each(residuals.own(name), sums, sums, counts)
+            found: Tensor = torch.linalg.matrix_norm(own)
+            return found
+
+        slices = program.side.slices
+        theirs = self._setting.once(
+            "norms of the program",
+            lambda: {name: norms(program.rest, name, slices[name]) for name in program.compared},
+        )
+        ours = {site: norms(rest, site, self._side.slices[site]) for site in sites}
+        found: dict[tuple[str, str], Tensor] = {}
+        for name in program.compared:
+            shared = squares[:, slices[name]].sum(1)
+            for i, site in enumerate(self._sites):
+                if site in ours:
+                    found[name, site] = shared[:, i] / (theirs[name] * ours[site])
+        return found
+
+    def _plain(self) -> dict[str, dict[tuple[str, str], Value]]:
+        program = self._program
+        cross = program.centred.with_(self._centred, self._cross).sum(0)
+        own = {site: self._centred.own(site).sum(0) for site in self._sites}
+        theirs = {site: program.centred.own(site).sum(0) for site in program.sites}
+        ranks = {
+            site: representations.distance_ranks(torch.cat(kept))
+            for site, kept in self._samples.items()
+        }
+        found: dict[str, dict[tuple[str, str], Value]] = {name: {} for name in PLAIN}
+        varying = [site for site in self._sites if own[site].trace() > 0]
+        for one in program.sites:
+            if theirs[one].trace() <= 0:
+                continue
+            for site in varying:
+                both = cross[program.side.slices[one], self._side.slices[site]]
+                given = (both, theirs[one], own[site])
+                values = {
+                    "plain_cka": float(representations.cka(*given)),
+                    "rsa": representations.rsa(program.ranks[one], ranks[site]),
+                    "procrustes": representations.procrustes(*given),
+                    "svcca": representations.svcca(*given),
+                }
+                for name, value in values.items():
+                    found[name][one, site] = (min(1.0, value), None, None)
+        return found
+
+    def rows(self) -> Iterator[Measurement]:
+        """Yield every value, the best and matched ones each beside their controls."""
+        setting, program, found = self._setting, self._program, self.found()
+        inits = setting.once(
+            "similarity of random inits",
+            lambda: [compare(one, setting) for one in setting.random_sources()],
+        )
+        others = setting.once(
+            "similarity of other tasks",
+            lambda: [compare(one, setting) for one in setting.other_sources()],
+        )
+        own = setting.once(
+            "similarity of the reference", lambda: compare(setting.reference_source, setting)
+        )
+        for site, share in found.shares.items():
+            yield Measurement("similarity/deconfounded_share", site, share, program.n)
+        for name in program.variables:
+            yield from _variable(name, found, inits, program.n)
+            best = {"": [found.best(name)], "_reference": [own.best(name)]}
+            yield from _headline("best_deconfounded_cka", name, best, program.n)
+            for suffix, models in (("_random_init", inits), ("_other_task", others)):
+                values = [value[0] for one in models if (value := one.best(name))]
+                yield from _range(f"best_deconfounded_cka{suffix}", name, values, program.n)
+        for measure in OF_SITES:
+            for (theirs, site), value in found.sites[measure].items():
+                subject = f"{theirs}~{site}"
+                yield Measurement(
+                    f"similarity/site_{measure}", subject, value[0], program.n, *value[1:]
+                )
+            matched = {"": [found.matched(measure)], "_reference": [own.matched(measure)]}
+            yield from _headline(f"matched_{measure}", "model", matched, program.n)
+            for suffix, models in (("_random_init", inits), ("_other_task", others)):
+                values = [value[0] for one in models if (value := one.matched(measure))]
+                yield from _range(f"matched_{measure}{suffix}", "model", values, program.n)
 
 
-def covariances(
-    x: Float64[Tensor, "cases k"], y: Float64[Tensor, "cases d"] | None, sizes: tuple[int, ...]
-) -> Float64[Tensor, "left_out k d"]:
-    """Return n times the covariance of x with y (or itself), each group left out, and last of all.
-
-    The groups are consecutive cases, of the given sizes.
-    """
-    xs = torch.split_with_sizes(x, list(sizes))
-    ys = xs if y is None else torch.split_with_sizes(y, list(sizes))
-    products = torch.stack([a.T @ b for a, b in zip(xs, ys, strict=True)])
-    left, right = (torch.stack([part.sum(0) for part in parts]) for parts in (xs, ys))
-
-    def without_each(sums: Tensor) -> Tensor:
-        whole = sums.sum(0, keepdim=True)
-        return torch.cat([whole - sums, whole])
-
-    n = without_each(torch.tensor(sizes, dtype=torch.float64))[:, None, None]
-    left, right = without_each(left), without_each(right)
-    return without_each(products) - left[:, :, None] * right[:, None, :] / n
+def compare(source: Source, setting: Setting) -> Found:
+    """Return what a source's sites have in common with the program."""
+    statistic = Similarity(source, setting)
+    for rows, part in source.parts():
+        statistic.add(part, rows)
+    return statistic.found()
 
 
-def measure(recording: Recording, setting: Setting) -> Iterator[Measurement]:
-    """Yield deconfounded CKA of every variable at every site, and of the random inits there."""
-    variables = _variables(setting)
-    sites = residual_sites(recording.bridge)
-    controls = setting.once(
-        "similarity of random inits",
-        lambda: [
-            _all_sites(control, residual_sites(control.bridge), variables)
-            for control in setting.random_recordings()
-        ],
-    )
-    reference = setting.once(
-        "similarity of the reference",
-        lambda: _all_sites(
-            setting.reference_recording, residual_sites(setting.reference.bridge), variables
-        ),
-    )
-    found, n = _all_sites(recording, sites, variables), len(variables.order)
-    for site in sites:
-        share = energy_share(recording[site], variables)
-        yield Measurement("similarity/deconfounded_share", site, share, n)
-    for name in variables.columns:
-        at = {site: found[site][name] for site in sites if name in found[site]}
-        for site, (value, low, high) in at.items():
-            subject = f"{name}@{site}"
-            yield Measurement("similarity/deconfounded_cka", subject, value, n, low, high)
-            yield from _control(
-                "deconfounded_cka", subject, [c[site][name][0] for c in controls if c.get(site)], n
-            )
-        yield from _best("best_deconfounded_cka", name, found, n)
-        bests = [best[0] for control in controls if (best := _highest(control, name))]
-        yield from _control("best_deconfounded_cka", name, bests, n)
-        yield from _best("best_deconfounded_cka_reference", name, reference, n)
+def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+    """Yield the similarities of a source."""
+    return taken(Similarity(source, setting), source)
+
+
+def program(setting: Setting) -> Program:
+    """Return the program's side, the same for every model that is compared with it."""
+    return setting.once("program", lambda: Program(setting))
 
 
 def confounded(setting: Setting) -> tuple[str, ...]:
     """Return the variables that are token and position only, which CKA cannot speak of."""
-    return _variables(setting).confounded
+    return program(setting).confounded
 
 
-def _variables(setting: Setting) -> Variables:
-    return setting.once("variables", lambda: prepare(setting.inputs, setting.config.seed))
+def _with_interval(samples: Float64[Tensor, " left_out"]) -> Value:
+    value = min(1.0, float(samples[-1]))
+    if not samples.isfinite().all():  # a variable that varies in one group only
+        return value, None, None
+    low, high = jackknife_interval(value, samples[:-1])
+    return value, max(0.0, low), min(1.0, high)
 
 
-def _all_sites(recording: Recording, sites: list[str], variables: Variables) -> Similarities:
-    return {site: site_similarities(recording[site], variables) for site in sites}
+def _together(samples: Mapping[tuple[str, str], Float64[Tensor, " left_out"]]) -> Value | None:
+    """Return the mean over the reference's sites, each with the site where it is highest."""
+    best: dict[str, Tensor] = {}
+    for (theirs, _), drawn in samples.items():
+        if theirs not in best or drawn[-1] > best[theirs][-1]:
+            best[theirs] = drawn
+    return _with_interval(torch.stack([*best.values()]).mean(0)) if best else None
 
 
-def _highest(sites: Similarities, name: str) -> Value | None:
-    found = [at[name] for at in sites.values() if at]
-    return max(found, key=lambda value: value[0], default=None)
+def _variable(name: str, found: Found, inits: list[Found], n: int) -> Iterator[Measurement]:
+    """Yield a variable's values at every site, and those of the random inits there."""
+    for site in found.order:
+        if (name, site) not in found.variables:
+            continue
+        subject, (value, low, high) = f"{name}@{site}", found.variables[name, site]
+        yield Measurement("similarity/deconfounded_cka", subject, value, n, low, high)
+        values = [one.variables[name, site][0] for one in inits if (name, site) in one.variables]
+        yield from _range("deconfounded_cka_random_init", subject, values, n)
 
 
-def _best(measure: str, name: str, sites: Similarities, n: int) -> Iterator[Measurement]:
-    best = _highest(sites, name)
-    if best is not None:
-        yield Measurement(f"similarity/{measure}", name, best[0], n, best[1], best[2])
+def _headline(
+    measure: str, name: str, values: Mapping[str, list[Value | None]], n: int
+) -> Iterator[Measurement]:
+    for suffix, found in values.items():
+        for value in found:
+            if value is not None:
+                yield Measurement(
+                    f"similarity/{measure}{suffix}", name, value[0], n, value[1], value[2]
+                )
 
 
-def _control(name: str, subject: str, values: list[float], n: int) -> Iterator[Measurement]:
+def _range(measure: str, subject: str, values: list[float], n: int) -> Iterator[Measurement]:
+    """Yield several models' mean, and as its interval the lowest and highest of them."""
     if values:
-        mean = sum(values) / len(values)
-        yield Measurement(
-            f"similarity/{name}_random_init", subject, mean, n, min(values), max(values)
-        )
+        mean, ends = sum(values) / len(values), (min(values), max(values))
+        yield Measurement(f"similarity/{measure}", subject, mean, n, *ends)

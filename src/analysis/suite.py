@@ -4,34 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..errors import NotFiniteError, UserError, one_of
-from . import ablation, accuracy, similarity, sparsity
-from .activations import Recording, record
+from . import ablation, accuracy, attention, similarity, sparsity
+from .activations import Source, Statistic
 from .measurements import Measurement, Metric
 from .setting import Setting
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure: its function, and the declarations of what it yields."""
+    """A measure: the statistic that takes it, and the declarations of what that yields."""
 
-    function: Callable[[Recording, Setting], Iterable[Measurement]]
+    statistic: Callable[[Source, Setting], Statistic]
     metrics: tuple[Metric, ...]
 
 
-def _row(module: ModuleType) -> Measure:
-    return Measure(module.measure, module.METRICS)
-
-
 REGISTRY: dict[str, Measure] = {
-    "accuracy": _row(accuracy),
-    "similarity": _row(similarity),
-    "ablation": _row(ablation),
-    "sparsity": _row(sparsity),
+    "accuracy": Measure(accuracy.Accuracy, accuracy.METRICS),
+    "similarity": Measure(similarity.Similarity, similarity.METRICS),
+    "attention": Measure(attention.Attention, attention.METRICS),
+    "ablation": Measure(ablation.Ablation, ablation.METRICS),
+    "sparsity": Measure(sparsity.Sparsity, sparsity.METRICS),
 }
 
 TRAINING_METRICS = (
@@ -70,39 +66,59 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def measure(bridge: TransformerBridge, setting: Setting) -> Iterator[Measurement]:
-    """Yield the configured measures of a bridge, from one recorded pass over the inputs.
+    """Yield the configured measures of a bridge, from one pass over the inputs that all share.
 
     Raises:
         NotFiniteError: the model's outputs are not finite numbers.
     """
-    recording = record(bridge, setting.inputs, setting.config.batch_size)
-    if not recording.logits.isfinite().all():
-        raise NotFiniteError("the model's outputs are not finite numbers")
-    for name in setting.config.measures:
-        yield from REGISTRY[name].function(recording, setting)
+    source = setting.observe(bridge)
+    statistics: list[Statistic] = []
+    for rows, part in source.parts():
+        if not part.logits.isfinite().all():
+            raise NotFiniteError("the model's outputs are not finite numbers")
+        if not statistics:  # whose controls need not be measured of such a model
+            statistics = [REGISTRY[n].statistic(source, setting) for n in setting.config.measures]
+        for statistic in statistics:
+            statistic.add(part, rows)
+    for statistic in statistics:
+        yield from statistic.rows()
+
+
+HEADLINES = ("accuracy/", "training/", "similarity/best_", "similarity/matched_")
+OF_MODEL = ("sparsity/", "attention/", "ablation/")
 
 
 def headlines(rows: Iterable[Measurement]) -> list[Measurement]:
     """Return the rows that are worth a curve of their own; the rest belongs in tables.
 
-    Accuracies, each variable at its best site beside its control, sparsity of the whole model,
-    the component that matters most under each kind of ablation, and the training curves.
+    Accuracies, each variable at its best site and the reference's sites matched, attention matched,
+    each beside its controls, sparsity of the whole model and H1, the redundant share, the component
+    that matters most under each kind of ablation, and the training curves.
     """
     rows = list(rows)
     chosen = [
         row
         for row in rows
-        if row.measure.startswith(("accuracy/", "training/", "similarity/best_"))
-        or (row.measure.startswith("sparsity/") and row.subject.endswith(sparsity.MODEL))
+        if row.measure.startswith(HEADLINES)
+        or (row.measure.startswith(OF_MODEL) and row.subject.endswith(sparsity.MODEL))
     ]
-    for kind in ablation.KINDS:
-        deltas = [row for row in rows if row.measure == f"ablation/{kind}_delta_exact"]
-        if deltas:
-            worst = min(deltas, key=lambda row: row.value)
-            chosen.append(
-                Measurement(
-                    worst.measure, "worst_component", worst.value, worst.n, worst.ci_low,
-                    worst.ci_high, worst.run, worst.step,
-                )
-            )  # fmt: skip
+    names = {one.name for one in ablation.METRICS}
+    deltas: dict[str, list[Measurement]] = {}
+    for row in rows:
+        if row.measure in names and row.measure.endswith("_delta_exact") and whole(row.subject):
+            deltas.setdefault(row.measure, []).append(row)
+    for found in deltas.values():
+        singles = [row for row in found if row.subject.startswith("blocks.")]
+        worst = min(singles, key=lambda row: row.value)
+        chosen.append(
+            Measurement(
+                worst.measure, "worst_component", worst.value, worst.n, worst.ci_low,
+                worst.ci_high, worst.run, worst.step,
+            )
+        )  # fmt: skip
     return chosen
+
+
+def whole(subject: str) -> bool:
+    """Return whether a subject is of all inputs, not of one length."""
+    return ".length_" not in subject

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -126,6 +126,17 @@ class InputSet:
         every = torch.ones_like(self.held_out)
         rows = {"all": every, "train": ~self.held_out, "held_out": self.held_out}[split]
         return rows if length is None else rows & (self.lengths == length)
+
+    def at(self, rows: slice | Int64[Tensor, " chosen"]) -> InputSet:
+        """Return the input set of some inputs, in that order, perhaps repeated."""
+        variables = {
+            name: replace(variable, codes=variable.codes[rows])
+            for name, variable in self.variables.items()
+        }
+        parts = ("tokens", "key_mask", "targets", "lengths", "held_out")
+        return replace(
+            self, variables=variables, **{name: getattr(self, name)[rows] for name in parts}
+        )
 
     def listed(self, row: int) -> list[Value]:
         """Return an input as the list of its tokens."""

@@ -245,6 +245,29 @@ def task_names() -> list[str]:
     return [*REGISTRY, *(name for name in group_names("task") if name not in REGISTRY)]
 
 
+def other_tasks(task: Task) -> Iterator[Task]:
+    """Yield the registered programs as tasks over the vocabulary and lengths of another task.
+
+    Programs that cannot be made for these are left out, and those of the task itself.
+    """
+    available = dict(
+        zip(ASKED_FOR, (list(task.vocabulary), task.min_length, task.max_length), strict=True)
+    )
+    own = {task.program.name, *task.alternatives}
+    for name, row in REGISTRY.items():
+        if own & {name, *map(_name, (row.make, *row.alternatives))}:
+            continue
+        try:
+            program = _call(row.make, available)
+        except UserError:
+            continue
+        if program is not None:
+            yield replace(
+                task, name=name, program=program, alternatives={}, about=row.about, algorithms={},
+                tolerance=None,
+            )  # fmt: skip
+
+
 def make_task(config: TaskConfig) -> Task:
     """Return the configured Task, the registry row filling what the config leaves open.
 

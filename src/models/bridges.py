@@ -53,3 +53,14 @@ def make_bridge(
         device=device,
         model_name="native",
     )
+
+
+def plain_model(bridge: TransformerBridge) -> NativeModel:
+    """Return a NativeModel with a bridge's weights and no hooks, which is quicker."""
+    weights = {
+        name.replace("._original_component", ""): value
+        for name, value in bridge.original_model.named_parameters()
+    }
+    model = make_native(bridge.cfg)
+    model.load_state_dict(weights, strict=True)
+    return model.eval().requires_grad_(False).to(bridge.cfg.device)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..analysis.ablation import KINDS
 from ..analysis.measurements import Measurement
+from ..analysis.rerun import KINDS
 from ..files import write_file
 from ..tracking.run_folder import RunFolder
 from .summary import inexact_note

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..analysis.ablation import KINDS
 from ..analysis.measurements import Measurement
+from ..analysis.rerun import KINDS
 from ..analysis.suite import declared_metrics
 from ..data.inputs import InputSet, smallest_gap
 from ..data.outputs import Numerical

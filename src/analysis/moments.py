@@ -1,0 +1,143 @@
+"""Sums of products of two sides' columns, added up part by part: all that linear measures need.
+
+One side is the program's (its variables, the reference's sites), the other a model's sites. The
+sums are kept for each jackknife group, together with those of the confounds, so that confounds can
+be regressed out afterwards without the activations.
+
+Shapes: `cases` (input, position) pairs sorted by group, `groups` jackknife groups, `left_out` the
+estimates with each group left out and, last, of all; `b` confounds, `k`, `d` columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Confounds:
+    """Confounds at the cases of a part, the constant last, and how many cases each group has."""
+
+    columns: Float64[Tensor, "cases b"]
+    sizes: tuple[int, ...]
+
+    def by_group(self, values: Float64[Tensor, "cases k"]) -> Sequence[Float64[Tensor, "group k"]]:
+        """Return the rows of each group."""
+        return torch.split_with_sizes(values, list(self.sizes))
+
+
+class Side:
+    """One side's representations: where each one's columns are, and their products."""
+
+    def __init__(self, slices: Mapping[str, slice]):
+        self.slices = dict(slices)
+        self.width = max((part.stop for part in self.slices.values()), default=0)
+        self.confounds: Tensor | None = None  # groups b b
+        self.with_confounds: Tensor | None = None  # groups b k
+        self.own: dict[str, Tensor] = {}  # groups k k
+
+    def add(self, values: Float64[Tensor, "cases k"], confounds: Confounds) -> None:
+        """Take in the cases of a part."""
+        groups = confounds.by_group(values)
+        theirs = confounds.by_group(confounds.columns)
+        self.confounds = _plus(self.confounds, torch.stack([b.T @ b for b in theirs]))
+        self.with_confounds = _plus(
+            self.with_confounds,
+            torch.stack([b.T @ x for b, x in zip(theirs, groups, strict=True)]),
+        )
+        for name, part in self.slices.items():
+            products = torch.stack([x[:, part].T @ x[:, part] for x in groups])
+            self.own[name] = _plus(self.own.get(name), products)
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
+
+
+class Cross:
+    """The products of a left side's columns with a right side's."""
+
+    def __init__(self) -> None:
+        self.products: Tensor | None = None  # groups k d
+
+    def add(
+        self,
+        left: Float64[Tensor, "cases k"],
+        right: Float64[Tensor, "cases d"],
+        confounds: Confounds,
+    ) -> None:
+        """Take in the cases of a part."""
+        pairs = zip(confounds.by_group(left), confounds.by_group(right), strict=True)
+        self.products = _plus(self.products, torch.stack([x.T @ y for x, y in pairs]))
+
+
+class Residuals:
+    """A side with confounds regressed out (all of them, or the constant only: centred).
+
+    The regression is on all cases; it is not refitted where a group is left out.
+    """
+
+    def __init__(self, side: Side, constant_only: bool = False):
+        assert side.confounds is not None
+        assert side.with_confounds is not None
+        keep = slice(-1, None) if constant_only else slice(None)
+        self._side = side
+        self._bb, self._bx = side.confounds[:, keep, keep], side.with_confounds[:, keep]
+        inverse = torch.linalg.pinv(self._bb.sum(0), rtol=1e-12, hermitian=True)
+        self.weights = inverse @ self._bx.sum(0)
+        self._rest = self._bx - self._bb @ self.weights  # confounds with residuals
+        self.counts: Float64[Tensor, " groups"] = self._bb[:, -1, -1]
+        self.sums: Float64[Tensor, "groups k"] = self._rest[:, -1]
+
+    def own(self, name: str) -> Float64[Tensor, "groups k k"]:
+        """Return a representation's products with itself, by group."""
+        part = self._side.slices[name]
+        weights = self.weights[:, part]
+        products = self._side.own[name] - self._bx[:, :, part].mT @ weights
+        rest: Tensor = products - weights.T @ self._rest[:, :, part]
+        return rest
+
+    def with_(self, other: Residuals, cross: Cross) -> Float64[Tensor, "groups k d"]:
+        """Return this (left) side's products with another (right) one's, by group."""
+        assert cross.products is not None
+        products = torch.baddbmm(cross.products, self._bx.mT, other._repeated, alpha=-1)
+        return products.baddbmm_(self._weights_repeated, other._rest, alpha=-1)
+
+    @property
+    def _repeated(self) -> Tensor:
+        repeated: Tensor = self.weights.expand(len(self._bb), *self.weights.shape)
+        return repeated
+
+    @property
+    def _weights_repeated(self) -> Tensor:
+        repeated: Tensor = self.weights.T.expand(len(self._bb), *self.weights.T.shape)
+        return repeated
+
+    def energy(self, name: str) -> float:
+        """Return the sum of squares of what is left of a representation."""
+        return max(0.0, float(self.own(name).sum(0).diagonal().sum()))
+
+    def raw_energy(self, name: str) -> float:
+        """Return the sum of squares of a representation as it is."""
+        return float(self._side.own[name].sum(0).diagonal().sum())
+
+
+def centred_without_each(
+    products: Float64[Tensor, "groups k d"],
+    left: Float64[Tensor, "groups k"],
+    right: Float64[Tensor, "groups d"],
+    counts: Float64[Tensor, " groups"],
+) -> Float64[Tensor, "left_out k d"]:
+    """Return n times the covariance with each group left out, and last of all groups."""
+
+    def without_each(sums: Tensor) -> Tensor:
+        whole = sums.sum(0, keepdim=True)
+        return torch.cat([whole - sums, whole])
+
+    n = without_each(counts).clamp(min=1)[:, None, None]
+    lefts, rights = without_each(left), without_each(right)
+    return without_each(products).baddbmm_(lefts[:, :, None], (rights[:, None, :] / n), alpha=-1)
