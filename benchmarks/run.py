@@ -32,7 +32,8 @@ from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task
 from algomatch.experiment import make_trainer, prepare, quiet_lightning
 from algomatch.models.bridges import make_bridge, make_native
-from algomatch.models.reference import compile_program, validate
+from algomatch.models.compiling import compile_program
+from algomatch.models.reference import validate
 from algomatch.models.training import AlgorithmicTask, learning_rate_factor
 from algomatch.tracking.callbacks import GracefulStop, ProgressBar, Recorder
 from algomatch.tracking.run_folder import RunFolder

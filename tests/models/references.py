@@ -24,7 +24,7 @@ from algomatch.data.programs import make_reverse
 from algomatch.data.tasks import BOS, PAD, Task
 from algomatch.experiment import make_trainer, quiet_lightning
 from algomatch.models import reference
-from algomatch.models.reference import Compiled
+from algomatch.models.compiling import Compiled
 from algomatch.models.training import AlgorithmicTask
 
 EQ, LEQ, TRUE = rasp.Comparison.EQ, rasp.Comparison.LEQ, rasp.Comparison.TRUE

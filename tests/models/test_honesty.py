@@ -17,7 +17,8 @@ from algomatch.data.outputs import Numerical
 from algomatch.data.tasks import Task, make_task
 from algomatch.errors import UserError
 from algomatch.models import reference
-from algomatch.models.reference import build_reference, compile_program, validate
+from algomatch.models.compiling import compile_program
+from algomatch.models.reference import build_reference, validate
 
 
 def share_of(token: str) -> object:

@@ -31,12 +31,11 @@ from algomatch.data.outputs import Numerical
 from algomatch.data.tasks import BOS, Task, make_task
 from algomatch.models import reference
 from algomatch.models.bridges import make_native
+from algomatch.models.compiling import Compiled, compile_program
 from algomatch.models.learned import learned_shape
 from algomatch.models.reference import (
-    Compiled,
     Reference,
     build_reference,
-    compile_program,
     validate,
 )
 from algomatch.models.training import AlgorithmicTask

@@ -51,12 +51,11 @@ from algomatch.data.programs import make_frac_prevs, make_hist, make_reverse, ma
 from algomatch.data.tasks import BOS, REGISTRY, Task, make_task
 from algomatch.errors import UserError
 from algomatch.models import reference
+from algomatch.models.compiling import Compiled, compile_program
 from algomatch.models.reference import (
-    Compiled,
     Reference,
     Validation,
     build_reference,
-    compile_program,
     validate,
 )
 
@@ -821,7 +820,8 @@ import torch
 from algomatch.data.inputs import all_inputs, encode, encode_vocabulary, program_outputs, split
 from algomatch.data.programs import make_frac_prevs, make_reverse
 from algomatch.data.tasks import Task
-from algomatch.models.reference import build_reference, compile_program
+from algomatch.models.compiling import compile_program
+from algomatch.models.reference import build_reference
 from tracr.rasp import rasp
 
 torch.set_num_threads(1)
