@@ -201,6 +201,8 @@ def _cause(
     residual: Float[Tensor, "wrong pos d_model"],
 ) -> str:
     """Return which variable goes wrong first, read off the last residual stream, and likely why."""
+    if not compiled.residual_labels:
+        return "no residual dimension has a label to say which variable is wrong"
     task, reads = inputs.task, edges(inputs.task.program)
     for name, variable in inputs.variables.items():
         off = _differs(compiled, variable, name, rows, residual)
