@@ -197,6 +197,23 @@ def difference(one: InputSet, other: InputSet) -> str | None:
     return None
 
 
+def shuffled(inputs: InputSet, seed: int) -> InputSet:
+    """Return the same inputs with the outputs of others of the same length, each used once.
+
+    Targets and the output variable move together; the other variables stay. Labels without a rule:
+    what a model learns of them it has learned by heart.
+    """
+    generator = np.random.default_rng(seed)
+    source = np.arange(len(inputs))
+    for length in torch.unique(inputs.lengths).tolist():
+        places = np.flatnonzero(inputs.lengths.numpy() == length)
+        source[places] = generator.permutation(places)
+    rows = torch.from_numpy(source)
+    name, output = list(inputs.variables.items())[-1]
+    variables = {**inputs.variables, name: replace(output, codes=output.codes[rows])}
+    return replace(inputs, targets=inputs.targets[rows], variables=variables)
+
+
 def encode_vocabulary(task: Task) -> dict[Value, int]:
     """Return Tracr's token ids: vocabulary, BOS and PAD in Tracr's order."""
     space = bases.VectorSpaceWithBasis.from_values("tokens", [*task.vocabulary, BOS, PAD])

@@ -1,19 +1,31 @@
-"""The LightningModule: loss, optimiser, schedule, and a stop where the loss is not finite."""
+"""Training: loss, optimiser, schedule, a stop where the loss is not finite.
+
+As a LightningModule, which a run trains; and as a plain loop, for models that controls need.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge.sources.native import NativeModel
 
 from ..config import TrainerConfig
-from ..data.datamodule import Batch
+from ..data.datamodule import Batch, StratifiedBatches
+from ..data.inputs import InputSet
 from ..data.outputs import Output
 from ..errors import NotFiniteError
+from .bridges import make_native
+
+EVALUATED = 4096  # inputs that are run at once
+Progress = Callable[[int, int], None]  # told the step and the number of steps
 
 
 class AlgorithmicTask(pl.LightningModule):
@@ -37,26 +49,136 @@ class AlgorithmicTask(pl.LightningModule):
             NotFiniteError: the loss is infinite or not a number.
         """
         given = self.model(batch.tokens, attention_mask=batch.key_mask)
-        count = self.output.defined(batch.targets).sum().clamp(min=1)
-        loss = self.output.loss(given, batch.targets).sum() / count
-        if not torch.isfinite(loss):
-            raise NotFiniteError(f"the loss is {loss.item()}")
+        loss = mean_loss(self.output, given, batch.targets)
         self.loss = loss.detach()
         return loss
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its per-step schedule."""
-        settings = self.settings
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, settings)
-        )
+        optimizer, schedule = _optimizer(self.model, self.settings)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def mean_loss(
+    output: Output,
+    given: Float[Tensor, "batch pos width"],
+    targets: Int64[Tensor, "batch pos"] | Float32[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    """Return the mean loss over the defined positions: cross-entropy in nats or squared error.
+
+    Raises:
+        NotFiniteError: the loss is infinite or not a number.
+    """
+    count = output.defined(targets).sum().clamp(min=1)
+    loss: Tensor = output.loss(given, targets).sum() / count
+    if not torch.isfinite(loss):
+        raise NotFiniteError(f"the loss is {loss.item()}")
+    return loss
+
+
+def _optimizer(
+    model: NativeModel, settings: TrainerConfig
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, settings)
+    )
+
+
+def optimise(
+    model: NativeModel,
+    loss_at: Callable[[int], Tensor],
+    settings: TrainerConfig,
+    progress: Progress | None = None,
+    solved: Callable[[], bool] | None = None,
+) -> int:
+    """Train a model in place on the loss of each step; return the number of steps taken.
+
+    Every `settings.evaluate_every` steps progress is told, and training stops if `solved` says so.
+
+    Raises:
+        NotFiniteError: the loss is infinite or not a number.
+    """
+    optimizer, schedule = _optimizer(model, settings)
+    model.train()
+    for step in range(settings.max_steps):
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss_at(step))
+        if settings.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        done = step + 1
+        if done % settings.evaluate_every == 0 or done == settings.max_steps:
+            if progress:
+                progress(done, settings.max_steps)
+            if solved and solved():
+                return done
+    return settings.max_steps
+
+
+def fit(
+    inputs: InputSet,
+    shape: TransformerBridgeConfig,
+    settings: TrainerConfig,
+    seed: int,
+    progress: Progress | None = None,
+    stop_when_solved: bool = True,
+) -> tuple[dict[str, Tensor], float, int]:
+    """Train a new model; return its weights, its exact accuracy on all inputs, and the steps taken.
+
+    The seed fixes the initialisation and the batches, which are of the training inputs. Of the
+    settings, those of accelerator, checkpoints and target accuracy have no meaning here.
+
+    Raises:
+        UserError: the batch has fewer places than there are lengths.
+        NotFiniteError: the loss is infinite or not a number.
+    """
+    model = make_native(with_seed(shape, seed))
+    batches = StratifiedBatches(inputs, settings.batch_size, seed, range(settings.max_steps))
+
+    def loss_at(step: int) -> Tensor:
+        tokens, key_mask, targets = batches.batch(step)
+        return mean_loss(inputs.output, model(tokens, attention_mask=key_mask), targets)
+
+    def solved() -> bool:
+        return exact_accuracy(model, inputs) == 1
+
+    steps = optimise(model, loss_at, settings, progress, solved if stop_when_solved else None)
+    return weights_of(model), exact_accuracy(model, inputs), steps
+
+
+def with_seed(shape: TransformerBridgeConfig, seed: int) -> TransformerBridgeConfig:
+    """Return a copy of a model's shape whose weights are drawn with another seed."""
+    one = copy.copy(shape)  # dataclasses.replace would lose attention_dir
+    one.seed = seed
+    return one
+
+
+def weights_of(model: NativeModel) -> dict[str, Tensor]:
+    """Return a copy of a model's state dict."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@torch.inference_mode()
+def exact_accuracy(model: NativeModel, inputs: InputSet) -> float:
+    """Return the share of inputs all of whose defined outputs are right; 1 where there are none."""
+    model.eval()
+    right = total = 0
+    for rows in torch.split(torch.arange(len(inputs)), EVALUATED):
+        given = model(inputs.tokens[rows], attention_mask=inputs.key_mask[rows])
+        defined = inputs.defined[rows]
+        correct = inputs.output.right(given, inputs.targets[rows])
+        counted = defined.any(-1)
+        right += int(((correct | ~defined).all(-1) & counted).sum())
+        total += int(counted.sum())
+    model.train()
+    return right / total if total else 1.0
 
 
 def learning_rate_factor(step: int, settings: TrainerConfig) -> float:

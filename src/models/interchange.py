@@ -1,0 +1,266 @@
+"""A learned architecture trained to implement a program: interchange intervention training.
+
+Where the dimensions in which a model shall hold a variable are replaced by another input's, the
+output must become what the program gives with the variable overridden by its values on that input
+(Geiger et al. 2022, arXiv:2112.00826). The result is a positive control: a learned model of which
+it is known by what variables it computes.
+
+Shapes: `cases` pairs of a base and a donor, `pos` the positions of an encoded input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge.sources.native import NativeModel
+
+from ..config import TrainerConfig
+from ..data.inputs import InputSet
+from ..data.interpreter import Column, Interpreter, ProgramError, Value
+from ..data.outputs import IGNORE, Categorical
+from .alignment import Place, align, inner_variables, sites_of
+from .bridges import make_native
+from .training import Progress, exact_accuracy, mean_loss, optimise, weights_of, with_seed
+
+POOL = 8192  # cases drawn for a variable to train on
+FRESH = 1024  # cases drawn for a variable to measure on
+SOLVED = 0.99  # interchange accuracy of every variable at which training ends
+WEIGHT = 1.0  # of the interchange loss
+SETTINGS = TrainerConfig(
+    max_steps=1500, batch_size=96, learning_rate=2e-3, warmup_steps=50, evaluate_every=50
+)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Pairs of inputs for one variable, and what the program gives with the donor's value of it.
+
+    A donor is at least as long as its base. Targets are as an InputSet's, undefined where the
+    program gives nothing, or what it gives on no input.
+    """
+
+    bases: Int64[Tensor, " cases"]
+    donors: Int64[Tensor, " cases"]
+    targets: Int64[Tensor, "cases pos"] | Float32[Tensor, "cases pos"]
+
+    def __len__(self) -> int:
+        return len(self.bases)
+
+    def rows(self, chosen: Tensor) -> Cases:
+        """Return some of the cases."""
+        return Cases(self.bases[chosen], self.donors[chosen], self.targets[chosen])
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A model trained to implement a program, and how well it does.
+
+    `exact` is the share of inputs whose outputs are all right, `interchange` for each variable
+    that of cases drawn anew; `alignment` says where the model holds it.
+    """
+
+    weights: dict[str, Tensor]
+    alignment: dict[str, Place]
+    exact: float
+    interchange: dict[str, float]
+    steps: int
+
+
+def implement(
+    inputs: InputSet,
+    shape: TransformerBridgeConfig,
+    seed: int,
+    settings: TrainerConfig = SETTINGS,
+    weight: float = WEIGHT,
+    progress: Progress | None = None,
+) -> Implementation:
+    """Return a new model of a shape, trained to give the program's outputs by its variables.
+
+    `settings.batch_size` counts pairs of inputs; all inputs are trained on, held out or not.
+    Training ends early where every input is right and every interchange accuracy is at least 0.99.
+
+    Raises:
+        NotFiniteError: the loss is infinite or not a number.
+    """
+    pools = {name: cases_of(inputs, name, POOL, seed) for name in inner_variables(inputs)}
+    pools = {name: pool for name, pool in pools.items() if len(pool)}
+    alignment = align(inputs, shape, list(pools))
+    fresh = {name: cases_of(inputs, name, FRESH, seed + 1) for name in alignment}
+    model = make_native(with_seed(shape, seed))
+
+    def loss_at(step: int) -> Tensor:
+        generator = np.random.default_rng([seed, step])
+        if not alignment:
+            rows = torch.from_numpy(drawn(inputs, settings.batch_size, generator).flatten())
+            given = model(inputs.tokens[rows], attention_mask=inputs.key_mask[rows])
+            return mean_loss(inputs.output, given, inputs.targets[rows])
+        parts = np.array_split(np.arange(settings.batch_size), len(alignment))
+        drawn_cases = [
+            pools[name].rows(torch.from_numpy(generator.integers(len(pools[name]), size=len(part))))
+            for name, part in zip(alignment, parts, strict=True)
+        ]
+        cases = _joined(drawn_cases)
+        places = [
+            place for place, part in zip(alignment.values(), parts, strict=True) for _ in part
+        ]
+        given, swapped = interchanged(model, inputs, cases, places)
+        targets = inputs.targets[torch.cat([cases.bases, cases.donors])]
+        loss = mean_loss(inputs.output, given, targets)
+        return loss + weight * mean_loss(inputs.output, swapped, cases.targets)
+
+    def accuracies() -> dict[str, float]:
+        return {
+            name: interchange_accuracy(model, inputs, place, fresh[name])
+            for name, place in alignment.items()
+        }
+
+    def solved() -> bool:
+        return (
+            exact_accuracy(model, inputs) == 1 and min(accuracies().values(), default=1) >= SOLVED
+        )
+
+    steps = optimise(model, loss_at, settings, progress, solved)
+    exact = exact_accuracy(model, inputs)
+    return Implementation(weights_of(model), alignment, exact, accuracies(), steps)
+
+
+def drawn(
+    inputs: InputSet, count: int, generator: np.random.Generator
+) -> Int64[np.ndarray, "count 2"]:
+    """Return pairs of inputs, the shorter first; half of their lengths are drawn evenly."""
+    lengths = inputs.lengths.numpy()
+    _, index, sizes = np.unique(lengths, return_inverse=True, return_counts=True)
+    share = 0.5 / len(lengths) + 0.5 / (len(sizes) * sizes[index])
+    pairs = generator.choice(len(lengths), size=(count, 2), p=share / share.sum())
+    swap = lengths[pairs[:, 0]] > lengths[pairs[:, 1]]
+    pairs[swap] = pairs[swap, ::-1]
+    return pairs
+
+
+def cases_of(inputs: InputSet, name: str, count: int, seed: int) -> Cases:
+    """Return the cases, of `count` pairs drawn, in which overriding a variable changes the output.
+
+    The donor's values take the place of the base's at every position of the base.
+    """
+    pairs = torch.from_numpy(drawn(inputs, count, np.random.default_rng(seed)))
+    targets = torch.full_like(inputs.targets[pairs[:, 0]], _undefined(inputs))
+    lengths = inputs.lengths[pairs[:, 0]]
+    for length in torch.unique(lengths).tolist():
+        rows = torch.nonzero(lengths == length)[:, 0]
+        targets[rows, 1 : length + 1] = _overridden(inputs, name, pairs[rows], length)
+    base = inputs.targets[pairs[:, 0]]
+    both = inputs.output.defined(targets) & inputs.output.defined(base)
+    changed = (both & ~inputs.output.same(targets, base)).any(-1)
+    return Cases(pairs[changed, 0], pairs[changed, 1], targets[changed])
+
+
+def _overridden(
+    inputs: InputSet, name: str, pairs: Int64[Tensor, "cases 2"], length: int
+) -> Int64[Tensor, "cases length"] | Float32[Tensor, "cases length"]:
+    """Return the targets of bases of one length, undefined where the program raises."""
+    task, variable, places = inputs.task, inputs.variables[name], slice(1, length + 1)
+    vocabulary = tuple(sorted(inputs.token_ids, key=inputs.token_ids.__getitem__))
+    tokens = Column(inputs.tokens[pairs[:, 0], places].numpy(), vocabulary)
+    codes = variable.codes[pairs[:, 1], places].long()
+    codes = torch.where(codes == IGNORE, len(variable.values), codes)
+    override = task.variables[name], Column(codes.numpy(), (*variable.values, None))
+    try:
+        column = Interpreter(tokens, task.causal, [override]).column(task.program)
+    except ProgramError:
+        if len(pairs) == 1:
+            return torch.full_like(inputs.targets[:1, places], _undefined(inputs))
+        half = len(pairs) // 2
+        return torch.cat(
+            [_overridden(inputs, name, part, length) for part in (pairs[:half], pairs[half:])]
+        )
+    table = torch.tensor([_target(inputs, value) for value in column.values])
+    return table.to(inputs.targets.dtype)[torch.from_numpy(column.codes).long()]
+
+
+def _undefined(inputs: InputSet) -> float:
+    return IGNORE if isinstance(inputs.output, Categorical) else math.nan
+
+
+def _target(inputs: InputSet, value: Value) -> float:
+    output = inputs.output
+    if isinstance(output, Categorical):
+        return output.values.index(value) if value in output.values else IGNORE
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def _joined(parts: Sequence[Cases]) -> Cases:
+    return Cases(
+        torch.cat([part.bases for part in parts]),
+        torch.cat([part.donors for part in parts]),
+        torch.cat([part.targets for part in parts]),
+    )
+
+
+@torch.inference_mode()
+def interchange_accuracy(model: NativeModel, inputs: InputSet, place: Place, cases: Cases) -> float:
+    """Return the share of cases whose defined outputs all become the targets; 1 of no cases."""
+    right = []
+    model.eval()
+    for rows in torch.split(torch.arange(len(cases)), FRESH):
+        some = cases.rows(rows)
+        _, given = interchanged(model, inputs, some, [place] * len(some))
+        defined = inputs.output.defined(some.targets)
+        right.append((inputs.output.right(given, some.targets) | ~defined).all(-1))
+    model.train()
+    return float(torch.cat(right).double().mean()) if len(cases) else 1.0
+
+
+def interchanged(
+    model: NativeModel, inputs: InputSet, cases: Cases, places: Sequence[Place]
+) -> tuple[Float[Tensor, "two_cases pos width"], Float[Tensor, "cases pos width"]]:
+    """Return what a model gives on bases and donors, and on bases with the donors' dimensions.
+
+    Each case has its own place; the dimensions are replaced at every position.
+    """
+    rows = torch.cat([cases.bases, cases.donors, cases.bases])
+    tokens, key_mask = inputs.tokens[rows], inputs.key_mask[rows]
+    masks = _masks(places, model.cfg.d_model)
+    assert model.pos is not None, "learned models have position embeddings"
+    residual = model.tok_embed(tokens) + model.pos.weight[: tokens.shape[1]]
+    for site, half in zip(sites_of(model.cfg), _halves(model, key_mask), strict=True):
+        residual = half(residual)
+        if site in masks:
+            base, donor, mixed = residual.chunk(3)
+            residual = torch.cat([base, donor, torch.where(masks[site], donor, mixed)])
+    given = model.head(model.ln_out(residual))
+    return given[: 2 * len(cases)], given[2 * len(cases) :]
+
+
+def _masks(places: Sequence[Place], width: int) -> dict[str, Bool[Tensor, "cases 1 dim"]]:
+    """Return which dimensions of which cases are replaced at each site."""
+    masks: dict[str, Tensor] = {}
+    for place in set(places):
+        cases = torch.tensor([one == place for one in places])
+        dims = torch.zeros(width, dtype=torch.bool)
+        dims[list(place.dims)] = True
+        mask = cases[:, None, None] & dims
+        masks[place.site] = masks[place.site] | mask if place.site in masks else mask
+    return masks
+
+
+def _halves(
+    model: NativeModel, key_mask: Bool[Tensor, "batch pos"]
+) -> list[Callable[[Tensor], Tensor]]:
+    """Return what each attention layer and each MLP makes of the residual stream, in order."""
+
+    def attention(block: Any) -> Callable[[Tensor], Tensor]:
+        return lambda x: x + block.attn(block.ln1(x), attention_mask=key_mask)[0]
+
+    def mlp(block: Any) -> Callable[[Tensor], Tensor]:
+        return lambda x: x + block.mlp(block.ln2(x))
+
+    kinds = (attention,) if model.cfg.attn_only else (attention, mlp)
+    return [kind(block) for block in model.layers for kind in kinds]
