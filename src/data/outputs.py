@@ -49,7 +49,7 @@ class Categorical:
         )
         return flat.view(targets.shape)
 
-    def same(self, one: Tensor, other: Tensor) -> Bool[Tensor, " cases"]:
+    def same(self, one: Tensor, other: Tensor) -> Bool[Tensor, "*cases"]:
         """Return where a target would be right for another."""
         return one == other
 
@@ -83,7 +83,7 @@ class Numerical:
         wanted = torch.where(targets.isnan(), number.detach(), targets)
         return (number - wanted) ** 2
 
-    def same(self, one: Tensor, other: Tensor) -> Bool[Tensor, " cases"]:
+    def same(self, one: Tensor, other: Tensor) -> Bool[Tensor, "*cases"]:
         """Return where a target would be right for another."""
         return (one - other).abs() <= self.tolerance
 

@@ -30,12 +30,13 @@ from .alignment import Place, align, inner_variables, sites_of
 from .bridges import make_native
 from .training import Progress, exact_accuracy, mean_loss, optimise, weights_of, with_seed
 
-POOL = 8192  # cases drawn for a variable to train on
-FRESH = 1024  # cases drawn for a variable to measure on
+POOL = 8192  # cases of a variable to train on
+FRESH = 1024  # cases of a variable to measure on
+DRAWS = 4  # pairs drawn for a case, before a variable is taken to have no more
 SOLVED = 0.99  # interchange accuracy of every variable at which training ends
-WEIGHT = 1.0  # of the interchange loss
+WEIGHT = 3.0  # of the interchange loss
 SETTINGS = TrainerConfig(
-    max_steps=1500, batch_size=96, learning_rate=2e-3, warmup_steps=50, evaluate_every=50
+    max_steps=1500, batch_size=64, learning_rate=2e-3, warmup_steps=50, evaluate_every=50
 )
 
 
@@ -146,20 +147,31 @@ def drawn(
 
 
 def cases_of(inputs: InputSet, name: str, count: int, seed: int) -> Cases:
-    """Return the cases, of `count` pairs drawn, in which overriding a variable changes the output.
+    """Return up to `count` pairs in which overriding a variable changes the program's output.
 
-    The donor's values take the place of the base's at every position of the base.
+    The donor's values take the place of the base's at every position of the base. Few or no cases
+    are found where the output seldom or never changes.
     """
-    pairs = torch.from_numpy(drawn(inputs, count, np.random.default_rng(seed)))
-    targets = torch.full_like(inputs.targets[pairs[:, 0]], _undefined(inputs))
-    lengths = inputs.lengths[pairs[:, 0]]
+    generator = np.random.default_rng(seed)
+    found = Cases(*(torch.empty(0, dtype=torch.int64),) * 2, inputs.targets[:0])
+    for _ in range(DRAWS):
+        pairs = torch.from_numpy(drawn(inputs, count, generator))
+        found = _joined([found, _changing(inputs, name, pairs)])
+        if len(found) >= count:
+            break
+    return found.rows(torch.arange(min(count, len(found))))
+
+
+def _changing(inputs: InputSet, name: str, pairs: Int64[Tensor, "pairs 2"]) -> Cases:
+    distinct, index = torch.unique(pairs, dim=0, return_inverse=True)
+    base, lengths = inputs.targets[distinct[:, 0]], inputs.lengths[distinct[:, 0]]
+    targets = torch.full_like(base, _undefined(inputs))
     for length in torch.unique(lengths).tolist():
         rows = torch.nonzero(lengths == length)[:, 0]
-        targets[rows, 1 : length + 1] = _overridden(inputs, name, pairs[rows], length)
-    base = inputs.targets[pairs[:, 0]]
+        targets[rows, 1 : length + 1] = _overridden(inputs, name, distinct[rows], length)
     both = inputs.output.defined(targets) & inputs.output.defined(base)
     changed = (both & ~inputs.output.same(targets, base)).any(-1)
-    return Cases(pairs[changed, 0], pairs[changed, 1], targets[changed])
+    return Cases(pairs[:, 0], pairs[:, 1], targets[index]).rows(changed[index])
 
 
 def _overridden(
@@ -207,6 +219,8 @@ def _joined(parts: Sequence[Cases]) -> Cases:
 @torch.inference_mode()
 def interchange_accuracy(model: NativeModel, inputs: InputSet, place: Place, cases: Cases) -> float:
     """Return the share of cases whose defined outputs all become the targets; 1 of no cases."""
+    if not len(cases):
+        return 1.0
     right = []
     model.eval()
     for rows in torch.split(torch.arange(len(cases)), FRESH):
@@ -215,7 +229,7 @@ def interchange_accuracy(model: NativeModel, inputs: InputSet, place: Place, cas
         defined = inputs.output.defined(some.targets)
         right.append((inputs.output.right(given, some.targets) | ~defined).all(-1))
     model.train()
-    return float(torch.cat(right).double().mean()) if len(cases) else 1.0
+    return float(torch.cat(right).double().mean())
 
 
 def interchanged(
