@@ -19,8 +19,9 @@ from .statistics import percentile_interval, wilson_interval
 SPLITS = ("all", "train", "held_out")
 
 METRICS = (
-    Metric("accuracy/exact", "share of inputs", "higher", 0, 1, "whole output right"),
-    Metric("accuracy/token", "share of positions", "higher", 0, 1, "output right at a position"),
+    Metric("accuracy/exact", "share of inputs", "higher", 0, 1, "whole output right", emerges=0.99),
+    Metric("accuracy/token", "share of positions", "higher", 0, 1, "output right at a position",
+           emerges=0.99),
     Metric("accuracy/loss", "nats, or squared error, per position", "lower", 0, float("inf"),
            "cross-entropy, or of a number its squared error"),
     Metric("accuracy/blind_exact", "share of inputs", "neither", 0, 1, "whole output right without "

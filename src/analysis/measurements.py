@@ -16,7 +16,8 @@ class Metric:
     """The declaration of a measure: its name, unit, direction and bounds, and what it says.
 
     `name` is `group/name`; a measurement adds its subject in between. `better` is "higher",
-    "lower" or, where neither is good in itself, "neither".
+    "lower" or, where neither is good in itself, "neither". `emerges` is the value whose first
+    passing counts as the emergence, where there is one that means the same everywhere.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Metric:
     low: float
     high: float
     about: str
+    emerges: float | None = None
 
 
 @dataclass(frozen=True)
