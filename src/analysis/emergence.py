@@ -28,17 +28,20 @@ class Summary:
     threshold: float | None
 
 
-def summaries(rows: Iterable[Measurement]) -> dict[str, Summary]:
+def summaries(
+    rows: Iterable[Measurement], before: Mapping[str, Summary] | None = None
+) -> dict[str, Summary]:
     """Return the summary of every headline curve in a run's rows of all steps, by its key.
 
     Where a step has controls of a measure's subject, a value passes when its whole interval lies
     beyond all of theirs; elsewhere when it reaches the metric's `emerges`. The emergence step is
     the first recorded one that passes, so it is known up to the spacing of checkpoints; a curve
     that falls below again keeps it, and an untrained model may pass by chance. The threshold is
-    that of the emergence step, or the last there was where the curve never passed.
+    that of the emergence step, or the last there was where the curve never passed. `before` is
+    what the steps before those of `rows` amount to, where these are not all.
     """
     metrics = declared_metrics()
-    found: dict[str, Summary] = {}
+    found = dict(before or {})
     for _, at_step in groupby(sorted(rows, key=_step), key=_step):
         here = list(at_step)
         controls = _controls(here)

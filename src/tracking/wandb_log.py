@@ -15,6 +15,7 @@ from typing import Any
 
 import wandb
 
+from ..analysis.emergence import Summary, summaries
 from ..analysis.measurements import COLUMNS, Measurement
 from ..analysis.suite import declared_metrics, headlines
 from ..config import to_mapping
@@ -23,7 +24,7 @@ from .heatmaps import ablation_heatmap, similarity_heatmap
 from .run_folder import INEXACT, RunFolder
 
 STEP = "trainer/global_step"
-METRIC_COLUMNS = ("name", "unit", "better", "low", "high", "about")
+METRIC_COLUMNS = ("name", "unit", "better", "low", "high", "about", "emerges")
 
 
 class WandbLog:
@@ -33,6 +34,7 @@ class WandbLog:
         self._folder, self._settings, self._say = folder, folder.config.tracking, say
         self._run: wandb.Run | None = None
         self._defined: set[str] = set()
+        self._summaries: dict[str, Summary] = {}
         self._there = 0  # how many of the run's rows the server has
         self.problem: str | None = None
         self.url: str | None = None
@@ -68,13 +70,20 @@ class WandbLog:
         self.log(earlier)
 
     def log(self, rows: Iterable[Measurement]) -> None:
-        """Log rows step by step: headlines as curves, a checkpoint's heatmaps as images."""
-        by_step = groupby(sorted(rows, key=lambda row: row.step), key=lambda row: row.step)
+        """Log rows step by step: headlines as curves, a checkpoint's heatmaps as images.
+
+        The run's summary says of every headline what its curve amounts to so far.
+        """
+        rows = sorted(rows, key=lambda row: row.step)
+        by_step = groupby(rows, key=lambda row: row.step)
         for step, at_step in by_step:
             if self._there > 0:
                 self._there -= 1
             elif self._run is not None:
                 self._attempt(partial(self._log_step, step, list(at_step)))
+        if rows and self._run is not None:
+            self._summaries = summaries(rows, self._summaries)
+            self._attempt(self._summarise)
 
     def finish(self, rows: Sequence[Measurement]) -> None:
         """Log the tables and close the run, waiting for uploads no longer than configured."""
@@ -82,11 +91,13 @@ class WandbLog:
             return
         run = self._run
         last = max((row.step for row in rows), default=0)
+        self._summaries = summaries(rows)
 
         def log_tables() -> None:
             run.log({STEP: last, "tables/measurements": _table(COLUMNS, rows)})
 
         self._attempt(log_tables)
+        self._attempt(self._summarise)
         self.close()
 
     def close(self, exit_code: int = 0) -> None:
@@ -151,6 +162,11 @@ class WandbLog:
         payload |= {key: wandb.Image(image) for key, image in images.items() if image is not None}
         self._run.log(payload)
 
+    def _summarise(self) -> None:
+        # Beside W&B's own summary, the last value of each curve, which sweeps are steered by.
+        if self._run is not None:
+            self._run.summary.update(run_summary(self._summaries.values()))
+
     def _define(self, key: str) -> None:
         if key in self._defined:
             return
@@ -168,6 +184,21 @@ class WandbLog:
         self.problem = first_line(error)
         self._run = None
         self._say(f"W&B stopped logging ({self.problem}); the run folder's record is complete")
+
+
+def run_summary(found: Iterable[Summary]) -> dict[str, float]:
+    """Return what W&B's summary of a run says: the final and the best values, and emergence steps.
+
+    There is no best value where no direction is better, no step of what has not emerged.
+    """
+    entries: dict[str, float] = {}
+    for one in found:
+        entries[f"final/{one.key}"] = one.final
+        if one.best is not None:
+            entries[f"best/{one.key}"] = one.best
+        if one.emergence_step is not None:
+            entries[f"emergence_step/{one.key}"] = one.emergence_step
+    return entries
 
 
 def _table(columns: Sequence[str], rows: Iterable[object]) -> wandb.Table:

@@ -122,3 +122,11 @@ def test_a_real_run_emerges_at_its_first_step_above(learned: list[Measurement]) 
         above = [step for step, r in own.items() if (r.ci_low or 0) > (control[step].ci_high or 0)]
         found = summaries(learned)[f"similarity/{variable}/best_deconfounded_cka"]
         assert found.emergence_step == (min(above) if above else None)
+
+
+def test_summaries_go_on_from_those_of_earlier_steps(learned: list[Measurement]) -> None:
+    early = [r for r in learned if r.step <= 10]
+    late = [r for r in learned if r.step > 10]
+    assert early
+    assert late
+    assert summaries(late, summaries(early)) == summaries(learned)

@@ -13,6 +13,7 @@ import pytest
 from support.runs import TIMEOUT, TINY, finish, kept_steps, run, start, wait_until
 from support.wandb_server import ServerRun, WandbServer
 
+from algomatch.analysis.emergence import summaries
 from algomatch.analysis.suite import declared_metrics, headlines
 from algomatch.config import to_mapping
 from algomatch.tracking.run_folder import RunFolder
@@ -62,8 +63,26 @@ def check_complete(seen: ServerRun, folder: Path) -> None:
     assert described.keys() == declared_metrics().keys()
     assert described["accuracy/exact"][:2] == ["share of inputs", "higher"]
     assert seen.summary["accuracy/all/exact"] == logged[-1]["accuracy/all/exact"]
+    check_summary(seen, folder)
     defined = json.dumps(seen.client_config.get("m"))
     assert defined.count("accuracy/all/exact") == 1
+
+
+def check_summary(seen: ServerRun, folder: Path) -> None:
+    """The server's summary says what the curves of all steps amount to, and nothing else."""
+    found = summaries(RunFolder.open(folder).measurements()).values()
+    expected: dict[str, float] = {}
+    for one in found:
+        expected[f"final/{one.key}"] = one.final
+        if one.best is not None:
+            expected[f"best/{one.key}"] = one.best
+        if one.emergence_step is not None:
+            expected[f"emergence_step/{one.key}"] = one.emergence_step
+    prefixes = ("final/", "best/", "emergence_step/")
+    summary = {key: value for key, value in seen.summary.items() if key.startswith(prefixes)}
+    assert summary == pytest.approx(expected, rel=0, abs=0)
+    for prefix in prefixes:
+        assert any(key.startswith(prefix) for key in summary), prefix
 
 
 @pytest.mark.timeout(2 * TIMEOUT)
@@ -120,8 +139,14 @@ def test_a_run_that_was_synced_before_it_was_resumed_is_not_doubled(tmp_path: Pa
         own = RunFolder.open(folder)
         assert set(server.runs) == {own.id, f"{own.id}-again1"}
         check_complete(server.runs[f"{own.id}-again1"], folder)
-        steps = [row[STEP] for row in server.runs[own.id].history]
+        stopped = server.runs[own.id]
+        steps = [row[STEP] for row in stopped.history]
         assert len(steps) == len(set(steps)) > 0
+        measured = [
+            row["accuracy/all/exact"] for row in stopped.history if "accuracy/all/exact" in row
+        ]
+        assert stopped.summary["final/accuracy/all/exact"] == measured[-1]
+        assert stopped.summary["best/accuracy/all/exact"] == max(measured)
 
 
 @pytest.mark.timeout(3 * TIMEOUT)
