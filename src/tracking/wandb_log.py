@@ -20,7 +20,7 @@ from ..analysis.measurements import COLUMNS, Measurement
 from ..analysis.suite import declared_metrics, headlines
 from ..config import to_mapping
 from ..errors import first_line
-from .heatmaps import ablation_heatmap, similarity_heatmap
+from .heatmaps import heatmaps
 from .run_folder import INEXACT, RunFolder
 
 STEP = "trainer/global_step"
@@ -155,11 +155,8 @@ class WandbLog:
         for row in headlines(rows):
             self._define(row.key)
             payload[row.key] = row.value
-        images = {
-            "heatmaps/similarity": similarity_heatmap(rows),
-            "heatmaps/ablation": ablation_heatmap(rows),
-        }
-        payload |= {key: wandb.Image(image) for key, image in images.items() if image is not None}
+        for name, image in heatmaps(rows).items():
+            payload[f"heatmaps/{name}"] = wandb.Image(image)
         self._run.log(payload)
 
     def _summarise(self) -> None:
