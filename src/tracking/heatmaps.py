@@ -126,8 +126,9 @@ def heatmap(
     draw.text((SPACE, SPACE), title, BLACK, _font(TITLE))
     image.paste(_enlarged(painted), (left, top))
     for i, row in enumerate(rows):
-        place = (left - SPACE // 2, top + CELL[1] * i + CELL[1] // 2)
-        draw.text(place, row, BLACK, _font(TEXT), anchor="rm")
+        label = _written(row, TEXT)
+        down = top + CELL[1] * i + (CELL[1] - label.height) // 2
+        image.paste(BLACK, (left - SPACE // 2 - label.width, down), label)
     for i, column in enumerate(columns):
         label = _written(column, TEXT).transpose(Image.Transpose.ROTATE_90)
         place = (left + CELL[0] * i + (CELL[0] - label.width) // 2, bottom + SPACE // 2)
@@ -202,7 +203,10 @@ def _width(text: str, size: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _written(text: str, size: int) -> Image.Image:
-    """Return a mask of the text, as high as its font and as wide as it is."""
+    """Return a mask of the text, as high as its font and as wide as it is.
+
+    Kept, since every checkpoint has the same labels: writing is what a picture costs.
+    """
     font = _font(size)
     ascent, descent = font.getmetrics()
     mask = Image.new("L", (max(1, _width(text, size)), ascent + descent))
