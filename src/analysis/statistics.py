@@ -1,4 +1,4 @@
-"""Intervals: bootstrap, Wilson for shares, delete-a-group jackknife.
+"""Intervals: bootstrap, Wilson for shares, delete-a-group jackknife, Student's t for seeds.
 
 In torch throughout: numpy's and torch's threads, used by turns, slow each other down manifold.
 
@@ -8,6 +8,7 @@ Shapes: `draws` bootstrap resamples, `n` what is resampled, `groups` jackknife g
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -97,3 +98,15 @@ def shares_difference(
     below = math.hypot(one - low_one, high_other - other)
     above = math.hypot(high_one - one, other - low_other)
     return difference, max(-1.0, difference - below), min(1.0, difference + above)
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the interval of a mean by Student's t (1908); None for fewer than two values.
+
+    For few independent values, as of seeds. It knows no bounds: that of shares may pass 1.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    mean = math.fsum(values) / n
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+    return mean - half, mean + half
