@@ -1,4 +1,4 @@
-"""The `algomatch` command: train, resume, analyze, tasks."""
+"""The `algomatch` command: train, resume, analyze, compare, tasks."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ EPILOG = """examples:
   algomatch train --config my.yaml model.d_model=32
   algomatch train --resume runs/RUN
   algomatch analyze runs/RUN
+  algomatch compare runs --output comparison
   algomatch tasks sort
   algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
 """
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console  # --help and --version do without
 
     try:
-        run = {"train": _train, "analyze": _analyze, "tasks": _tasks}[options.command]
-        run(options, rest, Console())
+        run = {"train": _train, "analyze": _analyze, "compare": _compare, "tasks": _tasks}
+        run[options.command](options, rest, Console())
     except (UserError, FaultError, Interrupted) as error:
         print(f"algomatch: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
@@ -85,6 +86,20 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--device", help="where to measure; the run's own by default")
     analyze.add_argument("--all", action="store_true", help="print every measurement")
     analyze.add_argument("--output", metavar="FILE", help="write every measurement as CSV")
+    compare = commands.add_parser(
+        "compare",
+        help="compare trained models over several seeds of each",
+        description="Compare trained models: runs that differ only in their seed are one group.",
+    )
+    compare.add_argument(
+        "runs", nargs="+", metavar="RUN_DIR", help="a run folder, or a folder of run folders"
+    )
+    compare.add_argument(
+        "--output",
+        metavar="DIR",
+        default=".",
+        help="where comparison.csv and comparison.png go, replacing earlier ones; here by default",
+    )
     tasks = commands.add_parser(
         "tasks",
         help="list the tasks, show one in full, or validate all",
@@ -151,6 +166,13 @@ def _tasks(options: argparse.Namespace, rest: list[str], console: Console) -> No
     chosen = [f"task={name}" for name in names]
     picture = Path(options.picture) if options.picture is not None else None
     tasks.print_task([*chosen, *overrides], picture, console)
+
+
+def _compare(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    _refuse_options(rest, ["--output", "--help"])
+    from .report.compare import compare
+
+    compare([Path(path) for path in (*options.runs, *rest)], Path(options.output), console)
 
 
 def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:

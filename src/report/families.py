@@ -1,0 +1,79 @@
+"""Which headlines a comparison shows, under what heading, and what each is compared with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..analysis.emergence import CONTROLS
+from .seeds import HIGHEST
+
+
+@dataclass(frozen=True)
+class Family:
+    """Headlines that belong together: `pattern` matches their keys whole, and names a line.
+
+    `label` is filled with the pattern's groups, of which `name` is put in words. `emergence` also
+    says when they emerged.
+    """
+
+    title: str
+    pattern: str
+    label: str
+    emergence: bool = False
+
+    def chosen(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return the keys of the family, each with its label."""
+        match, found = re.compile(self.pattern).fullmatch, {}
+        for key in keys:
+            if (matched := match(key)) is not None:
+                words = matched.groupdict()
+                if "name" in words:
+                    words["name"] = words["name"].replace("_", " ")
+                found[key] = self.label.format(**words)
+        return found
+
+
+# Of what no pattern matches only the CSV speaks. Controls and references are no lines of their own.
+FAMILIES = (
+    Family("accuracy", r"accuracy/(?P<name>all|held_out)/exact", "exact, {name}", True),
+    Family(
+        "similarity (deconfounded CKA)",
+        r"similarity/(?P<v>[^@]+)/best_deconfounded_cka",
+        "{v}",
+        True,
+    ),
+    Family(
+        "attention",
+        r"attention/(?P<v>(?!reference:).+)/(?P<name>(?:(?!_random_init|_other_task|_reference).)+)",
+        "{v} {name}",
+    ),
+    Family(
+        "ablation (worst component)",
+        r"ablation/worst_component/(?P<name>\w+)_delta_exact",
+        "by {name}",
+    ),
+    Family("MLP neurons (H1)", r"sparsity/model/(?P<name>\w+)", "{name}"),
+)
+
+
+def compared_with(key: str) -> dict[str, str]:
+    """Return the keys that a headline may be compared with, and their labels: controls first.
+
+    Of a control of several models it is the highest, as it is for the emergence.
+
+    >>> compared_with("accuracy/all/exact")["accuracy/all/blind_exact"]
+    'blind to the tokens'
+    """
+    group, _, rest = key.partition("/")
+    subject, _, name = rest.rpartition("/")
+    controls = {
+        f"{HIGHEST}/{key}{ending}": f"{ending.replace('_', ' ').strip()}, highest"
+        for ending in CONTROLS
+    }
+    return {
+        **controls,
+        f"{group}/{subject}/blind_{name}": "blind to the tokens",
+        f"{group}/reference:{subject}/{name}": "reference",
+    }
