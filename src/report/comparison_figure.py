@@ -29,7 +29,8 @@ def comparison_figure(groups: Sequence[Group]) -> Figure:
     """Return the figure of groups: a block for each task, of final values and of curves."""
     tasks = [list(part) for _, part in groupby(groups, key=lambda group: group.task)]
     plans = [_plan(part) for part in tasks]
-    heights = [sum(math.ceil(len(panels) / COLUMNS) for panels in plan) for plan in plans]
+    rows = [sum(math.ceil(len(panels) / COLUMNS) for panels in plan) for plan in plans]
+    heights = [max(1, height) for height in rows]  # a task may have nothing to show
     figure = Figure(
         figsize=(PANEL[0] * COLUMNS, PANEL[1] * sum(heights) + 0.9 * len(tasks)),
         layout="constrained",
@@ -62,8 +63,13 @@ def _plan(groups: Sequence[Group]) -> tuple[Finals, Curves]:
     """Return the panels of a task: a family each, then a measure each."""
     keys = dict.fromkeys(key for group in groups for key in group.estimates)
     finals = [(family, chosen) for family in FAMILIES if (chosen := family.chosen(keys))]
-    curves = [(family, key, label) for family, chosen in finals for key, label in chosen.items()]
-    return finals, curves[:MOST_CURVES]
+    nth = [
+        (i, at, (family, key, label))
+        for at, (family, chosen) in enumerate(finals)
+        for i, (key, label) in enumerate(chosen.items())
+    ]
+    kept = sorted(nth, key=lambda one: one[:2])[:MOST_CURVES]  # some of every family
+    return finals, [curve for _, _, curve in sorted(kept, key=lambda one: (one[1], one[0]))]
 
 
 def _final_values(

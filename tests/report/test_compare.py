@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -308,6 +309,30 @@ def test_the_figure_shows_every_seed_and_every_family(runs: Path, whole: tuple[s
     assert labels == [*MODELS, "blind to the tokens"]
     ticks = [text.get_text() for text in accuracy.get_xticklabels()]
     assert ticks == [f"{model}\n3 seeds" for model in MODELS]
+
+
+def test_every_family_has_curves_where_there_are_too_many_to_draw(runs: Path) -> None:
+    [group] = groups_of(runs / "1L-0")
+    curve = group.runs[0].curves["similarity/reverse/best_deconfounded_cka"]
+    added = {f"similarity/v{i}/best_deconfounded_cka": curve for i in range(30)}
+    run = replace(group.runs[0], curves={**group.runs[0].curves, **added})
+    titles = [axes.get_title() for axes in comparison_figure(grouped([run])).figure.axes]
+    [similarity] = [family for family in FAMILIES if family.title.startswith("similarity")]
+    left_out = len(similarity.chosen(run.curves)) - 8
+    assert left_out > 20
+    assert f"{similarity.title} ({left_out} more in the CSV)" in titles
+    drawn = [title.partition(": ")[0] for title in titles if ": " in title]
+    assert len(drawn) == 12
+    assert set(drawn) == {family.title for family in FAMILIES if family.chosen(run.final)}
+
+
+def test_runs_without_anything_to_show_are_compared_all_the_same(tmp_path: Path) -> None:
+    settings = ("model=1L_attn_only", "analysis.measures=[sparsity]", "trainer.max_steps=1")
+    run = trained(tmp_path / "run", *settings)
+    found = printed(run, output=tmp_path / "out")
+    assert found.startswith("reverse")
+    groups = {group for group, _ in table_of(tmp_path / "out")}
+    assert groups == {"reverse 1L_attn_only"}
 
 
 def test_tasks_are_tables_of_their_own(runs: Path, tmp_path: Path) -> None:
