@@ -98,6 +98,8 @@ def shares_difference(
     below = math.hypot(one - low_one, high_other - other)
     above = math.hypot(high_one - one, other - low_other)
     return difference, max(-1.0, difference - below), min(1.0, difference + above)
+
+
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the interval of a mean by Student's t (1908); None for fewer than two values.
 
