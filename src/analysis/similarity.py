@@ -66,6 +66,8 @@ METRICS = (
     Metric("similarity/deconfounded_cka_random_init", "CKA", "neither", 0, 1, "the same of random "
            "inits: their mean, and as interval the lowest and highest of them"),
     *_metrics("best_deconfounded_cka", 0, "a variable at the site where it is highest"),
+    *_metrics("mean_deconfounded_cka", 0, "the program's variables, those that are relabelings of "
+              "each other once, each at the site where it is highest, mean"),
     Metric("similarity/site_deconfounded_cka", "CKA", "higher", 0, 1, "a site of the reference "
            "and one of the model, beyond token and position; its interval is a jackknife"),
     *(Metric(f"similarity/site_{name}", "similarity", "neither", -1 if name == "rsa" else 0, 1,
@@ -171,6 +173,7 @@ class Program:
         left = {name: self._left(name) for name in self.side.slices}
         self.compared = [name for name, there in left.items() if there]
         self.variables = [name for name in inputs.variables if left[name]]
+        self.distinct = _distinct(inputs, self.variables)
         self.confounded = tuple(name for name in inputs.variables if not left[name])
         self.n = int(self.rest.counts.sum())
 
@@ -197,13 +200,15 @@ class Found:
     """What a model's sites have in common with the program, each value with its interval.
 
     `variables` by (variable, site); `sites`, of each measure, by (reference's site, site);
-    `together` is the mean of deconfounded CKA over the reference's sites, each with its best.
+    `mean` is that of the distinct variables' deconfounded CKA and `together` that of the
+    reference's sites', each at the site where it is highest.
     """
 
     order: list[str]
     shares: Mapping[str, float]
     variables: Mapping[tuple[str, str], Value]
     sites: Mapping[str, Mapping[tuple[str, str], Value]]
+    mean: Value | None
     together: Value | None
 
     def best(self, name: str) -> Value | None:
@@ -256,7 +261,8 @@ class Similarity:
             self._shares(energies),
             {pair: _with_interval(drawn) for pair, drawn in samples.items() if pair[0] in names},
             {"deconfounded_cka": sites, **self._plain()},
-            _together(pairs),
+            _together(self._program.distinct, samples),
+            _together([name for name in self._program.compared if name not in names], pairs),
         )
 
     @cached_property
@@ -350,6 +356,11 @@ class Similarity:
             for suffix, models in (("_random_init", inits), ("_other_task", others)):
                 values = [value[0] for one in models if (value := one.best(name))]
                 yield from _range(f"best_deconfounded_cka{suffix}", name, values, program.n)
+        mean = {"": [found.mean], "_reference": [own.mean]}
+        yield from _headline("mean_deconfounded_cka", "model", mean, program.n)
+        for suffix, models in (("_random_init", inits), ("_other_task", others)):
+            values = [value[0] for one in models if (value := one.mean)]
+            yield from _range(f"mean_deconfounded_cka{suffix}", "model", values, program.n)
         for measure in OF_SITES:
             for (theirs, site), value in found.sites[measure].items():
                 subject = f"{theirs}~{site}"
@@ -394,13 +405,41 @@ def _with_interval(samples: Float64[Tensor, " left_out"]) -> Value:
     return value, max(0.0, low), min(1.0, high)
 
 
-def _together(samples: Mapping[tuple[str, str], Float64[Tensor, " left_out"]]) -> Value | None:
-    """Return the mean over the reference's sites, each with the site where it is highest."""
+def _together(
+    names: list[str], samples: Mapping[tuple[str, str], Float64[Tensor, " left_out"]]
+) -> Value | None:
+    """Return the mean over what is compared, each at the site where it is highest, 0 at none."""
     best: dict[str, Tensor] = {}
-    for (theirs, _), drawn in samples.items():
-        if theirs not in best or drawn[-1] > best[theirs][-1]:
-            best[theirs] = drawn
-    return _with_interval(torch.stack([*best.values()]).mean(0)) if best else None
+    for (name, _), drawn in samples.items():
+        if name in names and (name not in best or drawn[-1] > best[name][-1]):
+            best[name] = drawn
+    if not best:
+        return None
+    return _with_interval(torch.stack([*best.values()]).sum(0) / len(names))
+
+
+def _distinct(inputs: InputSet, names: list[str]) -> list[str]:
+    """Return the variables without those that this measure cannot tell from an earlier one."""
+    found: list[str] = []
+    for name in names:
+        one = inputs.variables[name]
+        if not any(_relabeled(inputs, one, inputs.variables[other]) for other in found):
+            found.append(name)
+    return found
+
+
+def _relabeled(inputs: InputSet, one: Variable, other: Variable) -> bool:
+    """Return whether two variables are one category by other names, or one number rescaled."""
+    defined = inputs.defined
+    if one.numerical != other.numerical:
+        return False
+    if not one.numerical:
+        codes = torch.stack([one.codes[defined], other.codes[defined]], dim=1)
+        pairs, *each = (len(torch.unique(part, dim=0)) for part in (codes, *codes.T))
+        return each == [pairs, pairs]
+    columns = [as_columns(variable, defined) for variable in (one, other)]
+    numbers, gaps = torch.stack([c[:, 0] for c in columns]), [c[:, 1] for c in columns]
+    return torch.equal(*gaps) and bool(torch.corrcoef(numbers)[0, 1].abs() > 1 - 1e-9)
 
 
 def _variable(name: str, found: Found, inits: list[Found], n: int) -> Iterator[Measurement]:

@@ -84,7 +84,9 @@ def measure(bridge: TransformerBridge, setting: Setting) -> Iterator[Measurement
         yield from statistic.rows()
 
 
-HEADLINES = ("accuracy/", "training/", "similarity/best_", "similarity/matched_")
+HEADLINES = (
+    "accuracy/", "training/", "similarity/best_", "similarity/mean_", "similarity/matched_",
+)  # fmt: skip
 OF_MODEL = ("sparsity/", "attention/", "ablation/")
 
 
