@@ -99,21 +99,23 @@ def implement(
 
     def loss_at(step: int) -> Tensor:
         generator = np.random.default_rng([seed, step])
+        pairs = drawn(inputs, settings.batch_size, generator)
+        rows = torch.from_numpy(pairs[np.arange(len(pairs)), np.arange(len(pairs)) % 2])
         if not alignment:
-            rows = torch.from_numpy(drawn(inputs, settings.batch_size, generator).flatten())
             given = model(inputs.tokens[rows], attention_mask=inputs.key_mask[rows])
             return mean_loss(inputs.output, given, inputs.targets[rows])
         parts = np.array_split(np.arange(settings.batch_size), len(alignment))
-        drawn_cases = [
-            pools[name].rows(torch.from_numpy(generator.integers(len(pools[name]), size=len(part))))
-            for name, part in zip(alignment, parts, strict=True)
-        ]
-        cases = _joined(drawn_cases)
+        cases = _joined(
+            [
+                pool.rows(torch.from_numpy(generator.integers(len(pool), size=len(part))))
+                for pool, part in zip(map(pools.__getitem__, alignment), parts, strict=True)
+            ]
+        )
         places = [
             place for place, part in zip(alignment.values(), parts, strict=True) for _ in part
         ]
-        given, swapped = interchanged(model, inputs, cases, places)
-        targets = inputs.targets[torch.cat([cases.bases, cases.donors])]
+        given, swapped = interchanged(model, inputs, cases, places, rows)
+        targets = inputs.targets[torch.cat([rows, cases.donors])]
         loss = mean_loss(inputs.output, given, targets)
         return loss + weight * mean_loss(inputs.output, swapped, cases.targets)
 
@@ -233,13 +235,18 @@ def interchange_accuracy(model: NativeModel, inputs: InputSet, place: Place, cas
 
 
 def interchanged(
-    model: NativeModel, inputs: InputSet, cases: Cases, places: Sequence[Place]
-) -> tuple[Float[Tensor, "two_cases pos width"], Float[Tensor, "cases pos width"]]:
-    """Return what a model gives on bases and donors, and on bases with the donors' dimensions.
+    model: NativeModel,
+    inputs: InputSet,
+    cases: Cases,
+    places: Sequence[Place],
+    beside: Int64[Tensor, " others"] | None = None,
+) -> tuple[Float[Tensor, "plain pos width"], Float[Tensor, "cases pos width"]]:
+    """Return what a model gives on other inputs and the donors, and on bases interchanged.
 
-    Each case has its own place; the dimensions are replaced at every position.
+    Each case has its own place; there the donor's dimensions replace the base's at every position.
     """
-    rows = torch.cat([cases.bases, cases.donors, cases.bases])
+    count, none = len(cases), torch.empty(0, dtype=torch.int64)
+    rows = torch.cat([none if beside is None else beside, cases.donors, cases.bases])
     tokens, key_mask = inputs.tokens[rows], inputs.key_mask[rows]
     masks = _masks(places, model.cfg.d_model)
     assert model.pos is not None, "learned models have position embeddings"
@@ -247,10 +254,12 @@ def interchanged(
     for site, half in zip(sites_of(model.cfg), _halves(model, key_mask), strict=True):
         residual = half(residual)
         if site in masks:
-            base, donor, mixed = residual.chunk(3)
-            residual = torch.cat([base, donor, torch.where(masks[site], donor, mixed)])
+            others, donor, mixed = torch.tensor_split(
+                residual, [len(rows) - 2 * count, len(rows) - count]
+            )
+            residual = torch.cat([others, donor, torch.where(masks[site], donor, mixed)])
     given = model.head(model.ln_out(residual))
-    return given[: 2 * len(cases)], given[2 * len(cases) :]
+    return given[:-count], given[-count:]
 
 
 def _masks(places: Sequence[Place], width: int) -> dict[str, Bool[Tensor, "cases 1 dim"]]:

@@ -153,7 +153,7 @@ def test_the_dimensions_of_a_case_are_replaced_at_its_site_and_nothing_else(
     everything, nothing = tuple(range(shape.d_model)), ()
     for site in sites_of(shape):
         places = [Place(site, everything if at % 2 else nothing) for at in range(len(cases))]
-        given, swapped = interchanged(model, inputs, cases, places)
+        given, swapped = interchanged(model, inputs, cases, places, cases.bases)
         base, donor = given.chunk(2)
         for at in range(len(cases)):
             wanted = donor if at % 2 else base
