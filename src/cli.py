@@ -1,4 +1,4 @@
-"""The `algomatch` command: train, resume, analyze, compare, tasks."""
+"""The `algomatch` command: train, resume, analyze, compare, controls, tasks."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ EPILOG = """examples:
   algomatch analyze runs/RUN
   algomatch compare runs --output comparison
   algomatch tasks sort
+  algomatch controls task=sort
   algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
 """
 
 
+CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")
 
 
@@ -42,8 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console  # --help and --version do without
 
     try:
-        run = {"train": _train, "analyze": _analyze, "compare": _compare, "tasks": _tasks}
-        run[options.command](options, rest, Console())
+        commands = {
+            "train": _train,
+            "analyze": _analyze,
+            "compare": _compare,
+            "controls": _controls,
+            "tasks": _tasks,
+        }
+        commands[options.command](options, rest, Console())
     except (UserError, FaultError, Interrupted) as error:
         print(f"algomatch: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
@@ -100,6 +108,16 @@ def _parser() -> argparse.ArgumentParser:
         default=".",
         help="where comparison.csv and comparison.png go, replacing earlier ones; here by default",
     )
+    controls = commands.add_parser(
+        "controls",
+        help="measure models whose answer is known: which measures can be trusted on a task",
+        description="Measure models whose answer is known (the compiled program in other weights, "
+        "a network trained to implement it, random and other tasks' networks, compiled "
+        "alternatives) and say which measures tell them apart. The architecture is "
+        f"{CONTROLS_MODEL} unless model=... says otherwise.",
+    )
+    controls.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="task=sort model=2L")
+    controls.add_argument("--again", action="store_true", help="measure anew what is there")
     tasks = commands.add_parser(
         "tasks",
         help="list the tasks, show one in full, or validate all",
@@ -133,6 +151,19 @@ def _train(options: argparse.Namespace, rest: list[str], console: Console) -> No
     from . import experiment
 
     experiment.train(config, console)
+
+
+def _controls(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    overrides = [*options.overrides, *rest]
+    _refuse_options(overrides, ["--again", "--help"])
+    if not any(given.partition("=")[0] in ("model", "model.name") for given in overrides):
+        overrides.insert(0, f"model={CONTROLS_MODEL}")
+    from .config import compose
+
+    config = compose(overrides)
+    from . import experiment
+
+    experiment.study_controls(config, options.again, console)
 
 
 def _refuse_options(arguments: Sequence[str], known: Sequence[str]) -> None:

@@ -1,13 +1,14 @@
-"""Builds everything from one config, and runs it: train, resume, analyze."""
+"""Builds everything from one config, and runs it: train, resume, analyze, controls."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,10 +16,20 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from transformer_lens.model_bridge import TransformerBridge
 
-from .analysis.controls import other_references
+from .analysis.controls import Control, NotMade, controls
 from .analysis.measurements import Measurement, differences
+from .analysis.other_tasks import other_references
+from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
 from .analysis.suite import check_names, measure
@@ -31,10 +42,12 @@ from .models.bridges import make_bridge, make_native
 from .models.learned import learned_shape
 from .models.reference import build_reference
 from .models.training import AlgorithmicTask
+from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.summary import how_many, output_text, print_summary, reference_text
 from .tracking import checkpoints
 from .tracking.callbacks import GracefulStop, ProgressBar, Recorder
+from .tracking.control_record import ControlRecord, Kept
 from .tracking.run_folder import RunFolder, refuse_existing
 from .tracking.wandb_log import WandbLog
 
@@ -135,6 +148,61 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
         if not row.measure.startswith("training/")
     ]
     return Analysis(checkpoint, rows, differences(recorded, rows))
+
+
+def study_controls(config: Config, again: bool, console: Console) -> ControlRecord:
+    """Measure the controls of a task, print which measures tell the program from other models.
+
+    What was measured before with the same config is not measured again, unless `again`.
+
+    Raises:
+        UserError: the config is impossible.
+        FaultError: the file system failed.
+    """
+    _check_accelerator(config.trainer.accelerator)
+    setting = prepare(config)
+    record = ControlRecord(config, setting.inputs.digest())
+    record.begin()
+    planned = controls(setting.inputs, setting.reference, setting.shape, config)
+    measured, notes = list[tuple[Control, Sequence[Measurement]]](), dict[str, str]()
+    kept: list[Kept] = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        whole = progress.add_task("controls", total=len(planned))
+        for control in planned:
+            one = None if again else record.kept(control.name)
+            if one is None:
+                bar = progress.add_task(control.name, total=None)
+                one = _measured(control, setting, partial(_advance, progress, bar))
+                record.keep(control.name, one)
+                progress.remove_task(bar)
+            notes[control.name] = one.note
+            if one.rows:
+                measured.append((control, one.rows))
+                kept.append(one)
+            progress.advance(whole)
+    found = separations(measured)
+    title = f"Controls of {config.task.name}, {config.model.name}"
+    record.finish(kept, found, controls_figure(title, measured, found))
+    print_controls(title, measured, notes, found, console)
+    console.print(f"measurements, verdicts and figure: {record.path}", soft_wrap=True)
+    return record
+
+
+def _advance(progress: Progress, bar: TaskID, step: int, steps: int) -> None:
+    progress.update(bar, completed=step, total=steps)
+
+
+def _measured(control: Control, setting: Setting, progress: Callable[[int, int], None]) -> Kept:
+    """Return a control's measurements; none, and the reason, where it cannot be made."""
+    try:
+        made = control.make(progress)
+        rows = [row.at(control.name, 0) for row in measure(made.bridge, setting)]
+    except (NotMade, NotFiniteError) as error:
+        return Kept((), str(error))
+    return Kept(rows, made.note)
 
 
 def _check_same(digest: str, inputs: InputSet, what: str) -> None:

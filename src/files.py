@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
+
 from .errors import FaultError
 
 
@@ -81,6 +83,12 @@ def write_folder(path: Path, files: Mapping[str, bytes], *, replace: bool = True
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder of a cache: below `$ALGOMATCH_CACHE`, or the user's cache folder."""
+    root = os.environ.get("ALGOMATCH_CACHE") or platformdirs.user_cache_dir("algomatch")
+    return Path(root) / name
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -34,7 +34,7 @@ METRICS = (
            "reference and one of the model have in common, mean over queries"),
     Metric("attention/matched_overlap", "share of attention", "higher", 0, 1, "a head of the "
            "reference and the model's head it is matched with (0: there are not enough); of the "
-           "model: the mean over the reference's active heads that are not uniform"),
+           "model: the mean over the reference's active heads that are not uniform", match=True),
     Metric("attention/matched_overlap_random_init", "share of attention", "neither", 0, 1, "the "
            "same of random inits: their mean, and as interval the lowest and highest of them"),
     Metric("attention/matched_overlap_other_task", "share of attention", "neither", 0, 1, "the "

@@ -17,7 +17,8 @@ class Metric:
 
     `name` is `group/name`; a measurement adds its subject in between. `better` is "higher",
     "lower" or, where neither is good in itself, "neither". `emerges` is the value whose first
-    passing counts as the emergence, where there is one that means the same everywhere.
+    passing counts as the emergence, where there is one that means the same everywhere. `match` says
+    that a higher value is meant to speak for the program: that is what controls put to the test.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Metric:
     high: float
     about: str
     emerges: float | None = None
+    match: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ NOT_DISCRIMINATING = "; does not discriminate: random and other tasks' models ar
 def _metrics(name: str, low: float, about: str) -> Iterator[Metric]:
     """Yield the declarations of a measure and of its controls."""
     better, unit = ("higher", "CKA" if "cka" in name else "similarity")
-    yield Metric(f"similarity/{name}", unit, better, low, 1, about)
+    yield Metric(f"similarity/{name}", unit, better, low, 1, about, match=True)
     yield Metric(f"similarity/{name}_random_init", unit, "neither", low, 1, "the same of random "
                  "inits: their mean, and as interval the lowest and highest of them")  # fmt: skip
     yield Metric(f"similarity/{name}_other_task", unit, "neither", low, 1, "the same of compiled "

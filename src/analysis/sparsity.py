@@ -63,9 +63,9 @@ SHARES = {
                       "Hochberg 1995)"),
 }  # fmt: skip
 METRICS = (
-    *(Metric(f"sparsity/{name}", unit, better, 0, 1, about)
+    *(Metric(f"sparsity/{name}", unit, better, 0, 1, about, match=better == "higher")
       for name, (unit, better, about) in MEANS.items()),
-    *(Metric(f"sparsity/{name}", "share of neurons", better, 0, 1, about)
+    *(Metric(f"sparsity/{name}", "share of neurons", better, 0, 1, about, match=better == "higher")
       for name, (better, about) in SHARES.items()),
     *(Metric(f"sparsity/h1_{name}", "difference", "neither", -1, 1, f"{name}: the reference's "
              "less the model's") for name in (*MEANS, *SHARES)),

@@ -110,7 +110,7 @@ def headlines(rows: Iterable[Measurement]) -> list[Measurement]:
         if row.measure in names and row.measure.endswith("_delta_exact") and whole(row.subject):
             deltas.setdefault(row.measure, []).append(row)
     for found in deltas.values():
-        singles = [row for row in found if row.subject.startswith("blocks.")]
+        singles = [row for row in found if row.subject.startswith("blocks.")] or found
         worst = min(singles, key=lambda row: row.value)
         chosen.append(
             Measurement(

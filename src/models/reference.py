@@ -7,14 +7,12 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-import platformdirs
 import safetensors.torch
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -37,7 +35,7 @@ from ..data.outputs import IGNORE, Categorical, Numerical, Output
 from ..data.rasp_text import edges
 from ..data.tasks import Task
 from ..errors import UserError
-from ..files import write_file
+from ..files import cache_folder, write_file
 from .bridges import make_native, weights_digest
 from .compiling import HEAD, Compiled, compile_program
 
@@ -302,8 +300,7 @@ def _cache_path(task: Task, mlp_exactness: int) -> Path | None:
     names = list(task.variables)
     key = [CACHE_FORMAT, program, names, vocabulary, task.max_length, task.causal, mlp_exactness]
     digest = _sha(json.dumps([*key, versions]))[:32]
-    folder = os.environ.get("ALGOMATCH_CACHE") or platformdirs.user_cache_dir("algomatch")
-    return Path(folder) / "references" / f"{digest}.safetensors"
+    return cache_folder("references") / f"{digest}.safetensors"
 
 
 def _write_cache(path: Path, compiled: Compiled) -> None:

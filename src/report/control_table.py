@@ -1,0 +1,191 @@
+"""A task's controls: the table of what each measure gives on them, and a figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement as Width
+from rich.table import Table
+
+from ..analysis.controls import DECOY, NEGATIVE, POSITIVE, Control
+from ..analysis.measurements import Measurement
+from ..analysis.separation import EXACT, Separation, qualifies
+from ..analysis.sparsity import REFERENCE
+from ..analysis.suite import headlines
+
+COLUMNS = {  # group: (heading, which of several is shown)
+    "reference": ("refer-\nence", min),
+    "rotated": ("rota-\nted", min),
+    "reparametrised": ("repara-\nmetrised", min),
+    "permuted": ("permu-\nted", min),
+    "noised": ("noised", min),
+    "implemented": ("imple-\nmented", min),
+    "random init": ("random\ninit", max),
+    "shuffled labels": ("shuffled\nlabels", max),
+    "trained other": ("trained\nother", max),
+    "compiled other": ("compiled\nother", max),
+    "decoy": ("decoy", max),
+}
+MARKERS = {POSITIVE: "o", NEGATIVE: "x", DECOY: "d"}
+COLOURS = {POSITIVE: "#0072b2", NEGATIVE: "#d55e00", DECOY: "#888888"}
+Measured = Sequence[tuple[Control, Sequence[Measurement]]]
+Values = Sequence[tuple[Control, Mapping[str, float]]]
+DESCRIBING = ("ablation/", "sparsity/")
+WIDEST = 200
+LEGEND = """\
+Positives run the program: the compiled reference; in another basis (rotated; by a map of condition
+number 3); heads, neurons and dimensions permuted; noised as hard as it survives; and a learned
+network trained to implement it by interchange (the lowest of several is shown). Negatives do not
+(the highest is shown). Decoys compute the same map by another program, and decide nothing.
+gap: the lowest positive less the highest negative. A measure without a gap does not tell the
+program from other models on this task.
+"""
+
+
+def print_controls(
+    title: str,
+    measured: Measured,
+    notes: Mapping[str, str],
+    found: Sequence[Separation],
+    console: Console,
+) -> None:
+    """Print the table of measures by controls, which separate, and what the controls are."""
+    values = _values(measured)
+    judged = {one.key: one for one in found}
+    others = dict.fromkeys(
+        key
+        for _, held in values
+        for key in held
+        if key not in judged and key.startswith(DESCRIBING)
+    )
+    _print_whole(_table(title, values, list(judged), judged), console)
+    if others:
+        _print_whole(
+            _table("What describes a model, and tests no program", values, list(others), {}),
+            console,
+        )
+    console.print(LEGEND, soft_wrap=True, highlight=False)
+    for control, rows in measured:
+        exact = next((f"exact {row.value:.3f}" for row in rows if row.key == EXACT), "")
+        left_out = "" if qualifies(control, rows) else "LEFT OUT: it is not what it is meant to be"
+        about = "; ".join(part for part in (exact, notes.get(control.name), left_out) if part)
+        _say(f"{control.kind:8} {control.name}: {about}", console)
+    for name in notes:
+        if name not in {control.name for control, _ in measured}:
+            _say(f"not made {name}: {notes[name]}", console)
+    failing = [one for one in found if not one.separates]
+    _say(f"\n{len(found) - len(failing)} of {len(found)} measures separate", console)
+    for one in failing:
+        _say(
+            f"\u2717 {_label(one.key)}: {one.negative} {one.highest_negative:.3f} is not below "
+            f"{one.positive} {one.lowest_positive:.3f}: {one.why}",
+            console,
+        )
+
+
+def _say(text: str, console: Console) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """Print a table as wide as it is: a narrow terminal wraps its lines, and no column is lost."""
+    before = console.width
+    console.width = WIDEST
+    console.width = max(before, Width.get(console, console.options, table).maximum)
+    try:
+        console.print(table)
+    finally:
+        console.width = before
+
+
+def _values(measured: Measured) -> Values:
+    """Return each control's headlines by key, without those of other models beside it."""
+    return [
+        (
+            control,
+            {
+                row.key: row.value
+                for row in headlines(rows)
+                if not row.subject.startswith(REFERENCE) and "/h1_" not in row.key
+            },
+        )
+        for control, rows in measured
+    ]
+
+
+def _table(
+    title: str, values: Values, keys: Sequence[str], verdicts: Mapping[str, Separation]
+) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("measure", no_wrap=True)
+    groups = [g for g in COLUMNS if any(control.group == g for control, _ in values)]
+    for group in groups:
+        table.add_column(COLUMNS[group][0], justify="right", no_wrap=True)
+    if verdicts:
+        table.add_column("gap", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+    for key in keys:
+        cells = []
+        for group in groups:
+            there = [
+                held[key] for control, held in values if control.group == group and key in held
+            ]
+            cells.append(f"{COLUMNS[group][1](there):.2f}" if there else "-")
+        if key in verdicts:
+            one = verdicts[key]
+            cells += [f"{one.gap:+.3f}", "separates" if one.separates else "\u2717 fails"]
+        table.add_row(escape(_label(key)), *cells)
+    return table
+
+
+def _label(key: str) -> str:
+    """Return a key without what all of its kind share.
+
+    >>> _label("similarity/length/best_deconfounded_cka")
+    'dCKA length'
+    """
+    group, _, rest = key.partition("/")
+    subject, _, name = rest.rpartition("/")
+    if name == "best_deconfounded_cka":
+        return f"dCKA {subject}"
+    words = name.replace("deconfounded_cka", "dCKA").replace("_", " ")
+    return f"{group} {words}" if subject == "model" else f"{group} {subject} {words}"
+
+
+def controls_figure(title: str, measured: Measured, found: Sequence[Separation]) -> bytes:
+    """Return a PNG: each measure's values on all controls, those that fail in grey print."""
+    figure = Figure(figsize=(11, 1.6 + 0.32 * max(1, len(found))), layout="constrained")
+    axes = figure.add_subplot()
+    values = _values(measured)
+    shown = set[str]()
+    for place, one in enumerate(reversed(found)):
+        axes.axhline(place, color="0.9", lw=0.8, zorder=0)
+        if one.separates:
+            span = [one.highest_negative, one.lowest_positive]
+            axes.plot(span, [place, place], color="#009e73", lw=5, alpha=0.35, zorder=1)
+        for kind in (NEGATIVE, DECOY, POSITIVE):
+            there = [held[one.key] for c, held in values if c.kind == kind and one.key in held]
+            axes.scatter(
+                there, [place] * len(there), s=26, color=COLOURS[kind], alpha=0.75,
+                marker=MARKERS[kind], label=None if kind in shown else f"{kind} controls",
+            )  # fmt: skip
+            shown.add(kind)
+    labels = [
+        f"{_label(one.key)}  ({one.gap:+.2f}{'' if one.separates else ', fails'})"
+        for one in reversed(found)
+    ]
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    for tick, one in zip(axes.get_yticklabels(), reversed(found), strict=True):
+        tick.set_color("black" if one.separates else "0.55")
+    axes.set_title(f"{title}: green is the gap between positives and negatives")
+    axes.set_xlabel("value of the measure")
+    if found:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.05), ncols=3, fontsize=8)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
