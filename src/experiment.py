@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +27,7 @@ from rich.progress import (
 )
 from transformer_lens.model_bridge import TransformerBridge
 
-from .analysis.controls import Control, NotMade, controls
+from .analysis.controls import Control, NotMadeError, controls
 from .analysis.measurements import Measurement, differences
 from .analysis.other_tasks import other_references
 from .analysis.separation import separations
@@ -200,7 +201,7 @@ def _measured(control: Control, setting: Setting, progress: Callable[[int, int],
     try:
         made = control.make(progress)
         rows = [row.at(control.name, 0) for row in measure(made.bridge, setting)]
-    except (NotMade, NotFiniteError) as error:
+    except (NotMadeError, NotFiniteError) as error:
         return Kept((), str(error))
     return Kept(rows, made.note)
 
@@ -235,6 +236,7 @@ def _run(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    started = time.monotonic()
     with folder.lock():
         state = _read_state(folder, say)
         _announce(folder, setting, state, say)
@@ -250,6 +252,8 @@ def _run(
             wandb_log.close(exit_code=1)
             raise
         assert reason is not None, "a run that was not interrupted has a reason to end"
+        seconds = time.monotonic() - started
+        say(f"measuring took {recorder.seconds_measuring:.1f} of {seconds:.1f} s")
         rows = folder.measurements()
         try:
             save_run_figure(folder, rows)

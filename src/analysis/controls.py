@@ -39,7 +39,7 @@ TRIES = 3  # seeds with which interchange training is tried
 CONDITION = 3.0  # of the map by which the reference is reparametrised
 
 
-class NotMade(Exception):
+class NotMadeError(Exception):
     """A control that cannot be had for a task, and why."""
 
 
@@ -55,7 +55,7 @@ class Made:
 class Control:
     """A model whose answer is known: several of one `group` differ in their seed or task.
 
-    `make` is told how far training is; it raises NotMade.
+    `make` is told how far training is; it raises NotMadeError.
     """
 
     name: str
@@ -105,7 +105,7 @@ def _positives(
     def noised(progress: Progress, at: int) -> Made:
         found = hardest_noise(compiled, inputs, at)
         if found is None:
-            raise NotMade("no noise is survived")
+            raise NotMadeError("no noise is survived")
         return Made(found[0].bridge(inputs), f"relative noise {found[1]:g}")
 
     yield Control("reference", POSITIVE, "reference", as_is)
@@ -134,7 +134,7 @@ def _positives(
                 note = f"interchange {swaps}" if swaps else "no inner variable to interchange"
                 return Made(make_bridge(shape, one.weights, config.analysis.device), note)
         best = max(one.exact for one in tried)
-        raise NotMade(f"interchange training reached exact accuracy {best:.4f}, not 1")
+        raise NotMadeError(f"interchange training reached exact accuracy {best:.4f}, not 1")
 
     yield Control("implemented", POSITIVE, "implemented", implemented)
 
@@ -196,7 +196,7 @@ def _decoys(inputs: InputSet, config: Config) -> Iterator[Control]:
             other = input_set(inputs.task.with_program(name), config.task)
             reference = build_reference(other)
         except UserError as error:
-            raise NotMade(first_line(error)) from error
+            raise NotMadeError(first_line(error)) from error
         return Made(reference.compiled.bridge(inputs))
 
     for name in inputs.task.alternatives:

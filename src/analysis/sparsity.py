@@ -1,7 +1,8 @@
 """MLP neurons, on or off: how often, how two-valued, how sparse; and the reference's beside them.
 
-A neuron is on at a position of an input where its pre-activation is above zero; positions are
-the list's own (neither BOS nor padding). H1 says that a compiled model's neurons are more on/off:
+A neuron is on at a position of an input where its pre-activation is above zero, by more than
+rounding may be: compiled neurons often are at zero exactly. Positions are the list's own (neither
+BOS nor padding). H1 says that a compiled model's neurons are more on/off:
 so the reference's figures, over its real (unpadded) neurons, less the learned model's, each
 difference with its interval.
 
@@ -36,6 +37,7 @@ from .statistics import (
 
 SAMPLED = 400  # inputs, of each of which one position is in the sample of dip and Gini
 SIGNIFICANT = 0.05
+ROUNDING = 1e-5  # of the size of a neuron's weights
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -100,7 +102,8 @@ class Neurons:
 class Sums:
     """What is added up of a layer's pre-activations, part by part."""
 
-    def __init__(self) -> None:
+    def __init__(self, rounding: Float[Tensor, " neurons"], act: str) -> None:
+        self._rounding, self._act = rounding, ACTIVATIONS[act]
         self._pivot: Tensor | None = None
         self._powers: Tensor | float = 0.0
         self._post: Tensor | float = 0.0
@@ -111,10 +114,7 @@ class Sums:
         self._count = 0
 
     def add(
-        self,
-        pre: Float[Tensor, "positions neurons"],
-        sample: Float[Tensor, "sample neurons"],
-        act: str,
+        self, pre: Float[Tensor, "positions neurons"], sample: Float[Tensor, "sample neurons"]
     ) -> None:
         """Take in the positions of a part, and those of them that are sampled."""
         if self._pivot is None:
@@ -123,32 +123,37 @@ class Sums:
         squares = centred * centred
         parts = (centred, squares, squares * centred, squares * squares)
         self._powers = self._powers + torch.stack([part.sum(0).double() for part in parts])
-        post = ACTIVATIONS[act](pre)
+        post = self._post_activations(pre)
         norms = (post.abs().sum(0).double(), (post * post).sum(0).double())
         self._post = self._post + torch.stack(norms)
-        self._active = self._active + (pre > 0).sum(0).double()
+        self._active = self._active + (pre > self._rounding).sum(0).double()
         low, high = pre.aminmax(dim=0)
         self._low = low if self._low is None else torch.minimum(self._low, low)
         self._high = high if self._high is None else torch.maximum(self._high, high)
         self._samples.append(sample)
         self._count += len(pre)
 
-    def neurons(self, name: str, real: Bool[Tensor, " neurons"], act: str) -> Neurons:
+    def _post_activations(self, pre: Float[Tensor, "n neurons"]) -> Float[Tensor, "n neurons"]:
+        post = self._act(pre)
+        return post.masked_fill_(post.abs() <= self._rounding, 0.0)
+
+    def neurons(self, name: str, real: Bool[Tensor, " neurons"]) -> Neurons:
         """Return what the real neurons of the layer do."""
         assert self._low is not None
         assert self._high is not None
-        size = torch.maximum(self._low.abs(), self._high.abs()).clamp(min=1)
-        varying = self._high - self._low > 1e-6 * size
+        varying = self._high - self._low > 2 * self._rounding
         sample = torch.cat(self._samples)
         values = {
             "active_share": torch.as_tensor(self._active) / self._count,
             "bimodality": _sarle(torch.as_tensor(self._powers), self._count),
             "hoyer": _hoyer(torch.as_tensor(self._post), self._count),
-            "gini": gini(ACTIVATIONS[act](sample).abs().double()),
+            "gini": gini(self._post_activations(sample).abs().double()),
         }
         nothing = torch.full_like(values["active_share"], torch.nan)
         values["bimodality"] = torch.where(varying, values["bimodality"], nothing)
-        values["dip"], values["dip_p"] = dips(sample, varying & real)
+        step = self._rounding.clamp(min=torch.finfo(torch.float32).tiny)
+        ties = (sample / step).round() * step  # values that differ by rounding are one value
+        values["dip"], values["dip_p"] = dips(ties, varying & real)
         chosen = torch.nonzero(real)[:, 0].tolist()
         of_sample = dict.fromkeys(("gini", "dip", "dip_p"), len(sample))
         return Neurons(
@@ -234,6 +239,17 @@ def real_neurons(bridge: TransformerBridge, layer: int) -> Bool[Tensor, " neuron
     return real.cpu()
 
 
+def rounding(bridge: TransformerBridge, layer: int) -> Float[Tensor, " neurons"]:
+    """Return how far from zero a pre-activation may be by rounding alone, for each neuron.
+
+    In proportion to its weights, which a rotation of the residual stream leaves as long as they
+    are.
+    """
+    mlp = bridge.blocks[layer].mlp
+    size: Tensor = ROUNDING * (mlp.W_in.norm(dim=0) + mlp.b_in.abs())
+    return size.cpu()
+
+
 def sampled(inputs: InputSet, seed: int) -> Int64[Tensor, " inputs"]:
     """Return at which position each input is in the sample, 0 (BOS) where it is not."""
     generator = np.random.default_rng([seed, len(inputs), 2])
@@ -249,7 +265,10 @@ class Sparsity:
     def __init__(self, source: Source, setting: Setting):
         self._bridge, self._setting = source.bridge, setting
         self._sums = (
-            {layer: Sums() for layer in range(source.bridge.cfg.n_layers)}
+            {
+                layer: Sums(rounding(source.bridge, layer), source.bridge.cfg.act_fn)
+                for layer in range(source.bridge.cfg.n_layers)
+            }
             if has_mlp(source.bridge)
             else {}
         )
@@ -263,7 +282,7 @@ class Sparsity:
         chosen = torch.nonzero(at)[:, 0]
         for layer, sums in self._sums.items():
             pre = part[f"blocks.{layer}.mlp.hook_pre"]
-            sums.add(pre[real], pre[chosen, at[chosen]], self._bridge.cfg.act_fn)
+            sums.add(pre[real], pre[chosen, at[chosen]])
 
     def layers(self) -> dict[str, Neurons]:
         """Return the neurons of each layer that has real ones, then of the whole model."""
@@ -271,7 +290,7 @@ class Sparsity:
         for layer, sums in self._sums.items():
             name, real = f"blocks.{layer}.mlp.hook_pre", real_neurons(self._bridge, layer)
             if real.any():
-                found[name] = sums.neurons(name, real, self._bridge.cfg.act_fn)
+                found[name] = sums.neurons(name, real)
         if not found:
             return {}
         every = list(found.values())

@@ -57,6 +57,7 @@ class Recorder(pl.Callback):
         self._pending: list[Measurement] = []
         self._saved_at = time.monotonic()
         self.finished: str | None = None
+        self.seconds_measuring = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: rows of no checkpoint yet, and whether it is done."""
@@ -133,8 +134,10 @@ class Recorder(pl.Callback):
         weights = {name: value.detach().cpu() for name, value in module.model.state_dict().items()}
         if not all(bool(value.isfinite().all()) for value in weights.values()):
             raise NotFiniteError("a weight is not a finite number")
+        started = time.monotonic()
         bridge = make_bridge(self._setting.shape, weights, self._setting.config.device)
         rows = [row.at(self._folder.id, step) for row in measure(bridge, self._setting)]
+        self.seconds_measuring += time.monotonic() - started
         new = [*self._pending, *rows]
         self._folder.save_checkpoint(weights, step, new)
         self._pending = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -17,9 +17,11 @@ import wandb
 
 from ..analysis.emergence import Summary, summaries
 from ..analysis.measurements import COLUMNS, Measurement
+from ..analysis.separation import COLUMNS as SEPARATION_COLUMNS
 from ..analysis.suite import declared_metrics, headlines
 from ..config import to_mapping
 from ..errors import first_line
+from .control_record import failing, verdicts
 from .heatmaps import heatmaps
 from .run_folder import INEXACT, RunFolder
 
@@ -94,7 +96,11 @@ class WandbLog:
         self._summaries = summaries(rows)
 
         def log_tables() -> None:
-            run.log({STEP: last, "tables/measurements": _table(COLUMNS, rows)})
+            tables = {
+                "tables/measurements": [row for row in rows if not _neuron(row)],
+                "tables/neurons": [row for row in rows if _neuron(row) and row.step == last],
+            }
+            run.log({STEP: last} | {k: _table(COLUMNS, some) for k, some in tables.items() if some})
 
         self._attempt(log_tables)
         self._attempt(self._summarise)
@@ -123,6 +129,7 @@ class WandbLog:
             name=folder.name,
             id=run_id,
             resume="allow",
+            notes=_notes(config.task.name, failing(folder.inputs_digest)),
             tags=[*settings.tags, *([] if folder.exact else [INEXACT])],
             dir=str(folder.path),
             mode="offline" if mode == "offline" else "online",
@@ -149,8 +156,13 @@ class WandbLog:
         assert self._run is not None
         payload: dict[str, Any] = {STEP: step}
         if any(not row.measure.startswith("training/") for row in rows):
-            payload["tables/checkpoint"] = _table(COLUMNS, rows)
+            payload["tables/checkpoint"] = _table(
+                COLUMNS, [row for row in rows if not _neuron(row)]
+            )
             if step == 0:
+                known = verdicts(self._folder.inputs_digest)
+                if known is not None:
+                    payload["tables/controls"] = _table(SEPARATION_COLUMNS, known)
                 payload["tables/metrics"] = _table(METRIC_COLUMNS, declared_metrics().values())
         for row in headlines(rows):
             self._define(row.key)
@@ -196,6 +208,19 @@ def run_summary(found: Iterable[Summary]) -> dict[str, float]:
         if one.emergence_step is not None:
             entries[f"emergence_step/{one.key}"] = one.emergence_step
     return entries
+
+
+def _neuron(row: Measurement) -> bool:
+    """Return whether a row is of a single neuron: there are thousands."""
+    return row.measure.startswith("sparsity/") and row.subject.endswith("]")
+
+
+def _notes(task: str, failing: Mapping[str, str] | None) -> str:
+    """Return which of the run's measures do not tell the program from other models."""
+    if failing is None:
+        return f"Controls were not run for this task: `algomatch controls task={task}`."
+    names = "; ".join(f"{key} ({why})" for key, why in failing.items())
+    return f"Do not tell the program from other models on this task: {names or 'none'}."
 
 
 def _table(columns: Sequence[str], rows: Iterable[object]) -> wandb.Table:
