@@ -77,7 +77,7 @@ class Ablation:
         ]
 
         def effects(components: Sequence[Component]) -> Outcome:
-            runs = [(component, kind) for component in components for kind in again.kinds]
+            runs = [(one.places, kind) for one in components for kind in again.kinds]
             return changes(again.outcomes(runs), intact)
 
         singles = [single(place) for place in places(bridge)]

@@ -47,6 +47,10 @@ class Outcome:
         """Return the outcome on some of the inputs."""
         return Outcome(self.exact[rows], self.correct[rows], self.loss[rows], self.count[rows])
 
+    def columns(self, chosen: list[int]) -> Outcome:
+        """Return the outcome of some of several models, perhaps repeated."""
+        return Outcome(*(getattr(self, f.name)[:, chosen] for f in fields(Outcome)))
+
     def means(self) -> dict[str, float]:
         """Return one model's exact and token accuracy and its loss per position."""
         return {name: float(value) for name, value in self.weighted(self.once).items()}
@@ -141,13 +145,19 @@ def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
 
 
 def _accuracies(whole: Outcome, inputs: InputSet, setting: Setting) -> Iterator[Measurement]:
-    counts, answered = setting.bootstrap, whole.count > 0
+    answered, subsets = whole.count > 0, dict[str, Tensor]()
     for split in SPLITS:
         for length in (None, *inputs.task.lengths):
             rows = inputs.rows(split, length) & answered
             if rows.any():
-                subject = split if length is None else f"{split}.length_{length}"
-                yield from _rows(subject, whole.over(rows), counts[:, rows])
+                subsets[split if length is None else f"{split}.length_{length}"] = rows
+    if not subsets:
+        return
+    masks = torch.stack([*subsets.values()], dim=1).double()
+    sums = [one[:, None] * masks for one in (whole.correct, whole.loss, whole.count)]
+    drawn = (setting.bootstrap @ torch.cat(sums, dim=1)).T.contiguous().view(3, len(subsets), -1)
+    for (subject, rows), samples in zip(subsets.items(), drawn.unbind(1), strict=True):
+        yield from _rows(subject, whole.over(rows), samples)
 
 
 def _controls(inputs: InputSet, setting: Setting) -> Iterator[Measurement]:
@@ -182,14 +192,15 @@ def _blind(inputs: InputSet) -> Iterator[Measurement]:
             yield Measurement("accuracy/blind_exact", subject, share, n, *wilson_interval(share, n))
 
 
-def _rows(subject: str, part: Outcome, counts: Tensor) -> Iterator[Measurement]:
+def _rows(subject: str, part: Outcome, drawn: Float64[Tensor, "3 draws"]) -> Iterator[Measurement]:
+    """Yield the accuracies of some inputs, from resamples of right positions, loss and positions."""
     means, n = part.means(), len(part.exact)
-    drawn = part.weighted(counts[counts.sum(-1) > 0])
-    positions = int(part.count.sum())
     low, high = wilson_interval(means["exact"], n)
     yield Measurement("accuracy/exact", subject, means["exact"], n, low, high)
-    for name in ("token", "loss"):
-        interval = percentile_interval(drawn[name]) if n > 1 else (None, None)
+    right, loss, count = drawn[:, drawn[2] > 0]
+    for name, sums in (("token", right), ("loss", loss)):
+        interval = percentile_interval(sums / count) if n > 1 else (None, None)
+        positions = int(part.count.sum())
         yield Measurement(f"accuracy/{name}", subject, means[name], positions, *interval)
 
 

@@ -23,7 +23,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from ..data.inputs import InputSet
 from .activations import Recording, Source, taken
 from .measurements import Measurement, Metric
-from .setting import Setting
+from .setting import CONTROLS, Setting
 from .statistics import percentile_intervals
 
 UNIFORM = 0.95  # overlap with attention to everything from which a head counts as uniform
@@ -107,6 +107,7 @@ class Attention:
 
     def __init__(self, source: Source, setting: Setting):
         self._source, self._setting = source, setting
+        setting.will_compare(compare)
         self._theirs = active_heads(setting.reference.bridge)
         cfg = source.bridge.cfg
         self._ours = [(n, head) for n in range(cfg.n_layers) for head in range(cfg.n_heads)]
@@ -131,14 +132,7 @@ class Attention:
         if not self._theirs:
             return
         uniform = setting.once("uniform heads", lambda: _uniform(setting, self._theirs))
-        inits = setting.once(
-            "attention of random inits",
-            lambda: [compare(one, setting) for one in setting.random_sources()],
-        )
-        others = setting.once(
-            "attention of other tasks",
-            lambda: [compare(one, setting) for one in setting.other_sources()],
-        )
+        inits, others = (setting.compared(kind, compare) for kind in CONTROLS)
         n, draws = int(found.count.sum()), setting.bootstrap
         for i, theirs in enumerate(self._theirs):
             yield Measurement("attention/uniform_overlap", name_of(theirs), uniform[i], n)

@@ -92,9 +92,15 @@ class Residuals:
         self._rest = self._bx - self._bb @ self.weights  # confounds with residuals
         self.counts: Float64[Tensor, " groups"] = self._bb[:, -1, -1]
         self.sums: Float64[Tensor, "groups k"] = self._rest[:, -1]
+        self._own: dict[str, Tensor] = {}
 
     def own(self, name: str) -> Float64[Tensor, "groups k k"]:
         """Return a representation's products with itself, by group."""
+        if name not in self._own:
+            self._own[name] = self._products(name)
+        return self._own[name]
+
+    def _products(self, name: str) -> Float64[Tensor, "groups k k"]:
         part = self._side.slices[name]
         weights = self.weights[:, part]
         products = self._side.own[name] - self._bx[:, :, part].mT @ weights

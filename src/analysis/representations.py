@@ -51,7 +51,16 @@ def svcca(
 
     Source: Raghu et al. 2017.
     """
-    correlations = torch.linalg.svdvals(whitening(own).T @ cross @ whitening(other))
+    return canonical(cross, whitening(own), whitening(other))
+
+
+def canonical(
+    cross: Float64[Tensor, "k d"],
+    own: Float64[Tensor, "k kept"],
+    other: Float64[Tensor, "d kept_of_other"],
+) -> float:
+    """Return the mean canonical correlation of two sides, given what `whitening` says of each."""
+    correlations = torch.linalg.svdvals(own.T @ cross @ other)
     return float(correlations.clamp(max=1).mean())
 
 

@@ -8,6 +8,7 @@ runs the earlier blocks all the same.)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -48,6 +49,9 @@ class Place(NamedTuple):
         """The hook name, with a head's index in brackets."""
         index = "" if self.head is None else f"[{self.head}]"
         return f"blocks.{self.layer}.{self.hook}{index}"
+
+
+Run = tuple[tuple[Place, ...], str]  # what is replaced, and by which kind of ablation
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,11 @@ class Rerun:
         self.kinds = [kind for kind in KINDS if not kind.startswith("resample") or kind in given]
 
     @torch.inference_mode()
-    def outcomes(self, runs: Sequence[tuple[Component, str]]) -> Outcome:
-        """Return how the model does on each input under each (component, kind), side by side."""
+    def outcomes(self, runs: Sequence[Run]) -> Outcome:
+        """Return how the model does on each input in each (places, kind) run, side by side."""
         found = []
+        wanted = [self._same_as(*run) for run in runs]
+        runs = list(dict.fromkeys(wanted))
         kinds = list(dict.fromkeys(kind for _, kind in runs))
         for rows, part in self._source.parts():
             given = {
@@ -178,11 +184,23 @@ class Rerun:
                 here = part.at(chunk)
                 fills = {kind: self._fill(kind, here, given.get(kind), chunk) for kind in kinds}
                 found.append(self._outcomes(runs, here, fills))
-        return joined(found)
+        return joined(found).columns([runs.index(run) for run in wanted])
+
+    def _same_as(self, places: tuple[Place, ...], kind: str) -> Run:
+        """Return the run that a run amounts to: all heads of a layer are its attention layer.
+
+        Unless they are put to zero, for the layer has a bias of its own.
+        """
+        if kind == "zero":
+            return places, kind
+        heads = Counter(place.layer for place in places if place.hook == HEAD)
+        full = {layer for layer, n in heads.items() if n == self._model.cfg.n_heads}
+        rest = [place for place in places if not (place.hook == HEAD and place.layer in full)]
+        return (*rest, *(Place(layer, ATTENTION) for layer in sorted(full))), kind
 
     def _outcomes(
         self,
-        runs: Sequence[tuple[Component, str]],
+        runs: Sequence[Run],
         here: Recording,
         fills: Mapping[str, Fill],
     ) -> Outcome:
@@ -198,9 +216,9 @@ class Rerun:
         barred = barred_keys(self._model, here.inputs.key_mask.to(device))
         return side_by_side(
             outcome(
-                rerun(self._model, recorded, barred, component, fills[kind]).cpu(), targets, output
+                rerun(self._model, recorded, barred, places, fills[kind]).cpu(), targets, output
             )
-            for component, kind in runs
+            for places, kind in runs
         )
 
     def _fill(
@@ -231,18 +249,18 @@ def rerun(
     model: NativeModel,
     recorded: Fill,
     barred: Float[Tensor, "inputs 1 q k"],
-    component: Component,
+    places: tuple[Place, ...],
     fill: Fill,
 ) -> Float[Tensor, "inputs pos classes"]:
-    """Return the logits with a component's outputs replaced by `fill`.
+    """Return the logits with the outputs of some places replaced by `fill`.
 
     `recorded` gives the intact model's activations by hook name, `barred` is of `barred_keys`.
     """
-    first = min(place.layer for place in component.places)
+    first = min(place.layer for place in places)
     residual = torch.empty(0)
     for layer, block in list(enumerate(model.layers))[first:]:
         intact, at = layer == first, f"blocks.{layer}."
-        here = [place for place in component.places if place.layer == layer]
+        here = [place for place in places if place.layer == layer]
         hooks = {place.hook for place in here}
         heads = [place.head for place in here if place.hook == HEAD]
         if intact and hooks == {MLP}:

@@ -20,6 +20,8 @@ from .activations import Source, observe
 from .statistics import bootstrap_counts
 
 T = TypeVar("T")
+Compare = Callable[[Source, "Setting"], Any]
+CONTROLS = ("random_init", "other_task")
 
 
 @dataclass
@@ -34,7 +36,9 @@ class Setting:
     shape: TransformerBridgeConfig
     config: AnalysisConfig
     others: Callable[[], list[TransformerBridge]] = list
+    _comparers: list[Compare] = field(default_factory=list, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+    _compared: dict[tuple[str, Compare], list[Any]] = field(default_factory=dict, repr=False)
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
         """Return `compute()`, computed at the first checkpoint that asks for it."""
@@ -64,6 +68,22 @@ class Setting:
         """Yield the activations of the compiled programs of other tasks, on these inputs."""
         for bridge in self.once("other tasks", self.others):
             yield self.observe(bridge)
+
+    def will_compare(self, compare: Compare) -> None:
+        """Note what controls are to be asked, so that each of them is run only once for all."""
+        if compare not in self._comparers:
+            self._comparers.append(compare)
+
+    def compared(self, kind: str, compare: Callable[[Source, Setting], T]) -> list[T]:
+        """Return what `compare` says of each control of a kind, measured once."""
+        if (kind, compare) not in self._compared:
+            asked = [one for one in self._comparers if (kind, one) not in self._compared]
+            self._compared |= {(kind, one): [] for one in {*asked, compare}}
+            sources = self.random_sources() if kind == CONTROLS[0] else self.other_sources()
+            for source in sources:
+                for one in {*asked, compare}:
+                    self._compared[kind, one].append(one(source, self))
+        return self._compared[kind, compare]
 
     @property
     def bootstrap(self) -> Float64[Tensor, "draws inputs"]:

@@ -28,7 +28,7 @@ from . import representations
 from .activations import Recording, Source, residual_sites, taken
 from .measurements import Measurement, Metric
 from .moments import Confounds, Cross, Residuals, Side, centred_without_each
-from .setting import Setting
+from .setting import CONTROLS, Setting
 from .statistics import jackknife_interval
 
 Value = tuple[float, float | None, float | None]  # with its interval, where there is one
@@ -170,6 +170,12 @@ class Program:
             site: representations.distance_ranks(torch.cat(kept)) for site, kept in samples.items()
         }
         self.rest, self.centred = Residuals(self.side), Residuals(self.side, constant_only=True)
+        self.totals = {site: self.centred.own(site).sum(0) for site in self.sites}
+        self.whitened = {
+            site: representations.whitening(total)
+            for site, total in self.totals.items()
+            if total.trace() > 0
+        }
         left = {name: self._left(name) for name in self.side.slices}
         self.compared = [name for name, there in left.items() if there]
         self.variables = [name for name in inputs.variables if left[name]]
@@ -231,6 +237,7 @@ class Similarity:
 
     def __init__(self, source: Source, setting: Setting):
         self._setting, self._source = setting, source
+        setting.will_compare(compare)
         self._program = program(setting)
         self._sites = residual_sites(source.bridge)
         width = source.bridge.cfg.d_model
@@ -310,16 +317,15 @@ class Similarity:
         program = self._program
         cross = program.centred.with_(self._centred, self._cross).sum(0)
         own = {site: self._centred.own(site).sum(0) for site in self._sites}
-        theirs = {site: program.centred.own(site).sum(0) for site in program.sites}
+        theirs = program.totals
         ranks = {
             site: representations.distance_ranks(torch.cat(kept))
             for site, kept in self._samples.items()
         }
         found: dict[str, dict[tuple[str, str], Value]] = {name: {} for name in PLAIN}
         varying = [site for site in self._sites if own[site].trace() > 0]
-        for one in program.sites:
-            if theirs[one].trace() <= 0:
-                continue
+        whitened = {site: representations.whitening(own[site]) for site in varying}
+        for one in program.whitened:
             for site in varying:
                 both = cross[program.side.slices[one], self._side.slices[site]]
                 given = (both, theirs[one], own[site])
@@ -327,7 +333,7 @@ class Similarity:
                     "plain_cka": float(representations.cka(*given)),
                     "rsa": representations.rsa(program.ranks[one], ranks[site]),
                     "procrustes": representations.procrustes(*given),
-                    "svcca": representations.svcca(*given),
+                    "svcca": representations.canonical(both, program.whitened[one], whitened[site]),
                 }
                 for name, value in values.items():
                     found[name][one, site] = (min(1.0, value), None, None)
@@ -336,14 +342,7 @@ class Similarity:
     def rows(self) -> Iterator[Measurement]:
         """Yield every value, the best and matched ones each beside their controls."""
         setting, program, found = self._setting, self._program, self.found()
-        inits = setting.once(
-            "similarity of random inits",
-            lambda: [compare(one, setting) for one in setting.random_sources()],
-        )
-        others = setting.once(
-            "similarity of other tasks",
-            lambda: [compare(one, setting) for one in setting.other_sources()],
-        )
+        inits, others = (setting.compared(kind, compare) for kind in CONTROLS)
         own = setting.once(
             "similarity of the reference", lambda: compare(setting.reference_source, setting)
         )
