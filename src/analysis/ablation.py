@@ -53,7 +53,11 @@ METRICS = (
 
 
 class Ablation:
-    """The effect of ablating each component on loss and accuracies, overall and per length."""
+    """The effect of ablating each component on loss and accuracies, overall and per length.
+
+    Sets of components are ablated of a model that solves the task, and which are redundant is said
+    of such a one only.
+    """
 
     def __init__(self, source: Source, setting: Setting):
         self._source, self._setting = source, setting
@@ -80,26 +84,25 @@ class Ablation:
             runs = [(one.places, kind) for one in components for kind in again.kinds]
             return changes(again.outcomes(runs), intact)
 
-        singles = [single(place) for place in places(bridge)]
-        components = [*singles, *redundancy.joint_sets(bridge)]
-        measured = effects(components)
-        yield from self._effects(components, again.kinds, measured)
-        harms = self._harms(measured, again.kinds)
         solved = intact.means()["exact"] >= setting.config.solved
-        judged = list(zip(components, harms, strict=True))
-        yield from redundancy.verdicts(judged, setting.config.margin, solved)
-        if solved:
-            grown = redundancy.grow(
-                judged,
-                setting.config.margin,
-                lambda one: self._harms(effects([one]), again.kinds)[0],
-            )
-            yield from redundancy.rows_of(judged, grown, setting.config.margin)
-            if grown.places:
-                together = effects([grown])
-                yield from self._effects([grown], again.kinds, together)
-                found = [(grown, self._harms(together, again.kinds)[0])]
-                yield from redundancy.verdicts(found, setting.config.margin, solved)
+        components = [single(place) for place in places(bridge)]
+        if solved:  # of one that does not, no set can be called redundant
+            components += redundancy.joint_sets(bridge)
+        measured, margin = effects(components), setting.config.margin
+        yield from self._effects(components, again.kinds, measured)
+        judged = list(zip(components, self._harms(measured, again.kinds), strict=True))
+        yield from redundancy.verdicts(judged, margin, solved)
+        if not solved:
+            return
+        grown = redundancy.grow(
+            judged, margin, lambda one: self._harms(effects([one]), again.kinds)[0]
+        )
+        yield from redundancy.rows_of(judged, grown, margin)
+        if grown.places:
+            together = effects([grown])
+            yield from self._effects([grown], again.kinds, together)
+            found = [(grown, self._harms(together, again.kinds)[0])]
+            yield from redundancy.verdicts(found, margin, solved)
 
     def _harms(self, change: Outcome, kinds: Sequence[str]) -> list[redundancy.Harm]:
         """Return each component's lowest likely change of exact accuracy, by kind."""

@@ -193,7 +193,7 @@ def _blind(inputs: InputSet) -> Iterator[Measurement]:
 
 
 def _rows(subject: str, part: Outcome, drawn: Float64[Tensor, "3 draws"]) -> Iterator[Measurement]:
-    """Yield the accuracies of some inputs, from resamples of right positions, loss and positions."""
+    """Yield some inputs' accuracies, from resamples of right positions, loss and positions."""
     means, n = part.means(), len(part.exact)
     low, high = wilson_interval(means["exact"], n)
     yield Measurement("accuracy/exact", subject, means["exact"], n, low, high)
