@@ -143,9 +143,18 @@ def bytes_per_input(bridge: TransformerBridge, positions: int) -> int:
     return 4 * positions * int(cfg.n_layers * widths)
 
 
-def observe(bridge: TransformerBridge, inputs: InputSet, batch_size: int) -> Source:
-    """Return a bridge's activations on an input set: recorded, or to be streamed if too many."""
-    fitting = max(1, PART_BYTES // bytes_per_input(bridge, inputs.tokens.shape[1]))
+def observe(
+    bridge: TransformerBridge,
+    inputs: InputSet,
+    batch_size: int,
+    beside: TransformerBridge | None = None,
+) -> Source:
+    """Return a bridge's activations on an input set: recorded, or to be streamed if too many.
+
+    Its parts are no larger than those of the model that is run beside it.
+    """
+    models, positions = (bridge, beside or bridge), inputs.tokens.shape[1]
+    fitting = max(1, PART_BYTES // max(bytes_per_input(one, positions) for one in models))
     if len(inputs) <= fitting:
         return record(bridge, inputs, batch_size)
     return Streamed(bridge, inputs, min(batch_size, fitting))

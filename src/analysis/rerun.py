@@ -91,11 +91,10 @@ class Means:
         """Take in some inputs."""
         reached = part.inputs.key_mask.double()
         self._counts = self._counts + reached.sum(0)
-        weights = part.inputs.key_mask.to(torch.float32)
         for name in self._names:
             values = part[name]
-            shaped = weights.reshape(*weights.shape, *[1] * (values.dim() - 2))
-            total = (values * shaped).sum(0).double()
+            shaped = reached.reshape(*reached.shape, *[1] * (values.dim() - 2))
+            total = (values * shaped).sum(0)
             self._sums[name] = self._sums.get(name, 0.0) + total
 
     def __getitem__(self, name: str) -> Float[Tensor, "pos *place"]:

@@ -48,8 +48,8 @@ class Setting:
         return value
 
     def observe(self, bridge: TransformerBridge) -> Source:
-        """Return a model's activations on the inputs."""
-        return observe(bridge, self.inputs, self.config.batch_size)
+        """Return a model's activations on the inputs, in parts that suit the reference too."""
+        return observe(bridge, self.inputs, self.config.batch_size, self.reference.bridge)
 
     @cached_property
     def reference_source(self) -> Source:

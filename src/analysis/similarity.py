@@ -188,7 +188,8 @@ class Program:
 
     def part(self, rows: slice) -> tuple[Float64[Tensor, "cases k"], Tensor, Confounds]:
         """Return the columns at the cases of a part, the cases' order, and their confounds."""
-        if self._whole is not None:
+        whole = rows == slice(0, self.cases.groups.shape[0])
+        if whole and self._whole is not None:
             return self._whole
         reference = self._reference.at(rows)
         inputs = reference.inputs
@@ -196,7 +197,7 @@ class Program:
         columns = [as_columns(variable, inputs.defined) for variable in inputs.variables.values()]
         columns += [reference[site][inputs.defined].double() for site in self.sites]
         found = torch.cat(columns, dim=1)[order], order, confounds
-        if isinstance(self._reference, Recording):
+        if whole and isinstance(self._reference, Recording):
             self._whole = found
         return found
 

@@ -119,12 +119,12 @@ class Sums:
         """Take in the positions of a part, and those of them that are sampled."""
         if self._pivot is None:
             self._pivot = pre.mean(0)
-        centred = pre - self._pivot
+        centred = (pre - self._pivot).double()
         squares = centred * centred
         parts = (centred, squares, squares * centred, squares * squares)
-        self._powers = self._powers + torch.stack([part.sum(0).double() for part in parts])
+        self._powers = self._powers + torch.stack([part.sum(0) for part in parts])
         post = self._post_activations(pre)
-        norms = (post.abs().sum(0).double(), (post * post).sum(0).double())
+        norms = (post.abs().sum(0, dtype=torch.float64), post.double().square().sum(0))
         self._post = self._post + torch.stack(norms)
         self._active = self._active + (pre > self._rounding).sum(0).double()
         low, high = pre.aminmax(dim=0)
