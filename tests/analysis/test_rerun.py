@@ -199,14 +199,13 @@ def test_whatever_is_put_in_the_outputs_are_those_of_hooks(recording: Recording)
     assert changed > len(every_component(bridge)) // 2  # Tracr leaves some empty
 
 
-@pytest.mark.parametrize("part_size", [7, 50])
 def test_streamed_outcomes_are_those_of_the_whole(
-    part_size: int, recording: Recording, monkeypatch: pytest.MonkeyPatch
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     components = every_component(recording.bridge)
     _, whole = outcomes(recording, 1, components)
     monkeypatch.setattr(module, "POSITIONS_AT_ONCE", 40)
-    _, parts = outcomes(Streamed(recording.bridge, recording.inputs, part_size), 1, components)
+    _, parts = outcomes(Streamed(recording.bridge, recording.inputs, 50), 1, components)
     for name in ("exact", "correct", "count"):
         assert torch.equal(getattr(parts, name), getattr(whole, name)), name
     scale = max(1.0, float(whole.loss.max()))
