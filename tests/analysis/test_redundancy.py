@@ -20,9 +20,11 @@ from algomatch.analysis.redundancy import (
     harmless,
     joint_sets,
     redundant,
-    rows_of as set_rows,
     units,
     verdicts,
+)
+from algomatch.analysis.redundancy import (
+    rows_of as set_rows,
 )
 from algomatch.analysis.rerun import ATTENTION, HEAD, KINDS, MLP, Component, Place, places, single
 from algomatch.analysis.setting import Setting
@@ -67,8 +69,12 @@ def test_the_word_redundant_is_kept_for_models_that_solve_the_task(solved: bool)
     judged = [(Component("one", (Place(0, MLP),)), {"zero": 0.0, "mean": -0.5}),
               (Component("other", (Place(1, MLP),)), {"zero": 0.0, "mean": 0.0})]  # fmt: skip
     found = [(row.measure, row.subject, row.value, row.n) for row in verdicts(judged, 0.1, solved)]
-    wanted = [("ablation/harmless_kinds", "one", 1, 2), ("ablation/redundant", "one", 0, 2),
-              ("ablation/harmless_kinds", "other", 2, 2), ("ablation/redundant", "other", 1, 2)]
+    wanted = [
+        ("ablation/harmless_kinds", "one", 1, 2),
+        ("ablation/redundant", "one", 0, 2),
+        ("ablation/harmless_kinds", "other", 2, 2),
+        ("ablation/redundant", "other", 1, 2),
+    ]
     assert found == [row for row in wanted if solved or "redundant" not in row[0]]  # fmt: skip
 
 
@@ -105,7 +111,11 @@ def units_of(layers: int, heads: int) -> list[Place]:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 5), st.integers(0, 2**31)
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 5),
+    st.integers(0, 2**31),
 )
 def test_the_grown_set_is_redundant_and_nothing_can_be_added(
     layers: int, heads: int, kinds: int, groups: int, seed: int

@@ -358,4 +358,8 @@ def test_of_one_length_there_is_no_resampling_across(small: Setting) -> None:
     recording = record(bridge_of("2L with LN", small), inputs, 2048)
     given_ = donors(inputs, 0)
     assert set(given_) == {"resample_within"}
-    assert Rerun(recording, means_of(recording), given_).kinds == ["zero", "mean", "resample_within"]
+    assert Rerun(recording, means_of(recording), given_).kinds == [
+        "zero",
+        "mean",
+        "resample_within",
+    ]
