@@ -67,7 +67,9 @@ def with_config(setting: Setting, **changes: Any) -> Setting:
 def plain_weights(bridge: Any) -> dict[str, torch.Tensor]:
     """A NativeModel's weights from inside its bridge, under their own names."""
     state = bridge.original_model.named_parameters()
-    return {name.replace("_original_component.", ""): value.detach() for name, value in state}
+    return {
+        name.replace("_original_component.", ""): value.detach().clone() for name, value in state
+    }
 
 
 def orthogonal(seed: int, width: int) -> NDArray[np.float64]:
