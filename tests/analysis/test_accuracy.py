@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassExactMatch
 
 from algomatch.analysis import accuracy
 from algomatch.analysis.accuracy import Outcome, exact_accuracy, outcome
-from algomatch.analysis.activations import Recording, record
+from algomatch.analysis.activations import Recording, Source, record
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.setting import Setting
 from algomatch.config import compose
@@ -111,7 +111,7 @@ def test_once_each_is_the_mean(case: Case) -> None:
         assert once[name].tolist() == [value, value]
 
 
-def rows_of(recording: Recording, setting: Setting) -> dict[tuple[str, str], Measurement]:
+def rows_of(recording: Source, setting: Setting) -> dict[tuple[str, str], Measurement]:
     return {(row.measure, row.subject): row for row in accuracy.measure(recording, setting)}
 
 
@@ -157,7 +157,7 @@ def test_a_split_without_inputs_of_a_length_has_no_row_for_it(
 
 
 def test_the_reference_is_right_everywhere(small: Setting) -> None:
-    rows = rows_of(small.reference_recording, small)
+    rows = rows_of(small.reference_source, small)
     for (measure, subject), row in rows.items():
         if measure in ("accuracy/exact", "accuracy/token", "accuracy/reference_exact"):
             assert row.value == 1.0, subject
@@ -171,7 +171,9 @@ def test_shuffled_targets_are_near_chance(small: Setting) -> None:
         rows = np.flatnonzero(inputs.rows("all", length).numpy())
         order[rows] = np.random.default_rng(length).permutation(rows)
     shuffled = replace(inputs, targets=inputs.targets[torch.from_numpy(order)])
-    rows_ = rows_of(replace(small.reference_recording, inputs=shuffled), small)
+    rows_ = rows_of(
+        replace(small.reference_source.at(slice(0, len(inputs))), inputs=shuffled), small
+    )
     token, exact = rows_["accuracy/token", "all"], rows_["accuracy/exact", "all"]
     assert token.value == pytest.approx(1 / 3, abs=3 * (2 / 9 / token.n) ** 0.5)
     chance = sum(1 for _ in inputs.task.lengths) / len(inputs)  # 1/3^length, over 3^length inputs

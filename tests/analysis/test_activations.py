@@ -92,8 +92,8 @@ def test_sites_and_names_of_a_model_with_mlps_are_transformer_lens_names(small: 
         f"blocks.{layer}.{kind}"
         for layer in range(2)
         for kind in (
-            "hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_pre",
-            "hook_mlp_out", "hook_resid_post",
+            "hook_resid_pre", "attn.hook_pattern", "attn.hook_z", "hook_attn_out",
+            "hook_resid_mid", "mlp.hook_pre", "hook_mlp_out", "hook_resid_post",
         )
     }  # fmt: skip
     assert set(recorded_names(bridge)) <= set(bridge.hook_dict)
@@ -106,4 +106,4 @@ def test_an_attention_only_model_has_neither_mlp_names_nor_middle_sites(small: S
     names = recorded_names(bridge)
     assert set(names) <= set(bridge.hook_dict)
     assert not [name for name in names if "mlp" in name or "mid" in name]
-    assert len(names) == 8
+    assert len(names) == 10

@@ -1,4 +1,4 @@
-"""Random inits: of the learned model's very shape, and of nobody's seed."""
+"""Controls: random inits of the learned model's very shape, and programs of other tasks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from algomatch.analysis.controls import RANDOM_INIT_SEEDS, random_inits
+from algomatch.analysis.controls import (
+    RANDOM_INIT_SEEDS,
+    other_references,
+    random_inits,
+    shared_variables,
+)
 from algomatch.analysis.setting import Setting
+from algomatch.config import TaskConfig, compose
+from algomatch.data.inputs import InputSet, input_set
+from algomatch.data.outputs import IGNORE
+from algomatch.data.tasks import make_task, other_tasks
+from algomatch.errors import UserError
 from algomatch.models.bridges import make_bridge
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -110,16 +120,121 @@ def test_more_controls_begin_with_the_fewer(shape: Any) -> None:
     assert [bridge.cfg.seed for bridge in more] == [3 * RANDOM_INIT_SEEDS + i for i in range(3)]
 
 
-def test_the_setting_records_as_many_controls_as_configured(small: Setting) -> None:
-    recordings = small.random_recordings()
-    assert len(recordings) == small.config.random_inits == 2
-    for recording, bridge in zip(recordings, random_inits(small.shape, 2, 0, "cpu"), strict=True):
-        assert recording.inputs is small.inputs
+def test_the_setting_observes_as_many_controls_as_configured(small: Setting) -> None:
+    sources = list(small.random_sources())
+    assert len(sources) == small.config.random_inits == 2
+    for source, bridge in zip(sources, random_inits(small.shape, 2, 0, "cpu"), strict=True):
+        assert source.inputs is small.inputs
         with torch.inference_mode():
             logits = bridge(small.inputs.tokens, attention_mask=small.inputs.key_mask)
-        torch.testing.assert_close(recording.logits, logits, atol=1e-6, rtol=0)
+        got = source.at(slice(0, len(small.inputs))).logits
+        torch.testing.assert_close(got, logits, atol=1e-6, rtol=0)
 
 
 def test_no_control_takes_a_gradient(small: Setting) -> None:
     for bridge in random_inits(small.shape, 1, 0, "cpu"):
         assert not any(p.requires_grad for p in bridge.original_model.parameters())
+
+
+def inputs_of(name: str, *changes: str) -> tuple[InputSet, TaskConfig]:
+    given = (f"task={name}", "task.vocabulary=[a,b,c]", "task.max_length=4", *changes)
+    config = compose(given).task
+    return input_set(make_task(config), config), config
+
+
+def values_of(inputs: InputSet) -> dict[str, list[Any]]:
+    """Each variable at every position of every list, None where it is undefined."""
+    found: dict[str, list[Any]] = {}
+    for name, variable in inputs.variables.items():
+        codes = variable.codes[inputs.real].tolist()
+        found[name] = [None if code == IGNORE else variable.values[code] for code in codes]
+    return found
+
+
+def says(one: list[Any], other: list[Any]) -> bool:
+    """Whether the one's value says what the other's is, by a table."""
+    table: dict[Any, Any] = {}
+    return all(table.setdefault(a, b) == b for a, b in zip(one, other, strict=True))
+
+
+def shared_by_tables(inputs: InputSet, theirs: InputSet) -> list[str]:
+    ours, others = values_of(inputs), values_of(theirs)
+    where = torch.nonzero(inputs.real)[:, 1].tolist()
+    trivial = list(zip(inputs.tokens[inputs.real].tolist(), where, strict=True))
+    telling = [values for values in others.values() if not says(trivial, values)]
+    return [
+        name for name, values in ours.items()
+        if not says(trivial, values) and any(says(other, values) for other in telling)
+    ]  # fmt: skip
+
+
+KNOWN = {
+    ("reverse", "palindrome"): {"length", "opp_idx", "opp_idx-1", "reverse"},
+    ("reverse", "hist"): set(),
+    ("reverse", "length"): {"length"},
+    ("hist", "double_hist"): {"hist"},
+    ("previous_token", "hist"): set(),
+}
+
+
+@pytest.mark.parametrize("pair", KNOWN)
+def test_shared_variables_of_pairs_that_are_known(pair: tuple[str, str]) -> None:
+    one, other = (inputs_of(name, "task.causal=false")[0] for name in pair)
+    found = shared_variables(one, other)
+    assert set(found) == KNOWN[pair]
+    assert found == shared_by_tables(one, other)
+    assert set(shared_variables(one, one)) >= set(found)
+
+
+TASKS = ("reverse", "hist", "frac_prevs", "previous_token")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_other_tasks_share_no_variable_where_there_are_such(name: str) -> None:
+    inputs, config = inputs_of(name)
+    made = {}
+    for task in other_tasks(inputs.task):
+        try:
+            made[task.name] = input_set(task, config)
+        except UserError:
+            continue
+    shared = {other: shared_by_tables(inputs, theirs) for other, theirs in made.items()}
+    free = [other for other in made if not shared[other]]
+    found = other_references(inputs, config, 2)
+    assert len(free) >= 2  # so that the next line is no empty word
+    assert len(found) == 2
+    chosen = chosen_tasks(inputs, config, 2)
+    assert set(chosen) <= set(free)
+    for one in found:
+        cfg = one.bridge.cfg
+        assert (cfg.n_ctx, cfg.d_vocab) == (inputs.task.n_ctx, len(inputs.token_ids))
+        assert one.validation.n_wrong == 0
+
+
+def chosen_tasks(inputs: InputSet, config: TaskConfig, count: int) -> list[str]:
+    """The names of the tasks whose compiled programs are the controls, by their weights."""
+    found = other_references(inputs, config, count)
+    names = []
+    for one in found:
+        for task in other_tasks(inputs.task):
+            labels = one.compiled.residual_labels
+            if any(label.split(":")[0] == task.program.name for label in labels):
+                names.append(task.name)
+                break
+    return names
+
+
+def test_the_other_tasks_do_not_depend_on_how_much_is_measured() -> None:
+    wanted = None
+    for changes in ((), ("task.max_inputs=60",), ("task.held_out=0.4",), ("task.split_seed=3",),
+                    ("task.tolerance=0.1", "task.max_inputs=100")):  # fmt: skip
+        inputs, config = inputs_of("reverse", *changes)
+        found = [one.compiled.residual_labels for one in other_references(inputs, config, 2)]
+        wanted = wanted or found
+        assert found == wanted, changes
+
+
+def test_none_are_made_where_none_are_asked_for(small: Setting) -> None:
+    _, config = inputs_of("reverse")
+    assert other_references(small.inputs, config, 0) == []
+    assert len(other_references(small.inputs, config, 1)) == 1

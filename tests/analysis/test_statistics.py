@@ -17,6 +17,8 @@ from algomatch.analysis.statistics import (
     jackknife_interval,
     mean_interval,
     percentile_interval,
+    percentile_intervals,
+    shares_difference,
     wilson_interval,
 )
 
@@ -125,3 +127,51 @@ def test_the_jackknife_of_a_constant_has_no_width() -> None:
     low, high = jackknife_interval(0.5, torch.full((20,), 0.5, dtype=torch.float64))
     assert math.isclose(low, 0.5)
     assert math.isclose(high, 0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(20, 1000), st.integers(1, 6), st.booleans(), st.integers(0, 2**31))
+def test_percentile_intervals_are_torchs_quantiles(
+    draws: int, columns: int, tied: bool, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    values = torch.from_numpy(generator.normal(size=(draws, columns)))
+    values = values.round() if tied else values
+    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    found = percentile_intervals(values)
+    assert [one for one, _ in found] == pytest.approx(low.tolist(), abs=1e-12)
+    assert [other for _, other in found] == pytest.approx(high.tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("one", "n_one", "other", "n_other", "wanted"),
+    [  # Newcombe 1998, Table II, method 10
+        (56, 70, 48, 80, (0.0524, 0.3339)),
+        (9, 10, 3, 10, (0.1705, 0.8090)),
+        (6, 7, 2, 7, (0.0582, 0.8062)),
+        (5, 56, 0, 29, (-0.0381, 0.1926)),
+        (0, 10, 0, 20, (-0.1611, 0.2775)),
+        (0, 10, 0, 10, (-0.2775, 0.2775)),
+        (10, 10, 0, 20, (0.6791, 1.0)),
+        (10, 10, 0, 10, (0.6075, 1.0)),
+    ],
+)
+def test_the_interval_of_a_difference_of_shares_is_newcombes(
+    one: int, n_one: int, other: int, n_other: int, wanted: tuple[float, float]
+) -> None:
+    value, low, high = shares_difference(one / n_one, n_one, other / n_other, n_other)
+    assert value == pytest.approx(one / n_one - other / n_other)
+    assert (low, high) == pytest.approx(wanted, abs=5e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shares, shares)
+def test_a_difference_of_shares_turns_its_sign_with_its_sides(
+    one: tuple[int, int], other: tuple[int, int]
+) -> None:
+    (k, n), (k_other, n_other) = one, other
+    value, low, high = shares_difference(k / n, n, k_other / n_other, n_other)
+    assert -1 <= low <= value <= high <= 1
+    assert low < high
+    turned = shares_difference(k_other / n_other, n_other, k / n, n)
+    assert turned == pytest.approx((-value, -high, -low), abs=1e-12)

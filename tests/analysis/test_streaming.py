@@ -65,7 +65,8 @@ def test_all_measurements_are_the_same_streamed_and_whole(
     bridge = setting.reference.bridge if of == "reference" else make_bridge(setting.shape)
     whole = measured(bridge, setting)
     assert isinstance(setting.observe(bridge), Recording)
-    monkeypatch.setattr(activations, "PART_BYTES", 11 * min(sizes(setting, bridge)))
+    part = int(0.4 * len(setting.inputs))
+    monkeypatch.setattr(activations, "PART_BYTES", part * min(sizes(setting, bridge)))
     source = setting.observe(bridge)
     assert isinstance(source, Streamed)
     assert len(list(source.parts())) > 2

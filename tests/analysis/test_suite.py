@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from algomatch.analysis import ablation, suite
-from algomatch.analysis.activations import record
+from algomatch.analysis.activations import record, taken
 from algomatch.analysis.measurements import Measurement, differences, from_csv, to_csv
+from algomatch.analysis.rerun import KINDS
 from algomatch.analysis.setting import Setting
+from algomatch.analysis.similarity import OF_SITES
 from algomatch.config import compose
 from algomatch.errors import FaultError, UserError
 from algomatch.experiment import prepare
@@ -45,6 +47,13 @@ def rows(small: Setting) -> list[Measurement]:
 
 
 def test_every_declared_metric_is_measured_on_a_model_with_mlps(rows: list[Measurement]) -> None:
+    training = {metric.name for metric in suite.TRAINING_METRICS}
+    solved = {name for name in suite.declared_metrics() if "redundant" in name}
+    assert {row.measure for row in rows} == set(suite.declared_metrics()) - training - solved
+
+
+def test_of_a_model_that_solves_the_task_the_rest_is_measured_too(small: Setting) -> None:
+    rows = list(suite.measure(small.reference.bridge, small))
     training = {metric.name for metric in suite.TRAINING_METRICS}
     assert {row.measure for row in rows} == set(suite.declared_metrics()) - training
 
@@ -89,7 +98,7 @@ def test_a_fresh_setting_gives_the_same_bits(small: Setting, rows: list[Measurem
     other.seed = 8
     recording = record(make_bridge(other), fresh.inputs, 2048)
     for name in reversed(fresh.config.measures):  # another model makes the controls, last first
-        list(suite.REGISTRY[name].function(recording, fresh))
+        list(taken(suite.REGISTRY[name].statistic(recording, fresh), recording))
     assert list(suite.measure(make_bridge(fresh.shape), fresh)) == rows
 
 
@@ -126,7 +135,7 @@ def test_an_unknown_measure_is_named_with_what_was_meant() -> None:
     with pytest.raises(
         UserError,
         match=r"unknown measure 'acuracy' \(analysis\.measures\): did you mean 'accuracy'\? "
-        r"valid: ablation, accuracy, similarity, sparsity$",
+        r"valid: ablation, accuracy, attention, similarity, sparsity$",
     ):
         suite.check_names(["similarity", "acuracy"])
     with pytest.raises(UserError, match=r"unknown measure 'qqq' .*: valid: ablation, accuracy"):
@@ -146,16 +155,22 @@ def test_headlines_hold_the_accuracies_the_best_sites_the_whole_model_and_traini
     wanted = {
         row.key for row in given
         if row.measure.partition("/")[0] in ("accuracy", "training")
-        or row.measure.partition("/")[2].startswith("best_")
-        or (row.measure.startswith("sparsity/") and row.subject in ("model", "reference:model"))
+        or row.measure.startswith(("similarity/best_", "similarity/matched_"))
+        or (row.measure.startswith(("sparsity/", "attention/", "ablation/"))
+            and row.subject in ("model", "reference:model"))
     }  # fmt: skip
     assert {row.key for row in kept} == wanted
     assert set(kept) <= set(given)
-    assert {row.measure for row in kept if "similarity" in row.measure} == {
-        "similarity/best_deconfounded_cka",
-        "similarity/best_deconfounded_cka_random_init",
-        "similarity/best_deconfounded_cka_reference",
+    suffixes = ("", "_random_init", "_other_task", "_reference")
+    best = {f"similarity/best_deconfounded_cka{suffix}" for suffix in suffixes}
+    matched = {f"similarity/matched_{name}{suffix}" for name in OF_SITES for suffix in suffixes}
+    assert {row.measure for row in kept if "similarity" in row.measure} == best | matched
+    assert {row.measure for row in kept if "attention" in row.measure} == {
+        "attention/matched_overlap",
+        "attention/matched_overlap_random_init",
+        "attention/matched_overlap_other_task",
     }
+    assert {row.subject for row in kept if "sparsity/h1" in row.measure} == {"model"}
     assert len({row.key for row in found}) == len(found)
 
 
@@ -168,9 +183,12 @@ def test_the_worst_component_is_the_one_whose_deletion_costs_most(
     rows: list[Measurement],
 ) -> None:
     found = worst(row.at("run", 30) for row in rows)
-    assert set(found) == {"ablation/zero_delta_exact", "ablation/mean_delta_exact"}
+    assert set(found) == {f"ablation/{kind}_delta_exact" for kind in KINDS}
     for measure, row in found.items():
-        deltas = [other for other in rows if other.measure == measure]
+        deltas = [
+            other for other in rows
+            if other.measure == measure and ".length_" not in other.subject
+        ]  # fmt: skip
         lowest = min(other.value for other in deltas)
         assert row.value == lowest
         assert (row.run, row.step) == ("run", 30)
@@ -180,11 +198,23 @@ def test_the_worst_component_is_the_one_whose_deletion_costs_most(
 
 
 def test_the_worst_component_of_the_reference_is_its_last_attention(small: Setting) -> None:
-    rows = list(ablation.measure(small.reference_recording, small))
+    rows = list(ablation.measure(small.reference_source, small))
     lost = {row.measure: row.value for row in worst(rows).values()}
     for measure, value in lost.items():
-        (last,) = (row for row in rows if row.measure == measure and "3.hook_attn" in row.subject)
-        assert value == last.value < -0.9
+        (last,) = (
+            row
+            for row in rows
+            if row.measure == measure and row.subject == "blocks.3.hook_attn_out"
+        )
+        assert value == pytest.approx(last.value, abs=0.1)
+        assert value < -0.8
+
+
+def test_the_redundant_share_is_a_headline_of_a_model_that_solves_the_task(small: Setting) -> None:
+    found = {(row.measure, row.subject): row.value for row in suite.headlines(
+        ablation.measure(small.reference_source, small))}  # fmt: skip
+    assert found["ablation/redundant_share", "model"] == 3 / 8
+    assert found["ablation/redundant_alone_share", "model"] == 3 / 8
 
 
 def test_without_ablation_there_is_no_worst_component(rows: list[Measurement]) -> None:

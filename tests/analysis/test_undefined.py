@@ -143,13 +143,22 @@ def test_the_training_loops_accuracy_leaves_them_out_too(setting: Setting) -> No
 
 def test_ablation_counts_the_inputs_with_an_output(setting: Setting) -> None:
     answered = int(setting.inputs.defined.any(1).sum())
-    reference = setting.reference_recording
+    reference = setting.reference_source.at(slice(0, len(setting.inputs)))
     rows = rows_of(ablation.measure(reference, setting))
-    assert {row.n for row in rows.values()} == {answered}
+    assert {
+        row.n for (name, s), row in rows.items() if "_delta_" in name and "length" not in s
+    } == {answered}
+    for length in setting.inputs.task.lengths:
+        of_length = int(setting.inputs.defined[setting.inputs.rows("all", length)].any(1).sum())
+        found = {row.n for (_, s), row in rows.items() if s.endswith(f".length_{length}")}
+        assert found == ({of_length} if of_length else set())
     last = f"blocks.{reference.bridge.cfg.n_layers - 1}.hook_attn_out"
     row = rows["zero_delta_exact", last]
-    logits = ablation.ablated_logits(reference, ablation.Component(
-        reference.bridge.cfg.n_layers - 1, "hook_attn_out"), "zero", 2048)  # fmt: skip
+    logits = reference.bridge.run_with_hooks(
+        setting.inputs.tokens,
+        attention_mask=setting.inputs.key_mask,
+        fwd_hooks=[(last, lambda value, hook: torch.zeros_like(value))],
+    )
     bad = (logits.argmax(-1) != setting.inputs.targets) & setting.inputs.defined
     assert row.value == pytest.approx(-float(bad.any(1).sum()) / answered)
     assert row.value < -0.3
