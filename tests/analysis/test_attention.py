@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.models import Rows, plain_weights, rows_of, varied, with_config, with_heads
+from support.models import Rows, plain_weights, rows_of, varied, with_heads
 
 from algomatch.analysis import attention
 from algomatch.analysis.activations import Recording, Source, record
@@ -22,7 +22,7 @@ from algomatch.experiment import prepare
 from algomatch.models.bridges import make_bridge
 
 SMALL = ("task.vocabulary=[a,b]", "task.max_length=4", "model=2L", "model.d_model=16",
-         "model.n_heads=2", "analysis.bootstrap=100", "analysis.random_inits=2")  # fmt: skip
+         "model.n_heads=2", "analysis.bootstrap=100", "analysis.random_inits=2", "analysis.other_tasks=0")  # fmt: skip
 ACTIVE = [(0, 0), (3, 0)]  # of the small reference
 
 
@@ -184,7 +184,6 @@ def test_uniform_heads_are_left_out_of_the_models_figure(small: Setting, rows: R
 
 def test_where_all_heads_are_uniform_the_model_has_no_figure() -> None:
     setting = prepare(compose(["task=hist", *SMALL]))
-    setting = with_config(setting, other_tasks=0)
     rows = of_source(setting.reference_source, setting)
     telling = [
         subject for (name, subject), row in rows.items()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from support.models import Rows, rows_of, varied, with_config
+from support.models import Rows, rows_of, varied, with_config, with_shape
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis import activations, suite
@@ -20,7 +19,7 @@ from algomatch.models.bridges import make_bridge
 
 SMALL = (
     "task.max_length=4", "model=2L", "model.d_model=16", "model.n_heads=2",
-    "analysis.bootstrap=100", "analysis.random_inits=2",
+    "analysis.bootstrap=50", "analysis.random_inits=2", "analysis.other_tasks=1",
 )  # fmt: skip
 TASKS = {
     "categorical": ("task=reverse", "task.vocabulary=[a,b,c]"),
@@ -55,7 +54,10 @@ def same(got: Rows, wanted: Rows, abs_: float = 1e-6) -> None:
 def sizes(setting: Setting, bridge: Any) -> tuple[int, int]:
     """How many bytes an input takes in the model, and in the reference."""
     positions = setting.inputs.tokens.shape[1]
-    return tuple(bytes_per_input(one, positions) for one in (bridge, setting.reference.bridge))
+    model, reference = (
+        bytes_per_input(one, positions) for one in (bridge, setting.reference.bridge)
+    )
+    return model, reference
 
 
 @pytest.mark.parametrize("of", ["random init", "reference"])
@@ -78,7 +80,7 @@ def test_a_streamed_model_and_a_recorded_one_go_together(
     wide: str, small: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = varied(small.shape, d_mlp=512) if wide == "the model" else small.shape
-    setting = Setting(small.inputs, small.reference, shape, small.config, small.others)
+    setting = with_shape(small, shape)
     whole = measured(make_bridge(shape), setting)
     model, reference = sizes(setting, make_bridge(shape))
     assert (model > 1.2 * reference) == (wide == "the model")
@@ -93,7 +95,7 @@ def test_no_more_is_held_at_once_than_a_part(
     wide: str, small: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = varied(small.shape, d_mlp=512) if wide == "the model" else small.shape
-    setting = Setting(small.inputs, small.reference, shape, small.config)
+    setting = with_shape(small, shape)
     bridge = make_bridge(shape)
     limit = int(1.1 * min(sizes(setting, bridge))) * len(small.inputs)
     monkeypatch.setattr(activations, "PART_BYTES", limit)
@@ -112,10 +114,9 @@ def test_no_more_is_held_at_once_than_a_part(
     assert max(held) <= limit
 
 
-@pytest.mark.parametrize("batch_size", [7, 50])
-def test_the_batch_size_changes_no_measurement(batch_size: int, setting: Setting) -> None:
+def test_the_batch_size_changes_no_measurement(setting: Setting) -> None:
     bridge = make_bridge(setting.shape)
-    other = with_config(setting, batch_size=batch_size)
+    other = with_config(setting, batch_size=7)
     same(rows_of(suite.measure(bridge, other)), measured(bridge, setting))
 
 
@@ -163,15 +164,20 @@ def test_a_part_that_several_measures_ask_for_is_run_once(
 ) -> None:
     source, runs = Streamed(make_bridge(small.shape), small.inputs, 50), []
     plain = activations.record
-    monkeypatch.setattr(activations, "record", lambda *given: runs.append(1) or plain(*given))
+
+    def counted(*given: Any) -> Recording:
+        runs.append(len(given[1]))
+        return plain(*given)
+
+    monkeypatch.setattr(activations, "record", counted)
     for rows, part in source.parts():
         assert source.at(rows) is part
         assert source.at(slice(rows.start, rows.stop)) is part
-    assert len(runs) == 3
+    assert runs == [50, 50, 20]
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, list[int]]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
     """How many inputs each bridge was run on with hooks, call by call."""
     calls: dict[int, list[int]] = {}
     forward = TransformerBridge.forward

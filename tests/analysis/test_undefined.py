@@ -22,6 +22,7 @@ from algomatch.models.bridges import make_bridge, make_native
 SMALL = (
     "task.vocabulary=[a,b]", "task.max_length=4", "task.held_out=0.3", "model=2L",
     "model.d_model=16", "model.n_heads=2", "analysis.bootstrap=100", "analysis.random_inits=2",
+    "analysis.other_tasks=0",
 )  # fmt: skip
 TASKS = ("shift_by", "previous_token", "induction")
 Rows = dict[tuple[str, str], Measurement]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.activations import Recording
 from algomatch.analysis.measurements import Measurement
@@ -59,9 +60,19 @@ def bridge_of(kind: str, setting: Setting) -> Any:
 
 
 def with_config(setting: Setting, **changes: Any) -> Setting:
-    """The same setting with another analysis config, and nothing computed yet."""
+    """The same setting with another analysis config, and nothing measured yet."""
     config = replace(setting.config, **changes)
-    return Setting(setting.inputs, setting.reference, setting.shape, config, setting.others)
+    return Setting(setting.inputs, setting.reference, setting.shape, config, compiled(setting))
+
+
+def with_shape(setting: Setting, shape: Any) -> Setting:
+    """The same setting for models of another shape, and nothing measured yet."""
+    return Setting(setting.inputs, setting.reference, shape, setting.config, compiled(setting))
+
+
+def compiled(setting: Setting) -> Callable[[], list[TransformerBridge]]:
+    """The compiled programs of other tasks, not compiled again."""
+    return lambda: setting.once("other tasks", setting.others)
 
 
 def plain_weights(bridge: Any) -> dict[str, torch.Tensor]:
