@@ -81,7 +81,7 @@ class Ablation:
         ]
 
         def effects(components: Sequence[Component]) -> Outcome:
-            runs = [(one.places, kind) for one in components for kind in again.kinds]
+            runs = [(one, kind) for one in components for kind in again.kinds]
             return changes(again.outcomes(runs), intact)
 
         solved = intact.means()["exact"] >= setting.config.solved

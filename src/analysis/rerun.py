@@ -165,11 +165,11 @@ class Rerun:
         self.kinds = [kind for kind in KINDS if not kind.startswith("resample") or kind in given]
 
     @torch.inference_mode()
-    def outcomes(self, runs: Sequence[Run]) -> Outcome:
-        """Return how the model does on each input in each (places, kind) run, side by side."""
+    def outcomes(self, wanted: Sequence[tuple[Component, str]]) -> Outcome:
+        """Return how the model does on each input under each (component, kind), side by side."""
         found = []
-        wanted = [self._same_as(*run) for run in runs]
-        runs = list(dict.fromkeys(wanted))
+        amounting = [self._run(component.places, kind) for component, kind in wanted]
+        runs = list(dict.fromkeys(amounting))
         kinds = list(dict.fromkeys(kind for _, kind in runs))
         for rows, part in self._source.parts():
             given = {
@@ -183,10 +183,10 @@ class Rerun:
                 here = part.at(chunk)
                 fills = {kind: self._fill(kind, here, given.get(kind), chunk) for kind in kinds}
                 found.append(self._outcomes(runs, here, fills))
-        return joined(found).columns([runs.index(run) for run in wanted])
+        return joined(found).columns([runs.index(run) for run in amounting])
 
-    def _same_as(self, places: tuple[Place, ...], kind: str) -> Run:
-        """Return the run that a run amounts to: all heads of a layer are its attention layer.
+    def _run(self, places: tuple[Place, ...], kind: str) -> Run:
+        """Return what an ablation amounts to: all heads of a layer are its attention layer.
 
         Unless they are put to zero, for the layer has a bias of its own.
         """

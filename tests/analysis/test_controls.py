@@ -9,12 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from algomatch.analysis.controls import (
-    RANDOM_INIT_SEEDS,
-    other_references,
-    random_inits,
-    shared_variables,
-)
+from algomatch.analysis.controls import RANDOM_INIT_SEEDS, random_inits
+from algomatch.analysis.other_tasks import other_references, shared_variables
 from algomatch.analysis.setting import Setting
 from algomatch.config import TaskConfig, compose
 from algomatch.data.inputs import InputSet, input_set

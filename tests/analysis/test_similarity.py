@@ -20,8 +20,9 @@ from support.plain import Array, gram_cka, one_hot, residuals
 
 from algomatch.analysis import similarity
 from algomatch.analysis.activations import Recording, record, residual_sites
-from algomatch.analysis.controls import RANDOM_INIT_SEEDS, other_references
+from algomatch.analysis.controls import RANDOM_INIT_SEEDS
 from algomatch.analysis.measurements import Measurement
+from algomatch.analysis.other_tasks import other_references
 from algomatch.analysis.setting import Setting
 from algomatch.analysis.similarity import Found, cases_of, compare
 from algomatch.analysis.statistics import jackknife_interval
