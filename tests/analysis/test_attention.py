@@ -22,7 +22,8 @@ from algomatch.experiment import prepare
 from algomatch.models.bridges import make_bridge
 
 SMALL = ("task.vocabulary=[a,b]", "task.max_length=4", "model=2L", "model.d_model=16",
-         "model.n_heads=2", "analysis.bootstrap=100", "analysis.random_inits=2", "analysis.other_tasks=0")  # fmt: skip
+         "model.n_heads=2", "analysis.bootstrap=100", "analysis.random_inits=2",
+         "analysis.other_tasks=0")  # fmt: skip
 ACTIVE = [(0, 0), (3, 0)]  # of the small reference
 
 

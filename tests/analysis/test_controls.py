@@ -18,6 +18,7 @@ from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task, other_tasks
 from algomatch.errors import UserError
 from algomatch.models.bridges import make_bridge
+from algomatch.models.reference import Reference
 
 SHAPES: dict[str, dict[str, Any]] = {
     "bidirectional": {},
@@ -199,7 +200,8 @@ def test_the_other_tasks_share_no_variable_where_there_are_such(name: str) -> No
     found = other_references(inputs, config, 2)
     assert len(free) >= 2  # so that the next line is no empty word
     assert len(found) == 2
-    chosen = chosen_tasks(inputs, config, 2)
+    chosen = names_of(found, inputs)
+    assert len(chosen) == 2
     assert set(chosen) <= set(free)
     for one in found:
         cfg = one.bridge.cfg
@@ -207,9 +209,8 @@ def test_the_other_tasks_share_no_variable_where_there_are_such(name: str) -> No
         assert one.validation.n_wrong == 0
 
 
-def chosen_tasks(inputs: InputSet, config: TaskConfig, count: int) -> list[str]:
-    """The names of the tasks whose compiled programs are the controls, by their weights."""
-    found = other_references(inputs, config, count)
+def names_of(found: list[Reference], inputs: InputSet) -> list[str]:
+    """The names of the tasks whose programs were compiled, by what their weights write."""
     names = []
     for one in found:
         for task in other_tasks(inputs.task):

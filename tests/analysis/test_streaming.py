@@ -19,7 +19,7 @@ from algomatch.models.bridges import make_bridge
 
 SMALL = (
     "task.max_length=4", "model=2L", "model.d_model=16", "model.n_heads=2",
-    "analysis.bootstrap=50", "analysis.random_inits=2", "analysis.other_tasks=1",
+    "analysis.bootstrap=50", "analysis.random_inits=1", "analysis.other_tasks=1",
 )  # fmt: skip
 TASKS = {
     "categorical": ("task=reverse", "task.vocabulary=[a,b,c]"),
