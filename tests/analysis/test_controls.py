@@ -183,7 +183,7 @@ def test_shared_variables_of_pairs_that_are_known(pair: tuple[str, str]) -> None
     assert set(shared_variables(one, one)) >= set(found)
 
 
-TASKS = ("reverse", "hist", "frac_prevs", "previous_token")
+TASKS = ("reverse", "frac_prevs", "previous_token")
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -272,7 +272,7 @@ def test_neurons_of_a_numerical_task_are_counted_over_the_lists_positions(shares
 TASKS: Mapping[str, tuple[str, ...]] = {
     "a number": NUMBER,
     "causal": ("task=previous_token", "task.vocabulary=[a,b,c]", "task.max_length=3"),
-    "causal, of tuples": ("task=induction", "task.vocabulary=[a,b]", "task.max_length=4"),
+    "causal, of tuples": ("task=induction", "task.vocabulary=[a,b]", "task.max_length=3"),
     "undefined positions": ("task=shift_by", "task.vocabulary=[a,b]", "task.max_length=4"),
 }
 

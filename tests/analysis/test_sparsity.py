@@ -128,10 +128,10 @@ def test_parts_add_up_to_the_whole(n: int, parts: int, shift: float, seed: int) 
     whole, split = neurons(pre + shift), neurons(pre + shift, parts=min(parts, n))
     for name, values in whole.values.items():
         torch.testing.assert_close(
-            split.values[name], values, atol=2e-5, rtol=0, equal_nan=True, msg=name
+            split.values[name], values, atol=1e-6, rtol=0, equal_nan=True, msg=name
         )
     wanted = sarle_bimodality((pre + shift).float().double())
-    torch.testing.assert_close(whole.values["bimodality"], wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(whole.values["bimodality"], wanted, atol=1e-6, rtol=0)
 
 
 def test_the_dip_is_diptests_and_tells_two_values_from_a_normal() -> None:
