@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
 from support.runs import TINY, quiet
 
+from algomatch.analysis.measurements import Measurement
 from algomatch.config import compose
 from algomatch.experiment import train
 from algomatch.report.figures import run_figure
@@ -39,20 +43,132 @@ def lines(folder: RunFolder) -> dict[str, list[str]]:
     return {a.get_title(): [str(line.get_label()) for line in a.lines] for a in figure.axes}
 
 
+def labels_of(axes: Axes) -> list[str]:
+    legend = axes.get_legend()
+    return [] if legend is None else [text.get_text() for text in legend.get_texts()]
+
+
+def panel(figure: Figure, title: str) -> Axes:
+    [found] = [axes for axes in figure.axes if axes.get_title().startswith(title)]
+    return found
+
+
+def heights(axes: Axes, style: str) -> list[float]:
+    """The last values of a panel's lines of a style."""
+    return [
+        float(np.asarray(line.get_ydata())[-1])
+        for line in axes.lines
+        if line.get_linestyle() == style and len(np.asarray(line.get_ydata()))
+    ]
+
+
 def test_every_panel_shows_something_or_says_why_not(folder: RunFolder) -> None:
     found, drawn = texts(folder), lines(folder)
-    measured = len({row.measure.partition("/")[0] for row in folder.measurements()})
-    missing = sum(text.startswith(("not measured", "this model has no MLP")) for text in found)
-    assert sum(bool(labels) for labels in drawn.values()) + missing == 4
-    assert missing == {2: 3, 5: 1 if folder.config.model.attn_only else 0}[measured]
+    accuracy_only = folder.config.analysis.name == "accuracy_only"
+    missing = [text for text in found if text.startswith(("not measured", "this model has no"))]
+    assert len(drawn) == 6
+    assert sum(bool(labels) for labels in drawn.values()) + len(missing) == 6
+    assert len(missing) == (5 if accuracy_only else int(folder.config.model.attn_only))
 
 
-def test_the_similarity_panel_has_its_control_lines(folder: RunFolder) -> None:
-    title = "Deconfounded CKA with each program variable, at its best site"
-    labels = lines(folder)[title]
-    if folder.config.analysis.name != "accuracy_only":
-        assert "random init (range)" in labels
-        assert len(labels) > 3
+SIMILARITY = {
+    "Deconfounded CKA with each variable": ["best_deconfounded_cka"],
+    "Deconfounded CKA, means": [
+        "mean_deconfounded_cka",
+        *(f"matched_{name}" for name in ("deconfounded_cka", "plain_cka", "rsa", "procrustes",
+                                         "svcca")),
+    ],
+}  # fmt: skip
+
+
+def test_every_curve_of_similarity_has_its_highest_controls_and_they_are_named_once(
+    folder: RunFolder,
+) -> None:
+    if folder.config.analysis.name == "accuracy_only":
+        return
+    rows, last = folder.measurements(), folder.last_rows()
+    figure = run_figure(folder, rows)
+    given = [(title, [f"similarity/{m}" for m in measures]) for title, measures in
+             SIMILARITY.items()]  # fmt: skip
+    for title, measures in [*given, ("Attention in common", ["attention/matched_overlap"])]:
+        axes = panel(figure, title)
+        for ending, style in (("_random_init", ":"), ("_other_task", "-.")):
+            ends = {
+                round(row.ci_high, 6)
+                for row in last
+                if row.measure in [f"{measure}{ending}" for measure in measures]
+                and row.ci_high is not None
+            }
+            assert ends, (title, ending)
+            assert {round(y, 6) for y in heights(axes, style)} == ends, (title, ending)
+        for words in ("highest random init", "highest other task"):
+            assert labels_of(axes).count(words) == 1
+
+
+def test_plain_measures_are_called_not_discriminating_and_relabelings_are_one_curve(
+    folder: RunFolder,
+) -> None:
+    if folder.config.analysis.name == "accuracy_only":
+        return
+    figure = run_figure(folder, folder.measurements())
+    means = labels_of(panel(figure, "Deconfounded CKA, means"))
+    assert sum(label.endswith(", not discriminating") for label in means) == 4
+    names = labels_of(panel(figure, "Deconfounded CKA with each variable"))
+    assert "opp_idx = opp_idx-1" in names
+
+
+def test_failing_measures_are_marked_and_the_sentence_is_at_the_bottom(folder: RunFolder) -> None:
+    rows = folder.measurements()
+    failing = {
+        "accuracy/held_out/exact": "as high", "similarity/model/matched_rsa": "as high",
+        "similarity/opp_idx-1/best_deconfounded_cka": "as high",
+        "sparsity/model/h1_gini": "as high", "attention/model/matched_overlap": "as high",
+    }  # fmt: skip
+    marked = [
+        label
+        for axes in run_figure(folder, rows, failing).axes
+        for label in labels_of(axes)
+        if label.endswith(" ✗")
+    ]
+    keys = {row.key for row in rows}
+    attn_only = folder.config.model.attn_only
+    assert len(marked) == len([key for key in failing if key in keys]), (marked, attn_only)
+    assert "held out ✗" in marked
+    sentences = {
+        None: "controls not run for this task: `algomatch controls task=reverse`",
+        "": "",
+        "x": "✗ does not tell the program from other models on this task (algomatch controls)",
+    }
+    for reason, sentence in sentences.items():
+        given = None if reason is None else {"a/b/c": reason} if reason else {}
+        assert run_figure(folder, rows, given).get_supxlabel() == sentence
+
+
+def test_more_curves_than_colours_differ_by_their_line_style(folder: RunFolder) -> None:
+    row = Measurement("similarity/best_deconfounded_cka", "", 0.0, 1)
+    made = [replace(row, subject=f"v{i}", value=i / 40) for i in range(30)]
+    axes = panel(run_figure(folder, made), "Deconfounded CKA with each variable")
+    looks = {
+        (line.get_color(), str(getattr(line, "_unscaled_dash_pattern")))  # noqa: B009
+        for line in axes.lines
+        if str(line.get_label()).startswith("v")
+    }
+    assert len(looks) == 30
+
+
+def test_the_ablation_panel_has_the_redundant_share_only_where_it_was_judged(
+    folder: RunFolder,
+) -> None:
+    rows = [row for row in folder.measurements() if row.measure != "ablation/redundant_share"]
+    if not any(row.measure.startswith("ablation/") for row in rows):
+        return
+    title = "Change of exact accuracy"
+    [said] = [one for one in labels_of(panel(run_figure(folder, rows), title)) if "redund" in one]
+    assert said.endswith("not judged, task not solved")
+    share = Measurement("ablation/redundant_share", "model", 0.75, 4, step=60)
+    axes = panel(run_figure(folder, [*rows, share]), title)
+    assert heights(axes, "--") == [0.75]
+    assert axes.get_ylim()[1] > 0.75
 
 
 def test_the_curves_are_the_rows(folder: RunFolder) -> None:
