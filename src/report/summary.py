@@ -4,43 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..analysis.measurements import Measurement
-from ..analysis.rerun import KINDS
-from ..analysis.suite import declared_metrics
+from ..analysis.suite import declared_metrics, whole
 from ..data.inputs import InputSet, smallest_gap
 from ..data.outputs import Numerical
 from ..models.reference import Reference
 from ..tracking.run_folder import INEXACT, RunFolder
 from ..tracking.wandb_log import WandbLog
+from .deletion import deletion
+from .marks import MARK, Failing, marked, meaning
+from .readings import (
+    NEURON_LABELS,
+    component_label,
+    highest_control,
+    of,
+    relabelings,
+    uniform_heads,
+)
+from .tables import plain_table
 
-WORST_SHOWN = 3
 VALUES_SHOWN = 8
 SIZES = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp")
 LEGEND = """\
-exact accuracy  share of inputs with the whole output right; control: without a
-                look at the tokens, from length and position alone
-dCKA            deconfounded CKA of a program variable with the residual stream,
-                at its best site; control: random inits, lowest..highest
-blocks...       change of exact accuracy with that output put to zero or mean
-neurons         of the MLPs; reference: those of the compiled program
+exact accuracy  share of inputs with the whole output right; control: blind to the tokens
+dCKA            deconfounded CKA with the residual stream: each variable, or site of the
+                reference, at its best site; control: the highest of untrained models (random
+                init) and of other tasks' compiled programs (other task), whichever is higher
+attention       in common with the reference's active heads, each matched with one of the model's
+head L.H        blocks.L.attn.hook_z[H]; attention L, MLP L: blocks.L.hook_attn_out, hook_mlp_out
 """
 
 
-def print_summary(folder: RunFolder, wandb_log: WandbLog | None, console: Console) -> None:
-    """Print the last checkpoint's table, and where everything is.
+def print_summary(
+    folder: RunFolder, wandb_log: WandbLog | None, console: Console, failing: Failing = None
+) -> None:
+    """Print the last checkpoint's tables, and where everything is.
+
+    `failing` gives the keys of the measures that do not separate on the task's controls, each with
+    a reason; None where the controls were not run.
 
     Raises:
         UserError: the run's checkpoints are gone.
     """
     rows, config = folder.last_rows(), folder.config
     title = f"{config.model.name} on {config.task.name}, seed {config.seed}, step {rows[0].step}"
-    console.print(summary_table(rows, title))
-    console.print(LEGEND, soft_wrap=True)
+    console.print(summary_table(rows, title, failing, config.task.name))
+    console.print(LEGEND, soft_wrap=True, highlight=False)
     lines = [
         f"measurements   {folder.path / 'measurements.csv'}",
         f"checkpoints    {folder.path / 'checkpoints'}",
@@ -117,30 +131,43 @@ def inexact_note(rows: Sequence[Measurement]) -> str:
     return " [INEXACT REFERENCE]" if any(INEXACT in row.run for row in rows) else ""
 
 
-def summary_table(rows: Sequence[Measurement], title: str) -> Table:
-    """Return the headlines of one checkpoint, each with its interval, n and control."""
-    table = Table(
-        title=escape(title + inexact_note(rows)),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
-    table.add_column("measure", no_wrap=True)
-    for column in ("value", "95% interval", "n", "control", "reference"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for section in (_accuracy(rows), _similarity(rows), _ablation(rows), _sparsity(rows)):
-        for label, row, control, reference in section:
-            own = (f"{row.value:.3f}", _interval(row, 2), str(row.n))
-            compared = f"{reference.value:.3f}" if reference else ""
-            chance = _control(control) if control else ""
-            shown = own if row is not reference else ("", "", "")
-            table.add_row(escape(label), *shown, chance, compared)
+Rows = Sequence[Measurement]
+Line = tuple[str, list[str], Measurement, str, Measurement | None]  # ..., control, reference
+
+
+def summary_table(
+    rows: Rows, title: str, failing: Failing = None, task: str = "NAME"
+) -> RenderableType:
+    """Return the headlines of one checkpoint, each with its interval and its control.
+
+    `failing` is as in `print_summary`; `task` is named where the controls were not run.
+    """
+    heading = Text(title + inexact_note(rows), style="italic")
+    parts: list[RenderableType] = [heading, _headlines(rows, failing)]
+    if lengths := _by_length(rows):
+        parts.append(lengths)
+    parts += deletion(rows, failing)
+    if (neurons := _neurons(rows, failing)) is not None:
+        parts.append(neurons)
+    if said := meaning(failing, task):
+        parts.append(Text(said))
+    return Group(*parts)
+
+
+def _headlines(rows: Rows, failing: Failing) -> Table:
+    table = plain_table("measure", "value", "95% interval", "n", "control", "reference")
+    for section in (_accuracy(rows), _similarity(rows), _attention(rows)):
+        for label, keys, row, control, reference in section:
+            table.add_row(
+                escape(marked(label, keys, failing)),
+                f"{row.value:.3f}",
+                _interval(row, 2),
+                str(row.n),
+                control,
+                f"{reference.value:.3f}" if reference else "",
+            )
         table.add_section()
     return table
-
-
-Rows = Sequence[Measurement]
-Line = tuple[str, Measurement, Measurement | None, Measurement | None]  # ..., control, reference
 
 
 def _interval(row: Measurement, digits: int) -> str:
@@ -149,67 +176,124 @@ def _interval(row: Measurement, digits: int) -> str:
     return f"{row.ci_low:.{digits}f}..{row.ci_high:.{digits}f}"
 
 
-def _control(row: Measurement) -> str:
-    """Return the value of one control, the range of several."""
-    several = row.measure.endswith("_random_init")
-    return _interval(row, 2) if several else f"{row.value:.3f}"
-
-
-def _of(rows: Rows, measure: str) -> dict[str, Measurement]:
-    return {row.subject: row for row in rows if row.measure == measure}
-
-
 def _accuracy(rows: Rows) -> Iterator[Line]:
-    blind = _of(rows, "accuracy/blind_exact")
-    for subject, row in _of(rows, "accuracy/exact").items():
-        if not subject.startswith(("train.", "held_out.")):
-            words = subject.replace("all.length_", "length ").replace("_", " ")
-            yield f"exact accuracy, {words}", row, blind.get(subject), None
+    blind = of(rows, "accuracy/blind_exact")
+    for subject, row in of(rows, "accuracy/exact").items():
+        if whole(subject):
+            control = f"{blind[subject].value:.3f} blind" if subject in blind else ""
+            yield f"exact accuracy, {subject.replace('_', ' ')}", [row.key], row, control, None
+
+
+def _by_length(rows: Rows) -> Text | None:
+    start = "all.length_"
+    found = {
+        subject.removeprefix(start): row.value
+        for subject, row in of(rows, "accuracy/exact").items()
+        if subject.startswith(start)
+    }
+    if not found:
+        return None
+    each = ", ".join(f"{length}: {value:.3f}" for length, value in found.items())
+    return Text(f"exact accuracy by length  {each}")
 
 
 def _similarity(rows: Rows) -> Iterator[Line]:
-    measure = "similarity/best_deconfounded_cka"
-    controls, references = _of(rows, f"{measure}_random_init"), _of(rows, f"{measure}_reference")
-    for subject, row in _of(rows, measure).items():
-        yield f"dCKA, {subject}", row, controls.get(subject), references.get(subject)
+    for name, words in (("mean", "the variables, mean"), ("matched", "the sites, matched")):
+        measure = f"similarity/{name}_deconfounded_cka"
+        for subject, row in of(rows, measure).items():
+            yield _compared(rows, f"dCKA, {words}", [subject], row)
+    found = of(rows, "similarity/best_deconfounded_cka")
+    for label, names in relabelings({name: [row] for name, row in found.items()}).items():
+        yield _compared(rows, f"dCKA, {label}", names, found[names[0]])
 
 
-def _ablation(rows: Rows) -> Iterator[Line]:
-    for kind in KINDS:
-        deltas = _of(rows, f"ablation/{kind}_delta_exact").values()
-        for row in sorted(deltas, key=lambda row: row.value)[:WORST_SHOWN]:
-            yield f"{row.subject} {kind}", row, None, None
+def _attention(rows: Rows) -> Iterator[Line]:
+    uniform = uniform_heads(rows)
+    found = of(rows, "attention/matched_overlap")
+    for subject in sorted(found, key=lambda subject: subject != "model"):
+        words = subject if subject == "model" else component_label(subject)
+        words += " (uniform)" if subject in uniform else ""
+        yield _compared(rows, f"attention, {words}", [subject], found[subject])
 
 
-def _sparsity(rows: Rows) -> Iterator[Line]:
-    labels = {
-        "active_share": "active share",
-        "dead_share": "dead",
-        "always_on_share": "always on",
-        "bimodality": "bimodality",
-    }
-    for name, label in labels.items():
-        found = _of(rows, f"sparsity/{name}")
-        reference = found.get("reference:model")
-        row = found.get("model", reference)
-        if row is not None:
-            yield f"neurons, {label}", row, None, reference
+def _compared(rows: Rows, label: str, subjects: list[str], row: Measurement) -> Line:
+    """Return a line with the highest control and the reference's own value."""
+    control = highest_control(rows, row.measure, row.subject)
+    shown = f"{control[0]:.3f} {control[1]}" if control else ""
+    reference = of(rows, f"{row.measure}_reference").get(row.subject)
+    group, _, name = row.measure.partition("/")
+    return label, [f"{group}/{one}/{name}" for one in subjects], row, shown, reference
 
 
-def full_table(rows: Sequence[Measurement], title: str) -> Table:
-    """Return all measurements of a checkpoint, with unit and direction."""
-    table = Table(title=escape(title + inexact_note(rows)), title_justify="left")
-    for column in ("measurement", "value", "95% interval", "n", "unit", "better"):
-        table.add_column(column, justify="right" if column in ("value", "n") else "left")
-    metrics = declared_metrics()
-    for row in rows:
-        metric = metrics[row.measure]
+def _neurons(rows: Rows, failing: Failing) -> Table | None:
+    """Return the model's figures, the reference's, and the difference that H1 speaks of."""
+    table = plain_table(
+        "MLP neurons", "model", "95% interval", "reference", "reference less model (H1)",
+        "95% interval",
+    )  # fmt: skip
+    for name, label in NEURON_LABELS.items():
+        found = of(rows, f"sparsity/{name}")
+        each = [found.get("model"), found.get("reference:model"),
+                of(rows, f"sparsity/h1_{name}").get("model")]  # fmt: skip
+        if not any(each):
+            continue
+        keys = [f"sparsity/model/{name}", f"sparsity/model/h1_{name}"]
+        model, reference, h1 = each
         table.add_row(
-            escape(row.key),
+            marked(label, keys, failing),
+            f"{model.value:.3f}" if model else "",
+            _interval(model, 3) if model else "",
+            f"{reference.value:.3f}" if reference else "",
+            f"{h1.value:+.3f}" if h1 else "",
+            _interval(h1, 3) if h1 else "",
+        )
+    return table if table.row_count else None
+
+
+def listed(row: Measurement) -> bool:
+    """Return whether a row is in the full table: of no single neuron, of no ablation by length."""
+    group = row.measure.partition("/")[0]
+    single = group == "sparsity" and "[" in row.subject
+    return not single and (group != "ablation" or whole(row.subject))
+
+
+def full_table(
+    rows: Rows, title: str, failing: Failing = None, task: str = "NAME"
+) -> RenderableType:
+    """Return the measurements of a checkpoint, with unit and direction.
+
+    The thousands of single neurons, and of ablations at one length, are counted only. `failing`
+    and `task` are as in `summary_table`; what fails has its reason beside it.
+    """
+    table = Table(title=escape(title + inexact_note(rows)), title_justify="left")
+    columns = ["measurement", "value", "95% interval", "n", "unit", "better"]
+    if failing:
+        columns.append("controls")
+    for column in columns:
+        right = column in ("value", "n")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    metrics = declared_metrics()
+    shown = [row for row in rows if listed(row)]
+    for row in shown:
+        metric = metrics[row.measure]
+        reason = [f"{MARK} {failing[row.key]}" if row.key in failing else ""] if failing else []
+        table.add_row(
+            escape(marked(row.key, [row.key], failing)),
             f"{row.value:.4f}",
             _interval(row, 4),
             f"{row.n:,}",
             metric.unit,
             metric.better,
+            *map(escape, reason),
         )
-    return table
+    parts: list[RenderableType] = [table]
+    if left_out := len(rows) - len(shown):
+        parts.append(
+            Text(
+                f"{left_out:,} rows are left out: of single neurons, and of ablations at one "
+                "length; `--output FILE` has them"
+            )
+        )
+    if said := meaning(failing, task):
+        parts.append(Text(said))
+    return Group(*parts)

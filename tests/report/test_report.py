@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
+from rich.console import Console, RenderableType
 from support.runs import TINY, quiet
 
 from algomatch.analysis.measurements import Measurement
@@ -179,22 +179,103 @@ def test_the_curves_are_the_rows(folder: RunFolder) -> None:
     assert np.asarray(curve.get_ydata()).tolist() == [row.value for row in rows]
 
 
-def test_the_summary_fits_a_terminal_of_80_columns(folder: RunFolder) -> None:
+def printed(shown: RenderableType, width: int = 110) -> str:
     out = io.StringIO()
-    print_summary(folder, None, Console(file=out, width=80))
+    Console(file=out, width=width).print(shown)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_the_summary_fits_a_terminal(folder: RunFolder, width: int) -> None:
+    out = io.StringIO()
+    print_summary(folder, None, Console(file=out, width=width))
     table = out.getvalue().partition("figure  ")[0]
     assert "…" not in table
-    assert max(map(len, table.splitlines())) <= 80
+    assert max(map(len, table.splitlines())) <= 110
+    assert max(map(len, printed(summary_table(folder.last_rows(), "x"), width).splitlines())) <= (
+        width
+    )
+    assert len(table.splitlines()) <= 60
     assert "exact accuracy, held out" in table
     assert str(folder.path / "measurements.csv") in out.getvalue()
 
 
-def test_the_tables_hold_the_rows_and_take_names_as_text(folder: RunFolder) -> None:
-    last = [row for row in folder.measurements() if row.step == 60]
+def line(table: str, label: str) -> str:
+    [found] = [one for one in table.splitlines() if one.startswith(f"{label} ")]
+    return found
+
+
+def test_each_similarity_has_its_highest_control_and_which_it_is(folder: RunFolder) -> None:
+    rows = folder.last_rows()
+    table = printed(summary_table(rows, "x"))
+    measure = "similarity/mean_deconfounded_cka"
+    found = {row.measure: row for row in rows if row.subject == "model"}
+    if measure not in found:
+        assert "dCKA" not in table
+        return
+    ends = {
+        "random init": found[f"{measure}_random_init"].ci_high or 0.0,
+        "other task": found[f"{measure}_other_task"].ci_high or 0.0,
+    }
+    higher = max(ends, key=lambda kind: ends[kind])
+    mean = line(table, "dCKA, the variables, mean")
+    assert f"{found[measure].value:.3f}" in mean
+    assert f"{ends[higher]:.3f} {higher}" in mean
+    assert mean.rstrip().endswith(f"{found[f'{measure}_reference'].value:.3f}")
+    labels = [one.partition("  ")[0] for one in table.splitlines() if one.startswith("dCKA, ")]
+    assert labels[0].startswith("dCKA, the variables, mean")
+    assert labels[1].startswith("dCKA, the sites, matched")
+    assert any(label.startswith("dCKA, opp_idx = opp_idx-1") for label in labels)
+    swapped = [replace(row, ci_high=0.987) if row.measure.endswith("_other_task") else row
+               for row in rows]  # fmt: skip
+    assert "0.987 other task" in line(printed(summary_table(swapped, "x")), "dCKA, length")
+
+
+def test_the_neurons_have_the_difference_that_h1_speaks_of(folder: RunFolder) -> None:
+    rows = folder.last_rows()
+    found = {row.measure: row for row in rows if row.subject == "model"}
+    table = printed(summary_table(rows, "x"))
+    if "sparsity/h1_hoyer" in found:
+        h1 = found["sparsity/h1_hoyer"]
+        assert f"{h1.value:+.3f}" in line(table, "Hoyer sparsity")
+        assert f"{h1.ci_low:.3f}..{h1.ci_high:.3f}" in line(table, "Hoyer sparsity")
+    else:
+        assert "+0." not in table
+
+
+def test_marks_and_what_they_mean_are_in_both_tables(folder: RunFolder) -> None:
+    rows = folder.last_rows()
+    failing = {"accuracy/all/exact": "blind models [sic] are as high"}
+    summary = printed(summary_table(rows, "x", failing))
+    assert line(summary, "exact accuracy, all").startswith("exact accuracy, all ✗")
+    assert summary.count("✗") == 2
+    whole = printed(full_table(rows, "x", failing), 250)
+    assert "✗ blind models [sic] are as high" in whole
+    for shown in (summary, whole):
+        assert "✗ does not tell the program from other models on this task" in shown
+    never = printed(summary_table(rows, "x", None, "sort"))
+    assert "controls not run for this task: `algomatch controls task=sort`" in never
+    for shown in (summary_table(rows, "x", {}), full_table(rows, "x", {})):
+        assert "algomatch controls" not in printed(shown)
     out = io.StringIO()
-    console = Console(file=out, width=200)
-    console.print(full_table(last, "[bold]a run's name[/bold]"))
-    assert "[bold]a run's name[/bold]" in out.getvalue()
-    for row in last:
-        assert row.key in out.getvalue()
-    assert summary_table(last, "x").row_count <= len(last)
+    print_summary(folder, None, Console(file=out, width=110), failing)
+    assert "exact accuracy, all ✗" in out.getvalue()
+    out = io.StringIO()
+    print_summary(folder, None, Console(file=out, width=110))
+    assert "`algomatch controls task=reverse`" in out.getvalue()
+
+
+def test_the_full_table_holds_the_rows_but_single_neurons_and_ablations_of_a_length(
+    folder: RunFolder,
+) -> None:
+    last = folder.last_rows()
+    seen = printed(full_table(last, "[bold]a run's name[/bold]"), 250)
+    assert "[bold]a run's name[/bold]" in seen
+    words = set(seen.split())
+    left_out = [row for row in last if row.key not in words]
+    for row in left_out:
+        neuron = row.measure.startswith("sparsity/") and "mlp.hook_pre[" in row.subject
+        assert neuron or (row.measure.startswith("ablation/") and ".length_" in row.subject)
+    accuracy_only = folder.config.analysis.name == "accuracy_only"
+    assert (len(left_out) > 50) == (not accuracy_only)
+    assert (f"{len(left_out):,} rows are left out" in seen) == bool(left_out)
