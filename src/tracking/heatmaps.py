@@ -6,7 +6,8 @@ Drawn with Pillow: a figure of matplotlib's would cost as much as measuring.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +16,11 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from ..analysis.emergence import CONTROLS
 from ..analysis.measurements import Measurement
+from ..analysis.rerun import KINDS
+from ..analysis.similarity import PLAIN
+from ..analysis.sparsity import MEANS, SHARES
 
 MISSING = (205, 205, 205)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -27,23 +32,27 @@ WRITTEN = 400  # cells that a grid may have to show their values
 TEXT, VALUE, TITLE = 13, 12, 15  # font sizes in pixels
 
 
+By = Mapping[str, Sequence[Measurement]]  # the rows of each measure
+
+
 @dataclass(frozen=True)
 class Cells:
-    """Where cells come from: the keys that `pattern` matches whole.
+    """Where cells come from: the rows of a measure whose subjects `pattern` matches whole.
 
     Its groups `row` and `column` are the cell's labels; `column` may be given instead. `upper`
     takes the upper end of a row's interval, where it has one, for its value.
     """
 
+    measure: str
     pattern: str
     column: str | None = None
     upper: bool = False
 
-    def of(self, rows: Iterable[Measurement]) -> dict[tuple[str, str], float]:
+    def of(self, rows: By) -> dict[tuple[str, str], float]:
         """Return the cells' values by their row and column labels."""
         match, found = re.compile(self.pattern).fullmatch, {}
-        for row in rows:
-            if (matched := match(row.key)) is not None:
+        for row in rows.get(self.measure, ()):
+            if (matched := match(row.subject)) is not None:
                 column = matched["column"] if self.column is None else self.column
                 end = row.ci_high if self.upper else None
                 found[matched["row"], column] = row.value if end is None else end
@@ -52,43 +61,97 @@ class Cells:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """One heatmap: its title, its colours between two bounds, and its cells, later columns last."""
+    """One heatmap: its title, its colours between two bounds, and its cells, later columns last.
+
+    Without any of the first `needed` cells it is not drawn: controls alone are no picture.
+    """
 
     title: str
     colours: str
     bounds: tuple[float, float]
     cells: tuple[Cells, ...]
+    needed: int = 1
 
 
-SIMILARITY = Heatmap(
-    "deconfounded CKA (last: the highest control, at its best site)",
-    "viridis",
-    (0.0, 1.0),
-    (
-        Cells(r"similarity/(?P<row>.+)@(?P<column>.+)/deconfounded_cka"),
-        Cells(r"similarity/(?P<row>.+)/best_deconfounded_cka_random_init", "random init", True),
-        Cells(r"similarity/(?P<row>.+)/best_deconfounded_cka_other_task", "other task", True),
+ANY = r"(?P<row>.+)"
+PAIR = r"(?P<row>[^~]+)~(?P<column>.+)"
+VARIABLE = r"(?P<row>[^@]+)@(?P<column>.+)"
+SINGLE = r"(?P<row>blocks\.(?:(?!\.length_|\.all$).)+)"
+JOINT = r"(?P<row>(?!blocks\.)(?:(?!\.length_).)+|(?:(?!\.length_).)+\.all)"
+LEARNED = r"(?P<row>(?!reference:)[^\[]+)"
+REFERENCE = r"(?P<row>reference:[^\[]+)"
+BEST, MATCHED = "similarity/best_deconfounded_cka", "attention/matched_overlap"
+NEURONS = (*SHARES, *MEANS)
+
+
+def _controls(measure: str) -> tuple[Cells, ...]:
+    return tuple(
+        Cells(f"{measure}{ending}", ANY, ending.strip("_").replace("_", " "), True)
+        for ending in CONTROLS
+    )
+
+
+def _sites(name: str, title: str) -> Heatmap:
+    cells = (Cells(f"similarity/site_{name}", PAIR),)
+    return Heatmap(f"{title}: the reference's sites by the model's", "viridis", (0.0, 1.0), cells)
+
+
+def _ablation(title: str, subjects: str) -> Heatmap:
+    cells = tuple(Cells(f"ablation/{kind}_delta_exact", subjects, kind) for kind in KINDS)
+    return Heatmap(title, "RdBu", (-1.0, 1.0), cells, len(cells))
+
+
+HEATMAPS = {
+    "similarity": Heatmap(
+        "deconfounded CKA (last: at the best site the highest controls, and the reference itself)",
+        "viridis",
+        (0.0, 1.0),
+        (
+            Cells("similarity/deconfounded_cka", VARIABLE),
+            *_controls(BEST),
+            Cells(f"{BEST}_reference", ANY, "reference"),
+        ),
     ),
-)
-ABLATION = Heatmap(
-    "change of exact accuracy when replaced",
-    "RdBu",
-    (-1.0, 1.0),
-    (Cells(r"ablation/(?P<row>(?:(?!\.length_).)+)/(?P<column>\w+)_delta_exact"),),
-)
-HEATMAPS = {"similarity": SIMILARITY, "ablation": ABLATION}
+    "sites": _sites("deconfounded_cka", "deconfounded CKA"),
+    **{
+        name: _sites(name, f"{name}, {about.partition(' (')[0]}, not discriminating")
+        for name, about in PLAIN.items()
+    },
+    "attention": Heatmap(
+        "attention in common: the reference's active heads by the model's (last: matched, highest "
+        "controls)",
+        "viridis",
+        (0.0, 1.0),
+        (Cells("attention/overlap", PAIR), Cells(MATCHED, ANY, "matched"), *_controls(MATCHED)),
+    ),
+    "ablation": _ablation("change of exact accuracy when replaced", SINGLE),
+    "joint": _ablation("change of exact accuracy when replaced together", JOINT),
+    "sparsity": Heatmap(
+        "MLP neurons of each layer, then of the reference's",
+        "viridis",
+        (0.0, 1.0),
+        tuple(
+            Cells(f"sparsity/{name}", whose, name)
+            for whose in (LEARNED, REFERENCE)
+            for name in NEURONS
+        ),
+        2 * len(NEURONS),
+    ),
+}
 
 
 def heatmaps(rows: Iterable[Measurement]) -> dict[str, Image.Image]:
     """Return the heatmaps of a checkpoint's rows by name; none of what was not measured."""
-    rows, drawn = list(rows), {}
+    by_measure, drawn = defaultdict[str, list[Measurement]](list), {}
+    for row in rows:
+        by_measure[row.measure].append(row)
     for name, one in HEATMAPS.items():
-        first, *more = (cells.of(rows) for cells in one.cells)
-        for cells in more if first else ():  # controls alone are no picture
-            first |= cells
-        image = heatmap(first, one.title, one.colours, one.bounds)
-        if image is not None:
-            drawn[name] = image
+        found = [cells.of(by_measure) for cells in one.cells]
+        if any(found[: one.needed]):
+            values = {place: value for cells in found for place, value in cells.items()}
+            image = heatmap(values, one.title, one.colours, one.bounds)
+            if image is not None:
+                drawn[name] = image
     return drawn
 
 

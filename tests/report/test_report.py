@@ -255,8 +255,8 @@ def test_marks_and_what_they_mean_are_in_both_tables(folder: RunFolder) -> None:
         assert "✗ does not tell the program from other models on this task" in shown
     never = printed(summary_table(rows, "x", None, "sort"))
     assert "controls not run for this task: `algomatch controls task=sort`" in never
-    for shown in (summary_table(rows, "x", {}), full_table(rows, "x", {})):
-        assert "algomatch controls" not in printed(shown)
+    for table in (summary_table(rows, "x", {}), full_table(rows, "x", {})):
+        assert "algomatch controls" not in printed(table)
     out = io.StringIO()
     print_summary(folder, None, Console(file=out, width=110), failing)
     assert "exact accuracy, all ✗" in out.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -11,10 +11,20 @@ import pytest
 from PIL import Image
 
 from algomatch.analysis.measurements import Measurement
+from algomatch.analysis.rerun import KINDS
 from algomatch.analysis.setting import Setting
+from algomatch.analysis.sparsity import MEANS, SHARES
 from algomatch.analysis.suite import measure
 from algomatch.models.bridges import make_bridge
-from algomatch.tracking.heatmaps import CELL, MISSING, SPACE, TITLE, heatmap, heatmaps
+from algomatch.tracking.heatmaps import (
+    CELL,
+    HEATMAPS,
+    MISSING,
+    SPACE,
+    TITLE,
+    heatmap,
+    heatmaps,
+)
 
 TOP = 2 * SPACE + TITLE
 BEST = "similarity/best_deconfounded_cka"
@@ -104,50 +114,124 @@ def rows(small: Setting) -> list[Measurement]:
     return list(measure(make_bridge(small.shape), small))
 
 
-def test_similarity_is_variables_by_sites_with_the_controls_last(rows: list[Measurement]) -> None:
+def values_of(rows: Sequence[Measurement], name: str) -> dict[str, float]:
+    return {row.subject: row.value for row in rows if row.measure == name}
+
+
+def parts(subjects: Iterable[str], separator: str) -> tuple[list[str], list[str]]:
+    pairs = [subject.split(separator) for subject in subjects]
+    return list(dict.fromkeys(one for one, _ in pairs)), list(dict.fromkeys(at for _, at in pairs))
+
+
+def test_similarity_is_variables_by_sites_then_both_controls_and_the_reference(
+    rows: list[Measurement],
+) -> None:
     first = next(row.subject for row in rows if row.measure == BEST)
     other = Measurement(f"{BEST}_other_task", first, 0.3, 1, 0.2, 0.45)
-    with_other = [other, *rows]
-    at_sites = [row for row in rows if row.measure == "similarity/deconfounded_cka"]
-    variables = list(dict.fromkeys(row.subject.partition("@")[0] for row in at_sites))
-    sites = list(dict.fromkeys(row.subject.partition("@")[2] for row in at_sites))
-    values = {row.subject: row.value for row in at_sites}
+    given = [other, *(row for row in rows if row.measure != f"{BEST}_other_task")]
+    values = values_of(rows, "similarity/deconfounded_cka")
+    variables, sites = parts(values, "@")
     highest = {row.subject: row.ci_high for row in rows if row.measure == f"{BEST}_random_init"}
-    seen = cells(heatmaps(with_other)["similarity"], len(variables), len(sites) + 2)
+    ceilings = values_of(rows, f"{BEST}_reference")
+    seen = cells(heatmaps(given)["similarity"], len(variables), len(sites) + 3)
     expected = [
         [*(values[f"{variable}@{site}"] for site in sites), highest[variable] or math.nan]
         for variable in variables
     ]
-    np.testing.assert_array_equal(seen[:, :-1], colours(expected, "viridis", *UNIT))
-    np.testing.assert_array_equal(seen[0, -1], colours([[0.45]], "viridis", *UNIT)[0, 0])
-    assert [tuple(colour) for colour in seen[1:, -1]] == [MISSING] * (len(variables) - 1)
+    np.testing.assert_array_equal(seen[:, :-2], colours(expected, "viridis", *UNIT))
+    np.testing.assert_array_equal(seen[0, -2], colours([[0.45]], "viridis", *UNIT)[0, 0])
+    assert [tuple(colour) for colour in seen[1:, -2]] == [MISSING] * (len(variables) - 1)
+    own = colours([[ceilings[variable]] for variable in variables], "viridis", *UNIT)
+    np.testing.assert_array_equal(seen[:, -1:], own)
 
 
-def test_ablation_is_components_by_kinds_without_single_lengths(rows: list[Measurement]) -> None:
-    one_length = Measurement("ablation/zero_delta_exact", "blocks.0.hook_attn_out.length_2", -1, 1)
-    another_kind = Measurement("ablation/new_kind_delta_exact", "blocks.0.hook_attn_out", 0.5, 1)
-    components = list(dict.fromkeys(r.subject for r in rows if r.measure.startswith("ablation/")))
-    kinds = ("zero", "mean")
-    values = {(r.measure, r.subject): r.value for r in rows}
-    expected = [
-        [values[f"ablation/{kind}_delta_exact", component] for kind in kinds]
-        for component in components
+@pytest.mark.parametrize("name", ["sites", "plain_cka", "rsa", "procrustes", "svcca"])
+def test_sites_are_the_references_by_the_models(rows: list[Measurement], name: str) -> None:
+    measured = "deconfounded_cka" if name == "sites" else name
+    values = values_of(rows, f"similarity/site_{measured}")
+    theirs, ours = parts(values, "~")
+    assert len(theirs) > len(ours) > 1
+    expected = [[values.get(f"{one}~{at}", math.nan) for at in ours] for one in theirs]
+    assert not np.isnan(expected).any()
+    seen = cells(heatmaps(rows)[name], len(theirs), len(ours))
+    np.testing.assert_array_equal(seen, colours(expected, "viridis", *UNIT))
+    assert ("not discriminating" in HEATMAPS[name].title) == (name != "sites")
+
+
+def test_attention_is_active_heads_by_heads_then_matched_and_the_controls(
+    rows: list[Measurement],
+) -> None:
+    values = values_of(rows, "attention/overlap")
+    theirs, ours = parts(values, "~")
+    matched = values_of(rows, "attention/matched_overlap")
+    seen = cells(heatmaps(rows)["attention"], len(theirs) + 1, len(ours) + 3)
+    expected = [[*(values[f"{one}~{at}"] for at in ours), matched[one]] for one in theirs]
+    np.testing.assert_array_equal(seen[:-1, :-2], colours(expected, "viridis", *UNIT))
+    ends = [
+        row.ci_high or 0.0
+        for ending in ("_random_init", "_other_task")
+        for row in rows
+        if row.measure == f"attention/matched_overlap{ending}"
     ]
-    image = heatmaps([one_length, *rows, another_kind])["ablation"]
-    seen = cells(image, len(components), 3)
-    np.testing.assert_array_equal(seen[:, :2], colours(expected, "RdBu", -1, 1))
-    attention = components.index("blocks.0.hook_attn_out")
-    np.testing.assert_array_equal(seen[attention, 2], colours([[0.5]], "RdBu", -1, 1)[0, 0])
-    height = image.size[1]
-    without = heatmaps([*rows, another_kind])["ablation"].size[1]
-    assert height == without, "a component of one length is no row"
+    assert len(ends) == 2
+    model = colours([[matched["model"], *ends]], "viridis", *UNIT)
+    np.testing.assert_array_equal(seen[-1:, -3:], model)
+
+
+def test_single_components_and_sets_are_apart_each_by_kinds_without_single_lengths(
+    rows: list[Measurement],
+) -> None:
+    found = heatmaps(rows)
+    deltas = [row for row in rows if row.measure.endswith("_delta_exact")]
+    whole = list(dict.fromkeys(row.subject for row in deltas if ".length_" not in row.subject))
+    assert len(whole) < len({row.subject for row in deltas})
+    joint = [one for one in whole if one.endswith(".all") or ".all_but_" in one]
+    singles = [one for one in whole if one not in joint]
+    assert joint
+    for name, components in (("ablation", singles), ("joint", joint)):
+        expected = [
+            [values_of(rows, f"ablation/{kind}_delta_exact")[one] for kind in KINDS]
+            for one in components
+        ]
+        seen = cells(found[name], len(components), len(KINDS))
+        np.testing.assert_array_equal(seen, colours(expected, "RdBu", -1, 1))
+    one_more = Measurement("ablation/zero_delta_exact", "redundant_set.length_2", -1.0, 1)
+    assert heatmaps([*rows, one_more])["joint"].size == found["joint"].size
+    the_set = Measurement("ablation/zero_delta_exact", "redundant_set", -1.0, 1)
+    grown = heatmaps([*rows, the_set])["joint"].size[1] - found["joint"].size[1]
+    assert grown in (0, CELL[1])  # 0 where the colour bar is longer
+
+
+def test_sparsity_is_layers_by_figures_with_the_references_below(rows: list[Measurement]) -> None:
+    names = [*SHARES, *MEANS]
+    layers = [s for s in values_of(rows, "sparsity/active_share") if "[" not in s]
+    ours = [layer for layer in layers if not layer.startswith("reference:")]
+    theirs = [layer for layer in layers if layer.startswith("reference:")]
+    assert len(ours) == 3
+    assert len(theirs) > 2
+    by_name = {name: values_of(rows, f"sparsity/{name}") for name in names}
+    expected = np.array(
+        [[by_name[name].get(layer, math.nan) for name in names] for layer in [*ours, *theirs]]
+    )
+    seen = cells(heatmaps(rows)["sparsity"], len(layers), len(names))
+    there = ~np.isnan(expected)
+    painted = colours(np.where(there, expected, 0.0).tolist(), "viridis", *UNIT)
+    np.testing.assert_array_equal(seen[there], painted[there])
+    assert (seen[~there] == MISSING).all()
 
 
 def test_what_was_not_measured_is_not_drawn(rows: list[Measurement]) -> None:
-    groups = {row.measure.partition("/")[0] for row in rows}
-    assert {"similarity", "ablation"} <= groups
+    assert list(heatmaps(rows)) == list(HEATMAPS)
     accuracy = [row for row in rows if row.measure.startswith("accuracy/")]
     assert heatmaps(accuracy) == {}
-    controls = [row for row in rows if row.measure == f"{BEST}_random_init"]
-    assert controls
+    controls = [
+        row for row in rows if row.measure.endswith(("_random_init", "_other_task", "_reference"))
+    ]
+    assert len({row.measure.partition("/")[0] for row in controls}) > 1
     assert heatmaps(controls) == {}
+
+
+def test_a_model_without_neurons_still_has_the_references(rows: list[Measurement]) -> None:
+    own = [row for row in rows if row.measure.startswith("sparsity/")]
+    reference = [row for row in own if row.subject.startswith("reference:")]
+    assert heatmaps(reference).keys() == {"sparsity"}

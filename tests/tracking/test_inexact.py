@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 from support.programs import MOSTLY, write_program
 from support.runs import TIMEOUT, TINY, run
 from support.wandb_server import ServerRun, WandbServer
@@ -68,7 +67,7 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def printed(table: Table) -> str:
+def printed(table: RenderableType) -> str:
     out = io.StringIO()
     Console(file=out, width=250).print(table)
     return out.getvalue()

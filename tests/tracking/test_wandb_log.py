@@ -16,6 +16,7 @@ from support.wandb_server import ServerRun, WandbServer
 from algomatch.analysis.emergence import summaries
 from algomatch.analysis.suite import declared_metrics, headlines
 from algomatch.config import to_mapping
+from algomatch.tracking.heatmaps import HEATMAPS
 from algomatch.tracking.run_folder import RunFolder
 
 STEP = "trainer/global_step"
@@ -54,7 +55,7 @@ def check_complete(seen: ServerRun, folder: Path) -> None:
         assert values == pytest.approx(expected, rel=0, abs=0)
     assert seen.exit_code == 0
     media = [name for name in seen.files if name.endswith(".png")]
-    assert len(media) == 2 * len(kept_steps(folder))
+    assert len(media) == len(HEATMAPS) * len(kept_steps(folder))
     assert all(seen.files[name].startswith(b"\x89PNG") for name in media)
     tables = {name: json.loads(seen.files[name]) for name in seen.files if ".table.json" in name}
     by_name = {name.split("/")[-1].split("_")[0]: table for name, table in tables.items()}
