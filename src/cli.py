@@ -213,11 +213,14 @@ def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> 
     from .analysis.measurements import to_csv
     from .files import faults_named, write_file
     from .report.summary import full_table, summary_table
+    from .tracking.control_record import failing
 
     found = experiment.analyze(Path(options.checkpoint), options.device)
     checkpoint = found.checkpoint
     title = f"{checkpoint.run}, step {checkpoint.step}"
-    console.print((full_table if options.all else summary_table)(found.rows, title))
+    table = full_table if options.all else summary_table
+    marks = failing(checkpoint.inputs_digest)
+    console.print(table(found.rows, title, marks, checkpoint.config.task.name))
     if options.output is not None:
         with faults_named(f"write '{options.output}'"):
             write_file(Path(options.output), to_csv(found.rows))

@@ -48,7 +48,7 @@ from .report.figures import save_run_figure
 from .report.summary import how_many, output_text, print_summary, reference_text
 from .tracking import checkpoints
 from .tracking.callbacks import GracefulStop, ProgressBar, Recorder
-from .tracking.control_record import ControlRecord, Kept
+from .tracking.control_record import ControlRecord, Kept, failing
 from .tracking.run_folder import RunFolder, refuse_existing
 from .tracking.wandb_log import WandbLog
 
@@ -98,7 +98,7 @@ def resume(path: Path, console: Console) -> RunFolder:
     ended = folder.finished()
     if ended is not None:
         console.print(f"'{path}' finished at step {ended['step']} ({ended['reason']})")
-        print_summary(folder, None, console)
+        print_summary(folder, None, console, failing(folder.inputs_digest))
         return folder
     _check_accelerator(folder.config.trainer.accelerator)
     setting = prepare(folder.config)
@@ -256,12 +256,12 @@ def _run(
         say(f"measuring took {recorder.seconds_measuring:.1f} of {seconds:.1f} s")
         rows = folder.measurements()
         try:
-            save_run_figure(folder, rows)
+            save_run_figure(folder, rows, failing(folder.inputs_digest))
         except OSError as error:
             say(f"the figure was not drawn: {error}")
         wandb_log.finish(rows)
         folder.finish(max(row.step for row in rows), reason)
-        print_summary(folder, wandb_log, console)
+        print_summary(folder, wandb_log, console, failing(folder.inputs_digest))
     return folder
 
 

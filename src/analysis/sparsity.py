@@ -119,7 +119,7 @@ class Sums:
         """Take in the positions of a part, and those of them that are sampled."""
         if self._pivot is None:
             self._pivot = pre.mean(0)
-        centred = (pre - self._pivot).double()
+        centred = pre.double() - self._pivot
         squares = centred * centred
         parts = (centred, squares, squares * centred, squares * squares)
         self._powers = self._powers + torch.stack([part.sum(0) for part in parts])

@@ -110,7 +110,7 @@ def headlines(rows: Iterable[Measurement]) -> list[Measurement]:
         if row.measure in names and row.measure.endswith("_delta_exact") and whole(row.subject):
             deltas.setdefault(row.measure, []).append(row)
     for found in deltas.values():
-        singles = [row for row in found if row.subject.startswith("blocks.")] or found
+        singles = [row for row in found if single(row.subject)] or found
         worst = min(singles, key=lambda row: row.value)
         chosen.append(
             Measurement(
@@ -119,6 +119,11 @@ def headlines(rows: Iterable[Measurement]) -> list[Measurement]:
             )
         )  # fmt: skip
     return chosen
+
+
+def single(subject: str) -> bool:
+    """Return whether an ablation's subject is one head, layer or MLP, not a set of them."""
+    return subject.startswith("blocks.") and not subject.endswith(".all")
 
 
 def whole(subject: str) -> bool:

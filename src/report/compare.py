@@ -17,10 +17,24 @@ from ..errors import UserError
 from ..files import faults_named, write_file
 from .comparison_figure import comparison_figure
 from .families import FAMILIES, Family, compared_with
-from .seeds import EMERGED, EMERGENCE_STEP, Estimate, Group, find_runs, grouped, load_run, notes
+from .marks import marked
+from .seeds import (
+    EMERGED,
+    EMERGENCE_STEP,
+    Estimate,
+    Group,
+    failing_of,
+    find_runs,
+    grouped,
+    load_run,
+    notes,
+)
 
 TABLE, FIGURE = "comparison.csv", "comparison.png"
-COLUMNS = ("group", "measure", "mean", "ci_low", "ci_high", "n", "lowest", "highest", "better")
+COLUMNS = (
+    "group", "measure", "mean", "ci_low", "ci_high", "n", "lowest", "highest", "better",
+    "fails_on_controls",
+)  # fmt: skip
 LEGEND = """\
 Mean over seeds ± half its 95% interval (Student's t over the seeds, nothing else); n seeds.
 Indented: what the line above is to be compared with, its controls or the compiled reference;
@@ -64,11 +78,12 @@ def to_csv(groups: Iterable[Group]) -> bytes:
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for group in groups:
+        marks = group.failing
         for one in group.estimates.values():
             low, high = one.interval or ("", "")
             writer.writerow(
                 (group.label, one.key, one.mean, low, high, one.n, one.lowest, one.highest,
-                 one.better)
+                 one.better, "not run" if marks is None else marks.get(one.key, ""))
             )  # fmt: skip
     return text.getvalue().encode()
 
@@ -97,8 +112,9 @@ def table(groups: Sequence[Group]) -> Table:
 def _lines(family: Family, groups: Sequence[Group]) -> Iterator[tuple[str, list[str]]]:
     """Yield a family's lines: each measure, what it is compared with, and when it emerged."""
     keys = dict.fromkeys(key for group in groups for key in group.estimates)
+    failing = failing_of(groups)
     for key, label in family.chosen(keys).items():
-        yield label, [_cell(group.estimates.get(key)) for group in groups]
+        yield marked(label, [key], failing), [_cell(group.estimates.get(key)) for group in groups]
         for other, words in compared_with(key).items():
             if other in keys:
                 yield f"  {words}", [_compared(group, key, other) for group in groups]

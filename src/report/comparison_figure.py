@@ -16,7 +16,8 @@ from ..analysis.statistics import t_interval
 from ..analysis.suite import declared_metrics
 from .families import FAMILIES, Family, compared_with
 from .figures import COLOURS
-from .seeds import Group, notes
+from .marks import marked
+from .seeds import Group, failing_of, notes
 
 COLUMNS = 4  # panels beside each other
 MOST_LINES = 8  # measures in a panel of final values
@@ -62,7 +63,12 @@ Curves = list[tuple[Family, str, str]]
 def _plan(groups: Sequence[Group]) -> tuple[Finals, Curves]:
     """Return the panels of a task: a family each, then a measure each."""
     keys = dict.fromkeys(key for group in groups for key in group.estimates)
-    finals = [(family, chosen) for family in FAMILIES if (chosen := family.chosen(keys))]
+    marks = failing_of(groups)
+    finals = [
+        (family, {key: marked(label, [key], marks) for key, label in chosen.items()})
+        for family in FAMILIES
+        if (chosen := family.chosen(keys))
+    ]
     nth = [
         (i, at, (family, key, label))
         for at, (family, chosen) in enumerate(finals)

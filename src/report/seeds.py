@@ -21,7 +21,9 @@ from ..analysis.suite import declared_metrics, headlines
 from ..config import Config, to_mapping
 from ..errors import UserError
 from ..files import faults_named
+from ..tracking.control_record import failing
 from ..tracking.run_folder import RunFolder
+from .marks import Failing, meaning
 
 # What runs of one group may differ in: neither changes what is trained or measured.
 FREE = ("seed", "run_dir", "runs_dir", "tracking", "trainer.accelerator")
@@ -76,6 +78,11 @@ class Group:
     name: str
     runs: tuple[Run, ...]
     estimates: Mapping[str, Estimate]
+
+    @property
+    def failing(self) -> Failing:
+        """The measures that do not separate on the task's controls."""
+        return failing(self.runs[0].folder.inputs_digest)
 
     @property
     def label(self) -> str:
@@ -263,4 +270,10 @@ def notes(groups: Sequence[Group]) -> list[str]:
     others = [key for key in differing_keys(shared) if not key.startswith("model.")]
     if others:
         lines.append(f"the groups differ in more than the model: {', '.join(others)}")
-    return lines
+    said = dict.fromkeys(meaning(group.failing, group.task) for group in groups)
+    return [*lines, *(line for line in said if line)]
+
+
+def failing_of(groups: Iterable[Group]) -> dict[str, str]:
+    """Return the measures that do not separate on the controls of any of the groups, and why."""
+    return {key: why for group in groups for key, why in (group.failing or {}).items()}
