@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,23 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
+from algomatch.analysis.accuracy import Outcome, outcome, side_by_side
+from algomatch.analysis.activations import Recording, record
+from algomatch.analysis.measurements import Measurement
+from algomatch.analysis.rerun import (
+    KINDS,
+    Component,
+    Donors,
+    Means,
+    Rerun,
+    donors,
+    places,
+    single,
+)
+from algomatch.analysis.setting import Setting
 from algomatch.analysis.suite import measure
 from algomatch.config import Config, compose
 from algomatch.data.datamodule import StratifiedBatches, TaskDataModule
@@ -34,7 +52,7 @@ from algomatch.experiment import make_trainer, prepare, quiet_lightning
 from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.compiling import compile_program
 from algomatch.models.reference import validate
-from algomatch.models.training import AlgorithmicTask, learning_rate_factor
+from algomatch.models.training import AlgorithmicTask, fit, learning_rate_factor
 from algomatch.tracking.callbacks import GracefulStop, ProgressBar, Recorder
 from algomatch.tracking.run_folder import RunFolder
 from algomatch.tracking.wandb_log import WandbLog
@@ -140,13 +158,19 @@ def _lightning_seconds(config: Config) -> float:
     return window.seconds
 
 
-def measuring() -> Result:
-    """One checkpoint of 4L on all 1,364 inputs, over plain forward passes on the same inputs."""
-    config = compose(["model=4L"])
+def measuring() -> tuple[Result, ...]:
+    """One checkpoint of 4L on all 1,364 inputs, over plain forward passes on the same inputs.
+
+    Of a model as it is initialised: every head, attention layer and MLP under four ablations,
+    similarity, attention, sparsity. Then of one that solves the task: joint sets and the growing of
+    the redundant set too.
+    """
+    config = compose(["model=4L", "trainer.max_steps=300"])
     setting = prepare(config)
     native = make_native(setting.shape).eval()
-    bridge = make_bridge(setting.shape, native.state_dict())
+    solved, exact, _ = fit(setting.inputs, setting.shape, config.trainer, 0)
     assert len(setting.inputs) == 1364
+    assert exact == 1
     tokens, key_mask = setting.inputs.tokens, setting.inputs.key_mask
 
     @torch.inference_mode()
@@ -154,12 +178,135 @@ def measuring() -> Result:
         for _ in range(10):
             native(tokens, attention_mask=key_mask)
 
-    def checkpoint() -> None:
-        list(measure(bridge, setting))
+    results = []
+    for claim, weights, bar in (
+        ("measuring a checkpoint of 4L, 1,364 inputs", native.state_dict(), 60),
+        ("the same, solved: with joint sets, grown", solved, 120),
+    ):
+        checkpoint = partial(_checkpoint, setting, make_bridge(setting.shape, weights))
+        checkpoint()  # the controls and the reference, once a run
+        ratios = [_seconds(checkpoint) / (_seconds(forward) / 10) for _ in range(PAIRS)]
+        results.append(Result(claim, ratios, bar, "forward passes"))
+    return tuple(results)
 
-    checkpoint()  # the controls and the reference, once a run
-    ratios = [_seconds(checkpoint) / (_seconds(forward) / 10) for _ in range(PAIRS)]
-    return Result("measuring a checkpoint of 4L, 1,364 inputs", ratios, 40, "forward passes")
+
+def _checkpoint(setting: Setting, bridge: TransformerBridge) -> list[Measurement]:
+    return list(measure(bridge, setting))
+
+
+def against_hooks() -> Result:
+    """The ablations of a checkpoint, over the same by `run_with_hooks`, one at a time.
+
+    Both give the effect of all components of 4L under all kinds on all 1,364 inputs; the benchmark
+    fails if an accuracy is not the same or a loss differs by more than a millionth.
+    """
+    setting = prepare(compose(["model=4L"]))
+    bridge = make_bridge(setting.shape)
+    recording = record(bridge, setting.inputs, 2048)
+    given = donors(setting.inputs, setting.config.seed)
+    means = Means(bridge)
+    means.add(recording)
+    runs = [(single(place), kind) for place in places(bridge) for kind in KINDS]
+
+    def ours() -> Outcome:
+        return Rerun(recording, means, given).outcomes(runs)
+
+    def by_hooks() -> Outcome:
+        return side_by_side(_hooked(recording, means, given, *run) for run in runs)
+
+    one, other = ours(), by_hooks()
+    if not (torch.equal(one.exact, other.exact) and torch.equal(one.correct, other.correct)):
+        raise AssertionError("ablations by hooks have other accuracies")
+    torch.testing.assert_close(one.loss, other.loss, rtol=1e-6, atol=1e-6)
+    ratios = [_seconds(ours) / _seconds(by_hooks) for _ in range(3)]
+    claim = "its ablations, over run_with_hooks one at a time (same values)"
+    return Result(claim, ratios, 0.25, "x")
+
+
+@torch.inference_mode()
+def _hooked(
+    recording: Recording,
+    means: Means,
+    given: Mapping[str, Donors],
+    component: Component,
+    kind: str,
+) -> Outcome:
+    """Return the outcome of one ablation by a hook, on all inputs at once."""
+    place, inputs = component.places[0], recording.inputs
+    name = f"blocks.{place.layer}.{place.hook}"
+
+    def fill(values: Tensor) -> Tensor:
+        if kind == "zero":
+            return torch.zeros_like(values)
+        if kind == "mean":
+            return means[name].expand_as(values)
+        rows, positions = given[kind].rows, given[kind].positions
+        return recording[name][rows[:, None], positions]
+
+    def hook(values: Tensor, hook: Any) -> Tensor:
+        if place.head is None:
+            return fill(values)
+        replaced = values.clone()
+        replaced[:, :, place.head] = fill(values)[:, :, place.head]
+        return replaced
+
+    logits = recording.bridge.run_with_hooks(
+        inputs.tokens, attention_mask=inputs.key_mask, fwd_hooks=[(name, hook)]
+    )
+    return outcome(logits, inputs.targets, inputs.output)
+
+
+def share_of_demo() -> Result:
+    """What measuring takes of the demo's wall time, from the command's start to its end."""
+    shares = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "algomatch", "train", f"run_dir={folder}/run"]
+            started = time.perf_counter()
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            seconds = time.perf_counter() - started
+        found = re.search(r"measuring took ([\d.]+) of", out)
+        assert found is not None
+        shares.append(float(found[1]) / seconds)
+    return Result("measuring, in the demo", shares, 0.25, "of its wall time")
+
+
+def streamed_memory() -> Result:
+    """The peak of a process that measures 20,000 inputs of 20 tokens at d_model 256."""
+    script = """
+import re
+from pathlib import Path
+from algomatch.analysis.accuracy import Outcome, outcome, side_by_side
+from algomatch.analysis.activations import Recording, record
+from algomatch.analysis.measurements import Measurement
+from algomatch.analysis.rerun import (
+    KINDS,
+    Component,
+    Donors,
+    Means,
+    Rerun,
+    donors,
+    places,
+    single,
+)
+from algomatch.analysis.setting import Setting
+from algomatch.analysis.suite import measure
+from algomatch.config import compose
+from algomatch.experiment import prepare
+from algomatch.models.bridges import make_bridge
+config = compose([
+    "model=1L", "model.d_model=256", "task.min_length=20", "task.max_length=20",
+    "task.max_inputs=20000", "analysis.random_inits=1", "analysis.other_tasks=1",
+])
+setting = prepare(config)
+assert setting.inputs.tokens.shape == (20_000, 21)
+list(measure(make_bridge(setting.shape), setting))
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20)
+"""
+    command = [sys.executable, "-c", script]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    claim = "measuring 20,000 inputs of 20 tokens at d_model 256"
+    return Result(claim, [float(out)], 2, "GiB, the whole process")
 
 
 def _seconds(action: Callable[[], object]) -> float:
@@ -297,6 +444,9 @@ def main() -> int:
         lambda: training_step("1L"),
         lambda: training_step("4L"),
         measuring,
+        against_hooks,
+        share_of_demo,
+        streamed_memory,
         help_text,
         first_step,
         lambda: second_start("reverse"),

@@ -90,7 +90,7 @@ def shares_difference(
     """Return one share less another, and its interval (Newcombe 1998, from Wilson's).
 
     >>> [round(x, 3) for x in shares_difference(0.9, 50, 0.5, 100)]
-    [0.4, 0.252, 0.51]
+    [0.4, 0.251, 0.512]
     """
     low_one, high_one = wilson_interval(one, n_one)
     low_other, high_other = wilson_interval(other, n_other)

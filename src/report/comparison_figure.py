@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from ..analysis.statistics import t_interval
 from ..analysis.suite import declared_metrics
 from .families import FAMILIES, Family, compared_with
-from .figures import COLOURS
 from .marks import marked
+from .panels import COLOURS
 from .seeds import Group, failing_of, notes
 
 COLUMNS = 4  # panels beside each other

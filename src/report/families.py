@@ -39,22 +39,30 @@ class Family:
 FAMILIES = (
     Family("accuracy", r"accuracy/(?P<name>all|held_out)/exact", "exact, {name}", True),
     Family(
+        "deconfounded CKA (variables, mean; sites, matched)",
+        r"similarity/model/(?P<name>mean|matched)_deconfounded_cka",
+        "{name}",
+        True,
+    ),
+    Family(
         "similarity (deconfounded CKA)",
         r"similarity/(?P<v>[^@]+)/best_deconfounded_cka",
         "{v}",
         True,
     ),
-    Family(
-        "attention",
-        r"attention/(?P<v>(?!reference:).+)/(?P<name>(?:(?!_random_init|_other_task|_reference).)+)",
-        "{v} {name}",
-    ),
+    Family("attention", r"attention/model/(?P<name>matched_overlap)", "{name}", True),
     Family(
         "ablation (worst component)",
         r"ablation/worst_component/(?P<name>\w+)_delta_exact",
         "by {name}",
     ),
-    Family("MLP neurons (H1)", r"sparsity/model/(?P<name>\w+)", "{name}"),
+    Family(
+        "redundant together (heads and MLPs)",
+        r"ablation/model/(?P<name>redundant_share)",
+        "{name}",
+    ),
+    Family("H1 (reference less model)", r"sparsity/model/h1_(?P<name>\w+)", "{name}"),
+    Family("MLP neurons", r"sparsity/model/(?P<name>(?!h1_)\w+)", "{name}"),
 )
 
 

@@ -11,10 +11,8 @@ from ..analysis.measurements import Measurement
 from ..files import write_file
 from ..tracking.run_folder import RunFolder
 from .marks import Failing, meaning
-from .panels import COLOURS, PANELS
+from .panels import PANELS
 from .summary import inexact_note
-
-__all__ = ["COLOURS", "run_figure", "save_run_figure"]
 
 SIZE = (16, 9)  # inches
 COLUMNS = 3

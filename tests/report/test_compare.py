@@ -226,7 +226,7 @@ def test_the_terminal_shows_measures_by_groups_with_their_controls(
     control = last_rows(runs / "1L-0")["similarity/reverse/best_deconfounded_cka_random_init"]
     assert lines[at + 1].strip().startswith("random init, highest")
     assert f"{control.ci_high:.3f}" in lines[at + 1]
-    for title in ("similarity", "ablation", "MLP neurons (H1)"):
+    for title in ("similarity", "ablation", "MLP neurons", "H1 (reference less model)"):
         assert title in found
 
 
