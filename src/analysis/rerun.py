@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.native import NativeModel
@@ -213,9 +214,12 @@ class Rerun:
             return kept[name]
 
         barred = barred_keys(self._model, here.inputs.key_mask.to(device))
+        wanted = here.inputs.defined.to(device)
         return side_by_side(
             outcome(
-                rerun(self._model, recorded, barred, places, fills[kind]).cpu(), targets, output
+                rerun(self._model, recorded, barred, places, fills[kind], wanted).cpu(),
+                targets,
+                output,
             )
             for places, kind in runs
         )
@@ -250,10 +254,12 @@ def rerun(
     barred: Float[Tensor, "inputs 1 q k"],
     places: tuple[Place, ...],
     fill: Fill,
+    wanted: Bool[Tensor, "inputs pos"] | None = None,
 ) -> Float[Tensor, "inputs pos classes"]:
     """Return the logits with the outputs of some places replaced by `fill`.
 
-    `recorded` gives the intact model's activations by hook name, `barred` is of `barred_keys`.
+    `recorded` gives the intact model's activations by hook name, `barred` is of `barred_keys`. Where
+    only some positions are `wanted`, the last block does those alone, and the others' logits are 0.
     """
     first = min(place.layer for place in places)
     residual = torch.empty(0)
@@ -262,27 +268,46 @@ def rerun(
         here = [place for place in places if place.layer == layer]
         hooks = {place.hook for place in here}
         heads = [place.head for place in here if place.hook == HEAD]
+        some = wanted if block is model.layers[-1] else None
         if intact and hooks == {MLP}:
-            middle = recorded(f"{at}hook_resid_mid")
+            middle = _those(recorded(f"{at}hook_resid_mid"), some)
         else:
             before = recorded(f"{at}hook_resid_pre") if intact else residual
             if ATTENTION in hooks:
-                out = fill(f"{at}{ATTENTION}")
+                out = _those(fill(f"{at}{ATTENTION}"), some)
             else:
                 z = recorded(f"{at}{HEAD}") if intact else _heads(block, before, barred)
+                z = _those(z, some)
                 if heads:
                     z = z.clone()
-                    z[:, :, heads] = fill(f"{at}{HEAD}")[:, :, heads]
-                out = block.attn.o(z.flatten(2))
-            middle = before + out
+                    z[..., heads, :] = _those(fill(f"{at}{HEAD}"), some)[..., heads, :]
+                out = block.attn.o(z.flatten(-2))
+            middle = _those(before, some) + out
         if MLP in hooks:
-            residual = middle + fill(f"{at}{MLP}")
+            residual = middle + _those(fill(f"{at}{MLP}"), some)
         elif model.cfg.attn_only:
             residual = middle
         else:
-            residual = middle + block.mlp(block.ln2(middle))
+            residual = middle + _mlp(block, middle)
     logits: Tensor = model.head(model.ln_out(residual))
-    return logits
+    if wanted is None:
+        return logits
+    whole = logits.new_zeros(*wanted.shape, logits.shape[-1])
+    whole[wanted] = logits
+    return whole
+
+
+def _those(
+    values: Shaped[Tensor, "inputs pos *place"], wanted: Bool[Tensor, "inputs pos"] | None
+) -> Shaped[Tensor, "*positions_and_place"]:
+    return values if wanted is None else values[wanted]
+
+
+def _mlp(block: Any, middle: Float[Tensor, "*positions d_model"]) -> Tensor:
+    hidden = block.mlp.fc_in(block.ln2(middle))
+    hidden = hidden.relu_() if block.mlp.act is F.relu else block.mlp.act(hidden)
+    out: Tensor = block.mlp.fc_out(hidden)
+    return out
 
 
 def _heads(
