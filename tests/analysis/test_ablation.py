@@ -33,6 +33,17 @@ def rows(recording: Recording, small: Setting) -> Rows:
 
 
 @pytest.fixture(scope="module")
+def unsolved_too(small: Setting) -> Setting:
+    """In which every model solves the task, so that sets are ablated of any."""
+    return with_config(small, solved=0.0)
+
+
+@pytest.fixture(scope="module")
+def with_sets(recording: Recording, unsolved_too: Setting) -> Rows:
+    return rows_of(ablation.measure(recording, unsolved_too))
+
+
+@pytest.fixture(scope="module")
 def of_reference(small: Setting) -> Rows:
     return rows_of(ablation.measure(small.reference_source, small))
 
@@ -57,7 +68,7 @@ def intact_of(recording: Recording) -> Outcome:
 
 
 def test_deltas_are_ablated_minus_intact_overall_and_of_each_length(
-    recording: Recording, rows: Rows, small: Setting
+    recording: Recording, with_sets: Rows, small: Setting
 ) -> None:
     intact, found = intact_of(recording), ablated(recording, small)
     assert {kind for kind, _ in found} == set(KINDS)
@@ -67,10 +78,10 @@ def test_deltas_are_ablated_minus_intact_overall_and_of_each_length(
             before = intact.over(chosen).means()
             subject = name if length is None else f"{name}.length_{length}"
             for effect, value in after.over(chosen).means().items():
-                row = rows[f"{kind}_delta_{effect}", subject]
+                row = with_sets[f"{kind}_delta_{effect}", subject]
                 assert row.value == pytest.approx(value - before[effect], abs=1e-9), subject
                 assert row.n == int(chosen.sum())
-    deltas = [key for key in rows if "_delta_" in key[0]]
+    deltas = [key for key in with_sets if "_delta_" in key[0] and REDUNDANT_SET not in key[1]]
     assert len(deltas) == len(found) * 5 * len(ablation.EFFECTS)
 
 
@@ -202,15 +213,38 @@ def test_fixed_lengths_are_not_resampled_across(recording: Recording, small: Set
     assert {row.n for (name, _), row in rows.items() if name == "harmless_kinds"} == {3}
 
 
-def test_every_component_and_joint_set_has_rows(rows: Rows, small: Setting) -> None:
+def ablated_subjects(rows: Rows) -> set[str]:
+    return {s for name, s in rows if name == "zero_delta_exact" and ".length_" not in s}
+
+
+def test_every_component_and_joint_set_has_rows(with_sets: Rows, small: Setting) -> None:
     bridge = make_bridge(small.shape)
-    subjects = {s for name, s in rows if name == "zero_delta_exact" and ".length_" not in s}
-    assert subjects == {
+    assert ablated_subjects(with_sets) - {REDUNDANT_SET} == {
         *(place.name for place in places(bridge)),
         "blocks.0.attn.hook_z.all",
         "blocks.1.attn.hook_z.all",
     }
-    assert REDUNDANT_SET not in subjects
+    assert "redundant_share" in {name for name, _ in with_sets}
+
+
+def test_no_sets_are_ablated_of_a_model_that_does_not_solve_the_task(
+    recording: Recording, rows: Rows, with_sets: Rows, small: Setting
+) -> None:
+    assert intact_of(recording).means()["exact"] < small.config.solved
+    assert ablated_subjects(rows) == {place.name for place in places(recording.bridge)}
+    assert not [name for name, _ in rows if "redundant" in name]
+    for key, row in rows.items():  # and what is measured of single components is the same
+        if "_delta_" in key[0]:
+            assert with_sets[key] == row
+
+
+def test_sets_are_ablated_from_the_accuracy_at_which_a_model_solves_the_task(
+    recording: Recording, small: Setting
+) -> None:
+    exact = intact_of(recording).means()["exact"]
+    for bound, wanted in ((exact, True), (exact + 1e-9, False)):
+        rows = rows_of(ablation.measure(recording, with_config(small, solved=bound, bootstrap=2)))
+        assert ("blocks.0.attn.hook_z.all" in ablated_subjects(rows)) == wanted
 
 
 def test_all_heads_at_once_are_the_layer_but_for_its_bias(small: Setting) -> None:
@@ -218,7 +252,7 @@ def test_all_heads_at_once_are_the_layer_but_for_its_bias(small: Setting) -> Non
     for layer in range(2):
         weights[f"layers.{layer}.attn.o.bias"].zero_()
     recording = record(make_bridge(small.shape, weights), small.inputs, 2048)
-    rows = rows_of(ablation.measure(recording, small))
+    rows = rows_of(ablation.measure(recording, with_config(small, solved=0.0)))
     for layer in range(2):
         for kind in KINDS:
             heads = rows[f"{kind}_delta_loss", f"blocks.{layer}.attn.hook_z.all"].value

@@ -181,7 +181,7 @@ def test_whatever_is_put_in_the_outputs_are_those_of_hooks(recording: Recording)
                 model,
                 recording.__getitem__,
                 barred_keys(model, inputs.key_mask),
-                component,
+                component.places,
                 lambda name: torch.from_numpy(noise[name]),
             )
             hooks = [
@@ -249,7 +249,7 @@ def test_in_a_causal_model_later_tokens_do_not_reach_back_through_an_ablation(
                     model,
                     recording.__getitem__,
                     barred,
-                    component,
+                    component.places,
                     lambda name: fill(name).expand_as(recording[name]),  # noqa: B023
                 )[rows][:, :3]
             apart = (logits[:, None] - logits[None]).abs().amax((-1, -2))

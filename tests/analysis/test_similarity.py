@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -545,7 +546,15 @@ def test_the_control_lines_are_the_same_at_every_checkpoint_and_for_every_run(
         return [row for (measure, _), row in found.items() if measure.endswith("random_init")]
 
     first = [row for (measure, _), row in rows.items() if measure.endswith("random_init")]
-    assert len(first) == 4 * 4 + 4 + 5
+    by_name = Counter(row.measure.partition("/")[2] for row in first)
+    assert by_name["deconfounded_cka_random_init"] == 4 * 4  # variables by sites
+    assert by_name["best_deconfounded_cka_random_init"] == 4
+    of_model = {name for name in by_name if name.startswith(("matched_", "mean_"))}
+    assert {by_name[name] for name in of_model} == {1}
+    assert of_model == {f"matched_{name}_random_init" for name in similarity.OF_SITES} | {
+        "mean_deconfounded_cka_random_init"
+    }
+    assert sum(by_name.values()) == 4 * 4 + 4 + len(of_model)
     assert control_lines(small, 5) == first
     other_run = copy.copy(small.shape)
     other_run.seed = 6

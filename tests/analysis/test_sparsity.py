@@ -40,18 +40,21 @@ from algomatch.analysis.sparsity import (
 from algomatch.analysis.statistics import shares_difference
 from algomatch.data.tasks import BOS
 from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.variants import permuted, reparametrised, rotated
 
 
 def columns(*values: list[float]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64).T
 
 
-def neurons(pre: torch.Tensor, act: str = "relu", parts: int = 1) -> Neurons:
+def neurons(
+    pre: torch.Tensor, act: str = "relu", parts: int = 1, rounding: float = 1e-6
+) -> Neurons:
     """What neurons with these pre-activations do; every position is in the sample."""
-    sums = Sums()
+    sums = Sums(torch.full((pre.shape[1],), rounding), act)
     for part in torch.tensor_split(pre, parts):
-        sums.add(part.float(), part.float(), act)
-    return sums.neurons("layer", torch.ones(pre.shape[1], dtype=torch.bool), act)
+        sums.add(part.float(), part.float())
+    return sums.neurons("layer", torch.ones(pre.shape[1], dtype=torch.bool))
 
 
 def test_a_neuron_is_active_where_its_pre_activation_is_above_zero() -> None:
@@ -59,6 +62,26 @@ def test_a_neuron_is_active_where_its_pre_activation_is_above_zero() -> None:
     assert found.values["active_share"].tolist() == [1, 0, 0.5, 0.25]
     assert found.flags("dead_share").tolist() == [False, True, False, False]
     assert found.flags("always_on_share").tolist() == [True, False, False, False]
+
+
+def test_a_neuron_is_on_where_it_is_above_zero_by_more_than_rounding() -> None:
+    found = neurons(columns([0.5, 2, 1, 3], [1, -1, 0.2, -3], [1.5, 4, 3, 2]), rounding=1.0)
+    assert found.values["active_share"].tolist() == [0.5, 0, 1]
+    assert found.flags("dead_share").tolist() == [False, True, False]
+    assert found.flags("always_on_share").tolist() == [False, False, True]
+    alike = neurons(columns([0.5, 2, 0.9, 2]), rounding=1.0)  # on at two of four positions
+    assert float(alike.values["hoyer"][0]) == pytest.approx(2 * (1 - 0.5**0.5), abs=1e-6)
+    assert float(alike.values["gini"][0]) == pytest.approx(0.5)
+
+
+def test_rounding_is_in_proportion_to_the_size_of_a_neurons_weights(small: Setting) -> None:
+    weights = make_native(small.shape).state_dict()
+    weights["layers.0.mlp.fc_in.weight"][3] *= 10
+    weights["layers.0.mlp.fc_in.bias"][5] = -7
+    found = sparsity.rounding(make_bridge(small.shape, weights), 0)
+    size = weights["layers.0.mlp.fc_in.weight"].norm(dim=1)
+    size += weights["layers.0.mlp.fc_in.bias"].abs()
+    torch.testing.assert_close(found, 1e-5 * size)
 
 
 def test_neurons_that_do_not_vary_have_no_bimodality_but_are_dead_or_always_on() -> None:
@@ -109,7 +132,7 @@ def test_hoyer_and_gini_are_their_definitions_of_the_activations(
 ) -> None:
     pre = np.random.default_rng(seed).normal(size=(n, 3)).astype(np.float32)
     post = np.abs(ACTIVATIONS[act](pre.astype(np.float64)))
-    found = neurons(torch.from_numpy(pre), act, parts)
+    found = neurons(torch.from_numpy(pre), act, min(parts, n))
     assert set(sparsity.ACTIVATIONS) == set(ACTIVATIONS)
     for i in range(3):
         column = post[:, i]
@@ -325,6 +348,34 @@ def test_the_references_neurons_are_nearly_two_valued_where_it_maps_one_hots(
     assert rows["bimodality", "reference:model"].value > 5 / 9
 
 
+def of_model(bridge: Any, setting: Setting) -> dict[str, float]:
+    rows = rows_of(sparsity.measure(record(bridge, setting.inputs, 2048), setting))
+    figures = (*sparsity.MEANS, *sparsity.SHARES)
+    return {name: rows[name, "model"].value for name in figures if (name, "model") in rows}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_reference_has_the_same_figures_in_any_basis_and_order(seed: int, small: Setting) -> None:
+    wanted, compiled = of_model(small.reference.bridge, small), small.reference.compiled
+    assert set(wanted) == {*sparsity.MEANS, *sparsity.SHARES}
+    turned = compiled.bridge(small.inputs)
+    for made in (rotated(compiled, seed), permuted(compiled, seed)):
+        bridge = made.bridge(small.inputs)
+        assert not torch.allclose(bridge.W_E, turned.W_E, atol=0.1)
+        assert of_model(bridge, small) == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_linear_map_of_the_residual_stream_leaves_what_is_on_and_dead(
+    seed: int, small: Setting
+) -> None:
+    wanted = of_model(small.reference.bridge, small)
+    made = reparametrised(small.reference.compiled, seed)
+    found = of_model(made.bridge(small.inputs), small)
+    for name in ("active_share", "dead_share", "always_on_share"):
+        assert found[name] == pytest.approx(wanted[name], abs=1e-3), name
+
+
 def test_an_attention_only_model_has_the_references_rows_alone(small: Setting) -> None:
     shape = copy.copy(small.shape)
     shape.attn_only = True
@@ -342,9 +393,10 @@ def test_every_neuron_has_its_figures(small: Setting) -> None:
     for layer, i in itertools.product(range(2), range(64)):
         hook = f"blocks.{layer}.mlp.hook_pre"
         pre, name = recording[hook][real][:, i].double(), f"{hook}[{i}]"
-        sample = recording[hook][chosen, at][:, i].double().numpy()
         assert rows["active_share", name].value == pytest.approx(float((pre > 0).double().mean()))
-        dip, p = diptest.diptest(sample)
+        step = sparsity.rounding(recording.bridge, layer)[i]  # what differs by less is alike
+        sample = (recording[hook][chosen, at][:, i] / step).round() * step
+        dip, p = diptest.diptest(sample.double().numpy())
         assert rows["dip", name].value == pytest.approx(dip)
         assert (rows["dip", name].n, rows["active_share", name].n) == (120, 426)
         p_values.append(p)

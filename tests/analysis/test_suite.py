@@ -155,7 +155,7 @@ def test_headlines_hold_the_accuracies_the_best_sites_the_whole_model_and_traini
     wanted = {
         row.key for row in given
         if row.measure.partition("/")[0] in ("accuracy", "training")
-        or row.measure.startswith(("similarity/best_", "similarity/matched_"))
+        or row.measure.startswith(("similarity/best_", "similarity/matched_", "similarity/mean_"))
         or (row.measure.startswith(("sparsity/", "attention/", "ablation/"))
             and row.subject in ("model", "reference:model"))
     }  # fmt: skip
@@ -164,7 +164,8 @@ def test_headlines_hold_the_accuracies_the_best_sites_the_whole_model_and_traini
     suffixes = ("", "_random_init", "_other_task", "_reference")
     best = {f"similarity/best_deconfounded_cka{suffix}" for suffix in suffixes}
     matched = {f"similarity/matched_{name}{suffix}" for name in OF_SITES for suffix in suffixes}
-    assert {row.measure for row in kept if "similarity" in row.measure} == best | matched
+    mean = {f"similarity/mean_deconfounded_cka{suffix}" for suffix in suffixes}
+    assert {row.measure for row in kept if "similarity" in row.measure} == best | matched | mean
     assert {row.measure for row in kept if "attention" in row.measure} == {
         "attention/matched_overlap",
         "attention/matched_overlap_random_init",
