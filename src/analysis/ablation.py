@@ -117,8 +117,8 @@ class Ablation:
         draws = self._setting.bootstrap
         yield from _rows(components, kinds, "", change, draws)
         for length, rows in self._lengths:
-            subset = draws[:, rows]
-            some = subset[subset.sum(-1) > 0]
+            subset = draws if rows.all() else draws[:, rows]
+            some = subset if (there := subset.sum(-1) > 0).all() else subset[there]
             yield from _rows(components, kinds, f".length_{length}", change.over(rows), some)
 
 

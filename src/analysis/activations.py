@@ -22,7 +22,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from ..data.inputs import InputSet
 from .measurements import Measurement
 
-PART_BYTES = 128 * 2**20  # of activations that are held at once
+PART_BYTES = 96 * 2**20  # of activations that are held at once
 
 
 @dataclass(frozen=True)

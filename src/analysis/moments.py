@@ -107,21 +107,24 @@ class Residuals:
         rest: Tensor = products - weights.T @ self._rest[:, :, part]
         return rest
 
-    def with_(self, other: Residuals, cross: Cross) -> Float64[Tensor, "groups k d"]:
-        """Return this (left) side's products with another (right) one's, by group."""
+    def with_(
+        self, other: Residuals, cross: Cross, part: slice
+    ) -> Float64[Tensor, "groups k part"]:
+        """Return this (left) side's products with some columns of another (right) one's, by group.
+
+        A part at a time, for the products of all are large.
+        """
         assert cross.products is not None
-        products = torch.baddbmm(cross.products, self._bx.mT, other._repeated, alpha=-1)
-        return products.baddbmm_(self._weights_repeated, other._rest, alpha=-1)
+        products = cross.products[:, :, part] - self._bx.mT @ other.weights[:, part]
+        rest: Tensor = products.sub_(self.weights.T @ other._rest[:, :, part])
+        return rest
 
-    @property
-    def _repeated(self) -> Tensor:
-        repeated: Tensor = self.weights.expand(len(self._bb), *self.weights.shape)
-        return repeated
-
-    @property
-    def _weights_repeated(self) -> Tensor:
-        repeated: Tensor = self.weights.T.expand(len(self._bb), *self.weights.T.shape)
-        return repeated
+    def total_with(self, other: Residuals, cross: Cross) -> Float64[Tensor, "k d"]:
+        """Return this (left) side's products with another (right) one's, of all groups."""
+        assert cross.products is not None
+        products = cross.products.sum(0) - self._bx.sum(0).T @ other.weights
+        rest: Tensor = products - self.weights.T @ other._rest.sum(0)
+        return rest
 
     def energy(self, name: str) -> float:
         """Return the sum of squares of what is left of a representation."""

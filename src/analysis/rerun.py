@@ -258,8 +258,9 @@ def rerun(
 ) -> Float[Tensor, "inputs pos classes"]:
     """Return the logits with the outputs of some places replaced by `fill`.
 
-    `recorded` gives the intact model's activations by hook name, `barred` is of `barred_keys`. Where
-    only some positions are `wanted`, the last block does those alone, and the others' logits are 0.
+    `recorded` gives the intact model's activations by hook name, `barred` is of `barred_keys`.
+    Where only some positions are `wanted`, the last block does those alone, and the others' logits
+    are 0.
     """
     first = min(place.layer for place in places)
     residual = torch.empty(0)

@@ -288,11 +288,7 @@ class Similarity:
         self, rest: Residuals, sites: list[str]
     ) -> dict[tuple[str, str], Float64[Tensor, " left_out"]]:
         """Return deconfounded CKA of all that is compared, with the groups left out."""
-        program, width = self._program, self._source.bridge.cfg.d_model
-        counts = rest.counts
-        products = program.rest.with_(rest, self._cross)
-        cross = centred_without_each(products, program.rest.sums, rest.sums, counts)
-        squares = cross.square_().view(*cross.shape[:2], len(self._sites), width).sum(-1)
+        program, counts = self._program, rest.counts
 
         def norms(residuals: Residuals, name: str, part: slice) -> Tensor:
             sums = residuals.sums[:, part]
@@ -307,16 +303,19 @@ class Similarity:
         )
         ours = {site: norms(rest, site, self._side.slices[site]) for site in sites}
         found: dict[tuple[str, str], Tensor] = {}
-        for name in program.compared:
-            shared = squares[:, slices[name]].sum(1)
-            for i, site in enumerate(self._sites):
-                if site in ours:
-                    found[name, site] = shared[:, i] / (theirs[name] * ours[site])
-        return found
+        for site in sites:
+            part = self._side.slices[site]
+            products = program.rest.with_(rest, self._cross, part)
+            cross = centred_without_each(products, program.rest.sums, rest.sums[:, part], counts)
+            squares = cross.square_().sum(2)
+            for name in program.compared:
+                shared = squares[:, slices[name]].sum(1)
+                found[name, site] = shared / (theirs[name] * ours[site])
+        return {(name, site): found[name, site] for name in program.compared for site in sites}
 
     def _plain(self) -> dict[str, dict[tuple[str, str], Value]]:
         program = self._program
-        cross = program.centred.with_(self._centred, self._cross).sum(0)
+        cross = program.centred.total_with(self._centred, self._cross)
         own = {site: self._centred.own(site).sum(0) for site in self._sites}
         theirs = program.totals
         ranks = {

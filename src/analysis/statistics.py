@@ -23,9 +23,12 @@ Z95 = 1.959963984540054  # two-sided 95% quantile of the standard normal
 @lru_cache(maxsize=16)
 def bootstrap_counts(n: int, draws: int, seed: int) -> Float64[Tensor, "draws n"]:
     """Return how often each of `n` things is in each bootstrap resample (Efron 1979)."""
-    generator = np.random.default_rng([seed, n])
-    counts = generator.multinomial(n, np.full(n, 1 / n), size=draws)
-    return torch.from_numpy(counts).double()
+    generator, chances = np.random.default_rng([seed, n]), np.full(n, 1 / n)
+    counts = torch.empty(draws, n, dtype=torch.float64)
+    for at in range(0, draws, 50):  # integers of all at once would double the memory
+        size = min(50, draws - at)
+        counts[at : at + size] = torch.from_numpy(generator.multinomial(n, chances, size=size))
+    return counts
 
 
 def percentile_intervals(samples: Float64[Tensor, "draws k"]) -> list[tuple[float, float]]:
