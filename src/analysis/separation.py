@@ -128,9 +128,12 @@ def from_csv(content: bytes, source: str) -> list[Separation]:
         FaultError: it is damaged; `source` names it.
     """
     try:
-        lines = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
-        return [_parsed(line) for line in lines]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        lines = csv.reader(io.StringIO(content.decode(), newline=""))
+        header = next(lines, [])
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its columns are {header}, not {list(COLUMNS)}")
+        return [_parsed(dict(zip(COLUMNS, line, strict=True))) for line in lines]
+    except (ValueError, csv.Error) as error:
         raise FaultError(f"the controls in '{source}' are damaged: {error}") from error
 
 
