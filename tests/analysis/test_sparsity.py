@@ -26,7 +26,7 @@ from tracr.craft import bases, transformers
 from tracr.rasp import rasp
 
 from algomatch.analysis import sparsity
-from algomatch.analysis.activations import record
+from algomatch.analysis.activations import Streamed, record
 from algomatch.analysis.setting import Setting
 from algomatch.analysis.sparsity import (
     Neurons,
@@ -460,3 +460,13 @@ def test_h1_of_the_reference_itself_is_nothing(small: Setting) -> None:
         assert row.ci_low is not None
         assert row.ci_high is not None
         assert row.ci_low <= 0 <= row.ci_high
+
+
+@pytest.mark.parametrize("of", ["random init", "reference"])
+def test_small_parts_give_the_figures_of_the_whole(of: str, small: Setting) -> None:
+    bridge = small.reference.bridge if of == "reference" else make_bridge(small.shape)
+    whole = rows_of(sparsity.measure(record(bridge, small.inputs, 2048), small))
+    parts = rows_of(sparsity.measure(Streamed(bridge, small.inputs, 8), small))
+    assert set(parts) == set(whole)
+    for key, row in parts.items():
+        assert row.value == pytest.approx(whole[key].value, abs=1e-6), key
