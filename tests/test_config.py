@@ -282,13 +282,13 @@ LOW = [
     ("model.d_mlp", 1), ("trainer.max_steps", 1), ("trainer.batch_size", 1),
     ("trainer.warmup_steps", 0), ("trainer.checkpoints", 1), ("trainer.log_every", 1),
     ("trainer.evaluate_every", 1), ("analysis.batch_size", 1), ("analysis.bootstrap", 20),
-    ("analysis.random_inits", 1), ("analysis.seed", 0), ("seed", 0),
+    ("analysis.random_inits", 1), ("analysis.other_tasks", 0), ("analysis.seed", 0), ("seed", 0),
 ]  # fmt: skip
 LOW_FLOATS = [
     ("task.tolerance", 0),
     ("trainer.learning_rate", 0), ("trainer.weight_decay", 0), ("trainer.gradient_clip", 0),
     ("trainer.save_every_seconds", 0), ("tracking.init_timeout_seconds", 1),
-    ("tracking.finish_timeout_seconds", 1),
+    ("tracking.finish_timeout_seconds", 1), ("analysis.solved", 0), ("analysis.margin", 0),
 ]  # fmt: skip
 CHOICES = {
     "model.act_fn=rely": "model.act_fn=rely: did you mean 'relu'? valid: gelu, gelu_new, relu, sil",
@@ -307,6 +307,10 @@ BETWEEN = {
     **{
         f"task.held_out={share}": f"task.held_out={share} must be a share from 0 up to, not incl"
         for share in ("-0.1", "1.0", "nan", "inf")
+    },
+    **{
+        f"analysis.{key}=1.5": f"analysis.{key}=1.5 must be a share of the inputs, at most 1"
+        for key in ("solved", "margin")
     },
     **{
         f"trainer.target_accuracy={target}": f"trainer.target_accuracy={target} must be above 0 "
@@ -340,8 +344,8 @@ def test_every_rule_has_an_example_that_breaks_it() -> None:
     rules = [message.partition("=")[0] for _, message in algomatch.config._rules(compose())]
     examples = {message.partition("=")[0] for message in BROKEN.values()}
     assert examples == set(rules)
-    # n_heads, min_length and tolerance have a second rule, the seeds two bounds
-    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 8
+    # n_heads, min_length, tolerance and two shares have a second rule, the seeds two bounds
+    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 10
 
 
 @pytest.mark.parametrize(
