@@ -202,18 +202,3 @@ def _rows(subject: str, part: Outcome, drawn: Float64[Tensor, "3 draws"]) -> Ite
         interval = percentile_interval(sums / count) if n > 1 else (None, None)
         positions = int(part.count.sum())
         yield Measurement(f"accuracy/{name}", subject, means[name], positions, *interval)
-
-
-@torch.inference_mode()
-def exact_accuracy(model: torch.nn.Module, inputs: InputSet, batch_size: int) -> float:
-    """Return a NativeModel's exact-sequence accuracy on all inputs that have an output."""
-    device = next(model.parameters()).device
-    right = answered = 0.0
-    for start in range(0, len(inputs), batch_size):
-        rows = slice(start, start + batch_size)
-        mask = inputs.key_mask[rows].to(device)
-        logits = model(inputs.tokens[rows].to(device), attention_mask=mask).cpu()
-        part = outcome(logits, inputs.targets[rows], inputs.output)
-        right += float(part.exact.sum())
-        answered += float((part.count > 0).sum())
-    return right / answered

@@ -44,18 +44,22 @@ class Side:
         """Take in the cases of a part."""
         groups = confounds.by_group(values)
         theirs = confounds.by_group(confounds.columns)
-        self.confounds = _plus(self.confounds, torch.stack([b.T @ b for b in theirs]))
-        self.with_confounds = _plus(
-            self.with_confounds,
-            torch.stack([b.T @ x for b, x in zip(theirs, groups, strict=True)]),
-        )
+        self.confounds = _added(self.confounds, theirs, theirs)
+        self.with_confounds = _added(self.with_confounds, theirs, groups)
         for name, part in self.slices.items():
-            products = torch.stack([x[:, part].T @ x[:, part] for x in groups])
-            self.own[name] = _plus(self.own.get(name), products)
+            columns = [group[:, part] for group in groups]
+            self.own[name] = _added(self.own.get(name), columns, columns)
 
 
-def _plus(total: Tensor | None, part: Tensor) -> Tensor:
-    return part if total is None else total.add_(part)
+def _added(
+    total: Tensor | None, left: Sequence[Tensor], right: Sequence[Tensor]
+) -> Float64[Tensor, "groups k d"]:
+    """Return the sums of products with those of more cases, in place: they may be large."""
+    if total is None:
+        total = left[0].new_zeros(len(left), left[0].shape[1], right[0].shape[1])
+    for sums, x, y in zip(total, left, right, strict=True):
+        sums.addmm_(x.T, y)
+    return total
 
 
 class Cross:
@@ -71,8 +75,8 @@ class Cross:
         confounds: Confounds,
     ) -> None:
         """Take in the cases of a part."""
-        pairs = zip(confounds.by_group(left), confounds.by_group(right), strict=True)
-        self.products = _plus(self.products, torch.stack([x.T @ y for x, y in pairs]))
+        groups = confounds.by_group(left), confounds.by_group(right)
+        self.products = _added(self.products, *groups)
 
 
 class Residuals:

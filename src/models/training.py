@@ -166,18 +166,23 @@ def weights_of(model: NativeModel) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def exact_accuracy(model: NativeModel, inputs: InputSet) -> float:
-    """Return the share of inputs all of whose defined outputs are right; 1 where there are none."""
+def exact_accuracy(model: torch.nn.Module, inputs: InputSet, batch_size: int = EVALUATED) -> float:
+    """Return the share of inputs all of whose defined outputs are right; 1 where there are none.
+
+    The model may be on any device, and stays in the mode it was in.
+    """
+    device, training = next(model.parameters()).device, model.training
     model.eval()
     right = total = 0
-    for rows in torch.split(torch.arange(len(inputs)), EVALUATED):
-        given = model(inputs.tokens[rows], attention_mask=inputs.key_mask[rows])
+    for rows in torch.split(torch.arange(len(inputs)), batch_size):
+        tokens, key_mask = inputs.tokens[rows].to(device), inputs.key_mask[rows].to(device)
+        given = model(tokens, attention_mask=key_mask).cpu()
         defined = inputs.defined[rows]
         correct = inputs.output.right(given, inputs.targets[rows])
         counted = defined.any(-1)
         right += int(((correct | ~defined).all(-1) & counted).sum())
         total += int(counted.sum())
-    model.train()
+    model.train(training)
     return right / total if total else 1.0
 
 

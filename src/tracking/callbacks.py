@@ -18,7 +18,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..analysis.accuracy import exact_accuracy
 from ..analysis.measurements import Measurement, from_csv, to_csv
 from ..analysis.setting import Setting
 from ..analysis.suite import measure
@@ -29,6 +28,7 @@ from ..models.bridges import make_bridge
 from ..models.training import (
     AlgorithmicTask,
     checkpoint_steps,
+    exact_accuracy,
     learning_rate_factor,
 )
 from .run_folder import RunFolder

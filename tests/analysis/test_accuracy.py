@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy, MulticlassExactMatch
 
 from algomatch.analysis import accuracy
-from algomatch.analysis.accuracy import Outcome, exact_accuracy, outcome
+from algomatch.analysis.accuracy import Outcome, outcome
 from algomatch.analysis.activations import Recording, Source, record
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.setting import Setting
@@ -23,6 +23,7 @@ from algomatch.config import compose
 from algomatch.data.outputs import IGNORE, Categorical
 from algomatch.experiment import prepare
 from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.training import exact_accuracy
 
 Case = tuple[torch.Tensor, torch.Tensor, Categorical]
 

@@ -12,7 +12,6 @@ from support.programs import write_program
 from support.runs import TINY, quiet
 
 from algomatch.analysis import controls as module
-from algomatch.analysis.accuracy import exact_accuracy
 from algomatch.analysis.controls import (
     DECOY,
     DRAWS,
@@ -30,6 +29,7 @@ from algomatch.data.outputs import Categorical, Numerical
 from algomatch.experiment import prepare, study_controls
 from algomatch.models import interchange, variants
 from algomatch.models.bridges import plain_model
+from algomatch.models.training import exact_accuracy
 
 STEPS = ("trainer.max_steps=20", "trainer.batch_size=8")
 POSITIVES = ("rotated", "reparametrised", "permuted", "noised")

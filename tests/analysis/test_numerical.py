@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.plain import Array, gram_cka, residuals
 
 from algomatch.analysis import accuracy, similarity, sparsity, suite
-from algomatch.analysis.accuracy import exact_accuracy, outcome
+from algomatch.analysis.accuracy import outcome
 from algomatch.analysis.activations import Recording, record, residual_sites
 from algomatch.analysis.controls import RANDOM_INIT_SEEDS
 from algomatch.analysis.measurements import Measurement, from_csv, to_csv
@@ -26,6 +26,7 @@ from algomatch.data.inputs import InputSet, Variable
 from algomatch.data.outputs import IGNORE, Numerical
 from algomatch.experiment import prepare
 from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.training import exact_accuracy
 
 Rows = dict[tuple[str, str], Measurement]
 NUMBER = (

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from algomatch.analysis import ablation, accuracy, similarity
-from algomatch.analysis.accuracy import exact_accuracy
 from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.controls import random_inits
 from algomatch.analysis.measurements import Measurement
@@ -18,6 +17,7 @@ from algomatch.analysis.setting import Setting
 from algomatch.config import compose
 from algomatch.experiment import prepare
 from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.training import exact_accuracy
 
 SMALL = (
     "task.vocabulary=[a,b]", "task.max_length=4", "task.held_out=0.3", "model=2L",
