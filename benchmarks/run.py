@@ -276,20 +276,6 @@ def streamed_memory() -> Result:
     script = """
 import re
 from pathlib import Path
-from algomatch.analysis.accuracy import Outcome, outcome, side_by_side
-from algomatch.analysis.activations import Recording, record
-from algomatch.analysis.measurements import Measurement
-from algomatch.analysis.rerun import (
-    KINDS,
-    Component,
-    Donors,
-    Means,
-    Rerun,
-    donors,
-    places,
-    single,
-)
-from algomatch.analysis.setting import Setting
 from algomatch.analysis.suite import measure
 from algomatch.config import compose
 from algomatch.experiment import prepare

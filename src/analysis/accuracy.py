@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ..data.inputs import InputSet
@@ -14,7 +14,7 @@ from ..data.outputs import Output
 from .activations import Recording, Source, taken
 from .measurements import Measurement, Metric
 from .setting import Setting
-from .statistics import percentile_interval, wilson_interval
+from .statistics import percentile_interval, weighted_sums, wilson_interval
 
 SPLITS = ("all", "train", "held_out")
 
@@ -43,7 +43,7 @@ class Outcome:
     loss: Float64[Tensor, "inputs *models"]
     count: Float64[Tensor, "inputs *models"]
 
-    def over(self, rows: Bool[Tensor, " inputs"]) -> Outcome:
+    def over(self, rows: Bool[Tensor, " inputs"] | Int64[Tensor, " chosen"]) -> Outcome:
         """Return the outcome on some of the inputs."""
         return Outcome(self.exact[rows], self.correct[rows], self.loss[rows], self.count[rows])
 
@@ -56,24 +56,32 @@ class Outcome:
         return {name: float(value) for name, value in self.weighted(self.once).items()}
 
     @property
-    def once(self) -> Float64[Tensor, "1 inputs"]:
+    def once(self) -> UInt8[Tensor, "1 inputs"]:
         """Counts that take each input once."""
-        return torch.ones(1, len(self.exact), dtype=torch.float64)
+        return torch.ones(1, len(self.exact), dtype=torch.uint8)
 
     def weighted(
-        self, counts: Float64[Tensor, "draws inputs"]
+        self, counts: Shaped[Tensor, "draws inputs"]
     ) -> dict[str, Float64[Tensor, "draws *models"]]:
         """Return the three means with input i counted `counts[draw, i]` times, for each draw.
 
         An input on which the program is defined nowhere counts in none of them.
         """
-        count = self.count[:, :1] if self.count.dim() > 1 else self.count  # the same for all
-        positions = (counts @ count).clamp(min=1)
-        inputs = (counts @ (count > 0).double()).clamp(min=1)
+        n = len(self.count)
+        count = self.count.reshape(n, -1)[:, :1]  # the same for all
+        columns = [count, (count > 0).double()]
+        columns += [one.reshape(n, -1) for one in (self.exact, self.correct, self.loss)]
+        sums = weighted_sums(counts, torch.cat(columns, dim=1))
+        positions, inputs = sums[:, :2].clamp(min=1).unbind(1)
+        exact, token, loss = sums[:, 2:].reshape(len(counts), 3, *self.exact.shape[1:]).unbind(1)
+
+        def mean(values: Tensor, over: Tensor) -> Tensor:
+            return values / over.reshape(-1, *[1] * (values.dim() - 1))
+
         return {
-            "exact": counts @ self.exact / inputs,
-            "token": counts @ self.correct / positions,
-            "loss": counts @ self.loss / positions,
+            "exact": mean(exact, inputs),
+            "token": mean(token, positions),
+            "loss": mean(loss, positions),
         }
 
 
@@ -155,7 +163,8 @@ def _accuracies(whole: Outcome, inputs: InputSet, setting: Setting) -> Iterator[
         return
     masks = torch.stack([*subsets.values()], dim=1).double()
     sums = [one[:, None] * masks for one in (whole.correct, whole.loss, whole.count)]
-    drawn = (setting.bootstrap @ torch.cat(sums, dim=1)).T.contiguous().view(3, len(subsets), -1)
+    drawn = weighted_sums(setting.bootstrap, torch.cat(sums, dim=1))
+    drawn = drawn.T.contiguous().view(3, len(subsets), -1)
     for (subject, rows), samples in zip(subsets.items(), drawn.unbind(1), strict=True):
         yield from _rows(subject, whole.over(rows), samples)
 

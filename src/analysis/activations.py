@@ -1,6 +1,6 @@
 """Sites of a bridge, and its activations on an input set: recorded once, or part by part.
 
-Where all that the measures need fits into `PART_BYTES`, it is recorded once and shared. A larger
+Where all that the measures need fits into `WHOLE_BYTES`, it is recorded once and shared. A larger
 set is streamed: the model runs on one part of the inputs at a time, and each measure adds up what
 it needs, so that memory does not grow with the set and the values are the same.
 
@@ -22,7 +22,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from ..data.inputs import InputSet
 from .measurements import Measurement
 
-PART_BYTES = 96 * 2**20  # of activations that are held at once
+WHOLE_BYTES = 96 * 2**20  # of activations that are recorded once and held
+PART_BYTES = 24 * 2**20  # of a part of more than these: memory is a multiple of it
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,10 @@ def observe(
     Its parts are no larger than those of the model that is run beside it.
     """
     models, positions = (bridge, beside or bridge), inputs.tokens.shape[1]
-    fitting = max(1, PART_BYTES // max(bytes_per_input(one, positions) for one in models))
-    if len(inputs) <= fitting:
+    each = max(bytes_per_input(one, positions) for one in models)
+    if len(inputs) * each <= WHOLE_BYTES:
         return record(bridge, inputs, batch_size)
-    return Streamed(bridge, inputs, min(batch_size, fitting))
+    return Streamed(bridge, inputs, max(1, min(batch_size, PART_BYTES // each)))
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from ..data.inputs import InputSet
 from .activations import Recording, Source, taken
 from .measurements import Measurement, Metric
 from .setting import CONTROLS, Setting
-from .statistics import percentile_intervals
+from .statistics import percentile_intervals, weighted_sums
 
 UNIFORM = 0.95  # overlap with attention to everything from which a head counts as uniform
 PATTERN = "attn.hook_pattern"
@@ -202,6 +202,7 @@ def _values(
     sums: Float64[Tensor, "inputs k"], count: Float64[Tensor, " inputs"], draws: Tensor
 ) -> list[tuple[float, tuple[float, float]]]:
     """Return means over queries with their bootstrap intervals over inputs."""
-    drawn = (draws @ sums) / (draws @ count).clamp(min=1)[:, None]
+    drawn = weighted_sums(draws, torch.column_stack([sums, count]))
+    drawn = drawn[:, :-1] / drawn[:, -1:].clamp(min=1)
     means = (sums.sum(0) / count.sum().clamp(min=1)).tolist()
     return list(zip(means, percentile_intervals(drawn), strict=True))

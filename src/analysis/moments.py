@@ -10,11 +10,11 @@ estimates with each group left out and, last, of all; `b` confounds, `k`, `d` co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor
 
 
@@ -39,6 +39,16 @@ class Side:
         self.confounds: Tensor | None = None  # groups b b
         self.with_confounds: Tensor | None = None  # groups b k
         self.own: dict[str, Tensor] = {}  # groups k k
+
+    def columns(
+        self, parts: Iterable[Shaped[Tensor, "cases columns"]], order: Int64[Tensor, " cases"]
+    ) -> Float64[Tensor, "cases k"]:
+        """Return columns side by side, the cases in an order; in one piece, for they are many."""
+        found, start = torch.empty(len(order), self.width, dtype=torch.float64), 0
+        for part in parts:
+            found[:, start : start + part.shape[1]] = part[order]
+            start += part.shape[1]
+        return found
 
     def add(self, values: Float64[Tensor, "cases k"], confounds: Confounds) -> None:
         """Take in the cases of a part."""

@@ -2,21 +2,21 @@
 
 An ablated model shares everything before that place with the intact one, so the recorded
 activations stand in for it. What comes after runs on a plain NativeModel, without hooks, a few
-inputs at a time, so that they stay in the processor's cache. (The bridge's own `start_at_layer`
-runs the earlier blocks all the same.)
+inputs at a time, so that they stay in the processor's cache, and those of one length together, so
+that there is no padding. (The bridge's own `start_at_layer` runs the earlier blocks all the same.)
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.native import NativeModel
@@ -34,7 +34,7 @@ KINDS = {  # name: what the output is replaced by
     "resample_across": "that of an input of another length (positions beyond its end from its "
     "start again)",
 }
-POSITIONS_AT_ONCE = 3072  # of a run: small enough for the cache, large enough for the cores
+POSITIONS_AT_ONCE = 6144  # of a run: small enough for the cache, large enough for the cores
 Fill = Callable[[str], Tensor]  # hook name to the values that replace its own
 
 
@@ -168,23 +168,22 @@ class Rerun:
     @torch.inference_mode()
     def outcomes(self, wanted: Sequence[tuple[Component, str]]) -> Outcome:
         """Return how the model does on each input under each (component, kind), side by side."""
-        found = []
         amounting = [self._run(component.places, kind) for component, kind in wanted]
         runs = list(dict.fromkeys(amounting))
         kinds = list(dict.fromkeys(kind for _, kind in runs))
+        found, order = [], []
         for rows, part in self._source.parts():
             given = {
                 kind: (self._source.at(donors.rows[rows]), donors.positions[rows])
                 for kind, donors in self._donors.items()
                 if kind in kinds
             }
-            size = max(1, POSITIONS_AT_ONCE // part.inputs.tokens.shape[1])
-            for start in range(0, len(part.inputs), size):
-                chunk = slice(start, min(start + size, len(part.inputs)))
-                here = part.at(chunk)
-                fills = {kind: self._fill(kind, here, given.get(kind), chunk) for kind in kinds}
-                found.append(self._outcomes(runs, here, fills))
-        return joined(found).columns([runs.index(run) for run in amounting])
+            for chunk in _chunks(part.inputs):
+                fills = {kind: self._fill(kind, chunk, given.get(kind)) for kind in kinds}
+                found.append(self._outcomes(runs, part, chunk, fills))
+                order.append(chunk.rows + rows.start)
+        whole = joined(found).over(torch.argsort(torch.cat(order)))
+        return whole.columns([runs.index(run) for run in amounting])
 
     def _run(self, places: tuple[Place, ...], kind: str) -> Run:
         """Return what an ablation amounts to: all heads of a layer are its attention layer.
@@ -199,68 +198,81 @@ class Rerun:
         return (*rest, *(Place(layer, ATTENTION) for layer in sorted(full))), kind
 
     def _outcomes(
-        self,
-        runs: Sequence[Run],
-        here: Recording,
-        fills: Mapping[str, Fill],
+        self, runs: Sequence[Run], part: Recording, chunk: Chunk, fills: Mapping[str, Fill]
     ) -> Outcome:
-        device = self._source.bridge.cfg.device
-        targets, output = here.inputs.targets, here.inputs.output
-        kept = dict[str, Tensor]()
-
-        def recorded(name: str) -> Tensor:
-            if name not in kept:
-                kept[name] = here[name].to(device)
-            return kept[name]
-
-        barred = barred_keys(self._model, here.inputs.key_mask.to(device))
-        wanted = here.inputs.defined.to(device)
+        output, targets = part.inputs.output, chunk.of(part.inputs.targets)
+        defined = output.defined(targets).any(0)
+        asked = torch.nonzero(defined)[:, 0].tolist() or [0]
+        wanted = slice(asked[0], asked[-1] + 1)
+        recorded = self._kept(lambda name: chunk.of(part[name]))
         return side_by_side(
             outcome(
-                rerun(self._model, recorded, barred, places, fills[kind], wanted).cpu(),
-                targets,
+                rerun(self._model, recorded, places, fills[kind], wanted).cpu(),
+                targets[:, wanted],
                 output,
             )
             for places, kind in runs
         )
 
     def _fill(
-        self,
-        kind: str,
-        here: Recording,
-        given: tuple[Recording, Int64[Tensor, "inputs pos"]] | None,
-        chunk: slice,
+        self, kind: str, chunk: Chunk, given: tuple[Recording, Int64[Tensor, "inputs pos"]] | None
     ) -> Fill:
+        def resampled(name: str) -> Tensor:
+            assert given is not None
+            recording, positions = given
+            return recording[name][chunk.rows[:, None], chunk.of(positions)]
+
+        def constant(name: str) -> Tensor:
+            mean = self._means[name][: chunk.positions]
+            return mean if kind == "mean" else torch.zeros_like(mean)
+
+        return self._kept(constant if given is None else resampled)
+
+    def _kept(self, values: Fill) -> Fill:
+        """Return what keeps the values on the model's device."""
         device, kept = self._source.bridge.cfg.device, dict[str, Tensor]()
 
-        def values(name: str) -> Tensor:
-            if given is not None:
-                recording, positions = given[0], given[1][chunk]
-                return recording[name][chunk][torch.arange(len(positions))[:, None], positions]
-            mean = self._means[name] if kind == "mean" else torch.zeros(())
-            return mean.expand_as(here[name])
-
-        def fill(name: str) -> Tensor:
+        def get(name: str) -> Tensor:
             if name not in kept:
                 kept[name] = values(name).to(device)
             return kept[name]
 
-        return fill
+        return get
+
+
+class Chunk(NamedTuple):
+    """Inputs of one length, and how many positions they have without padding."""
+
+    rows: Int64[Tensor, " inputs"]
+    positions: int
+
+    def of(
+        self, values: Shaped[Tensor, "all all_pos *place"]
+    ) -> Shaped[Tensor, "inputs pos *place"]:
+        """Return these inputs' values."""
+        return values[self.rows, : self.positions]
+
+
+def _chunks(inputs: InputSet) -> Iterator[Chunk]:
+    """Yield the inputs of each length, a few at a time."""
+    for length in torch.unique(inputs.lengths).tolist():
+        rows = torch.nonzero(inputs.lengths == length)[:, 0]
+        for some in torch.split(rows, max(1, POSITIONS_AT_ONCE // (length + 1))):
+            yield Chunk(some, length + 1)
 
 
 def rerun(
     model: NativeModel,
     recorded: Fill,
-    barred: Float[Tensor, "inputs 1 q k"],
     places: tuple[Place, ...],
     fill: Fill,
-    wanted: Bool[Tensor, "inputs pos"] | None = None,
-) -> Float[Tensor, "inputs pos classes"]:
-    """Return the logits with the outputs of some places replaced by `fill`.
+    wanted: slice = slice(None),
+) -> Float[Tensor, "inputs wanted classes"]:
+    """Return the logits at the wanted positions with some places' outputs replaced by `fill`.
 
-    `recorded` gives the intact model's activations by hook name, `barred` is of `barred_keys`.
-    Where only some positions are `wanted`, the last block does those alone, and the others' logits
-    are 0.
+    `recorded` gives the intact model's activations by hook name, on inputs of one length and
+    without padding; `fill` gives as many, or one for all inputs. The last block does the wanted
+    positions alone.
     """
     first = min(place.layer for place in places)
     residual = torch.empty(0)
@@ -269,42 +281,40 @@ def rerun(
         here = [place for place in places if place.layer == layer]
         hooks = {place.hook for place in here}
         heads = [place.head for place in here if place.hook == HEAD]
-        some = wanted if block is model.layers[-1] else None
-        if intact and hooks == {MLP}:
-            middle = _those(recorded(f"{at}hook_resid_mid"), some)
+        some = wanted if block is model.layers[-1] else slice(None)
+        before = recorded(f"{at}hook_resid_pre") if intact else residual
+        if ATTENTION in hooks:
+            middle = before[:, some] + fill(f"{at}{ATTENTION}")[..., some, :]
+        elif intact:  # what the heads give is recorded: only what they give else is added
+            after = "hook_resid_post" if model.cfg.attn_only else "hook_resid_mid"
+            middle = recorded(f"{at}{after}")[:, some]
+            if heads:
+                z, other = recorded(f"{at}{HEAD}"), fill(f"{at}{HEAD}")
+                change = other[..., some, heads, :] - z[:, some, heads]
+                middle = middle + change.flatten(-2) @ _columns(block.attn, heads).T
         else:
-            before = recorded(f"{at}hook_resid_pre") if intact else residual
-            if ATTENTION in hooks:
-                out = _those(fill(f"{at}{ATTENTION}"), some)
-            else:
-                z = recorded(f"{at}{HEAD}") if intact else _heads(block, before, barred)
-                z = _those(z, some)
-                if heads:
-                    z = z.clone()
-                    z[..., heads, :] = _those(fill(f"{at}{HEAD}"), some)[..., heads, :]
-                out = block.attn.o(z.flatten(-2))
-            middle = _those(before, some) + out
+            z = _heads(block, before, some, model.cfg.attention_dir == "causal")
+            if heads:
+                z[:, :, heads] = fill(f"{at}{HEAD}")[..., some, heads, :]
+            middle = before[:, some] + block.attn.o(z.flatten(-2))
         if MLP in hooks:
-            residual = middle + _those(fill(f"{at}{MLP}"), some)
+            residual = middle + fill(f"{at}{MLP}")[..., some, :]
         elif model.cfg.attn_only:
             residual = middle
         else:
             residual = middle + _mlp(block, middle)
     logits: Tensor = model.head(model.ln_out(residual))
-    if wanted is None:
-        return logits
-    whole = logits.new_zeros(*wanted.shape, logits.shape[-1])
-    whole[wanted] = logits
-    return whole
+    return logits
 
 
-def _those(
-    values: Shaped[Tensor, "inputs pos *place"], wanted: Bool[Tensor, "inputs pos"] | None
-) -> Shaped[Tensor, "*positions_and_place"]:
-    return values if wanted is None else values[wanted]
+def _columns(attention: Any, heads: Sequence[int | None]) -> Float[Tensor, "d_model place"]:
+    """Return the output weights of some heads."""
+    weights = attention.o.weight.unflatten(1, (attention.n_heads, attention.d_head))
+    found: Tensor = weights[:, heads].flatten(1)
+    return found
 
 
-def _mlp(block: Any, middle: Float[Tensor, "*positions d_model"]) -> Tensor:
+def _mlp(block: Any, middle: Float[Tensor, "inputs pos d_model"]) -> Tensor:
     hidden = block.mlp.fc_in(block.ln2(middle))
     hidden = hidden.relu_() if block.mlp.act is F.relu else block.mlp.act(hidden)
     out: Tensor = block.mlp.fc_out(hidden)
@@ -312,30 +322,25 @@ def _mlp(block: Any, middle: Float[Tensor, "*positions d_model"]) -> Tensor:
 
 
 def _heads(
-    block: Any, before: Float[Tensor, "inputs pos d_model"], barred: Float[Tensor, "inputs 1 q k"]
-) -> Float[Tensor, "inputs pos head d_head"]:
-    """Return what the heads of a block give, before they are joined.
+    block: Any, before: Float[Tensor, "inputs pos d_model"], wanted: slice, causal: bool
+) -> Float[Tensor, "inputs wanted head d_head"]:
+    """Return what the heads of a block give at the wanted positions, before they are joined.
 
     Spelt out, for torch's softmax over a handful of keys takes longer than all the rest.
     """
     attention, normed = block.attn, block.ln1(before)
-    shape = (*before.shape[:2], attention.n_heads, attention.d_head)
-    q, k, v = (
-        project(normed).view(shape).transpose(1, 2)
-        for project in (attention.q, attention.k, attention.v)
-    )
-    scores = (q @ k.mT).div_(attention.scale).add_(barred)
+
+    def by_head(project: Any, values: Tensor) -> Tensor:
+        found: Tensor = project(values).unflatten(-1, (attention.n_heads, attention.d_head))
+        return found.transpose(1, 2)
+
+    q = by_head(attention.q, normed[:, wanted].contiguous())
+    k, v = by_head(attention.k, normed), by_head(attention.v, normed)
+    scores = (q @ k.mT).div_(attention.scale)
+    if causal:
+        n_pos = before.shape[1]
+        later = torch.ones(n_pos, n_pos, dtype=torch.bool, device=before.device).triu(1)
+        scores.masked_fill_(later[wanted], -torch.inf)
     weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
     z: Tensor = (weights @ v).div_(weights.sum(-1, keepdim=True))
     return z.transpose(1, 2)
-
-
-def barred_keys(
-    model: NativeModel, key_mask: Bool[Tensor, "inputs pos"]
-) -> Float[Tensor, "inputs 1 q k"]:
-    """Return what is added to attention scores: -inf where a query may not attend, else 0."""
-    n_pos = key_mask.shape[1]
-    may = key_mask[:, None, None, :]
-    if model.cfg.attention_dir == "causal":
-        may = may & torch.ones(n_pos, n_pos, dtype=torch.bool, device=key_mask.device).tril()
-    return torch.zeros(may.shape, device=key_mask.device).masked_fill_(~may, -torch.inf)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from jaxtyping import Float64
+from jaxtyping import UInt8
 from torch import Tensor
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
@@ -86,6 +86,6 @@ class Setting:
         return self._compared[kind, compare]
 
     @property
-    def bootstrap(self) -> Float64[Tensor, "draws inputs"]:
+    def bootstrap(self) -> UInt8[Tensor, "draws inputs"]:
         """Bootstrap resamples of the inputs, the same ones for every component."""
         return bootstrap_counts(len(self.inputs), self.config.bootstrap, self.config.seed)

@@ -186,6 +186,13 @@ class Program:
     def _left(self, name: str) -> bool:
         return self.rest.energy(name) > NOTHING_LEFT * self.rest.raw_energy(name)
 
+    def _columns(self, reference: Recording) -> Iterator[Shaped[Tensor, "cases columns"]]:
+        inputs = reference.inputs
+        for variable in inputs.variables.values():
+            yield as_columns(variable, inputs.defined)
+        for site in self.sites:
+            yield reference[site][inputs.defined]
+
     def part(self, rows: slice) -> tuple[Float64[Tensor, "cases k"], Tensor, Confounds]:
         """Return the columns at the cases of a part, the cases' order, and their confounds."""
         whole = rows == slice(0, self.cases.groups.shape[0])
@@ -194,9 +201,7 @@ class Program:
         reference = self._reference.at(rows)
         inputs = reference.inputs
         order, confounds = self.cases.of(inputs, rows)
-        columns = [as_columns(variable, inputs.defined) for variable in inputs.variables.values()]
-        columns += [reference[site][inputs.defined].double() for site in self.sites]
-        found = torch.cat(columns, dim=1)[order], order, confounds
+        found = self.side.columns(self._columns(reference), order), order, confounds
         if whole and isinstance(self._reference, Recording):
             self._whole = found
         return found
@@ -249,7 +254,7 @@ class Similarity:
         """Take in the products of a part."""
         left, order, confounds = self._program.part(rows)
         defined = part.inputs.defined
-        right = torch.cat([part[site][defined] for site in self._sites], dim=1)[order].double()
+        right = self._side.columns((part[site][defined] for site in self._sites), order)
         self._side.add(right, confounds)
         self._cross.add(left, right, confounds)
         for site, kept in self._samples.items():

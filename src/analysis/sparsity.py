@@ -28,8 +28,8 @@ from .activations import Recording, Source, has_mlp, taken
 from .measurements import Measurement, Metric
 from .setting import Setting
 from .statistics import (
-    bootstrap_counts,
     mean_interval,
+    means_of_resamples,
     percentile_interval,
     shares_difference,
     wilson_interval,
@@ -355,8 +355,7 @@ def _h1(reference: Neurons, model: Neurons, setting: Setting) -> Iterator[Measur
         one, other = reference.defined(name), model.defined(name)
         if min(len(one), len(other)) > 1:
             drawn = [
-                bootstrap_counts(len(values), draws, seed + i) @ values / len(values)
-                for i, values in enumerate((one, other))
+                means_of_resamples(values, draws, seed + i) for i, values in enumerate((one, other))
             ]
             interval = percentile_interval(drawn[0] - drawn[1])
             value = float(one.mean() - other.mean())

@@ -13,22 +13,30 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Shaped, UInt8
 from scipy.special import stdtrit
 from torch import Tensor
 
+AT_ONCE = 100  # resamples: all of them at once, as doubles, would be large
 Z95 = 1.959963984540054  # two-sided 95% quantile of the standard normal
 
 
 @lru_cache(maxsize=16)
-def bootstrap_counts(n: int, draws: int, seed: int) -> Float64[Tensor, "draws n"]:
+def bootstrap_counts(n: int, draws: int, seed: int) -> UInt8[Tensor, "draws n"]:
     """Return how often each of `n` things is in each bootstrap resample (Efron 1979)."""
     generator, chances = np.random.default_rng([seed, n]), np.full(n, 1 / n)
-    counts = torch.empty(draws, n, dtype=torch.float64)
-    for at in range(0, draws, 50):  # integers of all at once would double the memory
-        size = min(50, draws - at)
+    counts = torch.empty(draws, n, dtype=torch.uint8)  # 256 of one thing are never drawn
+    for at in range(0, draws, AT_ONCE):
+        size = min(AT_ONCE, draws - at)
         counts[at : at + size] = torch.from_numpy(generator.multinomial(n, chances, size=size))
     return counts
+
+
+def weighted_sums(
+    counts: Shaped[Tensor, "draws n"], values: Float64[Tensor, "n k"]
+) -> Float64[Tensor, "draws k"]:
+    """Return the sums of values, each taken as often as it is counted, for each draw."""
+    return torch.cat([some.double() @ values for some in torch.split(counts, AT_ONCE)])
 
 
 def percentile_intervals(samples: Float64[Tensor, "draws k"]) -> list[tuple[float, float]]:
@@ -60,7 +68,15 @@ def mean_interval(
     """Return the bootstrap interval of a mean; none for fewer than two values."""
     if len(values) < 2:
         return None, None
-    return percentile_interval(bootstrap_counts(len(values), draws, seed) @ values / len(values))
+    return percentile_interval(means_of_resamples(values, draws, seed))
+
+
+def means_of_resamples(
+    values: Float64[Tensor, " n"], draws: int, seed: int
+) -> Float64[Tensor, " draws"]:
+    """Return the mean of each bootstrap resample."""
+    counts = bootstrap_counts(len(values), draws, seed)
+    return weighted_sums(counts, values[:, None])[:, 0] / len(values)
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:

@@ -27,7 +27,6 @@ from algomatch.analysis.rerun import (
     Means,
     Place,
     Rerun,
-    barred_keys,
     donors,
     places,
     rerun,
@@ -176,26 +175,32 @@ def test_whatever_is_put_in_the_outputs_are_those_of_hooks(recording: Recording)
     }
     changed = 0
     for component in every_component(bridge):
+        hooks = [
+            (name, putting(torch.from_numpy(noise[name]), place.head))
+            for place in component.places
+            if (name := f"blocks.{place.layer}.{place.hook}")
+        ]
         with torch.inference_mode():
-            got = rerun(
-                model,
-                recording.__getitem__,
-                barred_keys(model, inputs.key_mask),
-                component.places,
-                lambda name: torch.from_numpy(noise[name]),
-            )
-            hooks = [
-                (name, putting(torch.from_numpy(noise[name]), place.head))
-                for place in component.places
-                if (name := f"blocks.{place.layer}.{place.hook}")
-            ]
-            wanted = bridge.run_with_hooks(
+            outputs = bridge.run_with_hooks(
                 inputs.tokens, attention_mask=inputs.key_mask, fwd_hooks=hooks
             )
-        scale = max(1.0, float(wanted.abs().max()))
+        scale = max(1.0, float(outputs.abs().max()))
+        for length in inputs.task.lengths:
+            rows, some = inputs.rows("all", length), slice(0, length + 1)
+            values = {name: torch.from_numpy(noise[name])[rows, some] for name in noise}
+            for wanted in (slice(None), slice(length // 2, length)):
+                with torch.inference_mode():
+                    got = rerun(
+                        model,
+                        lambda name: recording[name][rows, some],  # noqa: B023
+                        component.places,
+                        values.__getitem__,
+                        wanted,
+                    )
+                apart = got - outputs[rows, some][:, wanted]
+                assert float(apart.abs().max()) < 1e-5 * scale, (component.name, length, wanted)
         real = inputs.key_mask
-        assert float((got - wanted)[real].abs().max()) < 1e-5 * scale, component.name
-        changed += not torch.allclose(wanted[real], recording.logits[real], atol=1e-2)
+        changed += not torch.allclose(outputs[real], recording.logits[real], atol=1e-2)
     assert changed > len(every_component(bridge)) // 2  # Tracr leaves some empty
 
 
@@ -239,19 +244,17 @@ def test_in_a_causal_model_later_tokens_do_not_reach_back_through_an_ablation(
     shape, inputs = varied(small.shape, attention_dir="causal"), small.inputs
     recording = record(make_bridge(shape, trained_looking(shape)), inputs, 2048)
     model, rows = plain_model(recording.bridge), inputs.rows("all", 4)
-    barred = barred_keys(model, inputs.key_mask)
     first_same = (inputs.tokens[rows][:, None, :3] == inputs.tokens[rows][None, :, :3]).all(-1)
     means = means_of(recording)
     for component in every_component(recording.bridge):
-        for fill in (means.__getitem__, lambda name: torch.zeros(())):
+        for fill in (means.__getitem__, lambda name: torch.zeros(recording[name].shape[1:])):
             with torch.inference_mode():
                 logits = rerun(
                     model,
-                    recording.__getitem__,
-                    barred,
+                    lambda name: recording[name][rows, :5],
                     component.places,
-                    lambda name: fill(name).expand_as(recording[name]),  # noqa: B023
-                )[rows][:, :3]
+                    lambda name: fill(name)[:5],  # noqa: B023
+                )[:, :3]
             apart = (logits[:, None] - logits[None]).abs().amax((-1, -2))
             assert apart[first_same].max() < 1e-5
             assert apart.max() > 0.1

@@ -52,10 +52,8 @@ def test_z95_is_the_normal_quantile() -> None:
 def test_every_resample_draws_n_things(n: int, draws: int, seed: int) -> None:
     counts = bootstrap_counts(n, draws, seed)
     assert counts.shape == (draws, n)
-    assert counts.dtype == torch.float64
+    assert counts.dtype == torch.uint8
     assert (counts.sum(-1) == n).all()
-    assert (counts >= 0).all()
-    assert (counts == counts.round()).all()
 
 
 def test_resamples_come_from_the_seed_alone() -> None:
@@ -68,7 +66,7 @@ def test_resamples_come_from_the_seed_alone() -> None:
 
 def test_each_thing_is_drawn_as_often_as_in_a_multinomial() -> None:
     n, draws = 40, 20_000
-    counts = bootstrap_counts(n, draws, 0)
+    counts = bootstrap_counts(n, draws, 0).double()
     variance = 1 - 1 / n
     assert counts.mean(0).numpy() == pytest.approx(np.ones(n), abs=5 * (variance / draws) ** 0.5)
     assert counts.var(0).numpy() == pytest.approx(np.full(n, variance), rel=0.1)

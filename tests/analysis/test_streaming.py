@@ -60,6 +60,12 @@ def sizes(setting: Setting, bridge: Any) -> tuple[int, int]:
     return model, reference
 
 
+def streamed_by(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no more bytes be recorded at once, of this small set as of a large one."""
+    monkeypatch.setattr(activations, "WHOLE_BYTES", limit)
+    monkeypatch.setattr(activations, "PART_BYTES", limit)
+
+
 @pytest.mark.parametrize("of", ["random init", "reference"])
 def test_all_measurements_are_the_same_streamed_and_whole(
     of: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
@@ -68,7 +74,7 @@ def test_all_measurements_are_the_same_streamed_and_whole(
     whole = measured(bridge, setting)
     assert isinstance(setting.observe(bridge), Recording)
     part = int(0.4 * len(setting.inputs))
-    monkeypatch.setattr(activations, "PART_BYTES", part * min(sizes(setting, bridge)))
+    streamed_by(part * min(sizes(setting, bridge)), monkeypatch)
     source = setting.observe(bridge)
     assert isinstance(source, Streamed)
     assert len(list(source.parts())) > 2
@@ -86,7 +92,7 @@ def test_a_streamed_model_and_a_recorded_one_go_together(
     assert (model > 1.2 * reference) == (wide == "the model")
     assert (reference > 1.2 * model) == (wide == "the reference")
     limit = int(1.1 * min(model, reference)) * len(small.inputs)
-    monkeypatch.setattr(activations, "PART_BYTES", limit)
+    streamed_by(limit, monkeypatch)
     same(measured(make_bridge(shape), setting), whole)
 
 
@@ -98,7 +104,7 @@ def test_no_more_is_held_at_once_than_a_part(
     setting = with_shape(small, shape)
     bridge = make_bridge(shape)
     limit = int(1.1 * min(sizes(setting, bridge))) * len(small.inputs)
-    monkeypatch.setattr(activations, "PART_BYTES", limit)
+    streamed_by(limit, monkeypatch)
     held = []
     plain = activations.record
 
@@ -211,12 +217,13 @@ def test_what_fits_is_recorded_and_what_does_not_is_streamed(
 ) -> None:
     bridge = make_bridge(small.shape)
     each = bytes_per_input(bridge, 5)
-    monkeypatch.setattr(activations, "PART_BYTES", 120 * each)
+    monkeypatch.setattr(activations, "WHOLE_BYTES", 120 * each)
     assert isinstance(observe(bridge, small.inputs, 30), Recording)
-    monkeypatch.setattr(activations, "PART_BYTES", 120 * each - 1)
+    monkeypatch.setattr(activations, "WHOLE_BYTES", 120 * each - 1)
+    monkeypatch.setattr(activations, "PART_BYTES", 50 * each - 1)
     source = observe(bridge, small.inputs, 2048)
     assert isinstance(source, Streamed)
-    assert source.part_size == 119
+    assert source.part_size == 49
     smaller = observe(bridge, small.inputs, 30)
     assert isinstance(smaller, Streamed)
     assert smaller.part_size == 30
