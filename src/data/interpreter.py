@@ -47,7 +47,8 @@ class Interpreter:
     """RASP's meaning on a batch of inputs of one length, with values overridden at will.
 
     Causal programs select no later position (Tracr's `CausalEvaluator`). The program's functions
-    must depend on their arguments alone.
+    must depend on their arguments alone. With `one_value`, a categorical aggregate that selects
+    several values is undefined, as it is where the program is compiled, and not their mean.
 
     Raises:
         ProgramError: a function of the program raises, or an aggregate has no mean.
@@ -58,8 +59,9 @@ class Interpreter:
         tokens: Column,
         causal: bool = False,
         overrides: Iterable[tuple[Any, Column]] = (),
+        one_value: bool = False,
     ):
-        self._tokens, self._causal = tokens, causal
+        self._tokens, self._causal, self._one_value = tokens, causal, one_value
         self._shape = tokens.codes.shape
         # By id, for s-ops have no hash; each is kept, so that its id is not given to another.
         self._columns: dict[int, tuple[Any, Column]] = {
@@ -157,7 +159,16 @@ class Interpreter:
         single = np.take_along_axis(column.codes, selected.argmax(-1), axis=1)
         codes = np.where(widths == 1, 1 + single, 0)
         means: list[Value] = []
-        if (several := widths > 1).any():
+        several = widths > 1
+        if self._one_value and not rasp.is_numerical(sop):
+            least = np.where(selected, column.codes[:, None, :], np.iinfo(np.int32).max).min(-1)
+            most = np.where(selected, column.codes[:, None, :], -1).max(-1)
+            several &= least != most
+            codes[several] = 1 + len(column.values)
+            codes[(widths > 1) & ~several] = 1 + single[(widths > 1) & ~several]
+            table = (sop.default, *column.values, None)
+            return Column(*_apply(codes, len(table), lambda code: table[code]))
+        if several.any():
             kinds, means = _means(selected[several], column, np.nonzero(several)[0])
             codes[several] = 1 + len(column.values) + kinds
         table = (sop.default, *column.values, *means)

@@ -10,7 +10,6 @@ Shapes: `cases` pairs of a base and a donor, `pos` the positions of an encoded i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +23,7 @@ from transformer_lens.model_bridge.sources.native import NativeModel
 
 from ..config import TrainerConfig
 from ..data.inputs import InputSet
-from ..data.interpreter import Column, Interpreter, ProgramError, Value
-from ..data.outputs import IGNORE, Categorical
+from ..data.overridden import overridden_targets
 from .alignment import Place, align, inner_variables, sites_of
 from .bridges import make_native
 from .training import Progress, exact_accuracy, mean_loss, optimise, weights_of, with_seed
@@ -166,48 +164,12 @@ def cases_of(inputs: InputSet, name: str, count: int, seed: int) -> Cases:
 
 def _changing(inputs: InputSet, name: str, pairs: Int64[Tensor, "pairs 2"]) -> Cases:
     distinct, index = torch.unique(pairs, dim=0, return_inverse=True)
-    base, lengths = inputs.targets[distinct[:, 0]], inputs.lengths[distinct[:, 0]]
-    targets = torch.full_like(base, _undefined(inputs))
-    for length in torch.unique(lengths).tolist():
-        rows = torch.nonzero(lengths == length)[:, 0]
-        targets[rows, 1 : length + 1] = _overridden(inputs, name, distinct[rows], length)
+    bases, donors = distinct.T
+    given = {name: inputs.variables[name].codes[donors]}
+    base, targets = inputs.targets[bases], overridden_targets(inputs, bases, given)
     both = inputs.output.defined(targets) & inputs.output.defined(base)
     changed = (both & ~inputs.output.same(targets, base)).any(-1)
     return Cases(pairs[:, 0], pairs[:, 1], targets[index]).rows(changed[index])
-
-
-def _overridden(
-    inputs: InputSet, name: str, pairs: Int64[Tensor, "cases 2"], length: int
-) -> Int64[Tensor, "cases length"] | Float32[Tensor, "cases length"]:
-    """Return the targets of bases of one length, undefined where the program raises."""
-    task, variable, places = inputs.task, inputs.variables[name], slice(1, length + 1)
-    vocabulary = tuple(sorted(inputs.token_ids, key=inputs.token_ids.__getitem__))
-    tokens = Column(inputs.tokens[pairs[:, 0], places].numpy(), vocabulary)
-    codes = variable.codes[pairs[:, 1], places].long()
-    codes = torch.where(codes == IGNORE, len(variable.values), codes)
-    override = task.variables[name], Column(codes.numpy(), (*variable.values, None))
-    try:
-        column = Interpreter(tokens, task.causal, [override]).column(task.program)
-    except ProgramError:
-        if len(pairs) == 1:
-            return torch.full_like(inputs.targets[:1, places], _undefined(inputs))
-        half = len(pairs) // 2
-        return torch.cat(
-            [_overridden(inputs, name, part, length) for part in (pairs[:half], pairs[half:])]
-        )
-    table = torch.tensor([_target(inputs, value) for value in column.values])
-    return table.to(inputs.targets.dtype)[torch.from_numpy(column.codes).long()]
-
-
-def _undefined(inputs: InputSet) -> float:
-    return IGNORE if isinstance(inputs.output, Categorical) else math.nan
-
-
-def _target(inputs: InputSet, value: Value) -> float:
-    output = inputs.output
-    if isinstance(output, Categorical):
-        return output.values.index(value) if value in output.values else IGNORE
-    return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def _joined(parts: Sequence[Cases]) -> Cases:

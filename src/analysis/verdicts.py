@@ -1,0 +1,135 @@
+"""What a program's matches amount to: cuts realised, the path through the model, a verdict.
+
+A site that holds a later cut passes the tests of every earlier one whose values it does not need
+any more. So a cut is realised at the sites where it matches and no later cut does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..data.cuts import Cut, Cuts
+from .matching import Match, by_site
+
+REALISED, PARTLY, NOT_REALISED = "realised", "partially realised", "not realised"
+UNDECIDED, NOT_TESTABLE = "undecided", "not testable"
+FOLLOWS, FUSES, DIFFERENT = "follows the program", "fuses steps", "different"
+NOT_SOLVED = "does not solve the task"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """From which match on a cut is realised, or partly; from which accuracy on a model solves."""
+
+    realised: float
+    partly: float
+    solved: float
+
+
+@dataclass(frozen=True)
+class CutVerdict:
+    """What is said of a cut: where it is realised, or its best match at a site of its own."""
+
+    cut: Cut
+    verdict: str
+    sites: tuple[str, ...]
+    best: Match | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a model and a program.
+
+    `path` is the latest cut that each site holds, None where it holds none; `fused` the cuts that
+    are passed over; `why` one sentence.
+    """
+
+    verdict: str
+    why: str
+    cuts: tuple[CutVerdict, ...]
+    path: Mapping[str, Cut | None]
+    fused: tuple[Cut, ...]
+
+
+def held(found: Sequence[Match], rule: Rule) -> dict[str, list[Match]]:
+    """Return the matches at each site that no later cut's match explains."""
+    kept: dict[str, list[Match]] = {}
+    for site, row in by_site(found).items():
+        matching = [one for one in row.values() if one.value >= rule.realised]
+        kept[site] = [
+            one for one in row.values() if not any(other.cut.later(one.cut) for other in matching)
+        ]
+    return kept
+
+
+def realised(found: Sequence[Match], rule: Rule) -> dict[str, tuple[str, ...]]:
+    """Return the sites at which each cut is realised, by the cut's name."""
+    sites: dict[str, list[str]] = {}
+    for site, row in held(found, rule).items():
+        for one in row:
+            if one.value >= rule.realised:
+                sites.setdefault(one.cut.name, []).append(site)
+    return {name: tuple(there) for name, there in sites.items()}
+
+
+def testable(cuts: Cuts, reference: Sequence[Match], rule: Rule) -> tuple[Cut, ...]:
+    """Return the inner cuts that the compiled reference realises: of others nothing can be said."""
+    there = realised(reference, rule)
+    return tuple(cut for cut in cuts.inner if cut.name in there)
+
+
+def judge(
+    cuts: Cuts, tested: Sequence[Cut], found: Sequence[Match], exact: float, rule: Rule
+) -> Verdict:
+    """Return the verdict on a model from its matches, its exact accuracy and the testable cuts."""
+    per_cut = tuple(_of_cut(cut, cut in tested, found, rule) for cut in cuts.all)
+    path = _path(cuts, found, rule)
+    inner = [one for one in per_cut if one.cut in tested]
+    missing = tuple(one.cut for one in inner if one.verdict != REALISED)
+
+    def say(verdict: str, why: str) -> Verdict:
+        return Verdict(verdict, why, per_cut, path, missing)
+
+    if exact < rule.solved:
+        return say(NOT_SOLVED, f"exact accuracy {exact:.3f} is below {rule.solved:g}")
+    if not inner:
+        return say(UNDECIDED, "the program has no inner cut that can be tested")
+    if not missing:
+        return say(FOLLOWS, f"every testable inner cut is realised ({len(inner)})")
+    names = ", ".join(cut.name for cut in missing)
+    if any(one.verdict == UNDECIDED for one in inner):
+        unsure = ", ".join(one.cut.name for one in inner if one.verdict == UNDECIDED)
+        return say(UNDECIDED, f"the interval of {unsure} holds the threshold {rule.realised:g}")
+    empty = [site for site, cut in path.items() if cut is None]
+    if empty:
+        return say(DIFFERENT, f"{names} not realised, and no cut is held at {', '.join(empty)}")
+    return say(FUSES, f"every site holds a cut, but none {names}")
+
+
+def _of_cut(cut: Cut, tested: bool, found: Sequence[Match], rule: Rule) -> CutVerdict:
+    own = [one for row in held(found, rule).values() for one in row if one.cut == cut]
+    best = max(own, key=lambda one: one.value, default=None)
+    sites = tuple(one.site for one in own if one.value >= rule.realised)
+    if not tested:
+        return CutVerdict(cut, NOT_TESTABLE, sites, best)
+    if best is None:
+        return CutVerdict(cut, NOT_REALISED, (), None)
+    if best.low < rule.realised <= best.high:
+        return CutVerdict(cut, UNDECIDED, sites, best)
+    if sites:
+        return CutVerdict(cut, REALISED, sites, best)
+    partly = best.low >= rule.partly and best.low > best.chance
+    return CutVerdict(cut, PARTLY if partly else NOT_REALISED, (), best)
+
+
+def _path(cuts: Cuts, found: Sequence[Match], rule: Rule) -> dict[str, Cut | None]:
+    """Return the latest cut that each site holds; the embedding always holds the input's."""
+    path: dict[str, Cut | None] = {}
+    for site, row in held(found, rule).items():
+        there = [one.cut for one in row if one.value >= rule.realised]
+        path[site] = there[-1] if there else None
+    first = next(iter(path), None)
+    if first is not None and path[first] is None:
+        path[first] = cuts.all[0]
+    return path

@@ -1,0 +1,140 @@
+"""The rest of a model, run on from a residual stream at a site, and that stream at any site.
+
+What comes after a site needs nothing of what came before. A NativeModel runs its later attention
+layers and MLPs alone, without hooks. Any other bridge runs whole, on tokens that do not matter,
+and at the site its residual stream is overwritten.
+
+Shapes: `pos` positions, `d_model` the residual's width, `classes` output classes.
+Tensors are on the model's device. Gradients flow unless they are switched off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import accumulate
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.native import NativeModel
+from transformer_lens.utilities.activation_functions import apply_softcap
+
+from ..errors import UserError, one_of
+from .bridges import plain_model
+
+Half = Callable[[Tensor], Tensor]  # an attention layer or an MLP, added to the residual stream
+
+
+def without_hooks(model: NativeModel | TransformerBridge) -> NativeModel | TransformerBridge:
+    """Return what is quickest to continue: a NativeModel in place of its bridge.
+
+    Of any other bridge it is the bridge itself. Worth doing once where a model is continued often.
+    """
+    if isinstance(model, TransformerBridge) and isinstance(model.original_model, NativeModel):
+        return plain_model(model)
+    return model
+
+
+def residual_stream(model: NativeModel | TransformerBridge) -> list[str]:
+    """Return every site of the residual stream, in the order of computation.
+
+    There is none in the middle of a block without an MLP, or whose MLP runs beside attention.
+    """
+    kinds, layers = ("pre", "mid", "post"), range(model.cfg.n_layers)
+    sites = [f"blocks.{layer}.hook_resid_{kind}" for layer in layers for kind in kinds]
+    if isinstance(model, NativeModel):
+        return [site for site in sites if not (model.cfg.attn_only and site.endswith("mid"))]
+    hooks = model.hook_dict
+    return [site for site in sites if site in hooks]
+
+
+def continue_from(
+    model: NativeModel | TransformerBridge,
+    site: str,
+    residual: Float[Tensor, "batch pos d_model"],
+    key_mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, "batch pos classes"]:
+    """Return the logits of a model whose residual stream at a site is the one given.
+
+    Raises:
+        UserError: the model has no such site in its residual stream.
+    """
+    model = without_hooks(model)
+    _check(model, [site])
+    if isinstance(model, NativeModel):
+        for half in halves(model, key_mask)[_halves_before(model, site) :]:
+            residual = half(residual)
+        logits: Tensor = model.head(model.ln_out(residual))
+        return apply_softcap(logits, model.output_logits_soft_cap)  # type: ignore[no-any-return]
+
+    def overwrite(value: Tensor, hook: Any) -> None:
+        value.copy_(residual)  # in place: a block adds this very tensor to what its MLP gives
+
+    anything = torch.zeros_like(key_mask, dtype=torch.int64)
+    hooked: Tensor = model.run_with_hooks(
+        anything, attention_mask=key_mask, fwd_hooks=[(site, overwrite)]
+    )
+    return hooked
+
+
+def residuals(
+    model: NativeModel | TransformerBridge,
+    tokens: Int64[Tensor, "batch pos"],
+    key_mask: Bool[Tensor, "batch pos"],
+    sites: Iterable[str],
+) -> dict[str, Float[Tensor, "batch pos d_model"]]:
+    """Return a model's residual streams at some sites.
+
+    Raises:
+        UserError: the model has no such site in its residual stream.
+    """
+    model, sites = without_hooks(model), list(sites)
+    _check(model, sites)
+    if isinstance(model, NativeModel):
+        before = {site: _halves_before(model, site) for site in sites}
+        needed = halves(model, key_mask)[: max(before.values(), default=0)]
+        streams = list(accumulate(needed, _added, initial=embedded(model, tokens)))
+        return {site: streams[count] for site, count in before.items()}
+    _, cache = model.run_with_cache(tokens, attention_mask=key_mask, names_filter=sites)
+    return {site: cache[site] for site in sites}
+
+
+def embedded(
+    model: NativeModel, tokens: Int64[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """Return what enters the first block."""
+    found: Tensor = model.tok_embed(tokens)
+    return found if model.pos is None else found + model.pos.weight[: tokens.shape[1]]
+
+
+def halves(model: NativeModel, key_mask: Bool[Tensor, "batch pos"]) -> list[Half]:
+    """Return what each attention layer and each MLP makes of the residual stream, in order."""
+
+    def attention(block: Any) -> Half:
+        return lambda x: x + block.attn(block.ln1(x), attention_mask=key_mask)[0]
+
+    def mlp(block: Any) -> Half:
+        return lambda x: x + block.mlp(block.ln2(x))
+
+    kinds = (attention,) if model.cfg.attn_only else (attention, mlp)
+    return [kind(block) for block in model.layers for kind in kinds]
+
+
+def _halves_before(model: NativeModel, site: str) -> int:
+    """Return how many attention layers and MLPs come before a site."""
+    per_block = 1 if model.cfg.attn_only else 2
+    layer, within = divmod(residual_stream(model).index(site), per_block + 1)
+    return layer * per_block + within
+
+
+def _added(residual: Tensor, half: Half) -> Tensor:
+    return half(residual)
+
+
+def _check(model: NativeModel | TransformerBridge, sites: Iterable[str]) -> None:
+    known = residual_stream(model)
+    for site in sites:
+        if site not in known:
+            raise UserError(f"the residual stream has no site '{site}': {one_of(site, known)}")
