@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "analyze": _analyze,
             "compare": _compare,
             "controls": _controls,
+            "match": _match,
             "tasks": _tasks,
         }
         commands[options.command](options, rest, Console())
@@ -118,6 +119,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     controls.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="task=sort model=2L")
     controls.add_argument("--again", action="store_true", help="measure anew what is there")
+    match = commands.add_parser(
+        "match",
+        help="match a checkpoint with its task's programs, cut by cut, by interventions",
+        description="Match a checkpoint with the programs of its task: which of a program's cuts "
+        "the model realises, where, and what that makes of the program.",
+    )
+    match.add_argument("checkpoint", help="a model.safetensors, its folder, or a run folder")
+    match.add_argument(
+        "--programs", nargs="+", metavar="NAME", default=[], help="only these; all by default"
+    )
+    match.add_argument("--all", action="store_true", help="every checkpoint of the run")
+    match.add_argument(
+        "--output", metavar="DIR", help="where match.csv and pictures go; RUN/matching by default",
+    )  # fmt: skip
     tasks = commands.add_parser(
         "tasks",
         help="list the tasks, show one in full, or validate all",
@@ -204,6 +219,22 @@ def _compare(options: argparse.Namespace, rest: list[str], console: Console) -> 
     from .report.compare import compare
 
     compare([Path(path) for path in (*options.runs, *rest)], Path(options.output), console)
+
+
+def _match(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    if rest:
+        raise UserError(f"unexpected argument '{rest[0]}': match takes one checkpoint")
+    from . import experiment
+    from .report.matching import print_matching, save_matching
+    from .tracking import checkpoints
+    from .tracking.run_folder import RunFolder
+
+    path = Path(options.checkpoint)
+    paths = RunFolder.open(path).checkpoint_folders() if options.all else [path]
+    found = experiment.match(paths, options.programs, console)
+    where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
+    print_matching(found, console)
+    save_matching(found, where, console)
 
 
 def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:

@@ -107,6 +107,9 @@ class AnalysisConfig:
     other_tasks: int = 2
     solved: float = 0.99
     margin: float = 0.01
+    match_cases: int = 1000
+    match_realised: float = 0.95
+    match_partly: float = 0.5
     seed: int = 0
 
 
@@ -399,6 +402,9 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "analysis.other_tasks": 0,
         "analysis.solved": 0,
         "analysis.margin": 0,
+        "analysis.match_cases": 20,
+        "analysis.match_realised": 0,
+        "analysis.match_partly": 0,
         "analysis.seed": 0,
         "tracking.init_timeout_seconds": 1,
         "tracking.finish_timeout_seconds": 1,
@@ -407,7 +413,8 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield from (at_least(key, bound) for key, bound in bounds.items())
     for key, seed in (("seed", config.seed), ("analysis.seed", config.analysis.seed)):
         yield seed < 2**63, f"{key}={seed} must be below 2**63"
-    for key, share in (("solved", config.analysis.solved), ("margin", config.analysis.margin)):
+    for key in ("solved", "margin", "match_realised", "match_partly"):
+        share = getattr(config.analysis, key)
         yield share <= 1, f"analysis.{key}={share} must be a share of the inputs, at most 1"
     yield choice("model.act_fn", ACTIVATIONS)
     yield choice("model.normalization", NORMALIZATIONS)

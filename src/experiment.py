@@ -25,11 +25,13 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from .analysis.controls import Control, NotMadeError, controls
 from .analysis.measurements import Measurement, differences
 from .analysis.other_tasks import other_references
+from .analysis.rivals import candidates, programs_of, ranked, standing
 from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
@@ -39,12 +41,13 @@ from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .errors import FaultError, Interrupted, NotFiniteError, UserError, first_line
-from .models.bridges import make_bridge, make_native
+from .models.bridges import make_bridge, make_native, plain_model
 from .models.learned import learned_shape
 from .models.reference import build_reference
-from .models.training import AlgorithmicTask
+from .models.training import AlgorithmicTask, exact_accuracy
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
+from .report.matching import Matching
 from .report.summary import how_many, output_text, print_summary, reference_text
 from .tracking import checkpoints
 from .tracking.callbacks import GracefulStop, ProgressBar, Recorder
@@ -131,14 +134,7 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
     config = checkpoint.config
     config.analysis.device = device or config.analysis.device
     setting = prepare(config)
-    _check_same(checkpoint.inputs_digest, setting.inputs, f"checkpoint '{path}'")
-    try:
-        bridge = make_bridge(setting.shape, checkpoint.weights, config.analysis.device)
-    except RuntimeError as error:
-        raise UserError(
-            f"checkpoint '{path}': its weights do not fit its own config: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
+    bridge = _bridge_of(checkpoint, path, setting.inputs, setting.shape)
     rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, setting)]
     record = checkpoints.find(path).parent
     if not (record / checkpoints.ROWS).is_file():
@@ -149,6 +145,51 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
         if not row.measure.startswith("training/")
     ]
     return Analysis(checkpoint, rows, differences(recorded, rows))
+
+
+def _bridge_of(
+    checkpoint: checkpoints.Checkpoint, path: Path, inputs: InputSet, shape: TransformerBridgeConfig
+) -> TransformerBridge:
+    """Return a checkpoint's model, refused where the task or its shape is not what it was."""
+    _check_same(checkpoint.inputs_digest, inputs, f"checkpoint '{path}'")
+    try:
+        return make_bridge(shape, checkpoint.weights, checkpoint.config.analysis.device)
+    except RuntimeError as error:
+        raise UserError(
+            f"checkpoint '{path}': its weights do not fit its own config: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def match(paths: Sequence[Path], programs: Sequence[str], console: Console) -> list[Matching]:
+    """Match checkpoints of one run with the programs of its task: all, or those named.
+
+    Raises:
+        UserError: a path is no checkpoint, or a name none of the task's programs.
+    """
+    loaded = [(path, checkpoints.load(path)) for path in paths]
+    config = loaded[0][1].config
+    task = make_task(config.task)
+    inputs = input_set(task, config.task)
+    shape = learned_shape(config.model, inputs, config.seed)
+    found: list[Matching] = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        chosen = list(
+            progress.track(
+                candidates(task, config.task, config.analysis, programs),
+                total=len(list(programs_of(task, programs))),
+                description="programs",
+            )
+        )
+        for path, checkpoint in progress.track(loaded, description="checkpoints"):
+            bridge = _bridge_of(checkpoint, path, inputs, shape)
+            exact = exact_accuracy(plain_model(bridge), inputs)
+            standings = [standing(bridge, one, exact, config.analysis) for one in chosen]
+            found.append(Matching(checkpoint.run, checkpoint.step, exact, ranked(standings)))
+    return found
 
 
 def study_controls(config: Config, again: bool, console: Console) -> ControlRecord:

@@ -281,7 +281,7 @@ LOW = [
     ("model.n_layers", 1), ("model.d_model", 1), ("model.n_heads", 1), ("model.d_head", 1),
     ("model.d_mlp", 1), ("trainer.max_steps", 1), ("trainer.batch_size", 1),
     ("trainer.warmup_steps", 0), ("trainer.checkpoints", 1), ("trainer.log_every", 1),
-    ("trainer.evaluate_every", 1), ("analysis.batch_size", 1), ("analysis.bootstrap", 20),
+    ("trainer.evaluate_every", 1), ("analysis.batch_size", 1), ("analysis.bootstrap", 20), ("analysis.match_cases", 20),
     ("analysis.random_inits", 1), ("analysis.other_tasks", 0), ("analysis.seed", 0), ("seed", 0),
 ]  # fmt: skip
 LOW_FLOATS = [
@@ -289,6 +289,7 @@ LOW_FLOATS = [
     ("trainer.learning_rate", 0), ("trainer.weight_decay", 0), ("trainer.gradient_clip", 0),
     ("trainer.save_every_seconds", 0), ("tracking.init_timeout_seconds", 1),
     ("tracking.finish_timeout_seconds", 1), ("analysis.solved", 0), ("analysis.margin", 0),
+    ("analysis.match_realised", 0), ("analysis.match_partly", 0),
 ]  # fmt: skip
 CHOICES = {
     "model.act_fn=rely": "model.act_fn=rely: did you mean 'relu'? valid: gelu, gelu_new, relu, sil",
@@ -310,7 +311,7 @@ BETWEEN = {
     },
     **{
         f"analysis.{key}=1.5": f"analysis.{key}=1.5 must be a share of the inputs, at most 1"
-        for key in ("solved", "margin")
+        for key in ("solved", "margin", "match_realised", "match_partly")
     },
     **{
         f"trainer.target_accuracy={target}": f"trainer.target_accuracy={target} must be above 0 "

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.native import NativeModel
@@ -100,6 +100,10 @@ class Match:
     def chance(self) -> float:
         """The highest chance level of the tests."""
         return max(score.chance for score in self.scores)
+
+    def resampled(self, counts: UInt8[Tensor, "draws inputs"]) -> Float64[Tensor, " draws"]:
+        """Return the match in resamples of the inputs."""
+        return _lowest(self.scores, counts)
 
     @property
     def weakest(self) -> Score:
@@ -284,6 +288,7 @@ def matches(
     """Yield each cut's match at each site, the sites in the order given."""
     held = residuals(bridge, inputs.tokens, inputs.key_mask, sites)
     model = without_hooks(bridge)
+    counts = bootstrap_counts(len(inputs), draws, seed)
     generator = np.random.default_rng([seed, 7])
     anywhere = _anywhere(inputs, generator)
     for site in sites:
@@ -306,7 +311,7 @@ def matches(
                     Score(test.name, value, low, high, float(chance.double().mean()), right,
                           test.bases)
                 )  # fmt: skip
-            yield _match(site, one.cut, tuple(scores), len(inputs), draws, seed)
+            yield _match(site, one.cut, tuple(scores), counts)
 
 
 def _anywhere(
@@ -347,9 +352,19 @@ def _right(inputs: InputSet, given: Tensor, targets: Tensor) -> Bool[Tensor, " c
     return right
 
 
-def _match(site: str, cut: Cut, scores: tuple[Score, ...], n: int, draws: int, seed: int) -> Match:
+def _match(
+    site: str, cut: Cut, scores: tuple[Score, ...], counts: UInt8[Tensor, "draws inputs"]
+) -> Match:
     """Return the match, its interval from resamples of the inputs."""
-    counts = bootstrap_counts(n, draws, seed)
+    value = min(score.value for score in scores)
+    return Match(site, cut, scores, value, *percentile_interval(_lowest(scores, counts)))
+
+
+def _lowest(
+    scores: Sequence[Score], counts: UInt8[Tensor, "draws inputs"]
+) -> Float64[Tensor, " draws"]:
+    """Return the lowest of the tests' shares in each resample of the inputs."""
+    draws, n = counts.shape
     lowest: Float64[Tensor, " draws"] = torch.full((draws,), torch.inf, dtype=torch.float64)
     for score in scores:
         columns = torch.zeros(n, 2, dtype=torch.float64)
@@ -357,9 +372,7 @@ def _match(site: str, cut: Cut, scores: tuple[Score, ...], n: int, draws: int, s
         columns[:, 1].index_add_(0, score.bases, torch.ones(len(score.bases), dtype=torch.float64))
         sums = weighted_sums(counts, columns)
         lowest = torch.minimum(lowest, sums[:, 0] / sums[:, 1].clamp(min=1))
-    return Match(
-        site, cut, scores, min(score.value for score in scores), *percentile_interval(lowest)
-    )
+    return lowest
 
 
 def matching_sites(bridge: TransformerBridge) -> list[str]:

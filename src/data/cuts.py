@@ -92,6 +92,11 @@ def labels(inputs: InputSet, names: Iterable[str]) -> Int64[Tensor, "inputs pos"
     return found
 
 
+def partition(inputs: InputSet, names: Iterable[str]) -> bytes:
+    """Return what is the same for variables that determine each other on the inputs."""
+    return _first_seen(labels(inputs, names)[inputs.real]).numpy().tobytes()
+
+
 def _reads(inputs: InputSet) -> dict[str, set[str]]:
     """Return what each variable reads, in program order; inputs and constants read nothing."""
     reads: dict[str, set[str]] = {name: set() for name in inputs.variables}
@@ -141,13 +146,12 @@ def _merged(
     inputs: InputSet, reads: dict[str, set[str]], done: Sequence[frozenset[str]]
 ) -> list[Cut]:
     """Return the cuts after each set of done steps, equal ones as one."""
-    real = inputs.real
     partitions: dict[tuple[str, ...], bytes] = {}
     groups: dict[bytes, tuple[dict[tuple[str, ...], None], set[frozenset[str]]]] = {}
     for steps in done:
         names = _needed(reads, steps)
         if names not in partitions:
-            partitions[names] = _first_seen(labels(inputs, names)[real]).numpy().tobytes()
+            partitions[names] = partition(inputs, names)
         members, sets = groups.setdefault(partitions[names], ({}, set()))
         members[names] = None
         sets.add(steps)

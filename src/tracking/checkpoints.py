@@ -138,6 +138,16 @@ def find(path: Path) -> Path:
     raise UserError(f"checkpoint '{path}' {what}: give a {WEIGHTS}, its folder, or a run folder")
 
 
+def beside(path: Path) -> Path:
+    """Return where results on a checkpoint go: its run's folder, or its own if it lies alone.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    folder = find(path).parent
+    return folder.parent.parent if folder.parent.name == "checkpoints" else folder
+
+
 def load_rows(folder: Path, rows_digest: str | None = None) -> list[Measurement]:
     """Return the measurements of a checkpoint folder, checked against a digest if given.
 

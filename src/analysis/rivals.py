@@ -1,0 +1,161 @@
+"""A task's rival programs, each matched with the same model, and ranked.
+
+Programs are ranked by their testable inner cuts alone: whatever solves the task passes the tests of
+its output. Two programs with the same testable cuts cannot be told apart by cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from ..config import AnalysisConfig, TaskConfig
+from ..data.cuts import Cut, Cuts, cuts, partition
+from ..data.inputs import InputSet, input_set
+from ..data.tasks import Task
+from ..errors import UserError, first_line, one_of
+from ..models.reference import Reference, build_reference
+from .matching import CutTests, Match, cut_tests, matches, matching_sites
+from .statistics import bootstrap_counts, percentile_interval
+from .verdicts import Rule, Verdict, held, judge, testable
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A program of a task: its cuts, their tests, and which its compiled reference realises.
+
+    Without a reference nothing is known to be testable, and `why` says why there is none.
+    """
+
+    name: str
+    inputs: InputSet
+    cuts: Cuts
+    tests: tuple[CutTests, ...]
+    reference: Reference | None
+    testable: tuple[Cut, ...]
+    why: str = ""
+
+    @property
+    def partitions(self) -> frozenset[bytes]:
+        """What the testable cuts are on the inputs, whatever their variables are called."""
+        return frozenset(partition(self.inputs, cut.variables) for cut in self.testable)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a program stands with a model: its matches, verdict and score.
+
+    The score is the mean over its testable inner cuts of the best match that no later cut explains,
+    with a bootstrap interval over inputs; None where there is no such cut.
+    """
+
+    candidate: Candidate
+    matches: tuple[Match, ...]
+    verdict: Verdict
+    score: tuple[float, float, float] | None
+
+
+def rule_of(config: AnalysisConfig) -> Rule:
+    """Return the thresholds that a config declares."""
+    return Rule(config.match_realised, config.match_partly, config.solved)
+
+
+def programs_of(task: Task, names: Sequence[str] = ()) -> Iterator[tuple[str, Task]]:
+    """Yield a task's programs by name, its own first; those named, where names are given.
+
+    Raises:
+        UserError: a name is none of the task's programs.
+    """
+    own = next(iter(task.algorithms), task.name)
+    known = [own, *task.alternatives]
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown program '{name}' of {task.name}: {one_of(name, known)}")
+    for name in known:
+        if not names or name in names:
+            yield name, task if name == own else task.with_program(name)
+
+
+def candidate(
+    name: str, inputs: InputSet, reference: Reference | None, config: AnalysisConfig, why: str = ""
+) -> Candidate:
+    """Return a program with its cuts, their tests, and those that its reference realises."""
+    found = cuts(inputs)
+    tests = tuple(cut_tests(inputs, found.all, config.match_cases, config.seed))
+    there: tuple[Cut, ...] = ()
+    if reference is not None:
+        rows = matched(reference.bridge, inputs, tests, config)
+        there = testable(found, rows, rule_of(config))
+    return Candidate(name, inputs, found, tests, reference, there, why)
+
+
+def candidates(
+    task: Task, settings: TaskConfig, config: AnalysisConfig, names: Sequence[str] = ()
+) -> Iterator[Candidate]:
+    """Yield a task's programs, compiled and with their tests.
+
+    Raises:
+        UserError: a name is none of the task's programs, or a program fails on its inputs.
+    """
+    for name, one in programs_of(task, names):
+        inputs = input_set(one, settings)
+        try:
+            yield candidate(name, inputs, build_reference(inputs), config)
+        except UserError as error:  # Tracr cannot compile it
+            yield candidate(name, inputs, None, config, first_line(error))
+
+
+def matched(
+    bridge: TransformerBridge,
+    inputs: InputSet,
+    tests: Iterable[CutTests],
+    config: AnalysisConfig,
+) -> tuple[Match, ...]:
+    """Return the matches of a program's cuts at every site of a model."""
+    sites = matching_sites(bridge)
+    return tuple(matches(bridge, inputs, list(tests), sites, config.bootstrap, config.seed))
+
+
+def standing(
+    bridge: TransformerBridge, one: Candidate, exact: float, config: AnalysisConfig
+) -> Standing:
+    """Return how a program stands with a model of an exact accuracy."""
+    rule = rule_of(config)
+    found = matched(bridge, one.inputs, one.tests, config)
+    verdict = judge(one.cuts, one.testable, found, exact, rule)
+    return Standing(one, found, verdict, _score(found, one, config, rule))
+
+
+def _score(
+    found: Sequence[Match], one: Candidate, config: AnalysisConfig, rule: Rule
+) -> tuple[float, float, float] | None:
+    if not one.testable:
+        return None
+    counts = bootstrap_counts(len(one.inputs), config.bootstrap, config.seed)
+    own = [match for row in held(found, rule).values() for match in row]
+    total, value = torch.zeros(config.bootstrap, dtype=torch.float64), 0.0
+    for cut in one.testable:
+        there = [match for match in own if match.cut == cut]
+        if there:
+            best = max(there, key=lambda match: match.value)
+            total += best.resampled(counts)
+            value += best.value
+    count = len(one.testable)
+    return value / count, *percentile_interval(total / count)
+
+
+def ranked(found: Iterable[Standing]) -> list[Standing]:
+    """Return the programs by their scores, the highest first, those without one last."""
+    return sorted(found, key=lambda one: -one.score[0] if one.score else 1.0)
+
+
+def indistinguishable(found: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
+    """Return the programs that share all their testable cuts, and that no cut tells apart."""
+    groups: dict[frozenset[bytes], list[Candidate]] = {}
+    for one in found:
+        if one.testable:
+            groups.setdefault(one.partitions, []).append(one)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
