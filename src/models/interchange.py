@@ -10,9 +10,8 @@ Shapes: `cases` pairs of a base and a donor, `pos` the positions of an encoded i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from ..data.inputs import InputSet
 from ..data.overridden import overridden_targets
 from .alignment import Place, align, inner_variables, sites_of
 from .bridges import make_native
+from .continuation import embedded, halves
 from .training import Progress, exact_accuracy, mean_loss, optimise, weights_of, with_seed
 
 POOL = 8192  # cases of a variable to train on
@@ -211,9 +211,8 @@ def interchanged(
     rows = torch.cat([none if beside is None else beside, cases.donors, cases.bases])
     tokens, key_mask = inputs.tokens[rows], inputs.key_mask[rows]
     masks = _masks(places, model.cfg.d_model)
-    assert model.pos is not None, "learned models have position embeddings"
-    residual = model.tok_embed(tokens) + model.pos.weight[: tokens.shape[1]]
-    for site, half in zip(sites_of(model.cfg), _halves(model, key_mask), strict=True):
+    residual = embedded(model, tokens)
+    for site, half in zip(sites_of(model.cfg), halves(model, key_mask), strict=True):
         residual = half(residual)
         if site in masks:
             others, donor, mixed = torch.tensor_split(
@@ -234,18 +233,3 @@ def _masks(places: Sequence[Place], width: int) -> dict[str, Bool[Tensor, "cases
         mask = cases[:, None, None] & dims
         masks[place.site] = masks[place.site] | mask if place.site in masks else mask
     return masks
-
-
-def _halves(
-    model: NativeModel, key_mask: Bool[Tensor, "batch pos"]
-) -> list[Callable[[Tensor], Tensor]]:
-    """Return what each attention layer and each MLP makes of the residual stream, in order."""
-
-    def attention(block: Any) -> Callable[[Tensor], Tensor]:
-        return lambda x: x + block.attn(block.ln1(x), attention_mask=key_mask)[0]
-
-    def mlp(block: Any) -> Callable[[Tensor], Tensor]:
-        return lambda x: x + block.mlp(block.ln2(x))
-
-    kinds = (attention,) if model.cfg.attn_only else (attention, mlp)
-    return [kind(block) for block in model.layers for kind in kinds]
