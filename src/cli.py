@@ -27,6 +27,10 @@ EPILOG = """examples:
 """
 
 
+MATCHED_TASKS = [  # of `match --controls`
+    "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
+    "pair_balance",
+]  # fmt: skip
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")
 
@@ -125,7 +129,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Match a checkpoint with the programs of its task: which of a program's cuts "
         "the model realises, where, and what that makes of the program.",
     )
-    match.add_argument("checkpoint", help="a model.safetensors, its folder, or a run folder")
+    match.add_argument(
+        "checkpoint", nargs="*", help="a model.safetensors, its folder, or a run folder"
+    )
+    match.add_argument(
+        "--controls", action="store_true", help="instead, match models whose answer is known: of "
+        "the tasks named, by default of eight; KEY=VALUE for all of them",
+    )  # fmt: skip
     match.add_argument(
         "--programs", nargs="+", metavar="NAME", default=[], help="only these; all by default"
     )
@@ -222,19 +232,49 @@ def _compare(options: argparse.Namespace, rest: list[str], console: Console) -> 
 
 
 def _match(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    if rest:
-        raise UserError(f"unexpected argument '{rest[0]}': match takes one checkpoint")
+    given = [*options.checkpoint, *rest]
+    _refuse_options(given, ["--programs", "--all", "--controls", "--output", "--help"])
+    if options.controls:
+        _match_controls(given, options, console)
+        return
+    if len(given) != 1:
+        raise UserError(f"match takes one checkpoint, not {len(given)}: a file or a folder")
     from . import experiment
     from .report.matching import print_matching, save_matching
     from .tracking import checkpoints
     from .tracking.run_folder import RunFolder
 
-    path = Path(options.checkpoint)
+    path = Path(given[0])
     paths = RunFolder.open(path).checkpoint_folders() if options.all else [path]
     found = experiment.match(paths, options.programs, console)
     where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
     print_matching(found, console)
     save_matching(found, where, console)
+
+
+def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
+    if options.programs or options.all:
+        raise UserError("--controls takes tasks: leave out --programs and --all")
+    overrides = [one for one in given if re.match(r"[\w.]+=", one)]
+    names = [one for one in given if one not in overrides] or MATCHED_TASKS
+    if not any(one.partition("=")[0] in ("model", "model.name") for one in overrides):
+        overrides.insert(0, f"model={CONTROLS_MODEL}")
+    from .config import compose
+
+    configs = [compose([f"task={name}", *overrides]) for name in names]
+    from . import experiment
+    from .files import faults_named, write_file
+    from .report.matching_controls import checked_csv, print_checked, print_counts
+
+    where, found = Path(options.output or ".") / "match-controls.csv", []
+    for name, config in zip(names, configs, strict=True):
+        rows = experiment.match_controls(config, console)
+        found += rows
+        print_checked(name, rows, console)
+        with faults_named(f"write '{where}'"):
+            write_file(where, checked_csv(found).encode())
+    print_counts(found, console)
+    console.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:

@@ -43,6 +43,11 @@ class Candidate:
         """What the testable cuts are on the inputs, whatever their variables are called."""
         return frozenset(partition(self.inputs, cut.variables) for cut in self.testable)
 
+    @property
+    def every_partition(self) -> frozenset[bytes]:
+        """The same of all its cuts, testable or not."""
+        return frozenset(partition(self.inputs, cut.variables) for cut in self.cuts.all)
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -56,6 +61,11 @@ class Standing:
     matches: tuple[Match, ...]
     verdict: Verdict
     score: tuple[float, float, float] | None
+
+    def best_of(self, chosen: Iterable[Cut]) -> dict[str, float]:
+        """Return cuts' best matches at sites that no later cut explains, 0 where there is none."""
+        best = {one.cut.name: one.best for one in self.verdict.cuts}
+        return {cut.name: there.value if (there := best[cut.name]) else 0.0 for cut in chosen}
 
 
 def rule_of(config: AnalysisConfig) -> Rule:

@@ -6,19 +6,21 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import chain, cycle, product
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..analysis.matching import Match, by_site
 from ..analysis.rivals import Candidate, Standing, indistinguishable
-from ..analysis.verdicts import NOT_TESTABLE, REALISED
+from ..analysis.verdicts import NOT_TESTABLE, REALISED, CutVerdict
 from ..data.cuts import Cut
 from ..files import faults_named, write_file
 from .panels import COLOURS, legend
@@ -27,7 +29,9 @@ HEADER = (
     "run", "step", "program", "cut", "site", "match", "match_low", "match_high", "chance", "test",
     "score", "low", "high", "test_chance", "n", "verdict",
 )  # fmt: skip
-LONGEST = 44
+LONGEST = 60
+MOST_SHOWN = 9  # cuts with a column each
+LEGEND = "match: the lowest of scrub and interchange; * holds the cut, and no later one"
 
 
 def site_label(site: str) -> str:
@@ -103,7 +107,9 @@ def _print_one(one: Matching, console: Console) -> None:
     say(f"{title}: exact accuracy {one.exact:.4f}")
     for standing in found:
         console.print(_table(standing))
-        say(f"{standing.verdict.verdict}: {standing.verdict.why}")
+        for line in _legend(standing):
+            say(line)
+        say(f"verdict: {standing.verdict.verdict}: {standing.verdict.why}")
         for line in _notes(standing.candidate):
             say(f"  {line}")
         say("")
@@ -116,36 +122,58 @@ def _print_one(one: Matching, console: Console) -> None:
                 score = f"{value:.2f} [{low:.2f}, {high:.2f}]"
             name, verdict = standing.candidate.name, standing.verdict.verdict
             say(f"  {place}. {name}: {score}; {verdict}")
+    say(LEGEND)
     for group in indistinguishable([standing.candidate for standing in found]):
         names = " and ".join(one.name for one in group)
         say(f"{names} share all testable cuts: no test of cuts tells them apart")
 
 
 def _table(one: Standing) -> Table:
-    rows = by_site(one.matches)
-    table = Table(title=escape(f"program {one.candidate.name}"), title_justify="left")
-    table.add_column("cut")
-    for site in rows:
-        table.add_column(site_label(site), justify="right")
-    table.add_column("chance", justify="right")
-    table.add_column("verdict")
-    for verdict in one.verdict.cuts:
-        cut = verdict.cut
-        there = {site: row[cut.name] for site, row in rows.items() if cut.name in row}
+    """Return the sites with their matches, a column for each cut, by letter."""
+    rows, shown = by_site(one.matches), _shown(one)
+    table = Table(title=escape(f"program {one.candidate.name}"), title_justify="left", box=SIMPLE)
+    table.add_column("site")
+    for letter in shown:
+        table.add_column(letter, justify="right")
+    for site, row in rows.items():
         cells = [
-            _cell(there[site], site in verdict.sites) if site in there else "-" for site in rows
+            _cell(row[verdict.cut.name], site in verdict.sites) if verdict.cut.name in row else "-"
+            for verdict in shown.values()
         ]
-        chance = max((match.chance for match in there.values()), default=0.0)
-        said = verdict.verdict
-        if said == NOT_TESTABLE and cut not in one.candidate.cuts.inner:
-            said = "input" if cut == one.candidate.cuts.all[0] else "output"
-        table.add_row(escape(cut_label(cut)), *cells, f"{chance:.2f}", said)
+        table.add_row(site_label(site), *cells)
+    chances = [
+        max((row[one.cut.name].chance for row in rows.values() if one.cut.name in row), default=0)
+        for one in shown.values()
+    ]
+    table.add_section()
+    table.add_row("chance", *(f"{chance:.2f}" for chance in chances))
     return table
+
+
+def _shown(one: Standing) -> dict[str, CutVerdict]:
+    """Return the cuts worth a column, by letter: all if they are few, else those with a verdict."""
+    verdicts = list(one.verdict.cuts)
+    if len(verdicts) > MOST_SHOWN:
+        kept = [verdict for verdict in verdicts[1:-1] if verdict.verdict != NOT_TESTABLE]
+        verdicts = [verdicts[0], *kept, verdicts[-1]]
+    letters = chain.from_iterable(map("".join, product(ascii_uppercase, repeat=n)) for n in (1, 2))
+    return dict(zip(letters, verdicts, strict=False))
+
+
+def _legend(one: Standing) -> Iterator[str]:
+    first, last = one.candidate.cuts.all[0], one.candidate.cuts.all[-1]
+    for letter, verdict in _shown(one).items():
+        said = verdict.verdict
+        if verdict.cut in (first, last):
+            said = "the input" if verdict.cut == first else "the output"
+        elif verdict.sites:
+            said += f" at {', '.join(map(site_label, verdict.sites))}"
+        yield f"{letter}  {cut_label(verdict.cut)}: {said}"
 
 
 def _cell(match: Match, own: bool) -> str:
     text = f"{match.value:.2f}"
-    return f"[bold green]{text}[/]" if own else text
+    return f"[bold green]{text}*[/]" if own else f"{text} "
 
 
 def _notes(one: Candidate) -> Iterator[str]:

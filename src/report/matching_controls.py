@@ -1,0 +1,90 @@
+"""Whether matching tells models whose answer is known: a row for each control of each task."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..analysis.controls import DECOY, NEGATIVE, POSITIVE
+
+HEADER = ("task", "control", "kind", "program", "exact", "verdict", "match", "right", "note")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A control matched with a program.
+
+    `match` is the lowest over the testable inner cuts of a positive, the highest over all inner
+    cuts of another control; None where there is no such cut. `right` is None where no answer is
+    known: a decoy that has all the program's testable cuts, or a control that could not be made.
+    """
+
+    task: str
+    control: str
+    kind: str
+    program: str
+    exact: float | None
+    verdict: str
+    match: float | None
+    right: bool | None
+    note: str = ""
+
+
+def print_checked(task: str, found: Sequence[Checked], console: Console) -> None:
+    """Print a task's controls."""
+    table = Table(
+        title=escape(f"matching the controls of {task}"), title_justify="left", box=SIMPLE
+    )
+    for heading in ("", "control", "program", "exact", "match", "verdict", ""):
+        right = heading in ("exact", "match")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for one in found:
+        marks = {True: "", False: "[bold red]WRONG[/]", None: "-"}
+        table.add_row(
+            one.kind, escape(one.control), escape(one.program), _number(one.exact),
+            _number(one.match), escape(one.verdict), marks[one.right],
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_counts(found: Sequence[Checked], console: Console) -> None:
+    """Print how many controls there were, of each kind, and every exception."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    for kind, claim in (
+        (POSITIVE, "follow their program"),
+        (NEGATIVE, "realise no inner cut"),
+        (DECOY, "do not follow a program whose cuts they lack"),
+    ):
+        judged = [one for one in found if one.kind == kind and one.right is not None]
+        say(f"{sum(bool(one.right) for one in judged)} of {len(judged)} {kind}s {claim}")
+    for one in found:
+        if one.right is False:
+            match = "" if one.match is None else f", match {one.match:.3f}"
+            where = f"{one.task}: {one.kind} {one.control}, program {one.program}"
+            say(f"exception: {where}: {one.verdict}{match}")
+        elif one.right is None:
+            say(f"not judged: {one.task}: {one.kind} {one.control}: {one.note}")
+
+
+def checked_csv(found: Sequence[Checked]) -> str:
+    """Return the rows as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HEADER)
+    for one in found:
+        writer.writerow([getattr(one, name) for name in HEADER])
+    return out.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
