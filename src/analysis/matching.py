@@ -376,9 +376,13 @@ def _lowest(
 
 
 def matching_sites(bridge: TransformerBridge) -> list[str]:
-    """Return the embedding and the residual stream after each sublayer, in order."""
+    """Return the embedding and the residual stream after each block, in order.
+
+    Before a block's MLP the tests have the same outcomes as after it, for it maps each position's
+    residual by itself: the donors' go in and come out together.
+    """
     first, *rest = residual_stream(bridge)
-    return [first, *(site for site in rest if not site.endswith("hook_resid_pre"))]
+    return [first, *(site for site in rest if site.endswith("hook_resid_post"))]
 
 
 def by_site(found: Sequence[Match]) -> Mapping[str, dict[str, Match]]:

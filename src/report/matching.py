@@ -35,7 +35,7 @@ LEGEND = "match: the lowest of scrub and interchange; * holds the cut, and no la
 
 
 def site_label(site: str) -> str:
-    """Return a site's short label: embed, 0.mid, 0.post, ..."""
+    """Return a site's short label: embed, 0.post, ..."""
     _, layer, kind = site.split(".")
     return "embed" if kind == "hook_resid_pre" else f"{layer}.{kind.removeprefix('hook_resid_')}"
 
