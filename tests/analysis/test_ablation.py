@@ -213,6 +213,50 @@ def test_fixed_lengths_are_not_resampled_across(recording: Recording, small: Set
     assert {row.n for (name, _), row in rows.items() if name == "harmless_kinds"} == {3}
 
 
+def test_what_is_surely_lost_is_the_lower_end_of_the_interval(
+    small: Setting, of_reference: Rows
+) -> None:
+    counting = "blocks.0.hook_attn_out"
+    deltas = [of_reference[f"{kind}_delta_exact", counting] for kind in KINDS]
+    across = deltas[list(KINDS).index("resample_across")]
+    assert across.ci_low is not None
+    assert across.ci_high is not None
+    assert across.ci_low < across.value < across.ci_high
+    setting = with_config(small, margin=-across.value, solved=2.0)
+    rows = rows_of(ablation.measure(small.reference_source, setting))
+    wanted = sum((one.ci_low or 0) >= across.value for one in deltas)
+    assert 0 < wanted < len(KINDS)
+    assert rows["harmless_kinds", counting].value == wanted
+
+
+def test_resamples_without_an_input_of_a_length_say_nothing_of_it(
+    small: Setting, of_reference: Rows
+) -> None:
+    first = small.bootstrap[:, small.inputs.lengths == 1]
+    assert (first.sum(1) == 0).double().mean() > 0.025  # enough of them to move an interval
+    all_lost = [
+        row
+        for (name, subject), row in of_reference.items()
+        if name.endswith("_delta_exact") and subject.endswith(".length_1") and row.value == -1
+    ]
+    assert all_lost
+    assert {(row.ci_low, row.ci_high) for row in all_lost} == {(-1, -1)}
+
+
+def test_a_single_input_has_no_interval(recording: Recording, small: Setting) -> None:
+    lengths = small.inputs.lengths
+    inputs = small.inputs.at(
+        torch.nonzero((lengths == 4) | (torch.arange(len(lengths)) == 0))[:, 0]
+    )
+    assert inputs.lengths.tolist().count(1) == 1
+    setting = Setting(inputs, small.reference, small.shape, small.config)
+    rows = rows_of(ablation.measure(record(recording.bridge, inputs, 2048), setting))
+    deltas = {key: row for key, row in rows.items() if "_delta_" in key[0]}
+    for (_, subject), row in deltas.items():
+        assert (row.n == 1) == subject.endswith(".length_1")
+        assert (row.ci_low is None, row.ci_high is None) == (row.n == 1, row.n == 1)
+
+
 def ablated_subjects(rows: Rows) -> set[str]:
     return {s for name, s in rows if name == "zero_delta_exact" and ".length_" not in s}
 

@@ -188,6 +188,19 @@ def test_intervals_contain_their_values(recording: Recording, small: Setting) ->
             assert row.ci_low <= row.value <= row.ci_high, key
 
 
+def test_resamples_without_a_position_of_a_subset_say_nothing_of_it(small: Setting) -> None:
+    inputs = small.inputs
+    first = small.bootstrap[:, inputs.lengths == 1]
+    assert (first.sum(1) == 0).double().mean() > 0.025  # enough of them to move an interval
+    targets = torch.where(inputs.defined, inputs.targets, 0)
+    wrong = torch.nn.functional.one_hot((targets + 1) % inputs.output.width, inputs.output.width)
+    nowhere_right = Recording(make_bridge(small.shape), inputs, wrong.float(), {})
+    rows = rows_of(nowhere_right, small)
+    row, loss = (rows[f"accuracy/{name}", "all.length_1"] for name in ("token", "loss"))
+    assert (row.value, row.ci_low, row.ci_high) == (0, 0, 0)
+    assert (loss.ci_low, loss.ci_high) == pytest.approx((loss.value, loss.value), abs=1e-9)
+
+
 def test_one_input_has_no_bootstrap_interval(recording: Recording, small: Setting) -> None:
     assert int(small.inputs.rows("held_out", 2).sum()) == 1
     rows = rows_of(recording, small)
