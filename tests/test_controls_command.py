@@ -153,8 +153,16 @@ def test_a_run_of_the_same_task_knows_the_verdicts(
         (["reverse"], "algomatch: argument 'reverse' is not of the form key=value"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], said: str, tmp_path: Path) -> None:
-    code, out, err = run("controls", *arguments, cwd=tmp_path)
+def test_a_mistake_is_one_line(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main(["controls", *arguments])
+    out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert err.startswith(said)
     assert err.count("\n") == 1
