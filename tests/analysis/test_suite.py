@@ -228,3 +228,14 @@ def test_without_ablation_there_is_no_worst_component(rows: list[Measurement]) -
 def test_measures_are_named_at_least_one_and_each_once(names: list[str]) -> None:
     with pytest.raises(UserError, match="must name at least one measure, each once"):
         suite.check_names(names)
+
+
+def test_the_component_that_matters_most_is_a_single_one_where_there_are_any() -> None:
+    name, alone = "ablation/zero_delta_exact", "blocks.0.hook_mlp_out"
+    rows = [
+        Measurement(name, alone, -0.2, 9),
+        Measurement(name, "blocks.0.attn.hook_z.all", -0.9, 9),
+    ]
+    assert [row.value for row in suite.headlines(rows) if row.subject == "worst_component"] == [
+        -0.2
+    ]
