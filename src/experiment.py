@@ -28,15 +28,15 @@ from rich.progress import (
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from .analysis.controls import DECOY, NEGATIVE, Control, NotMadeError, controls
+from .analysis.controls import Control, NotMadeError, controls
+from .analysis.matching_controls import Checked, check
 from .analysis.measurements import Measurement, differences
 from .analysis.other_tasks import other_references
-from .analysis.rivals import Candidate, Standing, candidates, programs_of, ranked, standing
+from .analysis.rivals import candidates, programs_of, ranked, standing
 from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
 from .analysis.suite import check_names, measure
-from .analysis.verdicts import FOLLOWS
 from .config import Config, TrainerConfig
 from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
@@ -49,7 +49,6 @@ from .models.training import AlgorithmicTask, exact_accuracy
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.matching import Matching
-from .report.matching_controls import Checked
 from .report.summary import how_many, output_text, print_summary, reference_text
 from .tracking import checkpoints
 from .tracking.callbacks import GracefulStop, ProgressBar, Recorder
@@ -216,57 +215,10 @@ def match_controls(config: Config, console: Console) -> list[Checked]:
         whole = progress.add_task(config.task.name, total=len(planned))
         for control in planned:
             bar = progress.add_task(control.name, total=None)
-            found += _checked(control, known, setting, partial(_advance, progress, bar))
+            found += check(control, known, setting, partial(_advance, progress, bar))
             progress.remove_task(bar)
             progress.advance(whole)
     return found
-
-
-def _checked(
-    control: Control,
-    known: Sequence[Candidate],
-    setting: Setting,
-    progress: Callable[[int, int], None],
-) -> Iterator[Checked]:
-    task, config = setting.inputs.task.name, setting.config
-    try:
-        bridge = control.make(progress).bridge
-    except (NotMadeError, NotFiniteError) as error:
-        yield Checked(
-            task, control.name, control.kind, "", None, "not made", None, None, str(error)
-        )
-        return
-    exact = exact_accuracy(plain_model(bridge), setting.inputs)
-    every = control.kind == NEGATIVE
-    for one in known:
-        own = one.name == (control.name if control.kind == DECOY else known[0].name)
-        if not (own or every or (control.kind == DECOY and one is known[0])):
-            continue
-        there = standing(bridge, one, exact, config)
-        matched = there.best_of(one.cuts.inner if every else one.testable)
-        right, note = _as_known(control, one, own, there, known)
-        low = max if every or not own else min
-        yield Checked(
-            task, control.name, control.kind, one.name, exact, there.verdict.verdict,
-            low(matched.values(), default=None), right, note,
-        )  # fmt: skip
-
-
-def _as_known(
-    control: Control, one: Candidate, own: bool, there: Standing, known: Sequence[Candidate]
-) -> tuple[bool | None, str]:
-    """Return whether a control's verdict is what is known of it; None, and why, if nothing is."""
-    if control.kind == NEGATIVE:
-        return not any(cut.sites for cut in there.verdict.cuts if cut.cut in one.cuts.inner), ""
-    follows = there.verdict.verdict == FOLLOWS
-    if own:
-        return (follows, "") if one.testable else (None, "no inner cut can be tested")
-    theirs = next((each for each in known if each.name == control.name), None)
-    if theirs is None:
-        return None, "it cannot be compiled"
-    if one.testable and one.partitions <= theirs.every_partition:
-        return None, f"it has all testable cuts of {one.name} itself"
-    return not follows, ""
 
 
 def study_controls(config: Config, again: bool, console: Console) -> ControlRecord:

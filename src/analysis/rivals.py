@@ -1,19 +1,21 @@
 """A task's rival programs, each matched with the same model, and ranked.
 
 Programs are ranked by their testable inner cuts alone: whatever solves the task passes the tests of
-its output. Two programs with the same testable cuts cannot be told apart by cuts.
+its output. Interventions show what a model goes by, so two programs whose rest goes by the same at
+their testable cuts cannot be told apart by cuts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..config import AnalysisConfig, TaskConfig
-from ..data.cuts import Cut, Cuts, cuts, partition
+from ..data.cuts import Cut, Cuts, cuts, effect
 from ..data.inputs import InputSet, input_set
 from ..data.tasks import Task
 from ..errors import UserError, first_line, one_of
@@ -38,15 +40,15 @@ class Candidate:
     testable: tuple[Cut, ...]
     why: str = ""
 
-    @property
-    def partitions(self) -> frozenset[bytes]:
-        """What the testable cuts are on the inputs, whatever their variables are called."""
-        return frozenset(partition(self.inputs, cut.variables) for cut in self.testable)
+    @cached_property
+    def effects(self) -> frozenset[bytes]:
+        """What the program's rest goes by at the testable cuts, whatever they are called."""
+        return frozenset(effect(self.inputs, cut.variables, 0) for cut in self.testable)
 
-    @property
-    def every_partition(self) -> frozenset[bytes]:
+    @cached_property
+    def all_effects(self) -> frozenset[bytes]:
         """The same of all its cuts, testable or not."""
-        return frozenset(partition(self.inputs, cut.variables) for cut in self.cuts.all)
+        return frozenset(effect(self.inputs, cut.variables, 0) for cut in self.cuts.all)
 
 
 @dataclass(frozen=True)
@@ -167,5 +169,5 @@ def indistinguishable(found: Sequence[Candidate]) -> list[tuple[Candidate, ...]]
     groups: dict[frozenset[bytes], list[Candidate]] = {}
     for one in found:
         if one.testable:
-            groups.setdefault(one.partitions, []).append(one)
+            groups.setdefault(one.effects, []).append(one)
     return [tuple(group) for group in groups.values() if len(group) > 1]

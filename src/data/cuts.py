@@ -12,15 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from .inputs import InputSet
 from .outputs import IGNORE
+from .overridden import overridden_targets
 from .rasp_text import edges
 
 MOST = 512  # sets of done steps that are looked through, before only program order is
+CONTEXTS = 64  # inputs and positions at which combinations of values are tried
 FEW = 24  # cuts, beyond which those of program order alone are kept
 
 
@@ -95,6 +98,34 @@ def labels(inputs: InputSet, names: Iterable[str]) -> Int64[Tensor, "inputs pos"
 def partition(inputs: InputSet, names: Iterable[str]) -> bytes:
     """Return what is the same for variables that determine each other on the inputs."""
     return _first_seen(labels(inputs, names)[inputs.real]).numpy().tobytes()
+
+
+def effect(inputs: InputSet, names: Sequence[str], seed: int) -> bytes:
+    """Return what is the same for variables that the rest of their programs goes by alike.
+
+    Two combinations of values are one where the program gives the same with either of them, put at
+    a position of an input, in every one of `CONTEXTS` drawn: then no use of them differs.
+    """
+    found, real = labels(inputs, names), inputs.real
+    where = torch.nonzero(real)
+    _, index = torch.unique(found[real], return_inverse=True)
+    first = torch.full((int(index.max()) + 1,), len(index))
+    first.scatter_reduce_(0, index, torch.arange(len(index)), "amin")
+    members = where[first]  # one (input, position) of each combination
+    generator = np.random.default_rng([seed, 11])
+    contexts = where[torch.from_numpy(generator.integers(len(where), size=CONTEXTS))]
+    bases = contexts[:, 0].repeat_interleave(len(members))
+    places = contexts[:, 1].repeat_interleave(len(members))
+    rows, positions = (members[:, at].repeat(CONTEXTS) for at in (0, 1))
+    codes = {}
+    for name in names:
+        values = inputs.variables[name].codes
+        codes[name] = values[bases].clone()
+        codes[name][torch.arange(len(bases)), places] = values[rows, positions]
+    targets = torch.nan_to_num(overridden_targets(inputs, bases, codes).double(), nan=-1e9)
+    each = targets.view(CONTEXTS, len(members), -1).transpose(0, 1).flatten(1)
+    _, alike = torch.unique(each, dim=0, return_inverse=True)
+    return _first_seen(alike[index]).numpy().tobytes()
 
 
 def _reads(inputs: InputSet) -> dict[str, set[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -13,28 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..analysis.controls import DECOY, NEGATIVE, POSITIVE
+from ..analysis.matching_controls import Checked
 
 HEADER = ("task", "control", "kind", "program", "exact", "verdict", "match", "right", "note")
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A control matched with a program.
-
-    `match` is the lowest over the testable inner cuts of a positive, the highest over all inner
-    cuts of another control; None where there is no such cut. `right` is None where no answer is
-    known: a decoy that has all the program's testable cuts, or a control that could not be made.
-    """
-
-    task: str
-    control: str
-    kind: str
-    program: str
-    exact: float | None
-    verdict: str
-    match: float | None
-    right: bool | None
-    note: str = ""
 
 
 def print_checked(task: str, found: Sequence[Checked], console: Console) -> None:

@@ -1,0 +1,88 @@
+"""Whether matching gives the answer that is known: positives, negatives and decoys of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import NotFiniteError
+from ..models.bridges import plain_model
+from ..models.training import exact_accuracy
+from .controls import DECOY, NEGATIVE, Control, NotMadeError
+from .rivals import Candidate, Standing, standing
+from .setting import Setting
+from .verdicts import FOLLOWS
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A control matched with a program.
+
+    `match` is the lowest over the testable inner cuts of a positive, the highest over all inner
+    cuts of another control; None where there is no such cut. `right` is None where no answer is
+    known: a decoy that has all the program's testable cuts, or a control that could not be made.
+    """
+
+    task: str
+    control: str
+    kind: str
+    program: str
+    exact: float | None
+    verdict: str
+    match: float | None
+    right: bool | None
+    note: str = ""
+
+
+def check(
+    control: Control,
+    known: Sequence[Candidate],
+    setting: Setting,
+    progress: Callable[[int, int], None],
+) -> Iterator[Checked]:
+    """Yield how a control stands with the task's programs of which the answer is known.
+
+    The first of `known` is the task's own program, which a positive follows and a negative realises
+    no inner cut of, nor of its rivals; a decoy follows its own program and not this one.
+    """
+    task, config = setting.inputs.task.name, setting.config
+    try:
+        bridge = control.make(progress).bridge
+    except (NotMadeError, NotFiniteError) as error:
+        yield Checked(
+            task, control.name, control.kind, "", None, "not made", None, None, str(error)
+        )
+        return
+    exact = exact_accuracy(plain_model(bridge), setting.inputs)
+    every = control.kind == NEGATIVE
+    for one in known:
+        own = one.name == (control.name if control.kind == DECOY else known[0].name)
+        if not (own or every or (control.kind == DECOY and one is known[0])):
+            continue
+        there = standing(bridge, one, exact, config)
+        matched = there.best_of(one.cuts.inner if every else one.testable)
+        right, note = _as_known(control, one, own, there, known)
+        low = max if every or not own else min
+        yield Checked(
+            task, control.name, control.kind, one.name, exact, there.verdict.verdict,
+            low(matched.values(), default=None), right, note,
+        )  # fmt: skip
+
+
+def _as_known(
+    control: Control, one: Candidate, own: bool, there: Standing, known: Sequence[Candidate]
+) -> tuple[bool | None, str]:
+    """Return whether a control's verdict is what is known of it; None, and why, if nothing is."""
+    if not (one.cuts.inner if control.kind == NEGATIVE else one.testable):
+        return None, f"{one.name} has no inner cut that can be tested"
+    if control.kind == NEGATIVE:
+        return not any(cut.sites for cut in there.verdict.cuts if cut.cut in one.cuts.inner), ""
+    follows = there.verdict.verdict == FOLLOWS
+    if own:
+        return follows, ""
+    theirs = next((each for each in known if each.name == control.name), None)
+    if theirs is None:
+        return None, "it cannot be compiled"
+    if one.effects <= theirs.all_effects:
+        return None, f"its rest goes by all that the testable cuts of {one.name} are"
+    return not follows, ""
