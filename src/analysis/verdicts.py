@@ -74,9 +74,21 @@ def realised(found: Sequence[Match], rule: Rule) -> dict[str, tuple[str, ...]]:
 
 
 def testable(cuts: Cuts, reference: Sequence[Match], rule: Rule) -> tuple[Cut, ...]:
-    """Return the inner cuts that the compiled reference realises: of others nothing can be said."""
-    there = realised(reference, rule)
-    return tuple(cut for cut in cuts.inner if cut.name in there)
+    """Return the inner cuts that the compiled reference realises: of others nothing can be said.
+
+    Nor can it be of those that match at its embedding, before anything is computed: whatever
+    solves the task could hold them. What its cases leave undecided does not count, nor does what
+    chance could reach.
+    """
+    first = reference[0].site if reference else None
+    given = {one.cut.name for one in reference if one.site == first and one.value >= rule.realised}
+    there = {
+        one.cut.name
+        for row in held(reference, rule).values()
+        for one in row
+        if one.low >= rule.realised and one.low > one.chance
+    }
+    return tuple(cut for cut in cuts.inner if cut.name in there - given)
 
 
 def judge(
@@ -100,7 +112,7 @@ def judge(
     names = ", ".join(cut.name for cut in missing)
     if any(one.verdict == UNDECIDED for one in inner):
         unsure = ", ".join(one.cut.name for one in inner if one.verdict == UNDECIDED)
-        return say(UNDECIDED, f"the interval of {unsure} holds the threshold {rule.realised:g}")
+        return say(UNDECIDED, f"the interval of {unsure} holds {rule.realised:g} or chance")
     empty = [site for site, cut in path.items() if cut is None]
     if empty:
         return say(DIFFERENT, f"{names} not realised, and no cut is held at {', '.join(empty)}")
@@ -115,7 +127,7 @@ def _of_cut(cut: Cut, tested: bool, found: Sequence[Match], rule: Rule) -> CutVe
         return CutVerdict(cut, NOT_TESTABLE, sites, best)
     if best is None:
         return CutVerdict(cut, NOT_REALISED, (), None)
-    if best.low < rule.realised <= best.high:
+    if best.low < rule.realised <= best.high or (sites and best.low <= best.chance):
         return CutVerdict(cut, UNDECIDED, sites, best)
     if sites:
         return CutVerdict(cut, REALISED, sites, best)

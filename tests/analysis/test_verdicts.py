@@ -1,0 +1,262 @@
+"""Verdicts on tables of matches made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from algomatch.analysis import verdicts
+from algomatch.analysis.matching import SCRUB, Match, Score
+from algomatch.analysis.verdicts import (
+    DIFFERENT,
+    FOLLOWS,
+    FUSES,
+    NOT_REALISED,
+    NOT_SOLVED,
+    NOT_TESTABLE,
+    PARTLY,
+    REALISED,
+    UNDECIDED,
+    Rule,
+    Verdict,
+    held,
+    judge,
+    realised,
+)
+from algomatch.data.cuts import Cut, Cuts
+
+RULE = Rule(realised=0.9, partly=0.5, solved=0.99)
+SITES = ("embedding", "first", "second", "last")
+
+
+def cut(name: str, *steps: str) -> Cut:
+    return Cut((name,), (), frozenset({frozenset(steps)}))
+
+
+INPUT, LEFT, RIGHT = cut("input"), cut("left", "l"), cut("right", "r")
+BOTH, OUTPUT = cut("both", "l", "r"), cut("output", "l", "r", "o")
+ALL = Cuts((INPUT, LEFT, RIGHT, BOTH, OUTPUT), True)
+CHAIN = Cuts((INPUT, LEFT, BOTH, OUTPUT), True)
+
+Table = Mapping[str, Mapping[Cut, float]]
+
+
+def match(site: str, of: Cut, value: float, margin: float = 0.02, chance: float = 0.1) -> Match:
+    """A match of one score, its interval as wide as the margin on both sides."""
+    low, high = max(0.0, value - margin), min(1.0, value + margin)
+    right = torch.ones(1, dtype=torch.bool)
+    score = Score(SCRUB, value, low, high, chance, right, torch.zeros(1, dtype=torch.int64))
+    return Match(site, of, (score,), value, low, high)
+
+
+def made(cuts: Cuts, table: Table, margin: float = 0.02, chance: float = 0.1) -> list[Match]:
+    """All matches of all sites: 0 where the table has none."""
+    return [
+        match(site, of, table.get(site, {}).get(of, 0.0), margin, chance)
+        for site in SITES
+        for of in cuts.all
+    ]
+
+
+PERFECT: Table = {
+    "embedding": {INPUT: 1.0},
+    "first": {LEFT: 1.0},
+    "second": {BOTH: 1.0},
+    "last": {OUTPUT: 1.0},
+}
+
+
+def judged(table: Table, exact: float = 1.0, margin: float = 0.02) -> Verdict:
+    return judge(CHAIN, (LEFT, BOTH), made(CHAIN, table, margin), exact, RULE)
+
+
+def changed(site: str, row: Mapping[Cut, float]) -> Table:
+    return {**PERFECT, site: row}
+
+
+# What is realised
+
+
+def test_a_cut_is_realised_where_it_matches_and_no_later_cut_does() -> None:
+    table = {
+        "embedding": {INPUT: 1.0},
+        "first": {INPUT: 1.0, LEFT: 0.95},
+        "second": {LEFT: 1.0, BOTH: 1.0},
+        "last": {LEFT: 1.0, BOTH: 1.0, OUTPUT: 0.9},
+    }
+    assert realised(made(CHAIN, table), RULE) == {
+        "input": ("embedding",),
+        "left": ("first",),
+        "both": ("second",),
+        "output": ("last",),
+    }
+
+
+def test_a_later_cut_that_does_not_match_explains_nothing() -> None:
+    table = {"first": {LEFT: 1.0, BOTH: 0.89, OUTPUT: 0.5}}
+    assert realised(made(CHAIN, table), RULE) == {"left": ("first",)}
+    rows = {one.cut.name for one in held(made(CHAIN, table), RULE)["first"]}
+    assert rows == {"left", "both", "output"}  # left, which matches, explains the input
+
+
+def test_cuts_of_no_order_are_realised_side_by_side() -> None:
+    table = {"first": {LEFT: 1.0, RIGHT: 1.0}, "second": {LEFT: 1.0, RIGHT: 1.0, BOTH: 1.0}}
+    found = realised(made(ALL, table), RULE)
+    assert found == {"left": ("first",), "right": ("first",), "both": ("second",)}
+
+
+@pytest.mark.parametrize(("value", "there"), [(0.9, True), (0.8999, False)])
+def test_the_threshold_itself_is_enough(value: float, there: bool) -> None:
+    found = realised(made(CHAIN, {"first": {LEFT: value}}), RULE)
+    assert ("left" in found) == there
+
+
+# What can be tested
+
+
+def test_testable_are_the_inner_cuts_that_the_reference_realises() -> None:
+    table = {**PERFECT, "second": {}, "last": {BOTH: 1.0, OUTPUT: 1.0}}
+    assert verdicts.testable(CHAIN, made(CHAIN, PERFECT), RULE) == (LEFT, BOTH)
+    assert verdicts.testable(CHAIN, made(CHAIN, table), RULE) == (LEFT,)
+    assert verdicts.testable(CHAIN, [], RULE) == ()
+
+
+def test_what_the_embedding_holds_is_not_testable() -> None:
+    table = changed("embedding", {INPUT: 1.0, LEFT: 1.0})
+    assert verdicts.testable(CHAIN, made(CHAIN, table), RULE) == (BOTH,)
+
+
+def test_what_its_cases_leave_undecided_is_not_testable() -> None:
+    assert verdicts.testable(CHAIN, made(CHAIN, PERFECT, margin=0.1), RULE) == (LEFT, BOTH)
+    assert verdicts.testable(CHAIN, made(CHAIN, PERFECT, margin=0.11), RULE) == ()
+
+
+def test_what_chance_could_reach_is_not_testable() -> None:
+    assert verdicts.testable(CHAIN, made(CHAIN, PERFECT, chance=0.97), RULE) == (LEFT, BOTH)
+    assert verdicts.testable(CHAIN, made(CHAIN, PERFECT, chance=0.98), RULE) == ()
+
+
+# Verdicts
+
+
+def test_a_model_that_realises_every_testable_cut_follows_the_program() -> None:
+    found = judged(PERFECT)
+    assert found.verdict == FOLLOWS
+    assert found.why == "every testable inner cut is realised (2)"
+    assert [one.verdict for one in found.cuts] == [NOT_TESTABLE, REALISED, REALISED, NOT_TESTABLE]
+    assert [one.sites for one in found.cuts] == [(site,) for site in SITES]
+    assert dict(found.path) == dict(zip(SITES, CHAIN.all, strict=True))
+    assert found.fused == ()
+
+
+def test_a_model_that_jumps_from_input_to_output_fuses_steps() -> None:
+    table = {
+        "embedding": {INPUT: 1.0},
+        "first": {INPUT: 1.0},
+        "second": {OUTPUT: 1.0},
+        "last": {OUTPUT: 1.0},
+    }
+    found = judged(table)
+    assert (found.verdict, found.fused) == (FUSES, (LEFT, BOTH))
+    assert found.why == "every site holds a cut, but none left, both"
+    assert [one.verdict for one in found.cuts][1:3] == [NOT_REALISED, NOT_REALISED]
+    assert [one and one.name for one in found.path.values()] == [
+        "input",
+        "input",
+        "output",
+        "output",
+    ]
+
+
+def test_one_cut_that_is_passed_over_is_enough_to_fuse() -> None:
+    found = judged(changed("second", {LEFT: 1.0}))
+    assert (found.verdict, found.fused) == (FUSES, (BOTH,))
+
+
+def test_a_cut_that_only_a_later_one_explains_is_not_realised() -> None:
+    found = judged(changed("first", {LEFT: 1.0, BOTH: 1.0}))
+    assert (found.verdict, found.fused) == (FUSES, (LEFT,))
+    assert dict(found.path)["first"] == BOTH
+
+
+def test_a_model_with_a_site_that_holds_no_cut_is_different() -> None:
+    found = judged(changed("second", {LEFT: 0.3, BOTH: 0.2, OUTPUT: 0.1}))
+    assert (found.verdict, found.fused) == (DIFFERENT, (BOTH,))
+    assert found.why == "both not realised, and no cut is held at second"
+    assert dict(found.path)["second"] is None
+    assert found.cuts[2].best is not None
+    assert found.cuts[2].best.value == 0.2
+
+
+def test_a_model_that_does_not_solve_the_task_gets_no_other_verdict() -> None:
+    assert judged(PERFECT, exact=0.99).verdict == FOLLOWS
+    found = judged(PERFECT, exact=0.9899)
+    assert found.verdict == NOT_SOLVED
+    assert found.why == "exact accuracy 0.990 is below 0.99"
+    assert found.cuts[1].verdict == REALISED
+
+
+def test_without_testable_cuts_nothing_is_decided() -> None:
+    found = judge(CHAIN, (), made(CHAIN, PERFECT), 1.0, RULE)
+    assert found.verdict == UNDECIDED
+    assert found.why == "the program has no inner cut that can be tested"
+    assert {one.verdict for one in found.cuts} == {NOT_TESTABLE}
+
+
+@pytest.mark.parametrize("value", [0.89, 0.9, 0.92])
+def test_an_interval_that_holds_the_threshold_decides_nothing(value: float) -> None:
+    found = judged(changed("second", {BOTH: value}), margin=0.021)
+    assert found.verdict == UNDECIDED
+    assert found.why == "the interval of both holds 0.9 or chance"
+    assert found.cuts[2].verdict == UNDECIDED
+
+
+def test_a_match_that_chance_could_reach_decides_nothing() -> None:
+    table = made(CHAIN, PERFECT, chance=0.98)
+    assert judge(CHAIN, (LEFT, BOTH), table, 1.0, RULE).verdict == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [(0.53, PARTLY), (0.52, PARTLY), (0.51, NOT_REALISED), (0.87, PARTLY), (0.1, NOT_REALISED)],
+)
+def test_a_cut_is_partly_realised_where_its_whole_interval_is_above_the_rule(
+    value: float, verdict: str
+) -> None:
+    found = judged(changed("second", {BOTH: value}))
+    assert found.cuts[2].verdict == verdict
+    assert found.verdict == DIFFERENT
+
+
+def test_a_cut_is_not_partly_realised_by_chance() -> None:
+    table = made(CHAIN, changed("second", {BOTH: 0.6}), chance=0.59)
+    assert judge(CHAIN, (LEFT, BOTH), table, 1.0, RULE).cuts[2].verdict == NOT_REALISED
+
+
+def test_the_best_match_is_at_a_site_that_no_later_cut_explains() -> None:
+    table = {**PERFECT, "first": {LEFT: 0.7}, "second": {LEFT: 1.0, BOTH: 1.0}}
+    found = judged(table)
+    assert found.cuts[1].best is not None
+    assert (found.cuts[1].best.site, found.cuts[1].best.value) == ("first", 0.7)
+    assert found.cuts[1].verdict == PARTLY
+
+
+def test_a_cut_that_later_ones_explain_everywhere_has_no_best_match() -> None:
+    found = judged({site: {OUTPUT: 1.0} for site in SITES})
+    assert found.cuts[1].best is None
+    assert found.cuts[1].verdict == NOT_REALISED
+
+
+def test_the_embedding_holds_the_input_whatever_its_match() -> None:
+    found = judged(changed("embedding", {}))
+    assert dict(found.path)["embedding"] == INPUT
+    assert found.verdict == FOLLOWS
+
+
+def test_the_path_names_the_latest_of_the_cuts_that_a_site_holds() -> None:
+    table = {**PERFECT, "first": {LEFT: 1.0, RIGHT: 1.0}}
+    found = judge(ALL, (LEFT, RIGHT, BOTH), made(ALL, table), 1.0, RULE)
+    assert dict(found.path)["first"] == RIGHT
+    assert found.verdict == FOLLOWS
