@@ -31,7 +31,8 @@ from ..models.continuation import continue_from, residual_stream, residuals, wit
 from .statistics import bootstrap_counts, percentile_interval, weighted_sums, wilson_interval
 
 SCRUB = "scrub"
-DRAWS = 4  # donors drawn for an input, before a variable is taken to have no more cases
+REDRAWN = 4  # times that another donor is drawn for what is its own donor
+DRAWS = 16  # donors drawn for an input, before a variable is taken to have no more cases
 AT_ONCE = 1024  # cases that are run together
 
 
@@ -56,7 +57,11 @@ class Test:
 
 @dataclass(frozen=True)
 class CutTests:
-    """A cut's tests. `untestable` variables have no valid interchange: the rest determines them."""
+    """A cut's tests: none where it has no interchange, for what ignores a cut passes its scrub.
+
+    `untestable` variables have no interchange that changes the output: the rest of the cut
+    determines them, or the output does not depend on them.
+    """
 
     cut: Cut
     tests: tuple[Test, ...]
@@ -67,8 +72,9 @@ class CutTests:
 class Score:
     """How often a test's whole output became what it must, with interval and chance level.
 
-    `chance` is the same with residuals of any inputs at any positions; `right` says of each case
-    whether it did, `bases` of which input it was.
+    `chance` is the same with residuals of any inputs at any positions, or of the best one answer
+    at all positions of all cases, whichever is higher; `right` says of each case whether it did,
+    `bases` of which input it was.
     """
 
     test: str
@@ -87,7 +93,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Match:
-    """A cut at a site: the lowest of its tests' scores, with a bootstrap interval over inputs."""
+    """A cut at a site: the lowest of its tests' scores, with a bootstrap interval over inputs.
+
+    Of few cases the bootstrap is too sure: the interval is no narrower than the scores' own.
+    """
 
     site: str
     cut: Cut
@@ -98,8 +107,8 @@ class Match:
 
     @property
     def chance(self) -> float:
-        """The highest chance level of the tests."""
-        return max(score.chance for score in self.scores)
+        """The lowest chance level of the tests: what passes them all by chance passes that one."""
+        return min(score.chance for score in self.scores)
 
     def resampled(self, counts: UInt8[Tensor, "draws inputs"]) -> Float64[Tensor, " draws"]:
         """Return the match in resamples of the inputs."""
@@ -118,9 +127,6 @@ def cut_tests(inputs: InputSet, cuts: Sequence[Cut], count: int, seed: int) -> l
 
 def _tests(inputs: InputSet, cut: Cut, count: int, seed: int) -> CutTests:
     found, untestable = [], []
-    scrub = _scrub(inputs, cut, count, np.random.default_rng([seed, 0]))
-    if len(scrub):
-        found.append(scrub)
     for at, name in enumerate(cut.variables):
         generator = np.random.default_rng([seed, 1 + at])
         test = _interchange(inputs, cut, name, count, generator)
@@ -128,6 +134,9 @@ def _tests(inputs: InputSet, cut: Cut, count: int, seed: int) -> CutTests:
             found.append(test)
         else:
             untestable.append(name)
+    scrub = _scrub(inputs, cut, count, np.random.default_rng([seed, 0]))
+    if found and len(scrub):
+        found.insert(0, scrub)
     return CutTests(cut, tuple(found), tuple(untestable))
 
 
@@ -190,7 +199,7 @@ def _scrub(inputs: InputSet, cut: Cut, count: int, generator: np.random.Generato
     classes, bases = _Classes(inputs, cut.variables), _bases(inputs, count, generator)
     wanted = classes.labels[bases]
     rows, positions = classes.drawn(wanted, generator)
-    for _ in range(DRAWS):  # another input, where there is one
+    for _ in range(REDRAWN):  # another input, where there is one
         again, places = classes.drawn(wanted, generator)
         own = rows == bases[:, None]
         rows, positions = torch.where(own, again, rows), torch.where(own, places, positions)
@@ -216,7 +225,7 @@ def _interchange(
     parts: list[Test] = []
     for _ in range(DRAWS):
         bases = _bases(inputs, count, generator)
-        given = codes[_longer(inputs, bases, generator)]
+        given = codes[_donors(inputs, len(bases), generator)]
         wanted = known(kept[bases], given)
         there = wanted >= 0
         given = torch.where(there, given, codes[bases])
@@ -244,15 +253,11 @@ def _joined(parts: Sequence[Test], count: int) -> Test:
     return Test(parts[0].name, *whole)
 
 
-def _longer(
-    inputs: InputSet, bases: Int64[Tensor, " cases"], generator: np.random.Generator
-) -> Int64[Tensor, " cases"]:
-    """Return for each input another one that is at least as long."""
-    order = np.argsort(inputs.lengths.numpy(), kind="stable")
-    ordered = inputs.lengths.numpy()[order]
-    first = np.searchsorted(ordered, inputs.lengths[bases].numpy())
-    drawn = first + (generator.random(len(bases)) * (len(order) - first)).astype(np.int64)
-    return torch.from_numpy(order[drawn])
+def _donors(inputs: InputSet, count: int, generator: np.random.Generator) -> Int64[Tensor, " n"]:
+    """Return inputs, of each length alike; from shorter ones the first positions get values."""
+    _, index, sizes = np.unique(inputs.lengths.numpy(), return_inverse=True, return_counts=True)
+    share = 1 / (len(sizes) * sizes[index])
+    return torch.from_numpy(generator.choice(len(inputs), size=count, p=share / share.sum()))
 
 
 def _lookup(
@@ -304,13 +309,11 @@ def matches(
                     model, site, residual, inputs, test.bases, test.rows, test.positions
                 )
                 right = _right(inputs, given, test.targets)
-                chance = _right(inputs, lost[test.bases], test.targets)
+                astray = _right(inputs, lost[test.bases], test.targets)
+                chance = max(float(astray.double().mean()), _one_answer(inputs, test.targets))
                 value, n = float(right.double().mean()), len(right)
                 low, high = wilson_interval(value, n)
-                scores.append(
-                    Score(test.name, value, low, high, float(chance.double().mean()), right,
-                          test.bases)
-                )  # fmt: skip
+                scores.append(Score(test.name, value, low, high, chance, right, test.bases))
             yield _match(site, one.cut, tuple(scores), counts)
 
 
@@ -352,12 +355,25 @@ def _right(inputs: InputSet, given: Tensor, targets: Tensor) -> Bool[Tensor, " c
     return right
 
 
+def _one_answer(inputs: InputSet, targets: Tensor) -> float:
+    """Return the share of cases in which the best one answer is right at all positions."""
+    defined = inputs.output.defined(targets)
+    largest = targets[defined].max()
+    answers = torch.where(defined, targets, largest).amin(-1)
+    one = (inputs.output.same(targets, answers[:, None]) | ~defined).all(-1)
+    if not one.any():
+        return 0.0
+    return int(torch.unique(answers[one], return_counts=True)[1].max()) / len(targets)
+
+
 def _match(
     site: str, cut: Cut, scores: tuple[Score, ...], counts: UInt8[Tensor, "draws inputs"]
 ) -> Match:
-    """Return the match, its interval from resamples of the inputs."""
-    value = min(score.value for score in scores)
-    return Match(site, cut, scores, value, *percentile_interval(_lowest(scores, counts)))
+    """Return the match, its interval from resamples of the inputs, no surer than its tests'."""
+    low, high = percentile_interval(_lowest(scores, counts))
+    low = min(low, *(score.low for score in scores))
+    high = max(high, min(score.high for score in scores))
+    return Match(site, cut, scores, min(score.value for score in scores), low, high)
 
 
 def _lowest(

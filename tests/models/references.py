@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import haiku
 import jax
-import numpy as np
 import pytest
 import torch
+from support.compiles import fast_compiles as fast_compiles
 from torch import Tensor
 from tracr.compiler import compiling
 from tracr.rasp import causal_eval, rasp
@@ -28,30 +27,6 @@ from algomatch.models.compiling import Compiled
 from algomatch.models.training import AlgorithmicTask
 
 EQ, LEQ, TRUE = rasp.Comparison.EQ, rasp.Comparison.LEQ, rasp.Comparison.TRUE
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compiles() -> Iterator[None]:
-    """Let haiku draw no random weights and run no model to find their shapes: it costs seconds.
-
-    Tracr sets every weight. That they come out the same is tested, in a process of its own.
-    """
-    transform = haiku.transform
-
-    def compiled_at_once(function: Any) -> Any:
-        made = transform(function)
-        return made._replace(init=jax.jit(made.init))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(haiku, "transform", compiled_at_once)
-        patch.setattr(
-            haiku.initializers.TruncatedNormal,
-            "__call__",
-            lambda self, shape, dtype: np.zeros(shape, dtype),
-        )
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
