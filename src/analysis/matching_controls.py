@@ -18,8 +18,8 @@ from .verdicts import FOLLOWS
 class Checked:
     """A control matched with a program.
 
-    `match` is the lowest over the testable inner cuts of a positive, the highest over all inner
-    cuts of another control; None where there is no such cut. `right` is None where no answer is
+    `match` is the lowest over the testable inner cuts of a positive, the highest of another
+    control; None where there is no such cut. `right` is None where no answer is
     known: a decoy that has all the program's testable cuts, or a control that could not be made.
     """
 
@@ -60,7 +60,7 @@ def check(
         if not (own or every or (control.kind == DECOY and one is known[0])):
             continue
         there = standing(bridge, one, exact, config)
-        matched = there.best_of(one.cuts.inner if every else one.testable)
+        matched = there.best_of(one.testable)
         right, note = _as_known(control, one, own, there, known)
         low = max if every or not own else min
         yield Checked(
@@ -73,10 +73,10 @@ def _as_known(
     control: Control, one: Candidate, own: bool, there: Standing, known: Sequence[Candidate]
 ) -> tuple[bool | None, str]:
     """Return whether a control's verdict is what is known of it; None, and why, if nothing is."""
-    if not (one.cuts.inner if control.kind == NEGATIVE else one.testable):
+    if not one.testable:
         return None, f"{one.name} has no inner cut that can be tested"
     if control.kind == NEGATIVE:
-        return not any(cut.sites for cut in there.verdict.cuts if cut.cut in one.cuts.inner), ""
+        return not any(cut.sites for cut in there.verdict.cuts if cut.cut in one.testable), ""
     follows = there.verdict.verdict == FOLLOWS
     if own:
         return follows, ""

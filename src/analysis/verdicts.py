@@ -108,7 +108,8 @@ def judge(
     if not inner:
         return say(UNDECIDED, "the program has no inner cut that can be tested")
     if not missing:
-        return say(FOLLOWS, f"every testable inner cut is realised ({len(inner)})")
+        share = f"{len(inner)} of its {len(cuts.inner)} inner cuts can be tested"
+        return say(FOLLOWS, f"every testable inner cut is realised; {share}")
     names = ", ".join(cut.name for cut in missing)
     if any(one.verdict == UNDECIDED for one in inner):
         unsure = ", ".join(one.cut.name for one in inner if one.verdict == UNDECIDED)
