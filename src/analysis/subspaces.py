@@ -1,0 +1,373 @@
+"""Linear subspaces of the residual stream that carry one variable: distributed alignment search.
+
+The hypothesis (variable, site, k) says that k directions of the residual stream at a site carry a
+variable's values and nothing else that matters. Where the residual's part in them is replaced by
+that of another input, at every position, the output must become the program's with that input's
+values of the variable (Geiger et al. 2024, arXiv:2303.02536). The directions are searched for by
+gradients, from those that best predict the variable, and judged on inputs not searched on.
+
+A search finds something wherever there is enough to choose from. So it says nothing without the
+same search on random inits and on a model that learned shuffled labels by heart. Only rotations
+are searched: non-linear maps align anything with anything (Sutter et al. 2025, arXiv:2507.08802).
+
+What is found is right; what is not found may be there. Compiled attention and steps pass hardly
+any gradient, so that in references little but the first directions is tried, and these are mixed
+where another variable in the stream is a part of this one. Donor and base share positions: two
+variables that tell each other beside the position are one to this test, as `length` and what is
+left of it, and the variable is found wherever any of them is.
+
+pyvene's search is not used: it wraps Hugging Face models, while this one continues any
+TransformerBridge from the site, at all positions at once, without running what comes before it.
+
+Shapes: `pos` positions of an encoded input, `cases` pairs of a base and a donor, `places` lists'
+positions, `d` the residual's width, `k` directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from torch import Tensor
+from torch.nn.utils.parametrizations import orthogonal
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.native import NativeModel
+
+from ..data.cuts import labels
+from ..data.inputs import InputSet
+from ..errors import UserError
+from ..models.continuation import continue_from, residuals, without_hooks
+from ..models.interchange import Cases, cases_of
+from ..models.training import mean_loss
+from .statistics import wilson_interval
+
+HALF = 2048  # inputs that are searched on, at most, and as many to judge on
+AT_ONCE = 1024  # cases that are run together
+RIDGE = 1e-3  # of the mean variance, in the regression that gives the first directions
+NOTHING = 1e-4  # of the best direction's share in the prediction, under which one is no help
+RANDOM = 5  # random subspaces, for the chance level
+
+
+@dataclass(frozen=True)
+class Search:
+    """How subspaces are searched for, and when one counts as found.
+
+    `dimensions` are those tried, by default 1, 2, 4 and so on up to a quarter of the residual's;
+    `cases` are drawn on each side. The search ends early where it is right on all it is given.
+    """
+
+    dimensions: tuple[int, ...] = ()
+    steps: int = 200
+    batch_size: int = 64
+    learning_rate: float = 0.01
+    evaluate_every: int = 50
+    cases: int = 1024
+    threshold: float = 0.9
+    seed: int = 0
+
+    def tried(self, width: int) -> tuple[int, ...]:
+        """Return how many directions of a residual stream are tried.
+
+        >>> Search().tried(64)
+        (1, 2, 4, 8, 16)
+        """
+        powers = (2**i for i in range(width.bit_length()))
+        return self.dimensions or tuple(k for k in powers if k <= max(1, width // 4))
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """The directions found at a site for a variable, and how often they carry it: `test`.
+
+    It is the share of the `n` test cases whose whole output becomes what it must, with its
+    interval; `train` that of the cases searched on, `start` of the test cases before the search,
+    `chance` with random directions. `random_inits` and `shuffled_labels` are what the same search
+    reaches on each of the controls. `same` are other variables with the very same cases.
+    """
+
+    variable: str
+    same: tuple[str, ...]
+    site: str
+    directions: Float32[Tensor, "d k"]
+    train: float
+    test: float
+    low: float
+    high: float
+    n: int
+    start: float
+    chance: float
+    random_inits: tuple[float, ...]
+    shuffled_labels: tuple[float, ...]
+    threshold: float
+
+    @property
+    def k(self) -> int:
+        """How many directions there are."""
+        return self.directions.shape[1]
+
+    @property
+    def control(self) -> float:
+        """The most that the same search reaches on a control."""
+        return max(*self.random_inits, *self.shuffled_labels)
+
+    @property
+    def found(self) -> bool:
+        """Whether the directions carry the variable, and the search alone does not say so."""
+        return self.test >= self.threshold and self.low > self.control
+
+
+@dataclass(frozen=True)
+class _Found:
+    directions: Float32[Tensor, "d k"]
+    train: float
+    test: float
+    start: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """Variables that one test asks for, and the cases to search on and to judge on."""
+
+    names: tuple[str, ...]
+    train: Cases
+    test: Cases
+
+    def same(self, train: Cases, test: Cases) -> bool:
+        """Return whether these are its cases."""
+        return all(
+            len(one) == len(other)
+            and torch.equal(one.bases, other.bases)
+            and torch.equal(one.donors, other.donors)
+            and torch.equal(one.targets.nan_to_num(), other.targets.nan_to_num())
+            for one, other in ((self.train, train), (self.test, test))
+        )
+
+
+def subspaces(
+    bridge: TransformerBridge,
+    inputs: InputSet,
+    names: Sequence[str],
+    sites: Sequence[str],
+    random_inits: Sequence[TransformerBridge],
+    shuffled_labels: Sequence[TransformerBridge],
+    settings: Search,
+) -> Iterator[Subspace]:
+    """Yield what is found for each variable at each site, for each number of directions.
+
+    Variables that no case can tell apart come once. Left out are those that change the output too
+    seldom for there to be cases. The controls are of the model's shape.
+
+    Raises:
+        UserError: a kind of control is missing, or the model has no such site.
+    """
+    if not random_inits or not shuffled_labels:
+        raise UserError(
+            "a subspace search needs random inits and models of shuffled labels beside the model"
+        )
+    models = [bridge, *random_inits, *shuffled_labels]
+    sides = halves(inputs, settings.seed)
+    for asked in questions(sides, names, settings):
+        own, *others = (_searched(one, sides, asked, sites, settings) for one in models)
+        for (site, k), one in own.items():
+            values = [other[site, k].test for other in others]
+            n = len(asked.test)
+            yield Subspace(
+                asked.names[0], asked.names[1:], site, one.directions, one.train, one.test,
+                *wilson_interval(one.test, n), n, one.start, one.chance,
+                tuple(values[: len(random_inits)]), tuple(values[len(random_inits) :]),
+                settings.threshold,
+            )  # fmt: skip
+
+
+def questions(
+    sides: tuple[InputSet, InputSet], names: Sequence[str], settings: Search
+) -> list[Question]:
+    """Return the cases of variables among the inputs to search on and those to judge on."""
+    found: list[Question] = []
+    for name in names:
+        train, test = (distinct_cases(side, name, settings.cases, settings.seed) for side in sides)
+        at = next((i for i, one in enumerate(found) if one.same(train, test)), None)
+        if at is not None:
+            found[at] = replace(found[at], names=(*found[at].names, name))
+        elif len(train) and len(test):
+            found.append(Question((name,), train, test))
+    return found
+
+
+def halves(inputs: InputSet, seed: int) -> tuple[InputSet, InputSet]:
+    """Return inputs to search on and others to judge on, half of each length, at most 2048."""
+    generator = np.random.default_rng([seed, 0])
+    lengths = inputs.lengths.numpy()
+    each = HALF // len(np.unique(lengths))
+    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for length in np.unique(lengths):
+        rows = generator.permutation(np.flatnonzero(lengths == length))
+        for part, some in zip(parts, np.array_split(rows, 2), strict=True):
+            part.append(some[:each])
+    train, test = (torch.from_numpy(np.concatenate(part)) for part in parts)
+    return inputs.at(train), inputs.at(test)
+
+
+def distinct_cases(inputs: InputSet, name: str, count: int, seed: int) -> Cases:
+    """Return up to `count` different pairs in which a variable's other values change the output."""
+    cases = cases_of(inputs, name, count, seed)
+    pairs = torch.stack([cases.bases, cases.donors], dim=1).numpy()
+    _, first = np.unique(pairs, axis=0, return_index=True)
+    return cases.rows(torch.from_numpy(np.sort(first)))
+
+
+def _searched(
+    bridge: TransformerBridge,
+    sides: tuple[InputSet, InputSet],
+    asked: Question,
+    sites: Sequence[str],
+    settings: Search,
+) -> dict[tuple[str, int], _Found]:
+    """Return what is found in one model, by site and number of directions."""
+    model, found = without_hooks(bridge), dict[tuple[str, int], _Found]()
+    with torch.no_grad():
+        streams = [residuals(model, side.tokens, side.key_mask, sites) for side in sides]
+    for site in sites:
+        searched_on, judged_on = (
+            _Site(model, site, stream[site], side, cases)
+            for stream, side, cases in zip(streams, sides, (asked.train, asked.test), strict=True)
+        )
+        bases = [
+            predictive_directions(searched_on.residual, sides[0], name).float()
+            for name in asked.names
+        ]
+        width = len(bases[0])
+        for k in settings.tried(width):
+            start = max((basis[:, :k] for basis in bases), key=searched_on.accuracy)
+            directions = _trained(searched_on, start, settings)
+            chance = [
+                judged_on.accuracy(random_directions(width, k, settings.seed + i))
+                for i in range(RANDOM)
+            ]
+            found[site, k] = _Found(
+                directions,
+                searched_on.accuracy(directions),
+                judged_on.accuracy(directions),
+                judged_on.accuracy(start),
+                sum(chance) / RANDOM,
+            )
+    return found
+
+
+class _Site:
+    """A model from a site on, with the residual streams of inputs there, and cases."""
+
+    def __init__(
+        self,
+        model: NativeModel | TransformerBridge,
+        site: str,
+        residual: Float[Tensor, "inputs pos d"],
+        inputs: InputSet,
+        cases: Cases,
+    ):
+        self.residual = residual
+        self.cases = cases
+        self.output = inputs.output
+        self._model, self._site, self._key_mask = model, site, inputs.key_mask
+
+    def given(
+        self, directions: Float[Tensor, "d k"], cases: Cases
+    ) -> Float[Tensor, "cases pos width"]:
+        """Return what the model gives with the donors' parts in some directions."""
+        base, donor = self.residual[cases.bases], self.residual[cases.donors]
+        mixed = base + ((donor - base) @ directions) @ directions.T
+        return continue_from(self._model, self._site, mixed, self._key_mask[cases.bases])
+
+    @torch.no_grad()
+    def accuracy(self, directions: Float[Tensor, "d k"]) -> float:
+        """Return the share of the cases whose defined outputs all become the targets."""
+        right: list[Bool[Tensor, " cases"]] = []
+        for rows in torch.split(torch.arange(len(self.cases)), AT_ONCE):
+            some = self.cases.rows(rows)
+            fits = self.output.right(self.given(directions, some), some.targets)
+            right.append((fits | ~self.output.defined(some.targets)).all(-1))
+        return float(torch.cat(right).double().mean())
+
+
+def _trained(site: _Site, start: Float[Tensor, "d k"], settings: Search) -> Float[Tensor, "d k"]:
+    """Return the directions with the best accuracy on the site's cases that a search passes."""
+    best, highest = start, site.accuracy(start)
+    if highest == 1:
+        return best
+    with torch.random.fork_rng(devices=[]):  # the parametrisation draws what completes the basis
+        torch.default_generator.manual_seed(settings.seed)
+        turned = orthogonal(torch.nn.Linear(start.shape[1], start.shape[0], bias=False))
+        turned.weight = start
+    (parameter,) = turned.parameters()
+    optimizer = torch.optim.Adam([parameter], lr=settings.learning_rate)
+    generator = np.random.default_rng([settings.seed, 1])
+    for step in range(1, settings.steps + 1):
+        rows = torch.from_numpy(generator.integers(len(site.cases), size=settings.batch_size))
+        some = site.cases.rows(rows)
+        loss = mean_loss(site.output, site.given(turned.weight, some), some.targets)
+        (parameter.grad,) = torch.autograd.grad(loss, [parameter])
+        optimizer.step()
+        if step % settings.evaluate_every == 0 or step == settings.steps:
+            directions = turned.weight.detach()
+            accuracy = site.accuracy(directions)
+            if accuracy > highest:
+                best, highest = directions.clone(), accuracy
+            if highest == 1:
+                break
+    return best
+
+
+@torch.no_grad()
+def predictive_directions(
+    residual: Float[Tensor, "inputs pos d"], inputs: InputSet, name: str
+) -> Float64[Tensor, "d d"]:
+    """Return an orthonormal basis of the residual stream, what best predicts a variable first.
+
+    Token and position are regressed out of both; then a ridge regression of the variable's values
+    on the residual is decomposed (Izenman 1975). Behind the directions that help come those in
+    which the residual varies least: a wider subspace then starts where a narrower one does.
+    """
+    real = inputs.real
+    stream = residual[real].double()
+    known = torch.cat([_one_hot(inputs.tokens[real]), _one_hot(_positions(inputs)[real])], dim=1)
+    left = _without(stream, known)
+    values = _without(_one_hot(labels(inputs, [name])[real]), known)
+    gram, width = left.T @ left, left.shape[1]
+    ridge = RIDGE * gram.trace() / width * torch.eye(width, dtype=torch.float64)
+    weights = torch.linalg.lstsq(gram + ridge, left.T @ values, driver="gelsd").solution
+    sizes, rotation = torch.linalg.eigh(weights.T @ gram @ weights)
+    useful = sizes > NOTHING**2 * sizes[-1]
+    chosen: Tensor = (weights @ rotation[:, useful]).flip(1)[:, :width]
+    first = torch.linalg.qr(chosen).Q
+    centred = stream - stream.mean(0)
+    rest = torch.eye(width, dtype=torch.float64) - first @ first.T
+    varied = rest @ (centred.T @ centred) @ rest
+    axes = torch.linalg.eigh(varied - first @ first.T).eigenvectors  # the first have -1
+    return torch.cat([first, axes[:, first.shape[1] :]], dim=1)
+
+
+def random_directions(width: int, k: int, seed: int) -> Float32[Tensor, "width k"]:
+    """Return random orthonormal directions."""
+    drawn = np.random.default_rng([seed, 2]).standard_normal((width, k))
+    directions: Tensor = torch.linalg.qr(torch.from_numpy(drawn)).Q
+    return directions.float()
+
+
+def _without(
+    values: Float64[Tensor, "places c"], known: Float64[Tensor, "places b"]
+) -> Float64[Tensor, "places c"]:
+    """Return what a regression on what is known leaves of values."""
+    inverse = torch.linalg.pinv(known.T @ known, rtol=1e-12, hermitian=True)
+    return values - known @ (inverse @ (known.T @ values))
+
+
+def _one_hot(codes: Int64[Tensor, " places"]) -> Float64[Tensor, "places c"]:
+    return torch.nn.functional.one_hot(torch.unique(codes, return_inverse=True)[1]).double()
+
+
+def _positions(inputs: InputSet) -> Int64[Tensor, "inputs pos"]:
+    return torch.arange(inputs.tokens.shape[1]).expand_as(inputs.tokens)
