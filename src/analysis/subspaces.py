@@ -362,11 +362,13 @@ def _without(
 ) -> Float64[Tensor, "places c"]:
     """Return what a regression on what is known leaves of values."""
     inverse = torch.linalg.pinv(known.T @ known, rtol=1e-12, hermitian=True)
-    return values - known @ (inverse @ (known.T @ values))
+    left: Tensor = values - known @ (inverse @ (known.T @ values))
+    return left
 
 
 def _one_hot(codes: Int64[Tensor, " places"]) -> Float64[Tensor, "places c"]:
-    return torch.nn.functional.one_hot(torch.unique(codes, return_inverse=True)[1]).double()
+    columns: Tensor = torch.nn.functional.one_hot(torch.unique(codes, return_inverse=True)[1])
+    return columns.double()
 
 
 def _positions(inputs: InputSet) -> Int64[Tensor, "inputs pos"]:

@@ -112,7 +112,7 @@ def test_what_a_model_was_taught_is_found_where_it_was(
 ) -> None:
     bridge = make_bridge(taught_shape(small), implemented.weights)
     assert implemented.alignment["opp_idx"].site == "blocks.0.hook_resid_post"
-    settings = replace(QUICK, steps=150, dimensions=(1, 8))
+    settings = replace(QUICK, steps=100, dimensions=(8,))
     found = searched(bridge, small.inputs, ["opp_idx"], ["0.resid_post", "1.resid_post"], settings)
     assert {place for place, one in found.items() if one.found} == {("opp_idx", "0.resid_post", 8)}
     one = found["opp_idx", "0.resid_post", 8]
