@@ -10,9 +10,9 @@ A search finds something wherever there is enough to choose from. So it says not
 same search on random inits and on a model that learned shuffled labels by heart. Only rotations
 are searched: non-linear maps align anything with anything (Sutter et al. 2025, arXiv:2507.08802).
 
-What is found is right; what is not found may be there. Compiled attention and steps pass hardly
-any gradient, so that in references little but the first directions is tried, and these are mixed
-where another variable in the stream is a part of this one. Donor and base share positions: two
+What is not found may be there all the same. Compiled attention and steps pass hardly any gradient,
+so that in references little but the first directions is tried, and these are mixed where another
+variable in the stream is a part of this one. Donor and base share positions: two
 variables that tell each other beside the position are one to this test, as `length` and what is
 left of it, and the variable is found wherever any of them is.
 
