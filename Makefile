@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format lint types bench clean install
+.PHONY: demo test slow check format lint types bench clean install
 
 demo: $(READY)
 	$(BIN)/algomatch train task=reverse model=2L_attn_only
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+slow: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: $(READY)
 	$(BIN)/ruff format --check .

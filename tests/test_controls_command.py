@@ -15,6 +15,8 @@ from algomatch.cli import main
 from algomatch.report.control_table import COLUMNS
 from algomatch.tracking import control_record
 
+pytestmark = pytest.mark.slow
+
 FEW = (
     *TINY,
     "trainer.max_steps=20",

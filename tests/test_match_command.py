@@ -153,6 +153,7 @@ def test_a_program_without_a_reference_is_not_judged(programs: list[Candidate]) 
     assert found.score is None
 
 
+@pytest.mark.slow
 def test_controls_are_told_apart(programs: list[Candidate]) -> None:
     config = compose([*TASK])
     setting = prepare(config)

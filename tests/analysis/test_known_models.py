@@ -31,6 +31,8 @@ from algomatch.models import interchange, variants
 from algomatch.models.bridges import plain_model
 from algomatch.models.training import exact_accuracy
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("trainer.max_steps=20", "trainer.batch_size=8")
 POSITIVES = ("rotated", "reparametrised", "permuted", "noised")
 

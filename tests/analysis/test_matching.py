@@ -52,28 +52,28 @@ COUNT = 120  # cases of a test, enough for all right to be surely above the rule
 DRAWN = 12  # cases where donors are looked at one by one
 TASKS = [task for task in REGISTRY if not task.startswith("shuffle_dyck")][::2]
 
-# Where Tracr puts each program's steps: "0.pre" to "0.mid" is the first attention layer.
+# Where Tracr puts each program's steps: "0.pre" to "0.post" is the first block.
 REALISED: dict[str, dict[str, str]] = {
     "reverse": {
         "indices+tokens": "0.pre",
-        "indices+tokens+length": "0.mid 0.post 1.mid 1.post 2.mid 2.post",
-        "reverse": "3.mid 3.post",
+        "indices+tokens+length": "0.post 1.post 2.post",
+        "reverse": "3.post",
     },
     "sort": {
-        "tokens+indices": "0.pre 0.mid 0.post",
-        "tokens+indices+place": "1.mid 1.post",
-        "sort": "2.mid 2.post",
+        "tokens+indices": "0.pre 0.post",
+        "tokens+indices+place": "1.post",
+        "sort": "2.post",
     },
     "double_hist": {
         "tokens+indices": "0.pre",
-        "tokens+hist+indices": "0.mid 0.post",
-        "hist+hist_at_first": "1.mid 1.post 2.mid 2.post",
-        "double_hist": "3.mid 3.post",
+        "tokens+hist+indices": "0.post",
+        "hist+hist_at_first": "1.post 2.post",
+        "double_hist": "3.post",
     },
     "double_hist_by_division": {
         "tokens": "0.pre",
-        "hist": "0.mid 0.post",
-        "double_hist": "1.mid 1.post 2.mid 2.post",
+        "hist": "0.post",
+        "double_hist": "1.post 2.post",
     },
 }
 INNER = {
@@ -119,7 +119,7 @@ def found_in_reference(program: str, of: str) -> list[Match]:
 
 
 def sites_of(found: Sequence[Match]) -> dict[str, str]:
-    """Where each cut is realised, as "0.mid"."""
+    """Where each cut is realised, as "0.post"."""
     return {
         name: " ".join(site.replace("blocks.", "").replace("hook_resid_", "") for site in sites)
         for name, sites in realised(found, RULE).items()
@@ -417,12 +417,21 @@ def test_a_model_with_the_same_residual_everywhere_matches_at_chance() -> None:
             assert score.value <= score.chance
 
 
-def test_sites_are_the_embedding_and_what_follows_each_sublayer() -> None:
+def test_sites_are_the_embedding_and_what_follows_each_block() -> None:
     sites = matching_sites(reference_of("double_hist_by_division").bridge)
     assert sites[0] == "blocks.0.hook_resid_pre"
-    assert sites[1:] == [
-        f"blocks.{layer}.hook_resid_{half}" for layer in range(3) for half in ("mid", "post")
-    ]
+    assert sites[1:] == [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
+
+
+def test_before_an_mlp_every_case_comes_out_as_it_does_after_it() -> None:
+    inputs, bridge = small_inputs("sort"), reference_of("sort").bridge
+    for layer in range(bridge.cfg.n_layers):
+        sites = [f"blocks.{layer}.hook_resid_{half}" for half in ("mid", "post")]
+        found = by_site(list(matches(bridge, inputs, trials_of("sort"), sites, 10, 0)))
+        before, after = (found[site] for site in sites)
+        for name, match in before.items():
+            for one, other in zip(match.scores, after[name].scores, strict=True):
+                assert torch.equal(one.right, other.right)
 
 
 def test_few_cases_leave_a_cut_undecided() -> None:

@@ -35,6 +35,8 @@ from algomatch.models.learned import learned_shape
 from algomatch.models.training import fit
 from algomatch.models.variants import rotated
 
+pytestmark = pytest.mark.slow
+
 QUICK = Search(steps=40, batch_size=32, cases=256, evaluate_every=20)
 TAUGHT = TrainerConfig(max_steps=400, batch_size=32, learning_rate=3e-3, warmup_steps=10)
 BY_HEART = TrainerConfig(max_steps=20, batch_size=32, learning_rate=3e-3, warmup_steps=10)
