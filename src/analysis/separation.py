@@ -81,8 +81,8 @@ def separations(
 ) -> list[Separation]:
     """Return how each measure does on the controls that qualify.
 
-    A control that has no value of a measure (nothing to measure it on) counts as 0: a negative
-    only where the measure cannot be below. Measures with no negative or no positive are left out.
+    A control that has no value of a measure (nothing to measure it on) counts as 0. Measures with
+    no negative or no positive are left out.
     """
     good = [(control, tested(rows)) for control, rows in measured if qualifies(control, rows)]
     keys = list(dict.fromkeys(key for _, values in good for key in values))

@@ -589,3 +589,12 @@ def test_the_share_beyond_token_and_position_is_what_regression_leaves(
         left = float(((values - torch.from_numpy(explained)) ** 2).sum())
         assert share == pytest.approx(left / float(((values - values.mean(0)) ** 2).sum()))
         assert 0 < share < 1
+
+
+def test_a_number_rescaled_even_negatively_counts_once(small: Setting) -> None:
+    codes = small.inputs.variables["length"].codes
+    values = {"number": (1.0, 2.0, 4.0, 9.0), "minus": (-3.0, -5.0, -9.0, -19.0),
+              "other": (1.0, 2.0, 4.0, 8.0)}  # fmt: skip
+    variables = {name: Variable(codes, numbers, True) for name, numbers in values.items()}
+    inputs = replace(small.inputs, variables=variables)
+    assert similarity._distinct(inputs, list(values)) == ["number", "other"]
