@@ -24,6 +24,8 @@ from algomatch.report.summary import full_table, inexact_note, summary_table
 from algomatch.tracking import checkpoints
 from algomatch.tracking.run_folder import INEXACT, RunFolder
 
+pytestmark = pytest.mark.slow
+
 TASK = (
     *TINY, "task=mostly.py:make_mostly", "task.vocabulary=[0,1]", "trainer.max_steps=10",
     "trainer.checkpoints=2", "analysis.random_inits=1",
