@@ -16,11 +16,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..config import AnalysisConfig, TaskConfig
 from ..data.cuts import Cut, Cuts, cuts, effect
+from ..data.donors import CutTrials, cut_trials
 from ..data.inputs import InputSet, input_set
 from ..data.tasks import Task
 from ..errors import UserError, first_line, one_of
 from ..models.reference import Reference, build_reference
-from .matching import CutTests, Match, cut_tests, matches, matching_sites
+from .matching import Match, matches, matching_sites
 from .statistics import bootstrap_counts, percentile_interval
 from .verdicts import Rule, Verdict, held, judge, testable
 
@@ -35,7 +36,7 @@ class Candidate:
     name: str
     inputs: InputSet
     cuts: Cuts
-    tests: tuple[CutTests, ...]
+    trials: tuple[CutTrials, ...]
     reference: Reference | None
     testable: tuple[Cut, ...]
     why: str = ""
@@ -96,7 +97,7 @@ def candidate(
 ) -> Candidate:
     """Return a program with its cuts, their tests, and those that its reference realises."""
     found = cuts(inputs)
-    tests = tuple(cut_tests(inputs, found.all, config.match_cases, config.seed))
+    tests = tuple(cut_trials(inputs, found.all, config.match_cases, config.seed))
     there: tuple[Cut, ...] = ()
     if reference is not None:
         rows = matched(reference.bridge, inputs, tests, config)
@@ -123,7 +124,7 @@ def candidates(
 def matched(
     bridge: TransformerBridge,
     inputs: InputSet,
-    tests: Iterable[CutTests],
+    tests: Iterable[CutTrials],
     config: AnalysisConfig,
 ) -> tuple[Match, ...]:
     """Return the matches of a program's cuts at every site of a model."""
@@ -136,7 +137,7 @@ def standing(
 ) -> Standing:
     """Return how a program stands with a model of an exact accuracy."""
     rule = rule_of(config)
-    found = matched(bridge, one.inputs, one.tests, config)
+    found = matched(bridge, one.inputs, one.trials, config)
     verdict = judge(one.cuts, one.testable, found, exact, rule)
     return Standing(one, found, verdict, _score(found, one, config, rule))
 

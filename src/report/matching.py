@@ -184,7 +184,7 @@ def _notes(one: Candidate) -> Iterator[str]:
             others = "; ".join(", ".join(names) for names in cut.same[:3])
             more = f" and {len(cut.same) - 3} more" if len(cut.same) > 3 else ""
             yield f"{cut_label(cut)}: one with {others}{more} on these inputs"
-    for tests in one.tests:
+    for tests in one.trials:
         if tests.untestable and tests.cut in one.testable:
             names = ", ".join(tests.untestable)
             name = cut_label(tests.cut)

@@ -16,17 +16,9 @@ from support.overriding import overridden, says, values_of
 from support.tasks import small_inputs
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis import matching, verdicts
+from algomatch.analysis import verdicts
 from algomatch.analysis.controls import random_inits
-from algomatch.analysis.matching import (
-    SCRUB,
-    CutTests,
-    Match,
-    by_site,
-    cut_tests,
-    matches,
-    matching_sites,
-)
+from algomatch.analysis.matching import Match, by_site, matches, matching_sites
 from algomatch.analysis.statistics import wilson_interval
 from algomatch.analysis.verdicts import (
     DIFFERENT,
@@ -39,6 +31,7 @@ from algomatch.analysis.verdicts import (
 )
 from algomatch.config import compose
 from algomatch.data.cuts import Cut, Cuts, cuts
+from algomatch.data.donors import SCRUB, CutTrials, Trial, cut_trials
 from algomatch.data.inputs import InputSet
 from algomatch.data.outputs import Categorical
 from algomatch.data.tasks import REGISTRY
@@ -90,15 +83,15 @@ def cuts_of(program: str) -> Cuts:
 
 
 @cache
-def trials_of(program: str, count: int = COUNT) -> list[CutTests]:
-    return cut_tests(small_inputs(program), cuts_of(program).all, count, 0)
+def trials_of(program: str, count: int = COUNT) -> list[CutTrials]:
+    return cut_trials(small_inputs(program), cuts_of(program).all, count, 0)
 
 
 @cache
-def few_trials_of(program: str) -> list[CutTests]:
+def few_trials_of(program: str) -> list[CutTrials]:
     """A few cases of a program's first inner cut, or its input's, and of its last."""
     *some, last = cuts_of(program).all
-    return cut_tests(small_inputs(program), (*some[:2][-1:], last), DRAWN, 0)
+    return cut_trials(small_inputs(program), (*some[:2][-1:], last), DRAWN, 0)
 
 
 @cache
@@ -140,7 +133,7 @@ def values_at(inputs: InputSet, name: str, row: int, position: int) -> Any:
     return values_of(inputs, name, row)[position - 1]
 
 
-def lists_places(inputs: InputSet, test: matching.Test, case: int) -> list[tuple[int, int, int]]:
+def lists_places(inputs: InputSet, test: Trial, case: int) -> list[tuple[int, int, int]]:
     """A case's positions with the donor of each."""
     length = int(inputs.lengths[test.bases[case]])
     rows, positions = test.rows[case].tolist(), test.positions[case].tolist()
@@ -154,7 +147,7 @@ def lists_places(inputs: InputSet, test: matching.Test, case: int) -> list[tuple
 def test_scrubs_donors_have_the_values_of_the_whole_cut(program: str) -> None:
     inputs = small_inputs(program)
     for one in few_trials_of(program):
-        for test in one.tests[:1]:
+        for test in one.trials[:1]:
             assert test.name == SCRUB
             assert torch.equal(
                 test.targets.nan_to_num(nan=-7), inputs.targets[test.bases].nan_to_num(nan=-7)
@@ -173,7 +166,7 @@ def test_interchanges_donors_keep_the_rest_and_give_what_the_output_comes_from(
 ) -> None:
     inputs = small_inputs(program)
     for one in few_trials_of(program):
-        for test in one.tests[1:]:
+        for test in one.trials[1:]:
             for case, base in enumerate(test.bases.tolist()):
                 donors = lists_places(inputs, test, case)
                 given = {
@@ -191,7 +184,7 @@ def test_every_interchange_changes_an_output(program: str) -> None:
     inputs = small_inputs(program)
     output = inputs.output
     for one in few_trials_of(program):
-        for test in one.tests[1:]:
+        for test in one.trials[1:]:
             base = inputs.targets[test.bases]
             both = output.defined(base) & output.defined(test.targets)
             assert (both & ~output.same(base, test.targets)).any(-1).all()
@@ -201,7 +194,7 @@ def test_every_interchange_changes_an_output(program: str) -> None:
 def test_bos_is_given_by_any_bos_and_padding_by_itself(program: str) -> None:
     inputs = small_inputs(program)
     for one in few_trials_of(program):
-        for test in one.tests:
+        for test in one.trials:
             assert (test.positions[:, 0] == 0).all()
             assert len(test) < DRAWN or len(torch.unique(test.rows[:, 0])) > 1
             padding = ~inputs.key_mask[test.bases]
@@ -212,25 +205,25 @@ def test_bos_is_given_by_any_bos_and_padding_by_itself(program: str) -> None:
             assert inputs.real[test.rows, test.positions][inputs.real[test.bases]].all()
 
 
-def equal(one: matching.Test, other: matching.Test) -> bool:
+def equal(one: Trial, other: Trial) -> bool:
     parts = ("bases", "rows", "positions", "targets")
     return all(torch.equal(getattr(one, part), getattr(other, part)) for part in parts)
 
 
 def test_the_same_seed_gives_the_same_cases_and_another_seed_others() -> None:
     inputs, everything = small_inputs("sort"), cuts_of("sort").inner
-    first, again, other = (cut_tests(inputs, everything, 30, seed) for seed in (3, 3, 4))
+    first, again, other = (cut_trials(inputs, everything, 30, seed) for seed in (3, 3, 4))
     for one, two, three in zip(first, again, other, strict=True):
-        assert [test.name for test in one.tests] == [test.name for test in two.tests]
-        assert all(map(equal, one.tests, two.tests))
-        assert not any(map(equal, one.tests, three.tests))
+        assert [test.name for test in one.trials] == [test.name for test in two.trials]
+        assert all(map(equal, one.trials, two.trials))
+        assert not any(map(equal, one.trials, three.trials))
 
 
 @pytest.mark.parametrize("program", ["reverse", "sort", "double_hist"])
 def test_cases_are_of_several_lengths_and_no_more_than_asked_for(program: str) -> None:
     inputs = small_inputs(program)
     for one in trials_of(program, 60):
-        for test in one.tests:
+        for test in one.trials:
             assert len(test) <= 60
             of = Counter(inputs.lengths[test.bases].tolist())
             assert {3, 4} <= set(of)
@@ -239,7 +232,7 @@ def test_cases_are_of_several_lengths_and_no_more_than_asked_for(program: str) -
 
 def test_the_longest_lists_too_have_their_length_interchanged() -> None:
     inputs = small_inputs("reverse")
-    test = next(test for test in trials_of("reverse")[1].tests if test.name == "length")
+    test = next(test for test in trials_of("reverse")[1].trials if test.name == "length")
     for case, base in enumerate(test.bases.tolist()):
         donors = lists_places(inputs, test, case)
         given = {values_at(inputs, "length", row, place) for _, row, place in donors}
@@ -250,13 +243,13 @@ def test_the_longest_lists_too_have_their_length_interchanged() -> None:
 def test_a_variable_that_the_rest_determines_cannot_be_interchanged() -> None:
     indices_tokens_length = trials_of("reverse")[1]
     assert indices_tokens_length.untestable == ("indices",)
-    assert [test.name for test in indices_tokens_length.tests] == [SCRUB, "tokens", "length"]
+    assert [test.name for test in indices_tokens_length.trials] == [SCRUB, "tokens", "length"]
 
 
 def test_a_cut_without_any_interchange_has_no_tests() -> None:
     cut = next(cut for cut in cuts_of("parity_by_halves").all if cut.name == "tokens+side")
-    (found,) = cut_tests(small_inputs("parity_by_halves"), [cut], DRAWN, 0)
-    assert found.tests == ()
+    (found,) = cut_trials(small_inputs("parity_by_halves"), [cut], DRAWN, 0)
+    assert found.trials == ()
     assert found.untestable == ("tokens", "side")
 
 
@@ -335,9 +328,7 @@ def test_a_cut_that_the_embedding_holds_tells_no_programs_apart(model: str) -> N
 # The numbers
 
 
-def by_hooks(
-    bridge: TransformerBridge, inputs: InputSet, site: str, test: matching.Test
-) -> list[bool]:
+def by_hooks(bridge: TransformerBridge, inputs: InputSet, site: str, test: Trial) -> list[bool]:
     """Whether each case's defined outputs are all right, a case and a position at a time."""
     _, recorded = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
     found = []
@@ -368,7 +359,7 @@ def test_shares_are_those_of_residuals_replaced_by_hooks(site: str) -> None:
     with torch.inference_mode():
         for one in tests:
             scores = {score.test: score for score in found[one.cut.name].scores}
-            for test in one.tests:
+            for test in one.trials:
                 right = by_hooks(bridge, inputs, site, test)
                 assert scores[test.name].right.tolist() == right
                 assert scores[test.name].value == pytest.approx(np.mean(right))
@@ -394,7 +385,7 @@ def test_chance_is_at_least_the_best_one_answer(program: str) -> None:
     inputs = small_inputs(program)
     assert isinstance(inputs.output, Categorical)
     for one, found in zip(trials_of(program), found_in_reference(program, program), strict=False):
-        for test, score in zip(one.tests, found.scores, strict=True):
+        for test, score in zip(one.trials, found.scores, strict=True):
             constant: Counter[int] = Counter()
             for targets in test.targets.tolist():
                 classes = {code for code in targets if code >= 0}
@@ -437,7 +428,7 @@ def test_before_an_mlp_every_case_comes_out_as_it_does_after_it() -> None:
 def test_few_cases_leave_a_cut_undecided() -> None:
     inputs, bridge = small_inputs("reverse"), reference_of("reverse").bridge
     few = [
-        replace(one, tests=tuple(first_cases(test, 12) for test in one.tests))
+        replace(one, tests=tuple(first_cases(test, 12) for test in one.trials))
         for one in trials_of("reverse")
     ]
     found = list(matches(bridge, inputs, few, matching_sites(bridge), 50, 0))
@@ -451,6 +442,6 @@ def test_few_cases_leave_a_cut_undecided() -> None:
     assert verdict.verdict == UNDECIDED
 
 
-def first_cases(test: matching.Test, count: int) -> matching.Test:
+def first_cases(test: Trial, count: int) -> Trial:
     parts = (test.bases, test.rows, test.positions, test.targets)
-    return matching.Test(test.name, *(part[:count] for part in parts))
+    return Trial(test.name, *(part[:count] for part in parts))

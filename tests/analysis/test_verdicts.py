@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from algomatch.analysis import verdicts
-from algomatch.analysis.matching import SCRUB, Match, Score
+from algomatch.analysis.matching import Match, Score
 from algomatch.analysis.verdicts import (
     DIFFERENT,
     FOLLOWS,

@@ -1,0 +1,233 @@
+"""Donors: what the residual stream of an input is replaced by, and what the output must become.
+
+*Scrub* replaces it at every position by that of another input, at whatever position, with the same
+values of a cut: the output must not change (Chan et al. 2022). *Interchange* gives one variable
+other values: the output must become the program's with these (Geiger et al. 2021).
+
+Shapes: `inputs` inputs, `pos` positions of an encoded input (BOS, the list, padding), `cases` what
+is replaced at once: an input and a donor for each of its positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from .cuts import Cut, labels
+from .inputs import InputSet
+from .outputs import IGNORE
+from .overridden import overridden_targets
+
+SCRUB = "scrub"
+REDRAWN = 4  # times that another donor is drawn for what is its own donor
+DRAWS = 16  # donors drawn for an input, before a variable is taken to have no more cases
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Cases of one test: donors for every position, and what the output must become.
+
+    `name` is "scrub", or the variable that is interchanged. Cases in which nothing could go wrong
+    are left out: of scrub, those whose donors are all themselves; of interchange, those in which
+    the program's output stays as it is.
+    """
+
+    name: str
+    bases: Int64[Tensor, " cases"]
+    rows: Int64[Tensor, "cases pos"]
+    positions: Int64[Tensor, "cases pos"]
+    targets: Int64[Tensor, "cases pos"] | Float32[Tensor, "cases pos"]
+
+    def __len__(self) -> int:
+        return len(self.bases)
+
+
+@dataclass(frozen=True)
+class CutTrials:
+    """A cut's tests: none where it has no interchange, for what ignores a cut passes its scrub.
+
+    `untestable` variables have no interchange that changes the output: the rest of the cut
+    determines them, or the output does not depend on them.
+    """
+
+    cut: Cut
+    trials: tuple[Trial, ...]
+    untestable: tuple[str, ...]
+
+
+def cut_trials(inputs: InputSet, cuts: Sequence[Cut], count: int, seed: int) -> list[CutTrials]:
+    """Return the tests of each cut, each of up to `count` cases, drawn by a seed."""
+    return [_tests(inputs, cut, count, seed) for cut in cuts]
+
+
+def _tests(inputs: InputSet, cut: Cut, count: int, seed: int) -> CutTrials:
+    found, untestable = [], []
+    for at, name in enumerate(cut.variables):
+        generator = np.random.default_rng([seed, 1 + at])
+        test = _interchange(inputs, cut, name, count, generator)
+        if len(test):
+            found.append(test)
+        else:
+            untestable.append(name)
+    scrub = _scrub(inputs, cut, count, np.random.default_rng([seed, 0]))
+    if found and len(scrub):
+        found.insert(0, scrub)
+    return CutTrials(cut, tuple(found), tuple(untestable))
+
+
+class _Classes:
+    """The (input, position) pairs of each combination of a cut's values."""
+
+    def __init__(self, inputs: InputSet, names: Sequence[str]):
+        self.labels = labels(inputs, names)
+        flat = self.labels.flatten()
+        self._order = torch.argsort(flat, stable=True).numpy()
+        ordered = flat.numpy()[self._order]
+        count = int(flat.max()) + 1
+        self._starts = np.searchsorted(ordered, np.arange(count))
+        self._sizes = np.searchsorted(ordered, np.arange(count), side="right") - self._starts
+        self._n_pos = self.labels.shape[1]
+
+    def drawn(
+        self, wanted: Int64[Tensor, "cases pos"], generator: np.random.Generator
+    ) -> tuple[Int64[Tensor, "cases pos"], Int64[Tensor, "cases pos"]]:
+        """Return a random member, input and position, of each wanted class; -1 where none is."""
+        codes = wanted.numpy()
+        safe = np.maximum(codes, 0)
+        offsets = (generator.random(codes.shape) * self._sizes[safe]).astype(np.int64)
+        members = self._order[self._starts[safe] + offsets]
+        rows, positions = np.divmod(members, self._n_pos)
+        none = codes < 0
+        rows[none] = positions[none] = -1
+        return torch.from_numpy(rows), torch.from_numpy(positions)
+
+
+def _bases(inputs: InputSet, count: int, generator: np.random.Generator) -> Int64[Tensor, " n"]:
+    """Return inputs that have an output: all, or `count` of them, of each length alike."""
+    answered = torch.nonzero(inputs.defined.any(-1))[:, 0].numpy()
+    if len(answered) <= count:
+        return torch.from_numpy(answered)
+    lengths = inputs.lengths.numpy()[answered]
+    _, index, sizes = np.unique(lengths, return_inverse=True, return_counts=True)
+    share = 1 / (len(sizes) * sizes[index])
+    drawn = generator.choice(answered, size=count, replace=False, p=share / share.sum())
+    return torch.from_numpy(np.sort(drawn))
+
+
+def _whole(
+    inputs: InputSet,
+    bases: Int64[Tensor, " cases"],
+    rows: Int64[Tensor, "cases pos"],
+    positions: Int64[Tensor, "cases pos"],
+    generator: np.random.Generator,
+) -> tuple[Int64[Tensor, "cases pos"], Int64[Tensor, "cases pos"]]:
+    """Return the donors with BOS of any input at BOS, and padding left as it is."""
+    n_pos = inputs.tokens.shape[1]
+    own, places = bases[:, None].expand(-1, n_pos), torch.arange(n_pos).expand(len(bases), -1)
+    rows, positions = torch.where(rows < 0, own, rows), torch.where(rows < 0, places, positions)
+    rows[:, 0] = torch.from_numpy(generator.integers(len(inputs), size=len(bases)))
+    positions[:, 0] = 0
+    return rows, positions
+
+
+def _scrub(inputs: InputSet, cut: Cut, count: int, generator: np.random.Generator) -> Trial:
+    classes, bases = _Classes(inputs, cut.variables), _bases(inputs, count, generator)
+    wanted = classes.labels[bases]
+    rows, positions = classes.drawn(wanted, generator)
+    for _ in range(REDRAWN):  # another input, where there is one
+        again, places = classes.drawn(wanted, generator)
+        own = rows == bases[:, None]
+        rows, positions = torch.where(own, again, rows), torch.where(own, places, positions)
+    rows, positions = _whole(inputs, bases, rows, positions, generator)
+    moved = (rows != bases[:, None]) | (positions != torch.arange(rows.shape[1]))
+    some = (moved & inputs.real[bases]).any(-1)
+    targets = inputs.targets[bases]
+    return Trial(SCRUB, bases[some], rows[some], positions[some], targets[some])
+
+
+def _interchange(
+    inputs: InputSet, cut: Cut, name: str, count: int, generator: np.random.Generator
+) -> Trial:
+    """Return cases in which a variable has the values of another input, all else in the cut kept.
+
+    Where no input has such a combination of values at any position, the variable keeps its own.
+    """
+    classes = _Classes(inputs, cut.variables)
+    variable, rest = inputs.variables[name], [one for one in cut.variables if one != name]
+    kept = labels(inputs, rest) if rest else torch.where(inputs.real, 0, -1)
+    codes = torch.where(inputs.real, variable.codes.long() + 1, -1)  # 0 where it is undefined
+    known = _lookup(kept, codes, classes.labels, len(variable.values) + 1)
+    parts: list[Trial] = []
+    for _ in range(DRAWS):
+        bases = _bases(inputs, count, generator)
+        given = codes[_donors(inputs, len(bases), generator)]
+        wanted = known(kept[bases], given)
+        there = wanted >= 0
+        given = torch.where(there, given, codes[bases])
+        wanted = torch.where(there, wanted, classes.labels[bases])
+        overrides = {one: inputs.variables[one].codes[bases] for one in rest}
+        overrides[name] = torch.where(given > 0, given - 1, IGNORE)
+        targets = overridden_targets(inputs, bases, overrides)
+        base = inputs.targets[bases]
+        both = inputs.output.defined(targets) & inputs.output.defined(base)
+        changed = (both & ~inputs.output.same(targets, base)).any(-1)
+        rows, positions = classes.drawn(wanted, generator)
+        rows, positions = _whole(inputs, bases, rows, positions, generator)
+        parts.append(
+            Trial(name, bases[changed], rows[changed], positions[changed], targets[changed])
+        )
+        if sum(map(len, parts)) >= count:
+            break
+    return _joined(parts, count)
+
+
+def _joined(parts: Sequence[Trial], count: int) -> Trial:
+    """Return the first cases of several tests as one."""
+    fields = ("bases", "rows", "positions", "targets")
+    whole = (torch.cat([getattr(one, field) for one in parts])[:count] for field in fields)
+    return Trial(parts[0].name, *whole)
+
+
+def _donors(inputs: InputSet, count: int, generator: np.random.Generator) -> Int64[Tensor, " n"]:
+    """Return inputs, of each length alike; from shorter ones the first positions get values."""
+    _, index, sizes = np.unique(inputs.lengths.numpy(), return_inverse=True, return_counts=True)
+    share = 1 / (len(sizes) * sizes[index])
+    return torch.from_numpy(generator.choice(len(inputs), size=count, p=share / share.sum()))
+
+
+def _lookup(
+    kept: Int64[Tensor, "inputs pos"],
+    codes: Int64[Tensor, "inputs pos"],
+    classes: Int64[Tensor, "inputs pos"],
+    size: int,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what gives the class of the rest of a cut with a value of the variable, -1 if none."""
+    real = classes >= 0
+    pairs = (kept * size + codes)[real].numpy()
+    distinct, first = np.unique(pairs, return_index=True)
+    labels_of = classes[real].numpy()[first]
+
+    def find(rest: Tensor, values: Tensor) -> Tensor:
+        asked = (rest * size + values).numpy()
+        at = np.minimum(np.searchsorted(distinct, asked), len(distinct) - 1)
+        there = (distinct[at] == asked) & (rest >= 0).numpy() & (values >= 0).numpy()
+        return torch.from_numpy(np.where(there, labels_of[at], -1))
+
+    return find
+
+
+def anywhere(
+    inputs: InputSet, generator: np.random.Generator
+) -> tuple[Int64[Tensor, "inputs pos"], Int64[Tensor, "inputs pos"]]:
+    """Return donors without a rule: for each position any position of any input's list."""
+    places = torch.nonzero(inputs.real).numpy()
+    drawn = places[generator.integers(len(places), size=inputs.tokens.shape)]
+    rows, positions = torch.from_numpy(drawn).unbind(-1)
+    rows = torch.where(inputs.real, rows, -1)
+    everything = torch.arange(len(inputs))
+    return _whole(inputs, everything, rows, positions.clone(), generator)
