@@ -428,7 +428,7 @@ def test_before_an_mlp_every_case_comes_out_as_it_does_after_it() -> None:
 def test_few_cases_leave_a_cut_undecided() -> None:
     inputs, bridge = small_inputs("reverse"), reference_of("reverse").bridge
     few = [
-        replace(one, tests=tuple(first_cases(test, 12) for test in one.trials))
+        replace(one, trials=tuple(first_cases(test, 12) for test in one.trials))
         for one in trials_of("reverse")
     ]
     found = list(matches(bridge, inputs, few, matching_sites(bridge), 50, 0))
