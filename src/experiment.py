@@ -42,10 +42,11 @@ from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .errors import FaultError, Interrupted, NotFiniteError, UserError, first_line
-from .models.bridges import make_bridge, make_native, plain_model
+from .models.bridges import make_bridge, make_native
 from .models.learned import learned_shape
 from .models.reference import build_reference
-from .models.training import AlgorithmicTask, exact_accuracy
+from .models.subject import subject_of
+from .models.training import AlgorithmicTask
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.matching import Matching
@@ -187,9 +188,9 @@ def match(paths: Sequence[Path], programs: Sequence[str], console: Console) -> l
         )
         for path, checkpoint in progress.track(loaded, description="checkpoints"):
             bridge = _bridge_of(checkpoint, path, inputs, shape)
-            exact = exact_accuracy(plain_model(bridge), inputs)
-            standings = [standing(bridge, one, exact, config.analysis) for one in chosen]
-            found.append(Matching(checkpoint.run, checkpoint.step, exact, ranked(standings)))
+            subject = subject_of(bridge, inputs)
+            standings = [standing(subject, one, config.analysis) for one in chosen]
+            found.append(Matching(checkpoint.run, checkpoint.step, ranked(standings)))
     return found
 
 

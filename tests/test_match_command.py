@@ -12,7 +12,7 @@ from rich.console import Console
 from support.runs import TINY, quiet
 
 from algomatch import cli
-from algomatch.analysis.controls import DECOY, NEGATIVE, POSITIVE, controls
+from algomatch.analysis.controls import DECOY, NEGATIVE, POSITIVE, controls, random_inits
 from algomatch.analysis.matching_controls import check
 from algomatch.analysis.rivals import (
     Candidate,
@@ -29,6 +29,7 @@ from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
 from algomatch.experiment import prepare, train
 from algomatch.models.reference import build_reference
+from algomatch.models.subject import subject_of
 from algomatch.report.matching_controls import checked_csv, print_counts
 
 TASK = (
@@ -119,7 +120,9 @@ def test_each_compiled_program_is_first_in_its_own_ranking_and_follows_no_rival(
         assert own.reference is not None
         assert own.testable
         bridge = own.reference.compiled.bridge(programs[0].inputs)
-        table = ranked(standing(bridge, one, 1.0, config) for one in programs)
+        table = ranked(
+            standing(subject_of(bridge, programs[0].inputs), one, config) for one in programs
+        )
         assert table[0].candidate is own
         assert table[0].score is not None
         assert table[0].score[0] == 1.0
@@ -138,9 +141,10 @@ def test_without_a_solved_task_nothing_else_is_said(programs: list[Candidate]) -
     config = compose([*TASK])
     reference = programs[0].reference
     assert reference is not None
-    found = standing(reference.bridge, programs[0], 0.98, config.analysis)
+    (untrained,) = random_inits(reference.bridge.cfg, 1, 0, "cpu")
+    found = standing(subject_of(untrained, programs[0].inputs), programs[0], config.analysis)
     assert found.verdict.verdict == NOT_SOLVED
-    assert "0.980 is below 0.99" in found.verdict.why
+    assert f"{found.exact:.3f} is below 0.99" in found.verdict.why
 
 
 def test_a_program_without_a_reference_is_not_judged(programs: list[Candidate]) -> None:
@@ -148,7 +152,8 @@ def test_a_program_without_a_reference_is_not_judged(programs: list[Candidate]) 
     one = candidate("double_hist", programs[0].inputs, None, config, "Tracr cannot")
     assert one.testable == ()
     assert programs[0].reference is not None
-    found = standing(programs[0].reference.bridge, one, 1.0, config)
+    subject = subject_of(programs[0].reference.bridge, programs[0].inputs)
+    found = standing(subject, one, config)
     assert found.verdict.verdict == "undecided"
     assert found.score is None
 

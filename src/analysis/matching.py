@@ -13,23 +13,27 @@ is replaced at once: an input and a donor for each of its positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources.native import NativeModel
 
 from ..data.cuts import Cut
-from ..data.donors import CutTrials, anywhere
+from ..data.donors import CutTrials, Donated, Trial, anywhere
 from ..data.inputs import InputSet
-from ..models.continuation import continue_from, residual_stream, residuals, without_hooks
+from ..models.subject import Subject, block_after
 from .statistics import bootstrap_counts, percentile_interval, weighted_sums, wilson_interval
 
-AT_ONCE = 1024  # cases that are run together
+SIDE_SITES = {  # what is replaced at the inputs of each
+    "hook_q_input": ("q",),
+    "hook_k_input": ("k",),
+    "hook_v_input": ("v",),
+    "hook_attn_in": ("q", "k", "v"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,57 +90,85 @@ class Match:
 
 @torch.inference_mode()
 def matches(
-    bridge: TransformerBridge,
+    subject: Subject,
     inputs: InputSet,
-    tests: Sequence[CutTrials],
+    trials: Sequence[CutTrials],
     sites: Sequence[str],
     draws: int,
     seed: int,
 ) -> Iterator[Match]:
     """Yield each cut's match at each site, the sites in the order given."""
-    held = residuals(bridge, inputs.tokens, inputs.key_mask, sites)
-    model = without_hooks(bridge)
-    counts = bootstrap_counts(len(inputs), draws, seed)
-    generator = np.random.default_rng([seed, 7])
-    lost_to = anywhere(inputs, generator)
-    for site in sites:
-        residual = held[site]
-        everything = torch.arange(len(inputs))
-        lost = _outputs(model, site, residual, inputs, everything, *lost_to)
-        for one in tests:
-            if not one.trials:
-                continue
-            scores = []
-            for test in one.trials:
-                given = _outputs(
-                    model, site, residual, inputs, test.bases, test.rows, test.positions
-                )
-                right = _right(inputs, given, test.targets)
-                astray = _right(inputs, lost[test.bases], test.targets)
-                chance = max(float(astray.double().mean()), _one_answer(inputs, test.targets))
-                value, n = float(right.double().mean()), len(right)
-                low, high = wilson_interval(value, n)
-                scores.append(Score(test.name, value, low, high, chance, right, test.bases))
-            yield _match(site, one.cut, tuple(scores), counts)
+    judged = _Judge(inputs, trials, draws, seed)
+    for site, residual in subject.recorded(sites):
+        yield from judged.matches(site, partial(subject.given, site, residual))
 
 
-def _outputs(
-    model: NativeModel | TransformerBridge,
-    site: str,
-    residual: Tensor,
+@torch.inference_mode()
+def side_matches(
+    subject: Subject,
     inputs: InputSet,
-    bases: Int64[Tensor, " cases"],
-    rows: Int64[Tensor, "cases pos"],
-    positions: Int64[Tensor, "cases pos"],
-) -> Tensor:
-    return torch.cat(
-        [
-            continue_from(
-                model, site, residual[rows[some], positions[some]], inputs.key_mask[bases[some]]
-            )
-            for some in torch.split(torch.arange(len(bases)), AT_ONCE)
-        ]
-    )
+    trials: Sequence[CutTrials],
+    draws: int,
+    seed: int,
+) -> Iterator[Match]:
+    """Yield each cut's match at what each block's attention reads: queries, keys, values, all.
+
+    The site is the input of that side (`blocks.1.hook_q_input`), of all three together
+    `blocks.1.hook_attn_in`; everything else of the model goes on from the base's own residual
+    stream. A variable is used at a side where it can be interchanged there alone.
+    """
+    judged = _Judge(inputs, trials, draws, seed)
+    for site, residual in subject.recorded(subject.sites):
+        layer = block_after(site, subject.model)
+        if layer is None:
+            continue
+        read = subject.attention_inputs(layer)
+        for name, sides in SIDE_SITES.items():
+            some = {side: read[side] for side in sides}
+            given = partial(subject.given_sides, site, residual, some)
+            yield from judged.matches(f"blocks.{layer}.{name}", given)
+
+
+def exact_share(subject: Subject, inputs: InputSet) -> float:
+    """Return the share of inputs whose whole output is right, of those that have one."""
+    answered = inputs.defined.any(-1)
+    right = _right(inputs, subject.logits(), inputs.targets)[answered]
+    return float(right.double().mean())
+
+
+class _Judge:
+    """The trials of cuts, the chance level's donors, and resamples of the inputs."""
+
+    def __init__(self, inputs: InputSet, trials: Sequence[CutTrials], draws: int, seed: int):
+        self._inputs = inputs
+        self._trials = [one for one in trials if one.trials]
+        self._counts = bootstrap_counts(len(inputs), draws, seed)
+        bases = [trial.bases for one in self._trials for trial in one.trials]
+        some = torch.unique(torch.cat(bases)) if bases else torch.empty(0, dtype=torch.int64)
+        self._lost = anywhere(inputs, some, np.random.default_rng([seed, 7]))
+        self._answers = {
+            id(trial): _one_answer(inputs, trial.targets)
+            for one in self._trials
+            for trial in one.trials
+        }
+
+    def matches(self, site: str, given: Callable[[Donated], Tensor]) -> Iterator[Match]:
+        """Yield each cut's match where `given` says what a model gives on donated cases."""
+        if not self._trials:
+            return
+        lost = given(self._lost)
+        for one in self._trials:
+            scores = tuple(self._score(trial, given, lost) for trial in one.trials)
+            yield _match(site, one.cut, scores, self._counts)
+
+    def _score(self, trial: Trial, given: Callable[[Donated], Tensor], lost: Tensor) -> Score:
+        right = _right(self._inputs, given(trial), trial.targets)
+        astray = lost[torch.searchsorted(self._lost.bases, trial.bases)]
+        by_chance = float(_right(self._inputs, astray, trial.targets).double().mean())
+        chance = max(by_chance, self._answers[id(trial)])
+        value = float(right.double().mean())
+        low, high = wilson_interval(value, len(right))
+        return Score(trial.name, value, low, high, chance, right, trial.bases)
 
 
 def _right(inputs: InputSet, given: Tensor, targets: Tensor) -> Bool[Tensor, " cases"]:
@@ -180,16 +212,6 @@ def _lowest(
         sums = weighted_sums(counts, columns)
         lowest = torch.minimum(lowest, sums[:, 0] / sums[:, 1].clamp(min=1))
     return lowest
-
-
-def matching_sites(bridge: TransformerBridge) -> list[str]:
-    """Return the embedding and the residual stream after each block, in order.
-
-    Before a block's MLP the tests have the same outcomes as after it, for it maps each position's
-    residual by itself: the donors' go in and come out together.
-    """
-    first, *rest = residual_stream(bridge)
-    return [first, *(site for site in rest if site.endswith("hook_resid_post"))]
 
 
 def by_site(found: Sequence[Match]) -> Mapping[str, dict[str, Match]]:

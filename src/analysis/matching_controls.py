@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import NotFiniteError
-from ..models.bridges import plain_model
-from ..models.training import exact_accuracy
+from ..models.subject import subject_of
 from .controls import DECOY, NEGATIVE, Control, NotMadeError
 from .rivals import Candidate, Standing, standing
 from .setting import Setting
@@ -53,18 +52,18 @@ def check(
             task, control.name, control.kind, "", None, "not made", None, None, str(error)
         )
         return
-    exact = exact_accuracy(plain_model(bridge), setting.inputs)
+    subject = subject_of(bridge, setting.inputs)
     every = control.kind == NEGATIVE
     for one in known:
         own = one.name == (control.name if control.kind == DECOY else known[0].name)
         if not (own or every or (control.kind == DECOY and one is known[0])):
             continue
-        there = standing(bridge, one, exact, config)
+        there = standing(subject, one, config)
         matched = there.best_of(one.testable)
         right, note = _as_known(control, one, own, there, known)
         low = max if every or not own else min
         yield Checked(
-            task, control.name, control.kind, one.name, exact, there.verdict.verdict,
+            task, control.name, control.kind, one.name, there.exact, there.verdict.verdict,
             low(matched.values(), default=None), right, note,
         )  # fmt: skip
 

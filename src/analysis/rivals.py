@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 
 from ..config import AnalysisConfig, TaskConfig
 from ..data.cuts import Cut, Cuts, cuts, effect
@@ -21,7 +20,8 @@ from ..data.inputs import InputSet, input_set
 from ..data.tasks import Task
 from ..errors import UserError, first_line, one_of
 from ..models.reference import Reference, build_reference
-from .matching import Match, matches, matching_sites
+from ..models.subject import Subject, subject_of
+from .matching import Match, exact_share, matches, side_matches
 from .statistics import bootstrap_counts, percentile_interval
 from .verdicts import Rule, Verdict, held, judge, testable
 
@@ -30,7 +30,8 @@ from .verdicts import Rule, Verdict, held, judge, testable
 class Candidate:
     """A program of a task: its cuts, their tests, and which its compiled reference realises.
 
-    Without a reference nothing is known to be testable, and `why` says why there is none.
+    Without a reference nothing is known to be testable, and `why` says why there is none. `sides`
+    are the testable cuts' matches at what the reference's attention reads.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Candidate:
     trials: tuple[CutTrials, ...]
     reference: Reference | None
     testable: tuple[Cut, ...]
+    sides: tuple[Match, ...] = ()
     why: str = ""
 
     @cached_property
@@ -54,14 +56,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a program stands with a model: its matches, verdict and score.
+    """How a program stands with a model of an exact accuracy: its matches, verdict and score.
 
+    `sides` are the testable cuts' matches at what the model's attention reads.
     The score is the mean over its testable inner cuts of the best match that no later cut explains,
     with a bootstrap interval over inputs; None where there is no such cut.
     """
 
     candidate: Candidate
     matches: tuple[Match, ...]
+    sides: tuple[Match, ...]
+    exact: float
     verdict: Verdict
     score: tuple[float, float, float] | None
 
@@ -97,12 +102,13 @@ def candidate(
 ) -> Candidate:
     """Return a program with its cuts, their tests, and those that its reference realises."""
     found = cuts(inputs)
-    tests = tuple(cut_trials(inputs, found.all, config.match_cases, config.seed))
-    there: tuple[Cut, ...] = ()
-    if reference is not None:
-        rows = matched(reference.bridge, inputs, tests, config)
-        there = testable(found, rows, rule_of(config))
-    return Candidate(name, inputs, found, tests, reference, there, why)
+    trials = tuple(cut_trials(inputs, found.all, config.match_cases, config.seed))
+    if reference is None:
+        return Candidate(name, inputs, found, trials, None, (), (), why)
+    subject = subject_of(reference.bridge, inputs)
+    there = testable(found, matched(subject, inputs, trials, config), rule_of(config))
+    sides = side_matched(subject, inputs, trials, there, config)
+    return Candidate(name, inputs, found, trials, reference, there, sides, why)
 
 
 def candidates(
@@ -122,24 +128,35 @@ def candidates(
 
 
 def matched(
-    bridge: TransformerBridge,
+    subject: Subject,
     inputs: InputSet,
-    tests: Iterable[CutTrials],
+    trials: Iterable[CutTrials],
     config: AnalysisConfig,
 ) -> tuple[Match, ...]:
     """Return the matches of a program's cuts at every site of a model."""
-    sites = matching_sites(bridge)
-    return tuple(matches(bridge, inputs, list(tests), sites, config.bootstrap, config.seed))
+    some, sites = list(trials), subject.sites
+    return tuple(matches(subject, inputs, some, sites, config.bootstrap, config.seed))
 
 
-def standing(
-    bridge: TransformerBridge, one: Candidate, exact: float, config: AnalysisConfig
-) -> Standing:
-    """Return how a program stands with a model of an exact accuracy."""
-    rule = rule_of(config)
-    found = matched(bridge, one.inputs, one.trials, config)
+def side_matched(
+    subject: Subject,
+    inputs: InputSet,
+    trials: Iterable[CutTrials],
+    chosen: Sequence[Cut],
+    config: AnalysisConfig,
+) -> tuple[Match, ...]:
+    """Return the matches of some cuts at what each block's attention reads."""
+    some = [one for one in trials if one.cut in chosen]
+    return tuple(side_matches(subject, inputs, some, config.bootstrap, config.seed))
+
+
+def standing(subject: Subject, one: Candidate, config: AnalysisConfig) -> Standing:
+    """Return how a program stands with a model."""
+    rule, exact = rule_of(config), exact_share(subject, one.inputs)
+    found = matched(subject, one.inputs, one.trials, config)
     verdict = judge(one.cuts, one.testable, found, exact, rule)
-    return Standing(one, found, verdict, _score(found, one, config, rule))
+    sides = side_matched(subject, one.inputs, one.trials, one.testable, config)
+    return Standing(one, found, sides, exact, verdict, _score(found, one, config, rule))
 
 
 def _score(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..data.cuts import Cut, Cuts
 from .matching import Match, by_site
@@ -41,15 +42,17 @@ class CutVerdict:
 class Verdict:
     """What is said of a model and a program.
 
-    `path` is the latest cut that each site holds, None where it holds none; `fused` the cuts that
-    are passed over; `why` one sentence.
+    `path` is the best monotone assignment of cuts to sites, None where a site holds none;
+    `missing` are the testable cuts not realised, `fused` the steps that one block does at once;
+    `why` is one sentence.
     """
 
     verdict: str
     why: str
     cuts: tuple[CutVerdict, ...]
-    path: Mapping[str, Cut | None]
-    fused: tuple[Cut, ...]
+    path: Mapping[str, Match | None]
+    missing: tuple[Cut, ...]
+    fused: tuple[str, ...]
 
 
 def held(found: Sequence[Match], rule: Rule) -> dict[str, list[Match]]:
@@ -96,12 +99,13 @@ def judge(
 ) -> Verdict:
     """Return the verdict on a model from its matches, its exact accuracy and the testable cuts."""
     per_cut = tuple(_of_cut(cut, cut in tested, found, rule) for cut in cuts.all)
-    path = _path(cuts, found, rule)
+    path = best_path(cuts, found, rule)
+    there = _held_on(path, cuts, rule)
     inner = [one for one in per_cut if one.cut in tested]
     missing = tuple(one.cut for one in inner if one.verdict != REALISED)
 
-    def say(verdict: str, why: str) -> Verdict:
-        return Verdict(verdict, why, per_cut, path, missing)
+    def say(verdict: str, why: str, fused: tuple[str, ...] = ()) -> Verdict:
+        return Verdict(verdict, why, per_cut, path, missing, fused)
 
     if exact < rule.solved:
         return say(NOT_SOLVED, f"exact accuracy {exact:.3f} is below {rule.solved:g}")
@@ -114,10 +118,12 @@ def judge(
     if any(one.verdict == UNDECIDED for one in inner):
         unsure = ", ".join(one.cut.name for one in inner if one.verdict == UNDECIDED)
         return say(UNDECIDED, f"the interval of {unsure} holds {rule.realised:g} or chance")
-    empty = [site for site, cut in path.items() if cut is None]
+    empty = [site for site, cut in there.items() if cut is None]
     if empty:
         return say(DIFFERENT, f"{names} not realised, and no cut is held at {', '.join(empty)}")
-    return say(FUSES, f"every site holds a cut, but none {names}")
+    fused = fused_steps([cut for cut in there.values() if cut is not None], cuts)
+    steps = ", ".join(fused) or "steps"
+    return say(FUSES, f"{steps} in one go: every site holds a cut, but none {names}", fused)
 
 
 def _of_cut(cut: Cut, tested: bool, found: Sequence[Match], rule: Rule) -> CutVerdict:
@@ -136,13 +142,58 @@ def _of_cut(cut: Cut, tested: bool, found: Sequence[Match], rule: Rule) -> CutVe
     return CutVerdict(cut, PARTLY if partly else NOT_REALISED, (), best)
 
 
-def _path(cuts: Cuts, found: Sequence[Match], rule: Rule) -> dict[str, Cut | None]:
-    """Return the latest cut that each site holds; the embedding always holds the input's."""
-    path: dict[str, Cut | None] = {}
-    for site, row in held(found, rule).items():
-        there = [one.cut for one in row if one.value >= rule.realised]
-        path[site] = there[-1] if there else None
-    first = next(iter(path), None)
-    if first is not None and path[first] is None:
-        path[first] = cuts.all[0]
-    return path
+def best_path(cuts: Cuts, found: Sequence[Match], rule: Rule) -> dict[str, Match | None]:
+    """Return the best monotone assignment of cuts to sites: each site's match, or None.
+
+    Along the sites the cuts never go back; the sum of the matches is the largest there is. Only
+    matches that no later cut explains, that are at least partial and above chance are assigned.
+    The embedding holds the input where it holds nothing else.
+    """
+    rows, every = held(found, rule), by_site(found)
+    paths: dict[Cut | None, tuple[float, tuple[Match | None, ...]]] = {None: (0.0, ())}
+    for site, row in rows.items():
+        good = [one for one in row if one.value >= rule.partly and one.low > one.chance]
+        if site == next(iter(rows)) and not good:
+            good = [one for one in every[site].values() if one.cut == cuts.all[0]]
+        extended: dict[Cut | None, tuple[float, tuple[Match | None, ...]]] = {}
+        for last, (total, path) in paths.items():
+            for one in (None, *good):
+                if one is not None and last not in (None, one.cut) and not one.cut.later(last):
+                    continue
+                more = (total + (one.value if one else 0.0), (*path, one))
+                end = one.cut if one else last
+                if end not in extended or more[0] > extended[end][0]:
+                    extended[end] = more
+        paths = extended
+    _, best = max(paths.values(), key=lambda one: one[0])
+    return dict(zip(rows, best, strict=True))
+
+
+def _held_on(path: Mapping[str, Match | None], cuts: Cuts, rule: Rule) -> dict[str, Cut | None]:
+    """Return the cut that each site surely holds; the embedding always holds the input's."""
+    sure = {
+        site: one.cut if one and one.value >= rule.realised else None for site, one in path.items()
+    }
+    first = next(iter(sure), None)
+    if first is not None and sure[first] is None:
+        sure[first] = cuts.all[0]
+    return sure
+
+
+def fused_steps(held: Sequence[Cut], cuts: Cuts) -> tuple[str, ...]:
+    """Return the steps that are done at once between sites that hold cuts, in program order.
+
+    Between two cuts that follow each other those are all steps done at the one and not at the
+    other; a single step is not fused with anything.
+    """
+    found: set[str] = set()
+    for one, other in pairwise(held):
+        if other.later(one):
+            steps = min(other.steps, key=len) - max(one.steps, key=len)
+            found |= steps if len(steps) > 1 else set()
+    done = sorted({steps for cut in cuts.all for steps in cut.steps}, key=len)
+    return tuple(sorted(found, key=lambda step: (_first(step, done), step)))
+
+
+def _first(step: str, done: Sequence[frozenset[str]]) -> int:
+    return next(len(steps) for steps in done if step in steps)

@@ -29,7 +29,23 @@ DRAWS = 16  # donors drawn for an input, before a variable is taken to have no m
 
 
 @dataclass(frozen=True)
-class Trial:
+class Donated:
+    """Cases of which every position is another's: an input, and the donor of each position."""
+
+    bases: Int64[Tensor, " cases"]
+    rows: Int64[Tensor, "cases pos"]
+    positions: Int64[Tensor, "cases pos"]
+
+    def __len__(self) -> int:
+        return len(self.bases)
+
+    def at(self, chosen: Tensor) -> Donated:
+        """Return some of the cases."""
+        return Donated(self.bases[chosen], self.rows[chosen], self.positions[chosen])
+
+
+@dataclass(frozen=True)
+class Trial(Donated):
     """Cases of one test: donors for every position, and what the output must become.
 
     `name` is "scrub", or the variable that is interchanged. Cases in which nothing could go wrong
@@ -37,14 +53,13 @@ class Trial:
     the program's output stays as it is.
     """
 
-    name: str
-    bases: Int64[Tensor, " cases"]
-    rows: Int64[Tensor, "cases pos"]
-    positions: Int64[Tensor, "cases pos"]
     targets: Int64[Tensor, "cases pos"] | Float32[Tensor, "cases pos"]
+    name: str
 
-    def __len__(self) -> int:
-        return len(self.bases)
+    def at(self, chosen: Tensor) -> Trial:
+        """Return some of the cases."""
+        some = super().at(chosen)
+        return Trial(some.bases, some.rows, some.positions, self.targets[chosen], self.name)
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,7 @@ def _scrub(inputs: InputSet, cut: Cut, count: int, generator: np.random.Generato
     moved = (rows != bases[:, None]) | (positions != torch.arange(rows.shape[1]))
     some = (moved & inputs.real[bases]).any(-1)
     targets = inputs.targets[bases]
-    return Trial(SCRUB, bases[some], rows[some], positions[some], targets[some])
+    return Trial(bases[some], rows[some], positions[some], targets[some], SCRUB)
 
 
 def _interchange(
@@ -179,7 +194,7 @@ def _interchange(
         rows, positions = classes.drawn(wanted, generator)
         rows, positions = _whole(inputs, bases, rows, positions, generator)
         parts.append(
-            Trial(name, bases[changed], rows[changed], positions[changed], targets[changed])
+            Trial(bases[changed], rows[changed], positions[changed], targets[changed], name)
         )
         if sum(map(len, parts)) >= count:
             break
@@ -188,9 +203,14 @@ def _interchange(
 
 def _joined(parts: Sequence[Trial], count: int) -> Trial:
     """Return the first cases of several tests as one."""
-    fields = ("bases", "rows", "positions", "targets")
-    whole = (torch.cat([getattr(one, field) for one in parts])[:count] for field in fields)
-    return Trial(parts[0].name, *whole)
+    bases, rows, positions, targets = (
+        torch.cat(some)[:count] for some in zip(*map(_tensors, parts), strict=True)
+    )
+    return Trial(bases, rows, positions, targets, parts[0].name)
+
+
+def _tensors(trial: Trial) -> tuple[Tensor, ...]:
+    return trial.bases, trial.rows, trial.positions, trial.targets
 
 
 def _donors(inputs: InputSet, count: int, generator: np.random.Generator) -> Int64[Tensor, " n"]:
@@ -222,12 +242,11 @@ def _lookup(
 
 
 def anywhere(
-    inputs: InputSet, generator: np.random.Generator
-) -> tuple[Int64[Tensor, "inputs pos"], Int64[Tensor, "inputs pos"]]:
+    inputs: InputSet, bases: Int64[Tensor, " cases"], generator: np.random.Generator
+) -> Donated:
     """Return donors without a rule: for each position any position of any input's list."""
     places = torch.nonzero(inputs.real).numpy()
-    drawn = places[generator.integers(len(places), size=inputs.tokens.shape)]
+    drawn = places[generator.integers(len(places), size=(len(bases), inputs.tokens.shape[1]))]
     rows, positions = torch.from_numpy(drawn).unbind(-1)
-    rows = torch.where(inputs.real, rows, -1)
-    everything = torch.arange(len(inputs))
-    return _whole(inputs, everything, rows, positions.clone(), generator)
+    rows = torch.where(inputs.real[bases], rows, -1)
+    return Donated(bases, *_whole(inputs, bases, rows, positions.clone(), generator))

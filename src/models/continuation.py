@@ -10,7 +10,9 @@ Tensors are on the model's device. Gradients flow unless they are switched off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -24,6 +26,7 @@ from transformer_lens.utilities.activation_functions import apply_softcap
 from ..errors import UserError, one_of
 from .bridges import plain_model
 
+SIDES = ("q", "k", "v")
 Half = Callable[[Tensor], Tensor]  # an attention layer or an MLP, added to the residual stream
 
 
@@ -55,28 +58,67 @@ def continue_from(
     site: str,
     residual: Float[Tensor, "batch pos d_model"],
     key_mask: Bool[Tensor, "batch pos"],
+    sides: Mapping[str, Float[Tensor, "batch pos ..."]] | None = None,
 ) -> Float[Tensor, "batch pos classes"]:
     """Return the logits of a model whose residual stream at a site is the one given.
+
+    `sides` are what the attention of the block that reads the site takes for its own queries
+    ("q"), keys ("k") or values ("v"), as `attention_inputs` gives them.
 
     Raises:
         UserError: the model has no such site in its residual stream.
     """
-    model = without_hooks(model)
+    model, sides = without_hooks(model), sides or {}
     _check(model, [site])
+    layer = layer_of(site) + site.endswith("hook_resid_post")
     if isinstance(model, NativeModel):
-        for half in halves(model, key_mask)[_halves_before(model, site) :]:
-            residual = half(residual)
+        with _overwritten(model, layer, sides):
+            for half in halves(model, key_mask)[_halves_before(model, site) :]:
+                residual = half(residual)
         logits: Tensor = model.head(model.ln_out(residual))
         return apply_softcap(logits, model.output_logits_soft_cap)  # type: ignore[no-any-return]
 
     def overwrite(value: Tensor, hook: Any) -> None:
         value.copy_(residual)  # in place: a block adds this very tensor to what its MLP gives
 
+    def side(value: Tensor, hook: Any, name: str) -> Tensor:
+        return sides[name]
+
+    hooks: list[tuple[str, Callable[..., Any]]] = [(site, overwrite)]
+    hooks += [(_side_hook(model, layer, name), partial(side, name=name)) for name in sides]
     anything = torch.zeros_like(key_mask, dtype=torch.int64)
-    hooked: Tensor = model.run_with_hooks(
-        anything, attention_mask=key_mask, fwd_hooks=[(site, overwrite)]
-    )
+    hooked: Tensor = model.run_with_hooks(anything, attention_mask=key_mask, fwd_hooks=hooks)
     return hooked
+
+
+def attention_inputs(
+    model: NativeModel | TransformerBridge,
+    tokens: Int64[Tensor, "batch pos"],
+    key_mask: Bool[Tensor, "batch pos"],
+    layer: int,
+) -> dict[str, Float[Tensor, "batch pos ..."]]:
+    """Return the queries, keys and values of a block's attention, before any rotation, by side.
+
+    Raises:
+        UserError: the model does not show them.
+    """
+    model = without_hooks(model)
+    if isinstance(model, NativeModel):
+        site = f"blocks.{layer}.hook_resid_pre"
+        stream = residuals(model, tokens, key_mask, [site])[site]
+        block = model.layers[layer]
+        read = block.ln1(stream)
+        return {side: getattr(block.attn, side)(read) for side in SIDES}
+    names = {side: _side_hook(model, layer, side) for side in SIDES}
+    _, cache = model.run_with_cache(
+        tokens, attention_mask=key_mask, names_filter=list(names.values())
+    )
+    return {side: cache[name] for side, name in names.items()}
+
+
+def layer_of(site: str) -> int:
+    """Return the block that a site is of."""
+    return int(site.split(".")[1])
 
 
 def residuals(
@@ -127,6 +169,33 @@ def _halves_before(model: NativeModel, site: str) -> int:
     per_block = 1 if model.cfg.attn_only else 2
     layer, within = divmod(residual_stream(model).index(site), per_block + 1)
     return layer * per_block + within
+
+
+@contextmanager
+def _overwritten(model: NativeModel, layer: int, sides: Mapping[str, Tensor]) -> Iterator[None]:
+    """Have a block's attention take given queries, keys or values for its own."""
+
+    def put(module: Any, arguments: Any, output: Tensor, value: Tensor) -> Tensor:
+        return value
+
+    handles = [
+        getattr(model.layers[layer].attn, side).register_forward_hook(partial(put, value=value))
+        for side, value in sides.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _side_hook(model: TransformerBridge, layer: int, side: str) -> str:
+    """Return the name of the hook at which a block's queries, keys or values are."""
+    names = [f"blocks.{layer}.attn.{side}.hook_out", f"blocks.{layer}.attn.hook_{side}"]
+    found = next((name for name in names if name in model.hook_dict), None)
+    if found is None:
+        raise UserError(f"block {layer} shows no '{side}' of its attention: no hook {names[0]}")
+    return found
 
 
 def _added(residual: Tensor, half: Half) -> Tensor:

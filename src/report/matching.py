@@ -52,8 +52,12 @@ class Matching:
 
     run: str
     step: int
-    exact: float
     standings: Sequence[Standing]
+
+    @property
+    def exact(self) -> float:
+        """The model's exact accuracy, the same to all programs of a task."""
+        return self.standings[0].exact
 
     @property
     def title(self) -> str:

@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis import verdicts
 from algomatch.analysis.controls import random_inits
-from algomatch.analysis.matching import Match, by_site, matches, matching_sites
+from algomatch.analysis.matching import Match, by_site, matches
 from algomatch.analysis.statistics import wilson_interval
 from algomatch.analysis.verdicts import (
     DIFFERENT,
@@ -38,6 +38,7 @@ from algomatch.data.tasks import REGISTRY
 from algomatch.models.bridges import make_bridge, plain_model
 from algomatch.models.learned import learned_shape
 from algomatch.models.reference import Reference, build_reference
+from algomatch.models.subject import subject_of
 from algomatch.models.variants import rotated
 
 RULE = Rule(realised=0.95, partly=0.5, solved=0.99)
@@ -101,8 +102,9 @@ def reference_of(program: str) -> Reference:
 
 def found_in(bridge: TransformerBridge, program: str) -> list[Match]:
     """The matches of a program's cuts in a model."""
-    sites = matching_sites(bridge)
-    return list(matches(bridge, small_inputs(program), trials_of(program), sites, 50, 0))
+    inputs = small_inputs(program)
+    subject = subject_of(bridge, inputs)
+    return list(matches(subject, inputs, trials_of(program), subject.sites, 50, 0))
 
 
 @cache
@@ -354,7 +356,10 @@ def by_hooks(bridge: TransformerBridge, inputs: InputSet, site: str, test: Trial
 def test_shares_are_those_of_residuals_replaced_by_hooks(site: str) -> None:
     inputs, bridge = small_inputs("double_hist"), reference_of("double_hist").bridge
     tests = few_trials_of("double_hist")
-    found = {one.cut.name: one for one in matches(bridge, inputs, tests, [site], 10, 0)}
+    found = {
+        one.cut.name: one
+        for one in matches(subject_of(bridge, inputs), inputs, tests, [site], 10, 0)
+    }
     shares = set()
     with torch.inference_mode():
         for one in tests:
@@ -402,14 +407,15 @@ def test_a_model_with_the_same_residual_everywhere_matches_at_chance() -> None:
         for name, value in plain_model(bridge).state_dict().items()
     }
     blank = make_bridge(bridge.cfg, weights)
-    sites = matching_sites(blank)[:1]
-    for one in matches(blank, inputs, trials_of("double_hist"), sites, 10, 0):
+    sites = subject_of(blank, inputs).sites[:1]
+    for one in matches(subject_of(blank, inputs), inputs, trials_of("double_hist"), sites, 10, 0):
         for score in one.scores:
             assert score.value <= score.chance
 
 
 def test_sites_are_the_embedding_and_what_follows_each_block() -> None:
-    sites = matching_sites(reference_of("double_hist_by_division").bridge)
+    program = "double_hist_by_division"
+    sites = subject_of(reference_of(program).bridge, small_inputs(program)).sites
     assert sites[0] == "blocks.0.hook_resid_pre"
     assert sites[1:] == [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
 
@@ -418,7 +424,9 @@ def test_before_an_mlp_every_case_comes_out_as_it_does_after_it() -> None:
     inputs, bridge = small_inputs("sort"), reference_of("sort").bridge
     for layer in range(bridge.cfg.n_layers):
         sites = [f"blocks.{layer}.hook_resid_{half}" for half in ("mid", "post")]
-        found = by_site(list(matches(bridge, inputs, trials_of("sort"), sites, 10, 0)))
+        found = by_site(
+            list(matches(subject_of(bridge, inputs), inputs, trials_of("sort"), sites, 10, 0))
+        )
         before, after = (found[site] for site in sites)
         for name, match in before.items():
             for one, other in zip(match.scores, after[name].scores, strict=True):
@@ -431,7 +439,9 @@ def test_few_cases_leave_a_cut_undecided() -> None:
         replace(one, trials=tuple(first_cases(test, 12) for test in one.trials))
         for one in trials_of("reverse")
     ]
-    found = list(matches(bridge, inputs, few, matching_sites(bridge), 50, 0))
+    found = list(
+        matches(subject_of(bridge, inputs), inputs, few, subject_of(bridge, inputs).sites, 50, 0)
+    )
     best = max(
         (one for one in found if one.cut == cuts_of("reverse").inner[0]), key=lambda m: m.value
     )
@@ -443,5 +453,4 @@ def test_few_cases_leave_a_cut_undecided() -> None:
 
 
 def first_cases(test: Trial, count: int) -> Trial:
-    parts = (test.bases, test.rows, test.positions, test.targets)
-    return Trial(test.name, *(part[:count] for part in parts))
+    return test.at(torch.arange(count))

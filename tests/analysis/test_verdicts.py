@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from algomatch.analysis import verdicts
 from algomatch.analysis.matching import Match, Score
@@ -70,6 +73,10 @@ PERFECT: Table = {
 
 def judged(table: Table, exact: float = 1.0, margin: float = 0.02) -> Verdict:
     return judge(CHAIN, (LEFT, BOTH), made(CHAIN, table, margin), exact, RULE)
+
+
+def path_of(found: Verdict) -> dict[str, Cut | None]:
+    return {site: one.cut if one else None for site, one in found.path.items()}
 
 
 def changed(site: str, row: Mapping[Cut, float]) -> Table:
@@ -147,8 +154,8 @@ def test_a_model_that_realises_every_testable_cut_follows_the_program() -> None:
     assert found.why.startswith("every testable inner cut is realised; 2 of its ")
     assert [one.verdict for one in found.cuts] == [NOT_TESTABLE, REALISED, REALISED, NOT_TESTABLE]
     assert [one.sites for one in found.cuts] == [(site,) for site in SITES]
-    assert dict(found.path) == dict(zip(SITES, CHAIN.all, strict=True))
-    assert found.fused == ()
+    assert path_of(found) == dict(zip(SITES, CHAIN.all, strict=True))
+    assert (found.missing, found.fused) == ((), ())
 
 
 def test_a_model_that_jumps_from_input_to_output_fuses_steps() -> None:
@@ -159,33 +166,29 @@ def test_a_model_that_jumps_from_input_to_output_fuses_steps() -> None:
         "last": {OUTPUT: 1.0},
     }
     found = judged(table)
-    assert (found.verdict, found.fused) == (FUSES, (LEFT, BOTH))
-    assert found.why == "every site holds a cut, but none left, both"
+    assert (found.verdict, found.missing) == (FUSES, (LEFT, BOTH))
+    assert found.fused == ("l", "r", "o")
+    assert found.why == "l, r, o in one go: every site holds a cut, but none left, both"
     assert [one.verdict for one in found.cuts][1:3] == [NOT_REALISED, NOT_REALISED]
-    assert [one and one.name for one in found.path.values()] == [
-        "input",
-        "input",
-        "output",
-        "output",
-    ]
+    assert list(path_of(found).values()) == [INPUT, INPUT, OUTPUT, OUTPUT]
 
 
 def test_one_cut_that_is_passed_over_is_enough_to_fuse() -> None:
     found = judged(changed("second", {LEFT: 1.0}))
-    assert (found.verdict, found.fused) == (FUSES, (BOTH,))
+    assert (found.verdict, found.missing, found.fused) == (FUSES, (BOTH,), ("r", "o"))
 
 
 def test_a_cut_that_only_a_later_one_explains_is_not_realised() -> None:
     found = judged(changed("first", {LEFT: 1.0, BOTH: 1.0}))
-    assert (found.verdict, found.fused) == (FUSES, (LEFT,))
-    assert dict(found.path)["first"] == BOTH
+    assert (found.verdict, found.missing, found.fused) == (FUSES, (LEFT,), ("l", "r"))
+    assert path_of(found)["first"] == BOTH
 
 
 def test_a_model_with_a_site_that_holds_no_cut_is_different() -> None:
     found = judged(changed("second", {LEFT: 0.3, BOTH: 0.2, OUTPUT: 0.1}))
-    assert (found.verdict, found.fused) == (DIFFERENT, (BOTH,))
+    assert (found.verdict, found.missing, found.fused) == (DIFFERENT, (BOTH,), ())
     assert found.why == "both not realised, and no cut is held at second"
-    assert dict(found.path)["second"] is None
+    assert path_of(found)["second"] is None
     assert found.cuts[2].best is not None
     assert found.cuts[2].best.value == 0.2
 
@@ -251,12 +254,52 @@ def test_a_cut_that_later_ones_explain_everywhere_has_no_best_match() -> None:
 
 def test_the_embedding_holds_the_input_whatever_its_match() -> None:
     found = judged(changed("embedding", {}))
-    assert dict(found.path)["embedding"] == INPUT
+    assert path_of(found)["embedding"] == INPUT
     assert found.verdict == FOLLOWS
 
 
-def test_the_path_names_the_latest_of_the_cuts_that_a_site_holds() -> None:
-    table = {**PERFECT, "first": {LEFT: 1.0, RIGHT: 1.0}}
+def test_the_path_never_goes_back() -> None:
+    table = {**PERFECT, "first": {BOTH: 0.8}, "second": {LEFT: 1.0}, "last": {OUTPUT: 1.0}}
+    found = verdicts.best_path(CHAIN, made(CHAIN, table), RULE)
+    assert [one and one.cut for one in found.values()] == [INPUT, None, LEFT, OUTPUT]
+    table["last"] = {BOTH: 0.7}
+    found = verdicts.best_path(CHAIN, made(CHAIN, table), RULE)
+    assert [one and one.cut for one in found.values()] == [INPUT, None, LEFT, BOTH]
+    table["second"] = {LEFT: 0.6}
+    found = verdicts.best_path(CHAIN, made(CHAIN, table), RULE)
+    assert [one and one.cut for one in found.values()] == [INPUT, BOTH, None, BOTH]
+
+
+tables = st.dictionaries(
+    st.sampled_from(SITES),
+    st.dictionaries(st.sampled_from(ALL.all), st.floats(0, 1), max_size=5),
+)
+
+
+@given(tables)
+def test_the_path_is_the_best_of_all_monotone_ones(table: Table) -> None:
+    matches = made(ALL, table)
+    good = [
+        [None, *(m for m in row if m.value >= RULE.partly and m.low > m.chance)]
+        for row in held(matches, RULE).values()
+    ]
+    if good[0] == [None]:  # the embedding holds the input
+        good[0] = [None, next(m for m in matches if m.site == SITES[0] and m.cut == INPUT)]
+
+    def monotone(path: tuple[Match | None, ...]) -> bool:
+        kept = [one.cut for one in path if one]
+        return all(b == a or b.later(a) for a, b in itertools.combinations(kept, 2))
+
+    best = max(
+        sum(one.value for one in path if one) for path in itertools.product(*good) if monotone(path)
+    )
+    found = tuple(verdicts.best_path(ALL, matches, RULE).values())
+    assert monotone(found)
+    assert sum(one.value for one in found if one) == pytest.approx(best)
+
+
+def test_the_path_names_one_of_the_cuts_that_a_site_holds() -> None:
+    table = {**PERFECT, "first": {LEFT: 0.95, RIGHT: 1.0}}
     found = judge(ALL, (LEFT, RIGHT, BOTH), made(ALL, table), 1.0, RULE)
-    assert dict(found.path)["first"] == RIGHT
+    assert path_of(found)["first"] == RIGHT
     assert found.verdict == FOLLOWS
