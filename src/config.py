@@ -98,7 +98,14 @@ class AnalysisConfig:
 
     name: str = "full"
     measures: list[str] = field(
-        default_factory=lambda: ["accuracy", "similarity", "attention", "ablation", "sparsity"]
+        default_factory=lambda: [
+            "accuracy",
+            "similarity",
+            "attention",
+            "ablation",
+            "sparsity",
+            "matching",
+        ]
     )
     device: str = "cpu"
     batch_size: int = 2048
@@ -108,6 +115,7 @@ class AnalysisConfig:
     solved: float = 0.99
     margin: float = 0.01
     match_cases: int = 1000
+    match_checkpoint_cases: int = 300
     match_realised: float = 0.95
     match_partly: float = 0.5
     seed: int = 0
@@ -403,6 +411,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "analysis.solved": 0,
         "analysis.margin": 0,
         "analysis.match_cases": 20,
+        "analysis.match_checkpoint_cases": 20,
         "analysis.match_realised": 0,
         "analysis.match_partly": 0,
         "analysis.seed": 0,

@@ -282,7 +282,8 @@ LOW = [
     ("model.d_mlp", 1), ("trainer.max_steps", 1), ("trainer.batch_size", 1),
     ("trainer.warmup_steps", 0), ("trainer.checkpoints", 1), ("trainer.log_every", 1),
     ("trainer.evaluate_every", 1), ("analysis.batch_size", 1), ("analysis.bootstrap", 20),
-    ("analysis.match_cases", 20), ("analysis.random_inits", 1), ("analysis.other_tasks", 0),
+    ("analysis.match_cases", 20), ("analysis.match_checkpoint_cases", 20),
+    ("analysis.random_inits", 1), ("analysis.other_tasks", 0),
     ("analysis.seed", 0), ("seed", 0),
 ]  # fmt: skip
 LOW_FLOATS = [

@@ -13,7 +13,7 @@ is replaced at once: an input and a donor for each of its positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,11 +23,12 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from ..data.cuts import Cut
-from ..data.donors import CutTrials, Donated, Trial, anywhere
+from ..data.donors import SCRUB, CutTrials, Donated, Trial, anywhere
 from ..data.inputs import InputSet
 from ..models.subject import Subject, block_after
 from .statistics import bootstrap_counts, percentile_interval, weighted_sums, wilson_interval
 
+Given = Callable[[Donated], Tensor]  # a model's logits on cases of donated residual streams
 SIDE_SITES = {  # what is replaced at the inputs of each
     "hook_q_input": ("q",),
     "hook_k_input": ("k",),
@@ -82,6 +83,12 @@ class Match:
         """Return the match in resamples of the inputs."""
         return _lowest(self.scores, counts)
 
+    def of(self, variable: str) -> Match:
+        """Return the match of one variable: of the scrub and its own interchange."""
+        scores = tuple(score for score in self.scores if score.test in (SCRUB, variable))
+        low, high = min(score.low for score in scores), min(score.high for score in scores)
+        return Match(self.site, self.cut, scores, min(score.value for score in scores), low, high)
+
     @property
     def weakest(self) -> Score:
         """The test that says least."""
@@ -98,9 +105,9 @@ def matches(
     seed: int,
 ) -> Iterator[Match]:
     """Yield each cut's match at each site, the sites in the order given."""
-    judged = _Judge(inputs, trials, draws, seed)
+    judge = Judge(inputs, trials, draws, seed)
     for site, residual in subject.recorded(sites):
-        yield from judged.matches(site, partial(subject.given, site, residual))
+        yield from judge.matches(site, given_at(subject, site, residual))
 
 
 @torch.inference_mode()
@@ -117,7 +124,7 @@ def side_matches(
     `blocks.1.hook_attn_in`; everything else of the model goes on from the base's own residual
     stream. A variable is used at a side where it can be interchanged there alone.
     """
-    judged = _Judge(inputs, trials, draws, seed)
+    judge = Judge(inputs, trials, draws, seed)
     for site, residual in subject.recorded(subject.sites):
         layer = block_after(site, subject.model)
         if layer is None:
@@ -126,7 +133,7 @@ def side_matches(
         for name, sides in SIDE_SITES.items():
             some = {side: read[side] for side in sides}
             given = partial(subject.given_sides, site, residual, some)
-            yield from judged.matches(f"blocks.{layer}.{name}", given)
+            yield from judge.matches(f"blocks.{layer}.{name}", given)
 
 
 def exact_share(subject: Subject, inputs: InputSet) -> float:
@@ -136,10 +143,15 @@ def exact_share(subject: Subject, inputs: InputSet) -> float:
     return float(right.double().mean())
 
 
-class _Judge:
+def given_at(subject: Subject, site: str, residual: Tensor) -> Given:
+    """Return what gives a model's logits on cases whose residual streams at a site are donated."""
+    return partial(subject.given, site, residual)
+
+
+class Judge:
     """The trials of cuts, the chance level's donors, and resamples of the inputs."""
 
-    def __init__(self, inputs: InputSet, trials: Sequence[CutTrials], draws: int, seed: int):
+    def __init__(self, inputs: InputSet, trials: Iterable[CutTrials], draws: int, seed: int):
         self._inputs = inputs
         self._trials = [one for one in trials if one.trials]
         self._counts = bootstrap_counts(len(inputs), draws, seed)
@@ -152,16 +164,19 @@ class _Judge:
             for trial in one.trials
         }
 
-    def matches(self, site: str, given: Callable[[Donated], Tensor]) -> Iterator[Match]:
-        """Yield each cut's match where `given` says what a model gives on donated cases."""
-        if not self._trials:
+    def matches(
+        self, site: str, given: Given, chosen: Sequence[Cut] | None = None
+    ) -> Iterator[Match]:
+        """Yield each cut's match, or the chosen ones', where `given` gives logits of cases."""
+        trials = [one for one in self._trials if chosen is None or one.cut in chosen]
+        if not trials:
             return
         lost = given(self._lost)
-        for one in self._trials:
+        for one in trials:
             scores = tuple(self._score(trial, given, lost) for trial in one.trials)
             yield _match(site, one.cut, scores, self._counts)
 
-    def _score(self, trial: Trial, given: Callable[[Donated], Tensor], lost: Tensor) -> Score:
+    def _score(self, trial: Trial, given: Given, lost: Tensor) -> Score:
         right = _right(self._inputs, given(trial), trial.targets)
         astray = lost[torch.searchsorted(self._lost.bases, trial.bases)]
         by_chance = float(_right(self._inputs, astray, trial.targets).double().mean())

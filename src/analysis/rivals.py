@@ -98,17 +98,25 @@ def programs_of(task: Task, names: Sequence[str] = ()) -> Iterator[tuple[str, Ta
 
 
 def candidate(
-    name: str, inputs: InputSet, reference: Reference | None, config: AnalysisConfig, why: str = ""
+    name: str,
+    inputs: InputSet,
+    reference: Reference | None,
+    config: AnalysisConfig,
+    why: str = "",
+    sides: bool = True,
 ) -> Candidate:
-    """Return a program with its cuts, their tests, and those that its reference realises."""
+    """Return a program with its cuts, their tests, and those that its reference realises.
+
+    `sides` says whether to look too at what the reference's attention reads.
+    """
     found = cuts(inputs)
     trials = tuple(cut_trials(inputs, found.all, config.match_cases, config.seed))
     if reference is None:
         return Candidate(name, inputs, found, trials, None, (), (), why)
     subject = subject_of(reference.bridge, inputs)
     there = testable(found, matched(subject, inputs, trials, config), rule_of(config))
-    sides = side_matched(subject, inputs, trials, there, config)
-    return Candidate(name, inputs, found, trials, reference, there, sides, why)
+    read = side_matched(subject, inputs, trials, there, config) if sides else ()
+    return Candidate(name, inputs, found, trials, reference, there, read, why)
 
 
 def candidates(

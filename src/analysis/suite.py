@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..errors import NotFiniteError, UserError, one_of
-from . import ablation, accuracy, attention, similarity, sparsity
+from . import ablation, accuracy, attention, realisation, similarity, sparsity
 from .activations import Source, Statistic
 from .measurements import Measurement, Metric
 from .setting import Setting
@@ -28,6 +28,7 @@ REGISTRY: dict[str, Measure] = {
     "attention": Measure(attention.Attention, attention.METRICS),
     "ablation": Measure(ablation.Ablation, ablation.METRICS),
     "sparsity": Measure(sparsity.Sparsity, sparsity.METRICS),
+    "matching": Measure(realisation.Realisation, realisation.METRICS),
 }
 
 TRAINING_METRICS = (
@@ -86,6 +87,7 @@ def measure(bridge: TransformerBridge, setting: Setting) -> Iterator[Measurement
 
 HEADLINES = (
     "accuracy/", "training/", "similarity/best_", "similarity/mean_", "similarity/matched_",
+    "matching/best_match", "matching/variable_", "matching/realised",
 )  # fmt: skip
 OF_MODEL = ("sparsity/", "attention/", "ablation/")
 
@@ -95,7 +97,8 @@ def headlines(rows: Iterable[Measurement]) -> list[Measurement]:
 
     Accuracies, each variable at its best site and the reference's sites matched, attention matched,
     each beside its controls, sparsity of the whole model and H1, the redundant share, the component
-    that matters most under each kind of ablation, and the training curves.
+    that matters most under each kind of ablation, how far each testable cut and variable is
+    realised, and the training curves.
     """
     rows = list(rows)
     chosen = [

@@ -1,4 +1,4 @@
-"""The run at a glance: one figure, six panels over training steps."""
+"""The run at a glance: one figure of panels over training steps."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .marks import Failing, meaning
 from .panels import PANELS
 from .summary import inexact_note
 
-SIZE = (16, 9)  # inches
-COLUMNS = 3
+SIZE = (21, 9)  # inches
+COLUMNS = 4
 
 
 def save_run_figure(

@@ -37,6 +37,7 @@ STYLES = ("-", (0, (6, 1.5)), (0, (2, 1)))  # of the first colours, of their rep
 GREYS = ("0.25", "0.45", "0.6", "0.72")
 CONTROL_STYLES = dict(zip(CONTROLS, (":", "-."), strict=True))
 CONTROL_LABELS = dict(zip(CONTROLS, ("highest random init", "highest other task"), strict=True))
+SPLITS = {"all": "all inputs", "held_out": "held out"}
 SMALL = 7  # font size of legends
 Style = str | tuple[int, tuple[float, float]]
 
@@ -209,7 +210,61 @@ def sparsity(axes: Axes, rows: Rows, failing: Failing) -> None:
     legend(axes)
 
 
-PANELS = (accuracy, variables, means, attention, ablation, sparsity)
+def loss(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw the loss of each logged batch, and that on all and on held-out inputs."""
+    axes.set_title("Loss")
+    batch = curves(rows, "training/loss").get("batch")
+    if batch is not None:
+        axes.plot(*_points(batch), color="0.7", lw=0.8, label="batch, training")
+    found = curves(rows, "accuracy/loss")
+    for (subject, words), colour in zip(SPLITS.items(), COLOURS, strict=False):
+        if subject in found:
+            _draw(axes, found[subject], _label(words, found[subject], failing), colour)
+    if not axes.lines:
+        nothing(axes, "not measured")
+        return
+    axes.set(ylabel="nats, or squared error, per position")
+    axes.set_yscale("log")
+    legend(axes)
+
+
+def matching(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw each testable cut's best match, its variables' thin, and where they emerge."""
+    axes.set_title("Match with the program's testable cuts (a square: surely realised)")
+    found = curves(rows, "matching/best_match")
+    if not found:
+        measured = curves(rows, "matching/testable_cuts")
+        nothing(axes, "no cut of the program can be tested" if measured else "not measured")
+        return
+    realised = curves(rows, "matching/realised")
+    chance = curves(rows, "matching/best_match_chance")
+    looks = _looks()
+    for (cut, curve), (colour, style) in zip(found.items(), looks, strict=False):
+        _draw(axes, curve, _label(cut.replace("+", ", "), curve, failing), colour, style)
+        _mark_first(axes, curve, realised[cut], colour)
+        axes.plot(*_points(chance[cut]), ":", color=colour, lw=0.9, alpha=0.8)
+    own = curves(rows, "matching/variable_match")
+    surely = curves(rows, "matching/variable_realised")
+    for (name, curve), (colour, style) in zip(own.items(), looks, strict=False):
+        label = _label(f"{name} alone", curve, failing)
+        axes.plot(*_points(curve), color=colour, ls=style, lw=0.8, label=label)
+        _mark_first(axes, curve, surely[name], colour)
+    axes.plot([], [], ":", color="grey", label="chance")
+    axes.set(ylim=(-0.03, 1.03), ylabel="lower of scrub and interchange")
+    legend(axes)
+
+
+def _mark_first(
+    axes: Axes, curve: Sequence[Measurement], realised: Sequence[Measurement], colour: str
+) -> None:
+    """Mark the first step at which something is realised."""
+    first = next((row.step for row in realised if row.value == 1), None)
+    for row in curve:
+        if row.step == first:
+            axes.plot([row.step], [row.value], "s", color=colour, ms=6)
+
+
+PANELS = (accuracy, loss, variables, means, matching, attention, ablation, sparsity)
 
 
 def nothing(axes: Axes, why: str) -> None:

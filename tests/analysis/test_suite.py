@@ -135,7 +135,7 @@ def test_an_unknown_measure_is_named_with_what_was_meant() -> None:
     with pytest.raises(
         UserError,
         match=r"unknown measure 'acuracy' \(analysis\.measures\): did you mean 'accuracy'\? "
-        r"valid: ablation, accuracy, attention, similarity, sparsity$",
+        r"valid: ablation, accuracy, attention, matching, similarity, sparsity$",
     ):
         suite.check_names(["similarity", "acuracy"])
     with pytest.raises(UserError, match=r"unknown measure 'qqq' .*: valid: ablation, accuracy"):
@@ -156,6 +156,7 @@ def test_headlines_hold_the_accuracies_the_best_sites_the_whole_model_and_traini
         row.key for row in given
         if row.measure.partition("/")[0] in ("accuracy", "training")
         or row.measure.startswith(("similarity/best_", "similarity/matched_", "similarity/mean_"))
+        or row.measure.startswith(("matching/best_", "matching/variable_", "matching/realised"))
         or (row.measure.startswith(("sparsity/", "attention/", "ablation/"))
             and row.subject in ("model", "reference:model"))
     }  # fmt: skip
