@@ -66,9 +66,9 @@ def test_every_panel_shows_something_or_says_why_not(folder: RunFolder) -> None:
     found, drawn = texts(folder), lines(folder)
     accuracy_only = folder.config.analysis.name == "accuracy_only"
     missing = [text for text in found if text.startswith(("not measured", "this model has no"))]
-    assert len(drawn) == 6
-    assert sum(bool(labels) for labels in drawn.values()) + len(missing) == 6
-    assert len(missing) == (5 if accuracy_only else int(folder.config.model.attn_only))
+    assert len(drawn) == 8
+    assert sum(bool(labels) for labels in drawn.values()) + len(missing) == 8
+    assert len(missing) == (6 if accuracy_only else int(folder.config.model.attn_only))
 
 
 SIMILARITY = {
