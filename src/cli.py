@@ -240,7 +240,8 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     if len(given) != 1:
         raise UserError(f"match takes one checkpoint, not {len(given)}: a file or a folder")
     from . import experiment
-    from .report.matching import print_matching, save_matching
+    from .report.matching import print_matching
+    from .report.matching_figures import save_matching
     from .tracking import checkpoints
     from .tracking.run_folder import RunFolder
 

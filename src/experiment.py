@@ -32,7 +32,7 @@ from .analysis.controls import Control, NotMadeError, controls
 from .analysis.matching_controls import Checked, check
 from .analysis.measurements import Measurement, differences
 from .analysis.other_tasks import other_references
-from .analysis.rivals import candidates, programs_of, ranked, standing
+from .analysis.rivals import Candidate, candidates, programs_of, ranked, rule_of, standing
 from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
@@ -45,8 +45,8 @@ from .errors import FaultError, Interrupted, NotFiniteError, UserError, first_li
 from .models.bridges import make_bridge, make_native
 from .models.learned import learned_shape
 from .models.reference import build_reference
-from .models.subject import subject_of
-from .models.training import AlgorithmicTask
+from .models.subject import Subject, subject_of
+from .models.training import AlgorithmicTask, mean_loss
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.matching import Matching
@@ -189,9 +189,20 @@ def match(paths: Sequence[Path], programs: Sequence[str], console: Console) -> l
         for path, checkpoint in progress.track(loaded, description="checkpoints"):
             bridge = _bridge_of(checkpoint, path, inputs, shape)
             subject = subject_of(bridge, inputs)
-            standings = [standing(subject, one, config.analysis) for one in chosen]
-            found.append(Matching(checkpoint.run, checkpoint.step, ranked(standings)))
+            found.append(_matched(checkpoint, subject, inputs, chosen))
     return found
+
+
+def _matched(
+    checkpoint: checkpoints.Checkpoint,
+    subject: Subject,
+    inputs: InputSet,
+    chosen: Sequence[Candidate],
+) -> Matching:
+    config = checkpoint.config.analysis
+    standings = ranked(standing(subject, one, config) for one in chosen)
+    loss = float(mean_loss(inputs.output, subject.logits(), inputs.targets))
+    return Matching(checkpoint.run, checkpoint.step, loss, standings, rule_of(config))
 
 
 def match_controls(config: Config, console: Console) -> list[Checked]:

@@ -29,11 +29,12 @@ from ..models.subject import Subject, block_after
 from .statistics import bootstrap_counts, percentile_interval, weighted_sums, wilson_interval
 
 Given = Callable[[Donated], Tensor]  # a model's logits on cases of donated residual streams
+TOGETHER = "hook_attn_in"
 SIDE_SITES = {  # what is replaced at the inputs of each
     "hook_q_input": ("q",),
     "hook_k_input": ("k",),
     "hook_v_input": ("v",),
-    "hook_attn_in": ("q", "k", "v"),
+    TOGETHER: ("q", "k", "v"),
 }
 
 

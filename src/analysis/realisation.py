@@ -10,19 +10,18 @@ Shapes: `inputs` inputs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from ..data.cuts import Cut
 from ..models.subject import subject_of
 from .activations import Recording, Source
 from .matching import Judge, Match, given_at
 from .measurements import Measurement, Metric
 from .rivals import Candidate, candidate, rule_of
 from .setting import Setting
-from .verdicts import Rule, held
+from .verdicts import Rule, best_of, held, surely, variable_matches
 
 MODEL = "model"
 METRICS = (
@@ -33,7 +32,7 @@ METRICS = (
     Metric("matching/best_match_chance", "share of cases", "neither", 0, 1, "what residuals of any "
            "inputs, or one answer to everything, give there; the highest of the sites"),
     Metric("matching/variable_match", "share of cases", "higher", 0, 1, "a variable of a testable "
-           "cut: the lower of scrub and its interchange, at the best site"),
+           "cut that is not the input's: the lower of scrub and its interchange, at the best site"),
     Metric("matching/realised", "0 or 1", "higher", 0, 1, "whether a testable inner cut is surely "
            "realised, by a model that solves the task", emerges=1),
     Metric("matching/variable_realised", "0 or 1", "higher", 0, 1, "whether a variable surely is, "
@@ -73,13 +72,17 @@ class Realisation:
         own = [match for row in held(found, rule).values() for match in row]
         for cut in one.testable:
             everywhere = [match for match in found if match.cut == cut]
-            yield from _of_cut(cut, everywhere, [m for m in own if m.cut == cut], rule, solved)
-        for name in one.inputs.variables:
-            everywhere = list(_of_variable(name, [m for m in found if m.cut in one.testable]))
-            best = _best(_of_variable(name, [m for m in own if m.cut in one.testable]))
-            if everywhere:
-                yield from _rows("variable_match", "variable_realised", name, best,
-                                 everywhere[0].weakest.n, rule, solved)  # fmt: skip
+            best = best_of(match for match in own if match.cut == cut)
+            yield from _rows("best_match", "realised", cut.name, best, everywhere, rule, solved)
+            chance = max(match.chance for match in everywhere)
+            n = everywhere[0].weakest.n
+            yield Measurement("matching/best_match_chance", cut.name, chance, n)
+        tested = [match for match in found if match.cut in one.testable]
+        variables = variable_matches(found, one.cuts, one.testable, rule)
+        for name, best in variables.items():
+            yield from _rows(
+                "variable_match", "variable_realised", name, best, tested, rule, solved
+            )
 
 
 def _prepared(setting: Setting) -> tuple[Candidate, Judge]:
@@ -104,35 +107,22 @@ def _matches(bridge: TransformerBridge, one: Candidate, judge: Judge) -> Iterato
         yield from judge.matches(site, given, later)
 
 
-def _of_cut(
-    cut: Cut, everywhere: list[Match], own: list[Match], rule: Rule, solved: bool
-) -> Iterator[Measurement]:
-    n, chance = everywhere[0].weakest.n, max(match.chance for match in everywhere)
-    yield from _rows("best_match", "realised", cut.name, _best(own), n, rule, solved)
-    yield Measurement("matching/best_match_chance", cut.name, chance, n)
-
-
-def _of_variable(name: str, found: Iterable[Match]) -> Iterator[Match]:
-    """Yield a variable's share of each match of a cut in which it can be interchanged."""
-    for match in found:
-        if any(score.test == name for score in match.scores):
-            yield match.of(name)
-
-
-def _best(found: Iterable[Match]) -> Match | None:
-    return max(found, key=lambda match: match.value, default=None)
-
-
 def _rows(
-    name: str, realised: str, subject: str, best: Match | None, n: int, rule: Rule, solved: bool
+    name: str,
+    realised: str,
+    subject: str,
+    best: Match | None,
+    found: Sequence[Match],
+    rule: Rule,
+    solved: bool,
 ) -> Iterator[Measurement]:
-    """Yield the best match, 0 where there is none, and whether that is surely enough."""
+    """Yield the best match, 0 where no site has one of its own, and whether it is surely enough."""
+    n = (best or found[0]).weakest.n
     if best is None:
         yield Measurement(f"matching/{name}", subject, 0.0, n)
     else:
         yield _measured(f"matching/{name}", subject, best)
-    there = best is not None and solved and best.low >= rule.realised and best.low > best.chance
-    yield Measurement(f"matching/{realised}", subject, float(there), n)
+    yield Measurement(f"matching/{realised}", subject, float(solved and surely(best, rule)), n)
 
 
 def _measured(measure: str, subject: str, match: Match) -> Measurement:

@@ -6,12 +6,13 @@ any more. So a cut is realised at the sites where it matches and no later cut do
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from ..data.cuts import Cut, Cuts
-from .matching import Match, by_site
+from ..data.donors import SCRUB
+from .matching import TOGETHER, Match, by_site
 
 REALISED, PARTLY, NOT_REALISED = "realised", "partially realised", "not realised"
 UNDECIDED, NOT_TESTABLE = "undecided", "not testable"
@@ -76,6 +77,35 @@ def realised(found: Sequence[Match], rule: Rule) -> dict[str, tuple[str, ...]]:
     return {name: tuple(there) for name, there in sites.items()}
 
 
+def surely(one: Match | None, rule: Rule) -> bool:
+    """Return whether a match is enough with its whole interval, and above chance."""
+    return one is not None and one.low >= rule.realised and one.low > one.chance
+
+
+def best_of(found: Iterable[Match]) -> Match | None:
+    """Return the highest match, None of none."""
+    return max(found, key=lambda one: one.value, default=None)
+
+
+def variable_matches(
+    found: Sequence[Match], cuts: Cuts, tested: Sequence[Cut], rule: Rule
+) -> dict[str, Match | None]:
+    """Return the best match of each variable of the testable cuts that can be interchanged.
+
+    It is the lower of scrub and the variable's own interchange, at a site where no later cut
+    explains it; None where there is no such site. Left out are the input's variables: whatever
+    still holds the input passes their tests.
+    """
+    names = {score.test for one in found if one.cut in tested for score in one.scores}
+    names -= {SCRUB, *cuts.all[0].variables}
+    own = [one for row in held(found, rule).values() for one in row if one.cut in tested]
+    order = dict.fromkeys(name for cut in tested for name in cut.variables if name in names)
+    return {
+        name: best_of(one.of(name) for one in own if any(s.test == name for s in one.scores))
+        for name in order
+    }
+
+
 def testable(cuts: Cuts, reference: Sequence[Match], rule: Rule) -> tuple[Cut, ...]:
     """Return the inner cuts that the compiled reference realises: of others nothing can be said.
 
@@ -86,10 +116,7 @@ def testable(cuts: Cuts, reference: Sequence[Match], rule: Rule) -> tuple[Cut, .
     first = reference[0].site if reference else None
     given = {one.cut.name for one in reference if one.site == first and one.value >= rule.realised}
     there = {
-        one.cut.name
-        for row in held(reference, rule).values()
-        for one in row
-        if one.low >= rule.realised and one.low > one.chance
+        one.cut.name for row in held(reference, rule).values() for one in row if surely(one, rule)
     }
     return tuple(cut for cut in cuts.inner if cut.name in there - given)
 
@@ -128,7 +155,7 @@ def judge(
 
 def _of_cut(cut: Cut, tested: bool, found: Sequence[Match], rule: Rule) -> CutVerdict:
     own = [one for row in held(found, rule).values() for one in row if one.cut == cut]
-    best = max(own, key=lambda one: one.value, default=None)
+    best = best_of(own)
     sites = tuple(one.site for one in own if one.value >= rule.realised)
     if not tested:
         return CutVerdict(cut, NOT_TESTABLE, sites, best)
@@ -197,3 +224,34 @@ def fused_steps(held: Sequence[Cut], cuts: Cuts) -> tuple[str, ...]:
 
 def _first(step: str, done: Sequence[frozenset[str]]) -> int:
     return next(len(steps) for steps in done if step in steps)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """At which sides of which blocks' attention a variable of a testable cut is used alone.
+
+    `sites` are those where it surely is, of queries, keys or values; where it is at none, those of
+    all three together. `best` is its best match at one side.
+    """
+
+    cut: Cut
+    variable: str
+    sites: tuple[str, ...]
+    best: Match
+
+
+def placements(sides: Sequence[Match], rule: Rule) -> list[Placement]:
+    """Return the placement of each variable, from its testable cuts' matches at the sides."""
+    found: dict[tuple[str, str], list[Match]] = {}
+    for one in sides:
+        for score in one.scores:
+            if score.test != SCRUB:
+                found.setdefault((one.cut.name, score.test), []).append(one.of(score.test))
+    placed = []
+    for (_, name), each in found.items():
+        alone = [one for one in each if not one.site.endswith(TOGETHER)]
+        sites = [one.site for one in alone if surely(one, rule)]
+        sites = sites or [one.site for one in each if surely(one, rule)]
+        best = max(alone, key=lambda one: one.value)
+        placed.append(Placement(best.cut, name, tuple(sites), best))
+    return placed

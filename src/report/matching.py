@@ -6,13 +6,10 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, cycle, product
-from pathlib import Path
+from itertools import chain, product
 from string import ascii_uppercase
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
@@ -20,10 +17,16 @@ from rich.table import Table
 
 from ..analysis.matching import Match, by_site
 from ..analysis.rivals import Candidate, Standing, indistinguishable
-from ..analysis.verdicts import NOT_TESTABLE, REALISED, CutVerdict
+from ..analysis.verdicts import (
+    NOT_TESTABLE,
+    CutVerdict,
+    Placement,
+    Rule,
+    placements,
+    surely,
+    variable_matches,
+)
 from ..data.cuts import Cut
-from ..files import faults_named, write_file
-from .panels import COLOURS, legend
 
 HEADER = (
     "run", "step", "program", "cut", "site", "match", "match_low", "match_high", "chance", "test",
@@ -31,6 +34,10 @@ HEADER = (
 )  # fmt: skip
 LONGEST = 60
 MOST_SHOWN = 9  # cuts with a column each
+SIDES = {
+    "hook_q_input": "queries", "hook_k_input": "keys", "hook_v_input": "values",
+    "hook_attn_in": "several sides",
+}  # fmt: skip
 LEGEND = "match: the lowest of scrub and interchange; * holds the cut, and no later one"
 
 
@@ -52,7 +59,9 @@ class Matching:
 
     run: str
     step: int
+    loss: float
     standings: Sequence[Standing]
+    rule: Rule
 
     @property
     def exact(self) -> float:
@@ -72,28 +81,51 @@ def print_matching(found: Sequence[Matching], console: Console) -> None:
     if len(found) > 1:
         console.print()
         console.print(_over_steps(found))
+        for line in emerged(found):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _over_steps(found: Sequence[Matching]) -> Table:
     table = Table(title=f"{found[-1].run}: matches over training", title_justify="left")
     for heading in ("step", "exact"):
         table.add_column(heading, justify="right")
-    tested = _tested(found[-1])
+    tested = tested_cuts(found[-1])
     for name, cut in tested:
         table.add_column(escape(f"{name}:\n{cut_label(cut)}"), justify="right")
     for one in found:
-        values = [_best(one, name, cut) for name, cut in tested]
+        values = [best_match(one, name, cut) for name, cut in tested]
         table.add_row(str(one.step), f"{one.exact:.3f}", *(f"{value:.2f}" for value in values))
     return table
 
 
-def _tested(one: Matching) -> list[tuple[str, Cut]]:
+def emerged(found: Sequence[Matching]) -> Iterator[str]:
+    """Yield the first step at which each testable cut and variable of a program is realised."""
+    for standing in sorted(found[-1].standings, key=lambda one: one.candidate.name):
+        program = standing.candidate.name
+        steps: dict[str, int | None] = {}
+        for one in found:
+            rule = one.rule
+            (there,) = [each for each in one.standings if each.candidate.name == program]
+            tested, solved = there.candidate.testable, there.exact >= rule.solved
+            best = {v.cut.name: v.best for v in there.verdict.cuts if v.cut in tested}
+            parts = {**best, **variable_matches(there.matches, there.candidate.cuts, tested, rule)}
+            for name, match in parts.items():
+                steps.setdefault(name, None)
+                if steps[name] is None and solved and surely(match, rule):
+                    steps[name] = one.step
+        for name, step in steps.items():
+            when = "at no checkpoint" if step is None else f"from step {step} on"
+            yield f"{program}: {name.replace('+', ', ')} realised {when}"
+
+
+def tested_cuts(one: Matching) -> list[tuple[str, Cut]]:
+    """Return the programs' testable cuts, by program."""
     standings = sorted(one.standings, key=lambda standing: standing.candidate.name)
     return [(s.candidate.name, cut) for s in standings for cut in s.candidate.testable]
 
 
-def _best(one: Matching, name: str, cut: Cut) -> float:
-    """Return a cut's best match at a site that no later cut explains."""
+def best_match(one: Matching, name: str, cut: Cut) -> float:
+    """Return a program's cut's best match at a site that no later cut explains."""
     for standing in one.standings:
         if standing.candidate.name == name:
             for verdict in standing.verdict.cuts:
@@ -114,6 +146,8 @@ def _print_one(one: Matching, console: Console) -> None:
         for line in _legend(standing):
             say(line)
         say(f"verdict: {standing.verdict.verdict}: {standing.verdict.why}")
+        if standing.sides:
+            console.print(_placed(standing, one.rule))
         for line in _notes(standing.candidate):
             say(f"  {line}")
         say("")
@@ -152,6 +186,37 @@ def _table(one: Standing) -> Table:
     table.add_section()
     table.add_row("chance", *(f"{chance:.2f}" for chance in chances))
     return table
+
+
+def _placed(one: Standing, rule: Rule) -> Table:
+    """Return which side of which block reads each variable, in the model and the reference."""
+    table = Table(title="used by attention at", title_justify="left", box=SIMPLE)
+    for heading in ("variable", "of the cut", "model", "reference"):
+        table.add_column(heading, overflow="fold")
+    theirs = {(p.cut.name, p.variable): p for p in placements(one.candidate.sides, rule)}
+    for place in placements(one.sides, rule):
+        reference = theirs.get((place.cut.name, place.variable))
+        table.add_row(
+            escape(place.variable), escape(cut_label(place.cut)), _where(place),
+            _where(reference) if reference else "-",
+        )  # fmt: skip
+    return table
+
+
+def _where(place: Placement) -> str:
+    if place.sites:
+        return ", ".join(map(side_label, place.sites))
+    return f"no side alone (best: {side_label(place.best.site)}, {place.best.value:.2f})"
+
+
+def side_label(site: str) -> str:
+    """Return the side of a block's attention that a site is, in words.
+
+    >>> side_label("blocks.2.hook_q_input")
+    'queries of 2'
+    """
+    _, layer, kind = site.split(".")
+    return f"{SIDES[kind]} of {layer}"
 
 
 def _shown(one: Standing) -> dict[str, CutVerdict]:
@@ -197,29 +262,6 @@ def _notes(one: Candidate) -> Iterator[str]:
         yield "more cuts than are looked at: those of program order only"
 
 
-def save_matching(found: Sequence[Matching], folder: Path, console: Console) -> None:
-    """Write every test as CSV, the last checkpoint's diagram, and of several their curves.
-
-    Raises:
-        FaultError: the file system failed.
-    """
-    last = found[-1]
-    files = {"match.csv": to_csv(found).encode(), "match.png": _png(diagram(last))}
-    if len(found) > 1:
-        files["emergence.png"] = _png(emergence(found))
-    with faults_named(f"write into '{folder}'"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_file(folder / name, content)
-    console.print(f"{', '.join(files)}: {folder}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    return content.getvalue()
-
-
 def to_csv(found: Sequence[Matching]) -> str:
     """Return every test of every cut at every site of every checkpoint as CSV."""
     out = io.StringIO()
@@ -233,7 +275,7 @@ def to_csv(found: Sequence[Matching]) -> str:
 
 def _write(writer: Any, matching: Matching, one: Standing) -> None:
     verdicts = {verdict.cut.name: verdict.verdict for verdict in one.verdict.cuts}
-    for match in one.matches:
+    for match in (*one.matches, *one.sides):
         of_match = (
             matching.run, matching.step, one.candidate.name, match.cut.name, match.site,
             match.value, match.low, match.high, match.chance,
@@ -241,73 +283,3 @@ def _write(writer: Any, matching: Matching, one: Standing) -> None:
         for score in match.scores:
             of_test = (score.test, score.value, score.low, score.high, score.chance, score.n)
             writer.writerow([*of_match, *of_test, verdicts[match.cut.name]])
-
-
-def emergence(found: Sequence[Matching]) -> Figure:
-    """Draw each testable cut's best match over training, below the exact accuracy."""
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    figure.suptitle(f"{found[-1].run}: when each cut appears")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-    steps = [one.step for one in found]
-    above.plot(steps, [one.exact for one in found], color="black", marker=".")
-    above.set(ylabel="exact accuracy", ylim=(-0.03, 1.03))
-    for (name, cut), colour in zip(_tested(found[-1]), cycle(COLOURS), strict=False):
-        values = [_best(one, name, cut) for one in found]
-        below.plot(steps, values, marker=".", color=colour, label=f"{name}: {cut_label(cut)}")
-    below.set(ylabel="best match of its own", xlabel="training step (log scale from 1 on)")
-    below.set(ylim=(-0.03, 1.03))
-    below.set_xscale("symlog", linthresh=1)
-    legend(below)
-    return figure
-
-
-def diagram(one: Matching) -> Figure:
-    """Draw each program's cuts over the model's sites: the match, and where a cut is realised."""
-    found = one.standings
-    heights = [max(2, len(one.candidate.cuts.all)) for one in found]
-    sites = max(len(by_site(one.matches)) for one in found)
-    figure = Figure(
-        figsize=(4.5 + 0.62 * sites, 1.3 + sum(0.42 * h + 0.9 for h in heights)),
-        layout="constrained",
-    )
-    figure.suptitle(one.title)
-    axes = figure.subplots(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for standing, ax in zip(found, axes, strict=True):
-        rows = by_site(standing.matches)
-        candidate, verdicts = standing.candidate, standing.verdict
-        all_cuts = candidate.cuts.all
-        values = [
-            [
-                rows[site][cut.name].value if cut.name in rows[site] else float("nan")
-                for site in rows
-            ]
-            for cut in all_cuts
-        ]
-        image = ax.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-        ax.set_xticks(range(len(rows)), [site_label(site) for site in rows])
-        labels = [
-            cut_label(cut) + ("" if cut in candidate.testable else " (not testable)")
-            if cut in candidate.cuts.inner else cut_label(cut) for cut in all_cuts
-        ]  # fmt: skip
-        ax.set_yticks(range(len(all_cuts)), labels)
-        ax.set_title(f"{candidate.name}: {verdicts.verdict}", fontsize=10, loc="left")
-        places = list(rows)
-        for y, verdict in enumerate(verdicts.cuts):
-            for x, site in enumerate(places):
-                value = values[y][x]
-                if value != value:
-                    continue
-                own = site in verdict.sites
-                ax.text(
-                    x, y, f"{value:.2f}", ha="center", va="center", fontsize=7,
-                    color="black" if value > 0.6 else "white",
-                    fontweight="bold" if own else "normal",
-                )  # fmt: skip
-                if own and (verdict.verdict == REALISED or verdict.verdict == NOT_TESTABLE):
-                    ax.add_patch(_box(x, y))
-    figure.colorbar(image, ax=list(axes), label="match (lowest of scrub and interchange)")
-    return figure
-
-
-def _box(x: int, y: int) -> Rectangle:
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#d55e00", linewidth=2)
