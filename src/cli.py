@@ -130,8 +130,9 @@ def _parser() -> argparse.ArgumentParser:
         "the model realises, where, and what that makes of the program.",
     )
     match.add_argument(
-        "checkpoint", nargs="*", help="a model.safetensors, its folder, or a run folder"
-    )
+        "checkpoint", nargs="*", help="a model.safetensors, its folder, or a run folder; "
+        "of several runs, or a folder of them, the verdicts by architecture",
+    )  # fmt: skip
     match.add_argument(
         "--controls", action="store_true", help="instead, match models whose answer is known: of "
         "the tasks named, by default of eight; KEY=VALUE for all of them",
@@ -141,7 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     match.add_argument("--all", action="store_true", help="every checkpoint of the run")
     match.add_argument(
-        "--output", metavar="DIR", help="where match.csv and pictures go; RUN/matching by default",
+        "--output", metavar="DIR",
+        help="where tables and pictures go; RUN/matching by default, of several runs here",
     )  # fmt: skip
     tasks = commands.add_parser(
         "tasks",
@@ -237,8 +239,11 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     if options.controls:
         _match_controls(given, options, console)
         return
-    if len(given) != 1:
-        raise UserError(f"match takes one checkpoint, not {len(given)}: a file or a folder")
+    if not given:
+        raise UserError("match takes a checkpoint or run folders: none is given")
+    if len(given) > 1 or _holds_runs(Path(given[0])):
+        _match_runs([Path(path) for path in given], options, console)
+        return
     from . import experiment
     from .report.matching import print_matching
     from .report.matching_figures import save_matching
@@ -251,6 +256,34 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
     print_matching(found, console)
     save_matching(found, where, console)
+
+
+def _holds_runs(path: Path) -> bool:
+    """Return whether a folder is no run or checkpoint, but holds runs."""
+    return next(path.glob("*/run.json"), None) is not None
+
+
+def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Console) -> None:
+    if options.all:
+        raise UserError("--all is for one run: name one, or leave it out")
+    from . import experiment
+    from .files import faults_named, write_file
+    from .report.matching import Matching
+    from .report.matching_figures import write_matching
+    from .report.matching_runs import FILE, print_verdicts, verdicts_csv
+    from .tracking.run_folder import RunFolder
+
+    def keep(folder: RunFolder, found: Matching) -> None:
+        write_matching([found], folder.path / "matching")
+
+    groups, found = experiment.match_runs(paths, options.programs, keep, console)
+    print_verdicts(groups, found, console)
+    where = Path(options.output or ".") / FILE
+    with faults_named(f"write '{where}'"):
+        where.parent.mkdir(parents=True, exist_ok=True)
+        write_file(where, verdicts_csv(groups, found).encode())
+    say = f"every run: {where}; every test and picture: RUN/matching"
+    console.print(say, soft_wrap=True, highlight=False, markup=False)
 
 
 def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:

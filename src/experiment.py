@@ -50,6 +50,7 @@ from .models.training import AlgorithmicTask, mean_loss
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.matching import Matching
+from .report.seeds import Group, find_runs, grouped, load_run
 from .report.summary import how_many, output_text, print_summary, reference_text
 from .tracking import checkpoints
 from .tracking.callbacks import GracefulStop, ProgressBar, Recorder
@@ -191,6 +192,43 @@ def match(paths: Sequence[Path], programs: Sequence[str], console: Console) -> l
             subject = subject_of(bridge, inputs)
             found.append(_matched(checkpoint, subject, inputs, chosen))
     return found
+
+
+def match_runs(
+    paths: Sequence[Path],
+    programs: Sequence[str],
+    keep: Callable[[RunFolder, Matching], None],
+    console: Console,
+) -> tuple[list[Group], dict[Path, Matching]]:
+    """Match the last checkpoints of several runs; return them in groups over seeds, and by folder.
+
+    Each is kept as soon as it is there. Runs of one task share what is prepared for it.
+
+    Raises:
+        UserError: a path holds no run, a run no checkpoint, or a name is none of its programs.
+    """
+    runs = [load_run(folder) for folder in find_runs(paths)]
+    found: dict[Path, Matching] = {}
+    prepared: dict[str, tuple[InputSet, list[Candidate]]] = {}
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        for run in progress.track(runs, description="runs"):
+            path = run.folder.path
+            checkpoint = checkpoints.load(path)
+            config = checkpoint.config
+            key = repr((config.task, config.analysis))
+            if key not in prepared:
+                task = make_task(config.task)
+                chosen = candidates(task, config.task, config.analysis, programs)
+                prepared[key] = input_set(task, config.task), list(chosen)
+            inputs, known = prepared[key]
+            shape = learned_shape(config.model, inputs, config.seed)
+            subject = subject_of(_bridge_of(checkpoint, path, inputs, shape), inputs)
+            found[path] = _matched(checkpoint, subject, inputs, known)
+            keep(run.folder, found[path])
+    return grouped(runs), found
 
 
 def _matched(

@@ -21,7 +21,7 @@ from .matching import Matching, best_match, cut_label, site_label, tested_cuts, 
 from .panels import COLOURS, legend
 
 
-def save_matching(found: Sequence[Matching], folder: Path, console: Console) -> None:
+def write_matching(found: Sequence[Matching], folder: Path) -> list[str]:
     """Write every test as CSV, the last checkpoint's diagram, and of several their curves.
 
     Raises:
@@ -35,7 +35,17 @@ def save_matching(found: Sequence[Matching], folder: Path, console: Console) -> 
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_file(folder / name, content)
-    console.print(f"{', '.join(files)}: {folder}", soft_wrap=True, highlight=False, markup=False)
+    return list(files)
+
+
+def save_matching(found: Sequence[Matching], folder: Path, console: Console) -> None:
+    """Write what there is to write, and say where it is.
+
+    Raises:
+        FaultError: the file system failed.
+    """
+    files = ", ".join(write_matching(found, folder))
+    console.print(f"{files}: {folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _png(figure: Figure) -> bytes:

@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis import verdicts
 from algomatch.analysis.controls import random_inits
-from algomatch.analysis.matching import Match, by_site, matches
+from algomatch.analysis.matching import Match, by_site, matches, side_matches
 from algomatch.analysis.statistics import wilson_interval
 from algomatch.analysis.verdicts import (
     DIFFERENT,
@@ -431,6 +431,60 @@ def test_before_an_mlp_every_case_comes_out_as_it_does_after_it() -> None:
         for name, match in before.items():
             for one, other in zip(match.scores, after[name].scores, strict=True):
                 assert torch.equal(one.right, other.right)
+
+
+# Sides of attention
+
+USED = {  # where the compiled program's next look at other positions reads a variable
+    ("reverse", "length"): ("blocks.3.hook_q_input",),
+    ("sort", "place"): ("blocks.2.hook_k_input",),
+    ("double_hist", "hist_at_first"): ("blocks.3.hook_k_input",),
+    ("double_hist_by_division", "hist"): (),  # compared by attention, and divided by in an MLP
+}
+
+
+@cache
+def placed(program: str, model: str) -> dict[str, verdicts.Placement]:
+    """Where a model reads the variables of a program's testable cuts."""
+    inputs = small_inputs(program)
+    compiled = reference_of(program).compiled
+    bridge = compiled.bridge(inputs) if model == "as is" else rotated(compiled, 5).bridge(inputs)
+    some = [one for one in trials_of(program) if one.cut in what_is_testable(program)]
+    found = list(side_matches(subject_of(bridge, inputs), inputs, some, 20, 0))
+    assert {one.cut for one in found} == set(what_is_testable(program))
+    return {place.variable: place for place in verdicts.placements(found, RULE)}
+
+
+@pytest.mark.parametrize("model", ["as is", "rotated"])
+@pytest.mark.parametrize(("program", "name"), USED)
+def test_a_compiled_program_reads_a_variable_where_it_says(
+    program: str, name: str, model: str
+) -> None:
+    place = placed(program, model)[name]
+    assert place.sites == USED[program, name]
+    if place.best.site in place.sites:
+        assert place.best.value == 1
+
+
+def test_the_tokens_to_be_moved_are_read_as_values() -> None:
+    assert placed("reverse", "as is")["tokens"].sites == ("blocks.3.hook_v_input",)
+
+
+def test_where_one_side_is_enough_the_others_do_nothing() -> None:
+    inputs, bridge = small_inputs("reverse"), reference_of("reverse").bridge
+    some = [one for one in trials_of("reverse") if one.cut.name == "indices+tokens+length"]
+    found = {
+        one.site: {score.test: score.value for score in one.scores}
+        for one in side_matches(subject_of(bridge, inputs), inputs, some, 20, 0)
+    }
+    layers, sides = range(4), ("q_input", "k_input", "v_input", "attn_in")
+    assert list(found) == [f"blocks.{layer}.hook_{side}" for layer in layers for side in sides]
+    assert found["blocks.3.hook_q_input"] == {SCRUB: 1, "tokens": 0, "length": 1}
+    assert found["blocks.3.hook_v_input"] == {SCRUB: 1, "tokens": 1, "length": 0}
+    assert found["blocks.3.hook_k_input"] == {SCRUB: 1, "tokens": 0, "length": 0}
+    assert found["blocks.3.hook_attn_in"] == {SCRUB: 1, "tokens": 1, "length": 1}
+    for side in sides:  # the values are there but not read yet: nothing changes
+        assert found[f"blocks.1.hook_{side}"] == {SCRUB: 1, "tokens": 0, "length": 0}
 
 
 def test_few_cases_leave_a_cut_undecided() -> None:
