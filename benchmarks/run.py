@@ -9,13 +9,11 @@ from __future__ import annotations
 import io
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from matching import light_match, whole_match
+from results import PAIRS, Result, show, timed
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -57,23 +56,7 @@ from algomatch.tracking.callbacks import GracefulStop, ProgressBar, Recorder
 from algomatch.tracking.run_folder import RunFolder
 from algomatch.tracking.wandb_log import WandbLog
 
-PAIRS = 7
 STEPS = 200
-
-
-@dataclass(frozen=True)
-class Result:
-    """A claim, what was measured for it in each pair, and the bar."""
-
-    claim: str
-    values: list[float]
-    bar: float
-    unit: str
-
-    @property
-    def kept(self) -> bool:
-        """Whether the median keeps the bar."""
-        return statistics.median(self.values) <= self.bar
 
 
 def training_step(model: str) -> Result:
@@ -161,11 +144,12 @@ def _lightning_seconds(config: Config) -> float:
 def measuring() -> tuple[Result, ...]:
     """One checkpoint of 4L on all 1,364 inputs, over plain forward passes on the same inputs.
 
-    Of a model as it is initialised: every head, attention layer and MLP under four ablations,
-    similarity, attention, sparsity. Then of one that solves the task: joint sets and the growing of
+    All but matching, which has a bar of its own. Of a model as it is initialised: every head,
+    attention layer and MLP under four ablations, similarity, attention, sparsity. Then of one that solves the task: joint sets and the growing of
     the redundant set too.
     """
     config = compose(["model=4L", "trainer.max_steps=300"])
+    config.analysis.measures.remove("matching")
     setting = prepare(config)
     native = make_native(setting.shape).eval()
     solved, exact, _ = fit(setting.inputs, setting.shape, config.trainer, 0)
@@ -185,7 +169,7 @@ def measuring() -> tuple[Result, ...]:
     ):
         checkpoint = partial(_checkpoint, setting, make_bridge(setting.shape, weights))
         checkpoint()  # the controls and the reference, once a run
-        ratios = [_seconds(checkpoint) / (_seconds(forward) / 10) for _ in range(PAIRS)]
+        ratios = [timed(checkpoint) / (timed(forward) / 10) for _ in range(PAIRS)]
         results.append(Result(claim, ratios, bar, "forward passes"))
     return tuple(results)
 
@@ -218,7 +202,7 @@ def against_hooks() -> Result:
     if not (torch.equal(one.exact, other.exact) and torch.equal(one.correct, other.correct)):
         raise AssertionError("ablations by hooks have other accuracies")
     torch.testing.assert_close(one.loss, other.loss, rtol=1e-6, atol=1e-6)
-    ratios = [_seconds(ours) / _seconds(by_hooks) for _ in range(3)]
+    ratios = [timed(ours) / timed(by_hooks) for _ in range(3)]
     claim = "its ablations, over run_with_hooks one at a time (same values)"
     return Result(claim, ratios, 0.25, "x")
 
@@ -295,17 +279,11 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text(
     return Result(claim, [float(out)], 2, "GiB, the whole process")
 
 
-def _seconds(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
 def help_text() -> Result:
     """`algomatch --help`, in seconds."""
     command = [str(Path(sys.executable).with_name("algomatch")), "--help"]
     values = [
-        _seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+        timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
         for _ in range(PAIRS)
     ]
     return Result("algomatch --help", values, 0.5, "s")
@@ -313,7 +291,7 @@ def help_text() -> Result:
 
 def first_step() -> Result:
     """`algomatch train` up to its first step (step 0 measured and kept), over the import."""
-    ratios = [_seconds_to_first_step() / _seconds(_import) for _ in range(PAIRS)]
+    ratios = [_seconds_to_first_step() / timed(_import) for _ in range(PAIRS)]
     return Result(
         "train up to its first step, reference cached", ratios, 3, "x import transformer_lens"
     )
@@ -375,7 +353,7 @@ def validation() -> tuple[Result, Result]:
     inputs = input_set(make_task(config), config)
     compiled = compile_program(inputs.task, 100)
     assert len(inputs) == 1364
-    seconds = [_seconds(lambda: validate(compiled, inputs)) for _ in range(PAIRS)]
+    seconds = [timed(lambda: validate(compiled, inputs)) for _ in range(PAIRS)]
     from tracr.compiler import compiling
 
     model = compiling.compile_rasp_to_model(
@@ -430,6 +408,8 @@ def main() -> int:
         lambda: training_step("1L"),
         lambda: training_step("4L"),
         measuring,
+        whole_match,
+        light_match,
         against_hooks,
         share_of_demo,
         streamed_memory,
@@ -446,19 +426,7 @@ def main() -> int:
             status.update(f"benchmark {i + 1} of {len(benchmarks)}")
             found = benchmark()
             results += found if isinstance(found, tuple) else [found]
-    table = Table("claim", "median", "lowest..highest", "bar", "unit", "", title="Benchmarks")
-    for result in results:
-        values = result.values
-        table.add_row(
-            result.claim,
-            f"{statistics.median(values):.3g}",
-            f"{min(values):.3g}..{max(values):.3g}",
-            f"{result.bar:g}",
-            result.unit,
-            "kept" if result.kept else "MISSED",
-        )
-    console.print(table)
-    return 0 if all(result.kept for result in results) else 1
+    return show(results, console)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,9 @@ FAMILIES = (
         "{v}",
         True,
     ),
+    Family("match (testable cuts)", r"matching/(?P<v>.+)/best_match", "{v}"),
+    Family("match (variables)", r"matching/(?P<v>.+)/variable_match", "{v}"),
+    Family("surely realised", r"matching/(?P<v>.+)/(?:variable_)?realised", "{v}", True),
     Family("attention", r"attention/model/(?P<name>matched_overlap)", "{name}", True),
     Family(
         "ablation (worst component)",
@@ -83,5 +86,6 @@ def compared_with(key: str) -> dict[str, str]:
     return {
         **controls,
         f"{group}/{subject}/blind_{name}": "blind to the tokens",
+        f"{group}/{subject}/{name}_chance": "chance",
         f"{group}/reference:{subject}/{name}": "reference",
     }

@@ -1,0 +1,153 @@
+"""What matching costs, and how that grows: `python benchmarks/matching.py`.
+
+`make bench` checks the two claims with a bar; run by itself this prints them and the curve: longer
+lists and larger vocabularies, seconds for each pair of a site and a cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+
+import torch
+from results import PAIRS, Result, show, timed
+from rich.console import Console
+from rich.table import Table
+from transformer_lens.model_bridge import TransformerBridge
+
+from algomatch.analysis.matching import Match, matches
+from algomatch.analysis.setting import Setting
+from algomatch.analysis.suite import measure
+from algomatch.config import Config, compose
+from algomatch.data.cuts import cuts
+from algomatch.data.donors import cut_trials
+from algomatch.data.inputs import InputSet, input_set
+from algomatch.data.tasks import make_task
+from algomatch.experiment import prepare
+from algomatch.models.bridges import make_bridge, make_native, plain_model
+from algomatch.models.learned import learned_shape
+from algomatch.models.subject import subject_of
+from algomatch.models.training import fit
+
+LENGTHS = (5, 8, 12, 20)
+VOCABULARIES = (4, 8, 16, 30)
+LONGEST = 8  # of the lists over the vocabularies
+LAYERS = (1, 2, 4, 8)
+TASKS = ("reverse", "sort", "double_hist", "most_freq", "shuffle_dyck")
+
+
+def whole_match() -> Result:
+    """Scrub and interchange of all cuts at all sites of 4L on reverse, trials drawn and all."""
+    config = compose(["model=4L"])
+    inputs = input_set(make_task(config.task), config.task)
+    bridge = make_bridge(learned_shape(config.model, inputs, 0))
+    seconds = [_match(bridge, inputs, config)[0] for _ in range(PAIRS)]
+    return Result("scrub and interchange, all cuts and sites of 4L on reverse", seconds, 2, "s")
+
+
+def light_match() -> tuple[Result, ...]:
+    """The measure `matching` at a checkpoint of 4L on reverse, over plain forward passes.
+
+    What accuracy alone takes is taken off. Of a model as it is initialised, of one that solves the
+    task, and of the compiled reference, whose matches ask for the later cuts too.
+    """
+    config = compose(["model=4L", "trainer.max_steps=300"])
+    both, alone = ["accuracy", "matching"], ["accuracy"]
+    setting = prepare(config)
+    start = make_native(setting.shape).state_dict()
+    solved, exact, _ = fit(setting.inputs, setting.shape, config.trainer, 0)
+    assert exact == 1
+    bridges = {
+        "initialised": make_bridge(setting.shape, start),
+        "solved": make_bridge(setting.shape, solved),
+        "the reference": setting.reference.bridge,
+    }
+    return tuple(
+        Result(
+            f"matching at a checkpoint of 4L, {name}",
+            [
+                (_measuring(setting, bridge, both) - _measuring(setting, bridge, alone))
+                / _forward(bridge, setting)
+                for _ in range(PAIRS)
+            ],
+            15,
+            "forward passes",
+        )
+        for name, bridge in bridges.items()
+    )
+
+
+def _measuring(setting: Setting, bridge: TransformerBridge, names: list[str]) -> float:
+    """Return the seconds of measuring, where what a run's checkpoints share is there already."""
+    setting.config = dataclasses.replace(setting.config, measures=names)
+
+    def run() -> None:
+        list(measure(bridge, setting))
+
+    run()
+    return timed(run)
+
+
+@torch.inference_mode()
+def _forward(bridge: TransformerBridge, setting: Setting) -> float:
+    model, inputs = plain_model(bridge), setting.inputs
+
+    def run() -> None:
+        for _ in range(10):
+            model(inputs.tokens, attention_mask=inputs.key_mask)
+
+    return timed(run) / 10
+
+
+def _match(bridge: TransformerBridge, inputs: InputSet, config: Config) -> tuple[float, int, int]:
+    """Return the seconds of a whole match, and how many cuts and sites it had."""
+    subject, analysis = subject_of(bridge, inputs), config.analysis
+    found: list[Match] = []
+
+    def run() -> None:
+        trials = cut_trials(inputs, cuts(inputs).all, analysis.match_cases, analysis.seed)
+        found.extend(
+            matches(subject, inputs, trials, subject.sites, analysis.bootstrap, analysis.seed)
+        )
+
+    seconds = timed(run)
+    return seconds, len({one.cut for one in found}), len({one.site for one in found})
+
+
+def curve() -> Iterator[tuple[str, int, int, int, float]]:
+    """Yield what was varied, inputs, cuts, sites and seconds of a whole match."""
+    of_lengths = [(f"max_length={n}", [f"task.max_length={n}"]) for n in LENGTHS]
+    of_tokens = [
+        (f"{n} tokens, max_length={LONGEST}",
+         [f"task.vocabulary=[{','.join(map(str, range(n)))}]", f"task.max_length={LONGEST}"])
+        for n in VOCABULARIES
+    ]  # fmt: skip
+    of_layers = [(f"{n} layers", [f"model.n_layers={n}"]) for n in LAYERS]
+    of_tasks = [(f"task {name}", [f"task={name}"]) for name in TASKS]
+    for what, overrides in (*of_lengths, *of_tokens, *of_layers, *of_tasks):
+        config = compose(["model=4L", *overrides])
+        inputs = input_set(make_task(config.task), config.task)
+        bridge = make_bridge(learned_shape(config.model, inputs, 0))
+        _match(bridge, inputs, config)
+        tried = [_match(bridge, inputs, config) for _ in range(3)]
+        seconds, n_cuts, n_sites = sorted(tried)[1]
+        yield what, len(inputs), n_cuts, n_sites, seconds
+
+
+def main() -> int:
+    """Print the claims and the curve."""
+    console = Console()
+    table = Table("4L on reverse, but", "inputs", "cuts", "sites", "s", "ms a cut and site",
+                  title="Cost of a whole match")  # fmt: skip
+    for what, n_inputs, n_cuts, n_sites, seconds in curve():
+        each = 1000 * seconds / (n_cuts * n_sites)
+        table.add_row(
+            what, f"{n_inputs:,}", str(n_cuts), str(n_sites), f"{seconds:.2f}", f"{each:.0f}"
+        )
+    console.print(table)
+    return show([whole_match(), *light_match()], console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
