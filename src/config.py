@@ -118,6 +118,7 @@ class AnalysisConfig:
     match_checkpoint_cases: int = 300
     match_realised: float = 0.95
     match_partly: float = 0.5
+    match_selector: float = 0.9
     seed: int = 0
 
 
@@ -414,6 +415,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "analysis.match_checkpoint_cases": 20,
         "analysis.match_realised": 0,
         "analysis.match_partly": 0,
+        "analysis.match_selector": 0,
         "analysis.seed": 0,
         "tracking.init_timeout_seconds": 1,
         "tracking.finish_timeout_seconds": 1,
@@ -422,7 +424,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield from (at_least(key, bound) for key, bound in bounds.items())
     for key, seed in (("seed", config.seed), ("analysis.seed", config.analysis.seed)):
         yield seed < 2**63, f"{key}={seed} must be below 2**63"
-    for key in ("solved", "margin", "match_realised", "match_partly"):
+    for key in ("solved", "margin", "match_realised", "match_partly", "match_selector"):
         share = getattr(config.analysis, key)
         yield share <= 1, f"analysis.{key}={share} must be a share of the inputs, at most 1"
     yield choice("model.act_fn", ACTIVATIONS)

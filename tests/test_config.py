@@ -292,6 +292,7 @@ LOW_FLOATS = [
     ("trainer.save_every_seconds", 0), ("tracking.init_timeout_seconds", 1),
     ("tracking.finish_timeout_seconds", 1), ("analysis.solved", 0), ("analysis.margin", 0),
     ("analysis.match_realised", 0), ("analysis.match_partly", 0),
+    ("analysis.match_selector", 0),
 ]  # fmt: skip
 CHOICES = {
     "model.act_fn=rely": "model.act_fn=rely: did you mean 'relu'? valid: gelu, gelu_new, relu, sil",
@@ -313,7 +314,7 @@ BETWEEN = {
     },
     **{
         f"analysis.{key}=1.5": f"analysis.{key}=1.5 must be a share of the inputs, at most 1"
-        for key in ("solved", "margin", "match_realised", "match_partly")
+        for key in ("solved", "margin", "match_realised", "match_partly", "match_selector")
     },
     **{
         f"trainer.target_accuracy={target}": f"trainer.target_accuracy={target} must be above 0 "
@@ -347,8 +348,8 @@ def test_every_rule_has_an_example_that_breaks_it() -> None:
     rules = [message.partition("=")[0] for _, message in algomatch.config._rules(compose())]
     examples = {message.partition("=")[0] for message in BROKEN.values()}
     assert examples == set(rules)
-    # n_heads, min_length, tolerance and four shares have a second rule, the seeds two bounds
-    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 12
+    # n_heads, min_length, tolerance and five shares have a second rule, the seeds two bounds
+    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 13
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,15 @@ def overlaps(
     return torch.stack(found, dim=1)
 
 
+def flat(inputs: InputSet) -> Float[Tensor, "inputs query key"]:
+    """Return attention to every key that a query may attend to, each alike."""
+    n_pos = inputs.tokens.shape[1]
+    may = inputs.key_mask[:, None, :].expand(-1, n_pos, -1)
+    if inputs.task.causal:
+        may = may & torch.ones(n_pos, n_pos, dtype=torch.bool).tril()
+    return may.float() / may.sum(-1, keepdim=True)
+
+
 def matching(values: Float64[Tensor, "head other"]) -> dict[int, int]:
     """Return for each row the column it is matched with, one to one, so that the sum is largest."""
     rows, columns = linear_sum_assignment(values.numpy(), maximize=True)
@@ -183,19 +192,11 @@ def _uniform(setting: Setting, heads: list[tuple[int, int]]) -> list[float]:
     """Return each head's overlap with attention to every key that it may attend to."""
     total, count = torch.zeros(len(heads), dtype=torch.float64), 0.0
     for _, part in setting.reference_source.parts():
-        flat = _flat(part.inputs)[:, None]
+        everywhere = flat(part.inputs)[:, None]
         counted = part.inputs.defined.float()
-        total += overlaps(_patterns(part, heads), flat, counted).sum((0, 2))
+        total += overlaps(_patterns(part, heads), everywhere, counted).sum((0, 2))
         count += float(counted.sum())
     return (total / max(1.0, count)).tolist()
-
-
-def _flat(inputs: InputSet) -> Float[Tensor, "inputs query key"]:
-    n_pos = inputs.tokens.shape[1]
-    may = inputs.key_mask[:, None, :].expand(-1, n_pos, -1)
-    if inputs.task.causal:
-        may = may & torch.ones(n_pos, n_pos, dtype=torch.bool).tril()
-    return may.float() / may.sum(-1, keepdim=True)
 
 
 def _values(

@@ -12,6 +12,8 @@ from .rasp_functions import is_numerical
 from .rasp_names import Names, given_name
 from .rasp_writer import Writer, run
 
+AGGREGATED, COUNTED = "aggregated", "counted"  # what a selector is for
+
 
 def variables(program: Any) -> dict[str, Any]:
     """Return a program's variables, name to s-op, inputs first and the output last.
@@ -41,6 +43,23 @@ def describe(program: Any) -> list[str]:
         if written.get(id(one), "tokens") not in ("tokens", "indices")
     )
     return [re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", line) for line in lines]
+
+
+def selectors(program: Any) -> dict[str, tuple[Any, frozenset[str]]]:
+    """Return the selectors that s-ops read, name to selector and its uses, in program order.
+
+    A use is `AGGREGATED` or `COUNTED`, by a selector width. Of composed selectors the whole is read
+    and not its parts.
+    """
+    expressions = _expressions(program)
+    uses: dict[int, set[str]] = {}
+    for one in expressions:
+        if isinstance(one, (rasp.Aggregate, rasp.SelectorWidth)):
+            use = AGGREGATED if isinstance(one, rasp.Aggregate) else COUNTED
+            uses.setdefault(id(one.selector), set()).add(use)
+    read = [one for one in expressions if id(one) in uses]
+    names = Names(expressions).of_selectors(read)
+    return {names[id(one)]: (one, frozenset(uses[id(one)])) for one in read}
 
 
 def edges(program: Any) -> list[tuple[str, str, str]]:

@@ -1,0 +1,86 @@
+"""What a program's selectors select on an input set, those that select the same as one.
+
+Shapes: `inputs` inputs, `query` and `key` positions of an encoded input (BOS, the list, padding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .inputs import CHUNK, InputSet
+from .interpreter import Column, Interpreter
+from .rasp_text import selectors
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The keys that selectors select at each query, by the names and the uses of them all.
+
+    Selected is nothing at BOS, at padding, and where the program's output is undefined.
+    """
+
+    names: tuple[str, ...]
+    uses: frozenset[str]
+    selected: Bool[Tensor, "inputs query key"]
+
+    @property
+    def name(self) -> str:
+        """The first selector's name."""
+        return self.names[0]
+
+    @cached_property
+    def key(self) -> bytes:
+        """What is the same for selectors that select the same."""
+        return np.packbits(self.selected.numpy()).tobytes()
+
+    @cached_property
+    def counted(self) -> Bool[Tensor, "inputs query"]:
+        """The queries that select something."""
+        return self.selected.any(-1)
+
+    def pattern(self, rows: slice) -> Float[Tensor, "inputs query key"]:
+        """Return the attention of a head that selects just these keys, each alike."""
+        chosen = self.selected[rows].float()
+        return chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
+
+
+def selections(inputs: InputSet) -> list[Selection]:
+    """Return what is selected by the selectors of the inputs' program, in program order.
+
+    Those that select nothing at any query where there is an output are left out.
+    """
+    found: dict[bytes, Selection] = {}
+    read = selectors(inputs.task.program)
+    whole = {
+        name: torch.zeros(*inputs.tokens.shape, inputs.tokens.shape[1]).bool() for name in read
+    }
+    for rows, length, interpreter in _interpreted(inputs):
+        places = slice(1, length + 1)
+        for name, (selector, _) in read.items():
+            whole[name][rows, places, places] = torch.from_numpy(interpreter.selection(selector))
+    for name, (_, uses) in read.items():
+        one = Selection((name,), uses, whole[name] & inputs.defined[:, :, None])
+        if one.key in found:
+            same = found[one.key]
+            one = replace(same, names=(*same.names, name), uses=same.uses | uses)
+        if one.counted.any():
+            found[one.key] = one
+    return list(found.values())
+
+
+def _interpreted(inputs: InputSet) -> Iterator[tuple[Tensor, int, Any]]:
+    """Yield rows of one length, the length, and the program's interpreter on them."""
+    vocabulary = tuple(sorted(inputs.token_ids, key=inputs.token_ids.__getitem__))
+    for length in torch.unique(inputs.lengths).tolist():
+        rows = torch.nonzero(inputs.lengths == length)[:, 0]
+        for part in torch.split(rows, max(1, CHUNK // length**2)):
+            tokens = inputs.tokens[part, 1 : length + 1].numpy()
+            yield part, length, Interpreter(Column(tokens, vocabulary), inputs.task.causal)
