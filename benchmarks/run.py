@@ -145,8 +145,8 @@ def measuring() -> tuple[Result, ...]:
     """One checkpoint of 4L on all 1,364 inputs, over plain forward passes on the same inputs.
 
     All but matching, which has a bar of its own. Of a model as it is initialised: every head,
-    attention layer and MLP under four ablations, similarity, attention, sparsity. Then of one that solves the task: joint sets and the growing of
-    the redundant set too.
+    attention layer and MLP under four ablations, similarity, attention, sparsity. Then of one that
+    solves the task: joint sets and the growing of the redundant set too.
     """
     config = compose(["model=4L", "trainer.max_steps=300"])
     config.analysis.measures.remove("matching")

@@ -32,7 +32,17 @@ from .analysis.controls import Control, NotMadeError, controls
 from .analysis.matching_controls import Checked, check
 from .analysis.measurements import Measurement, differences
 from .analysis.other_tasks import other_references
-from .analysis.rivals import Candidate, candidates, programs_of, ranked, rule_of, standing
+from .analysis.rivals import (
+    Candidate,
+    candidates,
+    finer,
+    order,
+    programs_of,
+    rule_of,
+    selectors_of,
+    standing,
+)
+from .analysis.selectors import Selectors
 from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
@@ -45,7 +55,7 @@ from .errors import FaultError, Interrupted, NotFiniteError, UserError, first_li
 from .models.bridges import make_bridge, make_native
 from .models.learned import learned_shape
 from .models.reference import build_reference
-from .models.subject import Subject, subject_of
+from .models.subject import subject_of
 from .models.training import AlgorithmicTask, mean_loss
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
@@ -187,10 +197,10 @@ def match(paths: Sequence[Path], programs: Sequence[str], console: Console) -> l
                 description="programs",
             )
         )
+        compare = selectors_of(chosen, shape, config.analysis)
         for path, checkpoint in progress.track(loaded, description="checkpoints"):
             bridge = _bridge_of(checkpoint, path, inputs, shape)
-            subject = subject_of(bridge, inputs)
-            found.append(_matched(checkpoint, subject, inputs, chosen))
+            found.append(_matched(checkpoint, bridge, inputs, chosen, compare))
     return found
 
 
@@ -210,6 +220,7 @@ def match_runs(
     runs = [load_run(folder) for folder in find_runs(paths)]
     found: dict[Path, Matching] = {}
     prepared: dict[str, tuple[InputSet, list[Candidate]]] = {}
+    compared: dict[str, Selectors] = {}
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True,
@@ -225,22 +236,28 @@ def match_runs(
                 prepared[key] = input_set(task, config.task), list(chosen)
             inputs, known = prepared[key]
             shape = learned_shape(config.model, inputs, config.seed)
-            subject = subject_of(_bridge_of(checkpoint, path, inputs, shape), inputs)
-            found[path] = _matched(checkpoint, subject, inputs, known)
+            bridge = _bridge_of(checkpoint, path, inputs, shape)
+            of_shape = key + repr(config.model)  # whose random inits are the selectors' control
+            if of_shape not in compared:
+                compared[of_shape] = selectors_of(known, shape, config.analysis)
+            found[path] = _matched(checkpoint, bridge, inputs, known, compared[of_shape])
             keep(run.folder, found[path])
     return grouped(runs), found
 
 
 def _matched(
     checkpoint: checkpoints.Checkpoint,
-    subject: Subject,
+    bridge: TransformerBridge,
     inputs: InputSet,
     chosen: Sequence[Candidate],
+    compare: Selectors,
 ) -> Matching:
-    config = checkpoint.config.analysis
-    standings = ranked(standing(subject, one, config) for one in chosen)
+    config, subject = checkpoint.config.analysis, subject_of(bridge, inputs)
+    standings = [standing(subject, one, config) for one in chosen]
+    heads = finer(compare, bridge, subject, standings)
+    table = order(standings, heads.decisions)
     loss = float(mean_loss(inputs.output, subject.logits(), inputs.targets))
-    return Matching(checkpoint.run, checkpoint.step, loss, standings, rule_of(config))
+    return Matching(checkpoint.run, checkpoint.step, loss, table, rule_of(config), heads)
 
 
 def match_controls(config: Config, console: Console) -> list[Checked]:

@@ -65,7 +65,8 @@ def test_a_run_is_matched_with_every_program_of_its_task(run: Path, capsys: Capt
     for expected in ("program reverse", "program reverse_by_counting", "verdict:"):
         assert expected in out
     written = run / "matching"
-    assert {path.name for path in written.iterdir()} == {"match.csv", "match.png", "emergence.png"}
+    names = {"match.csv", "selectors.csv", "match.png", "emergence.png"}
+    assert {path.name for path in written.iterdir()} == names
     rows = list(csv.DictReader((written / "match.csv").read_text().splitlines()))
     steps = sorted({int(row["step"]) for row in rows})
     assert steps == [int(path.name[5:]) for path in sorted((run / "checkpoints").iterdir())]
@@ -86,7 +87,8 @@ def test_one_program_of_one_checkpoint_goes_where_it_is_told(
     out = capsys.readouterr().out
     assert NOT_SOLVED in out  # it is untrained
     assert "reverse_by_counting" not in out
-    assert {path.name for path in (tmp_path / "here").iterdir()} == {"match.csv", "match.png"}
+    names = {"match.csv", "selectors.csv", "match.png"}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == names
 
 
 @pytest.mark.parametrize(

@@ -7,23 +7,28 @@ their testable cuts cannot be told apart by cuts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 
 import torch
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
 
 from ..config import AnalysisConfig, TaskConfig
 from ..data.cuts import Cut, Cuts, cuts, effect
 from ..data.donors import CutTrials, cut_trials
 from ..data.inputs import InputSet, input_set
+from ..data.selectors import Selection, selections
 from ..data.tasks import Task
 from ..errors import UserError, first_line, one_of
 from ..models.reference import Reference, build_reference
 from ..models.subject import Subject, subject_of
 from .matching import Match, exact_share, matches, side_matches
+from .selectors import Decision, Met, Selectors
 from .statistics import bootstrap_counts, percentile_interval
-from .verdicts import Rule, Verdict, held, judge, testable
+from .verdicts import FOLLOWS, NOT_SOLVED, Rule, Verdict, held, judge, testable
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,11 @@ class Candidate:
     def effects(self) -> frozenset[bytes]:
         """What the program's rest goes by at the testable cuts, whatever they are called."""
         return frozenset(effect(self.inputs, cut.variables, 0) for cut in self.testable)
+
+    @cached_property
+    def selections(self) -> list[Selection]:
+        """What its selectors select."""
+        return selections(self.inputs)
 
     @cached_property
     def all_effects(self) -> frozenset[bytes]:
@@ -197,3 +207,71 @@ def indistinguishable(found: Sequence[Candidate]) -> list[tuple[Candidate, ...]]
         if one.testable:
             groups.setdefault(one.effects, []).append(one)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+@dataclass(frozen=True)
+class Finer:
+    """How a model's heads meet each program's selectors, and what they decide where cuts do not."""
+
+    met: Mapping[str, Sequence[Met]]
+    decisions: tuple[Decision, ...]
+
+
+def told_by_cuts(one: Standing, other: Standing) -> bool:
+    """Return whether cuts can tell two programs apart, and the model does not follow both."""
+    if not (one.candidate.testable and other.candidate.testable):
+        return False
+    both = one.verdict.verdict == other.verdict.verdict == FOLLOWS
+    return not both and one.candidate.effects != other.candidate.effects
+
+
+def selectors_of(
+    found: Sequence[Candidate], shape: TransformerBridgeConfig, config: AnalysisConfig
+) -> Selectors:
+    """Return what compares models of a shape with the programs' selectors."""
+    programs = {one.name: one.selections for one in found}
+    return Selectors(found[0].inputs, programs, shape, config)
+
+
+def finer(
+    selectors: Selectors, bridge: TransformerBridge, subject: Subject, found: Sequence[Standing]
+) -> Finer:
+    """Return what the heads of a model decide between the programs that cuts do not tell apart.
+
+    By a model that does not solve the task nothing is decided, and never against cuts.
+    """
+    met, decisions = selectors.met(bridge, subject), list[Decision]()
+    for one, other in combinations(found, 2):
+        if one.verdict.verdict != NOT_SOLVED and not told_by_cuts(one, other):
+            decision = selectors.decide(met, one.candidate.name, other.candidate.name)
+            decisions.append(_by_cuts_too(decision, (one, other)))
+    return Finer(met, tuple(decisions))
+
+
+def _by_cuts_too(decision: Decision, pair: tuple[Standing, Standing]) -> Decision:
+    """Return the decision, or none where the decided program follows less by cuts."""
+    for one, other in (pair, pair[::-1]):
+        if decision.decided == one.candidate.name:
+            if one.candidate.testable and one.verdict.verdict != FOLLOWS:
+                why = f"the cuts of {one.candidate.name} say: {one.verdict.verdict}"
+                return replace(decision, decided=None, why=why)
+            if other.verdict.verdict == FOLLOWS != one.verdict.verdict:
+                why = f"by its cuts the model follows {other.candidate.name}"
+                return replace(decision, decided=None, why=why)
+    return decision
+
+
+def order(found: Iterable[Standing], decisions: Sequence[Decision]) -> list[Standing]:
+    """Return the programs ranked by cuts, and by selectors where these do not tell them apart."""
+    table = ranked(found)
+    better = {one.preferred for one in decisions if one.preferred is not None}
+
+    def misplaced(first: Standing, second: Standing) -> bool:
+        only = first.verdict.verdict == FOLLOWS != second.verdict.verdict
+        return not only and (second.candidate.name, first.candidate.name) in better
+
+    for _ in table:  # neighbours change places until none is before one that is better
+        for at in range(len(table) - 1):
+            if misplaced(*table[at : at + 2]):
+                table[at : at + 2] = table[at : at + 2][::-1]
+    return table

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from string import ascii_uppercase
@@ -16,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..analysis.matching import Match, by_site
-from ..analysis.rivals import Candidate, Standing, indistinguishable
+from ..analysis.rivals import Candidate, Finer, Standing, indistinguishable
 from ..analysis.verdicts import (
     NOT_TESTABLE,
     CutVerdict,
@@ -27,10 +28,15 @@ from ..analysis.verdicts import (
     variable_matches,
 )
 from ..data.cuts import Cut
+from .tables import plain_table
 
 HEADER = (
     "run", "step", "program", "cut", "site", "match", "match_low", "match_high", "chance", "test",
     "score", "low", "high", "test_chance", "n", "verdict",
+)  # fmt: skip
+SELECTORS_HEADER = (
+    "run", "step", "program", "selectors", "uses", "head", "overlap", "low", "high", "uniform",
+    "random_init",
 )  # fmt: skip
 LONGEST = 60
 MOST_SHOWN = 9  # cuts with a column each
@@ -38,6 +44,10 @@ SIDES = {
     "hook_q_input": "queries", "hook_k_input": "keys", "hook_v_input": "values",
     "hook_attn_in": "several sides",
 }  # fmt: skip
+SELECTORS = (
+    "selectors: the best head's overlap with what each selects; uniform: attention to "
+    "everything; init: the highest of random inits"
+)
 LEGEND = "match: the lowest of scrub and interchange; * holds the cut, and no later one"
 
 
@@ -62,6 +72,7 @@ class Matching:
     loss: float
     standings: Sequence[Standing]
     rule: Rule
+    finer: Finer | None = None
 
     @property
     def exact(self) -> float:
@@ -164,6 +175,31 @@ def _print_one(one: Matching, console: Console) -> None:
     for group in indistinguishable([standing.candidate for standing in found]):
         names = " and ".join(one.name for one in group)
         say(f"{names} share all testable cuts: no test of cuts tells them apart")
+    if one.finer is not None:
+        _print_finer(one.finer, console, say)
+
+
+def _print_finer(found: Finer, console: Console, say: Callable[[str], None]) -> None:
+    """Print each selector with the head that meets it best, and what is decided by them."""
+    table = plain_table("selector", "overlap", "interval", "uniform", "init", "head")
+    for program, met in found.met.items():
+        table.add_row(escape(program))
+        for one in met:
+            table.add_row(
+                escape(f"  {' = '.join(one.selection.names)} ({' and '.join(one.uses)})"),
+                f"{one.value:.2f}", escape(f"[{one.low:.2f}, {one.high:.2f}]"),
+                f"{one.uniform:.2f}", f"{one.random_init:.2f}", escape(head_label(one.head)),
+            )  # fmt: skip
+    console.print(table)
+    say(SELECTORS)
+    for decision in found.decisions:
+        say(decision.text)
+
+
+def head_label(head: str) -> str:
+    """Return a head's short label: 0.1 for the second head of the first block."""
+    found = re.fullmatch(r"blocks\.(\d+)\..*\[(\d+)\]", head)
+    return ".".join(found.groups()) if found else "-"
 
 
 def _table(one: Standing) -> Table:
@@ -270,6 +306,22 @@ def to_csv(found: Sequence[Matching]) -> str:
     for one in found:
         for standing in one.standings:
             _write(writer, one, standing)
+    return out.getvalue()
+
+
+def selectors_csv(found: Sequence[Matching]) -> str:
+    """Return how the heads of every checkpoint meet every program's selectors as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(SELECTORS_HEADER)
+    for one in found:
+        for program, met in one.finer.met.items() if one.finer is not None else ():
+            for row in met:
+                names, uses = ("+".join(part) for part in (row.selection.names, row.uses))
+                writer.writerow([
+                    one.run, one.step, program, names, uses, row.head, row.value, row.low,
+                    row.high, row.uniform, row.random_init,
+                ])  # fmt: skip
     return out.getvalue()
 
 

@@ -17,7 +17,15 @@ from ..analysis.matching import by_site
 from ..analysis.rivals import Standing
 from ..analysis.verdicts import NOT_TESTABLE, REALISED
 from ..files import faults_named, write_file
-from .matching import Matching, best_match, cut_label, site_label, tested_cuts, to_csv
+from .matching import (
+    Matching,
+    best_match,
+    cut_label,
+    selectors_csv,
+    site_label,
+    tested_cuts,
+    to_csv,
+)
 from .panels import COLOURS, legend
 
 
@@ -29,6 +37,8 @@ def write_matching(found: Sequence[Matching], folder: Path) -> list[str]:
     """
     last = found[-1]
     files = {"match.csv": to_csv(found).encode(), "match.png": _png(diagram(last))}
+    if any(one.finer is not None for one in found):
+        files["selectors.csv"] = selectors_csv(found).encode()
     if len(found) > 1:
         files["emergence.png"] = _png(emergence(found))
     with faults_named(f"write into '{folder}'"):
