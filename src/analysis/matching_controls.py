@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from transformer_lens.model_bridge import TransformerBridge
+
 from ..errors import NotFiniteError
-from ..models.subject import subject_of
+from ..models.subject import Subject, subject_of
 from .controls import DECOY, NEGATIVE, Control, NotMadeError
-from .rivals import Candidate, Standing, standing
+from .rivals import Candidate, Standing, finer, selectors_of, standing, told_by_cuts
 from .setting import Setting
 from .verdicts import FOLLOWS
 
@@ -20,6 +22,8 @@ class Checked:
     `match` is the lowest over the testable inner cuts of a positive, the highest of another
     control; None where there is no such cut. `right` is None where no answer is
     known: a decoy that has all the program's testable cuts, or a control that could not be made.
+    `recognised` says of a decoy and its own program whether it is told from every other one of the
+    task (False: another is taken for it), by cuts or by selectors; None, and why, if it cannot be.
     """
 
     task: str
@@ -31,6 +35,8 @@ class Checked:
     match: float | None
     right: bool | None
     note: str = ""
+    recognised: bool | None = None
+    recognised_note: str = ""
 
 
 def check(
@@ -62,10 +68,44 @@ def check(
         matched = there.best_of(one.testable)
         right, note = _as_known(control, one, own, there, known)
         low = max if every or not own else min
+        decoy = own and control.kind == DECOY
+        told = recognised(bridge, subject, there, known, setting) if decoy else (None, "")
         yield Checked(
             task, control.name, control.kind, one.name, there.exact, there.verdict.verdict,
-            low(matched.values(), default=None), right, note,
+            low(matched.values(), default=None), right, note, *told,
         )  # fmt: skip
+
+
+def recognised(
+    bridge: TransformerBridge,
+    subject: Subject,
+    own: Standing,
+    known: Sequence[Candidate],
+    setting: Setting,
+) -> tuple[bool | None, str]:
+    """Return whether a model's own program is told from each of the others, and how or why not."""
+    config, name = setting.config, own.candidate.name
+    compare = selectors_of(known, bridge.cfg, config)
+    said: list[tuple[bool | None, str]] = []
+    for one in (standing(subject, one, config) for one in known if one.name != name):
+        theirs, follow = (
+            one.candidate.name,
+            [each.verdict.verdict == FOLLOWS for each in (own, one)],
+        )
+        if not told_by_cuts(own, one):
+            (decision,) = finer(compare, bridge, subject, [own, one]).decisions or (None,)
+            decided = None if decision is None else decision.decided
+            why = "the task is not solved" if decision is None else decision.text
+            said.append((None if decided is None else decided == name, why))
+        elif follow[0] == follow[1]:
+            said.append((None, f"the model follows neither {name} nor {theirs} by cuts"))
+        else:
+            winner, loser = (name, theirs) if follow[0] else (theirs, name)
+            said.append((follow[0], f"decided by cuts: {winner} over {loser}"))
+    for answer in (False, None):
+        if notes := [note for told, note in said if told is answer]:
+            return answer, "; ".join(notes)
+    return True, "; ".join(note for _, note in said)
 
 
 def _as_known(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -14,7 +14,8 @@ from rich.table import Table
 from ..analysis.controls import DECOY, NEGATIVE, POSITIVE
 from ..analysis.matching_controls import Checked
 
-HEADER = ("task", "control", "kind", "program", "exact", "verdict", "match", "right", "note")
+HEADER = ("task", "control", "kind", "program", "exact", "verdict", "match", "right", "note",
+          "recognised", "recognised_note")  # fmt: skip
 
 
 def print_checked(task: str, found: Sequence[Checked], console: Console) -> None:
@@ -54,6 +55,24 @@ def print_counts(found: Sequence[Checked], console: Console) -> None:
             say(f"exception: {where}: {one.verdict}{match}")
         elif one.right is None:
             say(f"not judged: {one.task}: {one.kind} {one.control}: {one.note}")
+
+    _print_recognised(found, say)
+
+
+def _print_recognised(found: Sequence[Checked], say: Callable[[str], None]) -> None:
+    """Print how many decoys are told from every rival of their own program."""
+    asked = [one for one in found if one.recognised is not None or one.recognised_note]
+    if not asked:
+        return
+    right, wrong = (sum(one.recognised is answer for one in asked) for answer in (True, False))
+    say(
+        f"{right} of {len(asked)} decoys are recognised as themselves, {wrong} as another program, "
+        f"{len(asked) - right - wrong} cannot be told"
+    )
+    for one in asked:
+        if one.recognised is not True:
+            said = "cannot be told" if one.recognised is None else "taken for another"
+            say(f"{said}: {one.task}: decoy {one.control}: {one.recognised_note}")
 
 
 def checked_csv(found: Sequence[Checked]) -> str:
