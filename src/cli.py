@@ -33,6 +33,14 @@ MATCHED_TASKS = [  # of `match --controls`
 ]  # fmt: skip
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")
+MATCH_OPTIONS = [
+    "--programs", "--all", "--controls", "--encoder", "--reader", "--output", "--help",
+]  # fmt: skip
+ENCODER = (  # what one is
+    "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
+    "prefix that is always the same (BOS or a prompt), then one id for each token, e.g. "
+    '`def encode(tokens): return [50256, *(64 + "abcd".index(one) for one in tokens)]`'
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -145,6 +153,14 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR",
         help="where tables and pictures go; RUN/matching by default, of several runs here",
     )  # fmt: skip
+    match.add_argument(
+        "--encoder", metavar="FILE.py:FUNCTION", help="of a GPT-2's folder (config.json, "
+        "model.safetensors), with task=NAME: from a list of the task's tokens to the model's ids",
+    )  # fmt: skip
+    match.add_argument(
+        "--reader", metavar="FILE.py:FUNCTION", help="from an output to the id of its logit; by "
+        "default that of the token that it is",
+    )  # fmt: skip
     tasks = commands.add_parser(
         "tasks",
         help="list the tasks, show one in full, or validate all",
@@ -235,9 +251,12 @@ def _compare(options: argparse.Namespace, rest: list[str], console: Console) -> 
 
 def _match(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.checkpoint, *rest]
-    _refuse_options(given, ["--programs", "--all", "--controls", "--output", "--help"])
+    _refuse_options(given, MATCH_OPTIONS)
     if options.controls:
         _match_controls(given, options, console)
+        return
+    if options.encoder or options.reader or any(map(_holds_gpt2, given)):
+        _match_folder(given, options, console)
         return
     if not given:
         raise UserError("match takes a checkpoint or run folders: none is given")
@@ -286,9 +305,48 @@ def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Con
     console.print(say, soft_wrap=True, highlight=False, markup=False)
 
 
+def _holds_gpt2(place: str) -> bool:
+    """Return whether a folder is a model as transformers saves it, not a run or a checkpoint."""
+    return (Path(place) / "config.json").is_file()
+
+
+def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
+    if options.all:
+        raise UserError("a model's folder has no checkpoints: leave out --all")
+    overrides = [one for one in given if re.match(r"[\w.]+=", one)]
+    folders = [one for one in given if one not in overrides]
+    if len(folders) != 1:
+        raise UserError(f"match with --encoder takes one model folder, not {len(folders)}")
+    if options.encoder is None:
+        raise UserError(
+            f"'{folders[0]}' is a model from elsewhere, which reads tokens of its own: give "
+            f"--encoder FILE.py:FUNCTION. {ENCODER}"
+        )
+    groups = [one.partition("=")[0].partition(".")[0] for one in overrides]
+    for one, group in zip(overrides, groups, strict=True):
+        if group not in ("task", "analysis"):
+            raise UserError(f"'{one}' has no say here: task and analysis have")
+    if not any(one.partition("=")[0] in TASK_KEYS for one in overrides):
+        raise UserError("name the task that the model solves, as in task=induction")
+    from .config import compose
+
+    config, folder = compose(overrides), Path(folders[0])
+    from . import experiment
+    from .report.matching import print_matching
+    from .report.matching_figures import save_matching
+
+    found = experiment.match_folder(
+        folder, config, options.encoder, options.reader, options.programs, console
+    )
+    print_matching([found], console)
+    save_matching([found], Path(options.output or f"matching-{found.run}"), console)
+
+
 def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
-    if options.programs or options.all:
-        raise UserError("--controls takes tasks: leave out --programs and --all")
+    if options.programs or options.all or options.encoder or options.reader:
+        raise UserError(
+            "--controls takes tasks: leave out --programs and --all, --encoder and --reader"
+        )
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
     names = [one for one in given if one not in overrides] or MATCHED_TASKS
     if not any(one.partition("=")[0] in ("model", "model.name") for one in overrides):

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -28,6 +28,7 @@ from rich.progress import (
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
+from .analysis.any_bridge import match_bridge
 from .analysis.controls import Control, NotMadeError, controls
 from .analysis.matching_controls import Checked, check
 from .analysis.measurements import Measurement, differences
@@ -47,12 +48,14 @@ from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
 from .analysis.suite import check_names, measure
-from .config import Config, TrainerConfig
+from .config import Config, TrainerConfig, names_file
+from .data.brought import load_function
 from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .errors import FaultError, Interrupted, NotFiniteError, UserError, first_line
 from .models.bridges import make_bridge, make_native
+from .models.brought import load_gpt2
 from .models.learned import learned_shape
 from .models.reference import build_reference
 from .models.subject import subject_of
@@ -258,6 +261,44 @@ def _matched(
     table = order(standings, heads.decisions)
     loss = float(mean_loss(inputs.output, subject.logits(), inputs.targets))
     return Matching(checkpoint.run, checkpoint.step, loss, table, rule_of(config), heads)
+
+
+def match_folder(
+    folder: Path,
+    config: Config,
+    encoder: str,
+    reader: str | None,
+    programs: Sequence[str],
+    console: Console,
+) -> Matching:
+    """Match a GPT-2 of a user's own folder with the programs of a task: all, or those named.
+
+    `encoder` and `reader` name a function each, `path/to/file.py:function`.
+
+    Raises:
+        UserError: there is no such model or function, or they and the task do not fit each other.
+        FaultError: the file system failed.
+    """
+    _check_device(config.analysis.device)
+    encode = _function_of("--encoder", encoder)
+    read = None if reader is None else _function_of("--reader", reader)
+    bridge = load_gpt2(folder, config.analysis.device)
+    with console.status(f"matching {folder.resolve().name}"):
+        found = match_bridge(
+            bridge, make_task(config.task), encode, read,
+            settings=config.task, config=config.analysis, programs=programs,
+        )  # fmt: skip
+    return Matching(folder.resolve().name, None, None, found, rule_of(config.analysis))
+
+
+def _function_of(option: str, place: str) -> Callable[..., Any]:
+    """Return the function that an option names."""
+    if not names_file(place):
+        raise UserError(f"{option} {place}: give path/to/file.py:function")
+    try:
+        return load_function(place)
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from error
 
 
 def match_controls(config: Config, console: Console) -> list[Checked]:

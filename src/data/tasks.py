@@ -313,6 +313,44 @@ def make_task(config: TaskConfig) -> Task:
     )
 
 
+def task_of(
+    program: Any,
+    vocabulary: Sequence[Value],
+    max_length: int,
+    min_length: int = 1,
+    *,
+    name: str = "program",
+    causal: bool = False,
+    alternatives: Mapping[str, Any] | None = None,
+) -> Task:
+    """Return a RASP program as a Task over all lists of a vocabulary and of some lengths.
+
+    `alternatives` are programs, by name, that are said to compute the same. In a `causal` task no
+    position sees a later one.
+
+    Raises:
+        UserError: it is no s-op, or vocabulary and lengths make no task.
+
+    >>> task_of(rasp.Map(lambda token: token == "a", rasp.tokens), ["a", "b"], 3).lengths
+    range(1, 4)
+    """
+    if not isinstance(program, rasp.SOp):
+        raise UserError(f"a program must be an s-op (rasp.SOp), not {_kind(program)}")
+    if min_length < 1:
+        raise UserError(f"task.min_length={min_length} must be at least 1")
+    for message in _problems(TaskConfig(name), vocabulary, min_length, max_length, unique=False):
+        raise UserError(message)
+    return Task(
+        name=name,
+        program=program,
+        vocabulary=tuple(vocabulary),
+        min_length=min_length,
+        max_length=max_length,
+        causal=causal,
+        alternatives=alternatives or {},
+    )
+
+
 def _programs() -> dict[str, tuple[TaskRow, Maker]]:
     """Return every registered program by its name: tasks' and alternatives'."""
     found = {name: (row, row.make) for name, row in REGISTRY.items()}

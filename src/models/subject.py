@@ -69,9 +69,6 @@ class Subject:
             some = list(sites[at : at + count])
             yield from self._in_parts(partial(residuals, self.model, sites=some)).items()
 
-    def _residuals(self, sites: list[str], tokens: Tensor, key_mask: Tensor) -> dict[str, Tensor]:
-        return residuals(self.model, tokens, key_mask, sites)
-
     @torch.inference_mode()
     def attention_inputs(self, layer: int) -> dict[str, Float[Tensor, "inputs own ..."]]:
         """Return what a block's attention makes its queries, keys and values of."""
@@ -124,7 +121,7 @@ class Subject:
         bases: Int64[Tensor, " cases"],
         part: Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor] | None]],
     ) -> Float[Tensor, "cases pos classes"]:
-        device, found = self.model.cfg.device, list[Tensor]()
+        device, found = self._device, list[Tensor]()
         for some in torch.split(torch.arange(len(bases)), AT_ONCE):
             stream, sides = part(some)
             mask = self.key_mask[bases[some]].to(device)
@@ -133,6 +130,12 @@ class Subject:
                 self._read(continue_from(self.model, site, stream.to(device), mask, moved))
             )
         return torch.cat(found)
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the model is, whatever its config says."""
+        first: Tensor = next(self.model.parameters())
+        return first.device
 
     def _own(self, cases: Donated) -> tuple[Tensor, Tensor]:
         """Return the donors by the model's positions: those before BOS come with BOS."""
@@ -149,7 +152,7 @@ class Subject:
         return (logits if self.classes is None else logits[..., self.classes]).cpu()
 
     def _in_parts(self, run: Callable[[Tensor, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        device, parts = self.model.cfg.device, list[Mapping[str, Tensor]]()
+        device, parts = self._device, list[Mapping[str, Tensor]]()
         for some in torch.split(torch.arange(len(self.tokens)), AT_ONCE):
             found = run(self.tokens[some].to(device), self.key_mask[some].to(device))
             parts.append({name: value.cpu() for name, value in found.items()})

@@ -65,11 +65,14 @@ def cut_label(cut: Cut) -> str:
 
 @dataclass(frozen=True)
 class Matching:
-    """A checkpoint matched with programs: how each of them stands, the best first."""
+    """A checkpoint matched with programs: how each of them stands, the best first.
+
+    A model from elsewhere has no step.
+    """
 
     run: str
-    step: int
-    loss: float
+    step: int | None
+    loss: float | None
     standings: Sequence[Standing]
     rule: Rule
     finer: Finer | None = None
@@ -82,7 +85,7 @@ class Matching:
     @property
     def title(self) -> str:
         """The run and the step."""
-        return f"{self.run}, step {self.step}"
+        return self.run if self.step is None else f"{self.run}, step {self.step}"
 
 
 def print_matching(found: Sequence[Matching], console: Console) -> None:

@@ -1,0 +1,44 @@
+"""Any model with a token embedding, matched with the programs of any task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from ..config import AnalysisConfig, TaskConfig
+from ..data.inputs import input_set
+from ..data.tasks import Task
+from ..models.encoding import Encode, Read, encoded_subject
+from .rivals import Standing, candidates, ranked, standing
+
+
+def match_bridge(
+    bridge: TransformerBridge,
+    task: Task,
+    encode: Encode,
+    read: Read | None = None,
+    *,
+    settings: TaskConfig | None = None,
+    config: AnalysisConfig | None = None,
+    programs: Sequence[str] = (),
+) -> list[Standing]:
+    """Return how a task's programs, all or those named, stand with a model, the best first.
+
+    `task` is `make_task(TaskConfig(name="induction"))`, or `task_of` any RASP program. `encode`
+    turns a list of its tokens into the ids that the model reads: a prefix that is always the same,
+    BOS or a prompt, then one id for each token. `read` turns an output into the id of its logit,
+    by default that of the token that it is. `settings` say how many inputs are drawn, and how;
+    `config` with how many cases they are matched, and from what on a cut is realised.
+
+    Raises:
+        UserError: model, task, encoder and reader do not fit each other, a program fails on its
+            inputs, or a name is none of the task's programs.
+    """
+    settings, config = (
+        settings or TaskConfig(name=task.name, held_out=0.0),
+        config or AnalysisConfig(),
+    )
+    subject = encoded_subject(bridge, input_set(task, settings), encode, read)
+    known = candidates(task, settings, config, programs)
+    return ranked(standing(subject, one, config) for one in known)

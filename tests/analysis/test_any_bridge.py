@@ -1,0 +1,91 @@
+"""A GPT-2 from a folder stands with a task's programs as the model that it is a copy of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.gpt2 import copied_induction, encode, induction
+from tracr.rasp import rasp
+
+from algomatch.analysis.any_bridge import match_bridge
+from algomatch.analysis.rivals import Standing, candidates, ranked, standing
+from algomatch.config import AnalysisConfig
+from algomatch.data.tasks import make_task, task_of
+from algomatch.errors import UserError
+from algomatch.models.bridges import make_bridge
+from algomatch.models.brought import load_gpt2
+from algomatch.models.subject import subject_of
+
+ONE = ["induction_by_pointer"]
+
+
+def assert_same(found: Sequence[Standing], expected: Sequence[Standing]) -> None:
+    """Check that all scores of all tests are the same, case by case."""
+    assert [one.candidate.name for one in found] == [one.candidate.name for one in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.exact, ours.score) == (theirs.exact, theirs.score)
+        assert ours.verdict.verdict == theirs.verdict.verdict
+        pairs = zip([*ours.matches, *ours.sides], [*theirs.matches, *theirs.sides], strict=True)
+        for match, same in pairs:
+            assert (match.site, match.cut.name) == (same.site, same.cut.name)
+            for score, other in zip(match.scores, same.scores, strict=True):
+                assert torch.equal(score.right, other.right), (match.site, match.cut.name)
+                assert score.chance == other.chance
+
+
+def test_a_copy_in_a_folder_stands_as_the_model_that_it_is_a_copy_of(tmp_path: Path) -> None:
+    config, inputs, shape, weights = induction()
+    copied_induction(tmp_path)
+    task = make_task(config.task)
+    found = match_bridge(
+        load_gpt2(tmp_path), task, encode, settings=config.task, config=config.analysis,
+        programs=ONE,
+    )  # fmt: skip
+    own = subject_of(make_bridge(shape, weights), inputs)
+    known = candidates(task, config.task, config.analysis, ONE)
+    assert_same(found, ranked(standing(own, one, config.analysis) for one in known))
+    assert found[0].exact == 1
+    assert found[0].score is not None
+    assert 0.2 < found[0].score[0] < 0.9, "neither chance nor all: there is something to compare"
+    values = {score.value for match in found[0].sides for score in match.scores}
+    assert len(values) > 5
+
+
+def test_a_program_of_ones_own_needs_no_file(tmp_path: Path) -> None:
+    copied_induction(tmp_path)
+    again = rasp.Map(lambda token: token, rasp.tokens).named("again")
+    task = task_of(again, ["a", "b", "c"], 3, causal=True, name="again")
+    assert (task.lengths, task.causal, task.alternatives) == (range(1, 4), True, {})
+    (found,) = match_bridge(
+        load_gpt2(tmp_path), task, encode, config=AnalysisConfig(match_cases=50, bootstrap=20)
+    )
+    assert found.candidate.name == "again"
+    assert found.exact < 0.99
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((rasp.tokens, ["a"], 3), r"task.vocabulary=\[a\] must have at least 2 tokens"),
+        ((rasp.tokens, ["a", "b"], 3, 4), "task.min_length=4 must not exceed task.max_length=3"),
+        ((rasp.tokens, ["a", "b"], 3, 0), "task.min_length=0 must be at least 1"),
+        ((lambda: rasp.tokens, ["a", "b"], 3), r"a program must be an s-op \(rasp.SOp\), not a"),
+    ],
+)
+def test_what_makes_no_task_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        task_of(*given)
+
+
+def test_a_program_that_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
+    config, *_ = induction()
+    copied_induction(tmp_path)
+    with pytest.raises(UserError, match="unknown program 'induktion' of induction: did you mean"):
+        match_bridge(
+            load_gpt2(tmp_path), make_task(config.task), encode, settings=config.task,
+            programs=["induktion"],
+        )  # fmt: skip
