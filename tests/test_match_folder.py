@@ -22,9 +22,6 @@ def encode(tokens):
 def no_prefix(tokens):
     return [IDS[token] for token in tokens]
 
-def read(value):
-    return IDS[value]
-
 def elsewhere(value):
     return list(IDS).index(value)
 """
@@ -84,9 +81,8 @@ def test_a_gpt2_of_a_folder_is_matched_without_network(place: Path) -> None:
 
 def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
     given = ["match", "my-gpt2", *INDUCTION, "--encoder", "own.py:encode", *ONE, "--output", "out"]
-    for reader, said in (("read", "exact accuracy 1.0000"), ("elsewhere", "does not solve")):
-        assert cli.main([*given, "--reader", f"own.py:{reader}"]) == 0
-        assert said in capsys.readouterr().out
+    assert cli.main([*given, "--reader", "own.py:elsewhere"]) == 0
+    assert "does not solve" in capsys.readouterr().out
     assert (place / "out" / "match.csv").is_file()
 
 

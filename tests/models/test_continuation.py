@@ -21,7 +21,10 @@ from algomatch.models import continuation
 from algomatch.models.bridges import make_bridge, plain_model
 from algomatch.models.brought import load_gpt2
 from algomatch.models.continuation import (
+    SIDES,
+    attention_inputs,
     continue_from,
+    layer_of,
     residual_stream,
     residuals,
     without_hooks,
@@ -124,6 +127,76 @@ def test_from_anothers_residual_stream_a_model_gives_the_others_logits(
         for site, residual in residuals(bridge, tokens, key_mask, residual_stream(bridge)).items():
             given = continue_from(bridge, site, residual.roll(1, 0), key_mask)
             torch.testing.assert_close(given, logits.roll(1, 0), atol=1e-5, rtol=0)
+
+
+def test_with_anothers_queries_keys_and_values_its_attention_gives_what_the_others_does(
+    case: tuple[Any, Tensor, Tensor],
+) -> None:
+    bridge, tokens, key_mask = case
+    tokens, key_mask = tokens[key_mask.all(1)], key_mask[key_mask.all(1)]
+    with torch.inference_mode():
+        logits = bridge(tokens, attention_mask=key_mask)
+        starts = [site for site in residual_stream(bridge) if site.endswith("hook_resid_pre")]
+        outputs = [site.replace("hook_resid_pre", "attn.o.hook_in") for site in starts]
+        _, cache = bridge.run_with_cache(tokens, attention_mask=key_mask, names_filter=outputs)
+        for (site, own), output in zip(
+            residuals(bridge, tokens, key_mask, starts).items(), outputs, strict=True
+        ):
+            read = attention_inputs(bridge, tokens, key_mask, layer_of(site))
+            assert tuple(read) == SIDES
+            given = continue_from(bridge, site, own, key_mask, read)
+            torch.testing.assert_close(given, logits, atol=1e-5, rtol=0)
+            rolled = {side: value.roll(1, 0) for side, value in read.items()}
+            given = continue_from(bridge, site, own, key_mask, rolled)
+            expected = bridge.run_with_hooks(
+                tokens, attention_mask=key_mask,
+                fwd_hooks=[(output, lambda value, hook: cache[hook.name].roll(1, 0))],
+            )  # fmt: skip
+            torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+        assert torch.equal(bridge(tokens, attention_mask=key_mask), logits), "no hook stays"
+
+
+PATTERNED = [*SHAPES, "modern", "GPT-2", *(kind for kind in OTHERS if kind != "Bert")]
+
+
+@pytest.mark.parametrize("kind", PATTERNED)
+def test_a_side_alone_moves_what_it_is_of(kind: str, small: Setting, tmp_path: Path) -> None:
+    bridge, (tokens, key_mask) = made(kind, small, tmp_path), inputs_for(kind, small)
+    tokens, key_mask = tokens[key_mask.all(1)], key_mask[key_mask.all(1)]
+    site = "blocks.0.hook_resid_pre"
+    with torch.inference_mode():
+        own = residuals(bridge, tokens, key_mask, [site])[site]
+        read = attention_inputs(bridge, tokens, key_mask, 0)
+        _, pattern = patterns(bridge, tokens, key_mask, site, own, {})
+        for side in SIDES:
+            some = {side: read[side].roll(1, 0)}
+            logits, moved = patterns(bridge, tokens, key_mask, site, own, some)
+            if side == "v":
+                torch.testing.assert_close(moved, pattern, atol=1e-6, rtol=0)
+            else:
+                assert (moved - pattern).abs().max() > 1e-3
+            plain = continue_from(bridge, site, own, key_mask, some)
+            torch.testing.assert_close(plain, logits, atol=1e-5, rtol=0)
+
+
+def patterns(
+    bridge: Any, tokens: Tensor, key_mask: Tensor, site: str, own: Tensor, sides: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """A bridge's logits and its first attention pattern, with queries, keys or values replaced."""
+    found = list[Tensor]()
+
+    def keep(value: Tensor, hook: Any) -> None:
+        found.append(value.clone())
+
+    def put(value: Tensor, hook: Any) -> Tensor:
+        return sides[hook.name.split(".")[3]]
+
+    hooks = [(f"blocks.0.attn.{side}.hook_out", put) for side in sides]
+    logits = bridge.run_with_hooks(
+        tokens, attention_mask=key_mask,
+        fwd_hooks=[*hooks, ("blocks.0.attn.hook_pattern", keep)],
+    )  # fmt: skip
+    return logits, found[0]
 
 
 @pytest.mark.parametrize("kind", NATIVE)
