@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.gpt2 import copied_induction, encode, induction
+from support.gpt2 import copied_induction, encode, induction, saved_gpt2
 from tracr.rasp import rasp
 
 from algomatch.analysis.any_bridge import match_bridge
@@ -66,6 +67,17 @@ def test_a_program_of_ones_own_needs_no_file(tmp_path: Path) -> None:
     )
     assert found.candidate.name == "again"
     assert found.exact < 0.99
+
+
+def test_the_example_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "matching.md"
+    _, example = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    saved_gpt2(tmp_path / "my-gpt2")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, str(page), "exec"), {})
+    assert re.match(r"program 0\.\d+ does not solve the task None\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
