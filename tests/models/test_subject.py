@@ -24,7 +24,8 @@ from algomatch.models.brought import load_gpt2
 from algomatch.models.encoding import encoded_subject
 from algomatch.models.subject import Subject, block_after, subject_of
 
-KINDS = [*SHAPES, "rotated reference", "GPT-2"]
+PREFIXED = "bidirectional, behind a prefix"
+KINDS = [*SHAPES, PREFIXED, "rotated reference", "GPT-2"]
 IDS = {"a": 7, "b": 3, "c": 10}
 
 
@@ -42,13 +43,15 @@ class Case:
     module: Callable[[int, str], Any]
 
 
+def read_as(tokens: list[Any]) -> list[int]:
+    return [9, 1, 0, *(IDS[one] for one in tokens)]
+
+
 def made(kind: str, small: Setting, folder: Path) -> Case:
     """A subject of some kind."""
     if kind == "GPT-2":
         model = saved_gpt2(folder)
-        subject = encoded_subject(
-            load_gpt2(folder), small.inputs, lambda xs: [9, 1, 0, *(IDS[one] for one in xs)]
-        )
+        subject = encoded_subject(load_gpt2(folder), small.inputs, read_as)
         return Case(
             subject,
             lambda tokens, mask: model(tokens, attention_mask=mask).logits,
@@ -59,9 +62,12 @@ def made(kind: str, small: Setting, folder: Path) -> Case:
     if kind == "rotated reference":
         bridge = rotated(small.reference.bridge, 3)
     else:
-        shape = varied(small.shape, **SHAPES[kind])
+        sizes = {"n_ctx": 7, "d_vocab": 11, "d_vocab_out": 11} if kind == PREFIXED else SHAPES[kind]
+        shape = varied(small.shape, **sizes)
         bridge = make_bridge(shape, trained_looking(shape))
     subject = subject_of(bridge, small.inputs)
+    if kind == PREFIXED:
+        subject = encoded_subject(bridge, small.inputs, read_as)
     native = make_native(bridge.cfg).eval().requires_grad_(False)
     native.load_state_dict(subject.model.state_dict())
     return Case(
