@@ -29,7 +29,7 @@ EPILOG = """examples:
 
 MATCHED_TASKS = [  # of `match --controls`
     "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
-    "pair_balance",
+    "share_of_last",
 ]  # fmt: skip
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")

@@ -128,7 +128,7 @@ def make_count(vocabulary: Sequence[Any]) -> Any:
 def make_count_by_running(vocabulary: Sequence[Any], max_length: int) -> Any:
     """Count up to each position and read the last position's count."""
     so_far = _count_so_far(vocabulary[0], "first", max_length)
-    return rasp.Aggregate(_at_last(), so_far).named("count")
+    return rasp.Aggregate(_at_last(_length()), so_far).named("count")
 
 
 def make_parity(vocabulary: Sequence[Any]) -> Any:
@@ -286,6 +286,28 @@ def make_pair_balance_by_counting(vocabulary: Sequence[Any], max_length: int) ->
     ).named("pair_balance")
 
 
+def make_share_of_last() -> Any:
+    """Fetch the last token and average, over all positions, whether they hold it."""
+    everything = _everything()
+    last_token = rasp.Aggregate(_at_last(_length(everything)), rasp.tokens).named("last_token")
+    holds_last = rasp.SequenceMap(lambda token, last: token == last, rasp.tokens, last_token).named(
+        "holds_last"
+    )
+    is_last = rasp.numerical(
+        rasp.Map(lambda held: 1.0 if held else 0.0, holds_last).named("is_last")
+    )
+    return rasp.numerical(rasp.Aggregate(everything, is_last, default=0)).named("share_of_last")
+
+
+def make_share_of_last_by_counting() -> Any:
+    """Count how often each token occurs, read the last position's count, divide by the length."""
+    length = _length()
+    n_last = rasp.Aggregate(_at_last(length), _hist()).named("n_last")
+    # Tracr foresees a length of 0, too.
+    ratio = rasp.SequenceMap(lambda n, total: n / max(total, 1), n_last, length).named("ratio")
+    return rasp.numerical(rasp.Map(lambda x: x, ratio)).named("share_of_last")
+
+
 def make_shuffle_dyck(vocabulary: Sequence[Any]) -> Any:
     """See by running shares that brackets of one kind are balanced (RASP paper)."""
     return _dyck_by_shares(vocabulary, 1).named("shuffle_dyck")
@@ -432,8 +454,8 @@ def _n_later() -> Any:
     return rasp.SelectorWidth(later).named("n_later")
 
 
-def _at_last(everything: Any = None) -> Any:
-    last = rasp.Map(lambda length: length - 1, _length(everything)).named("last")
+def _at_last(length: Any) -> Any:
+    last = rasp.Map(lambda length: length - 1, length).named("last")
     return rasp.Select(rasp.indices, last, rasp.Comparison.EQ).named("at_last")
 
 
@@ -592,7 +614,7 @@ def _dyck_by_shares(vocabulary: Sequence[Any], kinds: int) -> Any:
     ).named("negative_number")
     share = rasp.numerical(rasp.Aggregate(everything, number, default=0)).named("share_negative")
     never = rasp.Map(lambda x: x == 0, share).named("never_negative")
-    last_zero = rasp.Aggregate(_at_last(everything), zero).named("last_zero")
+    last_zero = rasp.Aggregate(_at_last(_length(everything)), zero).named("last_zero")
     return rasp.SequenceMap(lambda a, b: a and b, last_zero, never)
 
 

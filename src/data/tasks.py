@@ -144,6 +144,12 @@ REGISTRY: dict[str, TaskRow] = {
         max_length=6,
         alternatives=(programs.make_pair_balance_by_counting,),
     ),
+    "share_of_last": TaskRow(
+        programs.make_share_of_last,
+        "the share of the tokens that are the last one, at every position",
+        LETTERS,
+        alternatives=(programs.make_share_of_last_by_counting,),
+    ),
     "shuffle_dyck": TaskRow(
         programs.make_shuffle_dyck,
         "whether the brackets are balanced, at every position",

@@ -78,6 +78,7 @@ ORACLES: dict[str, Oracle] = {
     "pair_balance": lambda xs, v: [
         opens - closes for opens, closes in zip(shares(xs, v[0]), shares(xs, v[1]), strict=True)
     ],
+    "share_of_last": lambda xs, v: everywhere(xs.count(xs[-1]) / len(xs), xs),
     "shuffle_dyck": lambda xs, v: everywhere(balanced(xs, v[0], v[1]), xs),
     "shuffle_dyck2": lambda xs, v: everywhere(
         balanced(xs, v[0], v[1]) and balanced(xs, v[2], v[3]), xs
