@@ -30,7 +30,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from .analysis.any_bridge import match_bridge
 from .analysis.controls import Control, NotMadeError, controls
-from .analysis.matching_controls import Checked, check
+from .analysis.matching_controls import Checked, check, of_matching
 from .analysis.measurements import Measurement, differences
 from .analysis.other_tasks import other_references
 from .analysis.rivals import (
@@ -314,7 +314,9 @@ def match_controls(config: Config, console: Console) -> list[Checked]:
         for one in candidates(setting.inputs.task, config.task, config.analysis)
         if one.reference is not None
     ]
-    planned = controls(setting.inputs, setting.reference, setting.shape, config)
+    planned = of_matching(
+        controls(setting.inputs, setting.reference, setting.shape, config), known[0], setting
+    )
     found: list[Checked] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from ..errors import NotFiniteError
+from ..errors import NotFiniteError, UserError, first_line
+from ..models.bridges import make_bridge
+from ..models.cut_training import SOLVED, CutImplementation, implement_cuts
 from ..models.subject import Subject, subject_of
-from .controls import DECOY, NEGATIVE, Control, NotMadeError
+from ..models.training import Progress
+from .controls import DECOY, NEGATIVE, TRIES, Control, Made, NotMadeError
 from .rivals import Candidate, Standing, finer, selectors_of, standing, told_by_cuts
 from .setting import Setting
 from .verdicts import FOLLOWS
@@ -37,6 +41,40 @@ class Checked:
     note: str = ""
     recognised: bool | None = None
     recognised_note: str = ""
+
+
+def of_matching(planned: Sequence[Control], own: Candidate, setting: Setting) -> list[Control]:
+    """Return a task's controls, the one trained to implement its program trained to hold its cuts.
+
+    A model that holds variables beside other things does not hold a cut, and is no positive here.
+    """
+    make = partial(_implemented, own=own, setting=setting)
+    return [
+        replace(control, make=make) if control.name == "implemented" else control
+        for control in planned
+    ]
+
+
+def _implemented(progress: Progress, own: Candidate, setting: Setting) -> Made:
+    if not own.testable:
+        raise NotMadeError(f"{own.name} has no inner cut that can be tested, so none to hold")
+    config, tried = setting.config, list[CutImplementation]()
+    for i in range(TRIES):
+        try:
+            one = implement_cuts(
+                own.inputs, setting.shape, own.testable, config.seed + i, progress=progress
+            )
+        except UserError as error:
+            raise NotMadeError(first_line(error)) from error
+        tried.append(one)
+        if one.solved:
+            note = ", ".join(f"{name} {share:.3f}" for name, share in one.held.items())
+            return Made(make_bridge(setting.shape, one.weights, config.device), f"holds {note}")
+    best = max(tried, key=lambda one: min(one.held.values()))
+    raise NotMadeError(
+        f"interchange training reached {min(best.held.values()):.3f} of its trials, not {SOLVED}, "
+        f"and exact accuracy {best.exact:.4f}"
+    )
 
 
 def check(

@@ -198,10 +198,10 @@ def _interchange(
         )
         if sum(map(len, parts)) >= count:
             break
-    return _joined(parts, count)
+    return joined(parts, count)
 
 
-def _joined(parts: Sequence[Trial], count: int) -> Trial:
+def joined(parts: Sequence[Trial], count: int) -> Trial:
     """Return the first cases of several tests as one."""
     bases, rows, positions, targets = (
         torch.cat(some)[:count] for some in zip(*map(_tensors, parts), strict=True)
