@@ -30,7 +30,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from .analysis.any_bridge import match_bridge
 from .analysis.controls import Control, NotMadeError, controls
-from .analysis.matching_controls import Checked, check, of_matching
+from .analysis.matching_controls import MATCHED_INITS, Checked, check, of_matching
 from .analysis.measurements import Measurement, differences
 from .analysis.other_tasks import other_references
 from .analysis.rivals import (
@@ -311,12 +311,11 @@ def match_controls(config: Config, console: Console) -> list[Checked]:
     setting = prepare(config)
     known = [
         one
-        for one in candidates(setting.inputs.task, config.task, config.analysis)
+        for one in candidates(setting.inputs.task, config.task, config.analysis, sides=False)
         if one.reference is not None
     ]
-    planned = of_matching(
-        controls(setting.inputs, setting.reference, setting.shape, config), known[0], setting
-    )
+    every = controls(setting.inputs, setting.reference, setting.shape, config, MATCHED_INITS)
+    planned = of_matching(every, known[0], setting)
     found: list[Checked] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),

@@ -77,16 +77,22 @@ def random_inits(
 
 
 def controls(
-    inputs: InputSet, reference: Reference, shape: TransformerBridgeConfig, config: Config
+    inputs: InputSet,
+    reference: Reference,
+    shape: TransformerBridgeConfig,
+    config: Config,
+    inits: int = INITS,
 ) -> list[Control]:
     """Return the controls of a task for a learned model of a shape: positives, negatives, decoys.
+
+    `inits` of the negatives are random inits.
 
     Raises:
         UserError: a program of the task fails on its inputs.
     """
     return [
         *_positives(inputs, reference, shape, config),
-        *_negatives(inputs, shape, config),
+        *_negatives(inputs, shape, config, inits),
         *_decoys(inputs, config),
     ]
 
@@ -140,14 +146,14 @@ def _positives(
 
 
 def _negatives(
-    inputs: InputSet, shape: TransformerBridgeConfig, config: Config
+    inputs: InputSet, shape: TransformerBridgeConfig, config: Config, inits: int
 ) -> Iterator[Control]:
     settings, device, seed = config.trainer, config.analysis.device, config.analysis.seed
 
     def untrained(progress: Progress, index: int) -> Made:
         return Made(random_inits(shape, index + 1, seed, device)[index])
 
-    for i in range(INITS):
+    for i in range(inits):
         make = partial(untrained, index=i)
         yield Control(f"random_init-{i + 1}", NEGATIVE, "random init", make)
 

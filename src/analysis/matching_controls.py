@@ -13,10 +13,12 @@ from ..models.bridges import make_bridge
 from ..models.cut_training import SOLVED, CutImplementation, implement_cuts
 from ..models.subject import Subject, subject_of
 from ..models.training import Progress
-from .controls import DECOY, NEGATIVE, TRIES, Control, Made, NotMadeError
+from .controls import DECOY, NEGATIVE, POSITIVE, TRIES, Control, Made, NotMadeError
 from .rivals import Candidate, Standing, finer, selectors_of, standing, told_by_cuts
 from .setting import Setting
 from .verdicts import FOLLOWS
+
+MATCHED_INITS = 10  # random inits that are matched: each takes a second
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Checked:
     `match` is the lowest over the testable inner cuts of a positive, the highest of another
     control; None where there is no such cut. `right` is None where no answer is
     known: a decoy that has all the program's testable cuts, or a control that could not be made.
-    `recognised` says of a decoy and its own program whether it is told from every other one of the
-    task (False: another is taken for it), by cuts or by selectors; None, and why, if it cannot be.
+    `recognised` says of a decoy or the reference whether its own program is told from every other
+    of the task (False: another is taken for it), by cuts or by selectors; None, and why, if it
+    cannot be.
     """
 
     task: str
@@ -97,20 +100,25 @@ def check(
         )
         return
     subject = subject_of(bridge, setting.inputs)
-    every = control.kind == NEGATIVE
-    for one in known:
-        own = one.name == (control.name if control.kind == DECOY else known[0].name)
-        if not (own or every or (control.kind == DECOY and one is known[0])):
+    all_of_them = control.kind != POSITIVE or control.group == "reference"
+    found = [
+        standing(subject, one, config, sides=False)
+        for one in known
+        if all_of_them or one is known[0]
+    ]
+    own_name = control.name if control.kind == DECOY else known[0].name
+    for one in found:
+        program, own = one.candidate, one.candidate.name == own_name
+        if not (own or control.kind == NEGATIVE or (control.kind == DECOY and one is found[0])):
             continue
-        there = standing(subject, one, config)
-        matched = there.best_of(one.testable)
-        right, note = _as_known(control, one, own, there, known)
-        low = max if every or not own else min
-        decoy = own and control.kind == DECOY
-        told = recognised(bridge, subject, there, known, setting) if decoy else (None, "")
+        matched = one.best_of(program.testable)
+        right, note = _as_known(control, program, own, one, known)
+        low = min if own and control.kind != NEGATIVE else max
+        told = own and all_of_them and control.kind != NEGATIVE
+        said = recognised(bridge, subject, one, found, setting) if told else (None, "")
         yield Checked(
-            task, control.name, control.kind, one.name, there.exact, there.verdict.verdict,
-            low(matched.values(), default=None), right, note, *told,
+            task, control.name, control.kind, program.name, one.exact, one.verdict.verdict,
+            low(matched.values(), default=None), right, note, *said,
         )  # fmt: skip
 
 
@@ -118,18 +126,18 @@ def recognised(
     bridge: TransformerBridge,
     subject: Subject,
     own: Standing,
-    known: Sequence[Candidate],
+    found: Sequence[Standing],
     setting: Setting,
 ) -> tuple[bool | None, str]:
     """Return whether a model's own program is told from each of the others, and how or why not."""
-    config, name = setting.config, own.candidate.name
-    compare = selectors_of(known, bridge.cfg, config)
+    name = own.candidate.name
+    compare = selectors_of([one.candidate for one in found], bridge.cfg, setting.config)
     said: list[tuple[bool | None, str]] = []
-    for one in (standing(subject, one, config) for one in known if one.name != name):
-        theirs, follow = (
-            one.candidate.name,
-            [each.verdict.verdict == FOLLOWS for each in (own, one)],
-        )
+    for one in found:
+        theirs = one.candidate.name
+        follow = [each.verdict.verdict == FOLLOWS for each in (own, one)]
+        if theirs == name:
+            continue
         if not told_by_cuts(own, one):
             (decision,) = finer(compare, bridge, subject, [own, one]).decisions or (None,)
             decided = None if decision is None else decision.decided

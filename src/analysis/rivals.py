@@ -130,9 +130,13 @@ def candidate(
 
 
 def candidates(
-    task: Task, settings: TaskConfig, config: AnalysisConfig, names: Sequence[str] = ()
+    task: Task,
+    settings: TaskConfig,
+    config: AnalysisConfig,
+    names: Sequence[str] = (),
+    sides: bool = True,
 ) -> Iterator[Candidate]:
-    """Yield a task's programs, compiled and with their tests.
+    """Yield a task's programs, compiled and with their tests; `sides` as in `candidate`.
 
     Raises:
         UserError: a name is none of the task's programs, or a program fails on its inputs.
@@ -140,7 +144,7 @@ def candidates(
     for name, one in programs_of(task, names):
         inputs = input_set(one, settings)
         try:
-            yield candidate(name, inputs, build_reference(inputs), config)
+            yield candidate(name, inputs, build_reference(inputs), config, sides=sides)
         except UserError as error:  # Tracr cannot compile it
             yield candidate(name, inputs, None, config, first_line(error))
 
@@ -168,13 +172,15 @@ def side_matched(
     return tuple(side_matches(subject, inputs, some, config.bootstrap, config.seed))
 
 
-def standing(subject: Subject, one: Candidate, config: AnalysisConfig) -> Standing:
-    """Return how a program stands with a model."""
+def standing(
+    subject: Subject, one: Candidate, config: AnalysisConfig, sides: bool = True
+) -> Standing:
+    """Return how a program stands with a model; with `sides`, also where attention reads it."""
     rule, exact = rule_of(config), exact_share(subject, one.inputs)
     found = matched(subject, one.inputs, one.trials, config)
     verdict = judge(one.cuts, one.testable, found, exact, rule)
-    sides = side_matched(subject, one.inputs, one.trials, one.testable, config)
-    return Standing(one, found, sides, exact, verdict, _score(found, one, config, rule))
+    read = side_matched(subject, one.inputs, one.trials, one.testable, config) if sides else ()
+    return Standing(one, found, read, exact, verdict, _score(found, one, config, rule))
 
 
 def _score(

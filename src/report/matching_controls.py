@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -48,6 +48,8 @@ def print_counts(found: Sequence[Checked], console: Console) -> None:
     ):
         judged = [one for one in found if one.kind == kind and one.right is not None]
         say(f"{sum(bool(one.right) for one in judged)} of {len(judged)} {kind}s {claim}")
+    for line in _gap(found):
+        say(line)
     for one in found:
         if one.right is False:
             match = "" if one.match is None else f", match {one.match:.3f}"
@@ -59,6 +61,23 @@ def print_counts(found: Sequence[Checked], console: Console) -> None:
     _print_recognised(found, say)
 
 
+def _gap(found: Sequence[Checked]) -> Iterator[str]:
+    """Yield what lies between the controls that must match and those that must not."""
+    known = [one for one in found if one.match is not None and one.right is not None]
+    positives = [one for one in known if one.kind == POSITIVE]
+    others = [one for one in known if one.kind == NEGATIVE]
+    if positives and others:
+        lowest = min(positives, key=lambda one: one.match or 0.0)
+        highest = max(others, key=lambda one: one.match or 0.0)
+        yield (
+            f"lowest match of a positive on a testable cut: {lowest.match:.3f} ({lowest.task}: "
+            f"{lowest.control}); highest of a negative: {highest.match:.3f} ({highest.task}: "
+            f"{highest.control})"
+        )
+    models = {(one.task, one.control) for one in known if one.kind != POSITIVE}
+    yield f"{len(models)} negatives and decoys were judged"
+
+
 def _print_recognised(found: Sequence[Checked], say: Callable[[str], None]) -> None:
     """Print how many decoys are told from every rival of their own program."""
     asked = [one for one in found if one.recognised is not None or one.recognised_note]
@@ -66,13 +85,13 @@ def _print_recognised(found: Sequence[Checked], say: Callable[[str], None]) -> N
         return
     right, wrong = (sum(one.recognised is answer for one in asked) for answer in (True, False))
     say(
-        f"{right} of {len(asked)} decoys are recognised as themselves, {wrong} as another program, "
-        f"{len(asked) - right - wrong} cannot be told"
+        f"{right} of {len(asked)} compiled programs are recognised as themselves, {wrong} as "
+        f"another, {len(asked) - right - wrong} cannot be told"
     )
     for one in asked:
         if one.recognised is not True:
             said = "cannot be told" if one.recognised is None else "taken for another"
-            say(f"{said}: {one.task}: decoy {one.control}: {one.recognised_note}")
+            say(f"{said}: {one.task}: {one.control}: {one.recognised_note}")
 
 
 def checked_csv(found: Sequence[Checked]) -> str:

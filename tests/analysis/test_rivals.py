@@ -160,7 +160,7 @@ def recognised_as(model: str, of: str | None = None) -> tuple[bool | None, str]:
     bridge = one.reference.bridge
     own = next(each for each in standings(model) if each.candidate.name == said)
     setting = Setting(one.inputs, one.reference, bridge.cfg, CONFIG)
-    return recognised(bridge, subject_of(bridge, one.inputs), own, known(TASK_OF[model]), setting)
+    return recognised(bridge, subject_of(bridge, one.inputs), own, standings(model), setting)
 
 
 def test_decoys_are_recognised_by_cuts_or_by_selectors() -> None:
