@@ -362,12 +362,15 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
     from .report.matching_controls import checked_csv, print_checked, print_counts
 
     where, found = Path(options.output or ".") / "match-controls.csv", []
+    with faults_named(f"write into '{where.parent}'"):
+        where.parent.mkdir(parents=True, exist_ok=True)
+        before = where.read_text() if where.exists() else ""
     for name, config in zip(names, configs, strict=True):
         rows = experiment.match_controls(config, console)
         found += rows
         print_checked(name, rows, console)
         with faults_named(f"write '{where}'"):
-            write_file(where, checked_csv(found).encode())
+            write_file(where, checked_csv(found, before).encode())
     print_counts(found, console)
     console.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -14,25 +16,53 @@ from rich.table import Table
 from ..analysis.controls import DECOY, NEGATIVE, POSITIVE
 from ..analysis.matching_controls import Checked
 
+FAMILIES = {"trained_on_": "trained on other tasks", "compiled_": "compiled other tasks"}
 HEADER = ("task", "control", "kind", "program", "exact", "verdict", "match", "right", "note",
           "recognised", "recognised_note")  # fmt: skip
 
 
 def print_checked(task: str, found: Sequence[Checked], console: Console) -> None:
-    """Print a task's controls."""
+    """Print a task's controls: those that differ only in seed or in which task they are as one."""
     table = Table(
         title=escape(f"matching the controls of {task}"), title_justify="left", box=SIMPLE
     )
     for heading in ("", "control", "program", "exact", "match", "verdict", ""):
         right = heading in ("exact", "match")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    groups: dict[tuple[str, str, str], list[Checked]] = {}
     for one in found:
-        marks = {True: "", False: "[bold red]WRONG[/]", None: "-"}
+        groups.setdefault((one.kind, _family(one.control), one.program), []).append(one)
+    for (kind, control, program), some in groups.items():
+        verdicts = Counter(one.verdict for one in some).most_common()
+        wrong = sum(one.right is False for one in some)
         table.add_row(
-            one.kind, escape(one.control), escape(one.program), _number(one.exact),
-            _number(one.match), escape(one.verdict), marks[one.right],
+            kind, escape(control if len(some) == 1 else f"{control} ({len(some)})"),
+            escape(program), _range([one.exact for one in some]),
+            _range([one.match for one in some]),
+            escape(", ".join(f"{said} {n}" if len(some) > 1 else said for said, n in verdicts)),
+            f"[bold red]{wrong} WRONG[/]" if wrong else "" if some[0].right else "-",
         )  # fmt: skip
     console.print(table)
+
+
+def _family(control: str) -> str:
+    """Return what controls that differ only in seed, or in the other task, are called together.
+
+    >>> _family("random_init-3"), _family("trained_on_hist"), _family("sort_by_counting")
+    ('random_init', 'trained on other tasks', 'sort_by_counting')
+    """
+    for start, words in FAMILIES.items():
+        if control.startswith(start):
+            return words
+    return re.sub(r"-\d+$", "", control)
+
+
+def _range(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    low, high = f"{min(known):.3f}", f"{max(known):.3f}"
+    return low if low == high else f"{low}..{high}"
 
 
 def print_counts(found: Sequence[Checked], console: Console) -> None:
@@ -94,15 +124,15 @@ def _print_recognised(found: Sequence[Checked], say: Callable[[str], None]) -> N
             say(f"{said}: {one.task}: {one.control}: {one.recognised_note}")
 
 
-def checked_csv(found: Sequence[Checked]) -> str:
-    """Return the rows as CSV."""
+def checked_csv(found: Sequence[Checked], before: str = "") -> str:
+    """Return the rows as CSV, after those of other tasks in an earlier one."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
+    tasks = {one.task for one in found}
+    header, *kept = list(csv.reader(io.StringIO(before))) or [[]]
+    if tuple(header) == HEADER:
+        writer.writerows(row for row in kept if row[0] not in tasks)
     for one in found:
         writer.writerow([getattr(one, name) for name in HEADER])
     return out.getvalue()
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
