@@ -62,7 +62,9 @@ def programs() -> list[Candidate]:
 def test_a_run_is_matched_with_every_program_of_its_task(run: Path, capsys: Capture) -> None:
     assert cli.main(["match", str(run), "--all"]) == 0
     out = capsys.readouterr().out
-    for expected in ("program reverse", "program reverse_by_counting", "verdict:"):
+    for expected in (
+        "program reverse", "program reverse_by_counting", "verdict:", "selector",
+    ):  # fmt: skip
         assert expected in out
     written = run / "matching"
     names = {"match.csv", "selectors.csv", "match.png", "emergence.png"}
@@ -71,6 +73,7 @@ def test_a_run_is_matched_with_every_program_of_its_task(run: Path, capsys: Capt
     steps = sorted({int(row["step"]) for row in rows})
     assert steps == [int(path.name[5:]) for path in sorted((run / "checkpoints").iterdir())]
     sites = {"blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"}
+    sites |= {f"blocks.0.hook_{side}" for side in ("q_input", "k_input", "v_input", "attn_in")}
     assert {row["site"] for row in rows} == sites
     for row in rows:
         assert 0 <= float(row["match"]) <= float(row["score"]) <= 1
@@ -96,8 +99,10 @@ def test_one_program_of_one_checkpoint_goes_where_it_is_told(
     [
         (["RUN", "--programs", "reverze"], "unknown program 'reverze' of reverse: did you mean"),
         (["nowhere"], "checkpoint 'nowhere' does not exist"),
-        ([], "match takes one checkpoint, not 0"),
-        (["RUN", "RUN"], "match takes one checkpoint, not 2"),
+        ([], "match takes a checkpoint or run folders: none is given"),
+        (["RUN", "RUN"], "is given twice: name every run once"),
+        (["RUN", "nowhere"], "'nowhere' does not exist"),
+        (["RUN", "RUN", "--all"], "--all is for one run"),
         (["RUN", "--sites"], "unknown option '--sites'"),
         (["--controls", "reverse", "--all"], "--controls takes tasks: leave out --programs"),
         (["--controls", "revers"], "unknown task 'revers'"),
@@ -110,6 +115,29 @@ def test_a_mistake_gives_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_several_runs_give_the_verdicts_of_each_group(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    second = tmp_path / "runs" / "two"
+    config = compose([*TINY, f"run_dir={second}", "tracking=disabled", "trainer.checkpoints=3",
+                      "analysis.measures=[accuracy]", "seed=1"])  # fmt: skip
+    train(config, quiet())
+    given = ["match", str(run), str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
+    assert cli.main(given) == 0
+    out = capsys.readouterr().out
+    assert "verdicts on reverse" in out
+    assert "does not solve the task 2/2" in " ".join(out.split())
+    rows = list(csv.DictReader((tmp_path / "out" / "verdicts.csv").read_text().splitlines()))
+    assert {(row["seed"], row["program"]) for row in rows} == {
+        (seed, program) for seed in "01" for program in ("reverse", "reverse_by_counting")
+    }
+    for row in rows:
+        assert row["verdict"] == NOT_SOLVED
+        assert row["path"].startswith("embed: indices, tokens")
+    for folder in (run, second):
+        assert (folder / "matching" / "match.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_each_compiled_program_is_first_in_its_own_ranking_and_follows_no_rival(
