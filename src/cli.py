@@ -35,7 +35,7 @@ MATCHED_OTHERS = 4  # other tasks of each, trained on and compiled
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")
 MATCH_OPTIONS = [
-    "--programs", "--all", "--controls", "--encoder", "--reader", "--output", "--help",
+    "--programs", "--all", "--subspaces", "--controls", "--encoder", "--reader", "--output", "--help",
 ]  # fmt: skip
 ENCODER = (  # what one is
     "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
@@ -151,6 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     match.add_argument("--all", action="store_true", help="every checkpoint of the run")
     match.add_argument(
+        "--subspaces", action="store_true", help="search for variables in subspaces, too: minutes"
+    )
+    match.add_argument(
         "--output", metavar="DIR",
         help="where tables and pictures go; RUN/matching by default, of several runs here",
     )  # fmt: skip
@@ -256,6 +259,8 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     if options.controls:
         _match_controls(given, options, console)
         return
+    if options.subspaces and options.all:
+        raise UserError("--subspaces searches one checkpoint: leave out --all")
     if options.encoder or options.reader or any(map(_holds_gpt2, given)):
         _match_folder(given, options, console)
         return
@@ -276,6 +281,12 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
     print_matching(found, console)
     save_matching(found, where, console)
+    if options.subspaces:
+        from .report.subspaces import print_subspaces, save_subspaces
+
+        searched = experiment.search_subspaces(paths[-1], found[-1], options.programs, console)
+        print_subspaces(searched, console)
+        save_subspaces(searched, where, console)
 
 
 def _holds_runs(path: Path) -> bool:
@@ -284,8 +295,8 @@ def _holds_runs(path: Path) -> bool:
 
 
 def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Console) -> None:
-    if options.all:
-        raise UserError("--all is for one run: name one, or leave it out")
+    if options.all or options.subspaces:
+        raise UserError("--all and --subspaces are for one run: name one, or leave them out")
     from . import experiment
     from .files import faults_named, write_file
     from .report.matching import Matching
@@ -312,8 +323,10 @@ def _holds_gpt2(place: str) -> bool:
 
 
 def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
-    if options.all:
-        raise UserError("a model's folder has no checkpoints: leave out --all")
+    if options.all or options.subspaces:
+        raise UserError(
+            "--all and --subspaces are for runs, not for a model's folder: leave them out"
+        )
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
     folders = [one for one in given if one not in overrides]
     if len(folders) != 1:
@@ -344,9 +357,9 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
 
 
 def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
-    if options.programs or options.all or options.encoder or options.reader:
+    if options.programs or options.all or options.subspaces or options.encoder or options.reader:
         raise UserError(
-            "--controls takes tasks: leave out --programs and --all, --encoder and --reader"
+            "--controls takes tasks: leave out --programs, --all, --subspaces, --encoder and --reader"
         )
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
     names = [one for one in given if one not in overrides] or MATCHED_TASKS

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,13 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from .analysis.any_bridge import match_bridge
-from .analysis.controls import Control, NotMadeError, controls
+from .analysis.controls import (
+    Control,
+    NotMadeError,
+    controls,
+    learned_by_heart,
+    random_inits,
+)
 from .analysis.matching_controls import MATCHED_INITS, Checked, check, of_matching
 from .analysis.measurements import Measurement, differences
 from .analysis.other_tasks import other_references
@@ -47,6 +53,7 @@ from .analysis.selectors import Selectors
 from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
+from .analysis.subspaces import Search, subspaces, where_to_search
 from .analysis.suite import check_names, measure
 from .config import Config, TrainerConfig, names_file
 from .data.brought import load_function
@@ -54,6 +61,7 @@ from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .errors import FaultError, Interrupted, NotFiniteError, UserError, first_line
+from .models.alignment import sites_of
 from .models.bridges import make_bridge, make_native
 from .models.brought import load_gpt2
 from .models.learned import learned_shape
@@ -64,12 +72,15 @@ from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.matching import Matching
 from .report.seeds import Group, find_runs, grouped, load_run
+from .report.subspaces import Searched
 from .report.summary import how_many, output_text, print_summary, reference_text
 from .tracking import checkpoints
 from .tracking.callbacks import GracefulStop, ProgressBar, Recorder
 from .tracking.control_record import ControlRecord, Kept, failing
 from .tracking.run_folder import RunFolder, refuse_existing
 from .tracking.wandb_log import WandbLog
+
+SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a model
 
 
 def prepare(config: Config) -> Setting:
@@ -299,6 +310,49 @@ def _function_of(option: str, place: str) -> Callable[..., Any]:
         return load_function(place)
     except UserError as error:
         raise UserError(f"{option}: {error}") from error
+
+
+def search_subspaces(
+    path: Path, matched: Matching, programs: Sequence[str], console: Console
+) -> Searched:
+    """Search a matched checkpoint for a program's variables in subspaces, and controls beside it.
+
+    The program is the first named, or the task's own. The search runs on the CPU.
+
+    Raises:
+        UserError: `path` is no checkpoint.
+        NotFiniteError: the training of the control on shuffled labels diverged.
+    """
+    checkpoint = checkpoints.load(path)
+    config = checkpoint.config
+    config.analysis.device = "cpu"
+    name, _ = next(programs_of(make_task(config.task), programs[:1]))
+    one = next(each for each in matched.standings if each.candidate.name == name)
+    inputs = one.candidate.inputs
+    shape = learned_shape(config.model, inputs, config.seed)
+    all_sites = sites_of(shape)[:-1]  # what comes after the last is of each position's output
+    sites = where_to_search(one, all_sites)
+    searched = Searched(checkpoint.run, checkpoint.step, name, all_sites, sites, ())
+    if not any(sites.values()):
+        return searched
+    settings = Search(
+        cases=config.analysis.match_cases,
+        threshold=config.analysis.match_realised,
+        seed=config.analysis.seed,
+    )
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        bar = progress.add_task("training on shuffled labels", total=None)
+        by_heart = learned_by_heart(inputs, shape, config, partial(_advance, progress, bar))
+        bar = progress.add_task("searches", total=None)
+        found = subspaces(
+            make_bridge(shape, checkpoint.weights), inputs, sites,
+            random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
+            settings, partial(_advance, progress, bar),
+        )  # fmt: skip
+        return replace(searched, found=tuple(found), note=by_heart.note)
 
 
 def match_controls(config: Config, console: Console) -> list[Checked]:

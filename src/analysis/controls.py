@@ -76,6 +76,20 @@ def random_inits(
     return bridges
 
 
+def learned_by_heart(
+    inputs: InputSet, shape: TransformerBridgeConfig, config: Config, progress: Progress
+) -> Made:
+    """Return a model of a shape, trained as a config says, but on shuffled labels.
+
+    Raises:
+        NotFiniteError: training diverged.
+    """
+    given = shuffled(inputs, config.analysis.seed)
+    weights, exact, steps = fit(given, shape, config.trainer, config.seed, progress)
+    note = f"{exact:.1%} of its own labels right after {steps} steps"
+    return Made(make_bridge(shape, weights, config.analysis.device), note)
+
+
 def controls(
     inputs: InputSet,
     reference: Reference,
@@ -157,12 +171,7 @@ def _negatives(
         make = partial(untrained, index=i)
         yield Control(f"random_init-{i + 1}", NEGATIVE, "random init", make)
 
-    def by_heart(progress: Progress) -> Made:
-        given = shuffled(inputs, seed)
-        weights, exact, steps = fit(given, shape, settings, config.seed, progress)
-        note = f"{exact:.1%} of its own labels right after {steps} steps"
-        return Made(make_bridge(shape, weights, device), note)
-
+    by_heart = partial(learned_by_heart, inputs, shape, config)
     yield Control("shuffled_labels", NEGATIVE, "shuffled labels", by_heart)
 
     def trained(progress: Progress, other: Reference) -> Made:

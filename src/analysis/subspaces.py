@@ -16,8 +16,10 @@ variable in the stream is a part of this one. Donor and base share positions: tw
 variables that tell each other beside the position are one to this test, as `length` and what is
 left of it, and the variable is found wherever any of them is.
 
-pyvene's search is not used: it wraps Hugging Face models, while this one continues any
-TransformerBridge from the site, at all positions at once, without running what comes before it.
+pyvene's search (0.1.8) is not used. It replaces what goes into a module or comes out of it, and
+between attention and MLP the residual stream is neither: the MLP would read the new one, and its
+output be added to the old one. It also runs the whole model on base and donor in every step, where
+here only the rest of the model is run.
 
 Shapes: `pos` positions of an encoded input, `cases` pairs of a base and a donor, `places` lists'
 positions, `d` the residual's width, `k` directions.
@@ -25,7 +27,7 @@ positions, `d` the residual's width, `k` directions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,10 +41,13 @@ from transformer_lens.model_bridge.sources.native import NativeModel
 from ..data.cuts import labels
 from ..data.inputs import InputSet
 from ..errors import UserError
+from ..models.alignment import inner_variables
 from ..models.continuation import continue_from, residuals, without_hooks
 from ..models.interchange import Cases, cases_of
-from ..models.training import mean_loss
+from ..models.training import Progress, mean_loss
+from .rivals import Standing
 from .statistics import wilson_interval
+from .verdicts import REALISED
 
 HALF = 2048  # inputs that are searched on, at most, and as many to judge on
 AT_ONCE = 1024  # cases that are run together
@@ -125,7 +130,6 @@ class _Found:
     train: float
     test: float
     start: float
-    chance: float
 
 
 @dataclass(frozen=True)
@@ -147,19 +151,46 @@ class Question:
         )
 
 
+def where_to_search(one: Standing, sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the sites at which to search for each inner variable of a program's testable cuts.
+
+    Of a program without such cuts, all inner variables are searched for. Left out are sites where
+    the model realises a cut that has the variable: there the whole residual gives the answer, and
+    the same before a block's MLP as after it.
+    """
+    inner = inner_variables(one.candidate.inputs)
+    has = {
+        cut.name: {name for names in (cut.variables, *cut.same) for name in names}
+        for cut in one.candidate.testable
+    }
+    tested = [name for name in inner if any(name in names for names in has.values())]
+    answered = {
+        (name, site)
+        for cut in one.verdict.cuts
+        if cut.verdict == REALISED
+        for name in has[cut.cut.name]
+        for site in cut.sites
+    }
+    return {
+        name: tuple(site for site in sites if (name, site.replace("_mid", "_post")) not in answered)
+        for name in tested or inner
+    }
+
+
 def subspaces(
     bridge: TransformerBridge,
     inputs: InputSet,
-    names: Sequence[str],
-    sites: Sequence[str],
+    sites: Mapping[str, Sequence[str]],
     random_inits: Sequence[TransformerBridge],
     shuffled_labels: Sequence[TransformerBridge],
     settings: Search,
+    progress: Progress | None = None,
 ) -> Iterator[Subspace]:
-    """Yield what is found for each variable at each site, for each number of directions.
+    """Yield what is found of each variable at each of its sites, for more and more directions.
 
-    Variables that no case can tell apart come once. Left out are those that change the output too
-    seldom for there to be cases. The controls are of the model's shape.
+    It goes on up to the number with which the variable is found there. Variables that no case can
+    tell apart come once, at the sites that are each one's. Left out are those that change the
+    output too seldom for there to be cases. The controls are of the model's shape.
 
     Raises:
         UserError: a kind of control is missing, or the model has no such site.
@@ -170,17 +201,33 @@ def subspaces(
         )
     models = [bridge, *random_inits, *shuffled_labels]
     sides = halves(inputs, settings.seed)
-    for asked in questions(sides, names, settings):
-        own, *others = (_searched(one, sides, asked, sites, settings) for one in models)
-        for (site, k), one in own.items():
-            values = [other[site, k].test for other in others]
-            n = len(asked.test)
-            yield Subspace(
-                asked.names[0], asked.names[1:], site, one.directions, one.train, one.test,
-                *wilson_interval(one.test, n), n, one.start, one.chance,
+    tried = settings.tried(bridge.cfg.d_model)
+    pairs = [
+        (asked, site)
+        for asked in questions(sides, list(sites), settings)
+        for site in sites[asked.names[0]]
+        if all(site in sites[name] for name in asked.names)
+    ]
+    for pair, (asked, site) in enumerate(pairs):
+        places = [_Place(model, site, sides, asked) for model in models]
+        for at, k in enumerate(tried, start=pair * len(tried)):
+            found: list[_Found] = []
+            for place in places:
+                found.append(place.searched(k, settings))
+                if progress:
+                    done = at * len(models) + len(found)
+                    progress(done, len(pairs) * len(tried) * len(models))
+            own, *others = found
+            values, n = [other.test for other in others], len(asked.test)
+            one = Subspace(
+                asked.names[0], asked.names[1:], site, own.directions, own.train, own.test,
+                *wilson_interval(own.test, n), n, own.start, places[0].by_chance(k, settings.seed),
                 tuple(values[: len(random_inits)]), tuple(values[len(random_inits) :]),
                 settings.threshold,
             )  # fmt: skip
+            yield one
+            if one.found:
+                break
 
 
 def questions(
@@ -220,42 +267,39 @@ def distinct_cases(inputs: InputSet, name: str, count: int, seed: int) -> Cases:
     return cases.rows(torch.from_numpy(np.sort(first)))
 
 
-def _searched(
-    bridge: TransformerBridge,
-    sides: tuple[InputSet, InputSet],
-    asked: Question,
-    sites: Sequence[str],
-    settings: Search,
-) -> dict[tuple[str, int], _Found]:
-    """Return what is found in one model, by site and number of directions."""
-    model, found = without_hooks(bridge), dict[tuple[str, int], _Found]()
-    with torch.no_grad():
-        streams = [residuals(model, side.tokens, side.key_mask, sites) for side in sides]
-    for site in sites:
-        searched_on, judged_on = (
-            _Site(model, site, stream[site], side, cases)
+class _Place:
+    """A model at a site, with the cases to search on and those to judge on."""
+
+    def __init__(
+        self,
+        bridge: TransformerBridge,
+        site: str,
+        sides: tuple[InputSet, InputSet],
+        asked: Question,
+    ):
+        model = without_hooks(bridge)
+        with torch.no_grad():
+            streams = [residuals(model, one.tokens, one.key_mask, [site])[site] for one in sides]
+        self.train, self.test = (
+            _Site(model, site, stream, side, cases)
             for stream, side, cases in zip(streams, sides, (asked.train, asked.test), strict=True)
         )
-        bases = [
-            predictive_directions(searched_on.residual, sides[0], name).float()
-            for name in asked.names
+        self._bases = [
+            predictive_directions(streams[0], sides[0], name).float() for name in asked.names
         ]
-        width = len(bases[0])
-        for k in settings.tried(width):
-            start = max((basis[:, :k] for basis in bases), key=searched_on.accuracy)
-            directions = _trained(searched_on, start, settings)
-            chance = [
-                judged_on.accuracy(random_directions(width, k, settings.seed + i))
-                for i in range(RANDOM)
-            ]
-            found[site, k] = _Found(
-                directions,
-                searched_on.accuracy(directions),
-                judged_on.accuracy(directions),
-                judged_on.accuracy(start),
-                sum(chance) / RANDOM,
-            )
-    return found
+
+    def searched(self, k: int, settings: Search) -> _Found:
+        """Return what a search for so many directions ends with."""
+        start = max((basis[:, :k] for basis in self._bases), key=self.train.accuracy)
+        directions = _trained(self.train, start, settings)
+        train, test = self.train.accuracy(directions), self.test.accuracy(directions)
+        return _Found(directions, train, test, self.test.accuracy(start))
+
+    def by_chance(self, k: int, seed: int) -> float:
+        """Return the mean accuracy of random directions on the cases to judge on."""
+        width = len(self._bases[0])
+        drawn = (random_directions(width, k, seed + i) for i in range(RANDOM))
+        return sum(self.test.accuracy(one) for one in drawn) / RANDOM
 
 
 class _Site:

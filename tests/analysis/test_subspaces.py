@@ -69,8 +69,7 @@ def searched(
     found = subspaces(
         bridge,
         inputs,
-        names,
-        places,
+        dict.fromkeys(names, places),
         random_inits(bridge.cfg, 2, 0, "cpu"),
         [make_bridge(bridge.cfg, weights)],
         settings,
@@ -167,19 +166,10 @@ def test_both_controls_are_demanded_and_sites_are_checked(small: Setting) -> Non
     (bridge,) = random_inits(small.shape, 1, 5, "cpu")
     for inits, by_heart in (([bridge], []), ([], [bridge])):
         with pytest.raises(UserError, match="random inits and models of shuffled labels"):
-            list(subspaces(bridge, small.inputs, ["length"], [], inits, by_heart, QUICK))
+            list(subspaces(bridge, small.inputs, {"length": []}, inits, by_heart, QUICK))
+    sites = {"length": ["blocks.7.hook_resid_post"]}
     with pytest.raises(UserError, match=r"no site 'blocks\.7\.hook_resid_post'"):
-        list(
-            subspaces(
-                bridge,
-                small.inputs,
-                ["length"],
-                ["blocks.7.hook_resid_post"],
-                [bridge],
-                [bridge],
-                QUICK,
-            )
-        )
+        list(subspaces(bridge, small.inputs, sites, [bridge], [bridge], QUICK))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,189 @@
+"""`algomatch match --subspaces`: a run's variables searched for in subspaces, beside controls."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import TINY, quiet
+from transformer_lens.model_bridge import TransformerBridge
+
+from algomatch import cli
+from algomatch.analysis.controls import random_inits
+from algomatch.analysis.rivals import Standing, candidate, standing
+from algomatch.analysis.setting import Setting
+from algomatch.analysis.subspaces import Subspace, where_to_search
+from algomatch.config import Config, TrainerConfig, compose
+from algomatch.experiment import match, prepare, search_subspaces, train
+from algomatch.models.alignment import sites_of
+from algomatch.models.bridges import plain_model
+from algomatch.models.interchange import implement
+from algomatch.models.subject import subject_of
+from algomatch.models.training import weights_of
+from algomatch.report.subspaces import HEADER, Searched, per_site, sentences
+from algomatch.tracking import checkpoints
+
+Capture = pytest.CaptureFixture[str]
+PLACES = ("blocks.0.hook_resid_mid", "blocks.0.hook_resid_post", "blocks.1.hook_resid_mid")
+TAUGHT = TrainerConfig(max_steps=800, batch_size=32, learning_rate=3e-3, warmup_steps=10)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    train(
+        compose(
+            [
+                *TINY,
+                f"run_dir={folder}",
+                "tracking=disabled",
+                "trainer.checkpoints=1",
+                "trainer.max_steps=30",
+                "analysis.measures=[accuracy]",
+                "analysis.match_cases=40",
+            ]
+        ),
+        quiet(),
+    )
+    return folder
+
+
+def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> None:
+    assert cli.main(["match", str(run), "--subspaces"]) == 0
+    out = capsys.readouterr().out
+    assert "program reverse_by_counting" in out  # all programs are matched
+    assert re.search(r"^subspaces, program reverse *$", out, re.MULTILINE)
+    assert "length = opp_idx: found in " in out
+    assert "the model of shuffled labels has " in out
+    written = run / "matching"
+    assert {path.name for path in written.iterdir()} == {"match.csv", "match.png", "subspaces.csv"}
+    rows = list(csv.DictReader((written / "subspaces.csv").read_text().splitlines()))
+    assert tuple(rows[0]) == HEADER
+    assert [(row["variable"], row["same"], row["site"]) for row in rows] == [
+        ("length", "opp_idx", "blocks.0.hook_resid_mid")
+    ] * len(rows)
+    assert [int(row["k"]) for row in rows] == [1, 2, 4][: len(rows)]
+    for row in rows:
+        assert float(row["low"]) <= float(row["test"]) <= float(row["high"])
+        assert len(row["random_inits"].split()) == 2
+        assert len(row["shuffled_labels"].split()) == 1
+        assert float(row["threshold"]) == 0.95
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["RUN", "--all"], "--subspaces searches one checkpoint: leave out --all"),
+        (["--controls", "reverse"], "leave out --programs, --all and --subspaces"),
+    ],
+)
+def test_a_mistake_gives_one_line(
+    given: list[str], message: str, run: Path, capsys: Capture
+) -> None:
+    arguments = [str(run) if one == "RUN" else one for one in given]
+    assert cli.main(["match", *arguments, "--subspaces"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def stands(small: Setting, bridge: TransformerBridge) -> Standing:
+    """How the reference program stands with a model."""
+    config = replace(small.config, match_cases=100)
+    one = candidate("reverse", small.inputs, small.reference, config, sides=False)
+    return standing(subject_of(bridge, small.inputs), one, config)
+
+
+def test_a_variable_is_searched_for_where_the_whole_residual_is_no_cut_with_it(
+    small: Setting,
+) -> None:
+    reference = small.reference.bridge
+    own = stands(small, reference)
+    sites = sites_of(reference.cfg)[:-1]
+    found = where_to_search(own, sites)
+    assert set(found) == {"length", "opp_idx"}
+    (cut,) = own.candidate.testable
+    (verdict,) = [one for one in own.verdict.cuts if one.cut == cut]
+    realised = {int(site.split(".")[1]) for site in verdict.sites}
+    assert realised
+    for left in found.values():
+        assert left == tuple(site for site in sites if int(site.split(".")[1]) not in realised)
+    (untrained,) = random_inits(small.shape, 1, 0, "cpu")
+    assert where_to_search(stands(small, untrained), PLACES) == dict.fromkeys(found, PLACES)
+
+
+def test_without_a_testable_cut_every_inner_variable_is_searched_for(small: Setting) -> None:
+    (untrained,) = random_inits(small.shape, 1, 0, "cpu")
+    config = replace(small.config, match_cases=100)
+    one = candidate("reverse", small.inputs, None, config)
+    there = standing(subject_of(untrained, small.inputs), one, config)
+    assert where_to_search(there, PLACES) == dict.fromkeys(["length", "opp_idx"], PLACES)
+
+
+def subspace(site: str, k: int, test: float, control: float = 0.1, variable: str = "v") -> Subspace:
+    return Subspace(
+        variable, ("w",) if variable == "v" else (), site, torch.eye(8)[:, :k], 1.0, test,
+        test - 0.02, 1.0, 100, 0.0, 0.0, (0.0, control), (0.05,), 0.95,
+    )  # fmt: skip
+
+
+def test_of_each_variable_it_is_said_where_it_was_found_and_where_it_was_not() -> None:
+    mid, post, later = PLACES
+    found = (
+        subspace(mid, 1, 0.3), subspace(mid, 2, 0.5), subspace(mid, 4, 0.5),
+        subspace(post, 1, 0.2), subspace(post, 2, 0.96),
+        subspace(later, 2, 0.96, control=0.95),
+        subspace(later, 4, 0.97, control=0.96, variable="x"),
+    )  # fmt: skip
+    assert [(one.site, one.k) for one in per_site(found)] == [
+        (mid, 2), (post, 2), (later, 2), (later, 4),
+    ]  # fmt: skip
+    sites = {"v": PLACES, "w": PLACES, "x": [later], "y": [mid], "z": []}
+    said = list(sentences(Searched("run", 3, "p", PLACES, sites, found)))
+    assert said == [
+        "v = w: found in a subspace at 0.post (2 of 8), above every control",
+        "x: found in no subspace; at best 0.97 of the test cases, as high in a control, or nearly "
+        "(1.mid, 4 of 8 directions, controls 0.96)",
+        "x: not searched for at 0.mid, 0.post: the whole residual is a cut with it",
+        "y: not searched for at 0.post, 1.mid: the whole residual is a cut with it",
+        "y: not searched for: it changes the output too seldom",
+        "z: not searched for at 0.mid, 0.post, 1.mid: the whole residual is a cut with it",
+    ]
+    assert list(sentences(Searched("run", 3, "p", [], {"v": []}, ()))) == [
+        "no subspaces: the model has no site between its embedding and its last"
+    ]
+    assert list(sentences(Searched("run", 3, "p", PLACES, {}, ()))) == [
+        "no subspaces: p has no inner variable to search for"
+    ]
+
+
+def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> Searched:
+    """What a search finds in a checkpoint with some weights."""
+    digest = prepare(config).inputs.digest()
+    path = checkpoints.save(folder, weights, config, "known", 0, [], digest)
+    (matched,) = match([path], ["reverse"], quiet())
+    return search_subspaces(path, matched, ["reverse"], quiet())
+
+
+@pytest.mark.slow
+def test_what_a_model_was_taught_is_found_and_nothing_in_a_random_init(tmp_path: Path) -> None:
+    config = compose(
+        ["task.vocabulary=[a,b,c]", "task.max_length=4", "model=2L", "model.d_model=32",
+         "analysis.bootstrap=50", "analysis.match_cases=300", "trainer.max_steps=50",
+         "analysis.measures=[accuracy]"]
+    )  # fmt: skip
+    setting = prepare(config)
+    taught = implement(setting.inputs, setting.shape, 0, TAUGHT)
+    assert min(taught.interchange.values()) > 0.97
+    there = searched(config, taught.weights, tmp_path / "taught")
+    assert {one.site for one in there.found if one.found} >= {
+        place.site for place in taught.alignment.values()
+    }
+    (untrained,) = random_inits(setting.shape, 1, 5, "cpu")
+    nothing = searched(config, weights_of(plain_model(untrained)), tmp_path / "untrained")
+    assert nothing.found
+    assert not any(one.found for one in nothing.found)
