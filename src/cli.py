@@ -35,7 +35,8 @@ MATCHED_OTHERS = 4  # other tasks of each, trained on and compiled
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")
 MATCH_OPTIONS = [
-    "--programs", "--all", "--subspaces", "--controls", "--encoder", "--reader", "--output", "--help",
+    "--programs", "--all", "--subspaces", "--controls", "--encoder", "--reader", "--output",
+    "--help",
 ]  # fmt: skip
 ENCODER = (  # what one is
     "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
@@ -359,7 +360,7 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
 def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
     if options.programs or options.all or options.subspaces or options.encoder or options.reader:
         raise UserError(
-            "--controls takes tasks: leave out --programs, --all, --subspaces, --encoder and --reader"
+            "--controls takes tasks: leave out --programs, --all, --subspaces, --encoder, --reader"
         )
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
     names = [one for one in given if one not in overrides] or MATCHED_TASKS

@@ -53,7 +53,7 @@ from .analysis.selectors import Selectors
 from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
-from .analysis.subspaces import Search, subspaces, where_to_search
+from .analysis.subspaces import Search, questions, subspaces, where_to_search
 from .analysis.suite import check_names, measure
 from .config import Config, TrainerConfig, names_file
 from .data.brought import load_function
@@ -332,14 +332,15 @@ def search_subspaces(
     shape = learned_shape(config.model, inputs, config.seed)
     all_sites = sites_of(shape)[:-1]  # what comes after the last is of each position's output
     sites = where_to_search(one, all_sites)
-    searched = Searched(checkpoint.run, checkpoint.step, name, all_sites, sites, ())
-    if not any(sites.values()):
-        return searched
     settings = Search(
         cases=config.analysis.match_cases,
         threshold=config.analysis.match_realised,
         seed=config.analysis.seed,
     )
+    asked = questions(inputs, list(sites), settings)
+    searched = Searched(checkpoint.run, checkpoint.step, name, all_sites, sites, asked, ())
+    if not any(one.answerable and sites[one.names[0]] for one in asked):
+        return searched
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True,
@@ -348,7 +349,7 @@ def search_subspaces(
         by_heart = learned_by_heart(inputs, shape, config, partial(_advance, progress, bar))
         bar = progress.add_task("searches", total=None)
         found = subspaces(
-            make_bridge(shape, checkpoint.weights), inputs, sites,
+            make_bridge(shape, checkpoint.weights), inputs, asked, sites,
             random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
             settings, partial(_advance, progress, bar),
         )  # fmt: skip

@@ -16,12 +16,12 @@ from algomatch import cli
 from algomatch.analysis.controls import random_inits
 from algomatch.analysis.rivals import Standing, candidate, standing
 from algomatch.analysis.setting import Setting
-from algomatch.analysis.subspaces import Subspace, where_to_search
+from algomatch.analysis.subspaces import Question, Subspace, where_to_search
 from algomatch.config import Config, TrainerConfig, compose
 from algomatch.experiment import match, prepare, search_subspaces, train
 from algomatch.models.alignment import sites_of
 from algomatch.models.bridges import plain_model
-from algomatch.models.interchange import implement
+from algomatch.models.interchange import Cases, implement
 from algomatch.models.subject import subject_of
 from algomatch.models.training import weights_of
 from algomatch.report.subspaces import HEADER, Searched, per_site, sentences
@@ -124,11 +124,20 @@ def test_without_a_testable_cut_every_inner_variable_is_searched_for(small: Sett
     assert where_to_search(there, PLACES) == dict.fromkeys(["length", "opp_idx"], PLACES)
 
 
-def subspace(site: str, k: int, test: float, control: float = 0.1, variable: str = "v") -> Subspace:
+def subspace(
+    site: str, k: int, test: float, control: float = 0.1, variable: str = "v", rivalled: float = 0.0
+) -> Subspace:
     return Subspace(
         variable, ("w",) if variable == "v" else (), site, torch.eye(8)[:, :k], 1.0, test,
-        test - 0.02, 1.0, 100, 0.0, 0.0, (0.0, control), (0.05,), 0.95,
+        test - 0.02, 1.0, 100, 0.0, 0.0, (0.0, control), (0.05,), "w",
+        rivalled, 0.95,
     )  # fmt: skip
+
+
+def question(*names: str, rivalled: float = 0.0) -> Question:
+    some = torch.zeros(100, dtype=torch.int64)
+    cases = Cases(some, some, some[:, None])
+    return Question(names, cases, cases, "other", rivalled)
 
 
 def test_of_each_variable_it_is_said_where_it_was_found_and_where_it_was_not() -> None:
@@ -143,20 +152,27 @@ def test_of_each_variable_it_is_said_where_it_was_found_and_where_it_was_not() -
         (mid, 2), (post, 2), (later, 2), (later, 4),
     ]  # fmt: skip
     sites = {"v": PLACES, "w": PLACES, "x": [later], "y": [mid], "z": []}
-    said = list(sentences(Searched("run", 3, "p", PLACES, sites, found)))
+    asked = [question("v", "w"), question("x"), question("u", rivalled=0.99)]
+    said = list(sentences(Searched("run", 3, "p", PLACES, sites, asked, found)))
     assert said == [
         "v = w: found in a subspace at 0.post (2 of 8), above every control",
-        "x: found in no subspace; at best 0.97 of the test cases, as high in a control, or nearly "
-        "(1.mid, 4 of 8 directions, controls 0.96)",
+        "x: found in no subspace; at best 0.97 of the test cases (1.mid, 4 of 8 directions), where "
+        "a control gives 0.96",
+        "u: not searched for: donated values of other would give the same in 99.0% of the cases",
         "x: not searched for at 0.mid, 0.post: the whole residual is a cut with it",
         "y: not searched for at 0.post, 1.mid: the whole residual is a cut with it",
         "y: not searched for: it changes the output too seldom",
         "z: not searched for at 0.mid, 0.post, 1.mid: the whole residual is a cut with it",
     ]
-    assert list(sentences(Searched("run", 3, "p", [], {"v": []}, ()))) == [
+    rivalled = [subspace(mid, 2, 0.99, rivalled=1.0)]
+    assert list(sentences(Searched("run", 3, "p", [mid], {"v": [mid]}, asked[:1], rivalled))) == [
+        "v = w: found in no subspace; at best 0.99 of the test cases (0.mid, 2 of 8 directions), "
+        "where w in its place would give 1.00"
+    ]
+    assert list(sentences(Searched("run", 3, "p", [], {"v": []}, (), ()))) == [
         "no subspaces: the model has no site between its embedding and its last"
     ]
-    assert list(sentences(Searched("run", 3, "p", PLACES, {}, ()))) == [
+    assert list(sentences(Searched("run", 3, "p", PLACES, {}, (), ()))) == [
         "no subspaces: p has no inner variable to search for"
     ]
 

@@ -7,8 +7,10 @@ values of the variable (Geiger et al. 2024, arXiv:2303.02536). The directions ar
 gradients, from those that best predict the variable, and judged on inputs not searched on.
 
 A search finds something wherever there is enough to choose from. So it says nothing without the
-same search on random inits and on a model that learned shuffled labels by heart. Only rotations
-are searched: non-linear maps align anything with anything (Sutter et al. 2025, arXiv:2507.08802).
+same search on random inits and on a model that learned shuffled labels by heart. Nor does it where
+directions that carry another of the program's variables would pass: a site that holds the output
+passes for all that decides the output alone. Only rotations are searched: non-linear maps align
+anything with anything (Sutter et al. 2025, arXiv:2507.08802).
 
 What is not found may be there all the same. Compiled attention and steps pass hardly any gradient,
 so that in references little but the first directions is tried, and these are mixed where another
@@ -40,6 +42,7 @@ from transformer_lens.model_bridge.sources.native import NativeModel
 
 from ..data.cuts import labels
 from ..data.inputs import InputSet
+from ..data.overridden import overridden_targets
 from ..errors import UserError
 from ..models.alignment import inner_variables
 from ..models.continuation import continue_from, residuals, without_hooks
@@ -90,7 +93,8 @@ class Subspace:
     It is the share of the `n` test cases whose whole output becomes what it must, with its
     interval; `train` that of the cases searched on, `start` of the test cases before the search,
     `chance` with random directions. `random_inits` and `shuffled_labels` are what the same search
-    reaches on each of the controls. `same` are other variables with the very same cases.
+    reaches on each of the controls; `rival` is the other variable of the program that would pass
+    for this one most often, and `rivalled` how often. `same` are variables with the same cases.
     """
 
     variable: str
@@ -106,6 +110,8 @@ class Subspace:
     chance: float
     random_inits: tuple[float, ...]
     shuffled_labels: tuple[float, ...]
+    rival: str
+    rivalled: float
     threshold: float
 
     @property
@@ -120,8 +126,8 @@ class Subspace:
 
     @property
     def found(self) -> bool:
-        """Whether the directions carry the variable, and the search alone does not say so."""
-        return self.test >= self.threshold and self.low > self.control
+        """Whether the directions carry the variable, and neither search nor rival explains it."""
+        return self.test >= self.threshold and self.low > max(self.control, self.rivalled)
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,22 @@ class _Found:
 
 @dataclass(frozen=True)
 class Question:
-    """Variables that one test asks for, and the cases to search on and to judge on."""
+    """Variables that one test asks for, and the cases to search on and to judge on.
+
+    `rivalled` is the share of the latter in which the donor's values of `rival`, another of the
+    program's variables, would make the output what it must be.
+    """
 
     names: tuple[str, ...]
     train: Cases
     test: Cases
+    rival: str = ""
+    rivalled: float = 0.0
+
+    @property
+    def answerable(self) -> bool:
+        """Whether being right in all the cases would say more than that the rival is there."""
+        return wilson_interval(1.0, len(self.test))[0] > self.rivalled
 
     def same(self, train: Cases, test: Cases) -> bool:
         """Return whether these are its cases."""
@@ -180,6 +197,7 @@ def where_to_search(one: Standing, sites: Sequence[str]) -> dict[str, tuple[str,
 def subspaces(
     bridge: TransformerBridge,
     inputs: InputSet,
+    asked: Sequence[Question],
     sites: Mapping[str, Sequence[str]],
     random_inits: Sequence[TransformerBridge],
     shuffled_labels: Sequence[TransformerBridge],
@@ -189,8 +207,8 @@ def subspaces(
     """Yield what is found of each variable at each of its sites, for more and more directions.
 
     It goes on up to the number with which the variable is found there. Variables that no case can
-    tell apart come once, at the sites that are each one's. Left out are those that change the
-    output too seldom for there to be cases. The controls are of the model's shape.
+    tell apart come once, at the sites that are each one's. Questions that have no answer are left
+    out. The controls are of the model's shape.
 
     Raises:
         UserError: a kind of control is missing, or the model has no such site.
@@ -203,13 +221,14 @@ def subspaces(
     sides = halves(inputs, settings.seed)
     tried = settings.tried(bridge.cfg.d_model)
     pairs = [
-        (asked, site)
-        for asked in questions(sides, list(sites), settings)
-        for site in sites[asked.names[0]]
-        if all(site in sites[name] for name in asked.names)
+        (one, site)
+        for one in asked
+        if one.answerable
+        for site in sites[one.names[0]]
+        if all(site in sites[name] for name in one.names)
     ]
-    for pair, (asked, site) in enumerate(pairs):
-        places = [_Place(model, site, sides, asked) for model in models]
+    for pair, (question, site) in enumerate(pairs):
+        places = [_Place(model, site, sides, question) for model in models]
         for at, k in enumerate(tried, start=pair * len(tried)):
             found: list[_Found] = []
             for place in places:
@@ -218,31 +237,57 @@ def subspaces(
                     done = at * len(models) + len(found)
                     progress(done, len(pairs) * len(tried) * len(models))
             own, *others = found
-            values, n = [other.test for other in others], len(asked.test)
+            values, n = [other.test for other in others], len(question.test)
             one = Subspace(
-                asked.names[0], asked.names[1:], site, own.directions, own.train, own.test,
+                question.names[0], question.names[1:], site, own.directions, own.train, own.test,
                 *wilson_interval(own.test, n), n, own.start, places[0].by_chance(k, settings.seed),
                 tuple(values[: len(random_inits)]), tuple(values[len(random_inits) :]),
-                settings.threshold,
+                question.rival, question.rivalled, settings.threshold,
             )  # fmt: skip
             yield one
             if one.found:
                 break
 
 
-def questions(
-    sides: tuple[InputSet, InputSet], names: Sequence[str], settings: Search
-) -> list[Question]:
-    """Return the cases of variables among the inputs to search on and those to judge on."""
-    found: list[Question] = []
+def questions(inputs: InputSet, names: Sequence[str], settings: Search) -> list[Question]:
+    """Return the cases of variables among the inputs to search on and those to judge on.
+
+    Left out are variables that change the output too seldom for there to be cases.
+    """
+    sides, found = halves(inputs, settings.seed), list[Question]()
     for name in names:
         train, test = (distinct_cases(side, name, settings.cases, settings.seed) for side in sides)
         at = next((i for i, one in enumerate(found) if one.same(train, test)), None)
         if at is not None:
             found[at] = replace(found[at], names=(*found[at].names, name))
         elif len(train) and len(test):
-            found.append(Question((name,), train, test))
+            found.append(Question((name,), train, test, *_strongest_rival(sides[1], name, test)))
     return found
+
+
+def _strongest_rival(inputs: InputSet, name: str, cases: Cases) -> tuple[str, float]:
+    """Return the variable whose donated values most often give a variable's targets, and how often.
+
+    What tells it, and is told by it, beside the position is no other variable.
+    """
+    shares = {"": 0.0}
+    defined = inputs.output.defined(cases.targets)
+    for other, variable in inputs.variables.items():
+        if not _equivalent(inputs, name, other):
+            codes = {other: variable.codes[cases.donors]}
+            given = overridden_targets(inputs, cases.bases, codes)
+            right = (inputs.output.same(given, cases.targets) | ~defined).all(-1)
+            shares[other] = float(right.double().mean())
+    rival = max(shares, key=lambda one: shares[one])
+    return rival, shares[rival]
+
+
+def _equivalent(inputs: InputSet, name: str, other: str) -> bool:
+    """Return whether two variables determine each other at every position."""
+    positions = _positions(inputs)[inputs.real]
+    codes = [labels(inputs, names)[inputs.real] for names in ([name], [other], [name, other])]
+    counts = {len(torch.unique(torch.stack([positions, one]), dim=1)[0]) for one in codes}
+    return len(counts) == 1
 
 
 def halves(inputs: InputSet, seed: int) -> tuple[InputSet, InputSet]:

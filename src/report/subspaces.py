@@ -13,20 +13,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..analysis.subspaces import Subspace
+from ..analysis.subspaces import Question, Subspace
 from ..files import faults_named, write_file
 from .matching import site_label
 from .tables import plain_table
 
 HEADER = (
     "run", "step", "program", "variable", "same", "site", "k", "width", "test", "low", "high", "n",
-    "train", "start", "chance", "random_inits", "shuffled_labels", "threshold", "found",
+    "train", "start", "chance", "random_inits", "shuffled_labels", "rival",
+    "rivalled", "threshold", "found",
 )  # fmt: skip
-COLUMNS = ("site", "k", "test", "95%", "train", "start", "chance", "random", "shuffled", "")
+COLUMNS = (
+    "site", "k", "test", "95%", "train", "start", "chance", "random", "shuffled", "rival", "",
+)  # fmt: skip
 LEGEND = (
     "test: cases not searched on; start: before the search; chance: random directions; random, "
     "shuffled: the most that the same search reaches in random inits and in a model of shuffled "
-    "labels. What is not found may be there all the same."
+    "labels; rival: what another variable of the program would give in its place. What is not "
+    "found may be there all the same."
 )
 
 
@@ -43,6 +47,7 @@ class Searched:
     program: str
     all_sites: Sequence[str]
     sites: Mapping[str, Sequence[str]]
+    asked: Sequence[Question]
     found: Sequence[Subspace]
     note: str = ""
 
@@ -70,7 +75,8 @@ def _table(one: Searched) -> Table:
             escape(_names(best)), site_label(best.site), str(best.k), f"{best.test:.2f}",
             f"{best.low:.2f}-{best.high:.2f}", f"{best.train:.2f}", f"{best.start:.2f}",
             f"{best.chance:.2f}", f"{max(best.random_inits):.2f}",
-            f"{max(best.shuffled_labels):.2f}", "[bold green]found[/]" if best.found else "-",
+            f"{max(best.shuffled_labels):.2f}", f"{best.rivalled:.2f}",
+            "[bold green]found[/]" if best.found else "-",
         )  # fmt: skip
     return table
 
@@ -94,16 +100,21 @@ def sentences(one: Searched) -> Iterator[str]:
     if not one.all_sites:
         yield "no subspaces: the model has no site between its embedding and its last"
         return
-    done = set[str]()
-    for variable, group in groupby(per_site(one.found), key=lambda best: best.variable):
+    for _, group in groupby(per_site(one.found), key=lambda best: best.variable):
         tried = list(group)
-        done |= {variable, *tried[0].same}
         yield f"{_names(tried[0])}: {_said(tried)}"
+    for each in one.asked:
+        if not each.answerable:
+            yield (
+                f"{' = '.join(each.names)}: not searched for: donated values of {each.rival} would "
+                f"give the same in {each.rivalled:.1%} of the cases"
+            )
+    told = {name for each in one.asked for name in each.names}
     for variable, sites in one.sites.items():
         if answered := [site_label(site) for site in one.all_sites if site not in sites]:
             where = ", ".join(answered)
             yield f"{variable}: not searched for at {where}: the whole residual is a cut with it"
-        if sites and variable not in done:
+        if sites and variable not in told:
             yield f"{variable}: not searched for: it changes the output too seldom"
 
 
@@ -114,10 +125,13 @@ def _said(tried: Sequence[Subspace]) -> str:
         places = ", ".join(f"{site_label(best.site)} ({best.k} of {width})" for best in there)
         return f"found in a subspace at {places}, above every control"
     best = max(tried, key=lambda one: one.test)
-    high = "as high in a control, or nearly" if best.test >= best.threshold else "too few"
+    if best.rivalled > best.control:
+        other = f"{best.rival} in its place would give {best.rivalled:.2f}"
+    else:
+        other = f"a control gives {best.control:.2f}"
     return (
-        f"found in no subspace; at best {best.test:.2f} of the test cases, {high} "
-        f"({site_label(best.site)}, {best.k} of {width} directions, controls {best.control:.2f})"
+        f"found in no subspace; at best {best.test:.2f} of the test cases "
+        f"({site_label(best.site)}, {best.k} of {width} directions), where {other}"
     )
 
 
@@ -137,7 +151,8 @@ def to_csv(one: Searched) -> str:
             [
                 one.run, one.step, one.program, each.variable, same, each.site, each.k,
                 each.directions.shape[0], each.test, each.low, each.high, each.n, each.train,
-                each.start, each.chance, random_inits, shuffled_labels, each.threshold, each.found,
+                each.start, each.chance, random_inits, shuffled_labels, each.rival, each.rivalled,
+                each.threshold, each.found,
             ]
         )  # fmt: skip
     return out.getvalue()

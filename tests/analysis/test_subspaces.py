@@ -25,7 +25,8 @@ from algomatch.analysis.subspaces import (
 )
 from algomatch.config import TrainerConfig, compose
 from algomatch.data.cuts import labels
-from algomatch.data.inputs import InputSet, shuffled
+from algomatch.data.inputs import InputSet, input_set, shuffled
+from algomatch.data.tasks import make_task
 from algomatch.errors import UserError
 from algomatch.experiment import prepare
 from algomatch.models.bridges import make_bridge, plain_model
@@ -69,6 +70,7 @@ def searched(
     found = subspaces(
         bridge,
         inputs,
+        questions(inputs, names, settings),
         dict.fromkeys(names, places),
         random_inits(bridge.cfg, 2, 0, "cpu"),
         [make_bridge(bridge.cfg, weights)],
@@ -166,27 +168,31 @@ def test_both_controls_are_demanded_and_sites_are_checked(small: Setting) -> Non
     (bridge,) = random_inits(small.shape, 1, 5, "cpu")
     for inits, by_heart in (([bridge], []), ([], [bridge])):
         with pytest.raises(UserError, match="random inits and models of shuffled labels"):
-            list(subspaces(bridge, small.inputs, {"length": []}, inits, by_heart, QUICK))
+            list(subspaces(bridge, small.inputs, [], {}, inits, by_heart, QUICK))
+    asked = questions(small.inputs, ["length"], QUICK)
     sites = {"length": ["blocks.7.hook_resid_post"]}
     with pytest.raises(UserError, match=r"no site 'blocks\.7\.hook_resid_post'"):
-        list(subspaces(bridge, small.inputs, sites, [bridge], [bridge], QUICK))
+        list(subspaces(bridge, small.inputs, asked, sites, [bridge], [bridge], QUICK))
 
 
 @pytest.mark.parametrize(
-    ("test", "low", "inits", "by_heart", "found"),
+    ("test", "low", "inits", "by_heart", "rivalled", "found"),
     [
-        (0.95, 0.9, (0.2, 0.8), (0.5,), True),
-        (0.95, 0.9, (0.2, 0.92), (0.5,), False),
-        (0.95, 0.9, (0.2, 0.3), (0.9,), False),
-        (0.85, 0.8, (0.2, 0.3), (0.5,), False),
+        (0.95, 0.9, (0.2, 0.8), (0.5,), 0.8, True),
+        (0.95, 0.9, (0.2, 0.92), (0.5,), 0.1, False),
+        (0.95, 0.9, (0.2, 0.3), (0.9,), 0.1, False),
+        (0.95, 0.9, (0.2, 0.3), (0.5,), 0.95, False),
+        (0.85, 0.8, (0.2, 0.3), (0.5,), 0.1, False),
     ],
 )
 def test_found_is_high_and_above_every_control(
-    test: float, low: float, inits: tuple[float, ...], by_heart: tuple[float, ...], found: bool
-) -> None:
+    test: float, low: float, inits: tuple[float, ...], by_heart: tuple[float, ...],
+    rivalled: float, found: bool,
+) -> None:  # fmt: skip
     one = Subspace(
-        "v", (), "s", torch.eye(4)[:, :2], 1.0, test, low, 1.0, 100, 0.0, 0.0, inits, by_heart, 0.9
-    )
+        "v", (), "s", torch.eye(4)[:, :2], 1.0, test, low, 1.0, 100, 0.0, 0.0, inits, by_heart,
+        "w", rivalled, 0.9,
+    )  # fmt: skip
     assert one.k == 2
     assert one.control == max(*inits, *by_heart)
     assert one.found == found
@@ -203,12 +209,26 @@ def test_inputs_to_judge_on_are_not_searched_on(small: Setting) -> None:
 
 
 def test_cases_are_different_pairs_and_one_question_for_all_they_ask(small: Setting) -> None:
-    sides = halves(small.inputs, 0)
-    (asked,) = questions(sides, ["length", "opp_idx", "opp_idx-1"], QUICK)
+    (asked,) = questions(small.inputs, ["length", "opp_idx", "opp_idx-1"], QUICK)
     assert isinstance(asked, Question)
     assert asked.names == ("length", "opp_idx", "opp_idx-1")
     pairs = set(zip(asked.test.bases.tolist(), asked.test.donors.tolist(), strict=True))
     assert len(pairs) == len(asked.test) > 100
+
+
+def test_what_another_variable_would_do_as_well_is_no_question(small: Setting) -> None:
+    (asked,) = questions(small.inputs, ["length"], QUICK)
+    assert asked.rival not in ("length", "opp_idx", "opp_idx-1")  # these are one with it
+    assert 0 < asked.rivalled < 0.5
+    assert asked.answerable
+    task = compose(["task=pair_balance", "task.max_length=4"]).task
+    inputs = input_set(make_task(task), task)
+    (asked, _) = questions(inputs, ["share_open", "share_close"], QUICK)
+    assert (asked.rival, asked.rivalled) == ("is_open", 1.0)  # it alone decides the share
+    assert not asked.answerable
+    (bridge,) = random_inits(small.shape, 1, 0, "cpu")
+    sites = {"share_open": ["blocks.0.hook_resid_mid"]}
+    assert not list(subspaces(bridge, inputs, [asked], sites, [bridge], [bridge], QUICK))
 
 
 def test_the_first_directions_are_a_variable_s_own(small: Setting) -> None:
