@@ -155,7 +155,7 @@ def test_of_each_variable_it_is_said_where_it_was_found_and_where_it_was_not() -
     asked = [question("v", "w"), question("x"), question("u", rivalled=0.99)]
     said = list(sentences(Searched("run", 3, "p", PLACES, sites, asked, found)))
     assert said == [
-        "v = w: found in a subspace at 0.post (2 of 8), above every control",
+        "v = w: found in a subspace at 0.post (2 of 8 directions)",
         "x: found in no subspace; at best 0.97 of the test cases (1.mid, 4 of 8 directions), where "
         "a control gives 0.96",
         "u: not searched for: donated values of other would give the same in 99.0% of the cases",
@@ -185,21 +185,34 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
     return search_subspaces(path, matched, ["reverse"], quiet())
 
 
-@pytest.mark.slow
-def test_what_a_model_was_taught_is_found_and_nothing_in_a_random_init(tmp_path: Path) -> None:
-    config = compose(
-        ["task.vocabulary=[a,b,c]", "task.max_length=4", "model=2L", "model.d_model=32",
-         "analysis.bootstrap=50", "analysis.match_cases=300", "trainer.max_steps=50",
-         "analysis.measures=[accuracy]"]
+def reversing(n_layers: int) -> Config:
+    """A config of layers without MLPs: there is a site between each two."""
+    return compose(
+        ["task.vocabulary=[a,b,c]", "task.max_length=4", "model=2L_attn_only", "model.d_model=32",
+         f"model.n_layers={n_layers}", "analysis.bootstrap=50", "analysis.match_cases=300",
+         "trainer.max_steps=50", "analysis.measures=[accuracy]"]
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_a_model_was_taught_is_found_where_it_was(tmp_path: Path) -> None:
+    config = reversing(3)
     setting = prepare(config)
     taught = implement(setting.inputs, setting.shape, 0, TAUGHT)
-    assert min(taught.interchange.values()) > 0.97
-    there = searched(config, taught.weights, tmp_path / "taught")
-    assert {one.site for one in there.found if one.found} >= {
-        place.site for place in taught.alignment.values()
-    }
-    (untrained,) = random_inits(setting.shape, 1, 5, "cpu")
-    nothing = searched(config, weights_of(plain_model(untrained)), tmp_path / "untrained")
-    assert nothing.found
-    assert not any(one.found for one in nothing.found)
+    assert taught.interchange["opp_idx"] > 0.97
+    there = searched(config, taught.weights, tmp_path)
+    found = [one for one in there.found if one.found]
+    assert {one.variable for one in found} == {"length"}
+    assert {one.same for one in found} == {("opp_idx",)}
+    assert taught.alignment["opp_idx"].site in {one.site for one in found}
+
+
+@pytest.mark.slow
+def test_nothing_is_found_in_a_random_init(tmp_path: Path) -> None:
+    config = reversing(2)
+    (untrained,) = random_inits(prepare(config).shape, 1, 5, "cpu")
+    there = searched(config, weights_of(plain_model(untrained)), tmp_path)
+    assert [one.k for one in there.found] == [1, 2, 4, 8]
+    assert not any(one.found for one in there.found)
+    (sentence,) = sentences(there)
+    assert sentence.startswith("length = opp_idx: found in no subspace; at best 0.")

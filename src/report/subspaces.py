@@ -58,7 +58,6 @@ def print_subspaces(one: Searched, console: Console) -> None:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    say("")
     if one.found:
         console.print(_table(one))
         say(LEGEND)
@@ -122,8 +121,10 @@ def _said(tried: Sequence[Subspace]) -> str:
     width = tried[0].directions.shape[0]
     there = [best for best in tried if best.found]
     if there:
-        places = ", ".join(f"{site_label(best.site)} ({best.k} of {width})" for best in there)
-        return f"found in a subspace at {places}, above every control"
+        places = ", ".join(
+            f"{site_label(best.site)} ({best.k} of {width} directions)" for best in there
+        )
+        return f"found in a subspace at {places}"
     best = max(tried, key=lambda one: one.test)
     if best.rivalled > best.control:
         other = f"{best.rival} in its place would give {best.rivalled:.2f}"
