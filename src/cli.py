@@ -270,7 +270,7 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     if len(given) > 1 or _holds_runs(Path(given[0])):
         _match_runs([Path(path) for path in given], options, console)
         return
-    from . import experiment
+    from . import match
     from .report.matching import print_matching
     from .report.matching_figures import save_matching
     from .tracking import checkpoints
@@ -278,14 +278,14 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
     path = Path(given[0])
     paths = RunFolder.open(path).checkpoint_folders() if options.all else [path]
-    found = experiment.match(paths, options.programs, console)
+    found = match.match_checkpoints(paths, options.programs, console)
     where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
     print_matching(found, console)
     save_matching(found, where, console)
     if options.subspaces:
         from .report.subspaces import print_subspaces, save_subspaces
 
-        searched = experiment.search_subspaces(paths[-1], found[-1], options.programs, console)
+        searched = match.search_subspaces(paths[-1], found[-1], options.programs, console)
         print_subspaces(searched, console)
         save_subspaces(searched, where, console)
 
@@ -298,7 +298,7 @@ def _holds_runs(path: Path) -> bool:
 def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Console) -> None:
     if options.all or options.subspaces:
         raise UserError("--all and --subspaces are for one run: name one, or leave them out")
-    from . import experiment
+    from . import match
     from .files import faults_named, write_file
     from .report.matching import Matching
     from .report.matching_figures import write_matching
@@ -308,7 +308,7 @@ def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Con
     def keep(folder: RunFolder, found: Matching) -> None:
         write_matching([found], folder.path / "matching")
 
-    groups, found = experiment.match_runs(paths, options.programs, keep, console)
+    groups, found = match.match_runs(paths, options.programs, keep, console)
     print_verdicts(groups, found, console)
     where = Path(options.output or ".") / FILE
     with faults_named(f"write '{where}'"):
@@ -346,11 +346,11 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
     from .config import compose
 
     config, folder = compose(overrides), Path(folders[0])
-    from . import experiment
+    from . import match
     from .report.matching import print_matching
     from .report.matching_figures import save_matching
 
-    found = experiment.match_folder(
+    found = match.match_folder(
         folder, config, options.encoder, options.reader, options.programs, console
     )
     print_matching([found], console)
@@ -371,7 +371,7 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
     from .config import compose
 
     configs = [compose([f"task={name}", *overrides]) for name in names]
-    from . import experiment
+    from . import match
     from .files import faults_named, write_file
     from .report.matching_controls import checked_csv, print_checked, print_counts
 
@@ -380,7 +380,7 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
         where.parent.mkdir(parents=True, exist_ok=True)
         before = where.read_text() if where.exists() else ""
     for name, config in zip(names, configs, strict=True):
-        rows = experiment.match_controls(config, console)
+        rows = match.match_controls(config, console)
         found += rows
         print_checked(name, rows, console)
         with faults_named(f"write '{where}'"):

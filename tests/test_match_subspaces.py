@@ -18,7 +18,8 @@ from algomatch.analysis.rivals import Standing, candidate, standing
 from algomatch.analysis.setting import Setting
 from algomatch.analysis.subspaces import Question, Subspace, where_to_search
 from algomatch.config import Config, TrainerConfig, compose
-from algomatch.experiment import match, prepare, search_subspaces, train
+from algomatch.experiment import prepare, train
+from algomatch.match import match_checkpoints, search_subspaces
 from algomatch.models.alignment import sites_of
 from algomatch.models.bridges import plain_model
 from algomatch.models.interchange import Cases, implement
@@ -181,7 +182,7 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
     """What a search finds in a checkpoint with some weights."""
     digest = prepare(config).inputs.digest()
     path = checkpoints.save(folder, weights, config, "known", 0, [], digest)
-    (matched,) = match([path], ["reverse"], quiet())
+    (matched,) = match_checkpoints([path], ["reverse"], quiet())
     return search_subspaces(path, matched, ["reverse"], quiet())
 
 

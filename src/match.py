@@ -1,0 +1,257 @@
+"""What `algomatch match` does: checkpoints, runs, models from elsewhere and controls, matched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from transformer_lens.model_bridge import TransformerBridge
+
+from .analysis.any_bridge import match_bridge
+from .analysis.controls import (
+    controls,
+    learned_by_heart,
+    random_inits,
+)
+from .analysis.matching_controls import MATCHED_INITS, Checked, check, of_matching
+from .analysis.rivals import (
+    Candidate,
+    candidates,
+    finer,
+    order,
+    programs_of,
+    rule_of,
+    selectors_of,
+    standing,
+)
+from .analysis.selectors import Selectors
+from .analysis.subspaces import Search, questions, subspaces, where_to_search
+from .config import Config, names_file
+from .data.brought import load_function
+from .data.inputs import InputSet, input_set
+from .data.tasks import make_task
+from .errors import UserError
+from .experiment import advance, bridge_of, check_accelerator, check_device, prepare
+from .models.alignment import sites_of
+from .models.bridges import make_bridge
+from .models.brought import load_gpt2
+from .models.learned import learned_shape
+from .models.subject import subject_of
+from .models.training import mean_loss
+from .report.matching import Matching
+from .report.seeds import Group, find_runs, grouped, load_run
+from .report.subspaces import Searched
+from .tracking import checkpoints
+from .tracking.run_folder import RunFolder
+
+SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a model
+
+
+def match_checkpoints(
+    paths: Sequence[Path], programs: Sequence[str], console: Console
+) -> list[Matching]:
+    """Match checkpoints of one run with the programs of its task: all, or those named.
+
+    Raises:
+        UserError: a path is no checkpoint, or a name none of the task's programs.
+    """
+    loaded = [(path, checkpoints.load(path)) for path in paths]
+    config = loaded[0][1].config
+    task = make_task(config.task)
+    inputs = input_set(task, config.task)
+    shape = learned_shape(config.model, inputs, config.seed)
+    found: list[Matching] = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        chosen = list(
+            progress.track(
+                candidates(task, config.task, config.analysis, programs),
+                total=len(list(programs_of(task, programs))),
+                description="programs",
+            )
+        )
+        compare = selectors_of(chosen, shape, config.analysis)
+        for path, checkpoint in progress.track(loaded, description="checkpoints"):
+            bridge = bridge_of(checkpoint, path, inputs, shape)
+            found.append(_matched(checkpoint, bridge, inputs, chosen, compare))
+    return found
+
+
+def match_runs(
+    paths: Sequence[Path],
+    programs: Sequence[str],
+    keep: Callable[[RunFolder, Matching], None],
+    console: Console,
+) -> tuple[list[Group], dict[Path, Matching]]:
+    """Match the last checkpoints of several runs; return them in groups over seeds, and by folder.
+
+    Each is kept as soon as it is there. Runs of one task share what is prepared for it.
+
+    Raises:
+        UserError: a path holds no run, a run no checkpoint, or a name is none of its programs.
+    """
+    runs = [load_run(folder) for folder in find_runs(paths)]
+    found: dict[Path, Matching] = {}
+    prepared: dict[str, tuple[InputSet, list[Candidate]]] = {}
+    compared: dict[str, Selectors] = {}
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        for run in progress.track(runs, description="runs"):
+            path = run.folder.path
+            checkpoint = checkpoints.load(path)
+            config = checkpoint.config
+            key = repr((config.task, config.analysis))
+            if key not in prepared:
+                task = make_task(config.task)
+                chosen = candidates(task, config.task, config.analysis, programs)
+                prepared[key] = input_set(task, config.task), list(chosen)
+            inputs, known = prepared[key]
+            shape = learned_shape(config.model, inputs, config.seed)
+            bridge = bridge_of(checkpoint, path, inputs, shape)
+            of_shape = key + repr(config.model)  # whose random inits are the selectors' control
+            if of_shape not in compared:
+                compared[of_shape] = selectors_of(known, shape, config.analysis)
+            found[path] = _matched(checkpoint, bridge, inputs, known, compared[of_shape])
+            keep(run.folder, found[path])
+    return grouped(runs), found
+
+
+def _matched(
+    checkpoint: checkpoints.Checkpoint,
+    bridge: TransformerBridge,
+    inputs: InputSet,
+    chosen: Sequence[Candidate],
+    compare: Selectors,
+) -> Matching:
+    config, subject = checkpoint.config.analysis, subject_of(bridge, inputs)
+    standings = [standing(subject, one, config) for one in chosen]
+    heads = finer(compare, bridge, subject, standings)
+    table = order(standings, heads.decisions)
+    loss = float(mean_loss(inputs.output, subject.logits(), inputs.targets))
+    return Matching(checkpoint.run, checkpoint.step, loss, table, rule_of(config), heads)
+
+
+def match_folder(
+    folder: Path,
+    config: Config,
+    encoder: str,
+    reader: str | None,
+    programs: Sequence[str],
+    console: Console,
+) -> Matching:
+    """Match a GPT-2 of a user's own folder with the programs of a task: all, or those named.
+
+    `encoder` and `reader` name a function each, `path/to/file.py:function`.
+
+    Raises:
+        UserError: there is no such model or function, or they and the task do not fit each other.
+        FaultError: the file system failed.
+    """
+    check_device(config.analysis.device)
+    encode = _function_of("--encoder", encoder)
+    read = None if reader is None else _function_of("--reader", reader)
+    bridge = load_gpt2(folder, config.analysis.device)
+    with console.status(f"matching {folder.resolve().name}"):
+        found = match_bridge(
+            bridge, make_task(config.task), encode, read,
+            settings=config.task, config=config.analysis, programs=programs,
+        )  # fmt: skip
+    return Matching(folder.resolve().name, None, None, found, rule_of(config.analysis))
+
+
+def _function_of(option: str, place: str) -> Callable[..., Any]:
+    """Return the function that an option names."""
+    if not names_file(place):
+        raise UserError(f"{option} {place}: give path/to/file.py:function")
+    try:
+        return load_function(place)
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from error
+
+
+def search_subspaces(
+    path: Path, matched: Matching, programs: Sequence[str], console: Console
+) -> Searched:
+    """Search a matched checkpoint for a program's variables in subspaces, and controls beside it.
+
+    The program is the first named, or the task's own. The search runs on the CPU.
+
+    Raises:
+        UserError: `path` is no checkpoint.
+        NotFiniteError: the training of the control on shuffled labels diverged.
+    """
+    checkpoint = checkpoints.load(path)
+    config = checkpoint.config
+    config.analysis.device = "cpu"
+    name, _ = next(programs_of(make_task(config.task), programs[:1]))
+    one = next(each for each in matched.standings if each.candidate.name == name)
+    inputs = one.candidate.inputs
+    shape = learned_shape(config.model, inputs, config.seed)
+    all_sites = sites_of(shape)[:-1]  # what comes after the last is of each position's output
+    sites = where_to_search(one, all_sites)
+    settings = Search(
+        cases=config.analysis.match_cases,
+        threshold=config.analysis.match_realised,
+        seed=config.analysis.seed,
+    )
+    asked = questions(inputs, list(sites), settings)
+    searched = Searched(checkpoint.run, checkpoint.step, name, all_sites, sites, asked, ())
+    if not any(one.answerable and sites[one.names[0]] for one in asked):
+        return searched
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        bar = progress.add_task("training on shuffled labels", total=None)
+        by_heart = learned_by_heart(inputs, shape, config, partial(advance, progress, bar))
+        bar = progress.add_task("searches", total=None)
+        found = subspaces(
+            make_bridge(shape, checkpoint.weights), inputs, asked, sites,
+            random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
+            settings, partial(advance, progress, bar),
+        )  # fmt: skip
+        return replace(searched, found=tuple(found), note=by_heart.note)
+
+
+def match_controls(config: Config, console: Console) -> list[Checked]:
+    """Match the controls of a task with its program, and its decoys with their own too.
+
+    Raises:
+        UserError: the config is impossible.
+    """
+    check_accelerator(config.trainer.accelerator)
+    setting = prepare(config)
+    known = [
+        one
+        for one in candidates(setting.inputs.task, config.task, config.analysis, sides=False)
+        if one.reference is not None
+    ]
+    every = controls(setting.inputs, setting.reference, setting.shape, config, MATCHED_INITS)
+    planned = of_matching(every, known[0], setting)
+    found: list[Checked] = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        whole = progress.add_task(config.task.name, total=len(planned))
+        for control in planned:
+            bar = progress.add_task(control.name, total=None)
+            found += check(control, known, setting, partial(advance, progress, bar))
+            progress.remove_task(bar)
+            progress.advance(whole)
+    return found
