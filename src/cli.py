@@ -282,7 +282,9 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
     print_matching(found, console)
     save_matching(found, where, console)
-    if options.subspaces:
+    if options.subspaces and found[-1].exact < found[-1].rule.solved:
+        console.print("no subspaces are searched for: the model does not solve the task")
+    elif options.subspaces:
         from .report.subspaces import print_subspaces, save_subspaces
 
         searched = match.search_subspaces(paths[-1], found[-1], options.programs, console)
