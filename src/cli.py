@@ -31,7 +31,10 @@ MATCHED_TASKS = [  # of `match --controls`
     "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
     "share_of_last",
 ]  # fmt: skip
-MATCHED_OTHERS = 4  # other tasks of each, trained on and compiled
+MATCHED_SETTINGS = {  # of `match --controls`, unless it is said otherwise
+    "analysis.other_tasks": 4,  # trained on and compiled
+    "trainer.max_steps": 400,  # of what is trained on other tasks and on shuffled labels
+}
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")
 MATCH_OPTIONS = [
@@ -368,8 +371,9 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
     names = [one for one in given if one not in overrides] or MATCHED_TASKS
     if not any(one.partition("=")[0] in ("model", "model.name") for one in overrides):
         overrides.insert(0, f"model={CONTROLS_MODEL}")
-    if not any(one.startswith("analysis.other_tasks=") for one in overrides):
-        overrides.append(f"analysis.other_tasks={MATCHED_OTHERS}")
+    for key, value in MATCHED_SETTINGS.items():
+        if not any(one.startswith(f"{key}=") for one in overrides):
+            overrides.append(f"{key}={value}")
     from .config import compose
 
     configs = [compose([f"task={name}", *overrides]) for name in names]
