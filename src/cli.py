@@ -313,11 +313,12 @@ def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Con
     def keep(folder: RunFolder, found: Matching) -> None:
         write_matching([found], folder.path / "matching")
 
+    where = Path(options.output or ".") / FILE
+    with faults_named(f"write into '{where.parent}'"):
+        where.parent.mkdir(parents=True, exist_ok=True)
     groups, found = match.match_runs(paths, options.programs, keep, console)
     print_verdicts(groups, found, console)
-    where = Path(options.output or ".") / FILE
     with faults_named(f"write '{where}'"):
-        where.parent.mkdir(parents=True, exist_ok=True)
         write_file(where, verdicts_csv(groups, found).encode())
     say = f"every run: {where}; every test and picture: RUN/matching"
     console.print(say, soft_wrap=True, highlight=False, markup=False)
@@ -368,7 +369,9 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
             "--controls takes tasks: leave out --programs, --all, --subspaces, --encoder, --reader"
         )
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
-    names = [one for one in given if one not in overrides] or MATCHED_TASKS
+    if named := [one for one in overrides if one.partition("=")[0] in TASK_KEYS]:
+        raise UserError(f"'{named[0]}': name the tasks alone, as in --controls reverse hist")
+    names = list(dict.fromkeys(one for one in given if one not in overrides)) or MATCHED_TASKS
     if not any(one.partition("=")[0] in ("model", "model.name") for one in overrides):
         overrides.insert(0, f"model={CONTROLS_MODEL}")
     for key, value in MATCHED_SETTINGS.items():

@@ -68,6 +68,7 @@ def match_checkpoints(
     """
     loaded = [(path, checkpoints.load(path)) for path in paths]
     config = loaded[0][1].config
+    check_device(config.analysis.device)
     task = make_task(config.task)
     inputs = input_set(task, config.task)
     shape = learned_shape(config.model, inputs, config.seed)
@@ -104,6 +105,9 @@ def match_runs(
         UserError: a path holds no run, a run no checkpoint, or a name is none of its programs.
     """
     runs = [load_run(folder) for folder in find_runs(paths)]
+    for run in runs:  # a mistake is told before the work
+        list(programs_of(make_task(run.config.task), programs))
+        check_device(run.config.analysis.device)
     found: dict[Path, Matching] = {}
     prepared: dict[str, tuple[InputSet, list[Candidate]]] = {}
     compared: dict[str, Selectors] = {}

@@ -14,9 +14,9 @@ from ..models.cut_training import SOLVED, CutImplementation, implement_cuts
 from ..models.subject import Subject, subject_of
 from ..models.training import Progress
 from .controls import DECOY, NEGATIVE, POSITIVE, TRIES, Control, Made, NotMadeError
-from .rivals import Candidate, Standing, finer, selectors_of, standing, told_by_cuts
+from .rivals import Candidate, Standing, finer, rule_of, selectors_of, standing, told_by_cuts
 from .setting import Setting
-from .verdicts import FOLLOWS
+from .verdicts import FOLLOWS, Rule, realised
 
 MATCHED_INITS = 10  # random inits that are matched: each takes a second
 
@@ -112,7 +112,7 @@ def check(
         if not (own or control.kind == NEGATIVE or (control.kind == DECOY and one is found[0])):
             continue
         matched = one.best_of(program.testable)
-        right, note = _as_known(control, program, own, one, known)
+        right, note = _as_known(control, program, own, one, known, rule_of(config))
         low = min if own and control.kind != NEGATIVE else max
         told = own and all_of_them and control.kind != NEGATIVE
         said = recognised(bridge, subject, one, found, setting) if told else (None, "")
@@ -155,13 +155,19 @@ def recognised(
 
 
 def _as_known(
-    control: Control, one: Candidate, own: bool, there: Standing, known: Sequence[Candidate]
+    control: Control,
+    one: Candidate,
+    own: bool,
+    there: Standing,
+    known: Sequence[Candidate],
+    rule: Rule,
 ) -> tuple[bool | None, str]:
     """Return whether a control's verdict is what is known of it; None, and why, if nothing is."""
     if not one.testable:
         return None, f"{one.name} has no inner cut that can be tested"
     if control.kind == NEGATIVE:
-        return not any(cut.sites for cut in there.verdict.cuts if cut.cut in one.testable), ""
+        there_too = realised(there.matches, rule)
+        return not any(cut.name in there_too for cut in one.testable), ""
     follows = there.verdict.verdict == FOLLOWS
     if own:
         return follows, ""

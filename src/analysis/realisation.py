@@ -21,7 +21,7 @@ from .matching import Judge, Match, given_at
 from .measurements import Measurement, Metric
 from .rivals import Candidate, candidate, rule_of
 from .setting import Setting
-from .verdicts import Rule, best_of, held, surely, variable_matches
+from .verdicts import Rule, best_of, clear, held, surely, variable_matches
 
 MODEL = "model"
 METRICS = (
@@ -72,8 +72,10 @@ class Realisation:
         own = [match for row in held(found, rule).values() for match in row]
         for cut in one.testable:
             everywhere = [match for match in found if match.cut == cut]
-            best = best_of(match for match in own if match.cut == cut)
-            yield from _rows("best_match", "realised", cut.name, best, everywhere, rule, solved)
+            mine = [match for match in own if match.cut == cut]
+            best = best_of([m for m in mine if clear(m, found, rule)] or mine)
+            sure = solved and best is not None and clear(best, found, rule)
+            yield from _rows("best_match", "realised", cut.name, best, everywhere, rule, sure)
             chance = max(match.chance for match in everywhere)
             n = everywhere[0].weakest.n
             yield Measurement("matching/best_match_chance", cut.name, chance, n)

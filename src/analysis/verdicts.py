@@ -7,7 +7,7 @@ any more. So a cut is realised at the sites where it matches and no later cut do
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..data.cuts import Cut, Cuts
@@ -77,6 +77,12 @@ def realised(found: Sequence[Match], rule: Rule) -> dict[str, tuple[str, ...]]:
     return {name: tuple(there) for name, there in sites.items()}
 
 
+def clear(one: Match, found: Iterable[Match], rule: Rule) -> bool:
+    """Return whether surely no later cut is held at a match's site, which would explain it."""
+    there = (other for other in found if other.site == one.site and other.cut.later(one.cut))
+    return not any(other.high >= rule.realised for other in there)
+
+
 def surely(one: Match | None, rule: Rule) -> bool:
     """Return whether a match is enough with its whole interval, and above chance."""
     return one is not None and one.low >= rule.realised and one.low > one.chance
@@ -93,12 +99,17 @@ def variable_matches(
     """Return the best match of each variable of the testable cuts that can be interchanged.
 
     It is the lower of scrub and the variable's own interchange, at a site where no later cut
-    explains it; None where there is no such site. Left out are the input's variables: whatever
-    still holds the input passes their tests.
+    explains it; None where there is no such site. Left out are the input's variables and what
+    they determine at each position: whatever still holds the input passes their tests.
     """
     names = {score.test for one in found if one.cut in tested for score in one.scores}
-    names -= {SCRUB, *cuts.all[0].variables}
-    own = [one for row in held(found, rule).values() for one in row if one.cut in tested]
+    names -= {SCRUB, *cuts.given}
+    own = [
+        one
+        for row in held(found, rule).values()
+        for one in row
+        if one.cut in tested and clear(one, found, rule)
+    ]
     order = dict.fromkeys(name for cut in tested for name in cut.variables if name in names)
     return {
         name: best_of(one.of(name) for one in own if any(s.test == name for s in one.scores))
@@ -116,7 +127,10 @@ def testable(cuts: Cuts, reference: Sequence[Match], rule: Rule) -> tuple[Cut, .
     first = reference[0].site if reference else None
     given = {one.cut.name for one in reference if one.site == first and one.value >= rule.realised}
     there = {
-        one.cut.name for row in held(reference, rule).values() for one in row if surely(one, rule)
+        one.cut.name
+        for row in held(reference, rule).values()
+        for one in row
+        if surely(one, rule) and clear(one, reference, rule)
     }
     return tuple(cut for cut in cuts.inner if cut.name in there - given)
 
@@ -135,16 +149,25 @@ def judge(
         return Verdict(verdict, why, per_cut, path, missing, fused)
 
     if exact < rule.solved:
-        return say(NOT_SOLVED, f"exact accuracy {exact:.3f} is below {rule.solved:g}")
+        unsaid = tuple(
+            replace(one, verdict=NOT_SOLVED, sites=()) if one in inner else one for one in per_cut
+        )
+        why = f"exact accuracy {exact:.3f} is below {rule.solved:g}"
+        return Verdict(NOT_SOLVED, why, unsaid, path, missing, ())
     if not inner:
         return say(UNDECIDED, "the program has no inner cut that can be tested")
+    if not missing and not _in_order(inner, found):
+        return say(DIFFERENT, "every testable inner cut is realised, but in another order")
     if not missing:
         share = f"{len(inner)} of its {len(cuts.inner)} inner cuts can be tested"
         return say(FOLLOWS, f"every testable inner cut is realised; {share}")
     names = ", ".join(cut.name for cut in missing)
     if any(one.verdict == UNDECIDED for one in inner):
         unsure = ", ".join(one.cut.name for one in inner if one.verdict == UNDECIDED)
-        return say(UNDECIDED, f"the interval of {unsure} holds {rule.realised:g} or chance")
+        why = (
+            f"the interval of {unsure}, or of a later cut there, holds {rule.realised:g} or chance"
+        )
+        return say(UNDECIDED, why)
     empty = [site for site, cut in there.items() if cut is None]
     if empty:
         return say(DIFFERENT, f"{names} not realised, and no cut is held at {', '.join(empty)}")
@@ -164,9 +187,32 @@ def _of_cut(cut: Cut, tested: bool, found: Sequence[Match], rule: Rule) -> CutVe
     if best.low < rule.realised <= best.high or (sites and best.low <= best.chance):
         return CutVerdict(cut, UNDECIDED, sites, best)
     if sites:
-        return CutVerdict(cut, REALISED, sites, best)
+        sure = tuple(one.site for one in own if surely(one, rule) and clear(one, found, rule))
+        return CutVerdict(cut, REALISED if sure else UNDECIDED, sure or sites, best)
     partly = best.low >= rule.partly and best.low > best.chance
     return CutVerdict(cut, PARTLY if partly else NOT_REALISED, (), best)
+
+
+def _in_order(inner: Sequence[CutVerdict], found: Sequence[Match]) -> bool:
+    """Return whether sites at which the cuts are realised can be chosen that never go back.
+
+    Each cut takes the first of its sites that is not before those of the cuts it comes after.
+    """
+    places = {site: at for at, site in enumerate(by_site(found))}
+    taken: dict[str, int] = {}
+    waiting = list(inner)
+    while waiting:
+        one = min(waiting, key=lambda each: sum(each.cut.later(other.cut) for other in waiting))
+        waiting.remove(one)
+        earliest = max(
+            (taken[other.cut.name] for other in inner
+             if other.cut.name in taken and one.cut.later(other.cut)), default=0,
+        )  # fmt: skip
+        later = [places[site] for site in one.sites if places[site] >= earliest]
+        if not later:
+            return False
+        taken[one.cut.name] = min(later)
+    return True
 
 
 def best_path(cuts: Cuts, found: Sequence[Match], rule: Rule) -> dict[str, Match | None]:
@@ -180,11 +226,12 @@ def best_path(cuts: Cuts, found: Sequence[Match], rule: Rule) -> dict[str, Match
     paths: dict[Cut | None, tuple[float, tuple[Match | None, ...]]] = {None: (0.0, ())}
     for site, row in rows.items():
         good = [one for one in row if one.value >= rule.partly and one.low > one.chance]
+        choices: list[Match | None] = [None, *good]
         if site == next(iter(rows)) and not good:
-            good = [one for one in every[site].values() if one.cut == cuts.all[0]]
+            choices = [one for one in every[site].values() if one.cut == cuts.all[0]] or [None]
         extended: dict[Cut | None, tuple[float, tuple[Match | None, ...]]] = {}
         for last, (total, path) in paths.items():
-            for one in (None, *good):
+            for one in choices:
                 if one is not None and last not in (None, one.cut) and not one.cut.later(last):
                     continue
                 more = (total + (one.value if one else 0.0), (*path, one))

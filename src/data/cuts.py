@@ -57,11 +57,13 @@ class Cut:
 class Cuts:
     """A program's cuts in program order, the input's first and the output's last.
 
-    `complete` is False where there are too many and only those of program order are here.
+    `complete` is False where there are too many and only those of program order are here;
+    `given` are the variables that the input's values determine at each position.
     """
 
     all: tuple[Cut, ...]
     complete: bool
+    given: frozenset[str] = frozenset()
 
     @property
     def inner(self) -> tuple[Cut, ...]:
@@ -77,7 +79,10 @@ def cuts(inputs: InputSet) -> Cuts:
     if complete and len(found) > FEW:
         done, complete = _in_order(reads), False
         found = _merged(inputs, reads, done)
-    return Cuts(tuple(found), complete)
+    first = found[0].variables
+    whole = partition(inputs, first)
+    given = {name for name in inputs.variables if partition(inputs, (*first, name)) == whole}
+    return Cuts(tuple(found), complete, frozenset(given))
 
 
 def labels(inputs: InputSet, names: Iterable[str]) -> Int64[Tensor, "inputs pos"]:

@@ -19,7 +19,9 @@ from rich.table import Table
 from ..analysis.matching import Match, by_site
 from ..analysis.rivals import Candidate, Finer, Standing, indistinguishable
 from ..analysis.verdicts import (
+    NOT_SOLVED,
     NOT_TESTABLE,
+    REALISED,
     CutVerdict,
     Placement,
     Rule,
@@ -116,20 +118,43 @@ def emerged(found: Sequence[Matching]) -> Iterator[str]:
     """Yield the first step at which each testable cut and variable of a program is realised."""
     for standing in sorted(found[-1].standings, key=lambda one: one.candidate.name):
         program = standing.candidate.name
-        steps: dict[str, int | None] = {}
+        steps: dict[tuple[str, str], int | None] = {}
         for one in found:
-            rule = one.rule
             (there,) = [each for each in one.standings if each.candidate.name == program]
-            tested, solved = there.candidate.testable, there.exact >= rule.solved
-            best = {v.cut.name: v.best for v in there.verdict.cuts if v.cut in tested}
-            parts = {**best, **variable_matches(there.matches, there.candidate.cuts, tested, rule)}
-            for name, match in parts.items():
-                steps.setdefault(name, None)
-                if steps[name] is None and solved and surely(match, rule):
-                    steps[name] = one.step
-        for name, step in steps.items():
+            for part in _realised(there, one.rule):
+                steps.setdefault(part, one.step)
+        cuts = [("cut", cut.name) for cut in standing.candidate.testable]
+        names = variable_matches(
+            standing.matches, standing.candidate.cuts, standing.candidate.testable, found[-1].rule
+        )
+        for kind, name in [*cuts, *(("variable", name) for name in names)]:
+            step = steps.get((kind, name))
             when = "at no checkpoint" if step is None else f"from step {step} on"
-            yield f"{program}: {name.replace('+', ', ')} realised {when}"
+            yield f"{program}: {kind} {name.replace('+', ', ')} realised {when}"
+
+
+def _realised(one: Standing, rule: Rule) -> Iterator[tuple[str, str]]:
+    """Yield the testable cuts and the variables that a model that solves the task realises."""
+    if one.exact < rule.solved:
+        return
+    tested = one.candidate.testable
+    for verdict in one.verdict.cuts:
+        if verdict.cut in tested and verdict.verdict == REALISED:
+            yield "cut", verdict.cut.name
+    for name, match in variable_matches(one.matches, one.candidate.cuts, tested, rule).items():
+        if surely(match, rule):
+            yield "variable", name
+
+
+def variable_curves(found: Sequence[Matching], program: str) -> dict[str, list[float]]:
+    """Return each variable's best match of its own over checkpoints, 0 where there is none."""
+    curves: dict[str, list[float]] = {}
+    for one in found:
+        (there,) = [each for each in one.standings if each.candidate.name == program]
+        known, tested = there.candidate.cuts, there.candidate.testable
+        for name, match in variable_matches(there.matches, known, tested, one.rule).items():
+            curves.setdefault(name, []).append(match.value if match else 0.0)
+    return curves
 
 
 def tested_cuts(one: Matching) -> list[tuple[str, Cut]]:
@@ -160,7 +185,7 @@ def _print_one(one: Matching, console: Console) -> None:
         for line in _legend(standing):
             say(line)
         say(f"verdict: {standing.verdict.verdict}: {standing.verdict.why}")
-        if standing.sides:
+        if standing.sides and standing.verdict.verdict != NOT_SOLVED:
             console.print(_placed(standing, one.rule))
         for line in _notes(standing.candidate):
             say(f"  {line}")

@@ -132,7 +132,7 @@ def checked_csv(found: Sequence[Checked], before: str = "") -> str:
     tasks = {one.task for one in found}
     header, *kept = list(csv.reader(io.StringIO(before))) or [[]]
     if tuple(header) == HEADER:
-        writer.writerows(row for row in kept if row[0] not in tasks)
+        writer.writerows(row for row in kept if row and row[0] not in tasks)
     for one in found:
         writer.writerow([getattr(one, name) for name in HEADER])
     return out.getvalue()

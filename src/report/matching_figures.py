@@ -65,7 +65,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def emergence(found: Sequence[Matching]) -> Figure:
-    """Draw each testable cut's best match over training, below accuracy and loss."""
+    """Draw each testable cut's and variable's best match over training, below accuracy and loss."""
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     figure.suptitle(f"{found[-1].run}: when each cut appears")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
@@ -83,6 +83,13 @@ def emergence(found: Sequence[Matching]) -> Figure:
     for (name, cut), colour in zip(tested_cuts(found[-1]), cycle(COLOURS), strict=False):
         values = [best_match(one, name, cut) for one in found]
         below.plot(steps, values, marker=".", color=colour, label=f"{name}: {cut_label(cut)}")
+    styles = cycle(COLOURS)
+    for standing in sorted(found[-1].standings, key=lambda one: one.candidate.name):
+        program = standing.candidate.name
+        curves = variable_curves(found, program)
+        for (variable, values), colour in zip(curves.items(), styles, strict=False):
+            label = f"{program}: {variable} alone"
+            below.plot(steps, values, ls="--", lw=0.8, color=colour, label=label)
     below.set(ylabel="best match of its own", xlabel="training step (log scale from 1 on)")
     below.set(ylim=(-0.03, 1.03))
     below.set_xscale("symlog", linthresh=1)

@@ -29,6 +29,7 @@ from algomatch.analysis.verdicts import (
     realised,
 )
 from algomatch.data.cuts import Cut, Cuts
+from algomatch.data.donors import SCRUB
 
 RULE = Rule(realised=0.9, partly=0.5, solved=0.99)
 SITES = ("embedding", "first", "second", "last")
@@ -148,6 +149,22 @@ def test_what_chance_could_reach_is_not_testable() -> None:
 # Verdicts
 
 
+def test_cuts_realised_in_another_order_are_another_program() -> None:
+    found = judged({**PERFECT, "first": {BOTH: 1.0}, "second": {LEFT: 1.0}})
+    assert [one.verdict for one in found.cuts[1:3]] == [REALISED, REALISED]
+    assert (found.verdict, found.missing) == (DIFFERENT, ())
+    assert found.why == "every testable inner cut is realised, but in another order"
+    both = {**PERFECT, "first": {LEFT: 1.0}, "second": {BOTH: 1.0}, "last": {LEFT: 1.0}}
+    assert judged(both).verdict == FOLLOWS
+
+
+def test_what_a_later_cut_may_explain_is_undecided() -> None:
+    found = judged({**PERFECT, "first": {LEFT: 1.0, BOTH: 0.89}})
+    assert found.cuts[1].verdict == UNDECIDED
+    assert found.verdict == UNDECIDED
+    assert judged({**PERFECT, "first": {LEFT: 1.0, BOTH: 0.87}}).verdict == FOLLOWS
+
+
 def test_a_model_that_realises_every_testable_cut_follows_the_program() -> None:
     found = judged(PERFECT)
     assert found.verdict == FOLLOWS
@@ -198,7 +215,7 @@ def test_a_model_that_does_not_solve_the_task_gets_no_other_verdict() -> None:
     found = judged(PERFECT, exact=0.9899)
     assert found.verdict == NOT_SOLVED
     assert found.why == "exact accuracy 0.990 is below 0.99"
-    assert found.cuts[1].verdict == REALISED
+    assert [(one.verdict, one.sites) for one in found.cuts[1:3]] == [(NOT_SOLVED, ())] * 2
 
 
 def test_without_testable_cuts_nothing_is_decided() -> None:
@@ -212,7 +229,7 @@ def test_without_testable_cuts_nothing_is_decided() -> None:
 def test_an_interval_that_holds_the_threshold_decides_nothing(value: float) -> None:
     found = judged(changed("second", {BOTH: value}), margin=0.021)
     assert found.verdict == UNDECIDED
-    assert found.why == "the interval of both holds 0.9 or chance"
+    assert found.why == "the interval of both, or of a later cut there, holds 0.9 or chance"
     assert found.cuts[2].verdict == UNDECIDED
 
 
