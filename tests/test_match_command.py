@@ -102,7 +102,7 @@ def test_one_program_of_one_checkpoint_goes_where_it_is_told(
         ([], "match takes a checkpoint or run folders: none is given"),
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "nowhere"], "'nowhere' does not exist"),
-        (["RUN", "RUN", "--all"], "--all is for one run"),
+        (["RUN", "RUN", "--all"], "--all and --subspaces are for one run"),
         (["RUN", "--sites"], "unknown option '--sites'"),
         (["--controls", "reverse", "--all"], "--controls takes tasks: leave out --programs"),
         (["--controls", "revers"], "unknown task 'revers'"),

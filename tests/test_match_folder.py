@@ -98,7 +98,7 @@ def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
         (["my-gpt2", "--encoder", "own.py:encode"], "name the task that the model solves, as in"),
         (["my-gpt2", "my-gpt2", "--encoder", "own.py:encode"], "takes one model folder, not 2"),
         (["task=induction", "--encoder", "own.py:encode"], "takes one model folder, not 0"),
-        (["my-gpt2", "*", "--all"], "a model's folder has no checkpoints: leave out --all"),
+        (["my-gpt2", "*", "--all"], "--all and --subspaces are for runs"),
         (["my-gpt2", "task=induction", "model=2L", "--encoder", "own.py:encode"],
          "'model=2L' has no say here: task and analysis have"),
         (["my-gpt2", "task=induktion", "--encoder", "own.py:encode"], "unknown task 'induktion'"),

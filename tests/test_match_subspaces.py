@@ -46,6 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "trainer.max_steps=30",
                 "analysis.measures=[accuracy]",
                 "analysis.match_cases=40",
+                "analysis.solved=0.01",
             ]
         ),
         quiet(),
@@ -61,7 +62,9 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
     assert "length = opp_idx: found in " in out
     assert "the model of shuffled labels has " in out
     written = run / "matching"
-    assert {path.name for path in written.iterdir()} == {"match.csv", "match.png", "subspaces.csv"}
+    assert {path.name for path in written.iterdir()} == {
+        "match.csv", "match.png", "selectors.csv", "subspaces.csv",
+    }  # fmt: skip
     rows = list(csv.DictReader((written / "subspaces.csv").read_text().splitlines()))
     assert tuple(rows[0]) == HEADER
     assert [(row["variable"], row["same"], row["site"]) for row in rows] == [
@@ -79,7 +82,7 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
     ("given", "message"),
     [
         (["RUN", "--all"], "--subspaces searches one checkpoint: leave out --all"),
-        (["--controls", "reverse"], "leave out --programs, --all and --subspaces"),
+        (["--controls", "reverse"], "leave out --programs, --all, --subspaces"),
     ],
 )
 def test_a_mistake_gives_one_line(

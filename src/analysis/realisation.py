@@ -38,7 +38,7 @@ METRICS = (
     Metric("matching/variable_realised", "0 or 1", "higher", 0, 1, "whether a variable surely is, "
            "by a model that solves the task", emerges=1),
     Metric("matching/testable_cuts", "cuts", "neither", 0, float("inf"), "inner cuts of which "
-           "anything can be said; n: of how many"),
+           "anything can be said; n: the program's cuts, input and output too"),
 )  # fmt: skip
 
 
@@ -61,8 +61,8 @@ class Realisation:
         """Yield each site's matches, then what they amount to for each cut and variable."""
         setting, rule = self._setting, rule_of(self._setting.config)
         one, judge = setting.once("matching", lambda: _prepared(setting))
-        n_inner = len(one.cuts.inner)
-        yield Measurement("matching/testable_cuts", MODEL, len(one.testable), n_inner)
+        n_cuts = len(one.cuts.all)
+        yield Measurement("matching/testable_cuts", MODEL, len(one.testable), n_cuts)
         if not one.testable:
             return
         solved = self._right >= rule.solved * self._answered

@@ -25,6 +25,7 @@ from .matching import (
     site_label,
     tested_cuts,
     to_csv,
+    variable_curves,
 )
 from .panels import COLOURS, legend
 

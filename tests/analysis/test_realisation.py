@@ -64,7 +64,7 @@ def test_a_compiled_program_realises_its_cuts_and_their_variables(program: str) 
         rows = rows_of(bridge, program)
         testable = rows["matching/model/testable_cuts"]
         assert testable.value >= 1
-        assert testable.n == len(cuts(small_inputs(program)).inner)
+        assert testable.n == len(cuts(small_inputs(program)).all)
         best = named(rows, "best_match")
         assert len(best) == testable.value
         assert set(best.values()) == {1.0}

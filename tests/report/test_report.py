@@ -65,10 +65,12 @@ def heights(axes: Axes, style: str) -> list[float]:
 def test_every_panel_shows_something_or_says_why_not(folder: RunFolder) -> None:
     found, drawn = texts(folder), lines(folder)
     accuracy_only = folder.config.analysis.name == "accuracy_only"
-    missing = [text for text in found if text.startswith(("not measured", "this model has no"))]
+    starts = ("not measured", "this model has no", "no cut of the program can be tested")
+    missing = [text for text in found if text.startswith(starts)]
     assert len(drawn) == 8
     assert sum(bool(labels) for labels in drawn.values()) + len(missing) == 8
-    assert len(missing) == (6 if accuracy_only else int(folder.config.model.attn_only))
+    # so few inputs have no cut that can be tested
+    assert len(missing) == (6 if accuracy_only else 1 + int(folder.config.model.attn_only))
 
 
 SIMILARITY = {
