@@ -196,6 +196,7 @@ class StoppedAtStep20(ProgressBar):
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_TASK)
+@pytest.mark.slow
 def test_a_run_of_every_kind_of_task_is_stopped_resumed_and_measured_again(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

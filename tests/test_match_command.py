@@ -73,7 +73,6 @@ def test_a_run_is_matched_with_every_program_of_its_task(run: Path, capsys: Capt
     steps = sorted({int(row["step"]) for row in rows})
     assert steps == [int(path.name[5:]) for path in sorted((run / "checkpoints").iterdir())]
     sites = {"blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"}
-    sites |= {f"blocks.0.hook_{side}" for side in ("q_input", "k_input", "v_input", "attn_in")}
     assert {row["site"] for row in rows} == sites
     for row in rows:
         assert 0 <= float(row["match"]) <= float(row["score"]) <= 1

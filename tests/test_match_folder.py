@@ -55,6 +55,7 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
+@pytest.mark.slow
 def test_a_gpt2_of_a_folder_is_matched_without_network(place: Path) -> None:
     before = sorted(path.name for path in (place / "my-gpt2").iterdir())
     done = subprocess.run(

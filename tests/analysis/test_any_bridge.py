@@ -21,6 +21,8 @@ from algomatch.models.bridges import make_bridge
 from algomatch.models.brought import load_gpt2
 from algomatch.models.subject import subject_of
 
+pytestmark = pytest.mark.slow
+
 ONE = ["induction_by_pointer"]
 
 

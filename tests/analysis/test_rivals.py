@@ -31,6 +31,8 @@ from algomatch.config import AnalysisConfig
 from algomatch.models.reference import build_reference
 from algomatch.models.subject import subject_of
 
+pytestmark = pytest.mark.slow
+
 CONFIG = AnalysisConfig(bootstrap=50, random_inits=2, match_cases=200)
 TASKS = ["reverse", "rank", "double_hist"]
 

@@ -20,6 +20,8 @@ from algomatch.data.rasp_text import AGGREGATED, COUNTED, selectors
 from algomatch.data.selectors import Selection, selections
 from algomatch.data.tasks import Task, make_task
 
+pytestmark = pytest.mark.slow
+
 EQ, LT, TRUE = rasp.Comparison.EQ, rasp.Comparison.LT, rasp.Comparison.TRUE
 
 

@@ -77,6 +77,7 @@ def prefixed(setting: Setting) -> tuple[Any, Callable[[list[Any]], list[int]]]:
     return make_bridge(shape, weights), lambda xs: [0, 1, bos, *(ids[x] + 2 for x in xs)]
 
 
+@pytest.mark.slow
 def test_behind_a_prefix_a_reference_passes_all_tests_that_it_passes_without(
     small: Setting,
 ) -> None:
