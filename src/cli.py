@@ -1,4 +1,4 @@
-"""The `algomatch` command: train, resume, analyze, compare, controls, tasks."""
+"""The `algomatch` command: train, resume, analyze, compare, controls, match, tasks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ EPILOG = """examples:
   algomatch train --resume runs/RUN
   algomatch analyze runs/RUN
   algomatch compare runs --output comparison
+  algomatch match runs/RUN
   algomatch tasks sort
   algomatch controls task=sort
   algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6

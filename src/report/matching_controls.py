@@ -85,9 +85,10 @@ def print_counts(found: Sequence[Checked], console: Console) -> None:
             match = "" if one.match is None else f", match {one.match:.3f}"
             where = f"{one.task}: {one.kind} {one.control}, program {one.program}"
             say(f"exception: {where}: {one.verdict}{match}")
-        elif one.right is None:
-            say(f"not judged: {one.task}: {one.kind} {one.control}: {one.note}")
 
+    unjudged = Counter((one.task, one.note) for one in found if one.right is None)
+    for (task, note), count in unjudged.items():
+        say(f"not judged: {task}: {count} rows: {note}")
     _print_recognised(found, say)
 
 

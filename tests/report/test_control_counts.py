@@ -47,7 +47,7 @@ def test_counts_say_what_lies_between_and_name_every_exception() -> None:
     assert "0.310 (sort: random_init-12)" in text
     assert "4 negatives and decoys were judged" in text
     assert "exception: sort: negative trained_on_rank, program sort: undecided, match 0.100" in text
-    assert "not judged: sort: decoy by_counting: it has all" in text
+    assert "not judged: sort: 1 rows: it has all" in text
 
 
 def test_rows_of_other_tasks_stay_and_those_of_the_same_are_replaced() -> None:
