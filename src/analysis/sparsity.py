@@ -37,7 +37,7 @@ from .statistics import (
 
 SAMPLED = 400  # inputs, of each of which one position is in the sample of dip and Gini
 SIGNIFICANT = 0.05
-ROUNDING = 1e-5  # of the size of a neuron's weights
+ROUNDING = 3e-5  # of the size of a neuron's weights
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,

@@ -22,7 +22,13 @@ from .seeds import Group, failing_of, notes
 COLUMNS = 4  # panels beside each other
 MOST_LINES = 8  # measures in a panel of final values
 MOST_CURVES = 12  # panels of curves of one task
-STYLES = (":", (0, (4, 1.5)), "-.", (0, (1, 3)))  # of what is compared with, in its order
+STYLES = (
+    ":",
+    (0, (4, 1.5)),
+    "-.",
+    (0, (1, 3)),
+    (0, (6, 1, 1, 1)),
+)  # of what is compared with, in its order
 PANEL = (4.2, 3.1)  # inches
 
 

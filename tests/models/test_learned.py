@@ -151,7 +151,7 @@ def test_a_bridge_gives_the_trained_models_logits(
     if normalization == "none":
         assert torch.equal(measured, trained)
     else:
-        torch.testing.assert_close(measured, trained, rtol=0, atol=1e-5)
+        torch.testing.assert_close(measured, trained, rtol=1e-5, atol=1e-5)  # float32
     assert not any(parameter.requires_grad for parameter in bridge.parameters())
 
 
