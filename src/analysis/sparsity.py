@@ -37,7 +37,7 @@ from .statistics import (
 
 SAMPLED = 400  # inputs, of each of which one position is in the sample of dip and Gini
 SIGNIFICANT = 0.05
-ROUNDING = 3e-5  # of the size of a neuron's weights
+ROUNDING = 1e-5  # of the size of a neuron's weights
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -242,11 +242,12 @@ def real_neurons(bridge: TransformerBridge, layer: int) -> Bool[Tensor, " neuron
 def rounding(bridge: TransformerBridge, layer: int) -> Float[Tensor, " neurons"]:
     """Return how far from zero a pre-activation may be by rounding alone, for each neuron.
 
-    In proportion to its weights, which a rotation of the residual stream leaves as long as they
-    are.
+    In proportion to its weights, and to what enters the residual stream where that is longer
+    than 1: a rotation of the stream leaves both as long as they are, a stretching does not.
     """
     mlp = bridge.blocks[layer].mlp
-    size: Tensor = ROUNDING * (mlp.W_in.norm(dim=0) + mlp.b_in.abs())
+    entering = bridge.W_E.norm(dim=1).max() + bridge.W_pos.norm(dim=1).max()
+    size: Tensor = ROUNDING * (mlp.W_in.norm(dim=0) * entering.clamp(min=1) + mlp.b_in.abs())
     return size.cpu()
 
 
