@@ -39,8 +39,8 @@ MATCHED_SETTINGS = {  # of `match --controls`, unless it is said otherwise
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")
 MATCH_OPTIONS = [
-    "--programs", "--all", "--subspaces", "--controls", "--encoder", "--reader", "--output",
-    "--help",
+    "--programs", "--all", "--subspaces", "--controls", "--device", "--encoder", "--reader",
+    "--output", "--help",
 ]  # fmt: skip
 ENCODER = (  # what one is
     "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
@@ -162,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR",
         help="where tables and pictures go; RUN/matching by default, of several runs here",
     )  # fmt: skip
+    match.add_argument("--device", help="where to match; the run's own by default")
     match.add_argument(
         "--encoder", metavar="FILE.py:FUNCTION", help="of a GPT-2's folder (config.json, "
         "model.safetensors), with task=NAME: from a list of the task's tokens to the model's ids",
@@ -282,7 +283,7 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
     path = Path(given[0])
     paths = RunFolder.open(path).checkpoint_folders() if options.all else [path]
-    found = match.match_checkpoints(paths, options.programs, console)
+    found = match.match_checkpoints(paths, options.programs, options.device, console)
     where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
     print_matching(found, console)
     save_matching(found, where, console)
@@ -317,7 +318,7 @@ def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Con
     where = Path(options.output or ".") / FILE
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
-    groups, found = match.match_runs(paths, options.programs, keep, console)
+    groups, found = match.match_runs(paths, options.programs, options.device, keep, console)
     print_verdicts(groups, found, console)
     with faults_named(f"write '{where}'"):
         write_file(where, verdicts_csv(groups, found).encode())
@@ -336,6 +337,8 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
             "--all and --subspaces are for runs, not for a model's folder: leave them out"
         )
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
+    if options.device is not None:
+        overrides.append(f"analysis.device={options.device}")
     folders = [one for one in given if one not in overrides]
     if len(folders) != 1:
         raise UserError(f"match with --encoder takes one model folder, not {len(folders)}")
@@ -370,6 +373,8 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
             "--controls takes tasks: leave out --programs, --all, --subspaces, --encoder, --reader"
         )
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
+    if options.device is not None:
+        overrides.append(f"analysis.device={options.device}")
     if named := [one for one in overrides if one.partition("=")[0] in TASK_KEYS]:
         raise UserError(f"'{named[0]}': name the tasks alone, as in --controls reverse hist")
     names = list(dict.fromkeys(one for one in given if one not in overrides)) or MATCHED_TASKS

@@ -21,6 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from .analysis.any_bridge import match_bridge
 from .analysis.controls import (
     controls,
+    init_seed,
     learned_by_heart,
     random_inits,
 )
@@ -28,14 +29,12 @@ from .analysis.matching_controls import MATCHED_INITS, Checked, check, of_matchi
 from .analysis.rivals import (
     Candidate,
     candidates,
-    finer,
-    order,
+    compared,
     programs_of,
     rule_of,
     selectors_of,
-    standing,
 )
-from .analysis.selectors import Selectors
+from .analysis.selectors import Selectors, untrained_of
 from .analysis.subspaces import Search, questions, subspaces, where_to_search
 from .config import Config, names_file
 from .data.brought import load_function
@@ -45,7 +44,7 @@ from .errors import UserError
 from .experiment import advance, bridge_of, check_accelerator, check_device, prepare
 from .models.alignment import sites_of
 from .models.bridges import make_bridge
-from .models.brought import load_gpt2
+from .models.brought import load_gpt2, random_gpt2
 from .models.learned import learned_shape
 from .models.subject import subject_of
 from .models.training import mean_loss
@@ -59,14 +58,16 @@ SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a 
 
 
 def match_checkpoints(
-    paths: Sequence[Path], programs: Sequence[str], console: Console
+    paths: Sequence[Path], programs: Sequence[str], device: str | None, console: Console
 ) -> list[Matching]:
     """Match checkpoints of one run with the programs of its task: all, or those named.
+
+    `device` is the config's unless given.
 
     Raises:
         UserError: a path is no checkpoint, or a name none of the task's programs.
     """
-    loaded = [(path, checkpoints.load(path)) for path in paths]
+    loaded = [(path, _loaded(path, device)) for path in paths]
     config = loaded[0][1].config
     check_device(config.analysis.device)
     task = make_task(config.task)
@@ -84,7 +85,8 @@ def match_checkpoints(
                 description="programs",
             )
         )
-        compare = selectors_of(chosen, shape, config.analysis)
+        untrained = untrained_of(shape, inputs, config.analysis)
+        compare = selectors_of(chosen, untrained, config.analysis)
         for path, checkpoint in progress.track(loaded, description="checkpoints"):
             bridge = bridge_of(checkpoint, path, inputs, shape)
             found.append(_matched(checkpoint, bridge, inputs, chosen, compare))
@@ -94,12 +96,14 @@ def match_checkpoints(
 def match_runs(
     paths: Sequence[Path],
     programs: Sequence[str],
+    device: str | None,
     keep: Callable[[RunFolder, Matching], None],
     console: Console,
 ) -> tuple[list[Group], dict[Path, Matching]]:
     """Match the last checkpoints of several runs; return them in groups over seeds, and by folder.
 
-    Each is kept as soon as it is there. Runs of one task share what is prepared for it.
+    Each is kept as soon as it is there. Runs of one task share what is prepared for it. `device`
+    is the configs' unless given.
 
     Raises:
         UserError: a path holds no run, a run no checkpoint, or a name is none of its programs.
@@ -107,17 +111,17 @@ def match_runs(
     runs = [load_run(folder) for folder in find_runs(paths)]
     for run in runs:  # a mistake is told before the work
         list(programs_of(make_task(run.config.task), programs))
-        check_device(run.config.analysis.device)
+        check_device(device or run.config.analysis.device)
     found: dict[Path, Matching] = {}
     prepared: dict[str, tuple[InputSet, list[Candidate]]] = {}
-    compared: dict[str, Selectors] = {}
+    by_shape: dict[str, Selectors] = {}
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True,
     ) as progress:  # fmt: skip
         for run in progress.track(runs, description="runs"):
             path = run.folder.path
-            checkpoint = checkpoints.load(path)
+            checkpoint = _loaded(path, device)
             config = checkpoint.config
             key = repr((config.task, config.analysis))
             if key not in prepared:
@@ -128,11 +132,19 @@ def match_runs(
             shape = learned_shape(config.model, inputs, config.seed)
             bridge = bridge_of(checkpoint, path, inputs, shape)
             of_shape = key + repr(config.model)  # whose random inits are the selectors' control
-            if of_shape not in compared:
-                compared[of_shape] = selectors_of(known, shape, config.analysis)
-            found[path] = _matched(checkpoint, bridge, inputs, known, compared[of_shape])
+            if of_shape not in by_shape:
+                untrained = untrained_of(shape, inputs, config.analysis)
+                by_shape[of_shape] = selectors_of(known, untrained, config.analysis)
+            found[path] = _matched(checkpoint, bridge, inputs, known, by_shape[of_shape])
             keep(run.folder, found[path])
     return grouped(runs), found
+
+
+def _loaded(path: Path, device: str | None) -> checkpoints.Checkpoint:
+    """Return a checkpoint that is analysed on a device, by default its own."""
+    checkpoint = checkpoints.load(path)
+    checkpoint.config.analysis.device = device or checkpoint.config.analysis.device
+    return checkpoint
 
 
 def _matched(
@@ -143,9 +155,7 @@ def _matched(
     compare: Selectors,
 ) -> Matching:
     config, subject = checkpoint.config.analysis, subject_of(bridge, inputs)
-    standings = [standing(subject, one, config) for one in chosen]
-    heads = finer(compare, bridge, subject, standings)
-    table = order(standings, heads.decisions)
+    table, heads = compared(bridge, subject, chosen, compare, config)
     loss = float(mean_loss(inputs.output, subject.logits(), inputs.targets))
     return Matching(checkpoint.run, checkpoint.step, loss, table, rule_of(config), heads)
 
@@ -169,13 +179,18 @@ def match_folder(
     check_device(config.analysis.device)
     encode = _function_of("--encoder", encoder)
     read = None if reader is None else _function_of("--reader", reader)
-    bridge = load_gpt2(folder, config.analysis.device)
+    analysis = config.analysis
+    bridge = load_gpt2(folder, analysis.device)
+    untrained = [
+        random_gpt2(folder, init_seed(analysis.seed, i), analysis.device)
+        for i in range(analysis.random_inits)
+    ]
     with console.status(f"matching {folder.resolve().name}"):
-        found = match_bridge(
+        found, heads = match_bridge(
             bridge, make_task(config.task), encode, read,
-            settings=config.task, config=config.analysis, programs=programs,
+            settings=config.task, config=config.analysis, programs=programs, untrained=untrained,
         )  # fmt: skip
-    return Matching(folder.resolve().name, None, None, found, rule_of(config.analysis))
+    return Matching(folder.resolve().name, None, None, found, rule_of(config.analysis), heads)
 
 
 def _function_of(option: str, place: str) -> Callable[..., Any]:
@@ -199,9 +214,8 @@ def search_subspaces(
         UserError: `path` is no checkpoint.
         NotFiniteError: the training of the control on shuffled labels diverged.
     """
-    checkpoint = checkpoints.load(path)
+    checkpoint = _loaded(path, "cpu")
     config = checkpoint.config
-    config.analysis.device = "cpu"
     name, _ = next(programs_of(make_task(config.task), programs[:1]))
     one = next(each for each in matched.standings if each.candidate.name == name)
     inputs = one.candidate.inputs

@@ -72,7 +72,7 @@ def test_a_gpt2_of_a_folder_is_matched_without_network(place: Path) -> None:
     assert "step" not in done.stdout
     assert sorted(path.name for path in (place / "my-gpt2").iterdir()) == before
     written = place / "matching-my-gpt2"
-    assert {path.name for path in written.iterdir()} == {"match.csv", "match.png"}
+    assert {path.name for path in written.iterdir()} == {"match.csv", "match.png", "selectors.csv"}
     rows = list(csv.DictReader((written / "match.csv").read_text().splitlines()))
     assert {(row["run"], row["step"]) for row in rows} == {("my-gpt2", "")}
     assert {row["site"] for row in rows} >= {
@@ -116,6 +116,8 @@ def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
         (["nowhere", "*", "--encoder", "own.py:encode"], "model folder 'nowhere' does not exist"),
         ([".", "*", "--encoder", "own.py:encode"], "'.' has no config.json: save the model by"),
         (["my-gpt2", "*", "--encoder", "own.py:encode", "analysis.device=tpu"],
+         "analysis.device=tpu cannot be used here"),
+        (["my-gpt2", "*", "--encoder", "own.py:encode", "--device", "tpu"],
          "analysis.device=tpu cannot be used here"),
         (["--controls", "--encoder", "own.py:encode"], "--controls takes tasks: leave out"),
     ],

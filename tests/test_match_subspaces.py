@@ -63,7 +63,7 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
     assert "the model of shuffled labels has " in out
     written = run / "matching"
     assert {path.name for path in written.iterdir()} == {
-        "match.csv", "match.png", "selectors.csv", "subspaces.csv",
+        "match.csv", "match.png", "selectors.csv", "subspaces.csv", "subspaces.safetensors",
     }  # fmt: skip
     rows = list(csv.DictReader((written / "subspaces.csv").read_text().splitlines()))
     assert tuple(rows[0]) == HEADER
@@ -185,7 +185,7 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
     """What a search finds in a checkpoint with some weights."""
     digest = prepare(config).inputs.digest()
     path = checkpoints.save(folder, weights, config, "known", 0, [], digest)
-    (matched,) = match_checkpoints([path], ["reverse"], quiet())
+    (matched,) = match_checkpoints([path], ["reverse"], None, quiet())
     return search_subspaces(path, matched, ["reverse"], quiet())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -10,7 +10,7 @@ from ..config import AnalysisConfig, TaskConfig
 from ..data.inputs import input_set
 from ..data.tasks import Task
 from ..models.encoding import Encode, Read, encoded_subject
-from .rivals import Standing, candidates, ranked, standing
+from .rivals import Finer, Standing, candidates, compared, ranked, selectors_of, standing
 
 
 def match_bridge(
@@ -22,8 +22,12 @@ def match_bridge(
     settings: TaskConfig | None = None,
     config: AnalysisConfig | None = None,
     programs: Sequence[str] = (),
-) -> list[Standing]:
+    untrained: Iterable[TransformerBridge] = (),
+) -> tuple[list[Standing], Finer | None]:
     """Return how a task's programs, all or those named, stand with a model, the best first.
+
+    And what its heads decide where cuts do not, for which `untrained` models of its shape are
+    needed, random inits: without them None, and the programs are compared by cuts alone.
 
     `task` is `make_task(TaskConfig(name="induction"))`, or `task_of` any RASP program. `encode`
     turns a list of its tokens into the ids that the model reads: a prefix that is always the same,
@@ -39,6 +43,11 @@ def match_bridge(
         settings or TaskConfig(name=task.name, held_out=0.0),
         config or AnalysisConfig(),
     )
-    subject = encoded_subject(bridge, input_set(task, settings), encode, read)
-    known = candidates(task, settings, config, programs)
-    return ranked(standing(subject, one, config) for one in known)
+    inputs = input_set(task, settings)
+    subject = encoded_subject(bridge, inputs, encode, read)
+    known = list(candidates(task, settings, config, programs))
+    random = [(one, encoded_subject(one, inputs, encode, read)) for one in untrained]
+    if not random:
+        return ranked(standing(subject, one, config) for one in known), None
+    selectors = selectors_of(known, lambda: random, config)
+    return compared(bridge, subject, known, selectors, config)

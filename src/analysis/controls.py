@@ -64,6 +64,11 @@ class Control:
     make: Callable[[Progress], Made]
 
 
+def init_seed(seed: int, index: int) -> int:
+    """Return the seed of one of the random inits that an analysis draws."""
+    return (RANDOM_INIT_SEEDS * (seed + 1) + index) % 2**63
+
+
 def random_inits(
     shape: TransformerBridgeConfig, count: int, seed: int, device: str
 ) -> list[TransformerBridge]:
@@ -71,7 +76,7 @@ def random_inits(
     bridges = []
     for i in range(count):
         one = copy.copy(shape)  # dataclasses.replace would lose attention_dir
-        one.seed = (RANDOM_INIT_SEEDS * (seed + 1) + i) % 2**63
+        one.seed = init_seed(seed, i)
         bridges.append(make_bridge(one, device=device))
     return bridges
 

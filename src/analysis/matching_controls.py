@@ -15,6 +15,7 @@ from ..models.subject import Subject, subject_of
 from ..models.training import Progress
 from .controls import DECOY, NEGATIVE, POSITIVE, TRIES, Control, Made, NotMadeError
 from .rivals import Candidate, Standing, finer, rule_of, selectors_of, standing, told_by_cuts
+from .selectors import untrained_of
 from .setting import Setting
 from .verdicts import FOLLOWS, Rule, realised
 
@@ -131,7 +132,8 @@ def recognised(
 ) -> tuple[bool | None, str]:
     """Return whether a model's own program is told from each of the others, and how or why not."""
     name = own.candidate.name
-    compare = selectors_of([one.candidate for one in found], bridge.cfg, setting.config)
+    untrained = untrained_of(bridge.cfg, setting.inputs, setting.config)
+    compare = selectors_of([one.candidate for one in found], untrained, setting.config)
     said: list[tuple[bool | None, str]] = []
     for one in found:
         theirs = one.candidate.name

@@ -13,7 +13,6 @@ from functools import cached_property
 from itertools import combinations
 
 import torch
-from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..config import AnalysisConfig, TaskConfig
@@ -26,7 +25,7 @@ from ..errors import UserError, first_line, one_of
 from ..models.reference import Reference, build_reference
 from ..models.subject import Subject, subject_of
 from .matching import Match, exact_share, matches, side_matches
-from .selectors import Decision, Met, Selectors
+from .selectors import Decision, Met, Selectors, Untrained
 from .statistics import bootstrap_counts, percentile_interval
 from .verdicts import FOLLOWS, NOT_SOLVED, Rule, Verdict, held, judge, testable
 
@@ -232,11 +231,11 @@ def told_by_cuts(one: Standing, other: Standing) -> bool:
 
 
 def selectors_of(
-    found: Sequence[Candidate], shape: TransformerBridgeConfig, config: AnalysisConfig
+    found: Sequence[Candidate], untrained: Untrained, config: AnalysisConfig
 ) -> Selectors:
     """Return what compares models of a shape with the programs' selectors."""
     programs = {one.name: one.selections for one in found}
-    return Selectors(found[0].inputs, programs, shape, config)
+    return Selectors(found[0].inputs, programs, untrained, config)
 
 
 def finer(
@@ -281,3 +280,16 @@ def order(found: Iterable[Standing], decisions: Sequence[Decision]) -> list[Stan
             if misplaced(*table[at : at + 2]):
                 table[at : at + 2] = table[at : at + 2][::-1]
     return table
+
+
+def compared(
+    bridge: TransformerBridge,
+    subject: Subject,
+    known: Sequence[Candidate],
+    selectors: Selectors,
+    config: AnalysisConfig,
+) -> tuple[list[Standing], Finer]:
+    """Return how programs stand with a model, the best first, and what its heads decide."""
+    found = [standing(subject, one, config) for one in known]
+    heads = finer(selectors, bridge, subject, found)
+    return order(found, heads.decisions), heads

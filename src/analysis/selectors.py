@@ -15,7 +15,7 @@ Shapes: `inputs`, `head` heads, `query` and `key` positions of an encoded input.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,6 +39,7 @@ LEAST = 0.01  # attention within the list from which on it says what is counted
 MET, UNMET, UNSURE, SAYS_NOTHING = "met", "not met", "unsure", "says nothing"
 
 Patterns = Iterator[tuple[slice, Float[Tensor, "inputs head query key"]]]
+Untrained = Callable[[], Iterable[tuple[TransformerBridge, Subject]]]
 
 
 @dataclass(frozen=True)
@@ -139,18 +140,33 @@ class Decision:
         return f"decided by selectors: {self.why}"
 
 
+def untrained_of(
+    shape: TransformerBridgeConfig, inputs: InputSet, config: AnalysisConfig
+) -> Untrained:
+    """Return what makes the random inits of a learned model's shape."""
+
+    def made() -> Iterator[tuple[TransformerBridge, Subject]]:
+        for bridge in random_inits(shape, config.random_inits, config.seed, config.device):
+            yield bridge, subject_of(bridge, inputs)
+
+    return made
+
+
 class Selectors:
-    """Compares the heads of models of one shape with the selections of a task's programs."""
+    """Compares the heads of models of one shape with the selections of a task's programs.
+
+    `untrained` makes random inits of that shape, and how they meet the inputs: a control.
+    """
 
     def __init__(
         self,
         inputs: InputSet,
         programs: Mapping[str, Sequence[Selection]],
-        shape: TransformerBridgeConfig,
+        untrained: Untrained,
         config: AnalysisConfig,
     ):
         self.programs = programs
-        self._inputs, self._shape, self._config = inputs, shape, config
+        self._inputs, self._untrained, self._config = inputs, untrained, config
         self._chosen = [(name, one) for name, found in programs.items() for one in found]
         self._others: dict[tuple[str, str], list[float]] = {}
 
@@ -223,12 +239,12 @@ class Selectors:
 
     @cached_property
     def _random_inits(self) -> list[list[float]]:
-        """How random inits of the shape meet each selection."""
-        config, found = self._config, list[list[float]]()
-        for bridge in random_inits(self._shape, config.random_inits, config.seed, config.device):
-            heads, subject = active_heads(bridge), subject_of(bridge, self._inputs)
-            found.append(self._highest(_attention(bridge, subject, heads, config.batch_size)))
-        return found
+        """How random inits meet each selection."""
+        size = self._config.batch_size
+        return [
+            self._highest(_attention(bridge, subject, active_heads(bridge), size))
+            for bridge, subject in self._untrained()
+        ]
 
     def _highest(self, given: Patterns) -> list[float]:
         wanted = [one for _, one in self._chosen]
@@ -285,12 +301,12 @@ def _attention(
     What goes to positions before BOS goes to BOS.
     """
     names = [f"blocks.{layer}.{PATTERN}" for layer in range(bridge.cfg.n_layers)]
-    first = subject.lead + 1
+    first, device = subject.lead + 1, subject.device
     for at in range(0, len(subject.tokens), size):
         rows = slice(at, at + size)
         _, kept = bridge.run_with_cache(
-            subject.tokens[rows].to(bridge.cfg.device),
-            attention_mask=subject.key_mask[rows].to(bridge.cfg.device),
+            subject.tokens[rows].to(device),
+            attention_mask=subject.key_mask[rows].to(device),
             names_filter=names,
         )
         chosen = [kept[names[layer]][:, head].cpu() for layer, head in heads]

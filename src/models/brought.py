@@ -45,9 +45,26 @@ def load_gpt2(folder: Path, device: str = "cpu") -> TransformerBridge:
         raise UserError(
             f"model folder '{folder}' {kind}; give a folder with {CONFIG} and {WEIGHTS}"
         )
-    model = _empty(folder / CONFIG)
+    model = _model(_config(folder / CONFIG), folder / CONFIG, "meta")
     weights = _weights(folder / WEIGHTS, model)
     model.load_state_dict(weights, strict=True, assign=True)
+    return _bridge(model, folder.name, device)
+
+
+def random_gpt2(folder: Path, seed: int, device: str = "cpu") -> TransformerBridge:
+    """Return an untrained GPT-2 of a folder's shape, as transformers initialises it.
+
+    Raises:
+        UserError: the folder's config is not a GPT-2's.
+        FaultError: the file system failed.
+    """
+    config = _config(folder / CONFIG)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _bridge(_model(config, folder / CONFIG, "cpu"), folder.name, device)
+
+
+def _bridge(model: Any, name: str, device: str) -> TransformerBridge:
     model.tie_weights()
     with torch.random.fork_rng(devices=[]):  # it draws weights for the parts it makes, in vain
         bridge = build_bridge_from_module(
@@ -57,14 +74,14 @@ def load_gpt2(folder: Path, device: str = "cpu") -> TransformerBridge:
             tokenizer=None,
             dtype=torch.float32,
             device=device,
-            model_name=folder.name,
+            model_name=name,
         )
     bridge.original_model.requires_grad_(False)
     return bridge
 
 
-def _empty(path: Path) -> Any:
-    """Return the GPT-2 that a config describes, its weights shapes only."""
+def _config(path: Path) -> dict[str, Any]:
+    """Return the values of a GPT-2's config."""
     if not path.is_file():
         raise UserError(f"'{path.parent}' has no {CONFIG}: save the model by `save_pretrained`")
     with faults_named(f"read '{path}'"):
@@ -81,11 +98,16 @@ def _empty(path: Path) -> Any:
     for key, required in REQUIRED.items():
         if values.get(key, required) is not required:
             raise UserError(f"'{path}': {key} is {values[key]!r}; only {required} can be analysed")
+    return values
+
+
+def _model(values: Mapping[str, Any], path: Path, device: str) -> Any:
+    """Return the GPT-2 that a config describes, initialised; its shapes only on `meta`."""
     from transformers import GPT2Config, GPT2LMHeadModel  # slow to import
 
     try:
         config = GPT2Config(**{**values, **IGNORED})
-        with torch.device("meta"):
+        with torch.device(device):
             return GPT2LMHeadModel(config)
     except Exception as error:  # whatever transformers makes of a wrong value
         reason = " ".join(str(error).split()) or type(error).__name__

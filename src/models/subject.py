@@ -121,7 +121,7 @@ class Subject:
         bases: Int64[Tensor, " cases"],
         part: Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor] | None]],
     ) -> Float[Tensor, "cases pos classes"]:
-        device, found = self._device, list[Tensor]()
+        device, found = self.device, list[Tensor]()
         for some in torch.split(torch.arange(len(bases)), AT_ONCE):
             stream, sides = part(some)
             mask = self.key_mask[bases[some]].to(device)
@@ -132,7 +132,7 @@ class Subject:
         return torch.cat(found)
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         """Where the model is, whatever its config says."""
         first: Tensor = next(self.model.parameters())
         return first.device
@@ -152,7 +152,7 @@ class Subject:
         return (logits if self.classes is None else logits[..., self.classes]).cpu()
 
     def _in_parts(self, run: Callable[[Tensor, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        device, parts = self._device, list[Mapping[str, Tensor]]()
+        device, parts = self.device, list[Mapping[str, Tensor]]()
         for some in torch.split(torch.arange(len(self.tokens)), AT_ONCE):
             found = run(self.tokens[some].to(device), self.key_mask[some].to(device))
             parts.append({name: value.cpu() for name, value in found.items()})

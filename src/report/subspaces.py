@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import safetensors.torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from ..analysis.subspaces import Question, Subspace
 from ..files import faults_named, write_file
@@ -159,13 +161,22 @@ def to_csv(one: Searched) -> str:
     return out.getvalue()
 
 
+def directions_of(one: Searched) -> dict[str, Tensor]:
+    """Return every search's directions, each [d_model, k], by `VARIABLE@SITE/k`."""
+    return {
+        f"{each.variable}@{each.site}/{each.k}": each.directions.contiguous() for each in one.found
+    }
+
+
 def save_subspaces(one: Searched, folder: Path, console: Console) -> None:
-    """Write every search as CSV.
+    """Write every search as CSV, and the directions as safetensors.
 
     Raises:
         FaultError: the file system failed.
     """
-    path = folder / "subspaces.csv"
+    path, directions = folder / "subspaces.csv", folder / "subspaces.safetensors"
     with faults_named(f"write '{path}'"):
         write_file(path, to_csv(one).encode())
-    console.print(f"every search: {path}", soft_wrap=True, highlight=False, markup=False)
+        write_file(directions, safetensors.torch.save(directions_of(one)))
+    say = f"every search: {path}, its directions: {directions}"
+    console.print(say, soft_wrap=True, highlight=False, markup=False)

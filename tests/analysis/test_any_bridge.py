@@ -13,12 +13,13 @@ from support.gpt2 import copied_induction, encode, induction, saved_gpt2
 from tracr.rasp import rasp
 
 from algomatch.analysis.any_bridge import match_bridge
-from algomatch.analysis.rivals import Standing, standing
+from algomatch.analysis.rivals import Standing, selectors_of, standing
+from algomatch.analysis.selectors import untrained_of
 from algomatch.config import AnalysisConfig
 from algomatch.data.tasks import make_task, task_of
 from algomatch.errors import UserError
 from algomatch.models.bridges import make_bridge
-from algomatch.models.brought import load_gpt2
+from algomatch.models.brought import load_gpt2, random_gpt2
 from algomatch.models.subject import subject_of
 
 pytestmark = pytest.mark.slow
@@ -44,10 +45,11 @@ def test_a_copy_in_a_folder_stands_as_the_model_that_it_is_a_copy_of(tmp_path: P
     config, inputs, shape, weights = induction()
     copied_induction(tmp_path)
     task = make_task(config.task)
-    found = match_bridge(
+    found, heads = match_bridge(
         load_gpt2(tmp_path), task, encode, settings=config.task, config=config.analysis,
         programs=ONE,
     )  # fmt: skip
+    assert heads is None, "there are no random inits to compare its heads with"
     own = subject_of(make_bridge(shape, weights), inputs)
     known = [one.candidate for one in found]
     assert [one.name for one in known] == ONE
@@ -59,12 +61,35 @@ def test_a_copy_in_a_folder_stands_as_the_model_that_it_is_a_copy_of(tmp_path: P
     assert len(values) > 5
 
 
+def test_a_copys_heads_meet_the_selectors_as_the_models_do(tmp_path: Path) -> None:
+    config, inputs, shape, weights = induction()
+    copied_induction(tmp_path)
+    model, task = make_bridge(shape, weights), make_task(config.task)
+    untrained = [random_gpt2(tmp_path, seed) for seed in range(2)]
+    found, heads = match_bridge(
+        load_gpt2(tmp_path), task, encode, settings=config.task, config=config.analysis,
+        untrained=untrained,
+    )  # fmt: skip
+    assert heads is not None
+    known = [one.candidate for one in found]
+    selectors = selectors_of(known, untrained_of(shape, inputs, config.analysis), config.analysis)
+    own = selectors.met(model)
+    assert own.keys() == heads.met.keys() == {"induction", "induction_by_pointer"}
+    for name, met in heads.met.items():
+        for ours, theirs in zip(met, own[name], strict=True):
+            assert ours.value == pytest.approx(theirs.value, abs=1e-5)
+            assert (ours.head, ours.uniform) == (theirs.head, theirs.uniform)
+            assert 0 < ours.random_init != theirs.random_init
+    (decision,) = heads.decisions
+    assert {side.program for side in decision.sides} == set(own)
+
+
 def test_a_program_of_ones_own_needs_no_file(tmp_path: Path) -> None:
     copied_induction(tmp_path)
     again = rasp.Map(lambda token: token, rasp.tokens).named("again")
     task = task_of(again, ["a", "b", "c"], 3, causal=True, name="again")
     assert (task.lengths, task.causal, task.alternatives) == (range(1, 4), True, {})
-    (found,) = match_bridge(
+    (found,), _ = match_bridge(
         load_gpt2(tmp_path), task, encode, config=AnalysisConfig(match_cases=50, bootstrap=20)
     )
     assert found.candidate.name == "again"

@@ -24,7 +24,7 @@ from algomatch.analysis.rivals import (
     standing,
     told_by_cuts,
 )
-from algomatch.analysis.selectors import Decision, Side
+from algomatch.analysis.selectors import Decision, Side, untrained_of
 from algomatch.analysis.setting import Setting
 from algomatch.analysis.verdicts import DIFFERENT, FOLLOWS, UNDECIDED
 from algomatch.config import AnalysisConfig
@@ -64,7 +64,7 @@ def heads_of(model: str) -> Finer:
     one = program(model)
     assert one.reference is not None
     bridge, programs = one.reference.bridge, known(TASK_OF[model])
-    compare = selectors_of(programs, bridge.cfg, CONFIG)
+    compare = selectors_of(programs, untrained_of(bridge.cfg, one.inputs, CONFIG), CONFIG)
     return finer(compare, bridge, subject_of(bridge, one.inputs), standings(model))
 
 
@@ -119,7 +119,7 @@ def decisions_with(*verdicts: str) -> tuple[Decision, ...]:
         with_verdict(each, verdict)
         for each, verdict in zip(standings(one.name), verdicts, strict=True)
     ]
-    compare = selectors_of(known("reverse"), bridge.cfg, CONFIG)
+    compare = selectors_of(known("reverse"), untrained_of(bridge.cfg, one.inputs, CONFIG), CONFIG)
     return finer(compare, bridge, subject_of(bridge, one.inputs), found).decisions
 
 
@@ -137,7 +137,7 @@ def test_a_model_that_does_not_solve_the_task_decides_nothing() -> None:
     (untrained,) = random_inits(own.reference.bridge.cfg, 1, 3, "cpu")
     subject = subject_of(untrained, own.inputs)
     found = [standing(subject, one, CONFIG) for one in known("rank")]
-    compare = selectors_of(known("rank"), untrained.cfg, CONFIG)
+    compare = selectors_of(known("rank"), untrained_of(untrained.cfg, own.inputs, CONFIG), CONFIG)
     assert not finer(compare, untrained, subject, found).decisions
 
 

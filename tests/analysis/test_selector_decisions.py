@@ -26,6 +26,7 @@ from algomatch.analysis.selectors import (
     Own,
     Selectors,
     Side,
+    untrained_of,
 )
 from algomatch.config import AnalysisConfig, compose
 from algomatch.data.rasp_text import AGGREGATED, COUNTED
@@ -80,7 +81,8 @@ def learned(task: str) -> Any:
 def compared(task: str, shape_of: str = "") -> Selectors:
     """A task's selectors for models of a learned shape, or of a compiled program's."""
     shape = reference_of(shape_of).bridge.cfg if shape_of else learned(task)
-    return Selectors(small_inputs(task), programs_of(task), shape, CONFIG)
+    inputs = small_inputs(task)
+    return Selectors(inputs, programs_of(task), untrained_of(shape, inputs, CONFIG), CONFIG)
 
 
 def decisions(bridge: TransformerBridge, found: Selectors) -> dict[tuple[str, str], Decision]:
@@ -227,7 +229,10 @@ def test_what_is_counted_may_go_to_bos_and_what_is_aggregated_may_not() -> None:
     (wanted,) = programs_of("hist")["hist"]
     aggregated = Selection(wanted.names, frozenset({AGGREGATED}), wanted.selected)
     found = Selectors(
-        inputs, {"counted": [wanted], "aggregated": [aggregated]}, learned("hist"), CONFIG
+        inputs,
+        {"counted": [wanted], "aggregated": [aggregated]},
+        untrained_of(learned("hist"), inputs, CONFIG),
+        CONFIG,
     ).met(reference_of("hist").bridge)
     assert found["counted"][0].value == pytest.approx(1, abs=1e-4)
     assert found["aggregated"][0].value < 0.75
@@ -245,7 +250,9 @@ def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
     (wanted,) = programs_of("hist")["hist"]
     aggregated = Selection(wanted.names, frozenset({AGGREGATED}), wanted.selected)
     programs = {"counted": [wanted], "aggregated": [aggregated]}
-    found = Selectors(inputs, programs, learned("hist"), CONFIG).met(bridge, subject)
+    found = Selectors(inputs, programs, untrained_of(learned("hist"), inputs, CONFIG), CONFIG).met(
+        bridge, subject
+    )
     for name, share in (("counted", True), ("aggregated", False)):
         (one,) = found[name]
         hook, _, index = one.head.partition("[")
