@@ -15,6 +15,8 @@ from .errors import FaultError, Interrupted, UserError, first_line, one_of
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .config import Config
+
 EPILOG = """examples:
   algomatch train task=reverse model=4L seed=1 trainer.max_steps=500
   algomatch train --config my.yaml model.d_model=32
@@ -68,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "compare": _compare,
             "controls": _controls,
             "match": _match,
+            "circuit": _circuit,
             "tasks": _tasks,
         }
         commands[options.command](options, rest, Console())
@@ -171,6 +174,31 @@ def _parser() -> argparse.ArgumentParser:
         "--reader", metavar="FILE.py:FUNCTION", help="from an output to the id of its logit; by "
         "default that of the token that it is",
     )  # fmt: skip
+    circuit = commands.add_parser(
+        "circuit",
+        help="find a checkpoint's circuits, or a compiled program's, and judge them",
+        description="Find the circuits of a checkpoint's model by patching and by gradients, under "
+        "every kind of ablation, and judge them on all inputs. Of a compiled program the true "
+        "circuit is known from its weights, and the methods are judged by it.",
+    )
+    circuit.add_argument(
+        "checkpoint", nargs="*", help="a model.safetensors, its folder, or a run folder; with "
+        "--reference task=NAME and KEY=VALUE will do",
+    )  # fmt: skip
+    circuit.add_argument(
+        "--reference", action="store_true", help="the compiled program of the run's task instead"
+    )
+    circuit.add_argument(
+        "--methods", nargs="+", metavar="NAME", default=[], help="exact, acdc, eap, eap_ig: all "
+        "by default",
+    )  # fmt: skip
+    circuit.add_argument(
+        "--kinds", nargs="+", metavar="NAME", default=[], help="of ablation: zero, mean, "
+        "resample_within, resample_across: all by default",
+    )  # fmt: skip
+    circuit.add_argument(
+        "--output", metavar="DIR", help="where tables and pictures go; RUN/circuit by default"
+    )
     tasks = commands.add_parser(
         "tasks",
         help="list the tasks, show one in full, or validate all",
@@ -365,6 +393,47 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
     )
     print_matching([found], console)
     save_matching([found], Path(options.output or f"matching-{found.run}"), console)
+
+
+def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    given = [*options.checkpoint, *rest]
+    _refuse_options(given, ["--reference", "--methods", "--kinds", "--output", "--help"])
+    path, config, where = _analysed(given, options, "circuit")
+    from . import circuit
+    from .report.circuits import print_circuits, save_circuits
+
+    if config is not None:
+        found = circuit.circuits_of_reference(config, options.methods, options.kinds, console)
+    else:
+        assert path is not None
+        found = circuit.circuits_of_checkpoint(path, options.methods, options.kinds, console)
+    print_circuits(found, console)
+    save_circuits(found, where, console)
+
+
+def _analysed(
+    given: Sequence[str], options: argparse.Namespace, command: str
+) -> tuple[Path | None, Config | None, Path]:
+    """Return the checkpoint, or the config of a reference to analyse, and where results go."""
+    overrides = [one for one in given if re.match(r"[\w.]+=", one)]
+    paths = [one for one in given if one not in overrides]
+    if overrides and not options.reference:
+        raise UserError(f"'{overrides[0]}' has no say here: a checkpoint has its own config")
+    if len(paths) > 1 or (not paths and not overrides) or (paths and overrides):
+        way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if options.reference else "")
+        raise UserError(f"{command} takes {way}, not {' '.join(given) or 'none'}")
+    from .config import compose
+    from .tracking import checkpoints
+
+    if overrides:
+        config = compose(overrides)
+        return None, config, Path(options.output or f"{command}-{config.task.name}")
+    path = Path(paths[0])
+    name = f"{command}-reference" if options.reference else command
+    where = Path(options.output) if options.output else checkpoints.beside(path) / name
+    if options.reference:
+        return path, checkpoints.load(path).config, where
+    return path, None, where
 
 
 def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:

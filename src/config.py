@@ -25,6 +25,7 @@ ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
 NORMALIZATIONS = ("LN", "none")
 SCHEDULES = ("constant", "cosine")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+SHARES_OF_INPUTS = ("solved", "margin", "match_realised", "match_partly", "match_selector")
 TRACKING_MODES = ("disabled", "offline", "online")
 
 
@@ -119,6 +120,10 @@ class AnalysisConfig:
     match_realised: float = 0.95
     match_partly: float = 0.5
     match_selector: float = 0.9
+    circuit_cases: int = 300
+    circuit_threshold: float = 0.01
+    circuit_faithful: float = 0.9
+    circuit_steps: int = 5
     seed: int = 0
 
 
@@ -416,6 +421,10 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "analysis.match_realised": 0,
         "analysis.match_partly": 0,
         "analysis.match_selector": 0,
+        "analysis.circuit_cases": 20,
+        "analysis.circuit_threshold": 0,
+        "analysis.circuit_faithful": 0,
+        "analysis.circuit_steps": 1,
         "analysis.seed": 0,
         "tracking.init_timeout_seconds": 1,
         "tracking.finish_timeout_seconds": 1,
@@ -424,9 +433,11 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield from (at_least(key, bound) for key, bound in bounds.items())
     for key, seed in (("seed", config.seed), ("analysis.seed", config.analysis.seed)):
         yield seed < 2**63, f"{key}={seed} must be below 2**63"
-    for key in ("solved", "margin", "match_realised", "match_partly", "match_selector"):
+    for key in SHARES_OF_INPUTS:
         share = getattr(config.analysis, key)
         yield share <= 1, f"analysis.{key}={share} must be a share of the inputs, at most 1"
+    faithful = config.analysis.circuit_faithful
+    yield faithful <= 1, f"analysis.circuit_faithful={faithful} must be a share, at most 1"
     yield choice("model.act_fn", ACTIVATIONS)
     yield choice("model.normalization", NORMALIZATIONS)
     yield choice("trainer.schedule", SCHEDULES)

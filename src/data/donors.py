@@ -122,7 +122,7 @@ class _Classes:
         return torch.from_numpy(rows), torch.from_numpy(positions)
 
 
-def _bases(inputs: InputSet, count: int, generator: np.random.Generator) -> Int64[Tensor, " n"]:
+def bases_of(inputs: InputSet, count: int, generator: np.random.Generator) -> Int64[Tensor, " n"]:
     """Return inputs that have an output: all, or `count` of them, of each length alike."""
     answered = torch.nonzero(inputs.defined.any(-1))[:, 0].numpy()
     if len(answered) <= count:
@@ -151,7 +151,7 @@ def _whole(
 
 
 def _scrub(inputs: InputSet, cut: Cut, count: int, generator: np.random.Generator) -> Trial:
-    classes, bases = _Classes(inputs, cut.variables), _bases(inputs, count, generator)
+    classes, bases = _Classes(inputs, cut.variables), bases_of(inputs, count, generator)
     wanted = classes.labels[bases]
     rows, positions = classes.drawn(wanted, generator)
     for _ in range(REDRAWN):  # another input, where there is one
@@ -179,7 +179,7 @@ def _interchange(
     known = _lookup(kept, codes, classes.labels, len(variable.values) + 1)
     parts: list[Trial] = []
     for _ in range(DRAWS):
-        bases = _bases(inputs, count, generator)
+        bases = bases_of(inputs, count, generator)
         given = codes[_donors(inputs, len(bases), generator)]
         wanted = known(kept[bases], given)
         there = wanted >= 0

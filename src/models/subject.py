@@ -10,7 +10,7 @@ Shapes: `inputs` inputs, `pos` positions of an encoded input, `own` positions of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -48,6 +48,10 @@ class Subject:
     lead: int = 0
     classes: Int64[Tensor, " classes"] | None = None
 
+    def at(self, rows: Int64[Tensor, " some"]) -> Subject:
+        """Return the model and some of the inputs."""
+        return replace(self, tokens=self.tokens[rows], key_mask=self.key_mask[rows])
+
     @property
     def sites(self) -> list[str]:
         """The embedding and the residual stream after each block, in order.
@@ -81,7 +85,7 @@ class Subject:
         """Return what the model gives on the inputs."""
         run = self.model
         return self._in_parts(
-            lambda tokens, mask: {"logits": self._read(run(tokens, attention_mask=mask))}
+            lambda tokens, mask: {"logits": self.read(run(tokens, attention_mask=mask))}
         )["logits"]
 
     @torch.inference_mode()
@@ -89,7 +93,7 @@ class Subject:
         self, site: str, residual: Float[Tensor, "inputs own d_model"], cases: Donated
     ) -> Float[Tensor, "cases pos classes"]:
         """Return the logits of cases whose whole residual stream at a site is donated."""
-        rows, positions = self._own(cases)
+        rows, positions = self.own_places(cases.rows, cases.positions)
         return self._run(
             site, cases.bases, lambda some: (residual[rows[some], positions[some]], None)
         )
@@ -106,7 +110,7 @@ class Subject:
 
         The block after the site makes its queries, keys or values, those of `sides`, of donors.
         """
-        rows, positions = self._own(cases)
+        rows, positions = self.own_places(cases.rows, cases.positions)
         return self._run(
             site, cases.bases,
             lambda some: (
@@ -126,9 +130,7 @@ class Subject:
             stream, sides = part(some)
             mask = self.key_mask[bases[some]].to(device)
             moved = {side: value.to(device) for side, value in (sides or {}).items()}
-            found.append(
-                self._read(continue_from(self.model, site, stream.to(device), mask, moved))
-            )
+            found.append(self.read(continue_from(self.model, site, stream.to(device), mask, moved)))
         return torch.cat(found)
 
     @property
@@ -137,18 +139,27 @@ class Subject:
         first: Tensor = next(self.model.parameters())
         return first.device
 
-    def _own(self, cases: Donated) -> tuple[Tensor, Tensor]:
-        """Return the donors by the model's positions: those before BOS come with BOS."""
+    def own_places(
+        self, rows: Int64[Tensor, "cases *pos"], positions: Int64[Tensor, "cases pos"]
+    ) -> tuple[Int64[Tensor, "cases own"], Int64[Tensor, "cases own"]]:
+        """Return donors by the model's positions: those before BOS come with BOS.
+
+        `rows` may be one donor for all of a case's positions.
+        """
+        rows = rows if rows.dim() == positions.dim() else rows[:, None].expand_as(positions)
         if not self.lead:
-            return cases.rows, cases.positions
-        before = torch.arange(self.lead).expand(len(cases.bases), -1)
+            return rows, positions
+        before = torch.arange(self.lead).expand(len(rows), -1)
         return (
-            torch.cat([cases.rows[:, :1].expand(-1, self.lead), cases.rows], dim=1),
-            torch.cat([before, cases.positions + self.lead], dim=1),
+            torch.cat([rows[:, :1].expand(-1, self.lead), rows], dim=1),
+            torch.cat([before, positions + self.lead], dim=1),
         )
 
-    def _read(self, logits: Tensor) -> Tensor:
-        logits = logits[:, self.lead :]
+    def read(
+        self, logits: Float[Tensor, "*stack cases own all_classes"]
+    ) -> Float[Tensor, "*stack cases pos classes"]:
+        """Return the logits of the task's positions and outputs, on the CPU."""
+        logits = logits[..., self.lead :, :]
         return (logits if self.classes is None else logits[..., self.classes]).cpu()
 
     def _in_parts(self, run: Callable[[Tensor, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A program's dataflow as a picture: variables from the inputs down to the output."""
+"""Graphs in layers as pictures; a program's dataflow, from the inputs down to the output."""
 
 from __future__ import annotations
 
@@ -54,30 +54,42 @@ def save_program_graph(task: Task, path: FilePath) -> None:
 def program_graph(task: Task) -> Figure:
     """Return the figure: a box for each variable, an arrow for what each reads and as what."""
     found = edges(task.program)
-    layout = _layout(list(task.variables), [(source, target) for source, target, _ in found])
-    xs, ys = zip(*(point for points in _all_points(layout) for point in points), strict=True)
-    width = max((max(xs) - min(xs) + 1) * COLUMN, 5.0)
-    figure = Figure(figsize=(width, (max(ys) - min(ys) + 1) * ROW + 1), layout="constrained")
-    axes = figure.subplots()
-    axes.set_axis_off()
+    pairs = [(source, target) for source, target, _ in found]
+    layout = layered(list(task.variables), pairs)
+    figure, axes, width = canvas(layout)
     title = f"{task.name}: {task.about}" if task.about else task.name
     axes.set_title(fill(_plain(title), int(width * 12)), fontsize=10)
     for source, target, role in found:
-        _arrow(axes, layout.ways[source, target], role)
+        arrow(axes, layout.ways[source, target], role)
     for name, place in layout.places.items():
         _box(axes, task, name, place)
-    axes.set_xlim(min(xs) - 0.6, max(xs) + 0.6)
-    axes.set_ylim(min(ys) - 0.4, max(ys) + 0.4)
-    handles = [Line2D([], [], color=c, ls=s, label=f"read as {r}") for r, (c, s) in ROLES.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    roles_legend(figure)
     return figure
 
 
-def _all_points(layout: Layout) -> list[list[Point]]:
-    return [list(layout.places.values()), *layout.ways.values()]
+def canvas(layout: Layout, row: float = ROW) -> tuple[Figure, Axes, float]:
+    """Return a figure that a layout fits into, its axes without a frame, and its width.
+
+    `row` is a row's height in inches.
+    """
+    points = [*layout.places.values(), *(one for way in layout.ways.values() for one in way)]
+    xs, ys = zip(*points, strict=True)
+    width = max((max(xs) - min(xs) + 1) * COLUMN, 5.0)
+    figure = Figure(figsize=(width, (max(ys) - min(ys) + 1) * row + 1), layout="constrained")
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.set_xlim(min(xs) - 0.6, max(xs) + 0.6)
+    axes.set_ylim(min(ys) - 0.4, max(ys) + 0.4)
+    return figure, axes, width
 
 
-def _layout(names: list[str], pairs: list[tuple[str, str]]) -> Layout:
+def roles_legend(figure: Figure) -> None:
+    """Say below a figure what the colours of its arrows mean."""
+    handles = [Line2D([], [], color=c, ls=s, label=f"read as {r}") for r, (c, s) in ROLES.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+
+
+def layered(names: list[str], pairs: list[tuple[str, str]]) -> Layout:
     """Return a layered layout (Sugiyama et al. 1981), in columns and rows."""
     if not pairs:
         return Layout({name: (float(i), 0.0) for i, name in enumerate(names)}, {})
@@ -109,7 +121,8 @@ def _column(points: list[Point]) -> float:
     return min(gaps, default=1.0)
 
 
-def _arrow(axes: Axes, way: list[Point], role: str) -> None:
+def arrow(axes: Axes, way: list[Point], role: str, width: float = 1.1) -> None:
+    """Draw an arrow along a way, in the colour of what it is read as."""
     colour, style = ROLES[role]
     shift = (list(ROLES).index(role) - 1) * APART
     points = [(x + shift, y) for x, y in way]
@@ -121,24 +134,28 @@ def _arrow(axes: Axes, way: list[Point], role: str) -> None:
         codes += [int(Path.CURVE3), int(Path.CURVE3)]
     vertices.append(points[-1])
     codes.append(int(Path.LINETO))
-    arrow = FancyArrowPatch(
+    patch = FancyArrowPatch(
         path=Path(vertices, codes),
         arrowstyle="-|>",
         mutation_scale=9,
         color=colour,
         linestyle=style,
-        linewidth=1.1,
+        linewidth=width,
     )
-    axes.add_patch(arrow)
+    axes.add_patch(patch)
 
 
 def _box(axes: Axes, task: Task, name: str, place: Point) -> None:
     kind = "input" if name in ("tokens", "indices") else "step"
     kind = "output" if name == list(task.variables)[-1] else kind
-    shown = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    box(axes, name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…", place, kind)
+
+
+def box(axes: Axes, text: str, place: Point, kind: str) -> None:
+    """Draw a box: an input, a step or an output."""
     axes.text(
         *place,
-        _plain(shown),
+        _plain(text),
         ha="center",
         va="center",
         fontsize=8,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -27,7 +26,7 @@ from .matching import (
     to_csv,
     variable_curves,
 )
-from .panels import COLOURS, legend
+from .panels import COLOURS, legend, png
 
 
 def write_matching(found: Sequence[Matching], folder: Path) -> list[str]:
@@ -37,11 +36,11 @@ def write_matching(found: Sequence[Matching], folder: Path) -> list[str]:
         FaultError: the file system failed.
     """
     last = found[-1]
-    files = {"match.csv": to_csv(found).encode(), "match.png": _png(diagram(last))}
+    files = {"match.csv": to_csv(found).encode(), "match.png": png(diagram(last))}
     if any(one.finer is not None for one in found):
         files["selectors.csv"] = selectors_csv(found).encode()
     if len(found) > 1:
-        files["emergence.png"] = _png(emergence(found))
+        files["emergence.png"] = png(emergence(found))
     with faults_named(f"write into '{folder}'"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -57,12 +56,6 @@ def save_matching(found: Sequence[Matching], folder: Path, console: Console) -> 
     """
     files = ", ".join(write_matching(found, folder))
     console.print(f"{files}: {folder}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    return content.getvalue()
 
 
 def emergence(found: Sequence[Matching]) -> Figure:

@@ -6,10 +6,12 @@ dotted the random inits', dash-dotted that of other tasks' programs.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..analysis.emergence import CONTROLS
 from ..analysis.measurements import Measurement
@@ -271,6 +273,13 @@ def nothing(axes: Axes, why: str) -> None:
     """Say why a panel is empty."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, wrap=True)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    return content.getvalue()
 
 
 def legend(axes: Axes) -> None:

@@ -1,0 +1,75 @@
+"""What patching every edge costs, beside a forward pass with hooks for each: `make bench` too."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from results import PAIRS, Result, show, timed
+from rich.console import Console
+from torch import Tensor
+
+from algomatch.analysis.circuits import NOTHING, Ablated, cases_of, divergence, exact
+from algomatch.config import compose
+from algomatch.data.donors import bases_of
+from algomatch.data.inputs import input_set
+from algomatch.data.tasks import make_task
+from algomatch.models.reference import build_reference
+from algomatch.models.subject import subject_of
+from algomatch.models.wiring import MLP_IN, OUTPUT, wired
+
+CASES, KIND = 300, "resample_across"
+
+
+def every_edge() -> Result:
+    """Exact patching of all edges of compiled reverse, over one hooked forward pass for each."""
+    config = compose(["task=reverse"])
+    inputs = input_set(make_task(config.task), config.task)
+    bridge = build_reference(inputs).bridge
+    subject = subject_of(bridge, inputs)
+    wiring = wired(bridge, inputs.tokens[:10], inputs.key_mask[:10])
+    cases = cases_of(inputs, subject, 0, bases_of(inputs, CASES, np.random.default_rng(0)))
+    ratios = []
+    for _ in range(PAIRS):
+        ours, theirs = Ablated(wiring, cases, KIND), Ablated(wiring, cases, KIND)
+        quick, slow = timed(partial(exact, ours)), timed(partial(_hooked, bridge, theirs))
+        ratios.append(quick / slow)
+    if not torch.allclose(exact(ours).values, _hooked(bridge, theirs), atol=1e-6):
+        raise SystemExit("patching and hooks do not give the same values")
+    return Result(
+        f"exact patching of all {len(wiring.edges)} edges of compiled reverse, {len(cases.inputs)} "
+        "inputs, the same values",
+        ratios, 0.1, "of a hooked forward pass an edge",
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def _hooked(bridge: Any, one: Ablated) -> Tensor:
+    """Return the same by TransformerLens's hooks, an edge at a time; each block has one head."""
+    tokens, mask = one.tokens, one.key_mask
+    intact = bridge(tokens, attention_mask=mask)
+    change = one.other - one.intact.written
+    values = []
+    for edge in one.wiring.edges:
+        reader = one.wiring.readers[edge.reader]
+        if reader.hook == OUTPUT:
+            name = "ln_final.hook_in"
+        else:
+            place = "mlp" if reader.hook == MLP_IN else f"attn.{reader.side}"
+            name = f"blocks.{reader.layer}.{place}.hook_in"
+        hook = partial(_added, change=change[edge.node])
+        logits = bridge.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=[(name, hook)])
+        apart = divergence(one.inputs.output, logits, intact, one.inputs.defined).mean()
+        values.append(float(apart) if apart > NOTHING else 0.0)
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _added(value: Tensor, hook: Any, change: Tensor) -> Tensor:
+    return value + change
+
+
+if __name__ == "__main__":
+    sys.exit(show([every_edge()], Console()))

@@ -1,0 +1,239 @@
+"""What `algomatch circuit` does: the circuits of a checkpoint or a reference, found and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from transformer_lens.model_bridge import TransformerBridge
+
+from .analysis.carried import carried
+from .analysis.circuits import (
+    METHODS,
+    Ablated,
+    Cases,
+    Scores,
+    acdc,
+    attribution,
+    cases_of,
+    exact,
+    reaching,
+    visible,
+)
+from .analysis.faithfulness import by_length, curve, needed, rated, smallest
+from .analysis.matching import exact_share
+from .analysis.rerun import KINDS
+from .analysis.rivals import candidate, rule_of, standing
+from .analysis.true_circuit import true_edges
+from .analysis.verdicts import variable_matches
+from .config import AnalysisConfig, Config
+from .data.donors import bases_of
+from .data.inputs import InputSet, input_set
+from .data.tasks import make_task
+from .errors import UserError, one_of
+from .experiment import advance, bridge_of
+from .models.learned import learned_shape
+from .models.reference import Reference, build_reference
+from .models.subject import Subject, subject_of
+from .models.wiring import Edge, Wiring, wired
+from .report.circuits import Circuits, Truth
+from .tracking import checkpoints
+
+CHECKED = 50  # inputs on which a graph is checked to give the model's logits
+
+
+def circuits_of_checkpoint(
+    path: Path,
+    methods: Sequence[str],
+    kinds: Sequence[str],
+    console: Console,
+) -> Circuits:
+    """Find and judge the circuits of a checkpoint's model, beside the compiled reference's.
+
+    The search runs on the CPU.
+
+    Raises:
+        UserError: `path` is no checkpoint, or a method or a kind of ablation is none.
+    """
+    checkpoint = checkpoints.load(path)
+    config = checkpoint.config
+    config.analysis.device = "cpu"
+    inputs = input_set(make_task(config.task), config.task)
+    shape = learned_shape(config.model, inputs, config.seed)
+    bridge = bridge_of(checkpoint, path, inputs, shape)
+    name = f"{checkpoint.run}, step {checkpoint.step}"
+    return find_circuits(
+        name, bridge, subject_of(bridge, inputs), inputs, config.analysis, methods, kinds, console,
+        reference=build_reference(inputs),
+    )  # fmt: skip
+
+
+def circuits_of_reference(
+    config: Config, methods: Sequence[str], kinds: Sequence[str], console: Console
+) -> Circuits:
+    """Find the circuits of a compiled program, and compare them with the true one.
+
+    Raises:
+        UserError: the program cannot be compiled, or a method or a kind of ablation is none.
+    """
+    config.analysis.device = "cpu"
+    inputs = input_set(make_task(config.task), config.task)
+    reference = build_reference(inputs)
+    bridge = reference.bridge
+    return find_circuits(
+        f"compiled {config.task.name}", bridge, subject_of(bridge, inputs), inputs,
+        config.analysis, methods, kinds, console, reference=reference, compiled=True,
+    )  # fmt: skip
+
+
+def find_circuits(
+    name: str,
+    bridge: TransformerBridge,
+    subject: Subject,
+    inputs: InputSet,
+    config: AnalysisConfig,
+    methods: Sequence[str],
+    kinds: Sequence[str],
+    console: Console,
+    *,
+    reference: Reference | None = None,
+    compiled: bool = False,
+) -> Circuits:
+    """Find a model's circuits by every method under every kind of ablation, and judge them.
+
+    `compiled` says that the model is the reference itself, whose true circuit is known.
+
+    Raises:
+        UserError: the model is no graph of plain parts, or a method or a kind of ablation is none.
+    """
+    model = subject.model
+    first = slice(0, CHECKED)
+    wiring = wired(model, subject.tokens[first], subject.key_mask[first])
+    rows = bases_of(inputs, config.circuit_cases, np.random.default_rng([config.seed, 7]))
+    whole = cases_of(inputs, subject, config.seed)
+    some = cases_of(inputs, subject, config.seed, rows)
+    chosen = _chosen("method", methods, METHODS)
+    wanted = [kind for kind in _chosen("kind", kinds, KINDS) if kind in some.kinds]
+    if not wanted:
+        raise UserError(f"all lists have the same length: there is no {', '.join(kinds)}")
+    found = Circuits(name, exact_share(subject, inputs), inputs, wiring, config.circuit_faithful)
+    if compiled and reference is not None:
+        found.truth = Truth(true_edges(wiring.native, wiring))
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        overall = progress.add_task("circuits", total=len(wanted) * len(chosen) + 2)
+        for kind in wanted:
+            one, all_of_them = Ablated(wiring, some, kind), Ablated(wiring, whole, kind)
+            if found.truth is not None:
+                found.truth.visible[kind] = visible(one, found.truth.real)
+            for method in chosen:
+                bar = progress.add_task(f"{method}, {kind}", total=None)
+                step = partial(advance, progress, bar)
+                _search(found, method, one, all_of_them, config, step)
+                progress.remove_task(bar)
+                progress.advance(overall)
+        bar = progress.add_task("the circuit", total=None)
+        _look_into(found, some, whole, config, partial(advance, progress, bar))
+        progress.advance(overall)
+        if reference is not None and not compiled:
+            _beside_reference(found, subject, reference, rows, config)
+        progress.advance(overall)
+    return found
+
+
+def _chosen(what: str, given: Sequence[str], known: Sequence[str] | dict[str, str]) -> list[str]:
+    for name in given:
+        if name not in known:
+            raise UserError(f"unknown {what} '{name}': {one_of(name, list(known))}")
+    return [name for name in known if not given or name in given]
+
+
+def _search(
+    found: Circuits,
+    method: str,
+    one: Ablated,
+    whole: Ablated,
+    config: AnalysisConfig,
+    step: partial[None],
+) -> None:
+    """Find the circuits of a method under a kind of ablation, on some inputs; judge them on all."""
+    draws, seed, key = config.bootstrap, config.seed, (one.kind, method)
+    if method == "acdc":
+        kept = reaching(one.wiring, acdc(one, config.circuit_threshold, step))
+        scores = Scores(method, one.kind, _as_scores(one.wiring, kept))
+        found.curves[key] = rated(whole, method, [kept], draws, seed) if kept.any() else []
+    else:
+        if method == "exact":
+            scores = exact(one, step)
+        else:
+            scores = attribution(one, config.circuit_steps if method == "eap_ig" else None, step)
+        found.curves[key] = curve(whole, scores, draws, seed, step)
+    found.scores[key] = scores
+    best = smallest(found.curves[key], found.faithful)
+    if best is not None:
+        found.chosen[key] = best
+
+
+def _as_scores(wiring: Wiring, kept: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([float(kept[edge]) for edge in wiring.edges], dtype=torch.float64)
+
+
+def _look_into(
+    found: Circuits, some: Cases, whole: Cases, config: AnalysisConfig, step: partial[None]
+) -> None:
+    """Look at the smallest circuit: what of it is needed, how it does by length, what it carries.
+
+    Of resampling across lengths if there is such, which sees most; of a compiled model the true
+    circuit.
+    """
+    main = found.main
+    if main is None:
+        return
+    one = Ablated(found.wiring, some, main.kind)
+    found.needed = needed(one, main.edges, config.bootstrap, config.seed, step)
+    found.lengths = by_length(Ablated(found.wiring, whole, main.kind), main.edges)
+    edges = main.edges if found.truth is None else found.truth.real
+    free = Ablated(found.wiring, some, main.kind)
+    found.carried = carried(free, _edges(edges), config.seed, step)
+
+
+def _edges(mask: torch.Tensor) -> list[Edge]:
+    return [Edge(int(r), int(u)) for r, u in torch.nonzero(mask).tolist()]
+
+
+def _beside_reference(
+    found: Circuits,
+    subject: Subject,
+    reference: Reference,
+    rows: torch.Tensor,
+    config: AnalysisConfig,
+) -> None:
+    """Say what the reference's true edges carry, and where the model holds each variable."""
+    inputs, bridge = found.inputs, reference.bridge
+    compiled = subject_of(bridge, inputs)
+    wiring = wired(compiled.model, inputs.tokens[:CHECKED], inputs.key_mask[:CHECKED])
+    cases = cases_of(inputs, compiled, config.seed, rows)
+    one = Ablated(wiring, cases, cases.kinds[-1])
+    edges = _edges(true_edges(wiring.native, wiring))
+    found.theirs = [
+        (wiring.edge_label(each.edge), each) for each in carried(one, edges, config.seed)
+    ]
+    program = candidate(inputs.task.name, inputs, reference, config, sides=False)
+    there = standing(subject, program, config, sides=False)
+    found.verdict = there.verdict.verdict
+    found.matched = dict(
+        variable_matches(there.matches, program.cuts, program.testable, rule_of(config))
+    )

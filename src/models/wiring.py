@@ -1,0 +1,472 @@
+"""A model as a graph: its parts write into the residual stream, and each reads a sum of these.
+
+What an attention head, an MLP or the output reads is the sum of what the embeddings and all earlier
+heads and MLPs write; a head reads three times, for its queries, its keys and its values. An edge is
+one summand of one such sum. The model can be run again with some edges replaced by other values.
+
+Shapes: `inputs` inputs, `pos` positions, `d_model` the residual's width, `node` what writes,
+`reader` what reads, `head` heads of a block, `e` a head's width, `stack` streams side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.native import NativeModel
+
+from ..errors import UserError
+from .continuation import SIDES, without_hooks
+
+EMBED, POSITIONS = "hook_embed", "hook_pos_embed"
+HEAD, MLP = "attn.hook_z", "hook_mlp_out"
+OUTPUT, MLP_IN = "hook_resid_post", "hook_mlp_in"
+SAME = 1e-3  # of the largest logit: how far logits may be off for a bridge to count as understood
+
+
+class Node(NamedTuple):
+    """What writes into the residual stream: an embedding (before block 0), a head or an MLP."""
+
+    layer: int
+    hook: str
+    head: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The hook name, with a head's index in brackets."""
+        at = "" if self.layer < 0 else f"blocks.{self.layer}."
+        return f"{at}{self.hook}" + ("" if self.head is None else f"[{self.head}]")
+
+    @property
+    def label(self) -> str:
+        """A short name: tokens, positions, 0.1 for a head, mlp 0."""
+        short = {EMBED: "tokens", POSITIONS: "positions", MLP: f"mlp {self.layer}"}
+        return short.get(self.hook, f"{self.layer}.{self.head}")
+
+
+class Reader(NamedTuple):
+    """What reads the residual stream: a head for its queries, keys or values, an MLP, the output.
+
+    It reads the first `nodes` nodes.
+    """
+
+    layer: int
+    hook: str
+    nodes: int
+    head: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The hook name, with a head's index in brackets."""
+        index = "" if self.head is None else f"[{self.head}]"
+        return f"blocks.{self.layer}.{self.hook}{index}"
+
+    @property
+    def side(self) -> str:
+        """Whether a head reads it for q, k or v; empty for others."""
+        return self.hook[5] if self.head is not None else ""
+
+    @property
+    def node(self) -> Node | None:
+        """What it is read for; None for the output."""
+        if self.hook == OUTPUT:
+            return None
+        return Node(self.layer, MLP if self.head is None else HEAD, self.head)
+
+    @property
+    def label(self) -> str:
+        """A short name: 0.1 q, mlp 0, output."""
+        return "output" if self.node is None else f"{self.node.label} {self.side}".rstrip()
+
+
+class Edge(NamedTuple):
+    """A node that a reader reads, by their numbers in a graph."""
+
+    reader: int
+    node: int
+
+
+class _Layer(NamedTuple):
+    """A block's parts. Weights are [head, e, d_model], what heads write [head, d_model, e]."""
+
+    norm: Callable[[Tensor], Tensor]
+    weights: dict[str, Tensor]
+    biases: dict[str, Tensor]
+    write: Tensor
+    bias: Tensor
+    mlp_norm: Callable[[Tensor], Tensor] | None
+    mlp: Callable[[Tensor], Tensor] | None
+
+
+@dataclass
+class Run:
+    """What a run gave: the nodes' outputs, and the logits."""
+
+    written: Float[Tensor, "node inputs pos d_model"]
+    logits: Float[Tensor, "inputs pos classes"]
+
+
+class Wiring:
+    """A model's graph, and the model run with edges replaced.
+
+    Of an attention layer's own bias, which is no head's, nothing is ever replaced.
+    """
+
+    def __init__(self, model: NativeModel | TransformerBridge):
+        model = without_hooks(model)
+        cfg = model.cfg
+        self.n_heads, self.d_head, self.d_model = cfg.n_heads, cfg.d_head, cfg.d_model
+        self.causal = cfg.attention_dir == "causal"
+        native = isinstance(model, NativeModel)
+        blocks = model.layers if native else model.blocks
+        self._model = model
+        self._read = _native if native else _bridged
+        with torch.no_grad():
+            self._layers = [self._read(block, self) for block in blocks]
+        self.nodes, self.readers = self._graph()
+        self.edges = [Edge(r, u) for r, one in enumerate(self.readers) for u in range(one.nodes)]
+
+    def _graph(self) -> tuple[list[Node], list[Reader]]:
+        nodes = [Node(-1, EMBED)]
+        if self._positions() is not None:
+            nodes.append(Node(-1, POSITIONS))
+        readers: list[Reader] = []
+        for layer, block in enumerate(self._layers):
+            count, heads = len(nodes), range(self.n_heads)
+            readers += [
+                Reader(layer, f"hook_{side}_input", count, head) for head in heads for side in SIDES
+            ]
+            nodes += [Node(layer, HEAD, head) for head in heads]
+            if block.mlp is not None:
+                readers.append(Reader(layer, MLP_IN, len(nodes)))
+                nodes.append(Node(layer, MLP))
+        readers.append(Reader(len(self._layers) - 1, OUTPUT, len(nodes)))
+        return nodes, readers
+
+    @cached_property
+    def first_reader(self) -> list[int]:
+        """The number of each block's first reader."""
+        return [
+            next(i for i, one in enumerate(self.readers) if one.layer == layer)
+            for layer in range(len(self._layers))
+        ]
+
+    @property
+    def native(self) -> NativeModel:
+        """The model itself, which must be a NativeModel: its weights can be read by name."""
+        assert isinstance(self._model, NativeModel)
+        return self._model
+
+    def edge_label(self, edge: Edge) -> str:
+        """Return an edge's short name: what writes, what reads."""
+        return f"{self.nodes[edge.node].label} -> {self.readers[edge.reader].label}"
+
+    def edge_name(self, edge: Edge) -> str:
+        """Return an edge's name: what writes, what reads."""
+        return f"{self.nodes[edge.node].name} -> {self.readers[edge.reader].name}"
+
+    def _positions(self) -> Tensor | None:
+        if isinstance(self._model, NativeModel):
+            return None if self._model.pos is None else self._model.pos.weight
+        found = getattr(self._model, "pos_embed", None)
+        return None if found is None else self._model.W_pos
+
+    def embedded(
+        self, tokens: Int64[Tensor, "inputs pos"]
+    ) -> Float[Tensor, "embedding inputs pos d_model"]:
+        """Return what the embeddings write: of tokens, and of positions where there are such."""
+        native = isinstance(self._model, NativeModel)
+        embed = self._model.tok_embed.weight if native else self._model.W_E
+        found, positions = [embed[tokens]], self._positions()
+        if positions is not None:
+            found.append(positions[: tokens.shape[1]].expand_as(found[0]))
+        return torch.stack(found)
+
+    def run(
+        self,
+        tokens: Int64[Tensor, "inputs pos"],
+        key_mask: Bool[Tensor, "inputs pos"],
+        removed: Bool[Tensor, "reader node"] | None = None,
+        other: Float[Tensor, "node inputs pos d_model"] | None = None,
+        *,
+        start: int = 0,
+        before: Float[Tensor, "before inputs pos d_model"] | None = None,
+        added: Float[Tensor, "reader inputs pos d_model"] | None = None,
+        embeddings: Float[Tensor, "embedding inputs pos d_model"] | None = None,
+    ) -> Run:
+        """Return what the model gives where readers get `other` values over the removed edges.
+
+        `before` are the outputs of all nodes before block `start`, from where on it is run.
+        `added` is added to what readers read, `embeddings` takes the place of the model's own.
+        """
+        mask = _attention_mask(key_mask, self.causal)
+        own = self.embedded(tokens) if embeddings is None else embeddings
+        written = [*own] if before is None else [*before]
+        stream = torch.stack(written).sum(0)
+        for block in self._layers[:start]:
+            stream = stream + block.bias
+        for layer, block in list(enumerate(self._layers))[start:]:
+            first = self.first_reader[layer]
+            readers = range(first, first + 3 * self.n_heads)
+            given = self._reads(readers, stream, written, removed, other, added)
+            heads = _heads(block, given, mask, self.d_head)
+            written += [*heads]
+            stream = stream + heads.sum(0) + block.bias
+            if block.mlp is not None and block.mlp_norm is not None:
+                one = range(readers.stop, readers.stop + 1)
+                (read,) = self._reads(one, stream, written, removed, other, added)
+                out = block.mlp(block.mlp_norm(read))
+                written.append(out)
+                stream = stream + out
+        last = range(len(self.readers) - 1, len(self.readers))
+        (read,) = self._reads(last, stream, written, removed, other, added)
+        return Run(torch.stack(written), self.unembedded(read))
+
+    def _reads(
+        self,
+        readers: range,
+        stream: Float[Tensor, "inputs pos d_model"],
+        written: Sequence[Tensor],
+        removed: Bool[Tensor, "reader node"] | None,
+        other: Float[Tensor, "node inputs pos d_model"] | None,
+        added: Float[Tensor, "reader inputs pos d_model"] | None,
+    ) -> Float[Tensor, "stack inputs pos d_model"]:
+        some = slice(readers.start, readers.stop)
+        taken = removed is not None and other is not None and bool(removed[some].any())
+        if not taken and added is None:
+            return stream[None]  # the same to all of them
+        found = stream.expand(len(readers), *stream.shape)
+        if taken and removed is not None and other is not None:
+            chosen = removed[some, : len(written)]
+            asked = torch.nonzero(chosen.any(0))[:, 0].tolist()
+            change = torch.stack([other[u] - written[u] for u in asked])
+            found = found + torch.einsum("ru,unpd->rnpd", chosen[:, asked].to(change), change)
+        return found if added is None else found + added[some]
+
+    def stream(
+        self, reader: int, written: Float[Tensor, "node inputs pos d_model"]
+    ) -> Float[Tensor, "inputs pos d_model"]:
+        """Return what a reader reads where nothing is removed."""
+        one = self.readers[reader]
+        before = one.layer + (one.hook in (MLP_IN, OUTPUT))
+        found: Tensor = written[: one.nodes].sum(0)
+        for block in self._layers[:before]:
+            found = found + block.bias
+        return found
+
+    def unembedded(
+        self, stream: Float[Tensor, "*stack pos d_model"]
+    ) -> Float[Tensor, "*stack pos classes"]:
+        """Return the logits of a residual stream after the last block."""
+        if isinstance(self._model, NativeModel):
+            found: Tensor = self._model.head(self._model.ln_out(stream))
+            return found
+        flat = stream.flatten(0, -3)
+        logits: Tensor = self._model.unembed(self._model.ln_final(flat))
+        return logits.reshape(*stream.shape[:-1], -1)
+
+    def patched(
+        self,
+        reader: int,
+        stream: Float[Tensor, "inputs pos d_model"],
+        change: Float[Tensor, "stack inputs pos d_model"],
+        intact: Run,
+        key_mask: Bool[Tensor, "inputs pos"],
+    ) -> Float[Tensor, "stack inputs pos classes"]:
+        """Return the logits where what one reader reads is changed, in each of several ways.
+
+        `stream` is what it reads of the intact model. Only what comes after is run.
+        """
+        given = self.given(reader, stream, change, key_mask)
+        return self.after(reader, stream, given, intact, key_mask)
+
+    def after(
+        self,
+        reader: int,
+        stream: Float[Tensor, "inputs pos d_model"],
+        given: Float[Tensor, "stack inputs pos width"],
+        intact: Run,
+        key_mask: Bool[Tensor, "inputs pos"],
+    ) -> Float[Tensor, "stack inputs pos classes"]:
+        """Return the logits where a reader's node writes something else."""
+        one = self.readers[reader]
+        if one.hook == OUTPUT:
+            return given
+        if one.head is None:
+            return self._rest(stream + given, one.layer + 1, key_mask)
+        first = one.nodes  # of the nodes, the block's first head
+        heads = intact.written[first : first + self.n_heads].sum(0)
+        block = self._layers[one.layer]
+        middle = stream + heads + block.bias + (given - intact.written[first + one.head])
+        if block.mlp is not None and block.mlp_norm is not None:
+            middle = middle + block.mlp(block.mlp_norm(middle))
+        return self._rest(middle, one.layer + 1, key_mask)
+
+    def given(
+        self,
+        reader: int,
+        stream: Float[Tensor, "inputs pos d_model"],
+        change: Float[Tensor, "stack inputs pos d_model"],
+        key_mask: Bool[Tensor, "inputs pos"],
+    ) -> Float[Tensor, "stack inputs pos width"]:
+        """Return what a reader's node writes where what it reads is changed; the output's logits.
+
+        A head's other readers read what they do in the intact model.
+        """
+        one = self.readers[reader]
+        if one.hook == OUTPUT:
+            return self.unembedded(stream + change)
+        block = self._layers[one.layer]
+        if one.head is None:
+            assert block.mlp is not None
+            assert block.mlp_norm is not None
+            return block.mlp(block.mlp_norm(stream + change))
+
+        def project(values: Tensor, side: str) -> Tensor:
+            return values @ block.weights[side][one.head].T + block.biases[side][one.head]
+
+        own, other = block.norm(stream), project(block.norm(stream + change), one.side)
+        sides = {side: project(own, side)[None] for side in SIDES}
+        mask = _attention_mask(key_mask, self.causal)[:, 0]
+        moved = (other != sides[one.side]).flatten(1).any(1)  # the rest writes what it did
+        sides[one.side] = torch.cat([sides[one.side], other[moved]])
+        z = _attended(sides["q"], sides["k"], sides["v"], mask, self.d_head)
+        given = z @ block.write[one.head].T
+        found = given[:1].repeat(len(change), 1, 1, 1)
+        found[moved] = given[1:]
+        return found
+
+    def _rest(
+        self,
+        streams: Float[Tensor, "stack inputs pos d_model"],
+        start: int,
+        key_mask: Bool[Tensor, "inputs pos"],
+    ) -> Float[Tensor, "stack inputs pos classes"]:
+        """Return the logits of streams before a block."""
+        mask = _attention_mask(key_mask, self.causal)
+        for block in self._layers[start:]:
+            normed = block.norm(streams)
+            q, k, v = (
+                torch.einsum("snpd,hed->snhpe", normed, block.weights[side])
+                + block.biases[side][:, None]
+                for side in SIDES
+            )
+            z = _attended(q, k, v, mask, self.d_head)
+            streams = streams + torch.einsum("snhpe,hde->snpd", z, block.write) + block.bias
+            if block.mlp is not None and block.mlp_norm is not None:
+                streams = streams + block.mlp(block.mlp_norm(streams))
+        return self.unembedded(streams)
+
+
+def wired(bridge: NativeModel | TransformerBridge, tokens: Tensor, key_mask: Tensor) -> Wiring:
+    """Return the graph of a model, checked to give the model's own logits on some inputs.
+
+    Raises:
+        UserError: it is no transformer of plain pre-norm blocks, whose parts add up.
+    """
+    model = without_hooks(bridge)
+    try:
+        found = Wiring(model)
+        with torch.inference_mode():
+            ours = found.run(tokens, key_mask).logits
+            theirs = model(tokens, attention_mask=key_mask)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"the model's parts cannot be read as a graph ({type(error).__name__}: {error}): only "
+            "plain blocks of attention and an MLP can, with learned positions or none"
+        ) from error
+    off = (ours - theirs)[key_mask].abs().max()
+    if off > SAME * theirs[key_mask].abs().max().clamp(min=1):
+        raise UserError(
+            f"the model's parts do not add up to what it gives (logits are {float(off):.2g} off): "
+            "it has parts that are no plain attention heads, MLPs or learned positions"
+        )
+    return found
+
+
+def _native(block: Any, wiring: Wiring) -> _Layer:
+    """Return the parts of a NativeModel's block."""
+    attention, heads = block.attn, (wiring.n_heads, wiring.d_head)
+    sides = {side: getattr(attention, side) for side in SIDES}
+    has_mlp = hasattr(block, "mlp")
+    return _Layer(
+        block.ln1,
+        {side: one.weight.unflatten(0, heads) for side, one in sides.items()},
+        {side: one.bias.unflatten(0, heads) for side, one in sides.items()},
+        attention.o.weight.unflatten(1, heads).permute(1, 0, 2),
+        attention.o.bias,
+        block.ln2 if has_mlp else None,
+        block.mlp if has_mlp else None,
+    )
+
+
+def _bridged(block: Any, wiring: Wiring) -> _Layer:
+    """Return the parts of any bridge's block, whose modules take [batch, pos, d_model]."""
+    attention = block.attn
+
+    def stacked(module: Any) -> Callable[[Tensor], Tensor]:
+        def run(values: Tensor) -> Tensor:
+            found: Tensor = module(values.flatten(0, -3))
+            return found.view_as(values)
+
+        return run
+
+    has_mlp = hasattr(block, "mlp")
+    return _Layer(
+        stacked(block.ln1),
+        {side: getattr(attention, f"W_{side.upper()}").mT for side in SIDES},
+        {side: getattr(attention, f"b_{side.upper()}") for side in SIDES},
+        attention.W_O.mT,
+        attention.b_O,
+        stacked(block.ln2) if has_mlp else None,
+        stacked(block.mlp) if has_mlp else None,
+    )
+
+
+def _attention_mask(
+    key_mask: Bool[Tensor, "inputs pos"], causal: bool
+) -> Bool[Tensor, "inputs 1 query key"]:
+    """Return what no query may attend to."""
+    n_pos = key_mask.shape[1]
+    hidden = ~key_mask[:, None, None, :].expand(-1, 1, n_pos, -1)
+    if causal:
+        hidden = hidden | torch.ones(n_pos, n_pos, dtype=torch.bool, device=hidden.device).triu(1)
+    return hidden
+
+
+def _attended(
+    q: Tensor, k: Tensor, v: Tensor, hidden: Bool[Tensor, "inputs *one query key"], width: int
+) -> Tensor:
+    """Return what heads give of queries, keys and values, before it is written."""
+    scores = (q @ k.mT / width**0.5).masked_fill(hidden, -torch.inf)
+    found: Tensor = scores.softmax(-1) @ v
+    return found
+
+
+def _heads(
+    block: _Layer,
+    given: Float[Tensor, "stack inputs pos d_model"],
+    hidden: Bool[Tensor, "inputs 1 query key"],
+    width: int,
+) -> Float[Tensor, "head inputs pos d_model"]:
+    """Return what the heads of a block write.
+
+    What they read is the same for all, or comes head by head, each with q, k and v.
+    """
+    normed = block.norm(given)
+    shared = len(given) == 1
+    reads = normed if shared else normed.view(-1, len(SIDES), *normed.shape[1:])
+    pattern = "npd,hed->hnpe" if shared else "hnpd,hed->hnpe"
+    q, k, v = (
+        torch.einsum(pattern, reads[0] if shared else reads[:, i], block.weights[side])
+        + block.biases[side][:, None, None]
+        for i, side in enumerate(SIDES)
+    )
+    z = _attended(q, k, v, hidden[:, 0], width)
+    return torch.einsum("hnpe,hde->hnpd", z, block.write)

@@ -1,0 +1,490 @@
+"""The circuits of a model: tables, CSV, and pictures of the graph and of the curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sklearn.metrics import roc_auc_score, roc_curve
+from torch import Tensor
+
+from ..analysis.carried import Carried, summed
+from ..analysis.circuits import METHODS, Scores, reaching
+from ..analysis.faithfulness import Circuit, Share
+from ..analysis.matching import Match
+from ..data.inputs import InputSet
+from ..files import faults_named, write_file
+from ..models.wiring import Edge, Wiring
+from .graphs import Layout, arrow, box, canvas, layered, roles_legend
+from .matching import site_label
+from .panels import COLOURS, png
+from .tables import plain_table
+
+MOST_DRAWN = 50  # edges
+FEW = 20  # edges that need no more room than a program's
+MOST_LISTED = 40
+MOST_NAMED = 6
+CARRIES = 0.9  # share of what counts on an edge from which on a variable is what it carries
+ROLES = {"q": "query", "k": "key", "v": "value", "": "value"}
+METHOD_LEGEND = (
+    "size: edges of the smallest circuit that is surely faithful, of those on a way to the output; "
+    "faithful: 1 is what the model does, 0 what is left without any edge; complete: the "
+    "same of all other edges, 0 is best; exact: the circuit's own accuracy; fell back: edges "
+    "without a gradient, patched instead"
+)
+EDGE_LEGEND = (
+    "needed: how much further from the model the outputs are without the edge (nats, or squared "
+    "difference), * surely; carries: the program's variable that is most of what counts on the "
+    "edge, and by chance"
+)
+
+
+@dataclass
+class Truth:
+    """A compiled model's real edges, and those that each kind of ablation can see."""
+
+    real: Bool[Tensor, "reader node"]
+    visible: dict[str, Bool[Tensor, "reader node"]] = field(default_factory=dict)
+
+
+@dataclass
+class Circuits:
+    """What was found of a model's circuits; keys are kinds of ablation and methods."""
+
+    name: str
+    exact: float
+    inputs: InputSet
+    wiring: Wiring
+    faithful: float
+    truth: Truth | None = None
+    scores: dict[tuple[str, str], Scores] = field(default_factory=dict)
+    curves: dict[tuple[str, str], list[Circuit]] = field(default_factory=dict)
+    chosen: dict[tuple[str, str], Circuit] = field(default_factory=dict)
+    needed: dict[Edge, Share] = field(default_factory=dict)
+    lengths: dict[int, tuple[float, float, int]] = field(default_factory=dict)
+    carried: list[Carried] = field(default_factory=list)
+    theirs: list[tuple[str, Carried]] = field(default_factory=list)
+    matched: dict[str, Match | None] = field(default_factory=dict)
+    verdict: str = ""
+
+    @property
+    def main(self) -> Circuit | None:
+        """The circuit of fewest edges, under the kind of ablation that sees most of resampling."""
+        kinds = list(dict.fromkeys(kind for kind, _ in self.chosen))
+        for kind in ("resample_across", "resample_within", *kinds):
+            found = [one for (each, _), one in self.chosen.items() if each == kind]
+            if found:
+                return min(found, key=lambda one: one.size)
+        return None
+
+    @property
+    def drawn(self) -> Bool[Tensor, "reader node"] | None:
+        """The edges that are drawn: the true ones of a compiled model, else the circuit's."""
+        if self.truth is not None:
+            return self.truth.real
+        return None if self.main is None else self.main.edges
+
+
+def auroc(
+    scores: Scores,
+    wiring: Wiring,
+    positive: Bool[Tensor, "reader node"],
+    left_out: Bool[Tensor, "reader node"],
+) -> float | None:
+    """Return the area under the ROC curve of edges' scores; None where all or none are true."""
+    truth, values = _labelled(scores, wiring, positive, left_out)
+    if len(set(truth)) < 2:
+        return None
+    return float(roc_auc_score(truth, values))
+
+
+def _labelled(
+    scores: Scores,
+    wiring: Wiring,
+    positive: Bool[Tensor, "reader node"],
+    left_out: Bool[Tensor, "reader node"],
+) -> tuple[list[bool], list[float]]:
+    rows = [
+        (bool(positive[edge]), value)
+        for edge, value in zip(wiring.edges, scores.values.tolist(), strict=True)
+        if not left_out[edge]
+    ]
+    return [one for one, _ in rows], [value for _, value in rows]
+
+
+def print_circuits(found: Circuits, console: Console) -> None:
+    """Print what every method found under every kind of ablation, then the circuit itself."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    wiring = found.wiring
+    nodes, edges = len(wiring.nodes), len(wiring.edges)
+    say(f"{found.name}: {edges} edges among {nodes} nodes; exact accuracy {found.exact:.4f}")
+    if found.truth is not None:
+        console.print(_truth_table(found))
+        say(
+            "AUROC of the edges' scores against the true circuit, from the weights: of all real "
+            "edges, and of those that the ablation can see (real ones out of its sight count "
+            "neither way); missed: real edges with a score of 0"
+        )
+        for line in missed(found):
+            say(line)
+        say("")
+    console.print(_methods_table(found))
+    say(METHOD_LEGEND)
+    if found.main is None:
+        say(f"no circuit is surely {found.faithful:.0%} faithful")
+        return
+    say("")
+    say(_title(found) + ("; the edges below are all real ones" if found.truth else ""))
+    console.print(_edges_table(found))
+    say(EDGE_LEGEND)
+    rows = ", ".join(
+        f"{length}: {share:.2f} ({exact:.2f} exact)"
+        for length, (share, exact, _) in found.lengths.items()
+    )
+    say(f"faithful by length: {rows}")
+    if found.theirs:
+        console.print(_variables_table(found))
+        say(
+            "edges that carry each variable of the program, here and in the compiled reference; "
+            "match: the best of the variable by interchange and scrub, and its site"
+            + (f" (the model: {found.verdict})" if found.verdict else "")
+        )
+
+
+def _truth_table(found: Circuits) -> Table:
+    assert found.truth is not None
+    real, nothing = found.truth.real, torch.zeros_like(found.truth.real)
+    table = plain_table("ablation", "method", "real", "AUROC", "visible", "AUROC", "missed")
+    for (kind, method), scores in found.scores.items():
+        seen = found.truth.visible[kind]
+        values = (
+            auroc(scores, found.wiring, real, nothing),
+            auroc(scores, found.wiring, seen, real & ~seen),
+        )
+        shown = ["-" if value is None else f"{value:.3f}" for value in values]
+        table.add_row(
+            kind, method, str(int(real.sum())), shown[0], str(int(seen.sum())), shown[1],
+            str(len(_missed(found, scores))),
+        )  # fmt: skip
+    return table
+
+
+def _missed(found: Circuits, scores: Scores) -> list[Edge]:
+    assert found.truth is not None
+    values = scores.values.tolist()
+    return [
+        edge
+        for edge, value in zip(found.wiring.edges, values, strict=True)
+        if found.truth.real[edge] and value == 0
+    ]
+
+
+def missed(found: Circuits) -> Iterator[str]:
+    """Yield which real edges each kind of ablation cannot see, and which the methods miss else."""
+    assert found.truth is not None
+    wiring = found.wiring
+    for kind, seen in found.truth.visible.items():
+        hidden = found.truth.real & ~seen
+        names = ", ".join(wiring.edge_label(edge) for edge in wiring.edges if hidden[edge])
+        yield f"{kind} cannot see: {names or 'none: it sees all'}"
+        for (own, method), scores in found.scores.items():
+            more = [edge for edge in _missed(found, scores) if seen[edge]]
+            if own == kind and more:
+                names = ", ".join(map(wiring.edge_label, more))
+                yield f"  {method} misses of what it sees: {names}"
+
+
+def _methods_table(found: Circuits) -> Table:
+    table = plain_table(
+        "ablation", "method", "size", "faithful", "95%", "complete", "exact", "fell back"
+    )
+    for (kind, method), scores in found.scores.items():
+        best, note = found.chosen.get((kind, method)), ""
+        if best is None:
+            some = found.curves[kind, method]
+            best, note = (some[-1], " not enough") if some else (None, "")
+        fallen = str(scores.fallen_back) if method.startswith("eap") else "-"
+        if best is None:
+            table.add_row(kind, method, "0", "-", "-", "-", "-", fallen)
+            continue
+        table.add_row(
+            kind, method, f"{best.size}{note}", f"{best.faithfulness.value:.2f}",
+            escape(f"[{best.faithfulness.low:.2f}, {best.faithfulness.high:.2f}]"),
+            f"{best.completeness.value:.2f}", f"{best.exact.value:.3f}", fallen,
+        )  # fmt: skip
+    return table
+
+
+def _title(found: Circuits) -> str:
+    main = found.main
+    assert main is not None
+    needed = sum(one.low > 0 for one in found.needed.values())
+    return (
+        f"the circuit: {main.size} of {len(found.wiring.edges)} edges ({main.method}, "
+        f"{main.kind}); {needed} of {len(found.needed)} are surely needed (minimality)"
+    )
+
+
+def _listed(found: Circuits) -> list[Carried]:
+    """Return the edges of the circuit, those that are needed most first."""
+
+    def key(one: Carried) -> float:
+        there = found.needed.get(one.edge)
+        return -there.value if there else 0.0
+
+    return sorted(found.carried, key=key)
+
+
+def _edges_table(found: Circuits) -> Table:
+    table = plain_table("edge", "needed", "", "carries", "share", "chance")
+    rows = _listed(found)
+    for one in rows[:MOST_LISTED]:
+        there = found.needed.get(one.edge)
+        name = " = ".join(one.best) if one.share >= CARRIES else "no variable alone"
+        table.add_row(
+            found.wiring.edge_label(one.edge), f"{there.value:.3f}" if there else "-",
+            "*" if there and there.low > 0 else "",
+            escape(name) if one.shares else "nothing that counts",
+            f"{one.share:.2f}" if one.shares else "-", f"{one.chance:.2f}" if one.shares else "-",
+        )  # fmt: skip
+    if len(rows) > MOST_LISTED:
+        table.add_row(f"and {len(rows) - MOST_LISTED} more (edges.csv)", "", "", "", "", "")
+    return table
+
+
+def _variables_table(found: Circuits) -> Table:
+    ours = summed(found.carried, CARRIES)
+    theirs: dict[str, list[str]] = {}
+    for label, one in found.theirs:
+        if one.shares and one.share >= CARRIES:
+            theirs.setdefault(" = ".join(one.best), []).append(label)
+    table = Table(title="variables over edges", title_justify="left", box=None, padding=(0, 1))
+    for heading in ("variable", "in the reference", "in the model", "match"):
+        table.add_column(heading, overflow="fold")
+    for name in dict.fromkeys([*theirs, *ours]):
+        here = [found.wiring.edge_label(one.edge) for one in ours.get(name, [])]
+        table.add_row(
+            escape(name), _some(theirs.get(name, [])), _some(here), _match_of(found, name),
+        )  # fmt: skip
+    return table
+
+
+def _some(labels: list[str]) -> str:
+    more = len(labels) - MOST_NAMED
+    shown = ", ".join(labels[:MOST_NAMED]) or "-"
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _match_of(found: Circuits, names: str) -> str:
+    for name in names.split(" = "):
+        match = found.matched.get(name)
+        if match is not None:
+            return f"{match.value:.2f} at {site_label(match.site)}"
+    return "-"
+
+
+def circuits_csv(found: Circuits) -> str:
+    """Return every circuit of every curve as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["model", "ablation", "method", "edges", "faithfulness", "faithfulness_low",
+         "faithfulness_high", "completeness", "completeness_low", "completeness_high", "exact",
+         "exact_low", "exact_high", "chosen"]
+    )  # fmt: skip
+    for (kind, method), circuits in found.curves.items():
+        for one in circuits:
+            shares = (one.faithfulness, one.completeness, one.exact)
+            values = [value for share in shares for value in (share.value, share.low, share.high)]
+            chosen = found.chosen.get((kind, method)) is one
+            writer.writerow([found.name, kind, method, one.size, *values, chosen])
+    return out.getvalue()
+
+
+def edges_csv(found: Circuits) -> str:
+    """Return every edge with its scores, and what is known of it, as CSV."""
+    out, wiring = io.StringIO(), found.wiring
+    writer = csv.writer(out, lineterminator="\n")
+    keys = list(found.scores)
+    real = [] if found.truth is None else ["real", *(f"visible/{k}" for k in found.truth.visible)]
+    writer.writerow(
+        ["model", "edge", *(f"{method}/{kind}" for kind, method in keys), *real, "in_circuit",
+         "needed", "needed_low", "needed_high", "carries", "share", "chance"]
+    )  # fmt: skip
+    carried = {one.edge: one for one in found.carried}
+    for i, edge in enumerate(wiring.edges):
+        truth = [] if found.truth is None else [found.truth.real, *found.truth.visible.values()]
+        there, what = found.needed.get(edge), carried.get(edge)
+        circuit = found.main is not None and bool(found.main.edges[edge])
+        writer.writerow(
+            [found.name, wiring.edge_name(edge),
+             *(float(found.scores[key].values[i]) for key in keys),
+             *(bool(one[edge]) for one in truth), circuit,
+             *((there.value, there.low, there.high) if there else ("", "", "")),
+             *((" ".join(what.best), what.share, what.chance) if what else ("", "", ""))]
+        )  # fmt: skip
+    return out.getvalue()
+
+
+def curves_figure(found: Circuits) -> Figure:
+    """Draw faithfulness over size; of a compiled model the ROC curves beside it."""
+    kinds = list(dict.fromkeys(kind for kind, _ in found.scores))
+    rows = 1 if found.truth is None else 2
+    figure = Figure(figsize=(3.1 * len(kinds) + 0.5, 3.1 * rows + 0.6), layout="constrained")
+    figure.suptitle(found.name, fontsize=10)
+    axes = figure.subplots(rows, len(kinds), squeeze=False)
+    for column, kind in enumerate(kinds):
+        _faithfulness(axes[0, column], found, kind)
+        if found.truth is not None:
+            _roc(axes[1, column], found, kind)
+    axes[0, 0].set_ylabel("faithfulness")
+    if found.truth is not None:
+        axes[1, 0].set_ylabel("visible edges found")
+    axes[0, -1].legend(fontsize=7)
+    return figure
+
+
+def _faithfulness(axes: Axes, found: Circuits, kind: str) -> None:
+    for method, colour in zip(METHODS, cycle(COLOURS), strict=False):
+        some = found.curves.get((kind, method), [])
+        sizes = [one.size for one in some]
+        shares = [one.faithfulness for one in some]
+        marker = "*" if method == "acdc" else "."
+        axes.plot(
+            sizes, [one.value for one in shares], marker=marker, color=colour, label=method,
+            markersize=9 if method == "acdc" else 5, lw=1,
+        )  # fmt: skip
+        axes.fill_between(
+            sizes, [one.low for one in shares], [one.high for one in shares], color=colour,
+            alpha=0.2, lw=0,
+        )  # fmt: skip
+    axes.axhline(found.faithful, color="0.6", lw=0.8, ls="--")
+    axes.set(title=kind, xlabel="edges", ylim=(-1.05, 1.05), xscale="log")
+    axes.title.set_fontsize(9)
+
+
+def _roc(axes: Axes, found: Circuits, kind: str) -> None:
+    assert found.truth is not None
+    real, seen = found.truth.real, found.truth.visible[kind]
+    for method, colour in zip(METHODS, cycle(COLOURS), strict=False):
+        scores = found.scores.get((kind, method))
+        if scores is None:
+            continue
+        truth, values = _labelled(scores, found.wiring, seen, real & ~seen)
+        if len(set(truth)) > 1:
+            false, true, _ = roc_curve(truth, values)
+            axes.plot(false, true, color=colour, label=method, lw=1.2)
+    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
+    axes.set(xlabel="unreal edges found", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+
+
+def graph_figure(found: Circuits) -> Figure | None:
+    """Draw the circuit as a graph, from the embeddings down to the output; None if there is none.
+
+    Of more than fifty edges those that are needed most, of these those on a way to the output.
+    """
+    mask, note = found.drawn, ""
+    if mask is None or not mask.any():
+        return None
+    main = found.main
+    if int(mask.sum()) > MOST_DRAWN and main is not None:
+        mask, note = _fewer(found, main), f" (the {MOST_DRAWN} strongest, of those on a way)"
+    wiring = found.wiring
+    edges = [edge for edge in wiring.edges if mask[edge]]
+    named = [
+        (wiring.nodes[edge.node].label, _end(wiring, edge), wiring.readers[edge.reader].side)
+        for edge in edges
+    ]
+    names = list(dict.fromkeys([one for a, b, _ in named for one in (a, b)]))
+    layout: Layout = layered(names, list(dict.fromkeys((a, b) for a, b, _ in named)))
+    figure, axes, _ = canvas(layout, row=1.3 if len(edges) > FEW else 0.8)
+    what = "true circuit" if found.truth is not None else "circuit"
+    hidden = _hidden(found)
+    if hidden.any() and main is not None:
+        note += f"; thin: out of the sight of {main.kind}"
+    axes.set_title(f"{found.name}: {what}, {int(mask.sum())} edges{note}", fontsize=9)
+    carried = {one.edge: one for one in found.carried}
+    for edge, (source, target, side) in zip(edges, named, strict=True):
+        way = layout.ways[source, target]
+        arrow(axes, way, ROLES[side], 0.6 if hidden[edge] else 1.6)
+        _label(axes, way, carried.get(edge), side)
+    for name, place in layout.places.items():
+        kind = "output" if name == "output" else "input" if name in INPUTS else "step"
+        box(axes, name, place, kind)
+    roles_legend(figure)
+    return figure
+
+
+INPUTS = ("tokens", "positions")
+TOLD = ("tokens", "indices")  # what an edge from an embedding carries, as its box says
+SHIFTS = {"v": -0.12, "": -0.12, "k": 0.0, "q": 0.12}
+
+
+def _end(wiring: Wiring, edge: Edge) -> str:
+    node = wiring.readers[edge.reader].node
+    return "output" if node is None else node.label
+
+
+def _hidden(found: Circuits) -> Bool[Tensor, "reader node"]:
+    """Return the edges that the ablation the circuit was found by cannot see."""
+    nothing = torch.zeros(len(found.wiring.readers), len(found.wiring.nodes), dtype=torch.bool)
+    if found.truth is None or found.main is None:
+        return nothing
+    return found.truth.real & ~found.truth.visible[found.main.kind]
+
+
+def _fewer(found: Circuits, main: Circuit) -> Bool[Tensor, "reader node"]:
+    order = sorted(found.needed, key=lambda edge: -found.needed[edge].value)
+    kept = torch.zeros_like(main.edges)
+    for edge in order[:MOST_DRAWN]:
+        kept[edge] = True
+    return reaching(found.wiring, kept)
+
+
+def _label(axes: Axes, way: list[tuple[float, float]], one: Carried | None, side: str) -> None:
+    if one is None or not one.shares or one.share < CARRIES or set(one.best) & set(TOLD):
+        return
+    at = (len(way) - 1) / 2
+    (x, y), (z, w) = way[int(at)], way[min(int(at) + 1, len(way) - 1)]
+    part = 0.5 if at == int(at) and len(way) == 2 else 0.35
+    axes.text(
+        x + (z - x) * part + SHIFTS[side], y + (w - y) * part, one.best[0], fontsize=6.5,
+        ha="left" if SHIFTS[side] >= 0 else "right", va="center", color="#444444",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}, zorder=2.5,
+    )  # fmt: skip
+
+
+def save_circuits(found: Circuits, folder: Path, console: Console) -> None:
+    """Write tables and pictures, and say where they are.
+
+    Raises:
+        FaultError: the file system failed.
+    """
+    files: dict[str, Callable[[], bytes]] = {
+        "circuits.csv": lambda: circuits_csv(found).encode(),
+        "edges.csv": lambda: edges_csv(found).encode(),
+        "curves.png": lambda: png(curves_figure(found)),
+    }
+    graph = graph_figure(found)
+    if graph is not None:
+        files["circuit.png"] = lambda: png(graph)
+    with faults_named(f"write into '{folder}'"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_file(folder / name, content())
+    say = f"{', '.join(files)}: {folder}"
+    console.print(say, soft_wrap=True, highlight=False, markup=False)
