@@ -409,6 +409,19 @@ def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> 
         found = circuit.circuits_of_checkpoint(path, options.methods, options.kinds, console)
     print_circuits(found, console)
     save_circuits(found, where, console)
+    _log(path, "circuit-reference" if options.reference else "circuit", where, console)
+
+
+def _log(path: Path | None, what: str, where: Path, console: Console) -> None:
+    """Log what was written to W&B, where the checkpoint is of a run that is tracked."""
+    from .tracking import checkpoints
+    from .tracking.run_folder import RunFolder
+
+    if path is None or not (checkpoints.beside(path) / "run.json").is_file():
+        return
+    from .tracking.wandb_log import log_analysis
+
+    log_analysis(RunFolder.open(checkpoints.beside(path)), what, where, console.print)
 
 
 def _analysed(

@@ -5,7 +5,9 @@ The durable record is the run folder's. Everything here can be logged again from
 
 from __future__ import annotations
 
+import csv
 import math
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -19,7 +21,7 @@ from ..analysis.emergence import Summary, summaries
 from ..analysis.measurements import COLUMNS, Measurement
 from ..analysis.separation import COLUMNS as SEPARATION_COLUMNS
 from ..analysis.suite import declared_metrics, headlines
-from ..config import to_mapping
+from ..config import TrackingConfig, to_mapping
 from ..errors import first_line
 from .control_record import failing, verdicts
 from .heatmaps import heatmaps
@@ -124,7 +126,7 @@ class WandbLog:
         run = wandb.init(
             project=settings.project,
             entity=settings.entity,
-            group=settings.group or f"{config.task.name}-{config.model.name}",
+            group=group_of(folder),
             job_type="train",
             name=folder.name,
             id=run_id,
@@ -134,16 +136,7 @@ class WandbLog:
             dir=str(folder.path),
             mode="offline" if mode == "offline" else "online",
             config=to_mapping(config),
-            settings=wandb.Settings(
-                init_timeout=settings.init_timeout_seconds,
-                login_timeout=settings.init_timeout_seconds,
-                finish_timeout=settings.finish_timeout_seconds,
-                finish_timeout_raises=True,
-                x_disable_stats=not settings.system_stats,
-                x_disable_machine_info=not settings.system_stats,
-                console="off",
-                silent=True,
-            ),
+            settings=bounded(settings),
         )
         _set_aside(earlier)
         return run
@@ -193,6 +186,63 @@ class WandbLog:
         self.problem = first_line(error)
         self._run = None
         self._say(f"W&B stopped logging ({self.problem}); the run folder's record is complete")
+
+
+def log_analysis(folder: RunFolder, what: str, where: Path, say: Callable[[str], None]) -> None:
+    """Log an analysis's CSV tables and PNG pictures as a W&B run of its own, in the run's group.
+
+    The run itself stays as it is: its history is that of its training. The record is kept in
+    `where`; what W&B cannot do is said, and no error.
+    """
+    settings, config = folder.config.tracking, folder.config
+    if settings.mode == "disabled":
+        return
+    try:
+        run = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            group=group_of(folder),
+            job_type=what,
+            name=f"{folder.name} {what}",
+            id=f"{folder.id}-{what}-{secrets.token_hex(3)}",
+            tags=list(settings.tags),
+            dir=str(where),
+            mode="offline" if settings.mode == "offline" else "online",
+            config={**to_mapping(config), "of": folder.id},
+            settings=bounded(settings),
+        )
+        payload: dict[str, Any] = {}
+        for path in sorted(where.iterdir()):
+            if path.suffix == ".png":
+                payload[f"{what}/{path.stem}"] = wandb.Image(str(path))
+            elif path.suffix == ".csv":
+                with path.open(newline="") as lines:
+                    header, *rows = csv.reader(lines)
+                payload[f"{what}/{path.stem}"] = wandb.Table(columns=[*header], data=rows)
+        run.log(payload)
+        run.finish()
+    except Exception as error:  # whatever W&B raises: the files are there
+        say(f"W&B did not log it ({first_line(error)}); the files are complete")
+
+
+def group_of(folder: RunFolder) -> str:
+    """Return the W&B group of a run: the config's, or task and architecture."""
+    config = folder.config
+    return config.tracking.group or f"{config.task.name}-{config.model.name}"
+
+
+def bounded(settings: TrackingConfig) -> wandb.Settings:
+    """Return the settings of a W&B run that waits no longer than configured, and is quiet."""
+    return wandb.Settings(
+        init_timeout=settings.init_timeout_seconds,
+        login_timeout=settings.init_timeout_seconds,
+        finish_timeout=settings.finish_timeout_seconds,
+        finish_timeout_raises=True,
+        x_disable_stats=not settings.system_stats,
+        x_disable_machine_info=not settings.system_stats,
+        console="off",
+        silent=True,
+    )
 
 
 def run_summary(found: Iterable[Summary]) -> dict[str, float]:

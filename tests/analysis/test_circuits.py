@@ -81,7 +81,7 @@ def ablated(task: str, kind: str, count: int | None = None) -> Ablated:
 @cache
 def truth(task: str) -> Tensor:
     _, reference, wiring = compiled(task)
-    return true_edges(without_hooks(reference.bridge), wiring)  # type: ignore[arg-type]
+    return true_edges(without_hooks(reference.bridge), wiring)
 
 
 def labels(wiring: Wiring, mask: Tensor) -> set[str]:
@@ -97,9 +97,9 @@ def test_the_true_circuit_of_reverse_is_what_its_program_says() -> None:
     assert labels(wiring, found) >= set(PATHS)
     for edge in wiring.edges:
         name = wiring.edge_label(edge)
-        shared = read_dimensions(model, wiring.readers[edge.reader]) & written_dimensions(  # type: ignore[arg-type]
+        shared = read_dimensions(model, wiring.readers[edge.reader]) & written_dimensions(
             model,
-            wiring.nodes[edge.node],  # type: ignore[arg-type]
+            wiring.nodes[edge.node],
         )
         of = {reference.compiled.residual_labels[i].split(":")[0] for i in torch.nonzero(shared)}
         if name in PATHS and name != "0.0 -> mlp 0":  # that one is the selector's width
@@ -319,9 +319,9 @@ def test_what_a_compiled_models_edges_carry_is_what_their_dimensions_are_called(
     for each in carried(one, edges, 0):
         if each.shares is None:
             continue
-        shared = read_dimensions(model, wiring.readers[each.edge.reader]) & written_dimensions(  # type: ignore[arg-type]
+        shared = read_dimensions(model, wiring.readers[each.edge.reader]) & written_dimensions(
             model,
-            wiring.nodes[each.edge.node],  # type: ignore[arg-type]
+            wiring.nodes[each.edge.node],
         )
         names = {reference.compiled.residual_labels[i].split(":")[0] for i in torch.nonzero(shared)}
         called = {name.removesuffix("_selector_width_attn_output") for name in names}

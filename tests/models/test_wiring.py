@@ -56,8 +56,8 @@ def by_hooks(bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: Se
     site = f"blocks.{one.layer}."
     _, cache = bridge.run_with_cache(tokens, attention_mask=mask)
     if one.hook == OUTPUT:
-        stream = cache["ln_final.hook_in"] + change
-        return bridge.unembed(bridge.ln_final(stream))  # type: ignore[no-any-return]
+        logits: Tensor = bridge.unembed(bridge.ln_final(cache["ln_final.hook_in"] + change))
+        return logits
     block = bridge.blocks[one.layer]
     if one.hook == MLP_IN:
         out = block.mlp(block.ln2(cache[f"{site}ln2.hook_in"] + change))
@@ -67,15 +67,17 @@ def by_hooks(bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: Se
 
         name = f"{site}mlp.hook_out"
     else:
-        weights = getattr(block.attn, f"W_{one.side.upper()}")[one.head]
-        bias = getattr(block.attn, f"b_{one.side.upper()}")[one.head]
+        assert one.head is not None
+        at = one.head
+        weights = getattr(block.attn, f"W_{one.side.upper()}")[at]
+        bias = getattr(block.attn, f"b_{one.side.upper()}")[at]
         read = block.ln1(cache[f"{site}ln1.hook_in"] + change) @ weights + bias
         width = weights.shape[1]
 
         def replace(value: Tensor, hook: Any) -> Tensor:
             value = value.clone()
             flat = value.flatten(2)  # heads side by side, whatever shape the hook sees
-            flat[:, :, one.head * width : (one.head + 1) * width] = read
+            flat[:, :, at * width : (at + 1) * width] = read
             return flat.reshape(value.shape)
 
         name = f"{site}attn.{one.side}.hook_out"
