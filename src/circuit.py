@@ -31,7 +31,7 @@ from .analysis.circuits import (
     reaching,
     visible,
 )
-from .analysis.faithfulness import by_length, curve, needed, rated, smallest
+from .analysis.faithfulness import by_length, completed, curve, needed, rated, smallest
 from .analysis.matching import exact_share
 from .analysis.rerun import KINDS
 from .analysis.rivals import candidate, rule_of, standing
@@ -184,7 +184,7 @@ def _search(
     found.scores[key] = scores
     best = smallest(found.curves[key], found.faithful)
     if best is not None:
-        found.chosen[key] = best
+        found.chosen[key] = completed(whole, best, draws, seed)
 
 
 def _as_scores(wiring: Wiring, kept: torch.Tensor) -> torch.Tensor:

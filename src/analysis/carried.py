@@ -58,6 +58,12 @@ class Carried:
         """How much of it that is by chance."""
         return self.shares[self.best[0]][1] if self.shares else float("nan")
 
+    @property
+    def above_chance(self) -> float:
+        """How much of what chance leaves the best variable is: 1 is all, 0 is chance."""
+        by_chance = max(0.0, self.chance)
+        return (self.share - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
+
 
 @torch.inference_mode()
 def carried(
@@ -129,9 +135,12 @@ def _alike(
 
 
 def summed(found: Sequence[Carried], least: float) -> dict[str, list[Carried]]:
-    """Return the edges that carry each variable, by those that are one to this test."""
+    """Return the edges that carry each variable, by those that are one to this test.
+
+    At least so much of what chance leaves.
+    """
     groups: dict[str, list[Carried]] = {}
     for one in found:
-        if one.shares and one.share >= least:
+        if one.shares and one.above_chance >= least:
             groups.setdefault(" = ".join(one.best), []).append(one)
     return groups

@@ -15,7 +15,7 @@ Shapes: `mask` circuits, `inputs` inputs, `reader` and `node` of a graph.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float64
@@ -27,7 +27,7 @@ from .circuits import NOTHING, Ablated, Progress, Scores, all_edges, top
 from .statistics import bootstrap_counts, percentile_interval, weighted_sums, wilson_interval
 
 HELD_NUMBERS = 2**24  # of what all nodes write on a part of the inputs
-GROWTH = 1.35  # from one size of a curve to the next
+GROWTH = 1.5  # from one size of a curve to the next
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,15 @@ class Share:
 class Circuit:
     """A circuit found by a method under a kind of ablation, and how good it is.
 
-    `exact` is its own exact accuracy. `minimal` is the share of its edges that are needed, of the
-    `tried` ones; None where that was not asked.
+    `exact` is its own exact accuracy. Completeness is None where it was not asked for.
     """
 
     method: str
     kind: str
     edges: Bool[Tensor, "reader node"]
     faithfulness: Share
-    completeness: Share
     exact: Share
-    minimal: float | None = None
-    tried: int = 0
+    completeness: Share | None = None
 
     @property
     def size(self) -> int:
@@ -92,10 +89,10 @@ def judged(
 
 
 def sizes(count: int) -> list[int]:
-    """Return the sizes of a curve: each by a third larger than the one before, up to all.
+    """Return the sizes of a curve: each half as large again as the one before, up to all.
 
     >>> sizes(20)
-    [1, 2, 3, 4, 5, 7, 9, 12, 16, 20]
+    [1, 2, 3, 4, 6, 9, 14, 20]
     """
     found, size = [1], 1.0
     while found[-1] < count:
@@ -132,10 +129,9 @@ def rated(
     seed: int,
     progress: Progress | None = None,
 ) -> list[Circuit]:
-    """Return circuits with their faithfulness, completeness and accuracy on all inputs."""
-    every = all_edges(one.wiring)
-    asked = [torch.zeros_like(every), *circuits, *(every & ~circuit for circuit in circuits)]
-    found = judged(one, asked, progress)
+    """Return circuits with their faithfulness and accuracy on all inputs."""
+    nothing = torch.zeros_like(all_edges(one.wiring))
+    found = judged(one, [nothing, *circuits], progress)
     counts = bootstrap_counts(len(one.inputs), draws, seed)
     sums = weighted_sums(counts, found.divergence.T.contiguous())
     answered = one.inputs.defined.any(-1)
@@ -152,11 +148,17 @@ def rated(
         value, n = float(found.exact[i, answered].mean()), int(answered.sum())
         return Share(value, *wilson_interval(value, n))
 
-    count = len(circuits)
     return [
-        Circuit(method, one.kind, circuit, share(i + 1), share(i + 1 + count), exact(i + 1))
+        Circuit(method, one.kind, circuit, share(i + 1), exact(i + 1))
         for i, circuit in enumerate(circuits)
     ]
+
+
+def completed(one: Ablated, circuit: Circuit, draws: int, seed: int) -> Circuit:
+    """Return a circuit with its completeness: what is faithful of all edges that it has not."""
+    rest = all_edges(one.wiring) & ~circuit.edges
+    (found,) = rated(one, circuit.method, [rest], draws, seed)
+    return replace(circuit, completeness=found.faithfulness)
 
 
 def smallest(circuits: Sequence[Circuit], faithful: float) -> Circuit | None:

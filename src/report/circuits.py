@@ -35,7 +35,7 @@ MOST_DRAWN = 50  # edges
 FEW = 20  # edges that need no more room than a program's
 MOST_LISTED = 40
 MOST_NAMED = 6
-CARRIES = 0.9  # share of what counts on an edge from which on a variable is what it carries
+CARRIES = 0.9  # of what chance leaves, from which on a variable is what an edge carries
 ROLES = {"q": "query", "k": "key", "v": "value", "": "value"}
 METHOD_LEGEND = (
     "size: edges of the smallest circuit that is surely faithful, of those on a way to the output; "
@@ -46,7 +46,7 @@ METHOD_LEGEND = (
 EDGE_LEGEND = (
     "needed: how much further from the model the outputs are without the edge (nats, or squared "
     "difference), * surely; carries: the program's variable that is most of what counts on the "
-    "edge, and by chance"
+    "edge (share), and by chance; no variable alone: less than 0.9 of what chance leaves"
 )
 
 
@@ -224,7 +224,8 @@ def _methods_table(found: Circuits) -> Table:
         table.add_row(
             kind, method, f"{best.size}{note}", f"{best.faithfulness.value:.2f}",
             escape(f"[{best.faithfulness.low:.2f}, {best.faithfulness.high:.2f}]"),
-            f"{best.completeness.value:.2f}", f"{best.exact.value:.3f}", fallen,
+            f"{best.completeness.value:.2f}" if best.completeness else "-",
+            f"{best.exact.value:.3f}", fallen,
         )  # fmt: skip
     return table
 
@@ -254,7 +255,7 @@ def _edges_table(found: Circuits) -> Table:
     rows = _listed(found)
     for one in rows[:MOST_LISTED]:
         there = found.needed.get(one.edge)
-        name = " = ".join(one.best) if one.share >= CARRIES else "no variable alone"
+        name = " = ".join(one.best) if one.above_chance >= CARRIES else "no variable alone"
         table.add_row(
             found.wiring.edge_label(one.edge), f"{there.value:.3f}" if there else "-",
             "*" if there and there.low > 0 else "",
@@ -270,7 +271,7 @@ def _variables_table(found: Circuits) -> Table:
     ours = summed(found.carried, CARRIES)
     theirs: dict[str, list[str]] = {}
     for label, one in found.theirs:
-        if one.shares and one.share >= CARRIES:
+        if one.shares and one.above_chance >= CARRIES:
             theirs.setdefault(" = ".join(one.best), []).append(label)
     table = Table(title="variables over edges", title_justify="left", box=None, padding=(0, 1))
     for heading in ("variable", "in the reference", "in the model", "match"):
@@ -303,15 +304,18 @@ def circuits_csv(found: Circuits) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         ["model", "ablation", "method", "edges", "faithfulness", "faithfulness_low",
-         "faithfulness_high", "completeness", "completeness_low", "completeness_high", "exact",
-         "exact_low", "exact_high", "chosen"]
+         "faithfulness_high", "exact", "exact_low", "exact_high", "chosen", "completeness",
+         "completeness_low", "completeness_high"]
     )  # fmt: skip
     for (kind, method), circuits in found.curves.items():
+        best = found.chosen.get((kind, method))
         for one in circuits:
-            shares = (one.faithfulness, one.completeness, one.exact)
+            chosen = best is not None and torch.equal(best.edges, one.edges)
+            rest = best.completeness if chosen and best is not None else None
+            shares = [one.faithfulness, one.exact]
             values = [value for share in shares for value in (share.value, share.low, share.high)]
-            chosen = found.chosen.get((kind, method)) is one
-            writer.writerow([found.name, kind, method, one.size, *values, chosen])
+            more = (rest.value, rest.low, rest.high) if rest else ("", "", "")
+            writer.writerow([found.name, kind, method, one.size, *values, chosen, *more])
     return out.getvalue()
 
 
@@ -456,7 +460,7 @@ def _fewer(found: Circuits, main: Circuit) -> Bool[Tensor, "reader node"]:
 
 
 def _label(axes: Axes, way: list[tuple[float, float]], one: Carried | None, side: str) -> None:
-    if one is None or not one.shares or one.share < CARRIES or set(one.best) & set(TOLD):
+    if one is None or not one.shares or one.above_chance < CARRIES or set(one.best) & set(TOLD):
         return
     at = (len(way) - 1) / 2
     (x, y), (z, w) = way[int(at)], way[min(int(at) + 1, len(way) - 1)]

@@ -28,6 +28,7 @@ from algomatch.analysis.circuits import (
 )
 from algomatch.analysis.faithfulness import (
     by_length,
+    completed,
     curve,
     judged,
     needed,
@@ -244,8 +245,8 @@ def test_all_edges_are_the_model_and_none_are_nothing_of_it(kind: str, learned: 
     (whole, none) = rated(one, "", [every, torch.zeros_like(every)], 50, 0)
     assert whole.faithfulness.value == pytest.approx(1, abs=1e-6)
     assert none.faithfulness.value == 0
-    assert whole.completeness.value == 0
-    assert none.completeness.value == pytest.approx(1, abs=1e-6)
+    filled = [completed(one, each, 50, 0).completeness for each in (whole, none)]
+    assert [share.value for share in filled if share] == pytest.approx([0, 1], abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -269,7 +270,9 @@ def test_the_true_circuit_of_a_compiled_model_is_faithful_and_minimal() -> None:
     seen = visible(one, truth("reverse"))
     (found,) = rated(one, "", [seen], 50, 0)
     assert found.faithfulness.low > 0.999
-    assert found.completeness.high < 0.001
+    rest = completed(one, found, 50, 0).completeness
+    assert rest is not None
+    assert rest.high < 0.001
     assert found.exact.value == 1
     assert all(share.low > 0 for share in needed(one, seen, 50, 0).values())
     assert set(by_length(one, seen)) == {1, 2, 3, 4, 5}
@@ -343,7 +346,7 @@ def test_an_edge_of_a_random_init_carries_no_inner_variable(small: Setting) -> N
     edges = [edge for edge in wiring.edges if wiring.nodes[edge.node].layer >= 0]
     for each in carried(one, edges, 0):
         inner = set(each.best) - {"tokens", "indices"}
-        assert not inner or each.share < 0.9, wiring.edge_label(each.edge)
+        assert not inner or each.above_chance < 0.9, wiring.edge_label(each.edge)
 
 
 def test_a_trained_models_embedding_of_tokens_carries_tokens() -> None:

@@ -60,7 +60,7 @@ def by_hooks(bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: Se
         return logits
     block = bridge.blocks[one.layer]
     if one.hook == MLP_IN:
-        out = block.mlp(block.ln2(cache[f"{site}ln2.hook_in"] + change))
+        out: Tensor = block.mlp(block.ln2(cache[f"{site}ln2.hook_in"] + change))
 
         def replace(value: Tensor, hook: Any) -> Tensor:
             return out
