@@ -119,6 +119,9 @@ class AnalysisConfig:
     match_realised: float = 0.95
     match_partly: float = 0.5
     match_selector: float = 0.9
+    explain_at: float = 0.95
+    explain_depth: int = 3
+    explain_inputs: int = 2048
     seed: int = 0
 
 
@@ -416,6 +419,9 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "analysis.match_realised": 0,
         "analysis.match_partly": 0,
         "analysis.match_selector": 0,
+        "analysis.explain_at": 0,
+        "analysis.explain_depth": 1,
+        "analysis.explain_inputs": 20,
         "analysis.seed": 0,
         "tracking.init_timeout_seconds": 1,
         "tracking.finish_timeout_seconds": 1,
@@ -424,7 +430,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield from (at_least(key, bound) for key, bound in bounds.items())
     for key, seed in (("seed", config.seed), ("analysis.seed", config.analysis.seed)):
         yield seed < 2**63, f"{key}={seed} must be below 2**63"
-    for key in ("solved", "margin", "match_realised", "match_partly", "match_selector"):
+    for key in ("solved", "margin", "match_realised", "match_partly", "match_selector", "explain_at"):
         share = getattr(config.analysis, key)
         yield share <= 1, f"analysis.{key}={share} must be a share of the inputs, at most 1"
     yield choice("model.act_fn", ACTIVATIONS)
