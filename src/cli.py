@@ -1,4 +1,4 @@
-"""The `algomatch` command: train, resume, analyze, compare, controls, match, tasks."""
+"""The `algomatch` command: train, resume, analyze, compare, controls, match, explain, tasks."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ EPILOG = """examples:
   algomatch analyze runs/RUN
   algomatch compare runs --output comparison
   algomatch match runs/RUN
+  algomatch explain runs/RUN
   algomatch tasks sort
   algomatch controls task=sort
   algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "compare": _compare,
             "controls": _controls,
             "match": _match,
+            "explain": _explain,
             "tasks": _tasks,
         }
         commands[options.command](options, rest, Console())
@@ -170,6 +172,24 @@ def _parser() -> argparse.ArgumentParser:
     match.add_argument(
         "--reader", metavar="FILE.py:FUNCTION", help="from an output to the id of its logit; by "
         "default that of the token that it is",
+    )  # fmt: skip
+    explain = commands.add_parser(
+        "explain",
+        help="say what each head and neuron of a checkpoint does, and test it",
+        description="Say what each head attends to and when each neuron is on, put these "
+        "explanations in their place, and measure what the model then still gets right.",
+    )
+    explain.add_argument(
+        "checkpoint", nargs="*", help="a model.safetensors, its folder, or a run folder; with "
+        "--reference a task instead, task=NAME KEY=VALUE",
+    )  # fmt: skip
+    explain.add_argument(
+        "--reference", action="store_true", help="explain the compiled program of the task instead"
+    )
+    explain.add_argument("--device", help="where to run the model; the run's own by default")
+    explain.add_argument(
+        "--output", metavar="DIR", help="where tables and the picture go; RUN/explanation by "
+        "default (-reference appended with --reference), without a run here",
     )  # fmt: skip
     tasks = commands.add_parser(
         "tasks",
@@ -402,6 +422,40 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
             write_file(where, checked_csv(found, before).encode())
     print_counts(found, console)
     console.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    given = [*options.checkpoint, *rest]
+    _refuse_options(given, ["--reference", "--device", "--output", "--help"])
+    overrides = [one for one in given if re.match(r"[\w.]+=", one)]
+    paths = [Path(one) for one in given if one not in overrides]
+    if len(paths) > 1 or not (paths or options.reference):
+        raise UserError(f"explain takes one checkpoint, not {len(paths)}")
+    if overrides and not options.reference:
+        raise UserError(f"'{overrides[0]}' has no say in a checkpoint, whose config is its own")
+    if not paths and not any(one.partition("=")[0] in TASK_KEYS for one in overrides):
+        raise UserError("name the task whose reference is to be explained, as in task=reverse")
+    from . import explain
+    from .report.explanation import Explanation, print_explanation
+    from .report.explanation_figures import write_explanation
+    from .tracking import checkpoints
+
+    folder = "explanation-reference" if options.reference else "explanation"
+    where = checkpoints.beside(paths[0]) / folder if paths else Path(folder)
+    where = Path(options.output) if options.output else where
+    files: list[str] = []
+
+    def keep(found: Explanation) -> None:
+        files[:] = write_explanation(found, where)
+
+    if options.reference:
+        config = explain.reference_config(paths[0] if paths else None, overrides)
+        config.analysis.device = options.device or config.analysis.device
+        found = explain.explain_reference(config, keep, console)
+    else:
+        found = explain.explain_checkpoint(paths[0], options.device, keep, console)
+    print_explanation(found, console)
+    console.print(f"{', '.join(files)}: {where}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:

@@ -5,6 +5,11 @@ by what they give on average where their predicate holds, and where it does not.
 layer from the first on, and the rest of the model reads what comes of it. Beside stand the intact
 model, attention to everything, neurons at their mean, and the explanations of a random init.
 
+What a predicate asks of the program's variables is looked up, not computed by the model. One that
+asks for the program's output brings the answer along. So neurons are put in a second time by
+predicates that are not told the output, and with attention to everything, where all that is right
+beyond it comes from what is looked up.
+
 Shapes: `inputs`, `pos` positions, `query` and `key` positions, `cells` combinations of features.
 """
 
@@ -24,7 +29,7 @@ from .accuracy import Outcome, outcome
 from .activations import Recording
 from .attention import flat
 from .heads import HeadExplanation
-from .neurons import VARIES, NeuronExplanation
+from .neurons import NeuronExplanation
 from .places import Cells
 from .sparsity import ACTIVATIONS
 from .statistics import wilson_interval
@@ -33,8 +38,8 @@ INTACT, UNIFORM, AT_MEAN, UNTRAINED = (
     "intact", "uniform attention", "neurons at mean", "random init's explanations",
 )  # fmt: skip
 SELECTORS, TABLES, NEURONS = "selectors", "selectors and tables", "neurons"
-NEURON_TABLES = "neuron tables"
-CONTROLS = (INTACT, UNIFORM, AT_MEAN, UNTRAINED)
+UNTOLD = "neurons not told the output"
+CONTROLS = (INTACT, UNIFORM, f"{UNIFORM}, {NEURONS}", AT_MEAN, UNTRAINED)
 BATCH = 1024
 Patterns = Mapping[tuple[int, int], Float[Tensor, "inputs query key"]]
 
@@ -91,7 +96,6 @@ def variants(
     untrained: tuple[Sequence[HeadExplanation], Sequence[NeuronExplanation]],
     recording: Recording,
     cells: Cells,
-    held_out: Bool[Tensor, " inputs"],
 ) -> list[Variant]:
     """Return all that is put into a model, explanations first, then controls."""
     active = [one for one in heads if one.active]
@@ -105,60 +109,38 @@ def variants(
     if not neurons:
         return [*found, Variant(UNIFORM, everywhere), Variant(UNTRAINED, theirs)]
     said = by_predicates(neurons, cells)
-    tabled = by_tables(neurons, recording, cells, ~held_out)
     return [
         *found,
         Variant(NEURONS, {}, said),
         Variant(f"{SELECTORS}, {NEURONS}", hard, said),
         Variant(f"{TABLES}, {NEURONS}", best, said),
-        Variant(f"{TABLES}, {NEURON_TABLES}", best, tabled),
+        Variant(f"{TABLES}, {UNTOLD}", best, by_predicates(neurons, cells, told=False)),
         Variant(UNIFORM, everywhere),
+        Variant(f"{UNIFORM}, {NEURONS}", everywhere, said),
         Variant(AT_MEAN, {}, at_mean(neurons, recording, cells)),
         Variant(UNTRAINED, theirs, by_predicates(untrained[1], cells)),
     ]
 
 
 def by_predicates(
-    neurons: Sequence[NeuronExplanation], cells: Cells
+    neurons: Sequence[NeuronExplanation], cells: Cells, told: bool = True
 ) -> dict[int, NeuronValues]:
-    """Return what neurons give by their predicates: the mean where on, and the mean where off."""
+    """Return what neurons give by their predicates: the mean where on, and the mean where off.
+
+    The predicates are those that may ask for the program's output if `told`.
+    """
     codes = cells.codes.numpy()
     at_bos = _at_bos(cells)
 
     def values(one: NeuronExplanation) -> Float[Tensor, " cells"]:
-        always = one.state != VARIES or one.predicate is None
-        holds = (
-            torch.full(at_bos.shape, one.share > 0)
-            if always
-            else torch.from_numpy(one.predicate.holds(codes))  # type: ignore[union-attr]
-        )
+        predicate = one.predicate if told else one.untold
+        holds = torch.full(at_bos.shape, one.share > 0)
+        if predicate is not None:
+            holds = torch.from_numpy(predicate.holds(codes))
         listed = torch.where(holds, *_pair(one.on, one.off))
         return torch.where(at_bos, torch.where(holds, *_pair(*one.bos)), listed)
 
     return _by_layer(neurons, cells, values)
-
-
-def by_tables(
-    neurons: Sequence[NeuronExplanation],
-    recording: Recording,
-    cells: Cells,
-    train: Bool[Tensor, " inputs"],
-) -> dict[int, NeuronValues]:
-    """Return what neurons give by token, index and length: the mean over the training inputs.
-
-    Where no training input has such a place it is the mean over those of its index and length.
-    """
-    fine, coarse = _coarser(cells, ("token", "index", "length")), _coarser(cells, ("index", "length"))
-    rows = recording.inputs.key_mask & train[:, None]
-    act = ACTIVATIONS[recording.bridge.cfg.act_fn]
-    found = {}
-    for layer in sorted({one.layer for one in neurons}):
-        post = act(recording[f"blocks.{layer}.mlp.hook_pre"])
-        means = [_cell_means(post[rows], at[cells.at[rows]]) for at in (coarse, fine)]
-        values = torch.where(means[1].isnan()[fine], means[0][coarse], means[1][fine])
-        indices = torch.arange(values.shape[1])
-        found[layer] = NeuronValues(indices, values.nan_to_num(0.0).float(), cells.at)
-    return found
 
 
 def at_mean(
@@ -188,23 +170,6 @@ def _at_bos(cells: Cells) -> Bool[Tensor, " cells"]:
     values: tuple[object, ...] = cells.features[place].values
     found: Tensor = cells.codes[:, place] == values.index(-1)
     return found
-
-
-def _coarser(cells: Cells, names: Sequence[str]) -> Int64[Tensor, " cells"]:
-    """Return for each cell which combination of some of its features it has."""
-    at = [place for place, one in enumerate(cells.features) if one.name in names]
-    found: Tensor = torch.unique(cells.codes[:, at], dim=0, return_inverse=True)[1]
-    return found
-
-
-def _cell_means(
-    values: Float[Tensor, "places neurons"], at: Int64[Tensor, " places"]
-) -> Float[Tensor, "some neurons"]:
-    """Return the mean of each cell, nan where it has no place."""
-    size = int(at.max()) + 1
-    sums = torch.zeros(size, values.shape[1], dtype=torch.float64)
-    sums.index_add_(0, at, values.double())
-    return sums / torch.bincount(at, minlength=size)[:, None]
 
 
 def _by_layer(

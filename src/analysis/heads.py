@@ -87,7 +87,8 @@ class TableMatch:
 class HeadExplanation:
     """A head, whether it does anything, and what it attends to.
 
-    `uniform` is what it has in common with attention to everything.
+    `uniform` is what it has in common with attention to everything, `seen` its mean pattern over the
+    longest inputs, without padding.
     """
 
     layer: int
@@ -97,6 +98,13 @@ class HeadExplanation:
     table: TableMatch
     uniform: float
     bar: float
+    longest: Bool[Tensor, " inputs"] = field(repr=False)
+    seen: Float[Tensor, "query key"] = field(repr=False)
+
+    @property
+    def said(self) -> Float[Tensor, "query key"]:
+        """The mean pattern of the best explanation over the longest inputs."""
+        return _mean_pattern(self.best.pattern, self.longest)
 
     @property
     def name(self) -> str:
@@ -171,6 +179,7 @@ def explain_heads(
     active = active_heads(recording, config.seed)
     draws = bootstrap_counts(len(inputs), config.bootstrap, config.seed)
     found, joint = list[HeadExplanation](), list[Joint]()
+    longest = inputs.lengths == inputs.lengths.max()
     cfg = recording.bridge.cfg
     for layer in range(cfg.n_layers):
         patterns = _patterns(recording, layer)
@@ -197,7 +206,8 @@ def explain_heads(
             found.append(
                 HeadExplanation(
                     layer, head, (layer, head) in active, hard[head], table[head],
-                    weights.mean(everything[:, head]), config.explain_at,
+                    weights.mean(everything[:, head]), config.explain_at, longest,
+                    _mean_pattern(patterns[:, head], longest),
                 )
             )  # fmt: skip
         of_layer = [one.head for one in found if one.layer == layer and one.active]
@@ -248,6 +258,11 @@ class _Weights:
         low, high = percentile_interval(drawn[:, 0] / drawn[:, 1].clamp(min=1))
         value = float(columns[:, 0].sum() / columns[:, 1].sum())
         return Scored(name, value, min(low, value), max(high, value))
+
+
+def _mean_pattern(pattern: Pattern, rows: Bool[Tensor, " inputs"]) -> Float[Tensor, "query key"]:
+    mean: Tensor = pattern[rows].mean(0)
+    return mean
 
 
 def _patterns(recording: Recording, layer: int) -> Float[Tensor, "inputs head query key"]:

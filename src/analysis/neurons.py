@@ -58,7 +58,9 @@ class NeuronExplanation:
     """A neuron, when it is on and how well that is predicted on held-out inputs.
 
     `floor` is the same fit to shuffled on/off, `on` and `off` the mean activations at the list's
-    places, `bos` those at BOS. nan where it is not defined.
+    places, `bos` those at BOS. `untold` is the predicate of a fit that is not told the program's
+    output. A `rare` one is never on, or never off, in the held-out inputs: it is judged on all. nan where
+    a number is not defined.
     """
 
     layer: int
@@ -74,9 +76,11 @@ class NeuronExplanation:
     on: float
     off: float
     bos: tuple[float, float]
+    rare: bool
     bar: float
     effect: Effect | None = None
     predicate: Predicate | None = field(default=None, repr=False)
+    untold: Predicate | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -106,7 +110,8 @@ def explain_neurons(
     if not has_mlp(bridge):
         return []
     found: list[NeuronExplanation] = []
-    columns, model = columns_of(cells), plain_model(bridge)
+    model = plain_model(bridge)
+    columns = columns_of(cells), columns_of(cells, told=False)
     for layer in range(bridge.cfg.n_layers):
         real = torch.nonzero(real_neurons(bridge, layer))[:, 0]
         if len(real):
@@ -126,12 +131,13 @@ class _Layer:
         layer: int,
         real: Tensor,
         cells: Cells,
-        columns: Columns,
+        columns: tuple[Columns, Columns],
         held_out: Bool[Tensor, " inputs"],
         config: AnalysisConfig,
     ):
         self._recording, self._layer, self._real = recording, layer, real
-        self._cells, self._columns, self._config = cells, columns, config
+        self._cells, self._config = cells, config
+        self._columns, self._untold = columns
         self._held_out = held_out
         inputs = recording.inputs
         pre = recording[f"blocks.{layer}.mlp.hook_pre"][..., real]
@@ -151,20 +157,22 @@ class _Layer:
     def explained(self, at: int, effect: Effect | None) -> NeuronExplanation:
         """Return one neuron's explanation."""
         state = VARIES if self.varies[at] else ALWAYS if self.share[at] == 1 else NEVER
-        predicate, depth, numbers = None, 0, (math.nan,) * 4
+        predicate, untold, depth, numbers, rare = None, None, 0, (math.nan,) * 4, False
         text = {ALWAYS: "always", NEVER: "never"}.get(state, "")
         if state == VARIES:
-            predicate, depth, numbers = self._predicted(at)
+            predicate, untold, depth, numbers, rare = self._predicted(at)
             text = predicate.text(self._cells.features)
         accuracy, low, high, floor = numbers
         on, off = float(self._means[True][at]), float(self._means[False][at])
         return NeuronExplanation(
             self._layer, int(self._real[at]), state, float(self.share[at]), text, depth, accuracy,
             low, high, floor, on, off, (float(self._bos[True][at]), float(self._bos[False][at])),
-            self._config.explain_at, effect, predicate,
+            rare, self._config.explain_at, effect, predicate, untold,
         )  # fmt: skip
 
-    def _predicted(self, at: int) -> tuple[Predicate, int, tuple[float, float, float, float]]:
+    def _predicted(
+        self, at: int
+    ) -> tuple[Predicate, Predicate, int, tuple[float, float, float, float], bool]:
         inputs, depth = self._recording.inputs, self._config.explain_depth
         counted = inputs.key_mask.clone()
         counted[:, 0] = self.bos_varies[at]
@@ -177,15 +185,18 @@ class _Layer:
             ons = torch.bincount(cell[rows][states], minlength=size)
             return ons.double().numpy(), (every - ons).double().numpy()
 
-        predicate, levels = fit(self._cells, self._columns, *counts(train, on[train]), depth)
-        occurring = torch.unique(cell[counted])
-        predicate = simplified(predicate, self._cells.codes[occurring].numpy())
+        occurring = self._cells.codes[torch.unique(cell[counted])].numpy()
+        fitted_to = counts(train, on[train])
+        predicate, levels = fit(self._cells, self._columns, *fitted_to, depth)
+        untold = predicate = simplified(predicate, occurring)
+        if any(predicate.asks(k) for k, one in enumerate(self._cells.features) if one.output):
+            untold, _ = fit(self._cells, self._untold, *fitted_to, depth)
         holds = predicate.holds(self._cells.codes.numpy())
-        tested = counts(test, on[test])
-        accuracy = balanced(*tested, holds)
+        accuracy = balanced(*counts(test, on[test]), holds)
+        if rare := math.isnan(accuracy):
+            test = counted
+            accuracy = balanced(*counts(test, on[test]), holds)
         low, high = self._interval(on, torch.from_numpy(holds)[cell], test)
-        if math.isnan(accuracy):
-            low = high = math.nan
         seed = [self._config.seed, 23, self._layer, int(self._real[at])]
         generator = np.random.default_rng(seed)
         shuffled = [
@@ -194,7 +205,7 @@ class _Layer:
         ]
         other, _ = fit(self._cells, self._columns, *shuffled[0], depth)
         floor = balanced(*shuffled[1], other.holds(self._cells.codes.numpy()))
-        return predicate, levels, (accuracy, low, high, floor)
+        return predicate, untold, levels, (accuracy, low, high, floor), rare
 
     def _interval(
         self,
@@ -204,7 +215,7 @@ class _Layer:
     ) -> tuple[float, float]:
         """Return the bootstrap interval of a balanced accuracy, over held-out inputs."""
         parts = (on & holds & test, on & test, ~on & ~holds & test, ~on & test)
-        sums = torch.stack([one.sum(-1) for one in parts], dim=1).double()[self._held_out]
+        sums = torch.stack([one.sum(-1) for one in parts], dim=1).double()[test.any(1)]
         draws = bootstrap_counts(len(sums), self._config.bootstrap, self._config.seed)
         hits, ons, rejected, offs = weighted_sums(draws, sums).unbind(1)
         both = (ons > 0) & (offs > 0)

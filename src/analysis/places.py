@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
@@ -31,13 +31,15 @@ HELD_OUT = 0.25  # of each length's inputs, on which explanations are judged
 class Feature:
     """A feature's value at every place, as an index into its values; `UNKNOWN` where it has none.
 
-    The values of a numerical one are in ascending order, BOS before all tokens.
+    The values of a numerical one are in ascending order, BOS before all tokens. `output` marks the
+    program's output.
     """
 
     name: str
     values: tuple[Value, ...]
     codes: Int64[Tensor, "inputs pos"]
     numerical: bool
+    output: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def features(inputs: InputSet) -> tuple[Feature, ...]:
         codes = torch.where(inputs.real, codes, torch.where(constant, first, UNKNOWN))
         one = _feature(inputs, name, variable.values, codes)
         if not any(_same(one, other, inputs.real) for other in found):
-            found.append(one)
+            found.append(replace(one, output=name == list(inputs.variables)[-1]))
     return tuple(found)
 
 

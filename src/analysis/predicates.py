@@ -22,7 +22,7 @@ from sklearn.tree import DecisionTreeClassifier
 from ..data.interpreter import Value
 from .places import UNKNOWN, Cells, Feature, is_bos
 
-NEAR_BEST = 0.01  # balanced accuracy that a shallower tree may lack
+NEAR_BEST = 0.001  # balanced accuracy that a shallower tree may lack
 Clause = Mapping[int, frozenset[int]]  # by feature, the codes that it may have
 
 
@@ -47,6 +47,10 @@ class Predicate:
             )
         return found
 
+    def asks(self, at: int) -> bool:
+        """Return whether it tests a feature."""
+        return any(at in clause for clause in self.clauses)
+
     def text(self, features: Sequence[Feature]) -> str:
         """Return the predicate in words."""
         if not self.clauses:
@@ -68,10 +72,15 @@ class Columns:
     tests: tuple[tuple[int, int | None], ...]  # feature, and the code that it is compared with
 
 
-def columns_of(cells: Cells) -> Columns:
-    """Return what a tree may test: thresholds on numerical features, values of the others."""
+def columns_of(cells: Cells, told: bool = True) -> Columns:
+    """Return what a tree may test: thresholds on numerical features, values of the others.
+
+    Unless it is `told`, it may not test the program's output.
+    """
     codes, tests = cells.codes.numpy(), list[tuple[int, int | None]]()
     for at, feature in enumerate(cells.features):
+        if feature.output and not told:
+            continue
         if feature.numerical:
             tests.append((at, None))
         else:
@@ -103,7 +112,7 @@ def fit(
         majority = tree.classes_[tree.tree_.value[0].ravel().argmax()]
         return Predicate(({},) if majority == 1 else (), domain), 0
     if depth > 1:
-        tried.insert(1, (Predicate((_interval(cells, on, off),), domain), 2))
+        tried.insert(1, (Predicate((_interval(cells, columns, on, off),), domain), 2))
     scores = [balanced(on, off, one.holds(codes)) for one, _ in tried]
     return tried[next(at for at, score in enumerate(scores) if score >= max(scores) - NEAR_BEST)]
 
@@ -126,13 +135,15 @@ def fitted_tree(
 
 
 def _interval(
-    cells: Cells, on: Float[np.ndarray, " cells"], off: Float[np.ndarray, " cells"]
+    cells: Cells,
+    columns: Columns,
+    on: Float[np.ndarray, " cells"],
+    off: Float[np.ndarray, " cells"],
 ) -> Clause:
     """Return the interval of values of one numerical feature that tells on from off best."""
     best, found = -1.0, {0: frozenset[int]()}
-    for at, feature in enumerate(cells.features):
-        if not feature.numerical:
-            continue
+    for at in [at for at, code in columns.tests if code is None]:
+        feature = cells.features[at]
         codes = cells.codes[:, at].numpy() + 1  # 0 is UNKNOWN
         size = len(feature.values) + 1
         share = [

@@ -53,7 +53,7 @@ def kinds(features: Sequence[Feature]) -> list[Kind]:
     inner = [
         one.name
         for one in features[3:]
-        if len(one.values) <= MOST_VALUES
+        if len(one.values) <= MOST_VALUES and not one.output
     ]
     own = [
         kind
