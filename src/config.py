@@ -430,7 +430,14 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield from (at_least(key, bound) for key, bound in bounds.items())
     for key, seed in (("seed", config.seed), ("analysis.seed", config.analysis.seed)):
         yield seed < 2**63, f"{key}={seed} must be below 2**63"
-    for key in ("solved", "margin", "match_realised", "match_partly", "match_selector", "explain_at"):
+    for key in (
+        "solved",
+        "margin",
+        "match_realised",
+        "match_partly",
+        "match_selector",
+        "explain_at",
+    ):
         share = getattr(config.analysis, key)
         yield share <= 1, f"analysis.{key}={share} must be a share of the inputs, at most 1"
     yield choice("model.act_fn", ACTIVATIONS)

@@ -41,9 +41,7 @@ INITS = 3  # random inits in which the same is searched for
 Keep = Callable[[Explanation], None]
 
 
-def explain_checkpoint(
-    path: Path, device: str | None, keep: Keep, console: Console
-) -> Explanation:
+def explain_checkpoint(path: Path, device: str | None, keep: Keep, console: Console) -> Explanation:
     """Explain the heads and neurons of a checkpoint; `keep` is told of each part as it is there.
 
     `device` is the config's unless given.
@@ -56,9 +54,7 @@ def explain_checkpoint(
     config.analysis.device = device or config.analysis.device
     check_device(config.analysis.device)
     inputs = input_set(make_task(config.task), config.task)
-    bridge = bridge_of(
-        checkpoint, path, inputs, learned_shape(config.model, inputs, config.seed)
-    )
+    bridge = bridge_of(checkpoint, path, inputs, learned_shape(config.model, inputs, config.seed))
     return _explain(f"{checkpoint.run}, step {checkpoint.step}", bridge, inputs, config, keep,
                     console)  # fmt: skip
 

@@ -284,6 +284,7 @@ LOW = [
     ("trainer.evaluate_every", 1), ("analysis.batch_size", 1), ("analysis.bootstrap", 20),
     ("analysis.match_cases", 20), ("analysis.match_checkpoint_cases", 20),
     ("analysis.random_inits", 1), ("analysis.other_tasks", 0),
+    ("analysis.explain_depth", 1), ("analysis.explain_inputs", 20),
     ("analysis.seed", 0), ("seed", 0),
 ]  # fmt: skip
 LOW_FLOATS = [
@@ -292,7 +293,7 @@ LOW_FLOATS = [
     ("trainer.save_every_seconds", 0), ("tracking.init_timeout_seconds", 1),
     ("tracking.finish_timeout_seconds", 1), ("analysis.solved", 0), ("analysis.margin", 0),
     ("analysis.match_realised", 0), ("analysis.match_partly", 0),
-    ("analysis.match_selector", 0),
+    ("analysis.match_selector", 0), ("analysis.explain_at", 0),
 ]  # fmt: skip
 CHOICES = {
     "model.act_fn=rely": "model.act_fn=rely: did you mean 'relu'? valid: gelu, gelu_new, relu, sil",
@@ -314,7 +315,14 @@ BETWEEN = {
     },
     **{
         f"analysis.{key}=1.5": f"analysis.{key}=1.5 must be a share of the inputs, at most 1"
-        for key in ("solved", "margin", "match_realised", "match_partly", "match_selector")
+        for key in (
+            "solved",
+            "margin",
+            "match_realised",
+            "match_partly",
+            "match_selector",
+            "explain_at",
+        )  # fmt: skip
     },
     **{
         f"trainer.target_accuracy={target}": f"trainer.target_accuracy={target} must be above 0 "

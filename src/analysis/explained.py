@@ -203,9 +203,10 @@ def logits_of(
                 for (at, head), given in variant.patterns.items()
                 if at == layer
             }
-            residual = residual + block.attn(
-                block.ln1(residual), attention_mask=mask, pattern_fn=_put(heads)
-            )[0]
+            residual = (
+                residual
+                + block.attn(block.ln1(residual), attention_mask=mask, pattern_fn=_put(heads))[0]
+            )
             if not model.cfg.attn_only:
                 hidden = block.mlp.act(block.mlp.fc_in(block.ln2(residual)))
                 if (given := variant.neurons.get(layer)) is not None:

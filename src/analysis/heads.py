@@ -2,10 +2,10 @@
 
 A pattern's score is what the head has in common with it, 1 less the total variation distance,
 mean over the queries that count: those of the list, and BOS, for later layers read it too; in the
-last layer those where there is an output. Selectors are scored on all inputs, for nothing in them is
-fitted; tables are fitted on training inputs and scored on the others. Beside each stands
-what attention to everything has in common with the head, and what the same explanation reaches in
-random inits of the model's shape.
+last layer those where there is an output. Selectors are scored on all inputs, for nothing in them
+is fitted; tables are fitted on training inputs and scored on the others. Beside each stands what
+attention to everything has in common with the head, and what the same explanation reaches in random
+inits of the model's shape.
 
 Shapes: `inputs`, `head` heads of a layer, `query` and `key` positions of an encoded input.
 """
@@ -87,8 +87,8 @@ class TableMatch:
 class HeadExplanation:
     """A head, whether it does anything, and what it attends to.
 
-    `uniform` is what it has in common with attention to everything, `seen` its mean pattern over the
-    longest inputs, without padding.
+    `uniform` is what it has in common with attention to everything, `seen` its mean pattern over
+    the longest inputs.
     """
 
     layer: int
@@ -197,9 +197,7 @@ def explain_heads(
         table = _tables(patterns, tables, at_list + at_bos, weights, config.explain_at)
         for other in untrained:
             theirs, counted = _patterns(other, layer), at_list + at_bos
-            hard = [
-                _beside_untrained(one, _means(theirs, one.pattern, counted)) for one in hard
-            ]
+            hard = [_beside_untrained(one, _highest(theirs, one.pattern, counted)) for one in hard]
             reached = _held_out_scores(theirs, tables, counted, weights)
             table = [_table_beside(one, reached[one.kind.name]) for one in table]
         for head in range(cfg.n_heads):
@@ -287,7 +285,7 @@ def _overlaps(
     return torch.cat([overlaps(patterns[at], given[at], counted[at]) for at in parts])
 
 
-def _means(
+def _highest(
     patterns: Float[Tensor, "inputs head query key"],
     given: Pattern,
     counted: Float[Tensor, "inputs query"],
@@ -367,9 +365,7 @@ def _held_out_scores(
 ) -> dict[str, float]:
     """Return the most that a table of each kind reaches with any of some heads, held out."""
     return {
-        kind.name: float(
-            weights.held_out_mean(_own_overlaps(patterns, attention, counted)).max()
-        )
+        kind.name: float(weights.held_out_mean(_own_overlaps(patterns, attention, counted)).max())
         for kind, _, attention in tables.fitted(patterns)
     }
 
@@ -414,7 +410,9 @@ def _joint(
         value = float(torch.minimum(mixed, wanted).sum() / queries.sum())
         single_best = float(alone[:, at].max())
         gain = value - single_best
-        if min(value - JOINT_LEAST, gain - JOINT_GAIN) >= 0 and (best is None or value > best.value):
+        if min(value - JOINT_LEAST, gain - JOINT_GAIN) >= 0 and (
+            best is None or value > best.value
+        ):
             shares = {
                 head: float(w) for head, w in zip(heads, weights.tolist(), strict=True) if w > 0
             }

@@ -59,8 +59,8 @@ class NeuronExplanation:
 
     `floor` is the same fit to shuffled on/off, `on` and `off` the mean activations at the list's
     places, `bos` those at BOS. `untold` is the predicate of a fit that is not told the program's
-    output. A `rare` one is never on, or never off, in the held-out inputs: it is judged on all. nan where
-    a number is not defined.
+    output. A `rare` one is never on, or never off, in the held-out inputs: it is judged on all.
+    nan where a number is not defined.
     """
 
     layer: int
@@ -243,8 +243,9 @@ class _Layer:
             without = residual - lost
             logits = continue_from(
                 model, site, without.flatten(0, 1).to(device), mask.repeat(len(part), 1).to(device)
-            ).cpu().unflatten(0, (len(part), len(rows)))  # fmt: skip
-            for at, given in zip(part.tolist(), logits, strict=True):
+            ).cpu()  # fmt: skip
+            each = torch.split(logits, len(rows))
+            for at, given in zip(part.tolist(), each, strict=True):
                 after = outcome(given, some.targets, some.output)
                 lost = float((after.loss - loss.loss).sum() / loss.count.sum())
                 where = self._on[rows][..., at] & some.defined

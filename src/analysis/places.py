@@ -86,7 +86,7 @@ def _feature(
     numerical = all(isinstance(value, Real) for value in values if not is_bos(value))
     order = list(range(len(values)))
     if numerical:
-        order.sort(key=lambda at: -math.inf if is_bos(values[at]) else float(values[at]))
+        order.sort(key=lambda at: -math.inf if is_bos(values[at]) else float(values[at]))  # type: ignore[arg-type]
     rank = torch.full((len(values) + 1,), UNKNOWN)  # the last one is that of UNKNOWN
     rank[order] = torch.arange(len(values))
     codes = torch.where(inputs.key_mask, rank[codes], UNKNOWN)
@@ -95,7 +95,7 @@ def _feature(
 
 def _same(one: Feature, other: Feature, real: Bool[Tensor, "inputs pos"]) -> bool:
     """Return whether two features have the same values at the list's own positions."""
-    pairs = torch.stack([one.codes[real], other.codes[real]], dim=1).unique(dim=0).tolist()
+    pairs = {*zip(one.codes[real].tolist(), other.codes[real].tolist(), strict=True)}
 
     def value(feature: Feature, code: int) -> Value:
         return None if code == UNKNOWN else feature.values[code]

@@ -208,8 +208,7 @@ def simplified(predicate: Predicate, codes: Int[np.ndarray, "cells features"]) -
     domain = {at: frozenset(codes[:, at].tolist()) for at in range(codes.shape[1])}
     wanted = predicate.holds(codes)
     clauses = [
-        {at: allowed & domain[at] for at, allowed in clause.items()}
-        for clause in predicate.clauses
+        {at: allowed & domain[at] for at, allowed in clause.items()} for clause in predicate.clauses
     ]
     found = _merged([one for one in clauses if Predicate((one,), domain).holds(codes).any()])
 
@@ -228,7 +227,7 @@ def simplified(predicate: Predicate, codes: Int[np.ndarray, "cells features"]) -
 
 
 def _merged(clauses: Sequence[Clause]) -> list[Clause]:
-    """Return alternatives with those that differ in one feature joined, as long as there are any."""
+    """Return alternatives with those that differ in one feature joined, until there are none."""
     found = list(clauses)
     while True:
         pairs = combinations(found, 2)

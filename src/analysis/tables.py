@@ -50,11 +50,7 @@ KINDS = (  # the simplest first; those by variables of the program come after th
 
 def kinds(features: Sequence[Feature]) -> list[Kind]:
     """Return the kinds of table there are for a program, the simplest first."""
-    inner = [
-        one.name
-        for one in features[3:]
-        if len(one.values) <= MOST_VALUES and not one.output
-    ]
+    inner = [one.name for one in features[3:] if len(one.values) <= MOST_VALUES and not one.output]
     own = [
         kind
         for name in inner
@@ -70,7 +66,8 @@ def kinds(features: Sequence[Feature]) -> list[Kind]:
 def scores_of(pattern: Float[Tensor, "inputs *head query key"]) -> Tensor:
     """Return attention as scores: its logarithm less that of the attention to BOS."""
     logs = pattern.clamp(min=LEAST).log()
-    return logs - logs[..., :1]
+    scores: Tensor = logs - logs[..., :1]
+    return scores
 
 
 class Tables:
@@ -90,7 +87,8 @@ class Tables:
         for names, dim in ((kind.query, 2), (kind.key, 1)):
             for name in names:
                 cells = cells * self._sizes[name] + self._codes[name].unsqueeze(dim)
-        return torch.unique(cells[self._may], return_inverse=True)[1]
+        which: Tensor = torch.unique(cells[self._may], return_inverse=True)[1]
+        return which
 
     def fitted(
         self, pattern: Float[Tensor, "inputs head query key"]
@@ -120,4 +118,3 @@ def _means(
     sums = torch.zeros(size, values.shape[1], dtype=torch.float64)
     sums.index_add_(0, cells[train], values[train].double())
     return (sums / counts[:, None].clamp(min=1)).float(), counts > 0
-

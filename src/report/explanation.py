@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..analysis.explained import CONTROLS, INTACT, NEURONS, UNIFORM, UNTOLD, Explained
+from ..analysis.explained import CONTROLS, INTACT, Explained
 from ..analysis.heads import HeadExplanation, Heads
 from ..analysis.neurons import VARIES, NeuronExplanation, share_explained
 from ..analysis.places import Feature
@@ -36,19 +36,19 @@ EXPLAINED_HEADER = (
     "model", "explained", "control", "up_to_layer", "inputs", "length", "n", "exact", "low", "high",
 )  # fmt: skip
 HEADS_LEGEND = (
-    "overlap: attention in common, mean over queries; init: the most that random inits reach by the "
-    "same; flat: attention to everything; mass: attention to the selected keys. Tables are fitted "
-    "on other inputs than they are judged on."
+    "overlap: attention in common, mean over queries; init: the most that random inits reach by "
+    "the same; flat: attention to everything; mass: attention to the selected keys. Tables are "
+    "judged on other inputs than they are fitted on."
 )
 NEURONS_LEGEND = (
-    "accuracy: balanced, on held-out inputs (* too rare to be held out: on all); shuffled: the same "
-    "fit to shuffled on/off; loss: its rise when the neuron is switched off; r, ratio: of what that "
-    "changes in the outputs with the neuron's direct effect on them"
+    "accuracy: balanced, on held-out inputs (* too rare to be held out: on all); shuffled: the "
+    "same fit to shuffled on/off; loss: its rise when the neuron is switched off; r, ratio: of "
+    "what that changes in the outputs with the neuron's direct effect on them"
 )
 EXPLAINED_LEGEND = (
-    "exact accuracy, held out, with the layers up to each explained. What predicates ask of the "
-    "program's variables is looked up, not computed by the model: where `uniform attention, "
-    "neurons` is as good, the answer came with them"
+    "exact accuracy, held out, with the layers up to each explained. Patterns and what predicates "
+    "ask of the program's variables are looked up, not computed by the model: where `uniform "
+    "attention, neurons` is as good, the answer came with the predicates"
 )
 
 
@@ -125,7 +125,17 @@ def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
     table.add_column("next best", overflow="fold")
     for one in heads:
         if not one.active:
-            table.add_row(one.name, "-", "", "", "", "", "", "inactive: no effect on any input", "")
+            table.add_row(
+                one.name,
+                "-",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "inactive: no effect on any input",
+                "",
+            )
             continue
         best = one.best
         hard, scored = one.hard, best.scored
@@ -133,10 +143,11 @@ def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
         what = scored.name if best is hard else f"table: {scored.name} ({one.table.size} numbers)"
         bos = f"; BOS: {hard.at_bos}" if best is hard else ""
         level = one.level if one.level != "nothing" else "-"
+        mass = f"{hard.mass:.2f}" if best is hard else ""
         table.add_row(
             one.name, level, f"{scored.value:.2f}", _interval(scored.low, scored.high),
-            f"{best.untrained:.2f}", f"{one.uniform:.2f}", f"{hard.mass:.2f}" if best is hard else "",
-            escape(what + bos), escape(f"{other.name} {other.value:.2f}"),
+            f"{best.untrained:.2f}", f"{one.uniform:.2f}", mass, escape(what + bos),
+            escape(f"{other.name} {other.value:.2f}"),
         )  # fmt: skip
     return table
 
@@ -145,12 +156,14 @@ def head_sentences(heads: Heads) -> Iterator[str]:
     """Yield how many heads are explained by what, and which are only together."""
     active = [one for one in heads.each if one.active]
     by = {level: sum(one.level == level for one in active) for level in ("selector", "table")}
-    alike = sum(one.untrained_too for one in active if one.level != "nothing")
     yield (
         f"{len(active)} of {len(heads.each)} heads are active: {by['selector']} explained by a "
-        f"selector, {by['table']} by a table, {len(active) - sum(by.values())} by neither; of "
-        f"{alike} random inits reach the bar by the same, so that says little"
+        f"selector, {by['table']} by a table, {len(active) - sum(by.values())} by neither"
     )
+    for level, verb in (("selector", "meet the selector"), ("table", "are fitted by such a table")):
+        alike = [one.name for one in active if one.level == level and one.untrained_too]
+        if alike:
+            yield f"random inits {verb} of {', '.join(alike)} as well: it says little of training"
     for one in heads.joint:
         shares = ", ".join(f"{one.layer}.{head} {w:.2f}" for head, w in one.weights.items())
         yield (
@@ -202,7 +215,7 @@ def neuron_sentences(neurons: Sequence[NeuronExplanation], bar: float) -> Iterat
     """Yield how many neurons there are of each state, and the share explained."""
     states = [one.state for one in neurons]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    yield f"{len(neurons)} neurons: {counts}"
+    yield f"{len(neurons)} neurons: {counts.replace(VARIES, 'on at some places and off at others')}"
     each = ", ".join(
         f"layer {layer} {share:.1%} of {n}" for layer, (share, n) in shares(neurons).items()
     )
@@ -294,7 +307,9 @@ def neurons_csv(one: Explanation) -> str:
     for each in by_importance(one.neurons or ()):
         effect = each.effect
         numbers = (
-            [effect.loss, effect.correlation, effect.ratio] if effect else [nothing, nothing, nothing]
+            [effect.loss, effect.correlation, effect.ratio]
+            if effect
+            else [nothing, nothing, nothing]
         )
         direct = effect.direct if effect else (nothing,) * len(values)
         judged = ("all" if each.rare else "held_out") if each.state == VARIES else ""
@@ -327,5 +342,3 @@ def _csv(header: Sequence[str], rows: object) -> str:
     for row in rows:  # type: ignore[attr-defined]
         writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in row])
     return out.getvalue()
-
-

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any, cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -62,7 +63,7 @@ def explanation_figure(one: Explanation) -> Figure:
     lines = -(-len(shown) // columns) or 1
     figure = Figure(figsize=(15, 2.1 * lines + 5), layout="constrained")
     figure.suptitle(one.title)
-    above, below = figure.subfigures(2, 1, height_ratios=(2.1 * lines, 4.6))
+    above, below = cast(list[SubFigure], figure.subfigures(2, 1, height_ratios=(2.1 * lines, 4.6)))
     _heads(above, shown, len(heads), columns, lines)
     panels = below.subplots(1, 3 if one.neurons else 2, squeeze=False)[0]
     if one.neurons:
@@ -81,7 +82,7 @@ def _heads(
         "and beside each its best explanation",
         fontsize=9,
     )
-    axes = figure.subplots(lines, 2 * columns, squeeze=False).flat
+    axes = list(figure.subplots(lines, 2 * columns, squeeze=False).flat)
     for at in axes:
         at.axis("off")
     for number, head in enumerate(heads):
@@ -130,24 +131,29 @@ def _neurons(axes: Axes, neurons: Sequence[NeuronExplanation], bar: float) -> No
     axes.legend(fontsize=6.5, loc="lower left")
 
 
-def _styled(rows: Sequence[Explained]) -> list[tuple[str, str, str]]:
-    """Return each variant's name, colour and line: explanations solid, controls not."""
+def _styled(rows: Sequence[Explained]) -> list[tuple[str, dict[str, Any]]]:
+    """Return each variant's name and line: controls dotted, others thinner one by one."""
     names = list(dict.fromkeys(row.variant for row in rows if row.variant != INTACT))
-    colours = cycle(COLOURS)
-    greys = cycle(("0.15", "0.35", "0.5", "0.65"))
+    colours, greys = cycle(COLOURS), cycle(("0.15", "0.35", "0.5", "0.65"))
+    widths = [max(1.2, 4.5 - 0.7 * at) for at in range(len(names))]
     return [
-        (name, next(greys), ":") if name in CONTROLS else (name, next(colours), "-")
-        for name in names
+        (
+            name,
+            {"color": next(greys), "ls": ":", "lw": 1.3}
+            if name in CONTROLS
+            else {"color": next(colours), "ls": "-", "lw": width},
+        )
+        for name, width in zip(names, widths, strict=True)
     ]
 
 
 def _by_layer(axes: Axes, rows: Sequence[Explained]) -> None:
     layers = sorted({row.layer for row in rows if row.layer >= 0})
     intact = next(row for row in rows if row.variant == INTACT)
-    for name, colour, line in _styled(rows):
+    for name, style in _styled(rows):
         of = {row.layer: row.held_out.value for row in rows if row.variant == name}
         values = [intact.held_out.value, *(of[layer] for layer in layers)]
-        axes.plot(range(len(values)), values, color=colour, ls=line, marker=".", lw=1.3)
+        axes.plot(range(len(values)), values, marker=".", **style)
     axes.set_xticks(range(len(layers) + 1), ["none", *map(str, layers)])
     axes.set(ylim=(-0.03, 1.03), xlabel="layers explained, up to")
     axes.set_ylabel("exact accuracy, held out", fontsize=8)
@@ -157,10 +163,10 @@ def _by_layer(axes: Axes, rows: Sequence[Explained]) -> None:
 def _by_length(axes: Axes, rows: Sequence[Explained]) -> None:
     last = max(row.layer for row in rows)
     lengths = [length for length, share in rows[0].by_length.items() if share.n]
-    for name, colour, line in _styled(rows):
+    for name, style in _styled(rows):
         row = next(row for row in rows if row.variant == name and row.layer == last)
         values = [row.by_length[length].value for length in lengths]
-        axes.plot(lengths, values, color=colour, ls=line, marker=".", lw=1.3, label=name)
+        axes.plot(lengths, values, marker=".", **style, label=name)
     axes.set_xticks(lengths)
     axes.set(ylim=(-0.03, 1.03), xlabel="length")
     axes.set_ylabel("exact accuracy, all inputs", fontsize=8)
