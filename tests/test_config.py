@@ -322,7 +322,7 @@ BETWEEN = {
             "match_partly",
             "match_selector",
             "explain_at",
-        )  # fmt: skip
+        )
     },
     **{
         f"trainer.target_accuracy={target}": f"trainer.target_accuracy={target} must be above 0 "

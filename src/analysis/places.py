@@ -1,7 +1,7 @@
 """What is known of every place (a position of an input): the features that explanations go by.
 
 Features are the token, the index in the list, the length, and the program's variables. At BOS the
-token is BOS, the index -1, and a variable is known where it is one value for the whole input.
+token is BOS, the index -1, and a variable is known if it is one value for the whole of any input.
 
 Shapes: `inputs` inputs, `pos` positions of an encoded input, `cells` different combinations.
 """
@@ -71,8 +71,8 @@ def features(inputs: InputSet) -> tuple[Feature, ...]:
     for name, variable in inputs.variables.items():
         codes = torch.where(variable.codes == IGNORE, UNKNOWN, variable.codes.long())
         first = codes[:, 1:2]
-        constant = ((codes == first) | ~inputs.real).all(1, keepdim=True)
-        codes = torch.where(inputs.real, codes, torch.where(constant, first, UNKNOWN))
+        constant = bool(((codes == first) | ~inputs.real).all())
+        codes = torch.where(inputs.real, codes, first if constant else UNKNOWN)
         one = _feature(inputs, name, variable.values, codes)
         if not any(_same(one, other, inputs.real) for other in found):
             found.append(replace(one, output=name == list(inputs.variables)[-1]))

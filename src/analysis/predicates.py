@@ -195,7 +195,7 @@ def _clauses(
             (tree.children_right[node], have - below),
         ):
             if kept:
-                yield from walk(child, left - 1, {**path, at: kept})
+                yield from walk(int(child), left - 1, {**path, at: kept})
 
     return list(walk(0, depth, {}))
 

@@ -164,6 +164,13 @@ def head_sentences(heads: Heads) -> Iterator[str]:
         alike = [one.name for one in active if one.level == level and one.untrained_too]
         if alike:
             yield f"random inits {verb} of {', '.join(alike)} as well: it says little of training"
+    exact = [
+        one.name
+        for one in active
+        if one.layer == 0 and one.level == "table" and {"index", "token"} <= {*one.table.kind.query}
+    ]
+    if exact:
+        yield f"a table by positions and tokens fits any first layer, so {', '.join(exact)} too"
     for one in heads.joint:
         shares = ", ".join(f"{one.layer}.{head} {w:.2f}" for head, w in one.weights.items())
         yield (
