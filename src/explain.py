@@ -123,6 +123,7 @@ def _explain(
             untrained[0], places, judged, analysis, bar("neurons of a random init", layers),
             effects=False,
         )  # fmt: skip
+        found = replace(found, untrained=tuple(theirs_too))
         chosen = variants(heads.each, neurons, (theirs.each, theirs_too), recording, places)
         rows = explained(
             plain_model(bridge), some, judged, chosen,

@@ -56,7 +56,7 @@ EXPLAINED_LEGEND = (
 class Explanation:
     """A model, its heads and neurons, and how it does with them explained; None: not there yet.
 
-    `n` of `total` inputs were looked at.
+    `n` of `total` inputs were looked at. `untrained` are the neurons of a random init.
     """
 
     title: str
@@ -70,6 +70,7 @@ class Explanation:
     features: Sequence[Feature]
     heads: Heads | None = None
     neurons: tuple[NeuronExplanation, ...] | None = None
+    untrained: tuple[NeuronExplanation, ...] = ()
     rows: tuple[Explained, ...] | None = None
 
     @property
@@ -97,7 +98,7 @@ def print_explanation(one: Explanation, console: Console) -> None:
     elif one.neurons is not None:
         console.print(_neurons_table(one.neurons, one.output))
         say(NEURONS_LEGEND)
-        for line in neuron_sentences(one.neurons, one.bar):
+        for line in neuron_sentences(one.neurons, one.untrained, one.bar):
             say(line)
     if one.rows is not None:
         console.print(_explained_table(one.rows))
@@ -160,10 +161,13 @@ def head_sentences(heads: Heads) -> Iterator[str]:
         f"{len(active)} of {len(heads.each)} heads are active: {by['selector']} explained by a "
         f"selector, {by['table']} by a table, {len(active) - sum(by.values())} by neither"
     )
-    for level, verb in (("selector", "meet the selector"), ("table", "are fitted by such a table")):
+    for level, what in (("selector", "selector"), ("table", "kind of table")):
         alike = [one.name for one in active if one.level == level and one.untrained_too]
         if alike:
-            yield f"random inits {verb} of {', '.join(alike)} as well: it says little of training"
+            yield (
+                f"random inits reach the bar by the same {what} as {', '.join(alike)}: it says "
+                "little of training"
+            )
     exact = [
         one.name
         for one in active
@@ -218,8 +222,10 @@ def _added(one: NeuronExplanation, output: Output) -> str:
     return ", ".join(f"{output.values[at]} {direct[at]:+.2g}" for at in ranked)
 
 
-def neuron_sentences(neurons: Sequence[NeuronExplanation], bar: float) -> Iterator[str]:
-    """Yield how many neurons there are of each state, and the share explained."""
+def neuron_sentences(
+    neurons: Sequence[NeuronExplanation], untrained: Sequence[NeuronExplanation], bar: float
+) -> Iterator[str]:
+    """Yield how many neurons there are of each state, the share explained, and a random init's."""
     states = [one.state for one in neurons]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     yield f"{len(neurons)} neurons: {counts.replace(VARIES, 'on at some places and off at others')}"
@@ -234,6 +240,9 @@ def neuron_sentences(neurons: Sequence[NeuronExplanation], bar: float) -> Iterat
             f"explained at {bar:g} and more: {share:.1%} of the {n} that vary ({each}); shuffled "
             f"on/off gives {floor} on average"
         )
+    share, n = share_explained(untrained)
+    if n:
+        yield f"the same search explains {share:.1%} of the {n} of a random init"
 
 
 def shares(neurons: Sequence[NeuronExplanation]) -> dict[int, tuple[float, int]]:

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure, SubFigure
 
 from ..analysis.explained import CONTROLS, INTACT, Explained
 from ..analysis.heads import HeadExplanation
-from ..analysis.neurons import NeuronExplanation
 from ..files import faults_named, write_file
 from .explanation import (
     Explanation,
@@ -67,7 +66,7 @@ def explanation_figure(one: Explanation) -> Figure:
     _heads(above, shown, len(heads), columns, lines)
     panels = below.subplots(1, 3 if one.neurons else 2, squeeze=False)[0]
     if one.neurons:
-        _neurons(panels[0], one.neurons, one.bar)
+        _neurons(panels[0], one)
     _by_layer(panels[-2], one.rows)
     _by_length(panels[-1], one.rows)
     return figure
@@ -104,31 +103,30 @@ def _heads(
             place.set_title(title, fontsize=7)
 
 
-def _neurons(axes: Axes, neurons: Sequence[NeuronExplanation], bar: float) -> None:
-    """Draw the accuracies of each layer's neurons, and the shuffled floor."""
+def _neurons(axes: Axes, one: Explanation) -> None:
+    """Draw the accuracies of each layer's neurons, a random init's, and the shuffled floor."""
+    neurons = one.neurons or ()
     found = shares(neurons)
     for layer, colour in zip(found, cycle(COLOURS), strict=False):
-        values = sorted(
-            (
-                one.accuracy
-                for one in neurons
-                if one.layer == layer and not math.isnan(one.accuracy)
-            ),
-            reverse=True,
-        )
-        ranks = [(rank + 1) / len(values) for rank in range(len(values))]
+        values = [each.accuracy for each in neurons if each.layer == layer]
         share, n = found[layer]
         label = f"layer {layer}: {share:.0%} of {n} explained"
-        marker = "." if len(values) < 40 else None
-        axes.plot(ranks, values, color=colour, label=label, marker=marker)
-    floors = sorted((one.floor for one in neurons if not math.isnan(one.floor)), reverse=True)
-    ranks = [(rank + 1) / len(floors) for rank in range(len(floors))]
-    axes.plot(ranks, floors, color="0.5", ls=":", label="shuffled on/off")
-    axes.axhline(bar, color="black", lw=0.8, ls="--", label=f"explained at {bar:g}")
+        _ranked(axes, values, label, color=colour, marker="." if n < 40 else None)
+    accuracies = [each.accuracy for each in one.untrained]
+    _ranked(axes, accuracies, "random init, all layers", color="0.3", ls="--")
+    _ranked(axes, [each.floor for each in neurons], "shuffled on/off", color="0.5", ls=":")
+    axes.axhline(one.bar, color="black", lw=0.8, ls="-.", label=f"explained at {one.bar:g}")
     axes.set(ylim=(0.3, 1.03), xlim=(0, 1.02), xlabel="neurons that vary, best first (share)")
     axes.set_ylabel("balanced accuracy of the predicate, held out", fontsize=8)
     axes.set_title("neurons", fontsize=9)
     axes.legend(fontsize=6.5, loc="lower left")
+
+
+def _ranked(axes: Axes, values: Sequence[float], label: str, **style: Any) -> None:
+    """Draw values over their rank, the highest first, as a share of them."""
+    known = sorted((value for value in values if not math.isnan(value)), reverse=True)
+    ranks = [(rank + 1) / len(known) for rank in range(len(known))]
+    axes.plot(ranks, known, label=label, **style)
 
 
 def _styled(rows: Sequence[Explained]) -> list[tuple[str, dict[str, Any]]]:
