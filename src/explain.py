@@ -124,7 +124,9 @@ def _explain(
             effects=False,
         )  # fmt: skip
         found = replace(found, untrained=tuple(theirs_too))
-        chosen = variants(heads.each, neurons, (theirs.each, theirs_too), recording, places)
+        chosen = variants(
+            heads.each, neurons, (theirs.each, theirs_too, untrained[0]), recording, places, judged
+        )
         rows = explained(
             plain_model(bridge), some, judged, chosen,
             bar("the explained model", 1 + layers * len(chosen)),

@@ -93,11 +93,15 @@ class Explained:
 def variants(
     heads: Sequence[HeadExplanation],
     neurons: Sequence[NeuronExplanation],
-    untrained: tuple[Sequence[HeadExplanation], Sequence[NeuronExplanation]],
+    untrained: tuple[Sequence[HeadExplanation], Sequence[NeuronExplanation], Recording],
     recording: Recording,
     cells: Cells,
+    held_out: Bool[Tensor, " inputs"],
 ) -> list[Variant]:
-    """Return all that is put into a model, explanations first, then controls."""
+    """Return all that is put into a model, explanations first, then controls.
+
+    `untrained` is a random init, explained.
+    """
     active = [one for one in heads if one.active]
     hard = {(one.layer, one.head): one.hard.pattern for one in active}
     best = {(one.layer, one.head): one.best.pattern for one in active}
@@ -108,39 +112,59 @@ def variants(
     found = [Variant(SELECTORS, hard), Variant(TABLES, best)]
     if not neurons:
         return [*found, Variant(UNIFORM, everywhere), Variant(UNTRAINED, theirs)]
-    said = by_predicates(neurons, cells)
+    train = ~held_out
+    said = by_predicates(neurons, recording, cells, train)
+    untold = by_predicates(neurons, recording, cells, train, told=False)
     return [
         *found,
         Variant(NEURONS, {}, said),
         Variant(f"{SELECTORS}, {NEURONS}", hard, said),
         Variant(f"{TABLES}, {NEURONS}", best, said),
-        Variant(f"{TABLES}, {UNTOLD}", best, by_predicates(neurons, cells, told=False)),
+        Variant(f"{TABLES}, {UNTOLD}", best, untold),
         Variant(UNIFORM, everywhere),
         Variant(f"{UNIFORM}, {NEURONS}", everywhere, said),
         Variant(AT_MEAN, {}, at_mean(neurons, recording, cells)),
-        Variant(UNTRAINED, theirs, by_predicates(untrained[1], cells)),
+        Variant(UNTRAINED, theirs, by_predicates(untrained[1], untrained[2], cells, train)),
     ]
 
 
 def by_predicates(
-    neurons: Sequence[NeuronExplanation], cells: Cells, told: bool = True
+    neurons: Sequence[NeuronExplanation],
+    recording: Recording,
+    cells: Cells,
+    train: Bool[Tensor, " inputs"],
+    told: bool = True,
 ) -> dict[int, NeuronValues]:
-    """Return what neurons give by their predicates: the mean where on, and the mean where off.
+    """Return what neurons give by their predicates: the mean where it holds, and where not.
 
-    The predicates are those that may ask for the program's output if `told`.
+    Means are over training inputs, the list's places apart from BOS. A neuron that does not vary
+    gives its mean. The predicates are those that may ask for the program's output if `told`.
     """
-    codes = cells.codes.numpy()
-    at_bos = _at_bos(cells)
+    inputs, codes, at_bos = recording.inputs, cells.codes.numpy(), _at_bos(cells)
+    act = ACTIVATIONS[recording.bridge.cfg.act_fn]
 
-    def values(one: NeuronExplanation) -> Float[Tensor, " cells"]:
+    def holds(one: NeuronExplanation) -> Bool[Tensor, " cells"]:
         predicate = one.predicate if told else one.untold
-        holds = torch.full(at_bos.shape, one.share > 0)
-        if predicate is not None:
-            holds = torch.from_numpy(predicate.holds(codes))
-        listed = torch.where(holds, *_pair(one.on, one.off))
-        return torch.where(at_bos, torch.where(holds, *_pair(*one.bos)), listed)
+        if predicate is None:
+            return torch.ones_like(at_bos)
+        return torch.from_numpy(predicate.holds(codes))
 
-    return _by_layer(neurons, cells, values)
+    found = {}
+    for layer in sorted({one.layer for one in neurons}):
+        some = [one for one in neurons if one.layer == layer]
+        indices = torch.tensor([one.index for one in some])
+        post = act(recording[f"blocks.{layer}.mlp.hook_pre"][..., indices])
+        where = torch.stack([holds(one) for one in some], dim=1)
+        bos = torch.zeros_like(inputs.real)
+        bos[:, 0] = True
+        means = [
+            _means_by(post[rows], where[cells.at[rows]])
+            for rows in (inputs.real & train[:, None], bos & train[:, None])
+        ]
+        listed, first = (torch.where(where, one[1], one[0]) for one in means)
+        values = torch.where(at_bos[:, None], first, listed)
+        found[layer] = NeuronValues(indices, values.float(), cells.at)
+    return found
 
 
 def at_mean(
@@ -158,32 +182,19 @@ def at_mean(
     return found
 
 
-def _pair(on: float, off: float) -> tuple[Tensor, Tensor]:
-    """Return means where on and off; one that is not known is the other's, or 0."""
-    known = torch.tensor([on, off], dtype=torch.float64)
-    known = torch.where(known.isnan(), known.flip(0), known).nan_to_num(0.0).float()
-    return known[0], known[1]
+def _means_by(
+    values: Float[Tensor, "places neurons"], where: Bool[Tensor, "places neurons"]
+) -> Float[Tensor, "2 neurons"]:
+    """Return each neuron's mean over the places where not, and where so; of none, over all."""
+    whole = values.double().mean(0)
+    parts = [(values.double() * rows).sum(0) / rows.sum(0) for rows in (~where, where)]
+    return torch.stack([torch.where(part.isnan(), whole, part) for part in parts])
 
 
 def _at_bos(cells: Cells) -> Bool[Tensor, " cells"]:
     place = next(at for at, one in enumerate(cells.features) if one.name == "index")
     values: tuple[object, ...] = cells.features[place].values
     found: Tensor = cells.codes[:, place] == values.index(-1)
-    return found
-
-
-def _by_layer(
-    neurons: Sequence[NeuronExplanation],
-    cells: Cells,
-    values: Callable[[NeuronExplanation], Float[Tensor, " cells"]],
-) -> dict[int, NeuronValues]:
-    found = {}
-    for layer in sorted({one.layer for one in neurons}):
-        some = [one for one in neurons if one.layer == layer]
-        indices = torch.tensor([one.index for one in some])
-        found[layer] = NeuronValues(
-            indices, torch.stack([values(one) for one in some], dim=1), cells.at
-        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from support.compiles import fast_compiles as fast_compiles
@@ -23,6 +24,7 @@ from algomatch.analysis.explained import (
     Explained,
     NeuronValues,
     Variant,
+    by_predicates,
     explained,
     logits_of,
     variants,
@@ -89,8 +91,9 @@ def rows_of(program: str) -> dict[tuple[str, int], Explained]:
     theirs = (
         explain_heads(untrained, [], search).each,
         explain_neurons(untrained, places, judged, CONFIG, effects=False),
+        untrained,
     )
-    chosen = variants(heads.each, neurons, theirs, recording, places)
+    chosen = variants(heads.each, neurons, theirs, recording, places, judged)
     found = explained(plain_model(bridge), inputs, judged, chosen)
     return {(row.variant, row.layer): row for row in found}
 
@@ -119,3 +122,26 @@ def test_an_explained_reference_is_right_on_every_input(program: str) -> None:
     asked = small_inputs(program)
     assert rows[INTACT, -1].exact.n == len(asked)
     assert rows[INTACT, -1].held_out.n == int(held_out(asked, 0).sum())
+
+
+def test_a_neuron_gives_its_mean_where_its_predicate_holds_and_where_not(small: Setting) -> None:
+    inputs = small.inputs
+    recording = record(bridge_of("1L gelu without LN", small), inputs, 512)
+    places, judged = cells(inputs, features(inputs)), held_out(inputs, 0)
+    neurons = explain_neurons(recording, places, judged, CONFIG, effects=False)
+    found = by_predicates(neurons, recording, places, ~judged)[0]
+    post = ACTIVATIONS["gelu"](recording["blocks.0.mlp.hook_pre"]).double().numpy()
+    train = inputs.real.numpy() & ~judged.numpy()[:, None]
+    given = found.by_cell[places.at.clamp(min=0)].numpy()
+    for column, one in enumerate(neurons):
+        assert found.indices[column] == one.index
+        where = np.ones(train.shape, dtype=bool)
+        if one.predicate is not None:
+            where = one.predicate.holds(places.codes.numpy())[places.at.numpy()]
+        for rows in (where & train, ~where & train):
+            if rows.any():
+                mean = post[rows, one.index].mean()
+                assert given[rows, column] == pytest.approx(mean, abs=1e-5)
+        bos = post[~judged.numpy(), 0, one.index].mean()
+        if len({*where[:, 0].tolist()}) == 1:
+            assert given[:, 0, column] == pytest.approx(bos, abs=1e-5)

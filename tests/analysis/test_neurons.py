@@ -55,6 +55,18 @@ def test_every_neuron_of_a_reference_that_varies_is_explained(program: str) -> N
     assert sum(floors) / len(floors) == pytest.approx(0.5, abs=0.08)
 
 
+def test_one_that_is_too_rare_to_be_held_out_is_judged_on_all_and_marked() -> None:
+    inputs = small_inputs("hist")
+    four = (inputs.variables["hist"].codes == 3).any(1)  # the same token four times
+    places, judged = cells(inputs, features(inputs)), held_out(inputs, 0) & ~four
+    found = explain_neurons(recorded(inputs), places, judged, CONFIG, effects=False)
+    neurons = [one for one in found if one.state == VARIES]
+    rare = [one for one in neurons if one.rare]
+    assert {one.text for one in rare} == {"hist <= 3"}
+    assert len(rare) < len(neurons)
+    assert all(one.explained for one in neurons)
+
+
 @pytest.fixture(scope="module")
 def learned(small: Setting) -> tuple[Recording, list[NeuronExplanation]]:
     recording = record(bridge_of("1L gelu without LN", small), small.inputs, 512)
