@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +50,7 @@ from .models.wiring import Edge, Wiring, wired
 from .report.circuits import Circuits, Truth
 from .tracking import checkpoints
 
+Keep = Callable[[Circuits], object]
 CHECKED = 50  # inputs on which a graph is checked to give the model's logits
 
 
@@ -57,11 +58,12 @@ def circuits_of_checkpoint(
     path: Path,
     methods: Sequence[str],
     kinds: Sequence[str],
+    keep: Keep,
     console: Console,
 ) -> Circuits:
     """Find and judge the circuits of a checkpoint's model, beside the compiled reference's.
 
-    The search runs on the CPU.
+    The search runs on the CPU; `keep` is told of each method's as they are there.
 
     Raises:
         UserError: `path` is no checkpoint, or a method or a kind of ablation is none.
@@ -74,13 +76,13 @@ def circuits_of_checkpoint(
     bridge = bridge_of(checkpoint, path, inputs, shape)
     name = f"{checkpoint.run}, step {checkpoint.step}"
     return find_circuits(
-        name, bridge, subject_of(bridge, inputs), inputs, config.analysis, methods, kinds, console,
-        reference=build_reference(inputs),
+        name, bridge, subject_of(bridge, inputs), inputs, config.analysis, methods, kinds, keep,
+        console, reference=build_reference(inputs),
     )  # fmt: skip
 
 
 def circuits_of_reference(
-    config: Config, methods: Sequence[str], kinds: Sequence[str], console: Console
+    config: Config, methods: Sequence[str], kinds: Sequence[str], keep: Keep, console: Console
 ) -> Circuits:
     """Find the circuits of a compiled program, and compare them with the true one.
 
@@ -93,7 +95,7 @@ def circuits_of_reference(
     bridge = reference.bridge
     return find_circuits(
         f"compiled {config.task.name}", bridge, subject_of(bridge, inputs), inputs,
-        config.analysis, methods, kinds, console, reference=reference, compiled=True,
+        config.analysis, methods, kinds, keep, console, reference=reference, compiled=True,
     )  # fmt: skip
 
 
@@ -105,6 +107,7 @@ def find_circuits(
     config: AnalysisConfig,
     methods: Sequence[str],
     kinds: Sequence[str],
+    keep: Keep,
     console: Console,
     *,
     reference: Reference | None = None,
@@ -145,6 +148,7 @@ def find_circuits(
                 _search(found, method, one, all_of_them, config, step)
                 progress.remove_task(bar)
                 progress.advance(overall)
+                keep(found)
         bar = progress.add_task("the circuit", total=None)
         _look_into(found, some, whole, config, partial(advance, progress, bar))
         progress.advance(overall)

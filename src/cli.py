@@ -1,4 +1,4 @@
-"""The `algomatch` command: train, resume, analyze, compare, controls, match, tasks."""
+"""The `algomatch` command: train, resume, analyze, compare, controls, match, explain, tasks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ EPILOG = """examples:
   algomatch analyze runs/RUN
   algomatch compare runs --output comparison
   algomatch match runs/RUN
+  algomatch explain runs/RUN
   algomatch tasks sort
   algomatch controls task=sort
   algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "controls": _controls,
             "match": _match,
             "circuit": _circuit,
+            "explain": _explain,
             "tasks": _tasks,
         }
         commands[options.command](options, rest, Console())
@@ -199,6 +201,24 @@ def _parser() -> argparse.ArgumentParser:
     circuit.add_argument(
         "--output", metavar="DIR", help="where tables and pictures go; RUN/circuit by default"
     )
+    explain = commands.add_parser(
+        "explain",
+        help="say what each head and neuron of a checkpoint does, and test it",
+        description="Say what each head attends to and when each neuron is on, put these "
+        "explanations in their place, and measure what the model then still gets right.",
+    )
+    explain.add_argument(
+        "checkpoint", nargs="*", help="a model.safetensors, its folder, or a run folder; with "
+        "--reference a task instead, task=NAME KEY=VALUE",
+    )  # fmt: skip
+    explain.add_argument(
+        "--reference", action="store_true", help="explain the compiled program of the task instead"
+    )
+    explain.add_argument("--device", help="where to run the model; the run's own by default")
+    explain.add_argument(
+        "--output", metavar="DIR", help="where tables and the picture go; RUN/explanation by "
+        "default (-reference appended with --reference), without a run here",
+    )  # fmt: skip
     tasks = commands.add_parser(
         "tasks",
         help="list the tasks, show one in full, or validate all",
@@ -400,19 +420,25 @@ def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> 
     _refuse_options(given, ["--reference", "--methods", "--kinds", "--output", "--help"])
     path, config, where = _analysed(given, options, "circuit")
     from . import circuit
-    from .report.circuits import print_circuits, save_circuits
+    from .report.circuits import Circuits, print_circuits, save_circuits, write_tables
 
+    def keep(found: Circuits) -> None:
+        write_tables(found, where)
+
+    chosen = options.methods, options.kinds
     if config is not None:
-        found = circuit.circuits_of_reference(config, options.methods, options.kinds, console)
+        found = circuit.circuits_of_reference(config, *chosen, keep, console)
     else:
         assert path is not None
-        found = circuit.circuits_of_checkpoint(path, options.methods, options.kinds, console)
+        found = circuit.circuits_of_checkpoint(path, *chosen, keep, console)
     print_circuits(found, console)
     save_circuits(found, where, console)
-    _log(path, "circuit-reference" if options.reference else "circuit", where, console)
+    _log(path, "circuit", options, where, console)
 
 
-def _log(path: Path | None, what: str, where: Path, console: Console) -> None:
+def _log(
+    path: Path | None, what: str, options: argparse.Namespace, where: Path, console: Console
+) -> None:
     """Log what was written to W&B, where the checkpoint is of a run that is tracked."""
     from .tracking import checkpoints
     from .tracking.run_folder import RunFolder
@@ -421,32 +447,36 @@ def _log(path: Path | None, what: str, where: Path, console: Console) -> None:
         return
     from .tracking.wandb_log import log_analysis
 
-    log_analysis(RunFolder.open(checkpoints.beside(path)), what, where, console.print)
+    name = f"{what}-reference" if options.reference else what
+    log_analysis(RunFolder.open(checkpoints.beside(path)), name, where, console.print)
 
 
 def _analysed(
-    given: Sequence[str], options: argparse.Namespace, command: str
+    given: Sequence[str], options: argparse.Namespace, folder: str
 ) -> tuple[Path | None, Config | None, Path]:
-    """Return the checkpoint, or the config of a reference to analyse, and where results go."""
+    """Return the checkpoint, the config of the reference if that is to be analysed, and where to.
+
+    Results go to a folder of that name beside the checkpoint, or here with the task's name.
+    """
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
     paths = [one for one in given if one not in overrides]
     if overrides and not options.reference:
         raise UserError(f"'{overrides[0]}' has no say here: a checkpoint has its own config")
     if len(paths) > 1 or (not paths and not overrides) or (paths and overrides):
         way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if options.reference else "")
-        raise UserError(f"{command} takes {way}, not {' '.join(given) or 'none'}")
+        raise UserError(f"{options.command} takes {way}, not {' '.join(given) or 'none'}")
     from .config import compose
     from .tracking import checkpoints
 
     if overrides:
+        if not any(one.partition("=")[0] in TASK_KEYS for one in overrides):
+            raise UserError("name the task whose program is to be analysed, as in task=reverse")
         config = compose(overrides)
-        return None, config, Path(options.output or f"{command}-{config.task.name}")
+        return None, config, Path(options.output or f"{folder}-{config.task.name}")
     path = Path(paths[0])
-    name = f"{command}-reference" if options.reference else command
+    name = f"{folder}-reference" if options.reference else folder
     where = Path(options.output) if options.output else checkpoints.beside(path) / name
-    if options.reference:
-        return path, checkpoints.load(path).config, where
-    return path, None, where
+    return path, checkpoints.load(path).config if options.reference else None, where
 
 
 def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
@@ -484,6 +514,30 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
             write_file(where, checked_csv(found, before).encode())
     print_counts(found, console)
     console.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    given = [*options.checkpoint, *rest]
+    _refuse_options(given, ["--reference", "--device", "--output", "--help"])
+    path, config, where = _analysed(given, options, "explanation")
+    from . import explain
+    from .report.explanation import Explanation, print_explanation
+    from .report.explanation_figures import write_explanation
+
+    files: list[str] = []
+
+    def keep(found: Explanation) -> None:
+        files[:] = write_explanation(found, where)
+
+    if config is not None:
+        config.analysis.device = options.device or config.analysis.device
+        found = explain.explain_reference(config, keep, console)
+    else:
+        assert path is not None
+        found = explain.explain_checkpoint(path, options.device, keep, console)
+    print_explanation(found, console)
+    console.print(f"{', '.join(files)}: {where}", soft_wrap=True, highlight=False, markup=False)
+    _log(path, "explanation", options, where, console)
 
 
 def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:

@@ -25,7 +25,10 @@ ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
 NORMALIZATIONS = ("LN", "none")
 SCHEDULES = ("constant", "cosine")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
-SHARES_OF_INPUTS = ("solved", "margin", "match_realised", "match_partly", "match_selector")
+SHARES = (
+    "solved", "margin", "match_realised", "match_partly", "match_selector", "circuit_faithful",
+    "explain_at",
+)  # fmt: skip
 TRACKING_MODES = ("disabled", "offline", "online")
 
 
@@ -124,6 +127,9 @@ class AnalysisConfig:
     circuit_threshold: float = 0.01
     circuit_faithful: float = 0.9
     circuit_steps: int = 5
+    explain_at: float = 0.95
+    explain_depth: int = 3
+    explain_inputs: int = 2048
     seed: int = 0
 
 
@@ -425,6 +431,9 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "analysis.circuit_threshold": 0,
         "analysis.circuit_faithful": 0,
         "analysis.circuit_steps": 1,
+        "analysis.explain_at": 0,
+        "analysis.explain_depth": 1,
+        "analysis.explain_inputs": 20,
         "analysis.seed": 0,
         "tracking.init_timeout_seconds": 1,
         "tracking.finish_timeout_seconds": 1,
@@ -433,11 +442,9 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield from (at_least(key, bound) for key, bound in bounds.items())
     for key, seed in (("seed", config.seed), ("analysis.seed", config.analysis.seed)):
         yield seed < 2**63, f"{key}={seed} must be below 2**63"
-    for key in SHARES_OF_INPUTS:
+    for key in SHARES:
         share = getattr(config.analysis, key)
-        yield share <= 1, f"analysis.{key}={share} must be a share of the inputs, at most 1"
-    faithful = config.analysis.circuit_faithful
-    yield faithful <= 1, f"analysis.circuit_faithful={faithful} must be a share, at most 1"
+        yield share <= 1, f"analysis.{key}={share} must be a share, at most 1"
     yield choice("model.act_fn", ACTIVATIONS)
     yield choice("model.normalization", NORMALIZATIONS)
     yield choice("trainer.schedule", SCHEDULES)

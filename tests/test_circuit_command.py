@@ -75,6 +75,21 @@ def test_a_program_needs_no_run(
     assert (tmp_path / "circuit-reverse" / "circuit.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_was_found_before_an_interrupt_is_there(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from algomatch import circuit
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(circuit, "acdc", interrupted)
+    assert cli.main(["circuit", str(trained), "--output", str(tmp_path / "some")]) == 130
+    found = table(tmp_path / "some" / "circuits.csv")
+    assert {(row["ablation"], row["method"]) for row in found} == {("zero", "exact")}
+    assert "interrupted" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -285,6 +285,7 @@ LOW = [
     ("analysis.match_cases", 20), ("analysis.circuit_cases", 20), ("analysis.circuit_steps", 1),
     ("analysis.match_checkpoint_cases", 20),
     ("analysis.random_inits", 1), ("analysis.other_tasks", 0),
+    ("analysis.explain_depth", 1), ("analysis.explain_inputs", 20),
     ("analysis.seed", 0), ("seed", 0),
 ]  # fmt: skip
 LOW_FLOATS = [
@@ -294,7 +295,7 @@ LOW_FLOATS = [
     ("tracking.finish_timeout_seconds", 1), ("analysis.solved", 0), ("analysis.margin", 0),
     ("analysis.match_realised", 0), ("analysis.match_partly", 0),
     ("analysis.match_selector", 0), ("analysis.circuit_threshold", 0),
-    ("analysis.circuit_faithful", 0),
+    ("analysis.circuit_faithful", 0), ("analysis.explain_at", 0),
 ]  # fmt: skip
 CHOICES = {
     "model.act_fn=rely": "model.act_fn=rely: did you mean 'relu'? valid: gelu, gelu_new, relu, sil",
@@ -307,7 +308,6 @@ BETWEEN = {
     "model.n_heads=3": "model.n_heads=3 must divide model.d_model=64 (one of 1, 2, 4, 8, 16, 32, "
     "64), or set model.d_head",
     "task.min_length=4 task.max_length=3": "task.min_length=4 must not exceed task.max_length=3",
-    "analysis.circuit_faithful=1.5": "analysis.circuit_faithful=1.5 must be a share, at most 1",
     "task.name=a:b": "task.name=a:b must be letters, digits, '_', '.' and '-' only: files are "
     "named so",
     "task.tolerance=0": "task.tolerance=0 must be above 0: numbers are never exactly right",
@@ -316,8 +316,8 @@ BETWEEN = {
         for share in ("-0.1", "1.0", "nan", "inf")
     },
     **{
-        f"analysis.{key}=1.5": f"analysis.{key}=1.5 must be a share of the inputs, at most 1"
-        for key in ("solved", "margin", "match_realised", "match_partly", "match_selector")
+        f"analysis.{key}=1.5": f"analysis.{key}=1.5 must be a share, at most 1"
+        for key in algomatch.config.SHARES
     },
     **{
         f"trainer.target_accuracy={target}": f"trainer.target_accuracy={target} must be above 0 "
@@ -351,8 +351,8 @@ def test_every_rule_has_an_example_that_breaks_it() -> None:
     rules = [message.partition("=")[0] for _, message in algomatch.config._rules(compose())]
     examples = {message.partition("=")[0] for message in BROKEN.values()}
     assert examples == set(rules)
-    # n_heads, min_length, tolerance and six shares have a second rule, the seeds two bounds
-    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 14
+    # n_heads, min_length, tolerance and seven shares have a second rule, the seeds two bounds
+    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 15
 
 
 @pytest.mark.parametrize(

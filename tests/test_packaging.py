@@ -31,7 +31,7 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 # Arrows point up this list only: a file imports from its own folder or from one above it.
 LAYERS = (
     "__init__", "errors", "files", "config", "data", "models", "analysis", "tracking", "report",
-    "experiment", "match", "cli", "__main__",
+    "experiment", "match", "circuit", "explain", "cli", "__main__",
 )  # fmt: skip
 SOURCES = sorted(path.relative_to(SRC) for path in SRC.rglob("*.py"))
 TINY = (

@@ -92,7 +92,7 @@ def sizes(count: int) -> list[int]:
     """Return the sizes of a curve: each half as large again as the one before, up to all.
 
     >>> sizes(20)
-    [1, 2, 3, 4, 6, 9, 14, 20]
+    [1, 2, 3, 4, 7, 10, 16, 20]
     """
     found, size = [1], 1.0
     while found[-1] < count:

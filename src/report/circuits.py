@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -472,23 +472,32 @@ def _label(axes: Axes, way: list[tuple[float, float]], one: Carried | None, side
     )  # fmt: skip
 
 
+def write_tables(found: Circuits, folder: Path) -> list[str]:
+    """Write what was found so far as CSV; return the files' names.
+
+    Raises:
+        FaultError: the file system failed.
+    """
+    files = {"circuits.csv": circuits_csv(found), "edges.csv": edges_csv(found)}
+    with faults_named(f"write into '{folder}'"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_file(folder / name, text.encode())
+    return list(files)
+
+
 def save_circuits(found: Circuits, folder: Path, console: Console) -> None:
     """Write tables and pictures, and say where they are.
 
     Raises:
         FaultError: the file system failed.
     """
-    files: dict[str, Callable[[], bytes]] = {
-        "circuits.csv": lambda: circuits_csv(found).encode(),
-        "edges.csv": lambda: edges_csv(found).encode(),
-        "curves.png": lambda: png(curves_figure(found)),
-    }
-    graph = graph_figure(found)
-    if graph is not None:
-        files["circuit.png"] = lambda: png(graph)
+    names = write_tables(found, folder)
+    pictures = {"curves.png": curves_figure(found), "circuit.png": graph_figure(found)}
     with faults_named(f"write into '{folder}'"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_file(folder / name, content())
-    say = f"{', '.join(files)}: {folder}"
+        for name, figure in pictures.items():
+            if figure is not None:
+                write_file(folder / name, png(figure))
+                names.append(name)
+    say = f"{', '.join(names)}: {folder}"
     console.print(say, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,135 @@
+"""What `algomatch explain` does: a checkpoint, or a compiled reference, explained part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from transformer_lens.model_bridge import TransformerBridge
+
+from .analysis.accuracy import outcome
+from .analysis.activations import record
+from .analysis.controls import random_inits
+from .analysis.explained import explained, variants
+from .analysis.heads import Search, explain_heads
+from .analysis.neurons import explain_neurons
+from .analysis.patterns import of_programs
+from .analysis.places import cells, features, held_out, some_of
+from .analysis.rivals import programs_of
+from .config import Config
+from .data.inputs import InputSet, input_set
+from .data.tasks import make_task
+from .experiment import bridge_of, check_device
+from .models.bridges import plain_model
+from .models.learned import learned_shape
+from .models.reference import build_reference
+from .report.explanation import Explanation
+from .tracking import checkpoints
+
+INITS = 3  # random inits in which the same is searched for
+
+Keep = Callable[[Explanation], None]
+
+
+def explain_checkpoint(path: Path, device: str | None, keep: Keep, console: Console) -> Explanation:
+    """Explain the heads and neurons of a checkpoint; `keep` is told of each part as it is there.
+
+    `device` is the config's unless given.
+
+    Raises:
+        UserError: `path` is no checkpoint.
+    """
+    checkpoint = checkpoints.load(path)
+    config = checkpoint.config
+    config.analysis.device = device or config.analysis.device
+    check_device(config.analysis.device)
+    inputs = input_set(make_task(config.task), config.task)
+    bridge = bridge_of(checkpoint, path, inputs, learned_shape(config.model, inputs, config.seed))
+    return _explain(f"{checkpoint.run}, step {checkpoint.step}", bridge, inputs, config, keep,
+                    console)  # fmt: skip
+
+
+def explain_reference(config: Config, keep: Keep, console: Console) -> Explanation:
+    """Explain the compiled reference of a task; `keep` is told of each part as it is there.
+
+    Raises:
+        UserError: the task cannot be compiled.
+    """
+    check_device(config.analysis.device)
+    inputs = input_set(make_task(config.task), config.task)
+    reference = build_reference(inputs, config.task.allow_inexact)
+    title = f"the compiled reference of {config.task.name}"
+    return _explain(title, reference.bridge, inputs, config, keep, console)
+
+
+def _explain(
+    title: str,
+    bridge: TransformerBridge,
+    inputs: InputSet,
+    config: Config,
+    keep: Keep,
+    console: Console,
+) -> Explanation:
+    analysis, task = config.analysis, inputs.task
+    programs = of_programs(
+        (name, some_of(
+            inputs if number == 0 else input_set(other, config.task),
+            analysis.explain_inputs, analysis.seed,
+        ))
+        for number, (name, other) in enumerate(programs_of(task))
+    )  # fmt: skip
+    some = some_of(inputs, analysis.explain_inputs, analysis.seed)
+    known, judged = features(some), held_out(some, analysis.seed)
+    places = cells(some, known)
+    recording = record(bridge, some, analysis.batch_size)
+    exact = float(outcome(recording.logits, some.targets, some.output).means()["exact"])
+    found = Explanation(
+        title, task.name, len(some), len(inputs), exact, analysis.solved, analysis.explain_at,
+        some.output, known,
+    )  # fmt: skip
+    layers = bridge.cfg.n_layers
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+
+        def bar(name: str, total: int) -> Callable[[], None]:
+            made = progress.add_task(name, total=total)
+            return lambda: progress.advance(made)
+
+        untrained = [
+            record(one, some, analysis.batch_size)
+            for one in random_inits(bridge.cfg, INITS, analysis.seed, analysis.device)
+        ]
+        search = Search(some, known, judged, programs, analysis)
+        heads = explain_heads(recording, untrained, search, bar("heads", layers))
+        found = replace(found, heads=heads)
+        keep(found)
+        neurons = explain_neurons(recording, places, judged, analysis, bar("neurons", layers))
+        found = replace(found, neurons=tuple(neurons))
+        keep(found)
+        theirs = explain_heads(untrained[0], [], search, bar("heads of a random init", layers))
+        theirs_too = explain_neurons(
+            untrained[0], places, judged, analysis, bar("neurons of a random init", layers),
+            effects=False,
+        )  # fmt: skip
+        found = replace(found, untrained=tuple(theirs_too))
+        chosen = variants(
+            heads.each, neurons, (theirs.each, theirs_too, untrained[0]), recording, places, judged
+        )
+        rows = explained(
+            plain_model(bridge), some, judged, chosen,
+            bar("the explained model", 1 + layers * len(chosen)),
+        )  # fmt: skip
+        found = replace(found, rows=tuple(rows))
+        keep(found)
+    return found
