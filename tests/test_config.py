@@ -356,8 +356,8 @@ def test_every_rule_has_an_example_that_breaks_it() -> None:
     rules = [message.partition("=")[0] for _, message in algomatch.config._rules(compose())]
     examples = {message.partition("=")[0] for message in BROKEN.values()}
     assert examples == set(rules)
-    # n_heads, min_length, tolerance and five shares have a second rule, the seeds two bounds
-    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 13
+    # n_heads, min_length, tolerance and six shares have a second rule, the seeds two bounds
+    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 14
 
 
 @pytest.mark.parametrize(
