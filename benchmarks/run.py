@@ -21,6 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from circuits import every_edge
 from matching import light_match, whole_match
 from results import PAIRS, Result, show, timed
 from rich.console import Console
@@ -410,6 +411,7 @@ def main() -> int:
         measuring,
         whole_match,
         light_match,
+        every_edge,
         against_hooks,
         share_of_demo,
         streamed_memory,

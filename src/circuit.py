@@ -16,7 +16,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from transformer_lens.model_bridge import TransformerBridge
 
 from .analysis.carried import carried
 from .analysis.circuits import (
@@ -76,8 +75,8 @@ def circuits_of_checkpoint(
     bridge = bridge_of(checkpoint, path, inputs, shape)
     name = f"{checkpoint.run}, step {checkpoint.step}"
     return find_circuits(
-        name, bridge, subject_of(bridge, inputs), inputs, config.analysis, methods, kinds, keep,
-        console, reference=build_reference(inputs),
+        name, subject_of(bridge, inputs), inputs, config.analysis, methods, kinds,
+        keep=keep, console=console, reference=build_reference(inputs),
     )  # fmt: skip
 
 
@@ -92,37 +91,36 @@ def circuits_of_reference(
     config.analysis.device = "cpu"
     inputs = input_set(make_task(config.task), config.task)
     reference = build_reference(inputs)
-    bridge = reference.bridge
     return find_circuits(
-        f"compiled {config.task.name}", bridge, subject_of(bridge, inputs), inputs,
-        config.analysis, methods, kinds, keep, console, reference=reference, compiled=True,
+        f"compiled {config.task.name}", subject_of(reference.bridge, inputs), inputs,
+        config.analysis, methods, kinds, keep=keep, console=console, reference=reference,
+        compiled=True,
     )  # fmt: skip
 
 
 def find_circuits(
     name: str,
-    bridge: TransformerBridge,
     subject: Subject,
     inputs: InputSet,
     config: AnalysisConfig,
-    methods: Sequence[str],
-    kinds: Sequence[str],
-    keep: Keep,
-    console: Console,
+    methods: Sequence[str] = (),
+    kinds: Sequence[str] = (),
     *,
+    keep: Keep | None = None,
+    console: Console | None = None,
     reference: Reference | None = None,
     compiled: bool = False,
 ) -> Circuits:
     """Find a model's circuits by every method under every kind of ablation, and judge them.
 
-    `compiled` says that the model is the reference itself, whose true circuit is known.
+    The model is `subject_of` one of this project's bridges, or `encoded_subject` of any other's.
+    `compiled` says that it is the reference itself, whose true circuit is known.
 
     Raises:
         UserError: the model is no graph of plain parts, or a method or a kind of ablation is none.
     """
-    model = subject.model
     first = slice(0, CHECKED)
-    wiring = wired(model, subject.tokens[first], subject.key_mask[first])
+    wiring = wired(subject.model, subject.tokens[first], subject.key_mask[first])
     rows = bases_of(inputs, config.circuit_cases, np.random.default_rng([config.seed, 7]))
     whole = cases_of(inputs, subject, config.seed)
     some = cases_of(inputs, subject, config.seed, rows)
@@ -148,7 +146,8 @@ def find_circuits(
                 _search(found, method, one, all_of_them, config, step)
                 progress.remove_task(bar)
                 progress.advance(overall)
-                keep(found)
+                if keep is not None:
+                    keep(found)
         bar = progress.add_task("the circuit", total=None)
         _look_into(found, some, whole, config, partial(advance, progress, bar))
         progress.advance(overall)

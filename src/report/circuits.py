@@ -38,10 +38,9 @@ MOST_NAMED = 6
 CARRIES = 0.9  # of what chance leaves, from which on a variable is what an edge carries
 ROLES = {"q": "query", "k": "key", "v": "value", "": "value"}
 METHOD_LEGEND = (
-    "size: edges of the smallest circuit that is surely faithful, of those on a way to the output; "
-    "faithful: 1 is what the model does, 0 what is left without any edge; complete: the "
-    "same of all other edges, 0 is best; exact: the circuit's own accuracy; fell back: edges "
-    "without a gradient, patched instead"
+    "size: edges of the smallest circuit that is surely faithful (!: none is), of those on a way "
+    "to the output; faithful: 1 is what the model does, 0 what is left without any edge; complete: "
+    "the same of all other edges, 0 is best; exact: the circuit's own accuracy"
 )
 EDGE_LEGEND = (
     "needed: how much further from the model the outputs are without the edge (nats, or squared "
@@ -144,6 +143,12 @@ def print_circuits(found: Circuits, console: Console) -> None:
         say("")
     console.print(_methods_table(found))
     say(METHOD_LEGEND)
+    if fallen := [
+        f"{one.fallen_back} ({method}, {kind})"
+        for (kind, method), one in found.scores.items()
+        if one.fallen_back
+    ]:
+        say(f"edges without a gradient, patched instead: {', '.join(fallen)}")
     if found.main is None:
         say(f"no circuit is surely {found.faithful:.0%} faithful")
         return
@@ -209,23 +214,20 @@ def missed(found: Circuits) -> Iterator[str]:
 
 
 def _methods_table(found: Circuits) -> Table:
-    table = plain_table(
-        "ablation", "method", "size", "faithful", "95%", "complete", "exact", "fell back"
-    )
-    for (kind, method), scores in found.scores.items():
+    table = plain_table("ablation", "method", "size", "faithful", "95%", "complete", "exact")
+    for kind, method in found.scores:
         best, note = found.chosen.get((kind, method)), ""
         if best is None:
             some = found.curves[kind, method]
-            best, note = (some[-1], " not enough") if some else (None, "")
-        fallen = str(scores.fallen_back) if method.startswith("eap") else "-"
+            best, note = (some[-1], "!") if some else (None, "")
         if best is None:
-            table.add_row(kind, method, "0", "-", "-", "-", "-", fallen)
+            table.add_row(kind, method, "0", "-", "-", "-", "-")
             continue
         table.add_row(
             kind, method, f"{best.size}{note}", f"{best.faithfulness.value:.2f}",
-            escape(f"[{best.faithfulness.low:.2f}, {best.faithfulness.high:.2f}]"),
+            f"{best.faithfulness.low:.2f}..{best.faithfulness.high:.2f}",
             f"{best.completeness.value:.2f}" if best.completeness else "-",
-            f"{best.exact.value:.3f}", fallen,
+            f"{best.exact.value:.3f}",
         )  # fmt: skip
     return table
 

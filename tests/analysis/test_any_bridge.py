@@ -15,11 +15,13 @@ from tracr.rasp import rasp
 from algomatch.analysis.any_bridge import match_bridge
 from algomatch.analysis.rivals import Standing, selectors_of, standing
 from algomatch.analysis.selectors import untrained_of
+from algomatch.circuit import find_circuits
 from algomatch.config import AnalysisConfig
 from algomatch.data.tasks import make_task, task_of
 from algomatch.errors import UserError
 from algomatch.models.bridges import make_bridge
 from algomatch.models.brought import load_gpt2, random_gpt2
+from algomatch.models.encoding import encoded_subject
 from algomatch.models.subject import subject_of
 
 pytestmark = pytest.mark.slow
@@ -82,6 +84,20 @@ def test_a_copys_heads_meet_the_selectors_as_the_models_do(tmp_path: Path) -> No
             assert 0 < ours.random_init != theirs.random_init
     (decision,) = heads.decisions
     assert {side.program for side in decision.sides} == set(own)
+
+
+def test_a_copys_circuits_are_those_of_the_model_that_it_is_a_copy_of(tmp_path: Path) -> None:
+    config, inputs, shape, weights = induction()
+    copied_induction(tmp_path)
+    theirs = encoded_subject(load_gpt2(tmp_path), inputs, encode)
+    ours = subject_of(make_bridge(shape, weights), inputs)
+    found, own = (
+        find_circuits("", one, inputs, config.analysis, ["exact", "eap"], ["resample_across"])
+        for one in (theirs, ours)
+    )
+    for key, scores in own.scores.items():
+        torch.testing.assert_close(found.scores[key].values, scores.values, atol=1e-4, rtol=1e-2)
+    assert (own.scores["resample_across", "exact"].values > 0.01).sum() > 5
 
 
 def test_a_program_of_ones_own_needs_no_file(tmp_path: Path) -> None:
