@@ -26,7 +26,7 @@ from .accuracy import outcome
 from .circuits import NOTHING, Ablated, Progress, Scores, all_edges, top
 from .statistics import bootstrap_counts, percentile_interval, weighted_sums, wilson_interval
 
-HELD_NUMBERS = 2**24  # of what all nodes write on a part of the inputs
+HELD_NUMBERS = 2**22  # of what all nodes write on a part of the inputs
 GROWTH = 1.5  # from one size of a curve to the next
 
 
