@@ -199,14 +199,14 @@ def _neurons_table(neurons: Sequence[NeuronExplanation], output: Output) -> Tabl
         mark = "*" if one.rare else ""
         table.add_row(
             one.name, _number(one.accuracy) + mark, _interval(one.low, one.high),
-            _number(one.floor), _number(numbers[0], 4), *map(_number, numbers[1:]), escape(text),
-            escape(_added(one, output)),
+            _number(one.floor), f"{numbers[0]:.1e}" if effect else "", *map(_number, numbers[1:]),
+            escape(text), escape(_added(one, output)),
         )  # fmt: skip
     return table
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return "" if math.isnan(value) else f"{value:.{digits}f}"
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def _added(one: NeuronExplanation, output: Output) -> str:
