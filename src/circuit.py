@@ -30,7 +30,7 @@ from .analysis.circuits import (
     reaching,
     visible,
 )
-from .analysis.faithfulness import by_length, completed, curve, needed, rated, smallest
+from .analysis.faithfulness import by_length, completed, curve, minimal, needed, rated, smallest
 from .analysis.matching import exact_share
 from .analysis.rerun import KINDS
 from .analysis.rivals import candidate, rule_of, standing
@@ -176,7 +176,7 @@ def _search(
     draws, seed, key = config.bootstrap, config.seed, (one.kind, method)
     if method == "acdc":
         kept = reaching(one.wiring, acdc(one, config.circuit_threshold, step))
-        scores = Scores(method, one.kind, _as_scores(one.wiring, kept))
+        scores = Scores(method, one.kind, _as_scores(one.wiring, kept), kept.any(0).double())
         found.curves[key] = rated(whole, method, [kept], draws, seed) if kept.any() else []
     else:
         if method == "exact":
@@ -206,11 +206,15 @@ def _look_into(
     if main is None:
         return
     one = Ablated(found.wiring, some, main.kind)
-    found.needed = needed(one, main.edges, config.bootstrap, config.seed, step)
-    found.lengths = by_length(Ablated(found.wiring, whole, main.kind), main.edges)
+    draws, seed = config.bootstrap, config.seed
+    there = needed(one, main.edges, step)
+    found.needed = there.shares(draws, seed)
+    all_of_them = Ablated(found.wiring, whole, main.kind)
+    found.lengths = by_length(all_of_them, main.edges, draws, seed)
+    found.minimal = {length: minimal(there.shares(draws, seed, length)) for length in found.lengths}
     edges = main.edges if found.truth is None else found.truth.real
     free = Ablated(found.wiring, some, main.kind)
-    found.carried = carried(free, _edges(edges), config.seed, step)
+    found.carried = carried(free, _edges(edges), seed, step)
 
 
 def _edges(mask: torch.Tensor) -> list[Edge]:

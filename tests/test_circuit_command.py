@@ -34,11 +34,11 @@ def test_a_trained_models_circuits_are_found_drawn_and_written(
     assert cli.main(["circuit", str(trained)]) == 0
     said = capsys.readouterr().out
     for part in ("edges among 8 nodes", "resample_across", "the circuit:", "surely needed",
-                 "faithful by length: 1:", "variables over edges"):  # fmt: skip
+                 "a node's score", "variables over edges"):  # fmt: skip
         assert part in said
     where = trained / "circuit"
     assert {path.name for path in where.iterdir()} == {
-        "circuits.csv", "edges.csv", "curves.png", "circuit.png"
+        "circuits.csv", "edges.csv", "nodes.csv", "lengths.csv", "curves.png", "circuit.png"
     }  # fmt: skip
     edges, circuits = table(where / "edges.csv"), table(where / "circuits.csv")
     assert len(edges) == len({row["edge"] for row in edges})
@@ -49,6 +49,8 @@ def test_a_trained_models_circuits_are_found_drawn_and_written(
     inside = [row for row in edges if row["in_circuit"] == "True"]
     assert inside
     assert all(float(row["needed"]) == float(row["needed"]) for row in inside)
+    assert [row["length"] for row in table(where / "lengths.csv")] == ["1", "2", "3"]
+    assert len(table(where / "nodes.csv")) == 8
 
 
 def test_the_reference_of_a_run_is_judged_by_its_true_circuit(
@@ -134,5 +136,5 @@ def test_tables_and_pictures_reach_weights_and_biases(tmp_path: Path) -> None:
     pictures = [name for name in own.files if name.endswith(".png")]
     tables = [name for name in own.files if name.endswith(".table.json")]
     assert len(pictures) == 2
-    assert len(tables) == 2
+    assert len(tables) == 4
     assert own.exit_code == 0

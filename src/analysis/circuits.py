@@ -197,11 +197,15 @@ class Ablated:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every edge's score, in the graph's order, and how many fell back to exact patching."""
+    """Every edge's and node's score, and how many edges fell back to exact patching.
+
+    Both are in the graph's order. A node is taken away with all edges from it.
+    """
 
     method: str
     kind: str
     values: Float64[Tensor, " edge"]
+    nodes: Float64[Tensor, " node"]
     fallen_back: int = 0
 
     @property
@@ -283,7 +287,19 @@ def exact(one: Ablated, progress: Progress | None = None) -> Scores:
     def apart(given: Tensor, intact: Tensor) -> Tensor:
         return divergence(inputs.output, given, intact, inputs.defined)
 
-    return Scores("exact", one.kind, patched(one, one.wiring.edges, apart, progress))
+    edges = patched(one, one.wiring.edges, apart, progress)
+    return Scores("exact", one.kind, edges, _nodes(one))
+
+
+def _nodes(one: Ablated) -> Float64[Tensor, " node"]:
+    """Return the divergence that taking away each node makes."""
+    found = []
+    for u in range(len(one.wiring.nodes)):
+        removed = torch.zeros(len(one.wiring.readers), len(one.wiring.nodes), dtype=torch.bool)
+        removed[:, u] = True
+        found.append(float(one.divergence(one.without(removed)).mean()))
+    values = torch.tensor(found, dtype=torch.float64)
+    return torch.where(values > NOTHING, values, 0.0)
 
 
 def acdc(
@@ -340,12 +356,14 @@ def attribution(one: Ablated, steps: int | None = None, progress: Progress | Non
         if progress is not None:
             progress(i + 1, len(shares))
     change = one.other - one.intact.written
+    nodes = torch.zeros(len(wiring.nodes), dtype=torch.float64)
     values, silent = torch.zeros(len(wiring.edges), dtype=torch.float64), list[int]()
     starts = [i for i, edge in enumerate(wiring.edges) if edge.node == 0]
     for r, reader in enumerate(wiring.readers):
         each = torch.einsum("unpd,npd->un", change[: reader.nodes], gradient[r]).double()
         here = torch.arange(starts[r], starts[r] + reader.nodes)
         values[here] = each.mean(-1).abs()
+        nodes[: reader.nodes] += each.mean(-1)  # the sum over its edges is the node's gradient
         silent += here[each.abs().amax(-1) <= NOTHING].tolist()
 
     def dearer(given: Tensor, intact: Tensor) -> Tensor:
@@ -354,7 +372,7 @@ def attribution(one: Ablated, steps: int | None = None, progress: Progress | Non
     asked = [wiring.edges[i] for i in silent]
     if asked:
         values[silent] = patched(one, asked, dearer)
-    return Scores(method, one.kind, values, len(asked))
+    return Scores(method, one.kind, values, nodes.abs(), len(asked))
 
 
 def _gradient(

@@ -18,13 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from ..models.wiring import Edge
 from .accuracy import outcome
 from .circuits import NOTHING, Ablated, Progress, Scores, all_edges, top
-from .statistics import bootstrap_counts, percentile_interval, weighted_sums, wilson_interval
+from .statistics import (
+    bootstrap_counts,
+    percentile_interval,
+    percentile_intervals,
+    weighted_sums,
+    wilson_interval,
+)
 
 HELD_NUMBERS = 2**22  # of what all nodes write on a part of the inputs
 GROWTH = 1.5  # from one size of a curve to the next
@@ -132,17 +138,10 @@ def rated(
     """Return circuits with their faithfulness and accuracy on all inputs."""
     nothing = torch.zeros_like(all_edges(one.wiring))
     found = judged(one, [nothing, *circuits], progress)
-    counts = bootstrap_counts(len(one.inputs), draws, seed)
-    sums = weighted_sums(counts, found.divergence.T.contiguous())
     answered = one.inputs.defined.any(-1)
 
     def share(i: int) -> Share:
-        none = float(found.divergence[0].mean())
-        if none <= NOTHING:  # the ablation does nothing: nothing can be said
-            return Share(float("nan"), float("nan"), float("nan"))
-        value = 1 - float(found.divergence[i].mean()) / none
-        drawn = 1 - sums[:, i] / sums[:, 0].clamp(min=NOTHING)
-        return Share(value, *percentile_interval(drawn))
+        return faithfulness(found.divergence[i], found.divergence[0], draws, seed)
 
     def exact(i: int) -> Share:
         value, n = float(found.exact[i, answered].mean()), int(answered.sum())
@@ -167,49 +166,91 @@ def smallest(circuits: Sequence[Circuit], faithful: float) -> Circuit | None:
     return min(enough, key=lambda one: one.size, default=None)
 
 
+@dataclass(frozen=True)
+class Needed:
+    """How much further off the outputs are without each edge of a circuit, on each input."""
+
+    edges: tuple[Edge, ...]
+    moved: Float64[Tensor, "inputs edge"]
+    lengths: Int64[Tensor, " inputs"]
+
+    def shares(self, draws: int, seed: int, length: int | None = None) -> dict[Edge, Share]:
+        """Return the mean of each edge, with a bootstrap over inputs: all, or of one length."""
+        rows = self.moved if length is None else self.moved[self.lengths == length]
+        if not self.edges or not len(rows):
+            return {}
+        drawn = weighted_sums(bootstrap_counts(len(rows), draws, seed), rows) / len(rows)
+        means, intervals = rows.mean(0).tolist(), percentile_intervals(drawn)
+        return {
+            edge: Share(mean, *interval)
+            for edge, mean, interval in zip(self.edges, means, intervals, strict=True)
+        }
+
+
 @torch.inference_mode()
 def needed(
-    one: Ablated,
-    circuit: Bool[Tensor, "reader node"],
-    draws: int,
-    seed: int,
-    progress: Progress | None = None,
-) -> dict[Edge, Share]:
-    """Return how much further off the outputs are without each edge of a circuit."""
-    every, found = all_edges(one.wiring), dict[Edge, Share]()
+    one: Ablated, circuit: Bool[Tensor, "reader node"], progress: Progress | None = None
+) -> Needed:
+    """Return what is further off without each edge of a circuit."""
+    every = all_edges(one.wiring)
     base = one.divergence(one.without(every & ~circuit))
-    counts = bootstrap_counts(len(one.inputs), draws, seed)
-    edges = [Edge(int(r), int(u)) for r, u in torch.nonzero(circuit).tolist()]
-    moved = []
+    edges = tuple(Edge(int(r), int(u)) for r, u in torch.nonzero(circuit).tolist())
+    moved = torch.zeros(len(base), len(edges), dtype=torch.float64)
     for i, edge in enumerate(edges):
         fewer = circuit.clone()
         fewer[edge] = False
-        moved.append(one.divergence(one.without(every & ~fewer)) - base)
+        moved[:, i] = one.divergence(one.without(every & ~fewer)) - base
         if progress is not None:
             progress(i + 1, len(edges))
-    if not edges:
-        return found
-    drawn = weighted_sums(counts, torch.stack(moved, dim=1)) / len(one.inputs)
-    for i, edge in enumerate(edges):
-        found[edge] = Share(float(moved[i].mean()), *percentile_interval(drawn[:, i]))
-    return found
+    return Needed(edges, moved, one.inputs.lengths)
+
+
+def minimal(found: dict[Edge, Share]) -> float:
+    """Return the share of a circuit's edges that are surely needed; nan if it has none."""
+    return sum(one.low > 0 for one in found.values()) / len(found) if found else float("nan")
+
+
+@dataclass(frozen=True)
+class AtLength:
+    """How a circuit does on the lists of one length."""
+
+    n: int
+    faithfulness: Share
+    completeness: Share
+    exact: Share
 
 
 def by_length(
-    one: Ablated, circuit: Bool[Tensor, "reader node"]
-) -> dict[int, tuple[float, float, int]]:
-    """Return a circuit's faithfulness and exact accuracy on the lists of each length, and how many.
-
-    Faithfulness is nan where the ablation does nothing.
-    """
-    nothing = torch.zeros_like(circuit)
-    found = judged(one, [nothing, circuit])
-    rows: dict[int, tuple[float, float, int]] = {}
+    one: Ablated, circuit: Bool[Tensor, "reader node"], draws: int, seed: int
+) -> dict[int, AtLength]:
+    """Return how a circuit does on the lists of each length that have an output."""
+    nothing, rest = torch.zeros_like(circuit), all_edges(one.wiring) & ~circuit
+    found = judged(one, [nothing, circuit, rest])
+    rows: dict[int, AtLength] = {}
     for length in torch.unique(one.inputs.lengths).tolist():
         some = (one.inputs.lengths == length) & one.inputs.defined.any(-1)
-        if not some.any():
-            continue
-        none, own = (float(values[some].mean()) for values in found.divergence)
-        share = 1 - own / none if none > NOTHING else float("nan")
-        rows[length] = share, float(found.exact[1, some].mean()), int(some.sum())
+        if n := int(some.sum()):
+            apart = found.divergence[:, some]
+            exact = float(found.exact[1, some].mean())
+            rows[length] = AtLength(
+                n,
+                faithfulness(apart[1], apart[0], draws, seed),
+                faithfulness(apart[2], apart[0], draws, seed),
+                Share(exact, *wilson_interval(exact, n)),
+            )
     return rows
+
+
+def faithfulness(
+    own: Float64[Tensor, " inputs"], none: Float64[Tensor, " inputs"], draws: int, seed: int
+) -> Share:
+    """Return 1 less what a circuit is off over what no edge is, with a bootstrap over inputs.
+
+    It is nan where the ablation does nothing.
+    """
+    if float(none.mean()) <= NOTHING:
+        return Share(float("nan"), float("nan"), float("nan"))
+    counts = bootstrap_counts(len(own), draws, seed)
+    sums = weighted_sums(counts, torch.stack([own, none], dim=1))
+    drawn = 1 - sums[:, 0] / sums[:, 1].clamp(min=NOTHING)
+    return Share(1 - float(own.mean()) / float(none.mean()), *percentile_interval(drawn))

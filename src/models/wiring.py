@@ -238,12 +238,13 @@ class Wiring:
         added: Float[Tensor, "reader inputs pos d_model"] | None,
     ) -> Float[Tensor, "stack inputs pos d_model"]:
         some = slice(readers.start, readers.stop)
-        taken = removed is not None and other is not None and bool(removed[some].any())
-        if not taken and added is None:
+        chosen = None if removed is None else removed[some, : len(written)]
+        if chosen is not None and (other is None or not chosen.any()):
+            chosen = None
+        if chosen is None and added is None:
             return stream[None]  # the same to all of them
         found = stream.expand(len(readers), *stream.shape)
-        if taken and removed is not None and other is not None:
-            chosen = removed[some, : len(written)]
+        if chosen is not None and other is not None:
             asked = torch.nonzero(chosen.any(0))[:, 0].tolist()
             change = torch.stack([other[u] - written[u] for u in asked])
             found = found + torch.einsum("ru,unpd->rnpd", chosen[:, asked].to(change), change)

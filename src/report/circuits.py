@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..analysis.carried import Carried, summed
 from ..analysis.circuits import METHODS, Scores, reaching
-from ..analysis.faithfulness import Circuit, Share
+from ..analysis.faithfulness import AtLength, Circuit, Share
 from ..analysis.matching import Match
 from ..data.inputs import InputSet
 from ..files import faults_named, write_file
@@ -49,6 +49,12 @@ EDGE_LEGEND = (
 )
 
 
+NODE_LEGEND = (
+    "a node's score: what taking away all that it writes does, by patching to the outputs, by "
+    "gradients to the loss; edges: of the circuit"
+)
+
+
 @dataclass
 class Truth:
     """A compiled model's real edges, and those that each kind of ablation can see."""
@@ -71,7 +77,8 @@ class Circuits:
     curves: dict[tuple[str, str], list[Circuit]] = field(default_factory=dict)
     chosen: dict[tuple[str, str], Circuit] = field(default_factory=dict)
     needed: dict[Edge, Share] = field(default_factory=dict)
-    lengths: dict[int, tuple[float, float, int]] = field(default_factory=dict)
+    lengths: dict[int, AtLength] = field(default_factory=dict)
+    minimal: dict[int, float] = field(default_factory=dict)
     carried: list[Carried] = field(default_factory=list)
     theirs: list[tuple[str, Carried]] = field(default_factory=list)
     matched: dict[str, Match | None] = field(default_factory=dict)
@@ -156,11 +163,9 @@ def print_circuits(found: Circuits, console: Console) -> None:
     say(_title(found) + ("; the edges below are all real ones" if found.truth else ""))
     console.print(_edges_table(found))
     say(EDGE_LEGEND)
-    rows = ", ".join(
-        f"{length}: {share:.2f} ({exact:.2f} exact)"
-        for length, (share, exact, _) in found.lengths.items()
-    )
-    say(f"faithful by length: {rows}")
+    console.print(_lengths_table(found))
+    console.print(_nodes_table(found))
+    say(NODE_LEGEND)
     if found.theirs:
         console.print(_variables_table(found))
         say(
@@ -269,6 +274,39 @@ def _edges_table(found: Circuits) -> Table:
     return table
 
 
+def _lengths_table(found: Circuits) -> Table:
+    table = plain_table("length", "inputs", "faithful", "95%", "complete", "95%", "exact", "needed")
+    for length, one in found.lengths.items():
+        cells = [
+            cell
+            for share in (one.faithfulness, one.completeness)
+            for cell in (f"{share.value:.2f}", f"{share.low:.2f}..{share.high:.2f}")
+        ]
+        table.add_row(
+            str(length), f"{one.n:,}", *cells, f"{one.exact.value:.3f}",
+            f"{found.minimal.get(length, float('nan')):.2f}",
+        )  # fmt: skip
+    return table
+
+
+def _nodes_table(found: Circuits) -> Table:
+    """Return the scores of nodes, under the kind of ablation of the circuit."""
+    assert found.main is not None
+    main, wiring = found.main, found.wiring
+    known = {method: one for (kind, method), one in found.scores.items() if kind == main.kind}
+    some = {method: one for method, one in known.items() if method != "acdc"}
+    table = plain_table("node", *some, "edges to it", "edges from it")
+    first = next(iter(some.values()), None)
+    order = range(len(wiring.nodes)) if first is None else first.nodes.argsort(descending=True)
+    for u in map(int, order):
+        own = [i for i, one in enumerate(wiring.readers) if one.node == wiring.nodes[u]]
+        table.add_row(
+            wiring.nodes[u].label, *(f"{float(one.nodes[u]):.3f}" for one in some.values()),
+            str(int(main.edges[own].sum())), str(int(main.edges[:, u].sum())),
+        )  # fmt: skip
+    return table
+
+
 def _variables_table(found: Circuits) -> Table:
     ours = summed(found.carried, CARRIES)
     theirs: dict[str, list[str]] = {}
@@ -343,6 +381,31 @@ def edges_csv(found: Circuits) -> str:
              *((there.value, there.low, there.high) if there else ("", "", "")),
              *((" ".join(what.best), what.share, what.chance) if what else ("", "", ""))]
         )  # fmt: skip
+    return out.getvalue()
+
+
+def nodes_csv(found: Circuits) -> str:
+    """Return every node's scores as CSV."""
+    out, keys = io.StringIO(), list(found.scores)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", "node", *(f"{method}/{kind}" for kind, method in keys)])
+    for u, node in enumerate(found.wiring.nodes):
+        values = [float(found.scores[key].nodes[u]) for key in keys]
+        writer.writerow([found.name, node.name, *values])
+    return out.getvalue()
+
+
+def lengths_csv(found: Circuits) -> str:
+    """Return how the circuit does on the lists of each length as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = ("faithfulness", "completeness", "exact")
+    ends = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    writer.writerow(["model", "length", "inputs", *ends, "minimality"])
+    for length, one in found.lengths.items():
+        shares = (one.faithfulness, one.completeness, one.exact)
+        values = [value for share in shares for value in (share.value, share.low, share.high)]
+        writer.writerow([found.name, length, one.n, *values, found.minimal.get(length, "")])
     return out.getvalue()
 
 
@@ -480,7 +543,13 @@ def write_tables(found: Circuits, folder: Path) -> list[str]:
     Raises:
         FaultError: the file system failed.
     """
-    files = {"circuits.csv": circuits_csv(found), "edges.csv": edges_csv(found)}
+    files = {
+        "circuits.csv": circuits_csv(found),
+        "edges.csv": edges_csv(found),
+        "nodes.csv": nodes_csv(found),
+    }
+    if found.lengths:
+        files["lengths.csv"] = lengths_csv(found)
     with faults_named(f"write into '{folder}'"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():

@@ -31,6 +31,7 @@ from algomatch.analysis.faithfulness import (
     completed,
     curve,
     judged,
+    minimal,
     needed,
     rated,
     sizes,
@@ -190,6 +191,27 @@ def test_attribution_is_the_slope_of_what_an_edge_does_to_the_loss(learned: Abla
         )
 
 
+def test_a_node_is_all_edges_from_it(learned: Ablated) -> None:
+    """By patching: against hooks' way, the node's output replaced; by gradients: the sum."""
+    wiring, found = learned.wiring, exact(learned)
+    last = len(wiring.nodes) - 1  # it has one edge, to the output
+    (alone,) = [i for i, edge in enumerate(wiring.edges) if edge.node == last]
+    torch.testing.assert_close(found.nodes[last], found.values[alone], atol=1e-6, rtol=1e-4)
+    change = learned.other - learned.intact.written
+    slopes = attribution(learned)
+    for u in (0, len(wiring.nodes) // 2, last):
+        step = 1e-2
+        losses_at = []
+        for sign in (-1, 1):
+            other = learned.intact.written + sign * step * change
+            removed = torch.zeros(len(wiring.readers), len(wiring.nodes), dtype=torch.bool)
+            removed[:, u] = True
+            moved = Ablated(wiring, learned.cases, learned.kind, other).without(removed)
+            losses_at.append(float(losses(learned.inputs, learned.read(moved)).mean()))
+        slope = abs(losses_at[1] - losses_at[0]) / (2 * step)
+        assert float(slopes.nodes[u]) == pytest.approx(slope, rel=0.1, abs=5e-4)
+
+
 def test_integrated_gradients_over_embeddings_add_up_to_the_change_of_the_loss(
     learned: Ablated,
 ) -> None:
@@ -254,7 +276,7 @@ def test_parts_of_the_inputs_give_what_all_at_once_do(
     kind: str, learned: Ablated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = Ablated(learned.wiring, learned.cases, kind)
-    scores = Scores("", kind, torch.rand(len(one.wiring.edges)).double())
+    scores = Scores("", kind, torch.rand(len(one.wiring.edges)).double(), torch.empty(0).double())
     circuit = top(one.wiring, scores, len(one.wiring.edges) // 2)
     apart = one.divergence(one.without(all_edges(one.wiring) & ~circuit))
     whole = judged(one, [circuit])
@@ -274,8 +296,13 @@ def test_the_true_circuit_of_a_compiled_model_is_faithful_and_minimal() -> None:
     assert rest is not None
     assert rest.high < 0.001
     assert found.exact.value == 1
-    assert all(share.low > 0 for share in needed(one, seen, 50, 0).values())
-    assert set(by_length(one, seen)) == {1, 2, 3, 4, 5}
+    assert all(share.low > 0 for share in needed(one, seen).shares(50, 0).values())
+    lengths = by_length(one, seen, 50, 0)
+    assert set(lengths) == {1, 2, 3, 4, 5}
+    assert sum(each.n for each in lengths.values()) == len(one.inputs)
+    assert all(each.faithfulness.low > 0.999 for each in lengths.values())
+    assert minimal(needed(one, seen).shares(50, 0)) == 1
+    assert minimal(needed(one, seen).shares(50, 0, 1)) < 1, "a list of one is its own mirror"
     best = smallest(curve(one, exact(one), 50, 0), 0.9)
     assert best is not None
     assert best.edges[seen].all()
@@ -287,7 +314,7 @@ def test_an_edge_that_is_not_needed_is_not_said_to_be() -> None:
     more = visible(one, truth("reverse"))
     idle = next(edge for edge in one.wiring.edges if not truth("reverse")[edge])
     more[idle] = True
-    assert needed(one, more, 50, 0)[idle].low <= 0
+    assert needed(one, more).shares(50, 0)[idle].low <= 0
 
 
 def test_an_ablation_that_does_nothing_judges_nothing(small: Setting) -> None:
