@@ -20,7 +20,7 @@ Shapes: as in `wiring`; `edge` the edges of a graph in its order, `stack` severa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,6 +39,7 @@ NOTHING = 1e-9  # of a divergence, a loss, an attribution: what rounding may mak
 ROUNDING = 1e-5  # of the largest value: what rounding may make of what stays the same
 VALUES_AT_ONCE = 2**23  # numbers of a residual stream, over all that is run side by side
 Progress = Callable[[int, int], None]
+Measured = Callable[[Tensor, Tensor], Tensor]  # outputs and the intact ones, to a value an input
 
 
 def divergence(
@@ -218,7 +219,7 @@ class Scores:
 def patched(
     one: Ablated,
     edges: Sequence[Edge],
-    measured: Callable[[Tensor, Tensor], Tensor],
+    measured: Measured,
     progress: Progress | None = None,
 ) -> Float64[Tensor, " edge"]:
     """Return what taking away each of some edges alone does, mean over inputs.
@@ -288,16 +289,19 @@ def exact(one: Ablated, progress: Progress | None = None) -> Scores:
         return divergence(inputs.output, given, intact, inputs.defined)
 
     edges = patched(one, one.wiring.edges, apart, progress)
-    return Scores("exact", one.kind, edges, _nodes(one))
+    nodes = without_nodes(one, range(len(one.wiring.nodes)), apart)
+    return Scores("exact", one.kind, edges, nodes)
 
 
-def _nodes(one: Ablated) -> Float64[Tensor, " node"]:
-    """Return the divergence that taking away each node makes."""
+def without_nodes(
+    one: Ablated, nodes: Iterable[int], measured: Measured
+) -> Float64[Tensor, " some"]:
+    """Return what taking away all that each of some nodes writes does, mean over inputs."""
     found = []
-    for u in range(len(one.wiring.nodes)):
+    for u in nodes:
         removed = torch.zeros(len(one.wiring.readers), len(one.wiring.nodes), dtype=torch.bool)
         removed[:, u] = True
-        found.append(float(one.divergence(one.without(removed)).mean()))
+        found.append(float(measured(one.read(one.without(removed)), one.outputs).mean()))
     values = torch.tensor(found, dtype=torch.float64)
     return torch.where(values > NOTHING, values, 0.0)
 
@@ -372,7 +376,10 @@ def attribution(one: Ablated, steps: int | None = None, progress: Progress | Non
     asked = [wiring.edges[i] for i in silent]
     if asked:
         values[silent] = patched(one, asked, dearer)
-    return Scores(method, one.kind, values, nodes.abs(), len(asked))
+    nodes = nodes.abs()
+    quiet = torch.nonzero(nodes <= NOTHING)[:, 0].tolist()
+    nodes[quiet] = without_nodes(one, quiet, dearer)
+    return Scores(method, one.kind, values, nodes, len(asked))
 
 
 def _gradient(

@@ -51,7 +51,7 @@ EDGE_LEGEND = (
 
 NODE_LEGEND = (
     "a node's score: what taking away all that it writes does, by patching to the outputs, by "
-    "gradients to the loss; edges: of the circuit"
+    "gradients to the loss (where these say nothing, by patching, too); edges: of the circuit"
 )
 
 
