@@ -50,7 +50,7 @@ from .report.circuits import Circuits, Truth
 from .tracking import checkpoints
 
 Keep = Callable[[Circuits], object]
-CHECKED = 50  # inputs on which a graph is checked to give the model's logits
+CHECKED = 50  # inputs
 
 
 def circuits_of_checkpoint(
@@ -76,7 +76,7 @@ def circuits_of_checkpoint(
     name = f"{checkpoint.run}, step {checkpoint.step}"
     return find_circuits(
         name, subject_of(bridge, inputs), inputs, config.analysis, methods, kinds,
-        keep=keep, console=console, reference=build_reference(inputs),
+        keep=keep, console=console, reference=build_reference(inputs, config.task.allow_inexact),
     )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def circuits_of_reference(
     """
     config.analysis.device = "cpu"
     inputs = input_set(make_task(config.task), config.task)
-    reference = build_reference(inputs)
+    reference = build_reference(inputs, config.task.allow_inexact)
     return find_circuits(
         f"compiled {config.task.name}", subject_of(reference.bridge, inputs), inputs,
         config.analysis, methods, kinds, keep=keep, console=console, reference=reference,
@@ -119,11 +119,12 @@ def find_circuits(
     Raises:
         UserError: the model is no graph of plain parts, or a method or a kind of ablation is none.
     """
-    first = slice(0, CHECKED)
+    first = _spread(len(inputs))
     wiring = wired(subject.model, subject.tokens[first], subject.key_mask[first])
     rows = bases_of(inputs, config.circuit_cases, np.random.default_rng([config.seed, 7]))
     whole = cases_of(inputs, subject, config.seed)
     some = cases_of(inputs, subject, config.seed, rows)
+    others = cases_of(inputs, subject, config.seed + 1, _others(inputs, rows, config))
     chosen = _chosen("method", methods, METHODS)
     wanted = [kind for kind in _chosen("kind", kinds, KINDS) if kind in some.kinds]
     if not wanted:
@@ -149,12 +150,28 @@ def find_circuits(
                 if keep is not None:
                     keep(found)
         bar = progress.add_task("the circuit", total=None)
-        _look_into(found, some, whole, config, partial(advance, progress, bar))
+        _look_into(found, some, others, whole, config, partial(advance, progress, bar))
         progress.advance(overall)
         if reference is not None and not compiled:
             _beside_reference(found, subject, reference, rows, config)
         progress.advance(overall)
     return found
+
+
+def _spread(count: int) -> torch.Tensor:
+    """Return inputs of all lengths on which a graph is checked to give the model's logits."""
+    return torch.linspace(0, count - 1, min(count, CHECKED)).round().long()
+
+
+def _others(inputs: InputSet, rows: torch.Tensor, config: AnalysisConfig) -> torch.Tensor:
+    """Return inputs that are not searched on; all that there are if these are too few."""
+    left = torch.ones(len(inputs), dtype=torch.bool)
+    left[rows] = False
+    kept = torch.nonzero(left)[:, 0]
+    if len(kept) < min(len(rows), config.circuit_cases) // 2:
+        return torch.arange(len(inputs))
+    some = bases_of(inputs.at(kept), config.circuit_cases, np.random.default_rng([config.seed, 8]))
+    return kept[some]
 
 
 def _chosen(what: str, given: Sequence[str], known: Sequence[str] | dict[str, str]) -> list[str]:
@@ -195,26 +212,30 @@ def _as_scores(wiring: Wiring, kept: torch.Tensor) -> torch.Tensor:
 
 
 def _look_into(
-    found: Circuits, some: Cases, whole: Cases, config: AnalysisConfig, step: partial[None]
+    found: Circuits,
+    some: Cases,
+    others: Cases,
+    whole: Cases,
+    config: AnalysisConfig,
+    step: partial[None],
 ) -> None:
     """Look at the smallest circuit: what of it is needed, how it does by length, what it carries.
 
     Of resampling across lengths if there is such, which sees most; of a compiled model the true
-    circuit.
+    circuit. What is needed is judged on `others`, inputs that were not searched on.
     """
     main = found.main
     if main is None:
         return
     one = Ablated(found.wiring, some, main.kind)
     draws, seed = config.bootstrap, config.seed
-    there = needed(one, main.edges, step)
-    found.needed = there.shares(draws, seed)
+    there = needed(Ablated(found.wiring, others, main.kind), main.edges, step)
+    found.needed, found.needed_on = there.shares(draws, seed), len(others.inputs)
     all_of_them = Ablated(found.wiring, whole, main.kind)
     found.lengths = by_length(all_of_them, main.edges, draws, seed)
     found.minimal = {length: minimal(there.shares(draws, seed, length)) for length in found.lengths}
     edges = main.edges if found.truth is None else found.truth.real
-    free = Ablated(found.wiring, some, main.kind)
-    found.carried = carried(free, _edges(edges), seed, step)
+    found.carried = carried(one, _edges(edges), draws, seed, step)
 
 
 def _edges(mask: torch.Tensor) -> list[Edge]:
@@ -231,12 +252,14 @@ def _beside_reference(
     """Say what the reference's true edges carry, and where the model holds each variable."""
     inputs, bridge = found.inputs, reference.bridge
     compiled = subject_of(bridge, inputs)
-    wiring = wired(compiled.model, inputs.tokens[:CHECKED], inputs.key_mask[:CHECKED])
+    first = _spread(len(inputs))
+    wiring = wired(compiled.model, inputs.tokens[first], inputs.key_mask[first])
     cases = cases_of(inputs, compiled, config.seed, rows)
     one = Ablated(wiring, cases, cases.kinds[-1])
     edges = _edges(true_edges(wiring.native, wiring))
     found.theirs = [
-        (wiring.edge_label(each.edge), each) for each in carried(one, edges, config.seed)
+        (wiring.edge_label(each.edge), each)
+        for each in carried(one, edges, config.bootstrap, config.seed)
     ]
     program = candidate(inputs.task.name, inputs, reference, config, sides=False)
     there = standing(subject, program, config, sides=False)

@@ -432,12 +432,16 @@ def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> 
         assert path is not None
         found = circuit.circuits_of_checkpoint(path, *chosen, keep, console)
     print_circuits(found, console)
-    save_circuits(found, where, console)
-    _log(path, "circuit", options, where, console)
+    names = save_circuits(found, where, console)
+    _log(path, "circuit", options, [where / name for name in names], console)
 
 
 def _log(
-    path: Path | None, what: str, options: argparse.Namespace, where: Path, console: Console
+    path: Path | None,
+    what: str,
+    options: argparse.Namespace,
+    files: Sequence[Path],
+    console: Console,
 ) -> None:
     """Log what was written to W&B, where the checkpoint is of a run that is tracked."""
     from .tracking import checkpoints
@@ -448,7 +452,7 @@ def _log(
     from .tracking.wandb_log import log_analysis
 
     name = f"{what}-reference" if options.reference else what
-    log_analysis(RunFolder.open(checkpoints.beside(path)), name, where, console.print)
+    log_analysis(RunFolder.open(checkpoints.beside(path)), name, files, console.print)
 
 
 def _analysed(
@@ -537,7 +541,7 @@ def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> 
         found = explain.explain_checkpoint(path, options.device, keep, console)
     print_explanation(found, console)
     console.print(f"{', '.join(files)}: {where}", soft_wrap=True, highlight=False, markup=False)
-    _log(path, "explanation", options, where, console)
+    _log(path, "explanation", options, [where / name for name in files], console)
 
 
 def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:

@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 import support.shapes
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # One thread a process: tests run side by side, and threads that wait for each other cost tenfold.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 # Every shape in a signature is checked while the tests run. Subprocesses run without.
 install_import_hook("algomatch", f"{support.shapes.__name__}.checked")

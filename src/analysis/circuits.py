@@ -36,7 +36,7 @@ from .rerun import Donors, donors
 
 METHODS = ("exact", "acdc", "eap", "eap_ig")
 NOTHING = 1e-9  # of a divergence, a loss, an attribution: what rounding may make of nothing
-ROUNDING = 1e-5  # of the largest value: what rounding may make of what stays the same
+ROUNDING = 1e-4  # of the largest value: what rounding, and soft attention of 1e-5, may make
 VALUES_AT_ONCE = 2**23  # numbers of a residual stream, over all that is run side by side
 Progress = Callable[[int, int], None]
 Measured = Callable[[Tensor, Tensor], Tensor]  # outputs and the intact ones, to a value an input

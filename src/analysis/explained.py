@@ -39,7 +39,14 @@ INTACT, UNIFORM, AT_MEAN, UNTRAINED = (
 )  # fmt: skip
 SELECTORS, TABLES, NEURONS = "selectors", "selectors and tables", "neurons"
 UNTOLD = "neurons not told the output"
-CONTROLS = (INTACT, UNIFORM, f"{UNIFORM}, {NEURONS}", AT_MEAN, UNTRAINED)
+CONTROLS = (
+    INTACT,
+    UNIFORM,
+    f"{UNIFORM}, {NEURONS}",
+    f"{UNIFORM}, {UNTOLD}",
+    AT_MEAN,
+    UNTRAINED,
+)
 BATCH = 1024
 Patterns = Mapping[tuple[int, int], Float[Tensor, "inputs query key"]]
 
@@ -123,6 +130,7 @@ def variants(
         Variant(f"{TABLES}, {UNTOLD}", best, untold),
         Variant(UNIFORM, everywhere),
         Variant(f"{UNIFORM}, {NEURONS}", everywhere, said),
+        Variant(f"{UNIFORM}, {UNTOLD}", everywhere, untold),
         Variant(AT_MEAN, {}, at_mean(neurons, recording, cells)),
         Variant(UNTRAINED, theirs, by_predicates(untrained[1], untrained[2], cells, train)),
     ]

@@ -118,7 +118,7 @@ def of_programs(inputs: Iterable[tuple[str, InputSet]]) -> list[Selection]:
     """
     found: list[Selection] = []
     for number, (program, own) in enumerate(inputs):
-        for one in selections(own):
+        for one in selections(own, everywhere=True):
             names = one.names if number == 0 else [f"{name} ({program})" for name in one.names]
             found.append(Selection(tuple(names), one.uses, one.selected))
     return found

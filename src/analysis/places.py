@@ -32,7 +32,7 @@ class Feature:
     """A feature's value at every place, as an index into its values; `UNKNOWN` where it has none.
 
     The values of a numerical one are in ascending order, BOS before all tokens. `output` marks the
-    program's output.
+    program's variables that tell its output: the output, and what determines it.
     """
 
     name: str
@@ -75,8 +75,15 @@ def features(inputs: InputSet) -> tuple[Feature, ...]:
         codes = torch.where(inputs.real, codes, first if constant else UNKNOWN)
         one = _feature(inputs, name, variable.values, codes)
         if not any(_same(one, other, inputs.real) for other in found):
-            found.append(replace(one, output=name == list(inputs.variables)[-1]))
+            found.append(replace(one, output=_determines(one, inputs)))
     return tuple(found)
+
+
+def _determines(one: Feature, inputs: InputSet) -> bool:
+    """Return whether a feature's value tells the program's output, wherever there is one."""
+    result = list(inputs.variables.values())[-1].codes[inputs.defined].tolist()
+    pairs = {*zip(one.codes[inputs.defined].tolist(), result, strict=True)}
+    return len({value for value, _ in pairs}) == len(pairs)
 
 
 def _feature(

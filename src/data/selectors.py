@@ -24,7 +24,7 @@ from .rasp_text import selectors
 class Selection:
     """The keys that selectors select at each query, by the names and the uses of them all.
 
-    Selected is nothing at BOS, at padding, and where the program's output is undefined.
+    Selected is nothing at BOS, at padding, and, unless asked for, where the output is undefined.
     """
 
     names: tuple[str, ...]
@@ -52,10 +52,11 @@ class Selection:
         return chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
 
 
-def selections(inputs: InputSet) -> list[Selection]:
+def selections(inputs: InputSet, everywhere: bool = False) -> list[Selection]:
     """Return what is selected by the selectors of the inputs' program, in program order.
 
-    Those that select nothing at any query where there is an output are left out.
+    At queries where there is an output, or `everywhere` in the list. Those that select nothing at
+    any of these are left out.
     """
     found: dict[bytes, Selection] = {}
     read = selectors(inputs.task.program)
@@ -66,8 +67,9 @@ def selections(inputs: InputSet) -> list[Selection]:
         places = slice(1, length + 1)
         for name, (selector, _) in read.items():
             whole[name][rows, places, places] = torch.from_numpy(interpreter.selection(selector))
+    asked = (inputs.real if everywhere else inputs.defined)[:, :, None]
     for name, (_, uses) in read.items():
-        one = Selection((name,), uses, whole[name] & inputs.defined[:, :, None])
+        one = Selection((name,), uses, whole[name] & asked)
         if one.key in found:
             same = found[one.key]
             one = replace(same, names=(*same.names, name), uses=same.uses | uses)

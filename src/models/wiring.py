@@ -383,7 +383,7 @@ def wired(bridge: NativeModel | TransformerBridge, tokens: Tensor, key_mask: Ten
             "plain blocks of attention and an MLP can, with learned positions or none"
         ) from error
     off = (ours - theirs)[key_mask].abs().max()
-    if off > SAME * theirs[key_mask].abs().max().clamp(min=1):
+    if not off <= SAME * theirs[key_mask].abs().max().clamp(min=1):
         raise UserError(
             f"the model's parts do not add up to what it gives (logits are {float(off):.2g} off): "
             "it has parts that are no plain attention heads, MLPs or learned positions"

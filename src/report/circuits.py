@@ -35,7 +35,6 @@ MOST_DRAWN = 50  # edges
 FEW = 20  # edges that need no more room than a program's
 MOST_LISTED = 40
 MOST_NAMED = 6
-CARRIES = 0.9  # of what chance leaves, from which on a variable is what an edge carries
 ROLES = {"q": "query", "k": "key", "v": "value", "": "value"}
 METHOD_LEGEND = (
     "size: edges of the smallest circuit that is surely faithful (!: none is), of those on a way "
@@ -45,7 +44,7 @@ METHOD_LEGEND = (
 EDGE_LEGEND = (
     "needed: how much further from the model the outputs are without the edge (nats, or squared "
     "difference), * surely; carries: the program's variable that is most of what counts on the "
-    "edge (share), and by chance; no variable alone: less than 0.9 of what chance leaves"
+    "edge (share), and by chance; named if surely 0.9, and 0.9 of what chance leaves"
 )
 
 
@@ -77,6 +76,7 @@ class Circuits:
     curves: dict[tuple[str, str], list[Circuit]] = field(default_factory=dict)
     chosen: dict[tuple[str, str], Circuit] = field(default_factory=dict)
     needed: dict[Edge, Share] = field(default_factory=dict)
+    needed_on: int = 0
     lengths: dict[int, AtLength] = field(default_factory=dict)
     minimal: dict[int, float] = field(default_factory=dict)
     carried: list[Carried] = field(default_factory=list)
@@ -241,9 +241,13 @@ def _title(found: Circuits) -> str:
     main = found.main
     assert main is not None
     needed = sum(one.low > 0 for one in found.needed.values())
+    inner = [one for one in found.carried if found.wiring.nodes[one.edge.node].layer >= 0]
+    named = sum(bool(one.names) for one in inner)
     return (
         f"the circuit: {main.size} of {len(found.wiring.edges)} edges ({main.method}, "
-        f"{main.kind}); {needed} of {len(found.needed)} are surely needed (minimality)"
+        f"{main.kind}); {needed} of {len(found.needed)} are surely needed (minimality, on "
+        f"{found.needed_on:,} inputs); {named} of {len(inner)} that do not come from an embedding "
+        "carry a variable"
     )
 
 
@@ -258,19 +262,21 @@ def _listed(found: Circuits) -> list[Carried]:
 
 
 def _edges_table(found: Circuits) -> Table:
-    table = plain_table("edge", "needed", "", "carries", "share", "chance")
+    table = plain_table("edge", "needed", "", "carries", "share", "95%", "chance")
     rows = _listed(found)
     for one in rows[:MOST_LISTED]:
         there = found.needed.get(one.edge)
-        name = " = ".join(one.best) if one.above_chance >= CARRIES else "no variable alone"
+        held = one.highest
         table.add_row(
             found.wiring.edge_label(one.edge), f"{there.value:.3f}" if there else "-",
             "*" if there and there.low > 0 else "",
-            escape(name) if one.shares else "nothing that counts",
-            f"{one.share:.2f}" if one.shares else "-", f"{one.chance:.2f}" if one.shares else "-",
+            escape(one.name or "no variable alone") if held else "nothing that counts",
+            f"{held.share:.2f}" if held else "-",
+            f"{held.low:.2f}..{held.high:.2f}" if held else "-",
+            f"{held.chance:.2f}" if held else "-",
         )  # fmt: skip
     if len(rows) > MOST_LISTED:
-        table.add_row(f"and {len(rows) - MOST_LISTED} more (edges.csv)", "", "", "", "", "")
+        table.add_row(f"and {len(rows) - MOST_LISTED} more (edges.csv)", "", "", "", "", "", "")
     return table
 
 
@@ -308,11 +314,11 @@ def _nodes_table(found: Circuits) -> Table:
 
 
 def _variables_table(found: Circuits) -> Table:
-    ours = summed(found.carried, CARRIES)
+    ours = summed(found.carried)
     theirs: dict[str, list[str]] = {}
     for label, one in found.theirs:
-        if one.shares and one.above_chance >= CARRIES:
-            theirs.setdefault(" = ".join(one.best), []).append(label)
+        if one.names:
+            theirs.setdefault(one.name, []).append(label)
     table = Table(title="variables over edges", title_justify="left", box=None, padding=(0, 1))
     for heading in ("variable", "in the reference", "in the model", "match"):
         table.add_column(heading, overflow="fold")
@@ -331,7 +337,7 @@ def _some(labels: list[str]) -> str:
 
 
 def _match_of(found: Circuits, names: str) -> str:
-    for name in names.split(" = "):
+    for name in names.replace(" or ", " = ").split(" = "):
         match = found.matched.get(name)
         if match is not None:
             return f"{match.value:.2f} at {site_label(match.site)}"
@@ -367,7 +373,8 @@ def edges_csv(found: Circuits) -> str:
     real = [] if found.truth is None else ["real", *(f"visible/{k}" for k in found.truth.visible)]
     writer.writerow(
         ["model", "edge", *(f"{method}/{kind}" for kind, method in keys), *real, "in_circuit",
-         "needed", "needed_low", "needed_high", "carries", "share", "chance"]
+         "needed", "needed_low", "needed_high", "carries", "share", "share_low", "share_high",
+         "chance"]
     )  # fmt: skip
     carried = {one.edge: one for one in found.carried}
     for i, edge in enumerate(wiring.edges):
@@ -379,9 +386,16 @@ def edges_csv(found: Circuits) -> str:
              *(float(found.scores[key].values[i]) for key in keys),
              *(bool(one[edge]) for one in truth), circuit,
              *((there.value, there.low, there.high) if there else ("", "", "")),
-             *((" ".join(what.best), what.share, what.chance) if what else ("", "", ""))]
+             *_told(what)]
         )  # fmt: skip
     return out.getvalue()
+
+
+def _told(one: Carried | None) -> tuple[object, ...]:
+    held = None if one is None else one.highest
+    if one is None or held is None:
+        return ("",) * 5
+    return one.name, held.share, held.low, held.high, held.chance
 
 
 def nodes_csv(found: Circuits) -> str:
@@ -442,7 +456,8 @@ def _faithfulness(axes: Axes, found: Circuits, kind: str) -> None:
             alpha=0.2, lw=0,
         )  # fmt: skip
     axes.axhline(found.faithful, color="0.6", lw=0.8, ls="--")
-    axes.set(title=kind, xlabel="edges", ylim=(-1.05, 1.05), xscale="log")
+    most = len(found.wiring.edges)
+    axes.set(title=kind, xlabel="edges", ylim=(-1.05, 1.05), xlim=(0.9, 1.1 * most), xscale="log")
     axes.title.set_fontsize(9)
 
 
@@ -525,13 +540,14 @@ def _fewer(found: Circuits, main: Circuit) -> Bool[Tensor, "reader node"]:
 
 
 def _label(axes: Axes, way: list[tuple[float, float]], one: Carried | None, side: str) -> None:
-    if one is None or not one.shares or one.above_chance < CARRIES or set(one.best) & set(TOLD):
+    if one is None or not one.names or set(one.names) & set(TOLD):
         return
     at = (len(way) - 1) / 2
     (x, y), (z, w) = way[int(at)], way[min(int(at) + 1, len(way) - 1)]
     part = 0.5 if at == int(at) and len(way) == 2 else 0.35
     axes.text(
-        x + (z - x) * part + SHIFTS[side], y + (w - y) * part, one.best[0], fontsize=6.5,
+        x + (z - x) * part + SHIFTS[side], y + (w - y) * part, one.names[0].partition(" = ")[0],
+        fontsize=6.5,
         ha="left" if SHIFTS[side] >= 0 else "right", va="center", color="#444444",
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}, zorder=2.5,
     )  # fmt: skip
@@ -557,13 +573,14 @@ def write_tables(found: Circuits, folder: Path) -> list[str]:
     return list(files)
 
 
-def save_circuits(found: Circuits, folder: Path, console: Console) -> None:
-    """Write tables and pictures, and say where they are.
+def save_circuits(found: Circuits, folder: Path, console: Console) -> list[str]:
+    """Write tables and pictures, say where they are, and return the files' names.
 
     Raises:
         FaultError: the file system failed.
     """
     names = write_tables(found, folder)
+    (folder / "circuit.png").unlink(missing_ok=True)  # of an earlier circuit, if there is none now
     pictures = {"curves.png": curves_figure(found), "circuit.png": graph_figure(found)}
     with faults_named(f"write into '{folder}'"):
         for name, figure in pictures.items():
@@ -572,3 +589,4 @@ def save_circuits(found: Circuits, folder: Path, console: Console) -> None:
                 names.append(name)
     say = f"{', '.join(names)}: {folder}"
     console.print(say, soft_wrap=True, highlight=False, markup=False)
+    return names

@@ -188,14 +188,16 @@ class WandbLog:
         self._say(f"W&B stopped logging ({self.problem}); the run folder's record is complete")
 
 
-def log_analysis(folder: RunFolder, what: str, where: Path, say: Callable[[str], None]) -> None:
+def log_analysis(
+    folder: RunFolder, what: str, files: Sequence[Path], say: Callable[[str], None]
+) -> None:
     """Log an analysis's CSV tables and PNG pictures as a W&B run of its own, in the run's group.
 
-    The run itself stays as it is: its history is that of its training. The record is kept in
-    `where`; what W&B cannot do is said, and no error.
+    The run itself stays as it is: its history is that of its training. The record is kept beside
+    the files; what W&B cannot do is said, and no error.
     """
     settings, config = folder.config.tracking, folder.config
-    if settings.mode == "disabled":
+    if settings.mode == "disabled" or not files:
         return
     try:
         run = wandb.init(
@@ -206,23 +208,35 @@ def log_analysis(folder: RunFolder, what: str, where: Path, say: Callable[[str],
             name=f"{folder.name} {what}",
             id=f"{folder.id}-{what}-{secrets.token_hex(3)}",
             tags=list(settings.tags),
-            dir=str(where),
+            dir=str(files[0].parent),
             mode="offline" if settings.mode == "offline" else "online",
             config={**to_mapping(config), "of": folder.id},
             settings=bounded(settings),
         )
-        payload: dict[str, Any] = {}
-        for path in sorted(where.iterdir()):
-            if path.suffix == ".png":
-                payload[f"{what}/{path.stem}"] = wandb.Image(str(path))
-            elif path.suffix == ".csv":
-                with path.open(newline="") as lines:
-                    header, *rows = csv.reader(lines)
-                payload[f"{what}/{path.stem}"] = wandb.Table(columns=[*header], data=rows)
-        run.log(payload)
-        run.finish()
+        try:
+            run.log({f"{what}/{path.stem}": _logged(path) for path in files})
+        finally:
+            run.finish()
     except Exception as error:  # whatever W&B raises: the files are there
         say(f"W&B did not log it ({first_line(error)}); the files are complete")
+
+
+def _logged(path: Path) -> wandb.Image | wandb.Table:
+    """Return a picture or a table as W&B shows it; what reads as a number is one."""
+    if path.suffix == ".png":
+        return wandb.Image(str(path))
+    with path.open(newline="") as lines:
+        header, *rows = csv.reader(lines)
+    data = [[_cell(value) for value in row] for row in rows]
+    return wandb.Table(columns=[*header], data=data, allow_mixed_types=True)
+
+
+def _cell(text: str) -> float | str | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return text or None
+    return number if math.isfinite(number) else text
 
 
 def group_of(folder: RunFolder) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from support.models import SHAPES, bridge_of
+from support.runs import quiet
 from torch import Tensor
 
-from algomatch.analysis.carried import carried
+from algomatch.analysis.carried import carried, partitions
 from algomatch.analysis.circuits import (
     Ablated,
     Scores,
@@ -40,6 +42,7 @@ from algomatch.analysis.faithfulness import (
 from algomatch.analysis.rerun import KINDS
 from algomatch.analysis.setting import Setting
 from algomatch.analysis.true_circuit import read_dimensions, true_edges, written_dimensions
+from algomatch.circuit import circuits_of_reference
 from algomatch.config import compose
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Categorical, Numerical
@@ -50,8 +53,8 @@ from algomatch.models.learned import learned_shape
 from algomatch.models.reference import Reference, build_reference
 from algomatch.models.subject import subject_of
 from algomatch.models.training import fit
-from algomatch.models.wiring import Edge, Wiring, wired
-from algomatch.report.circuits import auroc
+from algomatch.models.wiring import Wiring, wired
+from algomatch.report.circuits import auroc, curves_figure, graph_figure
 
 COMPILED = {
     "reverse": ("task.vocabulary=[a,b,c]", "task.max_length=5"),
@@ -341,28 +344,34 @@ def test_only_ways_to_the_output_are_left() -> None:
 
 
 @pytest.mark.parametrize("task", COMPILED)
-def test_what_a_compiled_models_edges_carry_is_what_their_dimensions_are_called(task: str) -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_a_compiled_models_edges_carry_is_what_their_dimensions_are_called(
+    task: str, seed: int
+) -> None:
     _, reference, wiring = compiled(task)
     one, model = ablated(task, "zero"), without_hooks(reference.bridge)
     edges = [edge for edge in wiring.edges if truth(task)[edge]]
     told = 0
-    for each in carried(one, edges, 0):
-        if each.shares is None:
+    for each in carried(one, edges, 50, seed):
+        if each.variables is None:
             continue
         shared = read_dimensions(model, wiring.readers[each.edge.reader]) & written_dimensions(
-            model,
-            wiring.nodes[each.edge.node],
+            model, wiring.nodes[each.edge.node]
         )
         names = {reference.compiled.residual_labels[i].split(":")[0] for i in torch.nonzero(shared)}
         called = {name.removesuffix("_selector_width_attn_output") for name in names}
-        assert each.share == pytest.approx(1, abs=1e-3)
-        assert each.chance < 0.9
-        of = [each.shares[name][0] for name in called & set(each.shares)]
-        assert max(of) == pytest.approx(1, abs=1e-3), (wiring.edge_label(each.edge), names)
-        if not set(each.best) & called:  # all that counts of a token is whether it is the first
-            assert each.values[each.best[0]] < min(each.values[name] for name in called)
+        found = {name for group in each.names for name in group.split(" = ")}
+        assert found & called, (wiring.edge_label(each.edge), each.names, names)
+        for group in each.names:
+            assert each.variables[group].share == pytest.approx(1, abs=1e-3)
         told += 1
     assert told >= 3
+
+
+def test_variables_that_tell_the_same_places_apart_are_one() -> None:
+    found = partitions(compiled("reverse")[0])
+    assert "opp_idx = opp_idx-1" in found
+    assert {"tokens", "indices", "length", "reverse"} <= found.keys()
 
 
 def test_an_edge_of_a_random_init_carries_no_inner_variable(small: Setting) -> None:
@@ -371,9 +380,8 @@ def test_an_edge_of_a_random_init_carries_no_inner_variable(small: Setting) -> N
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
     one = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "zero")
     edges = [edge for edge in wiring.edges if wiring.nodes[edge.node].layer >= 0]
-    for each in carried(one, edges, 0):
-        inner = set(each.best) - {"tokens", "indices"}
-        assert not inner or each.above_chance < 0.9, wiring.edge_label(each.edge)
+    for each in carried(one, edges, 50, 0):
+        assert set(each.names) <= {"tokens", "indices"}, wiring.edge_label(each.edge)
 
 
 def test_a_trained_models_embedding_of_tokens_carries_tokens() -> None:
@@ -388,8 +396,21 @@ def test_a_trained_models_embedding_of_tokens_carries_tokens() -> None:
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
     one = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "zero")
     values = [edge for edge in wiring.edges if wiring.edge_label(edge).startswith("tokens -> 0.")]
-    for each in carried(one, values, 0):
-        if each.shares:
-            assert each.best == ("tokens",)
-            assert each.share == pytest.approx(1, abs=1e-6)
-    assert Edge(0, 0) in wiring.edges
+    told = [each for each in carried(one, values, 50, 0) if each.variables]
+    assert told
+    for each in told:
+        assert each.variables is not None
+        assert each.variables["tokens"].share == pytest.approx(1, abs=1e-6)
+        assert "tokens" in each.names
+
+
+def test_a_curve_of_nothing_is_drawn_too() -> None:
+    """Within a length nothing moves the output of `length`."""
+    config = compose(["task=length", "task.vocabulary=[a,b]", "task.max_length=3",
+                      "analysis.bootstrap=20"])  # fmt: skip
+    found = circuits_of_reference(
+        config, ["exact", "acdc"], ["resample_within"], lambda found: None, quiet()
+    )
+    assert found.main is None
+    assert graph_figure(found) is not None, "the true circuit is there all the same"
+    curves_figure(found).savefig(io.BytesIO())
