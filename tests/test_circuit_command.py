@@ -120,6 +120,7 @@ def test_a_mistake_gives_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_tables_and_pictures_reach_weights_and_biases(tmp_path: Path) -> None:
     """As a run of its own, in the group of the run it is of."""
     folder = tmp_path / "run"

@@ -292,6 +292,7 @@ def test_a_program_of_ones_own_is_trained_on_and_measured_again_from_anywhere(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_numerical_program_of_ones_own_is_trained_on_and_measured_again_from_anywhere(
     programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -78,6 +78,7 @@ def test_the_reference_of_a_run_is_explained_as_it_is(run: Path, capsys: Capture
         assert row["control"] == "True" or float(row["exact"]) == 1.0
 
 
+@pytest.mark.slow
 def test_a_task_is_enough_for_its_reference(tmp_path: Path) -> None:
     where = tmp_path / "here"
     code, out, err = run_command(

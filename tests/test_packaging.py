@@ -195,6 +195,7 @@ def test_the_wheel_holds_every_module_and_every_config(wheel: Path) -> None:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_installed_wheel_trains_outside_the_checkout(
     wheel: Path, tmp_path: Path, reference_cache: Path

@@ -158,6 +158,7 @@ def test_receives_an_offline_run(tmp_path: Path) -> None:
         assert_everything_arrived(server, server.runs["full"])
 
 
+@pytest.mark.slow
 def test_hangs_on_demand(tmp_path: Path) -> None:
     with WandbServer(hang=True) as server:
         assert run_client(server, tmp_path, "-c", INITIALISE).endswith("refused\n")

@@ -344,7 +344,7 @@ def test_only_ways_to_the_output_are_left() -> None:
 
 
 @pytest.mark.parametrize("task", COMPILED)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_a_compiled_models_edges_carry_is_what_their_dimensions_are_called(
     task: str, seed: int
 ) -> None:

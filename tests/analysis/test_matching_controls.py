@@ -57,6 +57,7 @@ def test_one_control_is_another_and_the_rest_are_the_same(
     assert [one.kind for one in planned] == [one.kind for one in found]
 
 
+@pytest.mark.slow
 def test_the_trained_positive_follows_its_program(
     planned: list[Control], own: Candidate, setting: Setting
 ) -> None:

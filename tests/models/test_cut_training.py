@@ -28,6 +28,8 @@ from algomatch.models.reference import build_reference
 from algomatch.models.subject import subject_of
 from algomatch.models.training import fit
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = TrainerConfig(
     max_steps=600, batch_size=48, learning_rate=3e-3, warmup_steps=10, evaluate_every=50
 )

@@ -337,6 +337,7 @@ def test_runs_without_anything_to_show_are_compared_all_the_same(tmp_path: Path)
     assert groups == {"reverse 1L_attn_only"}
 
 
+@pytest.mark.slow
 def test_tasks_are_tables_of_their_own(runs: Path, tmp_path: Path) -> None:
     fixed = ("task=reverse_fixed", "task.min_length=3", "trainer.max_steps=2")
     other = trained(tmp_path / "other", *fixed, "trainer.checkpoints=1")

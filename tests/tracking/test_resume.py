@@ -86,6 +86,7 @@ def test_a_run_killed_between_checkpoint_and_state_makes_the_checkpoint_again(
     same(stopped, whole)
 
 
+@pytest.mark.slow
 def test_damaged_training_state_means_starting_again_to_the_same_end(
     stopped: Path, whole: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_damaged_training_state_means_starting_again_to_the_same_end(
     same(stopped, whole)
 
 
+@pytest.mark.slow
 def test_state_saved_on_an_accelerator_is_gone_on_with_without_one(stopped: Path) -> None:
     state = torch.load(stopped / "resume.ckpt", weights_only=True)
     torch.serialization.register_package(1, lambda storage: "cuda:0", lambda storage, tag: None)
@@ -127,6 +129,7 @@ def test_runs_started_in_the_same_second_get_folders_of_their_own(tmp_path: Path
     assert {RunFolder.open(folder.path).id for folder in folders} == {f.id for f in folders}
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_state_starts_again(stopped: Path, whole: Path) -> None:
     (stopped / "resume.ckpt").unlink()
     shutil.rmtree(stopped / "checkpoints")
@@ -150,7 +153,13 @@ def test_the_gathered_table_holds_all_rows_once(whole: Path) -> None:
     assert len(lines) == 1 + len(rows_of(whole))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, id="Ctrl-C"),
+    ],
+)
 def test_a_signal_stops_after_the_step_and_says_how_to_go_on(
     number: signal.Signals, stopped: Path, whole: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_an_online_run_that_was_killed_and_resumed_is_complete_on_the_server(
         assert server.url in out
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2 * TIMEOUT)
 def test_an_offline_run_that_was_stopped_and_resumed_syncs_complete(tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -130,6 +131,7 @@ def test_an_offline_run_that_was_stopped_and_resumed_syncs_complete(tmp_path: Pa
         check_complete(seen, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3 * TIMEOUT)
 def test_a_run_that_was_synced_before_it_was_resumed_is_not_doubled(tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -154,6 +156,7 @@ def test_a_run_that_was_synced_before_it_was_resumed_is_not_doubled(tmp_path: Pa
         assert stopped.summary["best/accuracy/all/exact"] == max(measured)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3 * TIMEOUT)
 def test_a_run_that_began_without_its_server_is_complete_once_it_is_back(tmp_path: Path) -> None:
     folder = tmp_path / "run"
