@@ -12,7 +12,7 @@ from results import PAIRS, Result, show, timed
 from rich.console import Console
 from torch import Tensor
 
-from algomatch.analysis.circuits import NOTHING, Ablated, cases_of, divergence, exact
+from algomatch.analysis.circuits import NOTHING, Ablated, cases_of, divergence, exact_edges
 from algomatch.config import compose
 from algomatch.data.donors import bases_of
 from algomatch.data.inputs import input_set
@@ -35,9 +35,9 @@ def every_edge() -> Result:
     ratios = []
     for _ in range(PAIRS):
         ours, theirs = Ablated(wiring, cases, KIND), Ablated(wiring, cases, KIND)
-        quick, slow = timed(partial(exact, ours)), timed(partial(_hooked, bridge, theirs))
+        quick, slow = timed(partial(exact_edges, ours)), timed(partial(_hooked, bridge, theirs))
         ratios.append(quick / slow)
-    if not torch.allclose(exact(ours).values, _hooked(bridge, theirs), atol=1e-6):
+    if not torch.allclose(exact_edges(ours), _hooked(bridge, theirs), atol=1e-6):
         raise SystemExit("patching and hooks do not give the same values")
     return Result(
         f"exact patching of all {len(wiring.edges)} edges of compiled reverse, {len(cases.inputs)} "

@@ -226,7 +226,7 @@ def patched(
 
     `measured` compares outputs with the intact model's, input by input. Only what comes after the
     reader is run, all edges of a reader side by side, and only where its node writes something
-    else at all.
+    else at all; of idle readers nothing.
     """
     wiring, intact, done = one.wiring, one.intact, 0
     found = torch.zeros(len(edges), dtype=torch.float64)
@@ -234,7 +234,7 @@ def patched(
     change = one.other - intact.written
     varied = change.flatten(1).any(1).tolist()
     for i, edge in enumerate(edges):
-        if varied[edge.node]:
+        if varied[edge.node] and not wiring.idle[edge.reader]:
             by_reader.setdefault(edge.reader, []).append(i)
     count, stream = -1, torch.empty(0)
     for reader, places in by_reader.items():
@@ -282,15 +282,24 @@ def visible(one: Ablated, real: Bool[Tensor, "reader node"]) -> Bool[Tensor, "re
 
 
 def exact(one: Ablated, progress: Progress | None = None) -> Scores:
+    """Return the divergence that taking away each edge alone makes, and each node."""
+    edges = exact_edges(one, progress)
+    nodes = without_nodes(one, range(len(one.wiring.nodes)), _apart(one))
+    return Scores("exact", one.kind, edges, nodes)
+
+
+def exact_edges(one: Ablated, progress: Progress | None = None) -> Float64[Tensor, " edge"]:
     """Return the divergence that taking away each edge alone makes."""
+    return patched(one, one.wiring.edges, _apart(one), progress)
+
+
+def _apart(one: Ablated) -> Measured:
     inputs = one.inputs
 
-    def apart(given: Tensor, intact: Tensor) -> Tensor:
+    def measured(given: Tensor, intact: Tensor) -> Tensor:
         return divergence(inputs.output, given, intact, inputs.defined)
 
-    edges = patched(one, one.wiring.edges, apart, progress)
-    nodes = without_nodes(one, range(len(one.wiring.nodes)), apart)
-    return Scores("exact", one.kind, edges, nodes)
+    return measured
 
 
 def without_nodes(

@@ -157,6 +157,20 @@ class Wiring:
             for layer in range(len(self._layers))
         ]
 
+    @cached_property
+    def idle(self) -> list[bool]:
+        """Whether what each reader reads goes nowhere, for weights after it are all zero."""
+        found = []
+        for one in self.readers:
+            block, parts = self._layers[one.layer], list[Tensor]()
+            if one.head is not None:
+                parts = [block.weights[one.side][one.head], block.write[one.head]]
+            elif one.hook == MLP_IN and isinstance(self._model, NativeModel):
+                mlp: Any = self._model.layers[one.layer].mlp
+                parts = [mlp.fc_in.weight, mlp.fc_out.weight] if hasattr(mlp, "fc_in") else []
+            found.append(any(not bool(part.any()) for part in parts))
+        return found
+
     @property
     def native(self) -> NativeModel:
         """The model itself, which must be a NativeModel: its weights can be read by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -290,7 +291,7 @@ def _lengths_table(found: Circuits) -> Table:
         ]
         table.add_row(
             str(length), f"{one.n:,}", *cells, f"{one.exact.value:.3f}",
-            f"{found.minimal.get(length, float('nan')):.2f}",
+            "-" if math.isnan(found.minimal[length]) else f"{found.minimal[length]:.2f}",
         )  # fmt: skip
     return table
 
