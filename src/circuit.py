@@ -164,14 +164,13 @@ def _spread(count: int) -> torch.Tensor:
 
 
 def _others(inputs: InputSet, rows: torch.Tensor, config: AnalysisConfig) -> torch.Tensor:
-    """Return inputs that are not searched on; all that there are if these are too few."""
-    left = torch.ones(len(inputs), dtype=torch.bool)
+    """Return inputs with an output that are not searched on; all if these are too few."""
+    left = inputs.defined.any(-1)
     left[rows] = False
-    kept = torch.nonzero(left)[:, 0]
-    if len(kept) < min(len(rows), config.circuit_cases) // 2:
-        return torch.arange(len(inputs))
-    some = bases_of(inputs.at(kept), config.circuit_cases, np.random.default_rng([config.seed, 8]))
-    return kept[some]
+    kept, generator = torch.nonzero(left)[:, 0], np.random.default_rng([config.seed, 8])
+    if len(kept) < max(1, len(rows) // 2):
+        return bases_of(inputs, len(inputs), generator)
+    return kept[bases_of(inputs.at(kept), config.circuit_cases, generator)]
 
 
 def _chosen(what: str, given: Sequence[str], known: Sequence[str] | dict[str, str]) -> list[str]:

@@ -92,6 +92,19 @@ def test_what_was_found_before_an_interrupt_is_there(
     assert "interrupted" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("task", ["shift_by", "previous_token", "reverse_fixed"])
+def test_small_sets_undefined_outputs_causal_and_fixed_lengths_are_analysed_too(
+    task: str, tmp_path: Path, capsys: Capture
+) -> None:
+    given = [f"task={task}", "task.vocabulary=[a,b]", "task.max_length=3", "analysis.bootstrap=20"]
+    given += ["task.min_length=3"] if task == "reverse_fixed" else []
+    more = ["--methods", "exact", "acdc", "--output", str(tmp_path)]
+    assert cli.main(["circuit", "--reference", *given, *more]) == 0
+    said = capsys.readouterr().out
+    assert ("resample_across" in said) == (task == "previous_token"), "the others have one length"
+    assert "surely needed" in said
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

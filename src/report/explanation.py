@@ -240,6 +240,8 @@ def neuron_sentences(
             f"explained at {bar:g} and more: {share:.1%} of the {n} that vary ({each}); shuffled "
             f"on/off gives {floor} on average"
         )
+    if rare := sum(one.rare for one in neurons):
+        yield f"{rare} of these are too rare to be held out, and judged on what they were fitted on"
     share, n = share_explained(untrained)
     if n:
         yield f"the same search explains {share:.1%} of the {n} of a random init"
