@@ -30,6 +30,7 @@ from .analysis.circuits import (
     reaching,
     visible,
 )
+from .analysis.controls import random_inits
 from .analysis.faithfulness import by_length, completed, curve, minimal, needed, rated, smallest
 from .analysis.matching import exact_share
 from .analysis.rerun import KINDS
@@ -77,6 +78,7 @@ def circuits_of_checkpoint(
     return find_circuits(
         name, subject_of(bridge, inputs), inputs, config.analysis, methods, kinds,
         keep=keep, console=console, reference=build_reference(inputs, config.task.allow_inexact),
+        untrained=subject_of(random_inits(shape, 1, config.analysis.seed, "cpu")[0], inputs),
     )  # fmt: skip
 
 
@@ -110,11 +112,13 @@ def find_circuits(
     console: Console | None = None,
     reference: Reference | None = None,
     compiled: bool = False,
+    untrained: Subject | None = None,
 ) -> Circuits:
     """Find a model's circuits by every method under every kind of ablation, and judge them.
 
     The model is `subject_of` one of this project's bridges, or `encoded_subject` of any other's.
-    `compiled` says that it is the reference itself, whose true circuit is known.
+    `compiled` says that it is the reference itself, whose true circuit is known. `untrained` is a
+    random init of its shape: what the same edges of it carry is a control.
 
     Raises:
         UserError: the model is no graph of plain parts, or a method or a kind of ablation is none.
@@ -130,6 +134,7 @@ def find_circuits(
     if not wanted:
         raise UserError(f"all lists have the same length: there is no {', '.join(kinds)}")
     found = Circuits(name, exact_share(subject, inputs), inputs, wiring, config.circuit_faithful)
+    found.searched_on = len(rows)
     if compiled and reference is not None:
         found.truth = Truth(true_edges(wiring.native, wiring))
     with Progress(
@@ -155,6 +160,12 @@ def find_circuits(
         if reference is not None and not compiled:
             _beside_reference(found, subject, reference, rows, config)
         progress.advance(overall)
+        if untrained is not None and found.main is not None:
+            inner = [one.edge for one in found.carried if wiring.nodes[one.edge.node].layer >= 0]
+            theirs = cases_of(inputs, untrained, config.seed, rows)
+            control = Ablated(Wiring(untrained.model), theirs, found.main.kind)
+            step = partial(advance, progress, progress.add_task("a random init", total=None))
+            found.untrained = carried(control, inner, config.bootstrap, config.seed, step)
     return found
 
 

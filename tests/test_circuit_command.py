@@ -34,6 +34,7 @@ def test_a_trained_models_circuits_are_found_drawn_and_written(
     assert cli.main(["circuit", str(trained)]) == 0
     said = capsys.readouterr().out
     for part in ("edges among 8 nodes", "resample_across", "the circuit:", "surely needed",
+                 "of a random init's ", "inputs, judged on 14",
                  "a node's score", "variables over edges"):  # fmt: skip
         assert part in said
     where = trained / "circuit"

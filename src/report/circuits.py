@@ -50,8 +50,9 @@ EDGE_LEGEND = (
 
 
 NODE_LEGEND = (
-    "a node's score: what taking away all that it writes does, by patching to the outputs, by "
-    "gradients to the loss (where these say nothing, by patching, too); edges: of the circuit"
+    "a node's score: what taking away all that it writes does, mean over the inputs searched on, "
+    "by patching to the outputs, by gradients to the loss (where these say nothing, by patching, "
+    "too); edges: of the circuit"
 )
 
 
@@ -78,9 +79,11 @@ class Circuits:
     chosen: dict[tuple[str, str], Circuit] = field(default_factory=dict)
     needed: dict[Edge, Share] = field(default_factory=dict)
     needed_on: int = 0
+    searched_on: int = 0
     lengths: dict[int, AtLength] = field(default_factory=dict)
     minimal: dict[int, float] = field(default_factory=dict)
     carried: list[Carried] = field(default_factory=list)
+    untrained: list[Carried] = field(default_factory=list)
     theirs: list[tuple[str, Carried]] = field(default_factory=list)
     matched: dict[str, Match | None] = field(default_factory=dict)
     verdict: str = ""
@@ -139,6 +142,7 @@ def print_circuits(found: Circuits, console: Console) -> None:
     wiring = found.wiring
     nodes, edges = len(wiring.nodes), len(wiring.edges)
     say(f"{found.name}: {edges} edges among {nodes} nodes; exact accuracy {found.exact:.4f}")
+    say(f"searched on {found.searched_on:,} inputs, judged on {len(found.inputs):,}")
     if found.truth is not None:
         console.print(_truth_table(found))
         say(
@@ -243,13 +247,18 @@ def _title(found: Circuits) -> str:
     assert main is not None
     needed = sum(one.low > 0 for one in found.needed.values())
     inner = [one for one in found.carried if found.wiring.nodes[one.edge.node].layer >= 0]
-    named = sum(bool(one.names) for one in inner)
+    named = sum(map(_named, inner))
     return (
         f"the circuit: {main.size} of {len(found.wiring.edges)} edges ({main.method}, "
         f"{main.kind}); {needed} of {len(found.needed)} are surely needed (minimality, on "
         f"{found.needed_on:,} inputs); {named} of {len(inner)} that do not come from an embedding "
         "carry a variable"
+        + (f" (of a random init's {sum(map(_named, there))})" if (there := found.untrained) else "")
     )
+
+
+def _named(one: Carried) -> bool:
+    return bool(one.names)
 
 
 def _listed(found: Circuits) -> list[Carried]:
