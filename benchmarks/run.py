@@ -130,8 +130,9 @@ def _lightning_seconds(config: Config) -> float:
     setting, settings = prepare(config), config.trainer
     folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact)
     console = Console(file=io.StringIO())
-    recorder = Recorder(folder, setting, WandbLog(folder, print), lambda text: None)
-    window, stop = _Window(), GracefulStop(recorder, console)
+    wandb_log = WandbLog(folder, print)
+    recorder = Recorder(folder, setting, wandb_log, lambda text: None)
+    window, stop = _Window(), GracefulStop(recorder, wandb_log, console)
     callbacks = [ProgressBar(console, settings.max_steps), recorder, stop, window]
     datamodule = TaskDataModule(
         setting.inputs, settings.batch_size, config.seed, settings.max_steps

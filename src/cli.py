@@ -1,26 +1,27 @@
-"""The `algomatch` command: train, resume, analyze, compare, controls, match, explain, tasks."""
+"""The `algomatch` command and its subcommands: what they take, and whom they call."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from . import __version__
-from .errors import FaultError, Interrupted, UserError, first_line, one_of
+from .errors import FaultError, Interrupted, UserError, one_of, reported
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from . import experiment
     from .config import Config
 
 EPILOG = """examples:
   algomatch train task=reverse model=4L seed=1 trainer.max_steps=500
   algomatch train --config my.yaml model.d_model=32
   algomatch train --resume runs/RUN
+  algomatch sweep sweeps/architectures.yaml --jobs 4
   algomatch analyze runs/RUN
   algomatch compare runs --output comparison
   algomatch match runs/RUN
@@ -45,6 +46,9 @@ MATCH_OPTIONS = [
     "--programs", "--all", "--subspaces", "--controls", "--device", "--encoder", "--reader",
     "--output", "--help",
 ]  # fmt: skip
+SWEEP_OPTIONS = [
+    "--jobs", "--index", "--count", "--seed", "--list", "--output", "--help",
+]  # fmt: skip
 ENCODER = (  # what one is
     "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
     "prefix that is always the same (BOS or a prompt), then one id for each token, e.g. "
@@ -64,30 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(arguments)
     from rich.console import Console  # --help and --version do without
 
-    try:
-        commands = {
-            "train": _train,
-            "analyze": _analyze,
-            "compare": _compare,
-            "controls": _controls,
-            "match": _match,
-            "circuit": _circuit,
-            "explain": _explain,
-            "tasks": _tasks,
-        }
-        commands[options.command](options, rest, Console())
-    except (UserError, FaultError, Interrupted) as error:
-        print(f"algomatch: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in f"{type(error).__name__} {error}".lower():
-            raise
-        print(f"algomatch: not enough memory: {first_line(error)}", file=sys.stderr)
-        return FaultError.exit_code
-    except KeyboardInterrupt:
-        print("algomatch: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    commands = {
+        "train": _train,
+        "sweep": _sweep,
+        "analyze": _analyze,
+        "compare": _compare,
+        "controls": _controls,
+        "match": _match,
+        "circuit": _circuit,
+        "explain": _explain,
+        "log": _log_runs,
+        "tasks": _tasks,
+    }
+    return reported(lambda: commands[options.command](options, rest, Console()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,12 +102,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--config", metavar="FILE", help="a YAML or JSON file, nested")
     train.add_argument("--resume", metavar="RUN_DIR", help="go on with an interrupted run")
+    sweep = commands.add_parser(
+        "sweep",
+        help="train the runs of a sweep file on this machine, without a server",
+        description="Train the runs of a sweep file (grid or random) on this machine, each in a "
+        "process and a run folder of its own. The same command goes on where it was stopped; "
+        "several machines may share the folder.",
+    )
+    sweep.add_argument("file", metavar="FILE", help="a sweep file, as `wandb sweep` takes it")
+    sweep.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every run")
+    sweep.add_argument("--jobs", type=int, metavar="N", help="runs at once; all cores by default")
+    sweep.add_argument("--index", type=int, metavar="I", help="this run alone, as of an array job")
+    sweep.add_argument("--count", type=int, metavar="N", help="so many runs; run_cap by default")
+    sweep.add_argument("--seed", type=int, default=0, metavar="S", help="of a random search; 0")
+    sweep.add_argument("--list", action="store_true", help="list the runs and how far they are")
+    sweep.add_argument("--output", metavar="DIR", help="where the runs go; runs/FILE by default")
     analyze = commands.add_parser(
         "analyze",
         help="measure a checkpoint again, from its file alone",
         description="Measure a checkpoint again, from its file alone, and compare with its record.",
     )
-    analyze.add_argument("checkpoint", help="a model.safetensors, its folder, or a run folder")
+    analyze.add_argument(
+        "checkpoint", help="a model.safetensors, its folder, a run folder, or an artifact, "
+        "wandb:ENTITY/PROJECT/NAME:ALIAS",
+    )  # fmt: skip
     analyze.add_argument("--device", help="where to measure; the run's own by default")
     analyze.add_argument("--all", action="store_true", help="print every measurement")
     analyze.add_argument("--output", metavar="FILE", help="write every measurement as CSV")
@@ -219,6 +230,15 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR", help="where tables and the picture go; RUN/explanation by "
         "default (-reference appended with --reference), without a run here",
     )  # fmt: skip
+    log = commands.add_parser(
+        "log",
+        help="upload what W&B does not have of runs, from their folders",
+        description="Upload to W&B what its server does not have of runs that were offline, killed "
+        "or cut off. It may be repeated: nothing is there twice.",
+    )
+    log.add_argument(
+        "runs", nargs="+", metavar="RUN_DIR", help="a run folder, or a folder of run folders"
+    )
     tasks = commands.add_parser(
         "tasks",
         help="list the tasks, show one in full, or validate all",
@@ -250,8 +270,71 @@ def _train(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
     config = compose(overrides, options.config)
     from . import experiment
+    from .tracking.agent import assigned
 
-    experiment.train(config, console)
+    agents = assigned()
+    if agents is None or config.run_dir is not None:
+        experiment.train(config, console)
+        return
+    config.run_dir = str(agents.folder(Path(config.runs_dir)))
+    experiment.train_or_resume(config, console, wandb_id=agents.run)
+
+
+def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    overrides = [*options.overrides, *rest]
+    _refuse_options(overrides, SWEEP_OPTIONS)
+    for name, least in (("jobs", 1), ("count", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value} must be at least {least}")
+    from . import sweep as sweeps
+    from .sweep_cells import chosen, plan
+
+    output = Path(options.output) if options.output else None
+    found = plan(Path(options.file), overrides, output, options.count, options.seed)
+    cells = chosen(found, options.index)
+    if options.list:
+        from .report.sweep import print_cells
+
+        print_cells(found, cells, console)
+        return
+    if options.index is not None:
+        from . import experiment
+
+        experiment.train_or_resume(cells[0].config, console)
+        return
+    jobs = options.jobs or sweeps.cores() // max(cell.config.threads for cell in cells) or 1
+    if found.file.ends_early:
+        console.print("early_terminate is the server's: here every run goes to its own end")
+    outcome = sweeps.run_cells(found, cells, jobs, console)
+    from .report.sweep import print_sweep
+
+    print_sweep(outcome, console)
+    if outcome.signal is not None:
+        raise Interrupted("stopped; the same command goes on", outcome.signal)
+    if outcome.failed:
+        raise FaultError(
+            f"{len(outcome.failed)} of {len(found.cells)} runs failed; the same command tries again"
+        )
+
+
+def _log_runs(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    _refuse_options(rest, ["--help"])
+    from .report.seeds import find_runs
+    from .tracking.replay import log_run
+
+    failed: list[FaultError] = []
+    folders = find_runs([Path(path) for path in (*options.runs, *rest)])
+    for folder in folders:
+        try:
+            url = log_run(folder, console.print)
+        except FaultError as error:  # the others are logged all the same
+            failed.append(error)
+            console.print(f"! {error}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(f"{folder.path}: {url}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise FaultError(f"{len(failed)} of {len(folders)} runs were not logged whole: {failed[0]}")
 
 
 def _controls(options: argparse.Namespace, rest: list[str], console: Console) -> None:
@@ -548,12 +631,28 @@ def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> 
     if rest:
         raise UserError(f"unexpected argument '{rest[0]}': analyze takes one checkpoint")
     from . import experiment
+    from .tracking import artifacts
+
+    if not artifacts.is_reference(options.checkpoint):
+        found = experiment.analyze(Path(options.checkpoint), options.device)
+        _print_analysis(found, options, console)
+        return
+    with artifacts.fetched(options.checkpoint) as fetched:
+        console.print(f"checkpoint: {fetched.folder}", markup=False, highlight=False)
+        found = experiment.analyze(fetched.folder, options.device)
+        artifacts.log_rows(fetched.run, found.rows)
+        console.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)
+        _print_analysis(found, options, console)
+
+
+def _print_analysis(
+    found: experiment.Analysis, options: argparse.Namespace, console: Console
+) -> None:
     from .analysis.measurements import to_csv
     from .files import faults_named, write_file
     from .report.summary import full_table, summary_table
     from .tracking.control_record import failing
 
-    found = experiment.analyze(Path(options.checkpoint), options.device)
     checkpoint = found.checkpoint
     title = f"{checkpoint.run}, step {checkpoint.step}"
     table = full_table if options.all else summary_table

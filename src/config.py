@@ -7,10 +7,11 @@ Layers, weakest first: the schema's defaults, the named file of each group, `con
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, cast
@@ -30,6 +31,11 @@ SHARES = (
     "explain_at",
 )  # fmt: skip
 TRACKING_MODES = ("disabled", "offline", "online")
+ARTIFACTS = ("none", "best_and_latest", "all")
+UNREACHABLE = ("offline", "stop")
+# What changes neither a run's weights nor its numbers (but for rounding on an accelerator).
+FREE_SETTINGS = ("run_dir", "runs_dir", "tracking", "trainer.accelerator")
+GROUP_LENGTH = 120  # W&B takes 128 characters
 
 
 @dataclass
@@ -143,6 +149,8 @@ class TrackingConfig:
     entity: Optional[str] = None  # noqa: UP045
     group: Optional[str] = None  # noqa: UP045
     tags: list[str] = field(default_factory=list)
+    artifacts: str = "best_and_latest"
+    unreachable: str = "offline"
     system_stats: bool = False
     init_timeout_seconds: float = 15.0
     finish_timeout_seconds: float = 60.0
@@ -158,6 +166,7 @@ class Config:
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
+    threads: int = 1
     runs_dir: str = "runs"
     run_dir: Optional[str] = None  # noqa: UP045
 
@@ -173,15 +182,25 @@ def group_names(group: str) -> list[str]:
     return sorted(path.stem for path in (configs_dir() / group).glob("*.yaml"))
 
 
-def compose(overrides: Sequence[str] = (), file: str | os.PathLike[str] | None = None) -> Config:
-    """Compose and check a Config from the shipped files, `file` and `key=value` overrides.
+def compose(
+    overrides: Sequence[str] = (),
+    file: str | os.PathLike[str] | None = None,
+    given: Mapping[str, Any] | None = None,
+    source: str = "given",
+) -> Config:
+    """Compose and check a Config from the shipped files, `file`, `given` values and overrides.
+
+    `given` is nested, as in a file, and `source` names it in errors; overrides are `key=value`.
 
     Raises:
         UserError: an unknown key or group file, a value of the wrong type or a broken rule.
     """
+    layers: list[tuple[Mapping[str, Any], str]]
     layers = [(read_yaml(configs_dir() / "train.yaml"), "train.yaml")]
     if file is not None:
         layers.append((read_yaml(Path(file)), str(file)))
+    if given is not None:
+        layers.append((given, source))
     layers.append((_parse_overrides(overrides), "command line"))
     parts: list[Mapping[str, Any]] = []
     for group in GROUPS:
@@ -203,6 +222,86 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
     """
     _check_keys(values, Config, source)
     return _checked([values])
+
+
+def flattened(config: Config, leaving_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a Config's values by dotted key, without some keys or whole groups.
+
+    >>> flattened(Config(), FREE_SETTINGS)["model.n_layers"]
+    2
+    """
+
+    def pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            if prefix + key in leaving_out:
+                continue
+            if isinstance(value, Mapping):
+                yield from pairs(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return dict(pairs(to_mapping(config)))
+
+
+def departures(config: Config) -> dict[str, Any]:
+    """Return what sets a run off from the shipped task, model and training it names, by dotted key.
+
+    Of a program of the user's own the task is whatever its file says, and departs from nothing.
+    """
+    root = read_yaml(configs_dir() / "train.yaml")
+    found: dict[str, Any] = {}
+    for group, shipped in (
+        ("task", TaskConfig(name=config.task.name)),
+        ("model", ModelConfig(name=config.model.name)),
+        ("trainer", TrainerConfig()),
+    ):
+        own = getattr(config, group)
+        if group == "task" and names_file(config.task.program or ""):
+            continue
+        preset = root["trainer"] if group == "trainer" else {}
+        if group != "trainer" and own.name in group_names(group):
+            preset = read_yaml(configs_dir() / group / f"{own.name}.yaml")
+        usual = dataclasses.asdict(shipped) | preset
+        for key, value in dataclasses.asdict(own).items():
+            if value != usual[key] and f"{group}.{key}" != "trainer.accelerator":
+                found[f"{group}.{key}"] = value
+    return found
+
+
+def run_name(config: Config) -> str:
+    """Return task, architecture and seed, as runs are called.
+
+    >>> run_name(compose(["task=sort", "model=1L", "model.normalization=none", "seed=3"]))
+    'sort-1L-noLN-seed3'
+    """
+    return f"{_architecture(config)}-seed{config.seed}"
+
+
+def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
+    """Return what runs that differ in their seed alone have in common, in at most GROUP_LENGTH.
+
+    Settings may be left out, by their dotted keys.
+
+    >>> group_name(compose(["task=sort", "model=1L", "trainer.learning_rate=0.01", "seed=3"]))
+    'sort-1L learning_rate=0.01'
+    """
+    left = {"model.normalization", *leaving_out}  # the architecture says it
+    own = {key: value for key, value in departures(config).items() if key not in left}
+    parts = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in own.items()]
+    name = " ".join((_architecture(config), *parts))
+    if len(name) <= GROUP_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: GROUP_LENGTH - 9]} {digest}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _architecture(config: Config) -> str:
+    mark = "" if config.model.normalization == "LN" else "-noLN"
+    return f"{config.task.name}-{config.model.name}{mark}"
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
@@ -364,7 +463,7 @@ def _checked(parts: Sequence[Mapping[str, Any]]) -> Config:
     merged = OmegaConf.structured(Config)
     for part in parts:
         try:
-            merged = OmegaConf.merge(merged, part)
+            merged = OmegaConf.unsafe_merge(merged, part)  # without a copy for each part
         except OmegaConfBaseException as error:
             reason = first_line(error)
             if "ListConfig" in reason:
@@ -438,6 +537,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "tracking.init_timeout_seconds": 1,
         "tracking.finish_timeout_seconds": 1,
         "seed": 0,
+        "threads": 1,
     }
     yield from (at_least(key, bound) for key, bound in bounds.items())
     for key, seed in (("seed", config.seed), ("analysis.seed", config.analysis.seed)):
@@ -450,6 +550,8 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield choice("trainer.schedule", SCHEDULES)
     yield choice("trainer.accelerator", ACCELERATORS)
     yield choice("tracking.mode", TRACKING_MODES)
+    yield choice("tracking.artifacts", ARTIFACTS)
+    yield choice("tracking.unreachable", UNREACHABLE)
     divisors = [n for n in range(1, min(model.d_model, 1024) + 1) if model.d_model % n == 0]
     yield (
         model.d_head is not None or model.d_model % model.n_heads == 0,

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
     """What the user asked for cannot be done; the message says what to change."""
 
     exit_code = 2
+
+
+class FolderExistsError(UserError):
+    """The folder of a new run is there already."""
+
+
+class BusyError(UserError):
+    """Another process works on the same run."""
 
 
 class FaultError(Exception):
@@ -28,6 +37,27 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def reported(action: Callable[[], None]) -> int:
+    """Do something; print an expected failure as one line, and return the exit code.
+
+    0, 1 for a fault, 2 for a user's mistake, 128 and the signal's number for an interruption.
+    """
+    try:
+        action()
+    except (UserError, FaultError, Interrupted) as error:
+        print(f"algomatch: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        print(f"algomatch: not enough memory: {first_line(error)}", file=sys.stderr)
+        return FaultError.exit_code
+    except KeyboardInterrupt:
+        print("algomatch: interrupted", file=sys.stderr)
+        return 130
+    return 0
 
 
 def first_line(error: BaseException) -> str:

@@ -39,25 +39,32 @@ from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
 from .analysis.suite import check_names, measure
-from .config import Config, TrainerConfig
+from .config import FREE_SETTINGS, Config, TrainerConfig, flattened
 from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
-from .errors import FaultError, Interrupted, NotFiniteError, UserError, first_line
+from .errors import (
+    FaultError,
+    FolderExistsError,
+    Interrupted,
+    NotFiniteError,
+    UserError,
+    first_line,
+)
 from .models.bridges import make_bridge, make_native
 from .models.learned import learned_shape
 from .models.reference import build_reference
-from .models.training import AlgorithmicTask
+from .models.training import AlgorithmicTask, checkpoint_steps
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.summary import how_many, output_text, print_summary, reference_text
 from .tracking import checkpoints
-from .tracking.callbacks import GracefulStop, ProgressBar, Recorder
+from .tracking.callbacks import GracefulStop, ProgressBar, Recorder, StepReport
 from .tracking.control_record import ControlRecord, Kept, failing
 from .tracking.run_folder import RunFolder, refuse_existing
 from .tracking.wandb_log import WandbLog
 
-SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a model
+StepProgress = Callable[[int], None]  # told the steps done
 
 
 def prepare(config: Config) -> Setting:
@@ -68,6 +75,7 @@ def prepare(config: Config) -> Setting:
     """
     check_names(config.analysis.measures)
     check_device(config.analysis.device)
+    torch.set_num_threads(config.threads)  # their number changes the last bits of every sum
     inputs = input_set(make_task(config.task), config.task)
     reference = build_reference(inputs, config.task.allow_inexact)
     shape = learned_shape(config.model, inputs, config.seed)
@@ -79,8 +87,16 @@ def prepare(config: Config) -> Setting:
     return Setting(inputs, reference, shape, config.analysis, others)
 
 
-def train(config: Config, console: Console) -> RunFolder:
+def train(
+    config: Config,
+    console: Console,
+    report: StepProgress | None = None,
+    wandb_id: str | None = None,
+) -> RunFolder:
     """Train and measure a new run; return its folder.
+
+    `report` is told the steps done, in place of a bar on the console. W&B has the run by
+    `wandb_id`, where its server chose one.
 
     Raises:
         UserError: the config is impossible, or the run folder exists.
@@ -91,26 +107,67 @@ def train(config: Config, console: Console) -> RunFolder:
     check_accelerator(config.trainer.accelerator)
     setting = prepare(config)
     datamodule = _datamodule(config, setting)
-    folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact)
-    return _run(folder, setting, datamodule, console)
+    folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact, wandb_id)
+    return _run(folder, setting, datamodule, console, report)
 
 
-def resume(path: Path, console: Console) -> RunFolder:
+def train_or_resume(
+    config: Config,
+    console: Console,
+    report: StepProgress | None = None,
+    wandb_id: str | None = None,
+) -> RunFolder:
+    """Train the run of `run_dir`, or go on with it if it was begun; a finished one is left alone.
+
+    Raises:
+        UserError: as of `train` and `resume`; or it was begun with other settings.
+        FaultError: as of `train`.
+        Interrupted: stopped by a signal, to be resumed.
+    """
+    path = Path(str(config.run_dir))
+    if not path.exists():
+        try:
+            return train(config, console, report, wandb_id)
+        except FolderExistsError:  # another process was quicker
+            pass
+    check_same_settings(RunFolder.open(path), config)
+    return resume(path, console, report)
+
+
+def check_same_settings(folder: RunFolder, config: Config) -> None:
+    """Refuse to go on with a run as another one, but for what does not change its numbers.
+
+    Raises:
+        UserError: the settings are not those it was begun with.
+    """
+    now, then = (flattened(c, FREE_SETTINGS) for c in (config, folder.config))
+    for key in sorted({*now, *then}):
+        if now.get(key) != then.get(key):
+            raise UserError(
+                f"run '{folder.path}' was begun with {key}={then.get(key)}, not "
+                f"{now.get(key)}: choose another folder, or remove that one"
+            )
+
+
+def resume(path: Path, console: Console, report: StepProgress | None = None) -> RunFolder:
     """Go on with an interrupted run, to the same end as if it had not been interrupted.
 
     Raises:
-        UserError: `path` is no run folder, or another process works on it.
+        UserError: `path` is no run folder.
+        BusyError: another process works on it.
     """
     folder = RunFolder.open(path)
     ended = folder.finished()
     if ended is not None:
+        with folder.lock():
+            folder.repair(console.print)
         console.print(f"'{path}' finished at step {ended['step']} ({ended['reason']})")
         print_summary(folder, None, console, failing(folder.inputs_digest))
         return folder
     check_accelerator(folder.config.trainer.accelerator)
     setting = prepare(folder.config)
     _check_same(folder.inputs_digest, setting.inputs, f"run '{path}'")
-    return _run(folder, setting, _datamodule(folder.config, setting), console)
+    return _run(folder, setting, _datamodule(folder.config, setting), console, report)
 
 
 @dataclass(frozen=True)
@@ -246,22 +303,40 @@ class _State:
 
 
 def _run(
-    folder: RunFolder, setting: Setting, datamodule: TaskDataModule, console: Console
+    folder: RunFolder,
+    setting: Setting,
+    datamodule: TaskDataModule,
+    console: Console,
+    report: StepProgress | None,
 ) -> RunFolder:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     started = time.monotonic()
     with folder.lock():
+        folder.repair(say)
         state = _read_state(folder, say)
+        if state and (gone := _gone(folder, state.step)):
+            steps = ", ".join(map(str, gone))
+            say(f"the checkpoints of steps {steps} are gone: the run starts again, to the same end")
+            state = None
         _announce(folder, setting, state, say)
         wandb_log = WandbLog(folder, say)
         recorder = Recorder(folder, setting, wandb_log, say)
-        wandb_log.start(folder.measurements(up_to=state.step) if state else ())
+        last = folder.config.trainer.max_steps
+        bar = StepReport(report) if report else ProgressBar(console, last)
+        stop = GracefulStop(recorder, wandb_log, console)
+        try:
+            wandb_log.start(folder.measurements(up_to=state.step) if state else ())
+        except FaultError as error:
+            raise FaultError(
+                f"{error}, and tracking.unreachable=stop: mend that, then "
+                f"`algomatch train --resume {folder.path}` goes on"
+            ) from error
         reason = state.finished if state else None
         try:
             if reason is None:
-                _fit(folder, setting, datamodule, recorder, state, console)
+                _fit(folder, setting, datamodule, recorder, state, [bar, recorder, stop], stop)
                 reason = recorder.finished
         except BaseException:
             wandb_log.close(exit_code=1)
@@ -315,15 +390,13 @@ def _fit(
     datamodule: TaskDataModule,
     recorder: Recorder,
     state: _State | None,
-    console: Console,
+    callbacks: list[pl.Callback],
+    stop: GracefulStop,
 ) -> None:
     settings = folder.config.trainer
-    stop = GracefulStop(recorder, console)
     module = AlgorithmicTask(make_native(setting.shape), setting.inputs.output, settings)
     with quiet_lightning():
-        trainer = make_trainer(
-            settings, [ProgressBar(console, settings.max_steps), recorder, stop], folder.path
-        )
+        trainer = make_trainer(settings, callbacks, folder.path)
         try:
             trainer.fit(
                 module,
@@ -360,6 +433,12 @@ def _read_state(folder: RunFolder, say: Callable[[str], None]) -> _State | None:
     except Exception as error:  # whatever a damaged file makes torch raise
         say(f"'{path}' is damaged ({type(error).__name__}): the run starts again, to the same end")
         return None
+
+
+def _gone(folder: RunFolder, up_to: int) -> list[int]:
+    """Return the steps whose checkpoints an interrupted run should have, and has not."""
+    there = {checkpoints.step_of(path) for path in folder.checkpoint_folders()}
+    return [s for s in checkpoint_steps(folder.config.trainer) if s <= up_to and s not in there]
 
 
 def _announce(

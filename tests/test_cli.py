@@ -119,7 +119,7 @@ def one_line(stderr: str) -> str:
         ("train --resme .", ["unknown option '--resme': did you mean '--resume'?"]),
         ("train --foo", ["unknown option '--foo'", "--config, --help, --resume"]),
         ("--foo train", ["unknown option '--foo'"]),
-        ("trian", ["'trian'", "'train', 'analyze'"]),
+        ("trian", ["'trian'", "'train', 'sweep'"]),
         ("", ["COMMAND", "--help"]),
         ("analyze", ["checkpoint", "algomatch analyze --help"]),
         ("analyze nope", ["checkpoint 'nope' does not exist", "model.safetensors, its folder"]),

@@ -131,7 +131,8 @@ def test_every_shipped_file_is_a_group_files_or_the_root() -> None:
     root = read_yaml(configs_dir() / "train.yaml")
     composed = to_mapping(compose())
     for key, value in root.items():
-        both = {name: composed[key][name] for name in value} if key != "seed" else composed[key]
+        whole = composed[key]
+        both = {name: whole[name] for name in value} if isinstance(value, dict) else whole
         assert both == value, key
 
 
@@ -286,7 +287,7 @@ LOW = [
     ("analysis.match_checkpoint_cases", 20),
     ("analysis.random_inits", 1), ("analysis.other_tasks", 0),
     ("analysis.explain_depth", 1), ("analysis.explain_inputs", 20),
-    ("analysis.seed", 0), ("seed", 0),
+    ("analysis.seed", 0), ("seed", 0), ("threads", 1),
 ]  # fmt: skip
 LOW_FLOATS = [
     ("task.tolerance", 0),
@@ -303,6 +304,8 @@ CHOICES = {
     "trainer.schedule=cosin": "trainer.schedule=cosin: did you mean 'cosine'? valid: constant, cos",
     "trainer.accelerator=gpus": "trainer.accelerator=gpus: did you mean 'gpu'? valid: auto, cpu, ",
     "tracking.mode=0": "tracking.mode=0: valid: disabled, offline, online",
+    "tracking.artifacts=best": "tracking.artifacts=best: valid: all, best_and_latest, none",
+    "tracking.unreachable=wait": "tracking.unreachable=wait: valid: offline, stop",
 }
 BETWEEN = {
     "model.n_heads=3": "model.n_heads=3 must divide model.d_model=64 (one of 1, 2, 4, 8, 16, 32, "

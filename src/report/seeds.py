@@ -18,15 +18,14 @@ from ..analysis.emergence import CONTROLS, Summary, summaries
 from ..analysis.measurements import Measurement
 from ..analysis.statistics import t_interval, wilson_interval
 from ..analysis.suite import declared_metrics, headlines
-from ..config import Config, to_mapping
+from ..config import FREE_SETTINGS, Config, flattened
 from ..errors import UserError
 from ..files import faults_named
 from ..tracking.control_record import failing
 from ..tracking.run_folder import RunFolder
 from .marks import Failing, meaning
 
-# What runs of one group may differ in: neither changes what is trained or measured.
-FREE = ("seed", "run_dir", "runs_dir", "tracking", "trainer.accelerator")
+FREE = ("seed", *FREE_SETTINGS)  # what runs of one group may differ in
 EMERGED, EMERGENCE_STEP = "emerged", "emergence_step"
 HIGHEST = "highest"  # before a control's key: the highest of the models that it is the mean of
 VALUE_SHOWN = 40  # characters of a config value in a label
@@ -191,22 +190,10 @@ def settings(group: Group) -> dict[str, Any]:
 def _identity(run: Run) -> dict[str, Any]:
     """Return what the runs of a group have in common: config, inputs, whether the proof held."""
     return {
-        **{
-            key: value
-            for key, value in _flat(to_mapping(run.config))
-            if not any(key == free or key.startswith(f"{free}.") for free in FREE)
-        },
+        **flattened(run.config, FREE),
         "inputs": run.folder.inputs_digest,
         "exact": run.folder.exact,
     }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _shown(value: Any) -> str:

@@ -74,7 +74,10 @@ def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]
         yield f"W&B            {wandb_log.url}"
     if wandb_log.offline_folder:
         yield f"browse         wandb leet {wandb_log.offline_folder}"
-        yield f"upload         wandb sync {wandb_log.offline_folder}"
+    if wandb_log.offline_folder or wandb_log.problem:
+        yield f"upload         algomatch log {folder.path}"
+    if wandb_log.offline_folder:
+        yield f"or             wandb sync {wandb_log.offline_folder}"
 
 
 def how_many(inputs: InputSet) -> str:

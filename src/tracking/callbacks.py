@@ -160,19 +160,21 @@ def _line(step: int, rows: list[Measurement]) -> str:
 
 
 class GracefulStop(pl.Callback):
-    """Turns Ctrl-C and SIGTERM into a stop after the step that is under way, state saved.
+    """Turns Ctrl-C, SIGTERM and SIGUSR1 into a stop after the step that is under way, state saved.
 
-    A second Ctrl-C interrupts at once; what was saved before stays whole.
+    A second Ctrl-C interrupts at once; what was saved before stays whole. SIGUSR1 says that the
+    machine is taken away, as cluster schedulers do ahead of time: W&B is told that another agent
+    may go on with the run.
     """
 
-    def __init__(self, recorder: Recorder, console: Console):
-        self._recorder, self._console = recorder, console
+    def __init__(self, recorder: Recorder, wandb_log: WandbLog, console: Console):
+        self._recorder, self._wandb, self._console = recorder, wandb_log, console
         self._before: dict[int, Any] = {}
         self.received: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._before[number] = signal.signal(number, self._note)
 
     def on_train_batch_end(
@@ -186,6 +188,8 @@ class GracefulStop(pl.Callback):
         """Save the state and stop, where a signal came."""
         if self.received is not None and not self._recorder.finished:
             self._recorder.save_state(trainer)
+            if self.received == signal.SIGUSR1:
+                self._wandb.preempted()
             trainer.should_stop = True
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -197,8 +201,27 @@ class GracefulStop(pl.Callback):
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        if self.received != signal.SIGUSR1:  # a scheduler may send SIGTERM after it
+            self.received = number
         self._console.print("stopping after this step (Ctrl-C again stops at once)")
+
+
+class StepReport(pl.Callback):
+    """Tells the steps done to whoever shows them."""
+
+    def __init__(self, report: Callable[[int], None]):
+        self._report = report
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Tell the step."""
+        self._report(trainer.global_step)
 
 
 class ProgressBar(pl.Callback):

@@ -49,6 +49,15 @@ def step_folder(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(folder: Path) -> int:
+    """Return the step of a step's folder.
+
+    >>> step_of(Path("checkpoints/step-00000042"))
+    42
+    """
+    return int(folder.name.removeprefix("step-"))
+
+
 def save(
     folder: Path,
     weights: Mapping[str, Tensor],

@@ -1,13 +1,14 @@
 """The run folder: everything a run leaves behind, complete at every moment.
 
 config.yaml         the whole config, and with it the run
-run.json            the run's id, and a hash of the inputs and the program's values on them
+run.json            the run's ids, and a hash of the inputs and the program's values on them
 program.py          a copy of the program's file, where it is the user's own
 checkpoints/        one folder a kept step: weights and the measurements taken of them
 resume.ckpt         training state to go on from (gone when the run is finished)
 finished.json       how the run ended (there when it has)
 measurements.csv    all measurements in one table, gathered from the checkpoints
 figure.png          the run at a glance
+damaged/            checkpoints that could not be mended, if there ever was one
 wandb/              what Weights & Biases wrote
 """
 
@@ -15,30 +16,50 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..analysis.measurements import Measurement, joined_csv
-from ..config import Config, from_mapping, names_file, read_yaml, split_place, to_yaml
-from ..errors import UserError
+from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
+from ..config import (
+    Config,
+    from_mapping,
+    names_file,
+    read_yaml,
+    run_name,
+    split_place,
+    to_yaml,
+)
+from ..errors import BusyError, FaultError, FolderExistsError, UserError
 from ..files import faults_named, remove_leftovers, write_file, write_folder
 from . import checkpoints
 
+DAMAGED = "damaged"
 INEXACT = "inexact_reference"  # in the id of a run whose reference is not its program
 
 
 class RunFolder:
     """One run's folder, and the record in it."""
 
-    def __init__(self, path: Path, config: Config, run: str, inputs_digest: str, exact: bool):
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        run: str,
+        inputs_digest: str,
+        exact: bool,
+        wandb_id: str | None = None,
+    ):
         self.path, self.config, self.id = path, config, run
         self.inputs_digest, self.exact = inputs_digest, exact
+        self.wandb_id = wandb_id or run  # another where a sweep's server chose it
 
     @property
     def name(self) -> str:
@@ -46,18 +67,22 @@ class RunFolder:
         return _name(self.config, self.exact)
 
     @classmethod
-    def create(cls, config: Config, inputs_digest: str, exact: bool) -> RunFolder:
+    def create(
+        cls, config: Config, inputs_digest: str, exact: bool, wandb_id: str | None = None
+    ) -> RunFolder:
         """Make the folder of a new run: `run_dir`, or a new name below `runs_dir`.
 
         The run's id, which every measurement carries, says so where the reference is not `exact`.
+        W&B has the run by the same id, unless its sweep gave it another, `wandb_id`.
 
         Raises:
-            UserError: the folder exists.
+            FolderExistsError: the folder exists.
             FaultError: it cannot be written.
         """
         name = _name(config, exact)
-        run = f"{name}-{secrets.token_hex(4)}"
+        run = f"{name}-{wandb_id or secrets.token_hex(4)}"
         about = {"id": run, "inputs_digest": inputs_digest, "exact": exact}
+        about |= {"wandb_id": wandb_id or run}
         texts = {"config.yaml": to_yaml(config), "run.json": json.dumps(about) + "\n"}
         files = {file: text.encode() for file, text in texts.items()}
         if names_file(config.task.program or ""):
@@ -74,7 +99,7 @@ class RunFolder:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
                 else:
-                    return cls(path, config, run, inputs_digest, exact)
+                    return cls(path, config, run, inputs_digest, exact, wandb_id)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -96,16 +121,17 @@ class RunFolder:
             about = json.loads(text)
             run, inputs_digest = str(about["id"]), str(about["inputs_digest"])
             exact = bool(about["exact"])
+            wandb_id = str(about.get("wandb_id", run))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"'{path / 'run.json'}' is damaged: {error}") from error
-        return cls(path, config, run, inputs_digest, exact)
+        return cls(path, config, run, inputs_digest, exact, wandb_id)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder against every other process.
 
         Raises:
-            UserError: another process is running this run.
+            BusyError: another process is running this run.
         """
         with faults_named(f"lock the run folder '{self.path}'"):
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -114,7 +140,7 @@ class RunFolder:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise UserError(f"another process is working on '{self.path}'") from None
+                    raise BusyError(f"another process is working on '{self.path}'") from None
             for folder in (self.path, self.path / "checkpoints"):
                 remove_leftovers(folder)
             yield
@@ -165,9 +191,80 @@ class RunFolder:
             folder, weights, self.config, self.id, step, rows, self.inputs_digest
         )
         with faults_named("write measurements.csv"):
-            tables = ((f / checkpoints.ROWS).read_bytes() for f in self.checkpoint_folders())
-            write_file(self.path / "measurements.csv", joined_csv(tables))
+            write_file(self.path / "measurements.csv", self._gathered())
         return path
+
+    def repair(self, say: Callable[[str], None]) -> None:
+        """Look whether the record is whole, and mend what can be; say what was damaged.
+
+        A checkpoint's measurements are taken from the gathered table where that still has them to
+        the last byte, and the gathered table from the checkpoints. A checkpoint that cannot be
+        mended is set aside in `damaged/`; a run that is not finished then starts again.
+
+        Raises:
+            FaultError: the file system failed, or a finished run lost a checkpoint.
+        """
+        lost = [f.name for f in self.checkpoint_folders() if not self._mended(f, say)]
+        if lost and self.finished():
+            raise FaultError(
+                f"{', '.join(lost)} of the finished run '{self.path}' cannot be mended and was set "
+                f"aside in '{self.path / DAMAGED}'; remove finished.json, and `algomatch train "
+                f"--resume {self.path}` makes the run again, to the same end"
+            )
+        if lost:
+            say("the run starts again, to the same end")
+            with faults_named("leave the training state out"):
+                self.resume_path.unlink(missing_ok=True)
+        gathered = self.path / "measurements.csv"
+        with faults_named(f"mend '{gathered}'"):
+            before = gathered.read_bytes() if gathered.exists() else b""
+            if before != (now := self._gathered()) and self.checkpoint_folders():
+                write_file(gathered, now)
+                if not now.startswith(before):  # a killed run may not have gathered its last rows
+                    say(f"'{gathered}' was damaged: gathered again from the checkpoints")
+
+    def _mended(self, folder: Path, say: Callable[[str], None]) -> bool:
+        """Return whether a checkpoint is whole, or could be made so; set it aside if not."""
+        try:
+            digest = checkpoints.load(folder).rows_digest
+        except UserError as error:
+            self._set_aside(folder, say, str(error))
+            return False
+        try:
+            checkpoints.load_rows(folder, digest)
+        except FaultError as error:
+            table = self._from_gathered(folder)
+            if hashlib.sha256(table).hexdigest() != digest:
+                self._set_aside(folder, say, str(error))
+                return False
+            with faults_named(f"mend the measurements of '{folder}'"):
+                write_file(folder / checkpoints.ROWS, table)
+            say(f"{error}: taken again from measurements.csv, where they are whole")
+        return True
+
+    def _from_gathered(self, folder: Path) -> bytes:
+        """Return a checkpoint's measurements as the gathered table has them."""
+        steps = [checkpoints.step_of(one) for one in self.checkpoint_folders()]
+        step = checkpoints.step_of(folder)
+        earlier = max((one for one in steps if one < step), default=-1)
+        try:
+            content = (self.path / "measurements.csv").read_bytes()
+            rows = from_csv(content, str(self.path / "measurements.csv"))
+        except (OSError, FaultError):
+            return b""
+        return to_csv(row for row in rows if earlier < row.step <= step)
+
+    def _set_aside(self, folder: Path, say: Callable[[str], None], why: str) -> None:
+        target = self.path / DAMAGED / folder.name
+        with faults_named(f"set '{folder}' aside"):
+            target.parent.mkdir(exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)
+        say(f"{why}: set aside in '{target.parent}'")
+
+    def _gathered(self) -> bytes:
+        """Return all checkpoints' measurements as one table."""
+        return joined_csv((f / checkpoints.ROWS).read_bytes() for f in self.checkpoint_folders())
 
     def last_rows(self) -> list[Measurement]:
         """Return the measurements of the last checkpoint.
@@ -196,12 +293,12 @@ def refuse_existing(config: Config) -> None:
     """Refuse to start a run in a folder that is there.
 
     Raises:
-        UserError: `run_dir` exists.
+        FolderExistsError: `run_dir` exists.
     """
     with faults_named("look for the run folder"):
         exists = bool(config.run_dir) and Path(str(config.run_dir)).exists()
     if exists:
-        raise UserError(
+        raise FolderExistsError(
             f"run folder '{config.run_dir}' exists: choose another run_dir, or go on with it by "
             f"`algomatch train --resume {config.run_dir}`"
         )
@@ -209,7 +306,7 @@ def refuse_existing(config: Config) -> None:
 
 def _name(config: Config, exact: bool) -> str:
     mark = "" if exact else f"-{INEXACT}"
-    return f"{config.task.name}-{config.model.name}-seed{config.seed}{mark}"
+    return f"{run_name(config)}{mark}"
 
 
 def _unused(folder: Path, name: str) -> Path:

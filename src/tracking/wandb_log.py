@@ -9,7 +9,8 @@ import csv
 import math
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -21,25 +22,40 @@ from ..analysis.emergence import Summary, summaries
 from ..analysis.measurements import COLUMNS, Measurement
 from ..analysis.separation import COLUMNS as SEPARATION_COLUMNS
 from ..analysis.suite import declared_metrics, headlines
-from ..config import TrackingConfig, to_mapping
-from ..errors import first_line
+from ..config import TrackingConfig, group_name, to_mapping
+from ..errors import FaultError, first_line
+from .artifacts import EXACT, kept, log_checkpoint, log_measurements
+from .checkpoints import step_of
 from .control_record import failing, verdicts
 from .heatmaps import heatmaps
 from .run_folder import INEXACT, RunFolder
+from .wandb_settings import bounded, table_of
 
 STEP = "trainer/global_step"
+ASKED_SECONDS, ASKED_TIMES, ASKED_AGAIN_SECONDS = 15, 3, 2.0
 METRIC_COLUMNS = ("name", "unit", "better", "low", "high", "about", "emerges")
 
 
 class WandbLog:
-    """Logs one run; after a failure it says so once and logs no more."""
+    """Logs one run; after a failure it says so once and logs no more.
 
-    def __init__(self, folder: RunFolder, say: Callable[[str], None]):
-        self._folder, self._settings, self._say = folder, folder.config.tracking, say
+    `problem` says what W&B may lack; what uploads it is `algomatch log`.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        say: Callable[[str], None],
+        settings: TrackingConfig | None = None,
+    ):
+        self._folder, self._say = folder, say
+        self._settings = settings or folder.config.tracking
         self._run: wandb.Run | None = None
         self._defined: set[str] = set()
         self._summaries: dict[str, Summary] = {}
-        self._there = 0  # how many of the run's rows the server has
+        self._there: set[int] = set()  # the steps whose rows the server has
+        self._logged: set[int] = set()  # the steps that were handed to the client
+        self._as_artifacts: set[Path] = set()
         self.problem: str | None = None
         self.url: str | None = None
 
@@ -49,8 +65,17 @@ class WandbLog:
         found = _offline_runs(self._folder.path / "wandb")
         return found[-1] if found else None
 
+    @property
+    def online(self) -> bool:
+        """Whether a server takes what is logged."""
+        return self._run is not None and not self._run.offline
+
     def start(self, earlier: Iterable[Measurement] = ()) -> None:
-        """Begin or go on with the W&B run, and log what it does not have of the earlier rows."""
+        """Begin or go on with the W&B run, and log what it does not have of the earlier rows.
+
+        Raises:
+            FaultError: the server cannot be reached, and the config says to stop then.
+        """
         mode = self._settings.mode
         if mode == "disabled":
             return
@@ -61,16 +86,17 @@ class WandbLog:
                 self._give_up(error)
                 return
             reason = first_line(error)
+            if self._settings.unreachable == "stop":
+                raise FaultError(f"W&B cannot be reached ({reason})") from error
             self._say(f"W&B cannot be reached ({reason}): the run goes on offline")
             self.problem = f"nothing was uploaded by this attempt: {reason}"
             self._attempt(lambda: self._restart_offline())
         if self._run is None:
             return
         self.url = None if self._run.offline else self._run.url
-        # One row a step, always in the same order: so a count says which ones are there. The
-        # summary would not: it can be ahead of the history.
-        self._there = self._run.starting_step if self._run.resumed else 0
-        self._attempt(lambda: self._define(STEP))
+        self._attempt(self._define_all)
+        if self._run is not None and self._run.resumed:
+            self._attempt(self._ask_what_is_there)
         self.log(earlier)
 
     def log(self, rows: Iterable[Measurement]) -> None:
@@ -79,48 +105,59 @@ class WandbLog:
         The run's summary says of every headline what its curve amounts to so far.
         """
         rows = sorted(rows, key=lambda row: row.step)
-        by_step = groupby(rows, key=lambda row: row.step)
-        for step, at_step in by_step:
-            if self._there > 0:
-                self._there -= 1
-            elif self._run is not None:
+        for step, at_step in groupby(rows, key=lambda row: row.step):
+            if self._run is not None and step not in self._there:
                 self._attempt(partial(self._log_step, step, list(at_step)))
         if rows and self._run is not None:
             self._summaries = summaries(rows, self._summaries)
             self._attempt(self._summarise)
+            if self._settings.artifacts == "all":
+                self._attempt(lambda: self._log_checkpoints(self._folder.measurements()))
 
-    def finish(self, rows: Sequence[Measurement]) -> None:
-        """Log the tables and close the run, waiting for uploads no longer than configured."""
+    def preempted(self) -> None:
+        """Tell W&B that another agent may go on with the run."""
+        if self._run is not None:
+            self._attempt(self._run.mark_preempting)
+
+    def finish(self, rows: Sequence[Measurement], exit_code: int = 0) -> None:
+        """Log tables and artifacts and close the run; say what the server does not have then.
+
+        It waits for uploads no longer than configured.
+        """
         if self._run is None:
             return
-        run = self._run
-        last = max((row.step for row in rows), default=0)
         self._summaries = summaries(rows)
-
-        def log_tables() -> None:
-            tables = {
-                "tables/measurements": [row for row in rows if not _neuron(row)],
-                "tables/neurons": [row for row in rows if _neuron(row) and row.step == last],
-            }
-            run.log({STEP: last} | {k: _table(COLUMNS, some) for k, some in tables.items() if some})
-
-        self._attempt(log_tables)
+        self._attempt(partial(self._log_tables, rows))
         self._attempt(self._summarise)
-        self.close()
-
-    def close(self, exit_code: int = 0) -> None:
-        """Close the W&B run, waiting for uploads no longer than configured."""
+        self._attempt(partial(self._log_checkpoints, rows))
         if self._run is not None:
-            run = self._run
-            self._attempt(lambda: run.finish(exit_code=exit_code))
-            self._run = None
+            self._attempt(partial(log_measurements, self._run, self._folder, rows))
+        self.close(exit_code, expected={row.step for row in rows})
+
+    def close(self, exit_code: int = 0, expected: Iterable[int] = ()) -> None:
+        """Close the W&B run, waiting for uploads no longer than configured.
+
+        Of an online run the server is asked whether it has the steps that are expected there.
+        """
+        if self._run is None:
+            return
+        run, online = self._run, self.online
+        ended = self._attempt(lambda: run.finish(exit_code=exit_code))
+        if online and not ended:
+            self.problem = (
+                f"no word that the {how_many_steps(self._logged)} of this attempt were uploaded "
+                f"({self.problem})"
+            )
+        elif online and expected:
+            self.problem = missing_on_server(run, expected)
+        self._run = None
 
     def _init(self, mode: str) -> wandb.Run:
         folder, settings = self._folder, self._settings
-        run_id = folder.id
+        run_id = folder.wandb_id
         if mode == "offline" and (attempts := _uploaded(folder.path / "wandb")):
             # The server has a part of the run under its id, and a sync would add all to it.
-            run_id = f"{folder.id}-again{attempts}"
+            run_id = f"{run_id}-again{attempts}"
         earlier = _offline_runs(folder.path / "wandb")
         config = folder.config
         run = wandb.init(
@@ -138,36 +175,68 @@ class WandbLog:
             config=to_mapping(config),
             settings=bounded(settings),
         )
-        _set_aside(earlier)
+        set_aside(earlier)
         return run
 
     def _restart_offline(self) -> None:
         wandb.teardown()
         self._run = self._init("offline")
 
+    def _ask_what_is_there(self) -> None:
+        assert self._run is not None
+        self._there = steps_on_server(self._run)
+
     def _log_step(self, step: int, rows: list[Measurement]) -> None:
         assert self._run is not None
         payload: dict[str, Any] = {STEP: step}
         if any(not row.measure.startswith("training/") for row in rows):
-            payload["tables/checkpoint"] = _table(
+            payload["tables/checkpoint"] = table_of(
                 COLUMNS, [row for row in rows if not _neuron(row)]
             )
             if step == 0:
                 known = verdicts(self._folder.inputs_digest)
                 if known is not None:
-                    payload["tables/controls"] = _table(SEPARATION_COLUMNS, known)
-                payload["tables/metrics"] = _table(METRIC_COLUMNS, declared_metrics().values())
+                    payload["tables/controls"] = table_of(SEPARATION_COLUMNS, known)
+                payload["tables/metrics"] = table_of(METRIC_COLUMNS, declared_metrics().values())
         for row in headlines(rows):
             self._define(row.key)
             payload[row.key] = row.value
         for name, image in heatmaps(rows).items():
             payload[f"heatmaps/{name}"] = wandb.Image(image)
         self._run.log(payload)
+        self._logged.add(step)
+
+    def _log_tables(self, rows: Sequence[Measurement]) -> None:
+        assert self._run is not None
+        last = max((row.step for row in rows), default=0)
+        tables = {
+            "tables/measurements": [row for row in rows if not _neuron(row)],
+            "tables/neurons": [row for row in rows if _neuron(row) and row.step == last],
+        }
+        found = {key: table_of(COLUMNS, some) for key, some in tables.items() if some}
+        self._run.log({STEP: last} | found)
+
+    def _log_checkpoints(self, rows: Sequence[Measurement]) -> None:
+        assert self._run is not None
+        exact = {row.step: row.value for row in rows if row.key == EXACT}
+        wanted = kept(self._folder, rows)
+        for path, aliases in wanted.items():
+            named = {"best", "latest"} & {*aliases}
+            if path not in self._as_artifacts or named:
+                step = step_of(path)
+                log_checkpoint(self._run, self._folder, path, aliases, exact.get(step))
+                self._as_artifacts.add(path)
 
     def _summarise(self) -> None:
         # Beside W&B's own summary, the last value of each curve, which sweeps are steered by.
         if self._run is not None:
             self._run.summary.update(run_summary(self._summaries.values()))
+
+    def _define_all(self) -> None:
+        assert self._run is not None
+        self._define(STEP)
+        for media in ("tables/*", "heatmaps/*"):  # a summary holds numbers, which sort and filter
+            self._run.define_metric(media, step_metric=STEP, summary="none")
 
     def _define(self, key: str) -> None:
         if key in self._defined:
@@ -176,16 +245,65 @@ class WandbLog:
         self._defined.add(key)
         self._run.define_metric(key, step_metric=None if key == STEP else STEP)
 
-    def _attempt(self, action: Callable[[], None]) -> None:
+    def _attempt(self, action: Callable[[], None]) -> bool:
+        """Do something of W&B's; return whether it could be done."""
         try:
             action()
         except Exception as error:  # whatever W&B raises: the run's own record is complete
             self._give_up(error)
+            return False
+        return True
 
     def _give_up(self, error: Exception) -> None:
         self.problem = first_line(error)
         self._run = None
         self._say(f"W&B stopped logging ({self.problem}); the run folder's record is complete")
+
+
+def steps_on_server(run: wandb.Run) -> set[int]:
+    """Return the steps of `trainer/global_step` that the server has of a run.
+
+    Raises:
+        Exception: whatever W&B raises where the server does not answer.
+    """
+    api = wandb.Api(timeout=ASKED_SECONDS)
+    history = api.run(run.path).scan_history(keys=[STEP])
+    return {int(row[STEP]) for row in history}
+
+
+def missing_on_server(run: wandb.Run, expected: Iterable[int]) -> str | None:
+    """Return what a server lacks of a run that was uploaded; None where it has all steps.
+
+    It is asked again for a while, since a service may show rows a moment after it has them.
+    """
+    expected = set(expected)
+    missing = expected
+    for attempt in range(ASKED_TIMES):
+        if attempt:
+            time.sleep(ASKED_AGAIN_SECONDS)
+        try:
+            missing = expected - steps_on_server(run)
+        except Exception as error:  # whatever W&B raises
+            return f"the upload could not be checked ({first_line(error)})"
+        if not missing:
+            return None
+    return f"the server does not show {how_many_steps(missing)} of {len(expected)}"
+
+
+def how_many_steps(steps: Collection[int]) -> str:
+    """Return a count of steps, with the first and the last.
+
+    >>> how_many_steps({3, 10}), how_many_steps({3}), how_many_steps(())
+    ('2 steps (3 to 10)', '1 step (3)', '0 steps')
+    """
+    if len(steps) < 2:
+        return f"1 step ({min(steps)})" if steps else "0 steps"
+    return f"{len(steps)} steps ({min(steps)} to {max(steps)})"
+
+
+def end_service() -> None:
+    """End W&B's process beside this one, if it was started."""
+    wandb.teardown()
 
 
 def log_analysis(
@@ -240,23 +358,9 @@ def _cell(text: str) -> float | str | None:
 
 
 def group_of(folder: RunFolder) -> str:
-    """Return the W&B group of a run: the config's, or task and architecture."""
+    """Return the W&B group of a run: the config's, or what all but its seed make of it."""
     config = folder.config
-    return config.tracking.group or f"{config.task.name}-{config.model.name}"
-
-
-def bounded(settings: TrackingConfig) -> wandb.Settings:
-    """Return the settings of a W&B run that waits no longer than configured, and is quiet."""
-    return wandb.Settings(
-        init_timeout=settings.init_timeout_seconds,
-        login_timeout=settings.init_timeout_seconds,
-        finish_timeout=settings.finish_timeout_seconds,
-        finish_timeout_raises=True,
-        x_disable_stats=not settings.system_stats,
-        x_disable_machine_info=not settings.system_stats,
-        console="off",
-        silent=True,
-    )
+    return config.tracking.group or group_name(config)
 
 
 def run_summary(found: Iterable[Summary]) -> dict[str, float]:
@@ -287,14 +391,6 @@ def _notes(task: str, failing: Mapping[str, str] | None) -> str:
     return f"Do not tell the program from other models on this task: {names or 'none'}."
 
 
-def _table(columns: Sequence[str], rows: Iterable[object]) -> wandb.Table:
-    def cell(value: object) -> object:
-        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-    data = [[cell(getattr(row, column)) for column in columns] for row in rows]
-    return wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
-
-
 def _offline_runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("offline-run-*"))
 
@@ -304,7 +400,7 @@ def _uploaded(folder: Path) -> int:
     return len([*folder.glob("run-*"), *folder.glob("**/offline-run-*/*.wandb.synced")])
 
 
-def _set_aside(earlier: Iterable[Path]) -> None:
+def set_aside(earlier: Iterable[Path]) -> None:
     """Move earlier attempts' offline records away: the new one holds their history too."""
     for folder in earlier:
         target = folder.parent / "superseded" / folder.name

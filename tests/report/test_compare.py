@@ -127,7 +127,8 @@ def test_runs_that_differ_only_in_seed_are_one_group(runs: Path) -> None:
 def test_where_it_ran_and_was_tracked_parts_no_group_but_a_setting_does(
     runs: Path, mine: Path
 ) -> None:
-    change_config(mine, "\nseed: 0\nruns_dir: runs", "\nseed: 7\nruns_dir: elsewhere")
+    change_config(mine, "\nseed: 0\n", "\nseed: 7\n")
+    change_config(mine, "\nruns_dir: runs", "\nruns_dir: elsewhere")
     change_config(mine, "accelerator: auto", "accelerator: cpu")
     change_config(mine, "project: algomatch", "project: another")
     assert [len(group.runs) for group in groups_of(runs, mine)] == [4, 3]

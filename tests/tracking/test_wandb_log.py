@@ -15,7 +15,7 @@ from support.wandb_server import ServerRun, WandbServer
 
 from algomatch.analysis.emergence import summaries
 from algomatch.analysis.suite import declared_metrics, headlines
-from algomatch.config import to_mapping
+from algomatch.config import group_name, to_mapping
 from algomatch.tracking.heatmaps import HEATMAPS
 from algomatch.tracking.run_folder import RunFolder
 
@@ -105,7 +105,11 @@ def test_an_online_run_that_was_killed_and_resumed_is_complete_on_the_server(
         assert code == 0, err
         [seen] = server.runs.values()
         assert seen.id == RunFolder.open(folder).id
-        assert (seen.name, seen.group, seen.job_type) == ("reverse-1L-seed0", "reverse-1L", "train")
+        assert (seen.name, seen.job_type) == ("reverse-1L-seed0", "train")
+        assert seen.group == group_name(RunFolder.open(folder).config)
+        assert not any(
+            isinstance(value, dict) for key, value in seen.summary.items() if key != "_wandb"
+        )
         assert seen.tags == ["first", "second"]
         check_complete(seen, folder)
         assert server.url in out

@@ -1,0 +1,107 @@
+"""A sweep in the terminal: its runs one by one, and how they ended, over the seeds."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..config import departures, group_name
+from ..sweep_cells import Cell, Outcome, Sweep
+from ..tracking import checkpoints
+from ..tracking.run_folder import RunFolder
+
+SHOWN = {"accuracy/all/exact": "exact", "accuracy/held_out/exact": "held out"}
+FAILED_SHOWN = 5  # failures that are told of, each with its last words
+
+
+def print_cells(sweep: Sweep, cells: Sequence[Cell], console: Console) -> None:
+    """Print a line for each run: its index, what it is, and how far it is."""
+    names, outcome = _names(sweep), Outcome(sweep, {}, None)
+    for cell in cells:
+        name = f"{names[cell.index]} seed={cell.config.seed}"
+        console.print(
+            f"{cell.index:>4}  {name}  ({outcome.state(cell)})",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    console.print(f"{len(cells)} runs, in {sweep.folder}", markup=False, highlight=False)
+
+
+def print_sweep(outcome: Outcome, console: Console) -> None:
+    """Print a sweep's runs over their seeds: how many finished, and the accuracies of those."""
+    sweep, groups = outcome.sweep, defaultdict[str, list[Cell]](list)
+    for cell, name in zip(sweep.cells, _names(sweep), strict=True):
+        groups[name].append(cell)
+    table = Table(
+        title=escape(str(sweep.folder)), title_justify="left", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("runs", overflow="fold")
+    table.add_column("finished", justify="right", no_wrap=True)
+    for label in (*SHOWN.values(), "last step"):
+        table.add_column(label, justify="right", no_wrap=True)
+    for name, cells in groups.items():
+        ends = [_end(cell) for cell in cells if cell.finished]
+        values = [_cell([end[key] for end in ends if key in end]) for key in (*SHOWN, "step")]
+        table.add_row(escape(name), f"{len(ends)} of {len(cells)}", *values)
+    console.print(table)
+    states = Counter(map(outcome.state, sweep.cells))
+    lines = [
+        ", ".join(f"{count} {state}" for state, count in states.items())
+        + "; mean (lowest..highest)"
+    ]
+    lines += [f"! {cell.folder.name}: {_last_words(cell.log)}" for cell in outcome.failed][
+        :FAILED_SHOWN
+    ]
+    if states["finished"]:
+        lines += [
+            f"compare   algomatch compare {sweep.folder}",
+            f"match     algomatch match {sweep.folder}",
+        ]
+        if any(cell.config.tracking.mode == "offline" for cell in sweep.cells):
+            lines += [
+                f"browse    wandb leet {sweep.folder / 'wandb'}",
+                f"upload    algomatch log {sweep.folder}",
+            ]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _names(sweep: Sweep) -> list[str]:
+    """Return what each run is but for its seed, without what all runs of the sweep share."""
+    configs = [cell.config for cell in sweep.cells]
+    found = [departures(config) for config in configs]
+    shared = {key for key, value in found[0].items() if all(o.get(key) == value for o in found)}
+    return [group_name(config, shared) for config in configs]
+
+
+def _end(cell: Cell) -> dict[str, float]:
+    """Return what is shown of a finished run."""
+    last = RunFolder.open(cell.folder).checkpoint_folders()[-1]
+    values = {row.key: row.value for row in checkpoints.load_rows(last)}
+    return {key: values[key] for key in SHOWN if key in values} | {
+        "step": float(checkpoints.step_of(last))
+    }
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    low, high, mean = min(values), max(values), fmean(values)
+    digits = 0 if low > 1 else 3
+    if low == high:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})"
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError as error:
+        return f"no log ({error.strerror})"
+    return f"{lines[-1] if lines else 'it wrote nothing'} ({log})"

@@ -1,0 +1,119 @@
+"""The runs that a sweep file stands for: their configs, their folders, and how far they are."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import Config, compose, run_name
+from .errors import UserError
+from .sweep_file import SweepFile, read_sweep
+
+BUSY = 75  # the exit code of a cell that another process has (EX_TEMPFAIL)
+STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes of what was stopped before it trained
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: its index, its folder and its config."""
+
+    index: int
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return Path(str(self.config.run_dir))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.folder / "finished.json").is_file()
+
+    @property
+    def log(self) -> Path:
+        """Where its process writes what a run would print."""
+        return self.folder.parent / "logs" / f"{self.folder.name}.txt"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file's cells, all with checked configs, in one folder."""
+
+    file: SweepFile
+    folder: Path
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was run of a sweep: the exit codes by the cells' indices, and whether it was stopped."""
+
+    sweep: Sweep
+    codes: Mapping[int, int]
+    signal: int | None
+
+    def state(self, cell: Cell) -> str:
+        """Return how far a cell is, in words."""
+        code = self.codes.get(cell.index)
+        if cell.finished:
+            return "finished"
+        if code == BUSY:
+            return "in another process"
+        if code is None or code in STOPPED or code > 128:
+            return "interrupted" if cell.folder.exists() else "not begun"
+        return "killed" if code < 0 else "failed"
+
+    @property
+    def failed(self) -> list[Cell]:
+        """The cells that came to no good end, and were not stopped."""
+        return [one for one in self.sweep.cells if self.state(one) in ("failed", "killed")]
+
+
+def plan(
+    path: Path,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> Sweep:
+    """Return a sweep's cells, each with its whole config; the same arguments give the same cells.
+
+    They are in `output`, by default a folder of the file's name in `runs_dir`.
+
+    Raises:
+        UserError: the file is no sweep file, or a cell's config is impossible.
+        FaultError: the file cannot be read.
+    """
+    file = read_sweep(path)
+    swept = [one.key for one in file.parameters]
+    for override in overrides:
+        key = override.partition("=")[0]
+        if any(key == one or one.startswith(f"{key}.") for one in (*swept, "run_dir")):
+            raise UserError(f"'{override}': the sweep sets {key} itself; change '{path}'")
+    found = []
+    folder = output
+    for index, settings in enumerate(file.cells(count, seed)):
+        config = compose(overrides, given=settings, source=f"cell {index} of {path}")
+        folder = folder or Path(config.runs_dir) / file.name
+        config.run_dir = str(folder / f"{index:04d}-{run_name(config)}")
+        if file.name not in config.tracking.tags:
+            config.tracking.tags.append(file.name)
+        found.append(Cell(index, config))
+    assert folder is not None, "a sweep has at least one cell"
+    return Sweep(file, folder, tuple(found))
+
+
+def chosen(sweep: Sweep, index: int | None) -> tuple[Cell, ...]:
+    """Return all cells, or the one of an index.
+
+    Raises:
+        UserError: there is no such cell.
+    """
+    if index is None:
+        return sweep.cells
+    if not 0 <= index < len(sweep.cells):
+        raise UserError(f"--index {index}: the sweep has the cells 0 to {len(sweep.cells) - 1}")
+    return (sweep.cells[index],)

@@ -1,0 +1,176 @@
+"""Checkpoints and measurements as W&B artifacts: what is kept there, and under which aliases.
+
+The versions of a run's artifact `model-RUN` (of type `model`) are its kept checkpoints, with the
+aliases `step-N`, `best` and `latest`; `measurements-RUN` is its gathered table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import wandb
+
+from ..analysis.measurements import COLUMNS, Measurement
+from ..analysis.suite import headlines
+from ..config import TrackingConfig, group_name, to_mapping
+from ..errors import FaultError, UserError, first_line
+from . import checkpoints
+from .run_folder import RunFolder
+from .wandb_settings import bounded, table_of
+
+SCHEME = "wandb:"
+EXACT, LOSS = "accuracy/all/exact", "accuracy/all/loss"
+
+
+def best_step(rows: Iterable[Measurement]) -> int | None:
+    """Return the step of the best checkpoint: highest exact accuracy, then lowest loss, then first.
+
+    None where no accuracy was measured.
+    """
+    found: list[tuple[float, float, int]] = []
+    for step, at_step in groupby(sorted(rows, key=_step), key=_step):
+        values = {row.key: row.value for row in at_step}
+        if EXACT in values:
+            found.append((-values[EXACT], values.get(LOSS, 0.0), step))
+    return min(found)[2] if found else None
+
+
+def kept(folder: RunFolder, rows: Sequence[Measurement]) -> dict[Path, list[str]]:
+    """Return the checkpoint folders that become artifacts by the run's config, with their aliases.
+
+    They are in the order of their steps, so that what is logged last is the latest.
+    """
+    folders = folder.checkpoint_folders()
+    if not folders or folder.config.tracking.artifacts == "none":
+        return {}
+    best = best_step(rows)
+    found: dict[Path, list[str]] = {}
+    for path in folders:
+        step = checkpoints.step_of(path)
+        marks = ["best"] * (step == best) + ["latest"] * (path == folders[-1])
+        if marks or folder.config.tracking.artifacts == "all":
+            found[path] = [f"step-{step}", *marks]
+    return found
+
+
+def log_checkpoint(
+    run: wandb.Run, folder: RunFolder, path: Path, aliases: Sequence[str], exact: float | None
+) -> None:
+    """Log a checkpoint's folder as a version of the run's model artifact."""
+    config = folder.config
+    artifact = wandb.Artifact(
+        f"model-{folder.wandb_id}",
+        type="model",
+        metadata={
+            "run": folder.id,
+            "step": checkpoints.step_of(path),
+            "task": config.task.name,
+            "model": config.model.name,
+            "seed": config.seed,
+            "exact": exact,
+        },
+    )
+    for name in (checkpoints.WEIGHTS, checkpoints.ROWS):
+        _add(artifact, path / name)
+    for name in ("config.yaml", "program.py"):
+        if (folder.path / name).is_file():
+            _add(artifact, folder.path / name)
+    run.log_artifact(artifact, aliases=list(aliases))
+
+
+def log_measurements(run: wandb.Run, folder: RunFolder, rows: Sequence[Measurement]) -> None:
+    """Log the run's gathered table as an artifact: the CSV, and a table that the UI shows."""
+    artifact = wandb.Artifact(f"measurements-{folder.wandb_id}", type="measurements")
+    _add(artifact, folder.path / "measurements.csv")
+    artifact.add(table_of(COLUMNS, rows), "measurements")
+    run.log_artifact(artifact, aliases=["latest"])
+
+
+def _add(artifact: wandb.Artifact, path: Path) -> None:
+    # The file itself is uploaded, without a copy in W&B's own folders: it does not change.
+    artifact.add_file(str(path), policy="immutable", skip_cache=True)
+
+
+def _step(row: Measurement) -> int:
+    return row.step
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An artifact that was downloaded, and the W&B run in which it is analysed."""
+
+    folder: Path
+    run: wandb.Run
+
+
+def is_reference(text: str) -> bool:
+    """Return whether an argument names an artifact and not a path."""
+    return text.startswith(SCHEME)
+
+
+@contextmanager
+def fetched(text: str) -> Iterator[Fetched]:
+    """Download the checkpoint that `wandb:ENTITY/PROJECT/NAME:ALIAS` names, for an analysis of it.
+
+    The analysis is a W&B run of its own, of job type `analysis`, that uses the artifact.
+
+    Raises:
+        UserError: the reference is not of that form, or there is no such artifact.
+        FaultError: W&B cannot be reached.
+    """
+    settings = TrackingConfig(mode="online")
+    entity, project, name = _parsed(text)
+    full = f"{entity}/{project}/{name}"
+    try:
+        api = wandb.Api(timeout=round(settings.init_timeout_seconds))
+        artifact = api.artifact(full)
+        folder = Path(artifact.download())
+    except ValueError as error:  # also a CommError's, where nothing has that name
+        raise UserError(f"no artifact '{full}': {first_line(error)}") from error
+    except Exception as error:  # whatever the network makes W&B raise
+        if "not found" in str(error).lower() or "404" in str(error):
+            raise UserError(f"no artifact '{full}': {first_line(error)}") from error
+        raise FaultError(f"W&B did not give '{full}': {first_line(error)}") from error
+    checkpoint = checkpoints.load(folder)
+    try:
+        run = wandb.init(
+            project=project,
+            entity=entity,
+            group=checkpoint.config.tracking.group or group_name(checkpoint.config),
+            job_type="analysis",
+            name=f"{checkpoint.run} step {checkpoint.step} analysis",
+            config={**to_mapping(checkpoint.config), "of": full},
+            settings=bounded(settings),
+        )
+        run.use_artifact(artifact)
+    except Exception as error:
+        raise FaultError(f"W&B cannot be reached: {first_line(error)}") from error
+    try:
+        yield Fetched(folder, run)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+
+
+def log_rows(run: wandb.Run, rows: Sequence[Measurement]) -> None:
+    """Log what an analysis measured: the headlines as the run's summary, all rows as a table."""
+    run.summary.update({row.key: row.value for row in headlines(rows)})
+    artifact = wandb.Artifact(f"analysis-{run.id}", type="measurements")
+    artifact.add(table_of(COLUMNS, rows), "measurements")
+    run.log_artifact(artifact)
+
+
+def _parsed(text: str) -> tuple[str, str, str]:
+    parts = text.removeprefix(SCHEME).split("/")
+    if len(parts) != 3 or not all(parts):
+        raise UserError(
+            f"'{text}' is not of the form wandb:ENTITY/PROJECT/NAME:ALIAS, as in "
+            "wandb:me/algomatch/model-RUN:best (aliases: best, latest, step-N, v0, v1, ...)"
+        )
+    entity, project, name = parts
+    return entity, project, name if ":" in name else f"{name}:latest"

@@ -1,0 +1,34 @@
+"""`algomatch log`: a run's measurements into W&B from its folder, whatever W&B has of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..errors import FaultError
+from .run_folder import RunFolder
+from .wandb_log import WandbLog
+
+
+def log_run(folder: RunFolder, say: Callable[[str], None]) -> str:
+    """Log what the server lacks of a run, under its id; return the run's address.
+
+    It may be repeated: a step that is there is not logged again. Offline records are set aside: a
+    sync of them would add a second time what is there now.
+
+    Raises:
+        BusyError: another process is training the run.
+        UserError: the run has no checkpoint yet.
+        FaultError: its record is damaged, or not everything was uploaded.
+    """
+    settings = replace(folder.config.tracking, mode="online", unreachable="stop")
+    with folder.lock():
+        folder.repair(say)
+        folder.last_rows()  # refuses a run that has none
+        rows = folder.measurements()
+        log = WandbLog(folder, say, settings)
+        log.start(rows)
+        log.finish(rows, exit_code=0 if folder.finished() else 1)
+        if log.problem:
+            raise FaultError(f"'{folder.path}' was not logged whole: {log.problem}")
+    return str(log.url)

@@ -1,0 +1,87 @@
+"""`algomatch sweep`: runs on this machine, stopped and gone on with, equal to runs alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from support.runs import TIMEOUT, TINY, finish, rows_of, run, start, wait_until, weights_of
+
+from algomatch.sweep_cells import plan
+
+SETTINGS = (*(one for one in TINY if not one.startswith("model=")), "tracking=disabled")
+
+
+def sweep_file(folder: Path) -> Path:
+    parameters = {
+        "seed": {"values": [0, 1]},
+        "model": {"parameters": {"name": {"values": ["1L", "1L_attn_only"]}}},
+    }
+    path = folder / "both.yaml"
+    path.write_text(yaml.safe_dump({"method": "grid", "parameters": parameters}, sort_keys=False))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * TIMEOUT)
+def test_a_stopped_sweep_goes_on_and_gives_what_single_runs_give(tmp_path: Path) -> None:
+    file, folder = sweep_file(tmp_path), tmp_path / "runs"
+    arguments = ("sweep", os.fspath(file), *SETTINGS, "--jobs", "2", "--output", os.fspath(folder))
+    process = start(*arguments)
+    wait_until(lambda: any(folder.glob("0001-*/checkpoints/step-*")), process)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert code == 128 + signal.SIGTERM, err
+    assert err == "algomatch: stopped; the same command goes on\n"
+    assert "interrupted" in out
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert "4 finished" in out
+    cells = plan(file, SETTINGS, folder).cells
+    assert sorted(path.name for path in folder.glob("0*")) == [c.folder.name for c in cells]
+    before = {cell.folder: (cell.folder / "finished.json").stat().st_mtime_ns for cell in cells}
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert before == {f: (f / "finished.json").stat().st_mtime_ns for f in before}
+    alone = tmp_path / "alone"
+    code, _, err = run("train", *SETTINGS, "model=1L_attn_only", "seed=1", f"run_dir={alone}")
+    assert code == 0, err
+    assert weights_of(alone) == weights_of(cells[3].folder)
+    assert rows_of(alone) == rows_of(cells[3].folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * TIMEOUT)
+def test_one_run_of_a_sweep_by_its_index(tmp_path: Path) -> None:
+    file, folder = sweep_file(tmp_path), tmp_path / "runs"
+    arguments = ("sweep", os.fspath(file), *SETTINGS, "--output", os.fspath(folder))
+    code, _, err = run(*arguments, "--index", "2")
+    assert code == 0, err
+    assert [path.name for path in folder.glob("0*")] == ["0002-reverse-1L-seed1"]
+    code, out, _ = run(*arguments, "--list")
+    assert code == 0
+    assert "2  reverse-1L seed=1  (finished)" in out
+    assert out.count("(not begun)") == 3
+    code, _, err = run(*arguments, "trainer.max_steps=70", "--index", "2")
+    assert code == 2
+    assert "was begun with trainer.max_steps=60, not 70" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--index", "4"], "the sweep has the cells 0 to 3"),
+        (["--jobs", "0"], "--jobs 0 must be at least 1"),
+        (["seed=3"], "the sweep sets seed itself"),
+        (["--jbos", "2"], "did you mean '--jobs'"),
+    ],
+)
+def test_a_mistake_gets_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    code, out, err = run("sweep", os.fspath(sweep_file(tmp_path)), *arguments, cwd=tmp_path)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
