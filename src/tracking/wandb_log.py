@@ -127,7 +127,8 @@ class WandbLog:
         if self._run is None:
             return
         self._summaries = summaries(rows)
-        self._attempt(partial(self._log_tables, rows))
+        if self._logged:  # else the server has everything already
+            self._attempt(partial(self._log_tables, rows))
         self._attempt(self._summarise)
         self._attempt(partial(self._log_checkpoints, rows))
         if self._run is not None:
