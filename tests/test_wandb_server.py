@@ -110,6 +110,18 @@ GRID = {
     },
 }
 
+READ_SWEEP = """
+import json, wandb
+
+api = wandb.Api()
+sweep = api.sweep("tester/server-test/sweep1")
+print(json.dumps([
+    sweep.state, len(sweep.runs),
+    [run.id for run in api.runs("tester/server-test", per_page=3)],
+    sweep.best_run().summary["loss"], sweep.best_run("-loss").summary["loss"],
+]))
+"""
+
 READ_RUN = """
 import json, sys, wandb
 
@@ -118,6 +130,7 @@ print(json.dumps([
     run.config, run.state, run.name, run.group, run.job_type, run.tags,
     run.summary["best"], run.summary["accuracy/test"],
     [row["accuracy/test"] for row in run.scan_history(keys=["accuracy/test"])],
+    [row["_step"] for row in run.scan_history(keys=["table"])],
     [row["_step"] for row in run.scan_history(page_size=2)],
     [row["_step"] for row in run.scan_history(min_step=1, max_step=3)],
     [row["trainer/global_step"] for row in run.history(keys=["trainer/global_step"], pandas=False)],
@@ -374,14 +387,13 @@ def test_two_agents_run_each_cell_of_a_nested_grid_once(tmp_path: Path) -> None:
         assert sweep.state == "PENDING"
         with agent_of(server, tmp_path, sweep) as one, agent_of(server, tmp_path, sweep) as other:
             assert (one.wait(timeout=60), other.wait(timeout=60)) == (0, 0)
-        best = "wandb.Api().sweep('tester/server-test/sweep1').best_run().summary['loss']"
-        assert run_client(server, tmp_path, "-c", f"import wandb; print({best})") == "0.1\n"
+        printed = run_client(server, tmp_path, "-c", READ_SWEEP)
     cells = [
         {"model": {"name": name, "layers": 2}, "rate": rate}
         for name, rate in itertools.product("ab", [0.1, 0.2])
     ]
     assert [run.config for run in sweep.runs.values()] == cells
-    assert sweep.state == "FINISHED"
+    assert json.loads(printed) == ["FINISHED", 4, list(server.runs), 0.1, 0.2]
     first, second = sweep.agents.values()
     given = [*first.commands, *second.commands]
     assert [command["type"] for command in given].count("exit") == 2
@@ -500,7 +512,7 @@ def test_public_api_reads_a_run(tmp_path: Path) -> None:
         {"model": {"layers": 2, "sizes": [4, 8]}, "rate": 0.1},
         *("finished", "a name", "a group", "train", []),
         *(0.5, 1),
-        *([0, 0.5, 1], [0, 1, 2, 3], [1, 2], [0, 10, 20], 4),
+        *([0, 0.5, 1], [3], [0, 1, 2, 3], [1, 2], [0, 10, 20], 4),
     ]
     assert json.loads(second) == [1, 0]
     (picture,) = (tmp_path / "files").rglob("*.png")

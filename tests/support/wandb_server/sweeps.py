@@ -131,6 +131,8 @@ def upsert_sweep(server: WandbServer, arguments: Arguments) -> Any:
 def _check(config: dict[str, Any]) -> None:
     if config.get("method") not in METHODS:
         raise graphql.GraphQLError(f"This server's sweeps have a method of {METHODS}.")
+    if not config.get("parameters"):
+        raise graphql.GraphQLError("A sweep needs parameters.")
     if config["method"] == "grid":
         next(grid(config["parameters"]))
     else:
