@@ -28,6 +28,7 @@ EPILOG = """examples:
   algomatch explain runs/RUN
   algomatch tasks sort
   algomatch controls task=sort
+  algomatch workspace my-team/algomatch
   algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
 """
 
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "explain": _explain,
         "log": _log_runs,
         "tasks": _tasks,
+        "workspace": _workspace,
     }
     return reported(lambda: commands[options.command](options, rest, Console()))
 
@@ -253,6 +255,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="where the dataflow graph goes: a png, svg or pdf; task-NAME.png here by default",
     )
+    workspace = commands.add_parser(
+        "workspace",
+        help="save a W&B workspace that shows a project's runs beside their controls",
+        description="Save a W&B workspace that shows what a project's runs have logged, beside "
+        "their controls, and print its URL. One of the same name is replaced.",
+    )
+    workspace.add_argument("project", metavar="ENTITY/PROJECT", help="of runs with tracking=online")
+    workspace.add_argument(
+        "--name", default="algomatch", help="the workspace's; algomatch by default"
+    )
     return parser
 
 
@@ -381,6 +393,22 @@ def _tasks(options: argparse.Namespace, rest: list[str], console: Console) -> No
     chosen = [f"task={name}" for name in names]
     picture = Path(options.picture) if options.picture is not None else None
     tasks.print_task([*chosen, *overrides], picture, console)
+
+
+def _workspace(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    _refuse_options(rest, ["--name", "--help"])
+    if rest:
+        raise UserError(f"unexpected argument '{rest[0]}': workspace takes one ENTITY/PROJECT")
+    parts = options.project.split("/")
+    if len(parts) != 2 or not all(parts):
+        raise UserError(f"'{options.project}' is not of the form ENTITY/PROJECT")
+    from .tracking.workspace import save
+
+    entity, project = parts
+    url, new, n_runs = save(entity, project, options.name)
+    done = "saved" if new else "replaced"
+    say = f"workspace '{options.name}' of {n_runs} runs, {done}: {url}"
+    console.print(say, soft_wrap=True, highlight=False, markup=False)
 
 
 def _compare(options: argparse.Namespace, rest: list[str], console: Console) -> None:

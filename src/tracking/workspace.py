@@ -1,0 +1,450 @@
+"""A saved W&B workspace of a project: which curves its panels show, and beside what.
+
+A row of `SECTIONS` says it with patterns, since the keys hold a task's variables, cuts and lengths.
+Panels name the keys that match and that runs have logged, so none is blank. W&B has panels of a
+regular expression, too, but these show ten curves at most, and might leave the controls out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil, isfinite
+from typing import Any
+
+import wandb
+
+from ..analysis.emergence import CONTROLS
+from ..analysis.measurements import Metric
+from ..analysis.similarity import PLAIN
+from ..analysis.suite import declared_metrics
+from ..errors import FaultError, UserError, first_line
+from .heatmaps import HEATMAPS
+from .wandb_log import STEP
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Pydantic V1 style `@validator` validators are deprecated")
+    import wandb_workspaces.reports.v2.interface as wr
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces.utils.validators import validate_no_emoji
+    from wandb_workspaces.workspaces import internal
+
+RUNS_READ = 500  # the newest, for their keys
+MOST_PANELS = 24  # of one row
+MOST_KEYS = 12  # of one panel
+MOST_CUTS = 4  # in the table of runs
+COLUMNS = 3
+FINAL, BEST, EMERGED = "final/", "best/", "emergence_step/"
+BESIDE = (*CONTROLS, "_reference")  # endings of what stands beside a measure wherever it is logged
+GROUPED_BY = ("task.name", "model.name", "model.normalization")
+PICTURES = tuple(f"heatmaps/{name}" for name in HEATMAPS)
+DCKA = "similarity/model/mean_deconfounded_cka"
+MATCHED = "similarity/model/matched_deconfounded_cka"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels of a section: one for each key that `pattern` matches whole, or one for all of them.
+
+    `beside` are patterns of what else a panel shows; the groups of `pattern` fill it and the title.
+    Controls need not be named; panels of all keys are for measures without. Keys of W&B's summary
+    make bars, others curves.
+    """
+
+    title: str
+    pattern: str
+    beside: tuple[str, ...] = ()
+    together: bool = False
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section: its name, what one must know to read it, and its rows."""
+
+    name: str
+    about: str
+    rows: tuple[Row, ...]
+
+
+SECTIONS = (
+    Part(
+        "Accuracy",
+        "Exact: the share of inputs whose whole output is right. Blind: the most frequent output, "
+        "without a look at the tokens. Reference: the compiled program.",
+        (
+            Row("Exact, all inputs", "accuracy/all/exact",
+                ("accuracy/all/blind_exact", "accuracy/all/reference_exact")),
+            Row("Exact, held out beside trained on", "accuracy/held_out/exact",
+                ("accuracy/train/exact", "accuracy/all/blind_exact")),
+            Row("Exact, length {0}", r"accuracy/all\.length_(\d+)/exact",
+                (r"accuracy/all\.length_{0}/blind_exact", r"accuracy/held_out\.length_{0}/exact")),
+            Row("Positions right, held out beside trained on", "accuracy/held_out/token",
+                ("accuracy/train/token",)),
+            Row("Loss", "training/batch/loss", ("accuracy/all/loss", "accuracy/held_out/loss"),
+                log=True),
+        ),
+    ),
+    Part(
+        "Similarity",
+        "Beside each curve: the **mean** of random inits (`_random_init`), the mean of other "
+        "tasks' compiled programs (`_other_task`), and the compiled reference itself "
+        "(`_reference`). Emergence steps ask for more: the whole interval above the **highest** "
+        "control. Plain measures do not discriminate.",
+        (
+            Row("Deconfounded CKA, mean of the variables", DCKA),
+            Row("Deconfounded CKA, the reference's sites matched", MATCHED),
+            Row("Deconfounded CKA, variable {0}", "similarity/(.+)/best_deconfounded_cka"),
+            Row("Attention in common with the reference", "attention/model/matched_overlap"),
+            Row("{0}: does not discriminate", f"similarity/model/matched_({'|'.join(PLAIN)})"),
+        ),
+    ),
+    Part(
+        "Matching and emergence",
+        "Match: the lower of scrub and interchange; beside it what chance gives, and whether it is "
+        "surely realised (0 or 1; of several runs, the share). An emergence step is the mean of "
+        "the runs in which it came: see how many in the table of runs, where it is empty for the "
+        "others.",
+        (
+            Row("Match, cut {0}", "matching/(.+)/best_match",
+                ("matching/{0}/best_match_chance", "matching/{0}/realised")),
+            Row("Match, variable {0} alone; chance of its cuts", "matching/(.+)/variable_match",
+                (r"matching/(?:.+\+)?{0}(?:\+.+)?/best_match_chance",
+                 "matching/{0}/variable_realised")),
+            Row("Final match, cut {0}", "final/matching/(.+)/best_match",
+                ("final/matching/{0}/best_match_chance",)),
+            Row("Emergence step: surely realised",
+                "emergence_step/matching/.+/(?:variable_)?realised", together=True),
+            Row("Emergence step: deconfounded CKA of variables",
+                "emergence_step/similarity/.+/best_deconfounded_cka", together=True),
+        ),
+    ),
+    Part(
+        "Ablation",
+        "What deleting the worst single component costs: 0 is the intact model. The four kinds "
+        "disagree, and tell different things. The share of heads and MLPs that are redundant "
+        "together is said only of models that solve the task.",
+        (
+            Row("Exact, change by the worst component", "ablation/worst_component/.+_delta_exact",
+                together=True),
+            Row("Redundant together, share", "ablation/model/redundant_share"),
+        ),
+    ),
+    Part(
+        "Sparsity",
+        "Each figure of the model's MLP neurons beside the compiled reference's. H1: the "
+        "reference less the model.",
+        (
+            Row("{0}", r"sparsity/model/(?!h1_)(.+)", ("sparsity/reference:model/{0}",)),
+            Row("H1 (reference less model)", "sparsity/model/h1_.+", together=True),
+        ),
+    ),
+    Part(
+        "By architecture",
+        "Bars: mean and range over the runs of a group, which are its seeds. An emergence step is "
+        "of the runs in which it came.",
+        (
+            Row("Final exact, all inputs", "final/accuracy/all/exact",
+                ("final/accuracy/all/blind_exact",)),
+            Row("Final exact, held out beside trained on", "final/accuracy/held_out/exact",
+                ("final/accuracy/train/exact", "final/accuracy/all/blind_exact")),
+            Row("Emergence step: exact", "emergence_step/accuracy/(?:all|held_out)/exact",
+                together=True),
+            Row("Final deconfounded CKA, mean of the variables", f"{FINAL}{DCKA}"),
+            Row("Final deconfounded CKA, the reference's sites matched", f"{FINAL}{MATCHED}"),
+            Row("Emergence step: similarity and attention, of the model",
+                "emergence_step/(?:similarity|attention)/model/"
+                "(?:.+_deconfounded_cka|matched_overlap)", together=True),
+            Row("Final attention in common", "final/attention/model/matched_overlap"),
+        ),
+    ),
+)  # fmt: skip
+
+
+def save(entity: str, project: str, name: str) -> tuple[str, bool, int]:
+    """Save the workspace; return its URL, whether it is new, and of how many runs it was made.
+
+    One that this function saved under the same name is replaced.
+
+    Raises:
+        UserError: no such project, no runs of algomatch in it, or a name that W&B cannot have.
+        FaultError: W&B cannot be reached, or refuses.
+    """
+    try:
+        validate_no_emoji(name)
+    except ValueError as error:
+        raise UserError(f"the name '{name}' has an emoji or a symbol, which W&B refuses") from error
+    if not name.strip():
+        raise UserError("the workspace's name is empty")
+    with _faults_named():
+        wandb.setup(wandb.Settings(silent=True))
+        logged, n_runs = logged_keys(entity, project)
+    if not logged:
+        raise UserError(
+            f"no run of {entity}/{project} has what `algomatch train` logs: train with "
+            f"tracking=online tracking.entity={entity} tracking.project={project} first"
+        )
+    view = workspace(entity, project, name, logged)
+    with _faults_named():
+        new = _replacing(view)
+        view.save()  # type: ignore[no-untyped-call]
+        return view.url, new, n_runs
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    """Turn whatever W&B raises into a FaultError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise FaultError(f"W&B did not save the workspace: {first_line(error)}") from error
+
+
+def logged_keys(entity: str, project: str) -> tuple[Counter[str], int]:
+    """Return how many training runs have each key of measures in their summary, and of how many.
+
+    Raises:
+        UserError: no such project.
+    """
+    runs = wandb.Api().runs(
+        f"{entity}/{project}", {"jobType": "train"}, order="-created_at", lazy=False
+    )
+    logged, n_runs = Counter[str](), 0
+    try:
+        for run in islice(runs, RUNS_READ):
+            logged.update(run.summary_metrics.keys())  # not its values, which it would add
+            curves = (run.history_keys or {}).get("keys", {})
+            logged.update(key for key in PICTURES if key in curves)
+            n_runs += 1
+    except ValueError as error:
+        raise UserError(f"W&B has no project {entity}/{project}, or not for this key") from error
+    metrics = declared_metrics()
+    ours = {key: n for key, n in logged.items() if _name(_bare(key)) in metrics}
+    pictures = {key: n for key, n in logged.items() if key in PICTURES}
+    return (Counter(ours | pictures) if ours else Counter()), n_runs
+
+
+def workspace(entity: str, project: str, name: str, logged: Mapping[str, int]) -> ws.Workspace:
+    """Return the workspace of runs that logged these keys, each in how many of them."""
+    sections = [section(part, logged) for part in SECTIONS]
+    sections[-1].panels += _overviews(logged)
+    sections.append(ws.Section(name="Heatmaps", panels=_pictures(logged), is_open=False))
+    for one in sections:
+        one.layout_settings = ws.SectionLayoutSettings(
+            columns=COLUMNS, rows=max(1, min(4, ceil(len(one.panels) / COLUMNS)))
+        )
+        one.panel_settings = ws.SectionPanelSettings(x_axis=STEP)
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[one for one in sections if one.panels],
+        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
+        runset_settings=ws.RunsetSettings(
+            filters="Metric('JobType') == 'train'",
+            groupby=[ws.Config(key) for key in GROUPED_BY],
+            pinned_columns=columns(logged),
+        ),
+    )
+
+
+def section(part: Part, logged: Mapping[str, int]) -> ws.Section:
+    """Return a section with the panels that its rows have; without any it has no text either."""
+    panels: list[Any] = []
+    left_out: list[str] = []
+    for row in part.rows:
+        chosen = list(shown(row, logged))
+        left_out += [title for title, _ in chosen[MOST_PANELS:]]
+        panels += [_panel(title, keys, row.log) for title, keys in chosen[:MOST_PANELS]]
+    about = part.about + (f" Left out: {', '.join(left_out)}." if left_out else "")
+    if panels:
+        panels.insert(0, wr.MarkdownPanel(markdown=about))
+    return ws.Section(name=part.name, panels=panels, is_open=True)
+
+
+def shown(row: Row, logged: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the title and the keys of each of a row's panels, those that most runs have first.
+
+    What has controls is not shown where none was logged.
+    """
+    matches = [found for key in logged if (found := re.fullmatch(row.pattern, key))]
+    matches = [one for one in matches if _controlled(one.string, logged)]
+    matches.sort(key=lambda one: (-logged[one.string], _natural(one.string)))
+    if row.together:
+        starts = range(0, len(matches), MOST_KEYS)
+        for i, start in enumerate(starts, 1):
+            number = f" ({i} of {len(starts)})" if len(starts) > 1 else ""
+            yield f"{row.title}{number}", [m.string for m in matches[start : start + MOST_KEYS]]
+        return
+    for one in matches:
+        keys = _with_controls(one.string, logged)
+        for pattern in row.beside:
+            filled = pattern.format(*map(re.escape, one.groups()))
+            keys += sorted(key for key in logged if re.fullmatch(filled, key))
+        yield row.title.format(*one.groups()), keys
+
+
+def columns(logged: Mapping[str, int]) -> list[str]:
+    """Return what the table of runs shows first: what a run is, then how it ended.
+
+    A column of emergence steps is there as soon as the curve is; it is empty of runs in which
+    nothing emerged. Beside a match is its chance, beside a similarity its controls.
+    """
+    config = [f"config:{_value_of(key)}" for key in (*GROUPED_BY, "seed")]
+    found = ["accuracy/all/exact", "accuracy/all/blind_exact", "accuracy/held_out/exact"]
+    keys = [f"{FINAL}{key}" for key in found]
+    pattern = "final/matching/(.+)/best_match"
+    cuts = [one for key in logged if (one := re.fullmatch(pattern, key))]
+    cuts.sort(key=lambda one: (-logged[one.string], _natural(one.string)))
+    for cut in [one[1] for one in cuts[:MOST_CUTS]]:
+        found.append(f"matching/{cut}/realised")
+        keys += [f"{BEST}matching/{cut}/best_match", f"{FINAL}matching/{cut}/best_match_chance"]
+    if _controlled(DCKA, logged):
+        found.append(DCKA)
+        keys += [f"{FINAL}{key}" for key in _with_controls(DCKA, logged)]
+    metrics = declared_metrics()
+    emerging = [key for key in found if _emerges(_metric_of(key, metrics), metrics)]
+    emerged = [f"{EMERGED}{key}" for key in emerging if f"{FINAL}{key}" in logged]
+    return [
+        "run:state", *config, *(f"summary:{key}" for key in keys if key in logged),
+        *(f"summary:{key}" for key in emerged),
+    ]  # fmt: skip
+
+
+def _panel(title: str, keys: Sequence[str], log: bool) -> wr.LinePlot | wr.BarPlot:
+    """Return bars of a summary's keys, curves of others, over the range that is declared."""
+    low, high = _range(keys)
+    if _bare(keys[0]) != keys[0]:
+        return wr.BarPlot(
+            title=title, metrics=list(keys), range_x=(low, high), max_bars_to_show=100,
+            groupby_aggfunc="mean", groupby_rangefunc="minmax",
+        )  # fmt: skip
+    return wr.LinePlot(
+        title=title, x=STEP, y=list(keys), title_x="training step",
+        range_y=(None, None) if log else (low, high), log_y=log or None, max_runs_to_show=100,
+        groupby_aggfunc="mean", groupby_rangefunc="minmax",
+    )  # fmt: skip
+
+
+def _range(keys: Iterable[str]) -> tuple[float | None, float | None]:
+    """Return the lowest and the highest that the keys' values can be, None where there is no end.
+
+    A step is no value of its measure.
+    """
+    metrics = declared_metrics()
+    lows, highs = set[float](), set[float]()
+    for key in keys:
+        metric = _metric_of(_bare(key), metrics)
+        step = key.startswith(EMERGED)
+        lows.add(0 if step else metric.low)
+        highs.add(float("inf") if step else metric.high)
+    low, high = min(lows), max(highs)
+    return low if isfinite(low) else None, high if isfinite(high) else None
+
+
+def _overviews(logged: Mapping[str, int]) -> Iterator[wr.ScatterPlot | wr.ParallelCoordinatesPlot]:
+    """Yield the panels in which every run is a point or a line."""
+    own, exact = f"{FINAL}{DCKA}", f"{FINAL}accuracy/all/exact"
+    control = f"{own}{CONTROLS[0]}"
+    both = [own, control] if own in logged and control in logged else []
+    if both:
+        bounds = _range(both)
+        yield wr.ScatterPlot(
+            title="Final deconfounded CKA: above the diagonal, more than random inits",
+            x=wr.SummaryMetric(control), y=wr.SummaryMetric(own), range_x=bounds,
+            range_y=bounds,
+        )  # fmt: skip
+    steps = [f"{EMERGED}accuracy/all/exact", f"{EMERGED}{DCKA}"]
+    if all(key in logged for key in steps):
+        yield wr.ScatterPlot(
+            title="Emergence steps: below the diagonal, CKA before exact accuracy",
+            x=wr.SummaryMetric(steps[0]), y=wr.SummaryMetric(steps[1]),
+        )  # fmt: skip
+    if exact in logged:
+        keys = [exact, f"{FINAL}accuracy/held_out/exact", *both, *steps]
+        given: list[Any] = [wr.Config(key) for key in (*GROUPED_BY, "seed")]
+        ended = [wr.SummaryMetric(key) for key in keys if key in logged]
+        yield wr.ParallelCoordinatesPlot(
+            title="Every run: what it is, and how it ended",
+            columns=[wr.ParallelCoordinatesPlotColumn(metric=one) for one in (*given, *ended)],
+        )
+
+
+def _pictures(logged: Mapping[str, int]) -> list[Any]:
+    """Return a browser of each kind of heatmap that was logged."""
+    keys = [key for key in PICTURES if key in logged]
+    return [wr.MediaBrowser(title=key.partition("/")[2], media_keys=[key]) for key in keys]
+
+
+def _replacing(view: ws.Workspace) -> bool:
+    """Name a workspace by its name in W&B, so that saving replaces it; return whether it is new.
+
+    W&B finds saved views by an internal name only, which is drawn at random unless it is given.
+    """
+    number = hashlib.sha256(f"algomatch {view.name}".encode()).hexdigest()[:11]
+    view._internal_name = internal._url_query_str_to_internal_name(number)
+    try:
+        found = internal.get_view_dict(view.entity, view.project, number)
+    except ValueError:
+        return True
+    view._internal_id = found["id"]
+    return False
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Return what sorts names as one counts: 2 before 10."""
+    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", text)]
+
+
+def _bare(key: str) -> str:
+    """Return a summary's key as its curve's."""
+    for prefix in (FINAL, BEST, EMERGED):
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _metric_of(key: str, metrics: Mapping[str, Metric]) -> Metric:
+    """Return the declaration of a curve's measure."""
+    return metrics[_name(key)]
+
+
+def _name(key: str) -> str:
+    """Return the name of a curve's measure: its key without the subject."""
+    return f"{key.partition('/')[0]}/{key.rpartition('/')[2]}"
+
+
+def _emerges(metric: Metric, metrics: Mapping[str, Metric]) -> bool:
+    return metric.emerges is not None or _has_controls(metric, metrics)
+
+
+def _has_controls(metric: Metric, metrics: Mapping[str, Metric]) -> bool:
+    return any(f"{metric.name}{ending}" in metrics for ending in CONTROLS)
+
+
+def _controlled(key: str, logged: Mapping[str, int]) -> bool:
+    """Return whether a key is shown: controls were logged, or there are none of its measure.
+
+    A step of emergence was judged by them.
+    """
+    metrics = declared_metrics()
+    if key.startswith(EMERGED) or not _has_controls(_metric_of(_bare(key), metrics), metrics):
+        return True
+    return any(f"{key}{ending}" in logged for ending in CONTROLS)
+
+
+def _with_controls(key: str, logged: Mapping[str, int]) -> list[str]:
+    return [key, *(found for ending in BESIDE if (found := f"{key}{ending}") in logged)]
+
+
+def _value_of(key: str) -> str:
+    """Return where W&B keeps a value of the config: `task.value.name`."""
+    group, dot, name = key.partition(".")
+    return f"{group}.value{dot}{name}"
