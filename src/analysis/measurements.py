@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from ..errors import FaultError
 
@@ -56,17 +57,24 @@ class Measurement:
 
 
 COLUMNS = ("run", "step", "measure", "subject", "value", "n", "ci_low", "ci_high")
+FLOATS = ("value", "ci_low", "ci_high")
 assert set(COLUMNS) == {f.name for f in fields(Measurement)}
 
 
 def to_csv(rows: Iterable[Measurement]) -> bytes:
-    """Return the rows as CSV; floats are written so that they read back exactly."""
+    """Return the rows as CSV, which `from_csv` reads back exactly, and this writes again alike."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)  # ends lines with \r\n, and so quotes both in a text
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow("" if (v := getattr(row, c)) is None else v for c in COLUMNS)
+        writer.writerow(_written(getattr(row, column), column) for column in COLUMNS)
     return text.getvalue().encode()
+
+
+def _written(value: Any, column: str) -> Any:
+    if value is None:
+        return ""
+    return float(value) if column in FLOATS else value
 
 
 def joined_csv(tables: Iterable[bytes]) -> bytes:

@@ -220,7 +220,8 @@ class RunFolder:
             before = gathered.read_bytes() if gathered.exists() else b""
             if before != (now := self._gathered()) and self.checkpoint_folders():
                 write_file(gathered, now)
-                if not now.startswith(before):  # a killed run may not have gathered its last rows
+                # One that is only shorter is a killed run's, whose last rows were not gathered.
+                if not lost and not now.startswith(before):
                     say(f"'{gathered}' was damaged: gathered again from the checkpoints")
 
     def _mended(self, folder: Path, say: Callable[[str], None]) -> bool:
