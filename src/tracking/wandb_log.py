@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import wandb
@@ -32,14 +34,16 @@ from .run_folder import INEXACT, RunFolder
 from .wandb_settings import bounded, table_of
 
 STEP = "trainer/global_step"
-ASKED_SECONDS, ASKED_TIMES, ASKED_AGAIN_SECONDS = 15, 3, 2.0
+ASKED_SECONDS, ASKED_TIMES, ASKED_AGAIN_SECONDS = 10, 3, 2.0
 METRIC_COLUMNS = ("name", "unit", "better", "low", "high", "about", "emerges")
 
 
 class WandbLog:
     """Logs one run; after a failure it says so once and logs no more.
 
-    `problem` says what W&B may lack; what uploads it is `algomatch log`.
+    All but the start is done by a thread of its own: W&B asks its server now and then, and waits
+    for the answer, and training does not. `problem` says what W&B may lack; `algomatch log`
+    uploads it.
     """
 
     def __init__(
@@ -51,11 +55,15 @@ class WandbLog:
         self._folder, self._say = folder, say
         self._settings = settings or folder.config.tracking
         self._run: wandb.Run | None = None
+        self._jobs = SimpleQueue[Callable[[], None] | None]()
+        self._thread: Thread | None = None
         self._defined: set[str] = set()
         self._summaries: dict[str, Summary] = {}
         self._there: set[int] = set()  # the steps whose rows the server has
-        self._logged: set[int] = set()  # the steps that were handed to the client
+        self._given: set[int] = set()  # the steps whose rows were to be logged
+        self._logged: set[int] = set()  # those that were handed to the client
         self._as_artifacts: set[Path] = set()
+        self._closed = False
         self.problem: str | None = None
         self.url: str | None = None
 
@@ -64,11 +72,6 @@ class WandbLog:
         """Where an offline run's record is, for `wandb leet` and `wandb sync`."""
         found = _offline_runs(self._folder.path / "wandb")
         return found[-1] if found else None
-
-    @property
-    def online(self) -> bool:
-        """Whether a server takes what is logged."""
-        return self._run is not None and not self._run.offline
 
     def start(self, earlier: Iterable[Measurement] = ()) -> None:
         """Begin or go on with the W&B run, and log what it does not have of the earlier rows.
@@ -94,9 +97,11 @@ class WandbLog:
         if self._run is None:
             return
         self.url = None if self._run.offline else self._run.url
-        self._attempt(self._define_all)
-        if self._run is not None and self._run.resumed:
-            self._attempt(self._ask_what_is_there)
+        self._thread = Thread(target=self._work, name="W&B", daemon=True)
+        self._thread.start()
+        self._jobs.put(self._define_all)
+        if self._run.resumed:
+            self._jobs.put(self._ask_what_is_there)
         self.log(earlier)
 
     def log(self, rows: Iterable[Measurement]) -> None:
@@ -104,35 +109,21 @@ class WandbLog:
 
         The run's summary says of every headline what its curve amounts to so far.
         """
-        rows = sorted(rows, key=lambda row: row.step)
-        for step, at_step in groupby(rows, key=lambda row: row.step):
-            if self._run is not None and step not in self._there:
-                self._attempt(partial(self._log_step, step, list(at_step)))
-        if rows and self._run is not None:
-            self._summaries = summaries(rows, self._summaries)
-            self._attempt(self._summarise)
-            if self._settings.artifacts == "all":
-                self._attempt(lambda: self._log_checkpoints(self._folder.measurements()))
+        found = sorted(rows, key=lambda row: row.step)
+        if found:
+            self._given |= {row.step for row in found}
+            self._jobs.put(partial(self._log_rows, found))
 
     def preempted(self) -> None:
         """Tell W&B that another agent may go on with the run."""
-        if self._run is not None:
-            self._attempt(self._run.mark_preempting)
+        self._jobs.put(self._mark_preempting)
 
     def finish(self, rows: Sequence[Measurement], exit_code: int = 0) -> None:
         """Log tables and artifacts and close the run; say what the server does not have then.
 
         It waits for uploads no longer than configured.
         """
-        if self._run is None:
-            return
-        self._summaries = summaries(rows)
-        if self._logged:  # else the server has everything already
-            self._attempt(partial(self._log_tables, rows))
-        self._attempt(self._summarise)
-        self._attempt(partial(self._log_checkpoints, rows))
-        if self._run is not None:
-            self._attempt(partial(log_measurements, self._run, self._folder, rows))
+        self._jobs.put(partial(self._log_rest, rows))
         self.close(exit_code, expected={row.step for row in rows})
 
     def close(self, exit_code: int = 0, expected: Iterable[int] = ()) -> None:
@@ -140,18 +131,63 @@ class WandbLog:
 
         Of an online run the server is asked whether it has the steps that are expected there.
         """
-        if self._run is None:
+        if self._thread is None:
             return
-        run, online = self._run, self.online
-        ended = self._attempt(lambda: run.finish(exit_code=exit_code))
-        if online and not ended:
-            self.problem = (
-                f"no word that the {how_many_steps(self._logged)} of this attempt were uploaded "
-                f"({self.problem})"
-            )
-        elif online and expected:
+        self._jobs.put(partial(self._close, exit_code, {*expected}))
+        self._jobs.put(None)
+        self._thread.join(self._settings.finish_timeout_seconds + ASKED_SECONDS)
+        if self._thread.is_alive():
+            waited = f"{self._settings.finish_timeout_seconds:.0f} s"
+            self.problem = self._no_word(f"it did not answer in {waited}")
+        self._run = self._thread = None
+        self._closed = True
+
+    def _work(self) -> None:
+        """Do one job after the other, until there is None."""
+        while (job := self._jobs.get()) is not None:
+            if self._run is not None:
+                self._attempt(job)
+
+    def _log_rows(self, rows: Sequence[Measurement]) -> None:
+        for step, at_step in groupby(rows, key=lambda row: row.step):
+            if step in self._there:  # the axes of its curves would be lost all the same
+                for row in headlines(at_step):
+                    self._define(row.key)
+            else:
+                self._log_step(step, list(at_step))
+        self._summaries = summaries(rows, self._summaries)
+        self._summarise()
+        if self._settings.artifacts == "all":
+            self._log_checkpoints(self._folder.measurements())
+
+    def _log_rest(self, rows: Sequence[Measurement]) -> None:
+        assert self._run is not None
+        self._summaries = summaries(rows)
+        if self._logged:  # else the server has everything already
+            self._log_tables(rows)
+        self._summarise()
+        self._log_checkpoints(rows)
+        if self._settings.artifacts != "none":
+            log_measurements(self._run, self._folder, rows)
+
+    def _mark_preempting(self) -> None:
+        assert self._run is not None
+        self._run.mark_preempting()
+
+    def _close(self, exit_code: int, expected: set[int]) -> None:
+        assert self._run is not None
+        run = self._run
+        try:
+            run.finish(exit_code=exit_code)
+        except Exception as error:  # whatever W&B raises
+            self.problem = first_line(error) if run.offline else self._no_word(first_line(error))
+            return
+        if expected and not run.offline:
             self.problem = missing_on_server(run, expected)
-        self._run = None
+
+    def _no_word(self, why: str) -> str:
+        steps = how_many_steps(self._given - self._there)
+        return f"no word that the {steps} of this attempt were uploaded ({why})"
 
     def _init(self, mode: str) -> wandb.Run:
         folder, settings = self._folder, self._settings
@@ -230,8 +266,8 @@ class WandbLog:
 
     def _summarise(self) -> None:
         # Beside W&B's own summary, the last value of each curve, which sweeps are steered by.
-        if self._run is not None:
-            self._run.summary.update(run_summary(self._summaries.values()))
+        assert self._run is not None
+        self._run.summary.update(run_summary(self._summaries.values()))
 
     def _define_all(self) -> None:
         assert self._run is not None
@@ -246,16 +282,15 @@ class WandbLog:
         self._defined.add(key)
         self._run.define_metric(key, step_metric=None if key == STEP else STEP)
 
-    def _attempt(self, action: Callable[[], None]) -> bool:
-        """Do something of W&B's; return whether it could be done."""
+    def _attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # whatever W&B raises: the run's own record is complete
             self._give_up(error)
-            return False
-        return True
 
     def _give_up(self, error: Exception) -> None:
+        if self._closed:  # it has been said already that there was no word
+            return
         self.problem = first_line(error)
         self._run = None
         self._say(f"W&B stopped logging ({self.problem}); the run folder's record is complete")

@@ -1,0 +1,84 @@
+"""Whether what a server has of a run is what the run folder's table has."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from algomatch.analysis.emergence import summaries
+from algomatch.analysis.suite import declared_metrics, headlines
+from algomatch.config import to_mapping
+from algomatch.tracking.heatmaps import HEATMAPS
+from algomatch.tracking.run_folder import RunFolder
+from support.runs import TIMEOUT, kept_steps
+from support.wandb_server import ServerRun, WandbServer
+
+STEP = "trainer/global_step"
+
+
+def sync(folder: Path, server: WandbServer) -> None:
+    """Upload the run's offline record by the real CLI."""
+    [offline] = (folder / "wandb").glob("offline-run-*")
+    synced = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", os.fspath(offline)],
+        env={**os.environ, **server.environment()},
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert synced.returncode == 0, synced.stderr
+
+
+def check_complete(seen: ServerRun, folder: Path) -> None:
+    """The server has the whole history, once, as the run folder's table has it."""
+    own = RunFolder.open(folder)
+    assert seen.config == json.loads(json.dumps(to_mapping(own.config)))
+    rows = own.measurements()
+    steps = sorted({row.step for row in rows})
+    logged = [row for row in seen.history if "tables/measurements" not in row]
+    assert [row[STEP] for row in logged] == steps
+    for at in logged:
+        expected = {r.key: r.value for r in headlines(r for r in rows if r.step == at[STEP])}
+        values = {key: at[key] for key in expected}
+        assert values == pytest.approx(expected, rel=0, abs=0)
+    assert seen.exit_code == 0
+    media = [name for name in seen.files if name.endswith(".png")]
+    drawn = len(HEATMAPS) - 1  # no joint sets: the tiny model does not solve the task
+    assert len(media) == drawn * len(kept_steps(folder))
+    assert all(seen.files[name].startswith(b"\x89PNG") for name in media)
+    tables = {name: json.loads(seen.files[name]) for name in seen.files if ".table.json" in name}
+    by_name = {name.split("/")[-1].split("_")[0]: table for name, table in tables.items()}
+    neurons = [r for r in rows if r.measure.startswith("sparsity/") and r.subject.endswith("]")]
+    assert len(by_name["measurements"]["data"]) == len(rows) - len(neurons)
+    last = [row for row in neurons if row.step == steps[-1]]
+    assert len(by_name["neurons"]["data"]) == len(last) > 0
+    described = {row[0]: row[1:] for row in by_name["metrics"]["data"]}
+    assert described.keys() == declared_metrics().keys()
+    assert described["accuracy/exact"][:2] == ["share of inputs", "higher"]
+    assert seen.summary["accuracy/all/exact"] == logged[-1]["accuracy/all/exact"]
+    check_summary(seen, folder)
+    defined = json.dumps(seen.client_config.get("m"))
+    assert defined.count("accuracy/all/exact") == 1
+
+
+def check_summary(seen: ServerRun, folder: Path) -> None:
+    """The server's summary says what the curves of all steps amount to, and nothing else."""
+    found = summaries(RunFolder.open(folder).measurements()).values()
+    expected: dict[str, float] = {}
+    for one in found:
+        expected[f"final/{one.key}"] = one.final
+        if one.best is not None:
+            expected[f"best/{one.key}"] = one.best
+        if one.emergence_step is not None:
+            expected[f"emergence_step/{one.key}"] = one.emergence_step
+    prefixes = ("final/", "best/", "emergence_step/")
+    summary = {key: value for key, value in seen.summary.items() if key.startswith(prefixes)}
+    assert summary == pytest.approx(expected, rel=0, abs=0)
+    for prefix in prefixes:
+        assert any(key.startswith(prefix) for key in summary), prefix

@@ -1,0 +1,164 @@
+"""Servers that refuse, are lost or come back, `algomatch log`, and artifacts up and down."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support.logged import STEP, check_complete, sync
+from support.runs import TIMEOUT, TINY, finish, kept_steps, run, start, wait_until
+from support.wandb_server import WandbServer
+
+from algomatch.tracking.run_folder import RunFolder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * TIMEOUT)]
+SHORT = (*TINY, "trainer.checkpoints=6")
+QUICK = ("tracking=online", "tracking.init_timeout_seconds=3", "tracking.finish_timeout_seconds=5")
+
+
+def test_a_run_is_logged_from_its_folder_once_however_often(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run("train", *SHORT, f"run_dir={folder}")[0] == 0
+    with WandbServer() as server:
+        for _ in range(2):
+            code, out, err = run("log", os.fspath(folder), environment=server.environment())
+            assert code == 0, err
+            assert f"{folder}: {server.url}" in " ".join(out.split())
+            [seen] = server.runs.values()
+            check_complete(seen, folder)
+        assert seen.id == RunFolder.open(folder).id
+        assert not list((folder / "wandb").glob("offline-run-*"))
+
+
+def test_a_run_that_was_synced_is_not_logged_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run("train", *SHORT, f"run_dir={folder}")[0] == 0
+    with WandbServer() as server:
+        sync(folder, server)
+        code, _, err = run("log", os.fspath(folder), environment=server.environment())
+        assert code == 0, err
+        [seen] = server.runs.values()
+        check_complete(seen, folder)
+
+
+def test_steps_that_a_server_lost_are_logged_again_and_no_others(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run("train", *SHORT, f"run_dir={folder}")[0] == 0
+    with WandbServer() as server:
+        environment = server.environment()
+        assert run("log", os.fspath(folder), environment=environment)[0] == 0
+        [seen] = server.runs.values()
+        before = [row[STEP] for row in seen.history]
+        del seen.streams["wandb-history.jsonl"][3:5]
+        assert run("log", os.fspath(folder), environment=environment)[0] == 0
+        steps = [row[STEP] for row in seen.history if "tables/measurements" not in row]
+        assert sorted(steps) == sorted({*before})
+
+
+def test_a_server_lost_in_the_middle_is_named_at_the_end_and_what_it_missed_comes_later(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    with WandbServer() as server:
+        environment = server.environment()
+        process = start("train", *SHORT, *QUICK, f"run_dir={folder}", environment=environment)
+        wait_until(lambda: len(kept_steps(folder)) >= 2, process)
+        server.stop()
+        code, out, err = finish(process)
+        assert code == 0, err
+        assert "no word that the" in out
+        assert f"algomatch log {folder}" in " ".join(out.split())
+        assert (folder / "finished.json").exists()
+        code, _, err = run("log", os.fspath(folder), environment=environment)
+        assert code == 1
+        assert "W&B cannot be reached" in err
+        server.restart()
+        code, _, err = run("log", os.fspath(folder), environment=environment)
+        assert code == 0, err
+        [seen] = server.runs.values()
+        steps = [row[STEP] for row in seen.history if "tables/measurements" not in row]
+        rows = RunFolder.open(folder).measurements()
+        assert sorted(steps) == sorted({row.step for row in rows})
+
+
+def test_without_its_server_a_run_stops_if_the_config_says_so_and_goes_on_later(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    settings = (*SHORT, *QUICK, "tracking.unreachable=stop", f"run_dir={folder}")
+    with WandbServer(hang=True) as server:
+        code, _, err = run("train", *settings, environment=server.environment())
+    assert code == 1
+    assert "tracking.unreachable=stop" in err
+    assert f"algomatch train --resume {folder}" in err
+    assert "Traceback" not in err
+    with WandbServer() as server:
+        environment = server.environment()
+        code, _, err = run("train", "--resume", os.fspath(folder), environment=environment)
+        assert code == 0, err
+        [seen] = server.runs.values()
+        check_complete(seen, folder)
+
+
+def test_a_wrong_key_is_said_and_the_run_goes_on_offline(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with WandbServer() as server:
+        environment = {**server.environment(), "WANDB_API_KEY": "1" * 40}
+        code, out, err = run("train", *SHORT, *QUICK, f"run_dir={folder}", environment=environment)
+        assert code == 0, err
+        assert "the run goes on offline" in out
+        assert "401" in out or "key" in out
+        assert not server.runs
+        code, _, err = run("log", os.fspath(folder), environment=server.environment())
+        assert code == 0, err
+        [seen] = server.runs.values()
+        check_complete(seen, folder)
+
+
+def test_artifacts_go_up_and_an_analysis_of_one_gives_the_same_numbers(tmp_path: Path) -> None:
+    folder, rows = tmp_path / "run", tmp_path / "rows.csv"
+    with WandbServer() as server:
+        environment = {**server.environment(), "WANDB_DIR": os.fspath(tmp_path)}
+        online = ("tracking=online", "tracking.artifacts=all", f"run_dir={folder}")
+        code, _, err = run("train", *SHORT, *online, environment=environment)
+        assert code == 0, err
+        [seen] = server.runs.values()
+        check_complete(seen, folder)
+        models = [one for one in server.artifacts.values() if one.type == "model"]
+        aliases = {alias: one for one in models for alias in one.aliases}
+        steps = kept_steps(folder)
+        assert aliases.keys() == {*(f"step-{step}" for step in steps), "best", "latest"}
+        assert aliases["latest"] is aliases[f"step-{steps[-1]}"]
+        assert len(models) == len(steps)
+        for step in steps:
+            kept = folder / f"checkpoints/step-{step:08d}/model.safetensors"
+            assert aliases[f"step-{step}"].files["model.safetensors"] == kept.read_bytes()
+        tables = [one for one in server.artifacts.values() if one.name == f"measurements-{seen.id}"]
+        assert tables[-1].files["measurements.csv"] == (folder / "measurements.csv").read_bytes()
+
+        name = f"wandb:tester/algomatch/model-{seen.id}:step-{steps[2]}"
+        arguments = ("analyze", name, "--output", os.fspath(rows))
+        code, out, err = run(*arguments, environment=environment, cwd=tmp_path)
+        assert code == 0, err
+        assert "equal the recorded ones exactly" in out
+        local = tmp_path / "local.csv"
+        kept = folder / f"checkpoints/step-{steps[2]:08d}"
+        assert run("analyze", os.fspath(kept), "--output", os.fspath(local))[0] == 0
+        assert rows.read_bytes() == local.read_bytes()
+        [analysis] = [one for one in server.runs.values() if one.job_type == "analysis"]
+        assert analysis.exit_code == 0
+        assert aliases[f"step-{steps[2]}"].used_by == [analysis.id]
+        assert analysis.summary["accuracy/all/exact"] >= 0
+
+        for bad, message in (
+            ("wandb:tester/algomatch", "is not of the form wandb:ENTITY/PROJECT/NAME:ALIAS"),
+            (f"wandb:tester/algomatch/model-{seen.id}:none", "no artifact 'tester/algomatch/"),
+        ):
+            code, _, err = run("analyze", bad, environment=environment, cwd=tmp_path)
+            assert code == 2, err
+            assert message in err
+    environment["WANDB_HTTP_TIMEOUT"] = "1"
+    code, _, err = run("analyze", name, environment=environment, cwd=tmp_path)
+    assert code == 1
+    assert "W&B did not give" in err
