@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -302,9 +304,10 @@ def steps_on_server(run: wandb.Run) -> set[int]:
     Raises:
         Exception: whatever W&B raises where the server does not answer.
     """
-    api = wandb.Api(timeout=ASKED_SECONDS)
-    history = api.run(run.path).scan_history(keys=[STEP])
-    return {int(row[STEP]) for row in history}
+    asked = wandb.Api(timeout=ASKED_SECONDS).run(run.path)
+    with suppress(OSError):
+        os.removedirs(asked.dir)  # it makes a folder for downloads
+    return {int(row[STEP]) for row in asked.scan_history(keys=[STEP])}
 
 
 def missing_on_server(run: wandb.Run, expected: Iterable[int]) -> str | None:

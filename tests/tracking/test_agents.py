@@ -1,0 +1,100 @@
+"""Sweeps by W&B's own command line: agents, cells, and runs that are taken away and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.logged import check_complete
+from support.runs import TIMEOUT, kept_steps, wait_until
+from support.wandb_server import WandbServer
+
+from algomatch.tracking.run_folder import RunFolder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * TIMEOUT)]
+
+SWEPT = """
+program: algomatch
+method: grid
+parameters:
+  seed: {values: [0, 1]}
+  task: {parameters: {vocabulary: {value: [a, b]}, max_length: {value: 3}}}
+  model: {parameters: {name: {values: [1L, 1L_attn_only]}, d_model: {value: 16}}}
+  trainer: {parameters: {max_steps: {value: 60}, checkpoints: {value: 6}, batch_size: {value: 12}}}
+  analysis: {parameters: {bootstrap: {value: 20}, random_inits: {value: 2}}}
+command: ["${env}", %s, -m, algomatch, train, tracking=online, --config, "${args_json_file}"]
+"""
+
+
+def wandb_line(server: WandbServer, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start W&B's own command line against the server."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "wandb", *arguments],
+        env={**os.environ, **server.environment()},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def create(server: WandbServer, folder: Path, text: str) -> str:
+    """Make a sweep by `wandb sweep`; return what `wandb agent` takes."""
+    (folder / "sweep.yaml").write_text(text % json.dumps(sys.executable))
+    process = wandb_line(server, folder, "sweep", "--project", "swept", "sweep.yaml")
+    out, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, out
+    [sweep] = server.sweeps
+    return f"tester/swept/{sweep}"
+
+
+def test_two_agents_run_each_cell_of_a_sweep_once(tmp_path: Path) -> None:
+    with WandbServer() as server:
+        name = create(server, tmp_path, SWEPT)
+        agents = [wandb_line(server, tmp_path, "agent", name) for _ in range(2)]
+        outs = [agent.communicate(timeout=3 * TIMEOUT)[0] for agent in agents]
+        assert [agent.returncode for agent in agents] == [0, 0], outs
+        [sweep] = server.sweeps.values()
+        cells = [(r.config["model"]["name"], r.config["seed"]) for r in server.runs.values()]
+        assert sorted(cells) == [("1L", 0), ("1L", 1), ("1L_attn_only", 0), ("1L_attn_only", 1)]
+        assert server.runs.keys() == sweep.runs.keys()
+        for run_id, seen in server.runs.items():
+            folder = tmp_path / "runs" / sweep.id / run_id
+            assert RunFolder.open(folder).wandb_id == run_id
+            check_complete(seen, folder)
+            config = seen.config
+            assert not any("." in key for key in config)
+            architecture = config["model"]["name"]
+            assert seen.name == f"reverse-{architecture}-seed{config['seed']}"
+            assert str(seen.group).startswith(f"reverse-{architecture} ")
+            assert seen.job_type == "train"
+            numbers = [v for key, v in seen.summary.items() if not key.startswith("_")]
+            assert all(isinstance(value, int | float) for value in numbers)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "sweep.yaml", "wandb"]
+
+
+def test_a_preempted_run_goes_on_in_another_agent_to_the_same_end(tmp_path: Path) -> None:
+    one = SWEPT.replace("values: [0, 1]", "value: 1").replace(
+        "values: [1L, 1L_attn_only]", "value: 1L"
+    )
+    one = one.replace("max_steps: {value: 60}, checkpoints: {value: 6}", "max_steps: {value: 400}")
+    with WandbServer() as server:
+        name = create(server, tmp_path, one)
+        agent = wandb_line(server, tmp_path, "agent", "--forward-signals", name)
+        folder = tmp_path / "runs" / name.rpartition("/")[2] / f"{name.rpartition('/')[2]}-run1"
+        wait_until(lambda: len(kept_steps(folder)) >= 6, agent)
+        agent.send_signal(signal.SIGUSR1)
+        agent.send_signal(signal.SIGTERM)
+        agent.communicate(timeout=TIMEOUT)
+        assert not (folder / "finished.json").exists()
+        assert (folder / "resume.ckpt").exists()
+        other = wandb_line(server, tmp_path, "agent", name)
+        out, _ = other.communicate(timeout=2 * TIMEOUT)
+        assert other.returncode == 0, out
+        [seen] = server.runs.values()
+        check_complete(seen, folder)
