@@ -300,25 +300,25 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
         if value is not None and value < least:
             raise UserError(f"--{name} {value} must be at least {least}")
     from . import sweep as sweeps
-    from .sweep_cells import chosen, plan
+    from .sweep_cells import plan
 
     output = Path(options.output) if options.output else None
-    found = plan(Path(options.file), overrides, output, options.count, options.seed)
-    cells = chosen(found, options.index)
+    given = options.count, options.seed, options.index
+    found = plan(Path(options.file), overrides, output, *given)
     if options.list:
         from .report.sweep import print_cells
 
-        print_cells(found, cells, console)
+        print_cells(found, console)
         return
     if options.index is not None:
         from . import experiment
 
-        experiment.train_or_resume(cells[0].config, console)
+        experiment.train_or_resume(found.cells[0].config, console)
         return
-    jobs = options.jobs or sweeps.cores() // max(cell.config.threads for cell in cells) or 1
+    jobs = options.jobs or sweeps.cores() // max(cell.config.threads for cell in found.cells) or 1
     if found.file.ends_early:
         console.print("early_terminate is the server's: here every run goes to its own end")
-    outcome = sweeps.run_cells(found, cells, jobs, console)
+    outcome = sweeps.run_cells(found, jobs, console)
     from .report.sweep import print_sweep
 
     print_sweep(outcome, console)

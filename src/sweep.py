@@ -40,8 +40,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_cells(sweep: Sweep, cells: Sequence[Cell], jobs: int, console: Console) -> Outcome:
-    """Run what is not finished of the cells, `jobs` at once; return how they ended.
+def run_cells(sweep: Sweep, jobs: int, console: Console) -> Outcome:
+    """Run what is not finished of a sweep's cells, `jobs` at once; return how they ended.
 
     A cell that another process works on is left to it: several machines may share a folder. On
     Ctrl-C or SIGTERM the runs save their state and stop; the same call goes on.
@@ -67,9 +67,10 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell], jobs: int, console: Console) 
             transient=True,
             speed_estimate_period=SPEED_SECONDS,
         ) as progress:
-            finished = sum(cell.finished for cell in cells)
-            bar = progress.add_task("", total=len(cells), completed=finished, at_work="")
-            for done, at_work in workers.run([cell for cell in cells if not cell.finished]):
+            left = [cell for cell in sweep.cells if not cell.finished]
+            finished = len(sweep.cells) - len(left)
+            bar = progress.add_task("", total=len(sweep.cells), completed=finished, at_work="")
+            for done, at_work in workers.run(left):
                 progress.update(bar, completed=finished + done, at_work=at_work)
     finally:
         for number, handler in before.items():

@@ -78,13 +78,16 @@ def plan(
     output: Path | None = None,
     count: int | None = None,
     seed: int = 0,
+    index: int | None = None,
 ) -> Sweep:
     """Return a sweep's cells, each with its whole config; the same arguments give the same cells.
 
-    They are in `output`, by default a folder of the file's name in `runs_dir`.
+    With an index that one alone is returned. They are in `output`, by default a folder of the
+    file's name in `runs_dir`.
 
     Raises:
-        UserError: the file is no sweep file, or a cell's config is impossible.
+        UserError: the file is no sweep file, a cell's config is impossible, or there is no such
+            index.
         FaultError: the file cannot be read.
     """
     file = read_sweep(path)
@@ -93,27 +96,17 @@ def plan(
         key = override.partition("=")[0]
         if any(key == one or one.startswith(f"{key}.") for one in (*swept, "run_dir")):
             raise UserError(f"'{override}': the sweep sets {key} itself; change '{path}'")
+    planned = list(enumerate(file.cells(count, seed)))
+    if index is not None and not 0 <= index < len(planned):
+        raise UserError(f"--index {index}: the sweep has the cells 0 to {len(planned) - 1}")
     found = []
     folder = output
-    for index, settings in enumerate(file.cells(count, seed)):
-        config = compose(overrides, given=settings, source=f"cell {index} of {path}")
+    for number, settings in planned if index is None else [planned[index]]:
+        config = compose(overrides, given=settings, source=f"cell {number} of {path}")
         folder = folder or Path(config.runs_dir) / file.name
-        config.run_dir = str(folder / f"{index:04d}-{run_name(config)}")
+        config.run_dir = str(folder / f"{number:04d}-{run_name(config)}")
         if file.name not in config.tracking.tags:
             config.tracking.tags.append(file.name)
-        found.append(Cell(index, config))
+        found.append(Cell(number, config))
     assert folder is not None, "a sweep has at least one cell"
     return Sweep(file, folder, tuple(found))
-
-
-def chosen(sweep: Sweep, index: int | None) -> tuple[Cell, ...]:
-    """Return all cells, or the one of an index.
-
-    Raises:
-        UserError: there is no such cell.
-    """
-    if index is None:
-        return sweep.cells
-    if not 0 <= index < len(sweep.cells):
-        raise UserError(f"--index {index}: the sweep has the cells 0 to {len(sweep.cells) - 1}")
-    return (sweep.cells[index],)

@@ -70,6 +70,22 @@ def test_one_run_of_a_sweep_by_its_index(tmp_path: Path) -> None:
     assert "was begun with trainer.max_steps=60, not 70" in err
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(2 * TIMEOUT)
+def test_a_run_that_fails_is_named_with_its_last_words_and_costs_no_other(tmp_path: Path) -> None:
+    rates = {"trainer": {"parameters": {"learning_rate": {"values": [1e30, 0.001]}}}}
+    file, folder = tmp_path / "rates.yaml", tmp_path / "runs"
+    file.write_text(yaml.safe_dump({"method": "grid", "parameters": rates}))
+    arguments = (*SETTINGS, "trainer.gradient_clip=0", "model=1L", "--output", os.fspath(folder))
+    code, out, err = run("sweep", os.fspath(file), *arguments)
+    assert code == 1
+    assert err == "algomatch: 1 of 2 runs failed; the same command tries again\n"
+    said = " ".join(out.split())
+    assert "1 failed, 1 finished" in said
+    assert "! 0000-reverse-1L-seed0: algomatch: training diverged at step" in said
+    assert not (folder / "0000-reverse-1L-seed0" / "finished.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -21,16 +21,19 @@ SHOWN = {"accuracy/all/exact": "exact", "accuracy/held_out/exact": "held out"}
 FAILED_SHOWN = 5  # failures that are told of, each with its last words
 
 
-def print_cells(sweep: Sweep, cells: Sequence[Cell], console: Console) -> None:
+def print_cells(sweep: Sweep, console: Console) -> None:
     """Print a line for each run: its index, what it is, and how far it is."""
-    names, outcome = _names(sweep), Outcome(sweep, {}, None)
-    for cell in cells:
-        name = f"{names[cell.index]} seed={cell.config.seed}"
+    outcome = Outcome(sweep, {}, None)
+    for cell, what in zip(sweep.cells, _names(sweep), strict=True):
+        name = f"{what} seed={cell.config.seed}"
         console.print(
             f"{cell.index:>4}  {name}  ({outcome.state(cell)})",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
-    console.print(f"{len(cells)} runs, in {sweep.folder}", markup=False, highlight=False)
+    count = len(sweep.cells)
+    console.print(
+        f"{count} run{'s' * (count != 1)}, in {sweep.folder}", markup=False, highlight=False
+    )
 
 
 def print_sweep(outcome: Outcome, console: Console) -> None:
