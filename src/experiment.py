@@ -343,7 +343,10 @@ def _run(
             raise
         assert reason is not None, "a run that was not interrupted has a reason to end"
         seconds = time.monotonic() - started
-        say(f"measuring took {recorder.seconds_measuring:.1f} of {seconds:.1f} s")
+        say(
+            f"training took {recorder.seconds_training:.1f} s, "
+            f"measuring {recorder.seconds_measuring:.1f} s, of {seconds:.1f} s"
+        )
         rows = folder.measurements()
         try:
             save_run_figure(folder, rows, failing(folder.inputs_digest))

@@ -57,7 +57,8 @@ class Recorder(pl.Callback):
         self._pending: list[Measurement] = []
         self._saved_at = time.monotonic()
         self.finished: str | None = None
-        self.seconds_measuring = 0.0
+        self.seconds_measuring = self.seconds_training = 0.0
+        self._trained_from = self._saved_at
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: rows of no checkpoint yet, and whether it is done."""
@@ -72,6 +73,7 @@ class Recorder(pl.Callback):
         """Measure the model as it was initialised."""
         if trainer.ckpt_path is None:
             self._checkpoint(trainer, pl_module)
+        self._trained_from = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -82,6 +84,7 @@ class Recorder(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Log, evaluate, measure and save, each where its step has come."""
+        self.seconds_training += time.monotonic() - self._trained_from
         settings, step = self._settings, trainer.global_step
         if step % settings.log_every == 0 or step in self._steps:
             self._pending += self._training_rows(step, pl_module, len(batch.tokens))
@@ -94,6 +97,7 @@ class Recorder(pl.Callback):
             self._checkpoint(trainer, pl_module)
         elif time.monotonic() - self._saved_at >= settings.save_every_seconds:
             self.save_state(trainer)
+        self._trained_from = time.monotonic()
 
     def save_state(self, trainer: pl.Trainer) -> None:
         """Write the training state, whole or not at all.
