@@ -82,11 +82,10 @@ def log_checkpoint(
     run.log_artifact(artifact, aliases=list(aliases))
 
 
-def log_measurements(run: wandb.Run, folder: RunFolder, rows: Sequence[Measurement]) -> None:
-    """Log the run's gathered table as an artifact: the CSV, and a table that the UI shows."""
+def log_measurements(run: wandb.Run, folder: RunFolder) -> None:
+    """Log the run's gathered table as an artifact; what the UI shows of it is `tables/`."""
     artifact = wandb.Artifact(f"measurements-{folder.wandb_id}", type="measurements")
     _add(artifact, folder.path / "measurements.csv")
-    artifact.add(table_of(COLUMNS, rows), "measurements")
     run.log_artifact(artifact, aliases=["latest"])
 
 

@@ -170,7 +170,7 @@ class WandbLog:
         self._summarise()
         self._log_checkpoints(rows)
         if self._settings.artifacts != "none":
-            log_measurements(self._run, self._folder, rows)
+            log_measurements(self._run, self._folder)
 
     def _mark_preempting(self) -> None:
         assert self._run is not None
