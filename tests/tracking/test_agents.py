@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.logged import check_complete
-from support.runs import TIMEOUT, kept_steps, wait_until
+from support.runs import TIMEOUT, kept_steps, run, wait_until
 from support.wandb_server import WandbServer
 
 from algomatch.tracking.run_folder import RunFolder
@@ -29,6 +29,12 @@ parameters:
   analysis: {parameters: {bootstrap: {value: 20}, random_inits: {value: 2}}}
 command: ["${env}", %s, -m, algomatch, train, tracking=online, --config, "${args_json_file}"]
 """
+ONE = (
+    SWEPT.replace("values: [0, 1]", "value: 1")
+    .replace("values: [1L, 1L_attn_only]", "value: 1L")
+    .replace("max_steps: {value: 60}, checkpoints: {value: 6}", "max_steps: {value: 400}")
+)
+SLURM = Path(__file__).resolve().parent.parent.parent / "sweeps" / "slurm"
 
 
 def wandb_line(server: WandbServer, folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -78,23 +84,102 @@ def test_two_agents_run_each_cell_of_a_sweep_once(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "sweep.yaml", "wandb"]
 
 
+def run_folder(folder: Path, name: str) -> Path:
+    """The folder of a sweep's first run."""
+    sweep = name.rpartition("/")[2]
+    return folder / "runs" / sweep / f"{sweep}-run1"
+
+
+def check_stopped(folder: Path) -> None:
+    """A run was stopped before its end and can go on."""
+    assert not (folder / "finished.json").exists()
+    assert (folder / "resume.ckpt").exists()
+
+
 def test_a_preempted_run_goes_on_in_another_agent_to_the_same_end(tmp_path: Path) -> None:
-    one = SWEPT.replace("values: [0, 1]", "value: 1").replace(
-        "values: [1L, 1L_attn_only]", "value: 1L"
-    )
-    one = one.replace("max_steps: {value: 60}, checkpoints: {value: 6}", "max_steps: {value: 400}")
     with WandbServer() as server:
-        name = create(server, tmp_path, one)
+        name = create(server, tmp_path, ONE)
         agent = wandb_line(server, tmp_path, "agent", "--forward-signals", name)
-        folder = tmp_path / "runs" / name.rpartition("/")[2] / f"{name.rpartition('/')[2]}-run1"
+        folder = run_folder(tmp_path, name)
         wait_until(lambda: len(kept_steps(folder)) >= 6, agent)
         agent.send_signal(signal.SIGUSR1)
         agent.send_signal(signal.SIGTERM)
         agent.communicate(timeout=TIMEOUT)
-        assert not (folder / "finished.json").exists()
-        assert (folder / "resume.ckpt").exists()
+        check_stopped(folder)
         other = wandb_line(server, tmp_path, "agent", name)
         out, _ = other.communicate(timeout=2 * TIMEOUT)
         assert other.returncode == 0, out
         [seen] = server.runs.values()
         check_complete(seen, folder)
+
+
+def test_a_run_that_the_server_stops_goes_on_by_its_folder_under_the_same_id(
+    tmp_path: Path,
+) -> None:
+    with WandbServer() as server:
+        name = create(server, tmp_path, ONE)
+        agent = wandb_line(server, tmp_path, "agent", name)
+        folder = run_folder(tmp_path, name)
+        wait_until(lambda: len(kept_steps(folder)) >= 6, agent)
+        [stopped] = server.runs
+        server.stop_run(stopped)
+        out, _ = agent.communicate(timeout=TIMEOUT)
+        assert agent.returncode == 0, out
+        check_stopped(folder)
+        environment = server.environment()
+        code, _, err = run("train", "--resume", os.fspath(folder), environment=environment)
+        assert code == 0, err
+        [seen] = server.runs.values()
+        assert seen.id == stopped
+        check_complete(seen, folder)
+
+
+def batch_job(
+    script: str, folder: Path, *arguments: str, **variables: str
+) -> subprocess.Popen[str]:
+    """Start a SLURM script as the node does, with the environment active."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        ["bash", os.fspath(SLURM / script), *arguments],
+        env={**os.environ, **variables, "PATH": path},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_an_array_job_of_agents_hands_its_run_on_before_its_time_is_over(tmp_path: Path) -> None:
+    with WandbServer() as server:
+        name = create(server, tmp_path, ONE)
+        job = batch_job("agents.sbatch", tmp_path, name, **server.environment())
+        folder = run_folder(tmp_path, name)
+        wait_until(lambda: len(kept_steps(folder)) >= 6, job)
+        job.send_signal(signal.SIGUSR1)
+        out, _ = job.communicate(timeout=TIMEOUT)
+        check_stopped(folder)
+        job = batch_job("agents.sbatch", tmp_path, name, **server.environment())
+        out, _ = job.communicate(timeout=2 * TIMEOUT)
+        assert job.returncode == 0, out
+        [seen] = server.runs.values()
+        check_complete(seen, folder)
+
+
+def test_an_array_job_without_a_server_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(ONE.replace("command:", "#"))
+    arguments, task = ("local.sbatch", tmp_path, "sweep.yaml"), {"SLURM_ARRAY_TASK_ID": "0"}
+    job = batch_job(*arguments, **task)
+    folder = tmp_path / "runs" / "sweep" / "0000-reverse-1L-seed1"
+    wait_until(lambda: len(kept_steps(folder)) >= 6, job)
+    job.send_signal(signal.SIGTERM)
+    out, _ = job.communicate(timeout=TIMEOUT)
+    assert job.returncode == 128 + signal.SIGTERM, out
+    check_stopped(folder)
+    job = batch_job(*arguments, **task)
+    out, _ = job.communicate(timeout=2 * TIMEOUT)
+    assert job.returncode == 0, out
+    assert (folder / "finished.json").exists()
+    job = batch_job(*arguments, SLURM_ARRAY_TASK_ID="1")
+    out, _ = job.communicate(timeout=TIMEOUT)
+    assert job.returncode == 2
+    assert "--index 1: the sweep has the cells 0 to 0" in out
