@@ -96,10 +96,10 @@ def _cell(values: Sequence[float]) -> str:
     if not values:
         return ""
     low, high, mean = min(values), max(values), fmean(values)
-    digits = 0 if low > 1 else 3
+    digits, of_range = (0, 0) if low > 1 else (3, 2)
     if low == high:
         return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})"
+    return f"{mean:.{digits}f} ({low:.{of_range}f}..{high:.{of_range}f})"
 
 
 def _last_words(log: Path) -> str:
