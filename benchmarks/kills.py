@@ -106,7 +106,7 @@ def checked(folder: Path, whole: Path, counts: Counter[str]) -> None:
 
 def one(server: WandbServer, whole: Path, seconds: float, folder: Path, kill: Kill) -> Counter[str]:
     """Kill one run, go on with it, log it, and count what went wrong."""
-    counts = Counter[str]()
+    counts = Counter({"resumes that failed": 0, "unreadable checkpoints": 0})
     settings = (*SETTINGS, f"tracking={kill.mode}", f"run_dir={folder}")
     if not killed(start(server, "train", *settings), folder, kill, seconds):
         return Counter({"had ended before": 1})
