@@ -53,6 +53,7 @@ from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.compiling import compile_program
 from algomatch.models.reference import validate
 from algomatch.models.training import AlgorithmicTask, fit, learning_rate_factor
+from algomatch.stopping import Stop
 from algomatch.tracking.callbacks import GracefulStop, ProgressBar, Recorder
 from algomatch.tracking.run_folder import RunFolder
 from algomatch.tracking.wandb_log import WandbLog
@@ -132,7 +133,7 @@ def _lightning_seconds(config: Config) -> float:
     console = Console(file=io.StringIO())
     wandb_log = WandbLog(folder, print)
     recorder = Recorder(folder, setting, wandb_log, lambda text: None)
-    window, stop = _Window(), GracefulStop(recorder, wandb_log, console)
+    window, stop = _Window(), GracefulStop(Stop(print), recorder, wandb_log)
     callbacks = [ProgressBar(console, settings.max_steps), recorder, stop, window]
     datamodule = TaskDataModule(
         setting.inputs, settings.batch_size, config.seed, settings.max_steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from . import experiment
     from .config import Config
+    from .stopping import Stop
+    from .tracking.agent import Assigned
 
 EPILOG = """examples:
   algomatch train task=reverse model=4L seed=1 trainer.max_steps=500
@@ -278,18 +281,48 @@ def _train(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
         experiment.resume(Path(options.resume), console)
         return
+    from .stopping import SIGNALS, Stop
+    from .tracking.agent import assigned
+
+    agents, stop = assigned(), Stop(console.print)
+    if agents is not None:
+        with stop.taken(SIGNALS[1:]):  # W&B's server may stop a run while it imports
+            _train_for(agents, overrides, options, stop, console)
+        return
     from .config import compose
 
     config = compose(overrides, options.config)
     from . import experiment
-    from .tracking.agent import assigned
 
-    agents = assigned()
-    if agents is None or config.run_dir is not None:
-        experiment.train(config, console)
-        return
-    config.run_dir = str(agents.folder(Path(config.runs_dir)))
-    experiment.train_or_resume(config, console, wandb_id=agents.run)
+    experiment.train(config, console)
+
+
+def _train_for(
+    agents: Assigned,
+    overrides: Sequence[str],
+    options: argparse.Namespace,
+    stop: Stop,
+    console: Console,
+) -> None:
+    """Train the run that a sweep's agent has assigned, or go on with it."""
+    from .config import compose
+
+    config = compose(overrides, options.config)
+    if config.run_dir is None:
+        config.run_dir = str(agents.folder(Path(config.runs_dir)))
+    from . import experiment
+
+    try:
+        experiment.train_or_resume(config, console, wandb_id=agents.run, stop=stop)
+    except Interrupted as stopped:
+        # By the signal: an exit code would be a failure, and after three an agent gives up.
+        console.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        from .stopping import end_by
+        from .tracking.wandb_log import end_service
+
+        end_service()
+        sys.stdout.flush()
+        end_by(stopped.exit_code - 128)
 
 
 def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> None:
@@ -313,7 +346,10 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
     if options.index is not None:
         from . import experiment
 
-        experiment.train_or_resume(found.cells[0].config, console)
+        try:
+            experiment.train_or_resume(found.cells[0].config, console)
+        finally:
+            sweeps.link_records(found.cells[0])
         return
     jobs = options.jobs or sweeps.cores() // max(cell.config.threads for cell in found.cells) or 1
     if found.file.ends_early:
@@ -335,12 +371,14 @@ def _log_runs(options: argparse.Namespace, rest: list[str], console: Console) ->
     from .report.seeds import find_runs
     from .tracking.replay import log_run
 
-    failed: list[FaultError] = []
+    failed: list[UserError | FaultError] = []
     folders = find_runs([Path(path) for path in (*options.runs, *rest)])
     for folder in folders:
         try:
             url = log_run(folder, console.print)
-        except FaultError as error:  # the others are logged all the same
+        except (UserError, FaultError) as error:  # the others are logged all the same
+            if len(folders) == 1:
+                raise
             failed.append(error)
             console.print(f"! {error}", markup=False, highlight=False, soft_wrap=True)
         else:
@@ -668,9 +706,11 @@ def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> 
     with artifacts.fetched(options.checkpoint) as fetched:
         console.print(f"checkpoint: {fetched.folder}", markup=False, highlight=False)
         found = experiment.analyze(fetched.folder, options.device)
-        artifacts.log_rows(fetched.run, found.rows)
         console.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)
-        _print_analysis(found, options, console)
+        try:
+            _print_analysis(found, options, console)
+        finally:  # also what differs from the record
+            artifacts.log_rows(fetched.run, found.rows)
 
 
 def _print_analysis(

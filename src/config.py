@@ -243,6 +243,21 @@ def flattened(config: Config, leaving_out: Sequence[str] = ()) -> dict[str, Any]
     return dict(pairs(to_mapping(config)))
 
 
+def check_same_settings(folder: Path, now: Config, then: Config) -> None:
+    """Refuse to take a run for another one, but for what does not change its numbers.
+
+    Raises:
+        UserError: the settings are not those it was begun with.
+    """
+    given, begun = (flattened(config, FREE_SETTINGS) for config in (now, then))
+    for key in sorted({*given, *begun}):
+        if given.get(key) != begun.get(key):
+            raise UserError(
+                f"run '{folder}' was begun with {key}={begun.get(key)}, not "
+                f"{given.get(key)}: choose another folder, or remove that one"
+            )
+
+
 def departures(config: Config) -> dict[str, Any]:
     """Return what sets a run off from the shipped task, model and training it names, by dotted key.
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
 from rich.progress import (
@@ -39,7 +40,7 @@ from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
 from .analysis.suite import check_names, measure
-from .config import FREE_SETTINGS, Config, TrainerConfig, flattened
+from .config import Config, TrainerConfig, check_same_settings
 from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
@@ -58,6 +59,7 @@ from .models.training import AlgorithmicTask, checkpoint_steps
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.summary import how_many, output_text, print_summary, reference_text
+from .stopping import Stop
 from .tracking import checkpoints
 from .tracking.callbacks import GracefulStop, ProgressBar, Recorder, StepReport
 from .tracking.control_record import ControlRecord, Kept, failing
@@ -92,11 +94,12 @@ def train(
     console: Console,
     report: StepProgress | None = None,
     wandb_id: str | None = None,
+    stop: Stop | None = None,
 ) -> RunFolder:
     """Train and measure a new run; return its folder.
 
     `report` is told the steps done, in place of a bar on the console. W&B has the run by
-    `wandb_id`, where its server chose one.
+    `wandb_id`, where its server chose one. `stop` may have been asked to before the run begins.
 
     Raises:
         UserError: the config is impossible, or the run folder exists.
@@ -108,7 +111,7 @@ def train(
     setting = prepare(config)
     datamodule = _datamodule(config, setting)
     folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact, wandb_id)
-    return _run(folder, setting, datamodule, console, report)
+    return _run(folder, setting, datamodule, console, report, stop)
 
 
 def train_or_resume(
@@ -116,6 +119,7 @@ def train_or_resume(
     console: Console,
     report: StepProgress | None = None,
     wandb_id: str | None = None,
+    stop: Stop | None = None,
 ) -> RunFolder:
     """Train the run of `run_dir`, or go on with it if it was begun; a finished one is left alone.
 
@@ -127,29 +131,16 @@ def train_or_resume(
     path = Path(str(config.run_dir))
     if not path.exists():
         try:
-            return train(config, console, report, wandb_id)
+            return train(config, console, report, wandb_id, stop)
         except FolderExistsError:  # another process was quicker
             pass
-    check_same_settings(RunFolder.open(path), config)
-    return resume(path, console, report)
+    check_same_settings(path, config, RunFolder.open(path).config)
+    return resume(path, console, report, stop)
 
 
-def check_same_settings(folder: RunFolder, config: Config) -> None:
-    """Refuse to go on with a run as another one, but for what does not change its numbers.
-
-    Raises:
-        UserError: the settings are not those it was begun with.
-    """
-    now, then = (flattened(c, FREE_SETTINGS) for c in (config, folder.config))
-    for key in sorted({*now, *then}):
-        if now.get(key) != then.get(key):
-            raise UserError(
-                f"run '{folder.path}' was begun with {key}={then.get(key)}, not "
-                f"{now.get(key)}: choose another folder, or remove that one"
-            )
-
-
-def resume(path: Path, console: Console, report: StepProgress | None = None) -> RunFolder:
+def resume(
+    path: Path, console: Console, report: StepProgress | None = None, stop: Stop | None = None
+) -> RunFolder:
     """Go on with an interrupted run, to the same end as if it had not been interrupted.
 
     Raises:
@@ -157,17 +148,22 @@ def resume(path: Path, console: Console, report: StepProgress | None = None) -> 
         BusyError: another process works on it.
     """
     folder = RunFolder.open(path)
-    ended = folder.finished()
-    if ended is not None:
+    if folder.finished():
         with folder.lock():
             folder.repair(console.print)
-        console.print(f"'{path}' finished at step {ended['step']} ({ended['reason']})")
-        print_summary(folder, None, console, failing(folder.inputs_digest))
+        _say_finished(folder, console)
         return folder
     check_accelerator(folder.config.trainer.accelerator)
     setting = prepare(folder.config)
     _check_same(folder.inputs_digest, setting.inputs, f"run '{path}'")
-    return _run(folder, setting, _datamodule(folder.config, setting), console, report)
+    return _run(folder, setting, _datamodule(folder.config, setting), console, report, stop)
+
+
+def _say_finished(folder: RunFolder, console: Console) -> None:
+    ended = folder.finished()
+    assert ended is not None, "it is asked of a finished run"
+    console.print(f"'{folder.path}' finished at step {ended['step']} ({ended['reason']})")
+    print_summary(folder, None, console, failing(folder.inputs_digest))
 
 
 @dataclass(frozen=True)
@@ -308,13 +304,18 @@ def _run(
     datamodule: TaskDataModule,
     console: Console,
     report: StepProgress | None,
+    stop: Stop | None,
 ) -> RunFolder:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     started = time.monotonic()
-    with folder.lock():
+    stop = stop or Stop(say)
+    with folder.lock(), stop.taken():
         folder.repair(say)
+        if folder.finished():  # by another process, a moment ago
+            _say_finished(folder, console)
+            return folder
         state = _read_state(folder, say)
         if state and (gone := _gone(folder, state.step)):
             steps = ", ".join(map(str, gone))
@@ -325,7 +326,7 @@ def _run(
         recorder = Recorder(folder, setting, wandb_log, say)
         last = folder.config.trainer.max_steps
         bar = StepReport(report) if report else ProgressBar(console, last)
-        stop = GracefulStop(recorder, wandb_log, console)
+        callbacks: list[pl.Callback] = [bar, recorder, GracefulStop(stop, recorder, wandb_log)]
         try:
             wandb_log.start(folder.measurements(up_to=state.step) if state else ())
         except FaultError as error:
@@ -336,7 +337,7 @@ def _run(
         reason = state.finished if state else None
         try:
             if reason is None:
-                _fit(folder, setting, datamodule, recorder, state, [bar, recorder, stop], stop)
+                _fit(folder, setting, datamodule, recorder, state, callbacks, stop)
                 reason = recorder.finished
         except BaseException:
             wandb_log.close(exit_code=1)
@@ -353,7 +354,7 @@ def _run(
         except OSError as error:
             say(f"the figure was not drawn: {error}")
         wandb_log.finish(rows)
-        folder.finish(max(row.step for row in rows), reason)
+        folder.finish(max(row.step for row in rows), reason, wandb_log.problem)
         print_summary(folder, wandb_log, console, failing(folder.inputs_digest))
     return folder
 
@@ -384,6 +385,7 @@ def make_trainer(settings: TrainerConfig, callbacks: list[pl.Callback], folder: 
         enable_model_summary=False,
         default_root_dir=folder,
         profiler=_NoProfiler(),
+        plugins=[LightningEnvironment()],  # else it takes SLURM's tasks for its own
     )
 
 
@@ -394,7 +396,7 @@ def _fit(
     recorder: Recorder,
     state: _State | None,
     callbacks: list[pl.Callback],
-    stop: GracefulStop,
+    stop: Stop,
 ) -> None:
     settings = folder.config.trainer
     module = AlgorithmicTask(make_native(setting.shape), setting.inputs.output, settings)

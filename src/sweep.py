@@ -11,7 +11,9 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -32,6 +34,7 @@ from .sweep_cells import BUSY, Cell, Outcome, Sweep
 
 SECONDS_SHOWN = 0.5  # between two states of the bar
 LOG_WIDTH = 100
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 SPEED_SECONDS = 600.0  # over which the remaining time is estimated
 
 
@@ -53,8 +56,7 @@ def run_cells(sweep: Sweep, jobs: int, console: Console) -> Outcome:
         (sweep.folder / "logs").mkdir(parents=True, exist_ok=True)
         write_file(sweep.folder / "sweep.yaml", sweep.file.text.encode())
     workers = _Workers(jobs)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, workers.stop) for number in numbers}
+    before = {number: signal.signal(number, workers.stop) for number in STOPPING}
     try:
         with Progress(
             TextColumn("cells"),
@@ -106,20 +108,35 @@ class _Workers:
         queue, done = list(cells), 0
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([f"{__package__}.experiment"])
-        while self._running or (queue and self.received is None):
-            while queue and len(self._running) < self.jobs and self.received is None:
+        # It and its children have signals blocked: they are for the runs, once these begin.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        while self._running or (queue and not self.is_stopped()):
+            while queue and len(self._running) < self.jobs and not self.is_stopped():
                 cell, step = queue.pop(0), context.Value("q", 0, lock=False)
+                if cell.finished:  # by another machine that shares the folder
+                    done += 1
+                    continue
                 process = context.Process(target=_run_cell, args=(cell, step))
                 process.start()
                 self._running.append(_Running(cell, process, step))
+                if self.is_stopped():  # while it was started
+                    process.terminate()
             wait([one.process.sentinel for one in self._running], SECONDS_SHOWN)
             for one in [one for one in self._running if not one.process.is_alive()]:
                 self._running.remove(one)
                 self.codes[one.cell.index] = int(one.process.exitcode or 0)
-                _link_records(one.cell)
+                link_records(one.cell)
                 done += 1
             names = ", ".join(f"{one.cell.folder.name} {one.share:.0%}" for one in self._running)
             yield done + sum(one.share for one in self._running), names
+
+    def is_stopped(self) -> bool:
+        """Whether the sweep was asked to stop."""
+        return self.received is not None
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Let every process save its state and stop; the second time, end them at once."""
@@ -128,33 +145,36 @@ class _Workers:
             (one.process.kill if again else one.process.terminate)()
 
 
-def _link_records(cell: Cell) -> None:
-    """Gather the offline W&B records of the sweep's runs in one folder, for `wandb leet`."""
+def link_records(cell: Cell) -> None:
+    """Gather the offline W&B records of the sweep's runs in one folder, for `wandb leet`.
+
+    It is a convenience: where links cannot be made, there are none.
+    """
     where = cell.folder.parent / "wandb"
-    with faults_named(f"link W&B's records in '{where}'"):
+    with suppress(OSError):
         where.mkdir(exist_ok=True)
         for record in (cell.folder / "wandb").glob("offline-run-*"):
-            link = where / record.name
-            if not link.is_symlink():
-                link.symlink_to(os.path.relpath(record, where))
+            with suppress(FileExistsError):
+                (where / record.name).symlink_to(os.path.relpath(record, where))
         for link in where.iterdir():  # of records that a later attempt has taken the place of
             if link.is_symlink() and not link.exists():
-                link.unlink()
+                link.unlink(missing_ok=True)
 
 
 def _run_cell(cell: Cell, step: Any) -> None:
     """Run a cell in a process of its own, which ends here."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     from . import experiment
     from .tracking.wandb_log import end_service
-
-    log = os.open(cell.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, sys.stdout.fileno())
-    os.dup2(log, sys.stderr.fileno())
 
     def report(done: int) -> None:
         step.value = done
 
     def run() -> None:
+        with faults_named(f"write '{cell.log}'"):
+            log = os.open(cell.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, sys.stdout.fileno())
+        os.dup2(log, sys.stderr.fileno())
         console = Console(file=sys.stdout, width=LOG_WIDTH)
         try:
             experiment.train_or_resume(cell.config, console, report)

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import Config, compose, run_name
+from .config import (
+    Config,
+    check_same_settings,
+    compose,
+    from_mapping,
+    read_yaml,
+    run_name,
+)
 from .errors import UserError
 from .sweep_file import SweepFile, read_sweep
 
@@ -62,14 +69,19 @@ class Outcome:
             return "finished"
         if code == BUSY:
             return "in another process"
-        if code is None or code in STOPPED or code > 128:
+        if code is None:
+            return "begun" if cell.folder.exists() else "not begun"
+        if code in STOPPED or code > 128:
             return "interrupted" if cell.folder.exists() else "not begun"
         return "killed" if code < 0 else "failed"
 
     @property
     def failed(self) -> list[Cell]:
-        """The cells that came to no good end, and were not stopped."""
-        return [one for one in self.sweep.cells if self.state(one) in ("failed", "killed")]
+        """The cells that came to no good end, and were not stopped with the sweep."""
+        bad = ["failed", "killed"] + ["interrupted", "not begun"] * (self.signal is None)
+        return [
+            one for one in self.sweep.cells if one.index in self.codes and self.state(one) in bad
+        ]
 
 
 def plan(
@@ -86,16 +98,17 @@ def plan(
     file's name in `runs_dir`.
 
     Raises:
-        UserError: the file is no sweep file, a cell's config is impossible, or there is no such
-            index.
+        UserError: the file is no sweep file, a cell's config is impossible, there is no such
+            index, or the folder holds runs of other settings.
         FaultError: the file cannot be read.
     """
     file = read_sweep(path)
     swept = [one.key for one in file.parameters]
     for override in overrides:
         key = override.partition("=")[0]
-        if any(key == one or one.startswith(f"{key}.") for one in (*swept, "run_dir")):
-            raise UserError(f"'{override}': the sweep sets {key} itself; change '{path}'")
+        for one in (*swept, "run_dir"):
+            if key == one or key.startswith(f"{one}.") or key == one.removesuffix(".name"):
+                raise UserError(f"'{override}': the sweep sets {one} itself; change '{path}'")
     planned = list(enumerate(file.cells(count, seed)))
     if index is not None and not 0 <= index < len(planned):
         raise UserError(f"--index {index}: the sweep has the cells 0 to {len(planned) - 1}")
@@ -108,5 +121,25 @@ def plan(
         if file.name not in config.tracking.tags:
             config.tracking.tags.append(file.name)
         found.append(Cell(number, config))
+    _check_folders(found, folder, alone=index is not None)
     assert folder is not None, "a sweep has at least one cell"
     return Sweep(file, folder, tuple(found))
+
+
+def _check_folders(cells: Sequence[Cell], folder: Path | None, alone: bool) -> None:
+    """Refuse to take the runs of another sweep, or of other settings, for these cells."""
+    for cell in cells:
+        if (cell.folder / "config.yaml").is_file():
+            file = cell.folder / "config.yaml"
+            check_same_settings(cell.folder, cell.config, from_mapping(read_yaml(file), str(file)))
+    if alone or folder is None:
+        return
+    names = {cell.folder.name for cell in cells}
+    for path in sorted(folder.glob("*/run.json")):
+        name = path.parent.name
+        number = name.partition("-")[0]
+        if name not in names and not (number.isdecimal() and int(number) >= len(cells)):
+            raise UserError(
+                f"'{folder}' has a run that is none of this sweep's, '{name}': give another "
+                "--output, or move that one away"
+            )

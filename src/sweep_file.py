@@ -84,8 +84,8 @@ class SweepFile:
         """Return the nested settings of every run.
 
         Of a grid they are the product of the parameters' values, the last one varying first; of a
-        random search `count` draws, by default `run_cap`. Each draw depends on the seed and its
-        index alone.
+        random search they are draws, each of which depends on the seed and its index alone. There
+        are `count` of them, by default `run_cap`.
 
         Raises:
             UserError: the method needs a server, a grid has a parameter that cannot be listed, or
@@ -96,12 +96,12 @@ class SweepFile:
                 f"'{self.path}' has method bayes, which needs a server that sees all runs: "
                 f"`wandb sweep {self.path}`, then `wandb agent`; without one: grid, random"
             )
+        count = self.run_cap if count is None else count
         if self.method == "grid":
             lists = [_listed(one, self.path) for one in self.parameters]
             chosen: Iterator[Sequence[Any]] = itertools.product(*lists)
             cells = [self._nested(values) for values in chosen]
             return cells if count is None else cells[:count]
-        count = self.run_cap if count is None else count
         if count is None:
             raise UserError(
                 f"'{self.path}' is a random search without an end: give it a run_cap, or --count N"

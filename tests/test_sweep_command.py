@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,56 @@ def test_a_run_that_fails_is_named_with_its_last_words_and_costs_no_other(tmp_pa
     assert "1 failed, 1 finished" in said
     assert "! 0000-reverse-1L-seed0: algomatch: training diverged at step" in said
     assert not (folder / "0000-reverse-1L-seed0" / "finished.json").exists()
+
+
+def begun(folder: Path, *overrides: str) -> Path:
+    """The folder of a sweep whose first run was begun with the settings given."""
+    from algomatch.tracking.run_folder import RunFolder
+
+    file = sweep_file(folder)
+    cell = plan(file, (*SETTINGS, *overrides), folder / "runs").cells[0]
+    RunFolder.create(cell.config, "digest", True)
+    return cell.folder
+
+
+def test_runs_of_other_settings_are_not_shown_as_those_of_a_sweep(tmp_path: Path) -> None:
+    first = begun(tmp_path)
+    arguments = ("sweep", os.fspath(tmp_path / "both.yaml"), *SETTINGS)
+    arguments += ("--output", os.fspath(tmp_path / "runs"), "--list")
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "(begun)" in out
+    code, _, err = run(*arguments, "trainer.learning_rate=0.5")
+    assert code == 2
+    assert "was begun with trainer.learning_rate=0.001, not 0.5" in err
+    first.rename(first.with_name("0000-another"))
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "a run that is none of this sweep's, '0000-another'" in err
+    (tmp_path / "runs" / "0000-another").rename(tmp_path / "runs" / "0007-another")
+    code, _, err = run(*arguments, "--count", "2")  # of the same sweep, but for the count
+    assert code == 0, err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * TIMEOUT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_while_it_imports_ends_at_once(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    file, folder = sweep_file(tmp_path), tmp_path / "runs"
+    process = start(
+        "sweep", os.fspath(file), *SETTINGS, "trainer.max_steps=5000", "--output", os.fspath(folder)
+    )
+    wait_until(lambda: (folder / "sweep.yaml").exists(), process)
+    time.sleep(1)  # while the process imports that the runs are forked from
+    process.send_signal(number)
+    started = time.monotonic()
+    code, _, err = finish(process)
+    assert code == 128 + number
+    assert err == "algomatch: stopped; the same command goes on\n"
+    assert time.monotonic() - started < 60  # 5,000 steps take minutes
+    assert not list(folder.glob("0*/finished.json"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config import departures, group_name
+from ..errors import FaultError, UserError
 from ..sweep_cells import Cell, Outcome, Sweep
 from ..tracking import checkpoints
 from ..tracking.run_folder import RunFolder
@@ -59,6 +61,9 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
         ", ".join(f"{count} {state}" for state, count in states.items())
         + "; mean (lowest..highest)"
     ]
+    gone = [c.folder.name for c in sweep.cells if c.finished and not _end(c)]
+    if gone:
+        lines.append(f"! damaged, or its checkpoints are gone: {', '.join(gone)}")
     lines += [f"! {cell.folder.name}: {_last_words(cell.log)}" for cell in outcome.failed][
         :FAILED_SHOWN
     ]
@@ -67,11 +72,14 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
             f"compare   algomatch compare {sweep.folder}",
             f"match     algomatch match {sweep.folder}",
         ]
-        if any(cell.config.tracking.mode == "offline" for cell in sweep.cells):
-            lines += [
-                f"browse    wandb leet {sweep.folder / 'wandb'}",
-                f"upload    algomatch log {sweep.folder}",
-            ]
+        offline = any(cell.config.tracking.mode == "offline" for cell in sweep.cells)
+        lacking = [why for cell in sweep.cells if (why := _not_uploaded(cell))]
+        if lacking:
+            lines.append(f"! {len(lacking)} were not uploaded whole: {lacking[0]}")
+        if offline:
+            lines.append(f"browse    wandb leet {sweep.folder / 'wandb'}")
+        if offline or lacking:
+            lines.append(f"upload    algomatch log {sweep.folder}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -84,12 +92,22 @@ def _names(sweep: Sweep) -> list[str]:
 
 
 def _end(cell: Cell) -> dict[str, float]:
-    """Return what is shown of a finished run."""
-    last = RunFolder.open(cell.folder).checkpoint_folders()[-1]
-    values = {row.key: row.value for row in checkpoints.load_rows(last)}
+    """Return what is shown of a finished run; nothing where its record is damaged or gone."""
+    try:
+        last = RunFolder.open(cell.folder).checkpoint_folders()[-1]
+        values = {row.key: row.value for row in checkpoints.load_rows(last)}
+    except (IndexError, UserError, FaultError):
+        return {}
     return {key: values[key] for key in SHOWN if key in values} | {
         "step": float(checkpoints.step_of(last))
     }
+
+
+def _not_uploaded(cell: Cell) -> str | None:
+    """Return what W&B lacks of a finished run, as its end said."""
+    with suppress(UserError):
+        return (RunFolder.open(cell.folder).finished() or {}).get("not_uploaded")
+    return None
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ aliases `step-N`, `best` and `latest`; `measurements-RUN` is its gathered table.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..config import TrackingConfig, group_name, to_mapping
 from ..errors import FaultError, UserError, first_line
 from . import checkpoints
 from .run_folder import RunFolder
-from .wandb_settings import bounded, table_of
+from .wandb_settings import bounded, finish_bounded, table_of
 
 SCHEME = "wandb:"
 EXACT, LOSS = "accuracy/all/exact", "accuracy/all/loss"
@@ -145,23 +145,34 @@ def fetched(text: str) -> Iterator[Fetched]:
             config={**to_mapping(checkpoint.config), "of": full},
             settings=bounded(settings),
         )
-        run.use_artifact(artifact)
     except Exception as error:
         raise FaultError(f"W&B cannot be reached: {first_line(error)}") from error
     try:
+        try:
+            run.use_artifact(artifact)
+        except Exception as error:
+            raise FaultError(f"W&B cannot be reached: {first_line(error)}") from error
         yield Fetched(folder, run)
     except BaseException:
-        run.finish(exit_code=1)
+        with suppress(FaultError):  # the first failure is what is told
+            finish_bounded(run, settings, exit_code=1)
         raise
-    run.finish()
+    finish_bounded(run, settings)
 
 
 def log_rows(run: wandb.Run, rows: Sequence[Measurement]) -> None:
-    """Log what an analysis measured: the headlines as the run's summary, all rows as a table."""
-    run.summary.update({row.key: row.value for row in headlines(rows)})
-    artifact = wandb.Artifact(f"analysis-{run.id}", type="measurements")
-    artifact.add(table_of(COLUMNS, rows), "measurements")
-    run.log_artifact(artifact)
+    """Log what an analysis measured: the headlines as the run's summary, all rows as a table.
+
+    Raises:
+        FaultError: W&B failed.
+    """
+    try:
+        run.summary.update({row.key: row.value for row in headlines(rows)})
+        artifact = wandb.Artifact(f"analysis-{run.id}", type="measurements")
+        artifact.add(table_of(COLUMNS, rows), "measurements")
+        run.log_artifact(artifact)
+    except Exception as error:  # whatever W&B raises
+        raise FaultError(f"W&B did not log the analysis: {first_line(error)}") from error
 
 
 def _parsed(text: str) -> tuple[str, str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,6 +30,7 @@ from ..models.training import (
     exact_accuracy,
     learning_rate_factor,
 )
+from ..stopping import Stop
 from .run_folder import RunFolder
 from .wandb_log import WandbLog
 
@@ -164,22 +164,17 @@ def _line(step: int, rows: list[Measurement]) -> str:
 
 
 class GracefulStop(pl.Callback):
-    """Turns Ctrl-C, SIGTERM and SIGUSR1 into a stop after the step that is under way, state saved.
+    """Stops a run that was asked to, after the step that is under way, its state saved.
 
-    A second Ctrl-C interrupts at once; what was saved before stays whole. SIGUSR1 says that the
-    machine is taken away, as cluster schedulers do ahead of time: W&B is told that another agent
-    may go on with the run.
+    After SIGUSR1 W&B is told that another agent may go on with the run.
     """
 
-    def __init__(self, recorder: Recorder, wandb_log: WandbLog, console: Console):
-        self._recorder, self._wandb, self._console = recorder, wandb_log, console
-        self._before: dict[int, Any] = {}
-        self.received: int | None = None
+    def __init__(self, stop: Stop, recorder: Recorder, wandb_log: WandbLog):
+        self._stop, self._recorder, self._wandb = stop, recorder, wandb_log
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._note)
+        """Take the signals back from Lightning, which gives them back at its end."""
+        self._stop.take()
 
     def on_train_batch_end(
         self,
@@ -190,24 +185,11 @@ class GracefulStop(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Save the state and stop, where a signal came."""
-        if self.received is not None and not self._recorder.finished:
+        if self._stop.received is not None and not self._recorder.finished:
             self._recorder.save_state(trainer)
-            if self.received == signal.SIGUSR1:
+            if self._stop.received == signal.SIGUSR1:
                 self._wandb.preempted()
             trainer.should_stop = True
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.received != signal.SIGUSR1:  # a scheduler may send SIGTERM after it
-            self.received = number
-        self._console.print("stopping after this step (Ctrl-C again stops at once)")
 
 
 class StepReport(pl.Callback):

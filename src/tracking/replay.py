@@ -28,7 +28,10 @@ def log_run(folder: RunFolder, say: Callable[[str], None]) -> str:
         rows = folder.measurements()
         log = WandbLog(folder, say, settings)
         log.start(rows)
-        log.finish(rows, exit_code=0 if folder.finished() else 1)
+        ended = folder.finished()
+        log.finish(rows, exit_code=0 if ended else 1)
         if log.problem:
             raise FaultError(f"'{folder.path}' was not logged whole: {log.problem}")
+        if ended and ended["not_uploaded"]:
+            folder.finish(ended["step"], ended["reason"])
     return str(log.url)

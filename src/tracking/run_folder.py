@@ -56,10 +56,12 @@ class RunFolder:
         inputs_digest: str,
         exact: bool,
         wandb_id: str | None = None,
+        wandb_project: tuple[str, str] | None = None,
     ):
         self.path, self.config, self.id = path, config, run
         self.inputs_digest, self.exact = inputs_digest, exact
         self.wandb_id = wandb_id or run  # another where a sweep's server chose it
+        self.wandb_project = wandb_project  # entity and project, once a server has the run
 
     @property
     def name(self) -> str:
@@ -81,9 +83,8 @@ class RunFolder:
         """
         name = _name(config, exact)
         run = f"{name}-{wandb_id or secrets.token_hex(4)}"
-        about = {"id": run, "inputs_digest": inputs_digest, "exact": exact}
-        about |= {"wandb_id": wandb_id or run}
-        texts = {"config.yaml": to_yaml(config), "run.json": json.dumps(about) + "\n"}
+        about = cls(Path(), config, run, inputs_digest, exact, wandb_id)._about()
+        texts = {"config.yaml": to_yaml(config), "run.json": about}
         files = {file: text.encode() for file, text in texts.items()}
         if names_file(config.task.program or ""):
             with faults_named("copy the program's file"):
@@ -122,9 +123,30 @@ class RunFolder:
             run, inputs_digest = str(about["id"]), str(about["inputs_digest"])
             exact = bool(about["exact"])
             wandb_id = str(about.get("wandb_id", run))
-        except (ValueError, KeyError, TypeError) as error:
+            project = about.get("wandb_project")
+            where = None if project is None else (str(project[0]), str(project[1]))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise UserError(f"'{path / 'run.json'}' is damaged: {error}") from error
-        return cls(path, config, run, inputs_digest, exact, wandb_id)
+        return cls(path, config, run, inputs_digest, exact, wandb_id, where)
+
+    def is_in_project(self, entity: str, project: str) -> None:
+        """Remember which W&B project has the run: there it is gone on with.
+
+        Raises:
+            FaultError: it could not be written.
+        """
+        if self.wandb_project == (entity, project):
+            return
+        self.wandb_project = entity, project
+        with faults_named("write run.json"):
+            write_file(self.path / "run.json", self._about().encode())
+
+    def _about(self) -> str:
+        about = {"id": self.id, "inputs_digest": self.inputs_digest, "exact": self.exact}
+        about |= {"wandb_id": self.wandb_id}
+        if self.wandb_project is not None:
+            about |= {"wandb_project": [*self.wandb_project]}
+        return json.dumps(about) + "\n"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -158,22 +180,24 @@ class RunFolder:
         return self.path / "figure.png"
 
     def finished(self) -> dict[str, Any] | None:
-        """Return how the run ended: its last step and why; None where it has not."""
+        """Return how the run ended: its last step, why, what W&B lacks; None where it has not."""
         try:
             ended = json.loads((self.path / "finished.json").read_text())
-            return {"step": int(ended["step"]), "reason": str(ended["reason"])}
+            found = {"step": int(ended["step"]), "reason": str(ended["reason"])}
+            return found | {"not_uploaded": ended.get("not_uploaded")}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def finish(self, step: int, reason: str) -> None:
-        """Mark the run as ended; it will not be resumed.
+    def finish(self, step: int, reason: str, not_uploaded: str | None = None) -> None:
+        """Mark the run as ended; it will not be resumed. W&B may lack something of it.
 
         Raises:
             FaultError: the mark could not be written.
         """
+        mark: dict[str, Any] = {"step": step, "reason": reason}
+        mark |= {"not_uploaded": not_uploaded} if not_uploaded else {}
         with faults_named("mark the run as finished"):
-            mark = json.dumps({"step": step, "reason": reason}) + "\n"
-            write_file(self.path / "finished.json", mark.encode())
+            write_file(self.path / "finished.json", (json.dumps(mark) + "\n").encode())
             self.resume_path.unlink(missing_ok=True)
 
     def checkpoint_folders(self) -> list[Path]:

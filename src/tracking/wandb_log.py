@@ -33,9 +33,10 @@ from .checkpoints import step_of
 from .control_record import failing, verdicts
 from .heatmaps import heatmaps
 from .run_folder import INEXACT, RunFolder
-from .wandb_settings import bounded, table_of
+from .wandb_settings import bounded, finish_bounded, table_of
 
 STEP = "trainer/global_step"
+TABLE = "tables/measurements"  # of all steps, logged last
 ASKED_SECONDS, ASKED_TIMES, ASKED_AGAIN_SECONDS = 10, 3, 2.0
 METRIC_COLUMNS = ("name", "unit", "better", "low", "high", "about", "emerges")
 
@@ -63,6 +64,7 @@ class WandbLog:
         self._summaries: dict[str, Summary] = {}
         self._there: set[int] = set()  # the steps whose rows the server has
         self._given: set[int] = set()  # the steps whose rows were to be logged
+        self._tables_there = False  # whether the server has the gathered tables
         self._logged: set[int] = set()  # those that were handed to the client
         self._as_artifacts: set[Path] = set()
         self._closed = False
@@ -84,6 +86,7 @@ class WandbLog:
         mode = self._settings.mode
         if mode == "disabled":
             return
+        before = _online_runs(self._folder.path / "wandb")
         try:
             self._run = self._init(mode)
         except Exception as error:
@@ -95,7 +98,7 @@ class WandbLog:
                 raise FaultError(f"W&B cannot be reached ({reason})") from error
             self._say(f"W&B cannot be reached ({reason}): the run goes on offline")
             self.problem = f"nothing was uploaded by this attempt: {reason}"
-            self._attempt(lambda: self._restart_offline())
+            self._attempt(lambda: self._restart_offline(before))
         if self._run is None:
             return
         self.url = None if self._run.offline else self._run.url
@@ -165,7 +168,7 @@ class WandbLog:
     def _log_rest(self, rows: Sequence[Measurement]) -> None:
         assert self._run is not None
         self._summaries = summaries(rows)
-        if self._logged:  # else the server has everything already
+        if self._logged or not self._tables_there:
             self._log_tables(rows)
         self._summarise()
         self._log_checkpoints(rows)
@@ -199,9 +202,10 @@ class WandbLog:
             run_id = f"{run_id}-again{attempts}"
         earlier = _offline_runs(folder.path / "wandb")
         config = folder.config
+        entity, project = folder.wandb_project or (settings.entity, settings.project)
         run = wandb.init(
-            project=settings.project,
-            entity=settings.entity,
+            project=project,
+            entity=entity,
             group=group_of(folder),
             job_type="train",
             name=folder.name,
@@ -215,15 +219,19 @@ class WandbLog:
             settings=bounded(settings),
         )
         set_aside(earlier)
+        if not run.offline:  # an agent's environment, or the account, may have chosen another
+            folder.is_in_project(run.entity, run.project)
         return run
 
-    def _restart_offline(self) -> None:
+    def _restart_offline(self, before: set[Path]) -> None:
         wandb.teardown()
+        for folder in _online_runs(self._folder.path / "wandb") - before:
+            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that logged nothing
         self._run = self._init("offline")
 
     def _ask_what_is_there(self) -> None:
         assert self._run is not None
-        self._there = steps_on_server(self._run)
+        self._there, self._tables_there = on_server(self._run)
 
     def _log_step(self, step: int, rows: list[Measurement]) -> None:
         assert self._run is not None
@@ -249,7 +257,7 @@ class WandbLog:
         assert self._run is not None
         last = max((row.step for row in rows), default=0)
         tables = {
-            "tables/measurements": [row for row in rows if not _neuron(row)],
+            TABLE: [row for row in rows if not _neuron(row)],
             "tables/neurons": [row for row in rows if _neuron(row) and row.step == last],
         }
         found = {key: table_of(COLUMNS, some) for key, some in tables.items() if some}
@@ -298,8 +306,8 @@ class WandbLog:
         self._say(f"W&B stopped logging ({self.problem}); the run folder's record is complete")
 
 
-def steps_on_server(run: wandb.Run) -> set[int]:
-    """Return the steps of `trainer/global_step` that the server has of a run.
+def on_server(run: wandb.Run) -> tuple[set[int], bool]:
+    """Return the steps of `trainer/global_step` that the server has, and whether it has the tables.
 
     Raises:
         Exception: whatever W&B raises where the server does not answer.
@@ -307,26 +315,29 @@ def steps_on_server(run: wandb.Run) -> set[int]:
     asked = wandb.Api(timeout=ASKED_SECONDS).run(run.path)
     with suppress(OSError):
         os.removedirs(asked.dir)  # it makes a folder for downloads
-    return {int(row[STEP]) for row in asked.scan_history(keys=[STEP])}
+    steps = {int(row[STEP]) for row in asked.scan_history(keys=[STEP])}
+    return steps, next(iter(asked.scan_history(keys=[TABLE])), None) is not None
 
 
 def missing_on_server(run: wandb.Run, expected: Iterable[int]) -> str | None:
-    """Return what a server lacks of a run that was uploaded; None where it has all steps.
+    """Return what a server lacks of a finished run that was uploaded; None where it has all.
 
     It is asked again for a while, since a service may show rows a moment after it has them.
     """
     expected = set(expected)
-    missing = expected
+    missing, tables = expected, False
     for attempt in range(ASKED_TIMES):
         if attempt:
             time.sleep(ASKED_AGAIN_SECONDS)
         try:
-            missing = expected - steps_on_server(run)
+            there, tables = on_server(run)
         except Exception as error:  # whatever W&B raises
             return f"the upload could not be checked ({first_line(error)})"
-        if not missing:
+        missing = expected - there
+        if not missing and tables:
             return None
-    return f"the server does not show {how_many_steps(missing)} of {len(expected)}"
+    lacks = [f"{how_many_steps(missing)} of {len(expected)}"] * bool(missing)
+    return f"the server does not show {', '.join([*lacks, *[TABLE] * (not tables)])}"
 
 
 def how_many_steps(steps: Collection[int]) -> str:
@@ -356,10 +367,11 @@ def log_analysis(
     settings, config = folder.config.tracking, folder.config
     if settings.mode == "disabled" or not files:
         return
+    entity, project = folder.wandb_project or (settings.entity, settings.project)
     try:
         run = wandb.init(
-            project=settings.project,
-            entity=settings.entity,
+            project=project,
+            entity=entity,
             group=group_of(folder),
             job_type=what,
             name=f"{folder.name} {what}",
@@ -373,7 +385,7 @@ def log_analysis(
         try:
             run.log({f"{what}/{path.stem}": _logged(path) for path in files})
         finally:
-            run.finish()
+            finish_bounded(run, settings)
     except Exception as error:  # whatever W&B raises: the files are there
         say(f"W&B did not log it ({first_line(error)}); the files are complete")
 
@@ -434,9 +446,13 @@ def _offline_runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("offline-run-*"))
 
 
+def _online_runs(folder: Path) -> set[Path]:
+    return {*folder.glob("run-*")}
+
+
 def _uploaded(folder: Path) -> int:
     """Return how many attempts may have reached a server: online ones and synced ones."""
-    return len([*folder.glob("run-*"), *folder.glob("**/offline-run-*/*.wandb.synced")])
+    return len([*_online_runs(folder), *folder.glob("**/offline-run-*/*.wandb.synced")])
 
 
 def set_aside(earlier: Iterable[Path]) -> None:

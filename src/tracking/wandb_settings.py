@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from threading import Thread
 
 import wandb
 
 from ..config import TrackingConfig
+from ..errors import FaultError, first_line
+
+GRACE_SECONDS = 5  # beyond W&B's own bound, which it does not always keep
 
 
 def bounded(settings: TrackingConfig) -> wandb.Settings:
@@ -22,6 +26,30 @@ def bounded(settings: TrackingConfig) -> wandb.Settings:
         console="off",
         silent=True,
     )
+
+
+def finish_bounded(run: wandb.Run, settings: TrackingConfig, exit_code: int = 0) -> None:
+    """Finish a W&B run, waiting for uploads no longer than configured.
+
+    Raises:
+        FaultError: W&B failed, or did not answer in that time.
+    """
+    failed: list[Exception] = []
+
+    def finish() -> None:
+        try:
+            run.finish(exit_code=exit_code)
+        except Exception as error:  # whatever W&B raises
+            failed.append(error)
+
+    thread = Thread(target=finish, name="W&B", daemon=True)
+    thread.start()
+    thread.join(settings.finish_timeout_seconds + GRACE_SECONDS)
+    if thread.is_alive():
+        seconds = settings.finish_timeout_seconds
+        raise FaultError(f"W&B did not answer in {seconds:.0f} s: the upload may not be whole")
+    if failed:
+        raise FaultError(f"W&B: {first_line(failed[0])}: the upload may not be whole")
 
 
 def table_of(columns: Sequence[str], rows: Iterable[object]) -> wandb.Table:

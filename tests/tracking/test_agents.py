@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ command: ["${env}", %s, -m, algomatch, train, tracking=online, --config, "${args
 ONE = (
     SWEPT.replace("values: [0, 1]", "value: 1")
     .replace("values: [1L, 1L_attn_only]", "value: 1L")
-    .replace("max_steps: {value: 60}, checkpoints: {value: 6}", "max_steps: {value: 400}")
+    .replace("max_steps: {value: 60}, checkpoints: {value: 6}", "max_steps: {value: 2000}")
 )
 SLURM = Path(__file__).resolve().parent.parent.parent / "sweeps" / "slurm"
 
@@ -135,7 +136,7 @@ def test_a_run_that_the_server_stops_goes_on_by_its_folder_under_the_same_id(
 
 
 def batch_job(
-    script: str, folder: Path, *arguments: str, **variables: str
+    script: str, folder: Path, *arguments: str, variables: Mapping[str, str]
 ) -> subprocess.Popen[str]:
     """Start a SLURM script as the node does, with the environment active."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -152,13 +153,13 @@ def batch_job(
 def test_an_array_job_of_agents_hands_its_run_on_before_its_time_is_over(tmp_path: Path) -> None:
     with WandbServer() as server:
         name = create(server, tmp_path, ONE)
-        job = batch_job("agents.sbatch", tmp_path, name, **server.environment())
+        job = batch_job("agents.sbatch", tmp_path, name, variables=server.environment())
         folder = run_folder(tmp_path, name)
         wait_until(lambda: len(kept_steps(folder)) >= 6, job)
         job.send_signal(signal.SIGUSR1)
         out, _ = job.communicate(timeout=TIMEOUT)
         check_stopped(folder)
-        job = batch_job("agents.sbatch", tmp_path, name, **server.environment())
+        job = batch_job("agents.sbatch", tmp_path, name, variables=server.environment())
         out, _ = job.communicate(timeout=2 * TIMEOUT)
         assert job.returncode == 0, out
         [seen] = server.runs.values()
@@ -166,20 +167,24 @@ def test_an_array_job_of_agents_hands_its_run_on_before_its_time_is_over(tmp_pat
 
 
 def test_an_array_job_without_a_server_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    assert "#SBATCH --signal=B:TERM@" in (SLURM / "local.sbatch").read_text()  # B: the script
+    assert "#SBATCH --signal=B:USR1@" in (SLURM / "agents.sbatch").read_text()
     (tmp_path / "sweep.yaml").write_text(ONE.replace("command:", "#"))
-    arguments, task = ("local.sbatch", tmp_path, "sweep.yaml"), {"SLURM_ARRAY_TASK_ID": "0"}
-    job = batch_job(*arguments, **task)
+    # As one of several tasks, which Lightning must not take for processes of one training.
+    task = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "algomatch"}
+    job = batch_job("local.sbatch", tmp_path, "sweep.yaml", variables=task)
     folder = tmp_path / "runs" / "sweep" / "0000-reverse-1L-seed1"
     wait_until(lambda: len(kept_steps(folder)) >= 6, job)
     job.send_signal(signal.SIGTERM)
     out, _ = job.communicate(timeout=TIMEOUT)
     assert job.returncode == 128 + signal.SIGTERM, out
     check_stopped(folder)
-    job = batch_job(*arguments, **task)
+    job = batch_job("local.sbatch", tmp_path, "sweep.yaml", variables=task)
     out, _ = job.communicate(timeout=2 * TIMEOUT)
     assert job.returncode == 0, out
     assert (folder / "finished.json").exists()
-    job = batch_job(*arguments, SLURM_ARRAY_TASK_ID="1")
+    task["SLURM_ARRAY_TASK_ID"] = "1"
+    job = batch_job("local.sbatch", tmp_path, "sweep.yaml", variables=task)
     out, _ = job.communicate(timeout=TIMEOUT)
     assert job.returncode == 2
     assert "--index 1: the sweep has the cells 0 to 0" in out

@@ -139,15 +139,19 @@ def upsert_run(server: WandbServer, arguments: Arguments) -> Any:
 
 def _started(server: WandbServer, arguments: Arguments) -> tuple[ServerRun, bool]:
     run_id = arguments["name"]
+    entity = arguments.get("entityName") or ENTITY
+    project = arguments.get("modelName") or DEFAULT_PROJECT
     if run_id in server.runs:
         run = server.runs[run_id]
+        if (run.entity, run.project) != (entity, project):  # a service would make another run
+            raise graphql.GraphQLError(f"{run_id} is in {run.project}, not in {project}.")
         if run.exit_code is not None or run.lost:
             run.start_again()
         return run, False
     run = server.runs[run_id] = ServerRun(
         id=run_id,
-        entity=arguments.get("entityName") or ENTITY,
-        project=arguments.get("modelName") or DEFAULT_PROJECT,
+        entity=entity,
+        project=project,
         name=run_id,
     )
     return run, True
@@ -181,7 +185,9 @@ def project_run_fields(server: WandbServer, entity: str, project: str) -> dict[s
 
     def run_named(arguments: Arguments) -> Any:
         run = server.runs.get(arguments["name"])
-        return run_fields(server, run) if run else None
+        if run is None or (run.entity, run.project) != (entity, project):
+            return None
+        return run_fields(server, run)
 
     def chosen(arguments: Arguments) -> list[ServerRun]:
         filters = decoded(arguments.get("filters")) or {}
