@@ -10,6 +10,7 @@ from support.logged import STEP, check_complete, sync
 from support.runs import TIMEOUT, TINY, finish, kept_steps, run, start, wait_until
 from support.wandb_server import WandbServer
 
+from algomatch.config import compose
 from algomatch.tracking.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * TIMEOUT)]
@@ -54,6 +55,26 @@ def test_steps_that_a_server_lost_are_logged_again_and_no_others(tmp_path: Path)
         assert run("log", os.fspath(folder), environment=environment)[0] == 0
         steps = [row[STEP] for row in seen.history if "tables/measurements" not in row]
         assert sorted(steps) == sorted({*before})
+
+        stream = seen.streams["wandb-history.jsonl"]  # as a kill before the tables leaves it
+        stream[:] = [line for line in stream if "tables/measurements" not in line]
+        code, _, err = run("log", os.fspath(folder), environment=environment)
+        assert code == 0, err
+        assert [row[STEP] for row in seen.history if "tables/measurements" in row] == [max(before)]
+
+
+def test_runs_that_cannot_be_logged_keep_no_others_from_it(tmp_path: Path) -> None:
+    whole, empty = tmp_path / "runs/whole", tmp_path / "runs/empty"
+    assert run("train", *SHORT, f"run_dir={whole}")[0] == 0
+    config = compose([*SHORT, f"run_dir={empty}"])
+    RunFolder.create(config, RunFolder.open(whole).inputs_digest, True)
+    with WandbServer() as server:
+        code, out, err = run("log", os.fspath(tmp_path / "runs"), environment=server.environment())
+        assert code == 1
+        assert f"! '{empty}' holds no checkpoint" in " ".join(out.split())
+        assert "1 of 2 runs were not logged whole" in err
+        [seen] = server.runs.values()
+        check_complete(seen, whole)
 
 
 def test_a_server_lost_in_the_middle_is_named_at_the_end_and_what_it_missed_comes_later(
