@@ -200,9 +200,7 @@ def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evid
             continue
         each = of(rows, f"sparsity/{name}")
         ours, theirs = each.get("model"), each.get("reference:model")
-        control = (
-            f"model {ours.value:.3f}, reference {theirs.value:.3f}" if ours and theirs else ""
-        )
+        control = f"model {ours.value:.3f}, reference {theirs.value:.3f}" if ours and theirs else ""
         keys = (f"sparsity/model/{name}", row.key)
         yield Evidence(
             f"{NEURON_LABELS[name]}: reference less model", row.value, row.ci_low, row.ci_high,

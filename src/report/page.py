@@ -28,9 +28,7 @@ ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 DATA_KINDS = ("chart", "diagram", "patterns")  # blocks whose data the script draws
 
 
-def write_report(
-    paths: Sequence[Path], output: Path, title: str | None, console: Console
-) -> None:
+def write_report(paths: Sequence[Path], output: Path, title: str | None, console: Console) -> None:
     """Write the page of the runs at the paths: one run's, or many's side by side.
 
     Raises:
@@ -93,10 +91,10 @@ def rendered(page: Page) -> str:
     return template.render(
         page=page,
         version=__version__,
-        style=Markup(_read(STYLE)),  # noqa: S704
-        script=Markup(_in_script(_read(SCRIPT))),  # noqa: S704
-        plotly=Markup(_in_script(_plotly())),  # noqa: S704
-        data=Markup(as_json(_data(page.sections))),  # noqa: S704
+        style=Markup(_read(STYLE)),
+        script=Markup(_in_script(_read(SCRIPT))),
+        plotly=Markup(_in_script(_plotly())),
+        data=Markup(as_json(_data(page.sections))),
         FOR=FOR,
         AGAINST=AGAINST,
     )
@@ -154,5 +152,7 @@ def _in_script(text: str) -> str:
         FaultError: it would.
     """
     if "</script" in text.lower() or "<!--" in text:
-        raise FaultError("the installed plotly cannot stand in a page: it holds the end of a script")
+        raise FaultError(
+            "the installed plotly cannot stand in a page: it holds the end of a script"
+        )
     return text

@@ -34,9 +34,7 @@ class Attention:
 
 
 @torch.inference_mode()
-def attention_of(
-    bridge: TransformerBridge, inputs: InputSet, config: AnalysisConfig
-) -> Attention:
+def attention_of(bridge: TransformerBridge, inputs: InputSet, config: AnalysisConfig) -> Attention:
     """Return the attention patterns of a model, the longest inputs' mean first."""
     some = some_of(inputs, AT_MOST, config.seed)
     recording = record(bridge, some, config.batch_size)

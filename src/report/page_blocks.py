@@ -170,9 +170,9 @@ def number(value: float | None, digits: int = 3) -> str:
     """Return a number as text, a dash where there is none.
 
     >>> number(0.5), number(None), number(float("nan"))
-    ('0.500', '–', '–')
+    ('0.500', '-', '-')
     """
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:

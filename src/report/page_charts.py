@@ -50,7 +50,7 @@ def placed(step: float) -> float:
 
 
 def rounded(value: float | None) -> float | None:
-    """Return a value as a chart needs it; None, which leaves a gap, where it is no finite number."""
+    """Return a value as a chart needs it; None, a gap, where it is no finite number."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{DIGITS}g}")
@@ -124,9 +124,7 @@ class Lines:
             (low, high) if whole else None, [_told(row) for row in rows],
         )  # fmt: skip
 
-    def controls(
-        self, rows: Iterable[Measurement], measure: str, subject: str, tone: str
-    ) -> None:
+    def controls(self, rows: Iterable[Measurement], measure: str, subject: str, tone: str) -> None:
         """Add the highest of each kind of control of a curve, in its colour."""
         rows = list(rows)
         for ending, dash in CONTROL_DASHES.items():
@@ -200,8 +198,9 @@ def scatter(
         keys.append(Key(words, tone, dash))
     shapes = []
     if level is not None:
-        shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": level,
-                       "y1": level, "line": {"color": "grey", "dash": "dash", "width": 1}})  # fmt: skip
+        line = {"color": "grey", "dash": "dash", "width": 1}
+        ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level}
+        shapes.append({"type": "line", "line": line, **ends})
         keys.append(Key(f"{level:g}: from here on it counts as faithful", "grey", "dash"))
     layout = {
         "xaxis": {"type": "log", "title": {"text": plain(axes[0])}},

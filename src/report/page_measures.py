@@ -196,7 +196,7 @@ def compared(rows: Rows, label: str, keys: Sequence[str], row: Measurement,
     return [
         Cell(marked(label, keys, failing)), cell(row.value),
         Cell(interval(row.ci_low, row.ci_high)), Cell(f"{row.n:,}", row.n),
-        Cell(f"{control[0]:.3f} {control[1]}" if control else "–", control[0] if control else None),
+        Cell(f"{control[0]:.3f} {control[1]}" if control else "-", control[0] if control else None),
         cell(own.value if own else None),
     ]  # fmt: skip
 
@@ -307,7 +307,7 @@ def redundant_text(last: Rows) -> str:
 
 def _change(row: Measurement | None) -> Cell:
     if row is None:
-        return Cell("–")
+        return Cell("-")
     points = 100 * row.value
     ends = ""
     if row.ci_low is not None and row.ci_high is not None:
@@ -354,9 +354,9 @@ def _figures(last: Rows, failing: Failing) -> Iterator[list[Cell]]:
             Cell(marked(label, keys, failing)),
             cell(model.value if model else None),
             Cell(interval(model.ci_low, model.ci_high) if model else ""),
-            Cell(f"{model.n:,}" if model else "–", model.n if model else None),
+            Cell(f"{model.n:,}" if model else "-", model.n if model else None),
             cell(reference.value if reference else None),
-            Cell(f"{h1.value:+.3f}" if h1 else "–", h1.value if h1 else None),
+            Cell(f"{h1.value:+.3f}" if h1 else "-", h1.value if h1 else None),
             Cell(interval(h1.ci_low, h1.ci_high) if h1 else ""),
         ]
 

@@ -66,9 +66,7 @@ def stale(steps: Iterable[int | None], last_step: int, command: str) -> list[Any
     ]  # fmt: skip
 
 
-def matching(
-    rows: Rows, results: Results, failing: Failing, last_step: int, path: str
-) -> Section:
+def matching(rows: Rows, results: Results, failing: Failing, last_step: int, path: str) -> Section:
     """Return the diagrams of cuts by sites over checkpoints, and the verdicts on programs."""
     lead = (
         "Does the residual stream at a site hold just a set of the program's variables, and does "
@@ -313,8 +311,8 @@ def _explained(row: Row | None) -> list[str]:
         return ["inactive: no effect on any input"]
     selector = row["level"] != "table"
     part = "selector" if selector else "table"
-    words = {"selector": "attends as", "table": "by a table of"}.get(row["level"],
-                                                                  "explained by nothing; nearest")  # fmt: skip
+    known = {"selector": "attends as", "table": "by a table of"}
+    words = known.get(row["level"], "explained by nothing; nearest")
     ends = interval(value(row, f"{part}_low"), value(row, f"{part}_high"), 2)
     return [
         f"{words}: {row[part]}",
@@ -587,5 +585,3 @@ def _edges(rows: Sequence[Row], count: int) -> Table:
     more = count - len(lines)
     note = f"{more} more are in circuit/edges.csv." if more else ""
     return Table("Edges, those needed most first", columns, lines, (1, 2, 4, 5, 6), True, note)
-
-

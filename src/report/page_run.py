@@ -121,7 +121,9 @@ def _patterns(folder: RunFolder, inputs: InputSet | None) -> Attention | str:
         shape = learned_shape(config.model, inputs, config.seed)
         bridge = make_bridge(shape, checkpoint.weights, "cpu")
     except (UserError, FaultError, RuntimeError) as error:
-        return f"The last checkpoint's weights are gone or damaged, so there are no patterns: {error}"
+        return (
+            f"The last checkpoint's weights are gone or damaged, so there are no patterns: {error}"
+        )
     return attention_of(bridge, inputs, config.analysis)
 
 
@@ -134,9 +136,7 @@ def state_of(folder: RunFolder, last_step: int) -> str:
     return f"finished at step {ended['step']:,} ({ended['reason']})"
 
 
-def facts(
-    folder: RunFolder, last: Sequence[Measurement], last_step: int
-) -> list[tuple[str, str]]:
+def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> list[tuple[str, str]]:
     """Return what is to be known of a run at a glance, name and text."""
     config = folder.config
     model = config.model
@@ -173,4 +173,3 @@ def _warnings(
     if marks:
         found.append(f"{marks[0].upper()}{marks[1:]}.")
     return found
-

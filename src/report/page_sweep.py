@@ -124,7 +124,9 @@ def sweep_page(folders: Sequence[RunFolder], title: str | None, where: str, say:
     unfinished = [run for run in runs if not run.finished]
     warnings = []
     if unfinished or empty:
-        steps = ", ".join(f"seed {run.config.seed} at step {run.last_step}" for run in unfinished[:5])
+        steps = ", ".join(
+            f"seed {run.config.seed} at step {run.last_step}" for run in unfinished[:5]
+        )
         more = len(unfinished) - 5
         told = f" ({steps}{f' and {more} more' if more > 0 else ''})" if unfinished else ""
         warnings.append(
@@ -307,7 +309,7 @@ def _all_headlines(groups: Sequence[Group]) -> Table:
             for other, said in compared_with(key).items():
                 if other in keys:
                     cells = [
-                        Cell(number(g.estimates[other].mean)) if other in g.estimates else Cell("–")
+                        Cell(number(g.estimates[other].mean)) if other in g.estimates else Cell("-")
                         for g in groups
                     ]
                     lines.append([Cell(f"… {said}"), *cells])
@@ -332,7 +334,11 @@ def _emergence(tasks: Sequence[Sequence[Group]]) -> Section:
             caption = f"{groups[0].task}: seeds in which it emerged, and the mean of their steps"
             blocks.append(Table(caption, columns, lines, tuple(range(1, len(columns)))))
         orders = [
-            [Cell(group.name), Cell(str(run.config.seed), run.config.seed), Cell(_order(run, failing))]
+            [
+                Cell(group.name),
+                Cell(str(run.config.seed), run.config.seed),
+                Cell(_order(run, failing)),
+            ]
             for group in groups
             for run in group.runs
         ]
@@ -349,7 +355,7 @@ def _emerged(groups: Sequence[Group], failing: Mapping[str, str]) -> Iterator[li
             share = group.estimates.get(f"{EMERGED}/{key}")
             step = group.estimates.get(f"{EMERGENCE_STEP}/{key}")
             if share is None:
-                cells.append(Cell("–"))
+                cells.append(Cell("-"))
                 continue
             text = f"{step.n if step else 0} of {share.n}"
             if step is not None:
@@ -416,7 +422,10 @@ def length_pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
             continue
         same = {key: one for key, one in settings(group).items() if key not in LENGTH_KEYS}
         program = [*describe(task.program), *map(str, task.vocabulary)]
-        known[group.label] = task.min_length == task.max_length, repr((sorted(same.items()), program))
+        known[group.label] = (
+            task.min_length == task.max_length,
+            repr((sorted(same.items()), program)),
+        )
     for fixed in groups:
         for variable in groups:
             one, other = known.get(fixed.label), known.get(variable.label)
@@ -503,7 +512,8 @@ def _verdicts(groups: Sequence[Group], over: Mapping[str, Sequence[Hypothesis]])
     )
     blocks = [
         Details(
-            f"{group.label}: " + ", ".join(f"{one.name} {one.verdict}" for one in over[group.label]),
+            f"{group.label}: "
+            + ", ".join(f"{one.name} {one.verdict}" for one in over[group.label]),
             [Judgement(one) for one in over[group.label]],
         )
         for group in groups
@@ -529,11 +539,10 @@ def _runs(groups: Sequence[Group], empty: Iterable[RunFolder]) -> Section:
         config = folder.config
         lines.append([
             Cell(folder.path.name, code=True), Cell(config.task.name), Cell(config.model.name),
-            Cell(str(config.seed), config.seed), Cell("–"), Cell("–"),
+            Cell(str(config.seed), config.seed), Cell("-"), Cell("-"),
             Cell("no checkpoint yet", -1),
         ])  # fmt: skip
     columns = ("run", "task", "architecture", "seed", "exact accuracy", "solved", "state")
     table = Table("Every run", columns, lines, (3, 4), True)
     lead = "Of a run alone, `algomatch report RUN` makes a page with all that was measured of it."
     return Section("runs", "The runs", lead, [table])
-

@@ -262,7 +262,9 @@ def test_a_table_that_is_cut_off_is_said_to_be_damaged(tmp_path: Path) -> None:
 
 
 def test_a_difference_is_only_told_where_intervals_do_not_overlap() -> None:
-    low, high = (estimate("k", values, "neither") for values in ([0.1, 0.11, 0.12], [0.8, 0.81, 0.82]))
+    low, high = (
+        estimate("k", values, "neither") for values in ([0.1, 0.11, 0.12], [0.8, 0.81, 0.82])
+    )
     assert difference_text(low, high).startswith("lower at one length")
     assert difference_text(high, low).startswith("higher at one length")
     assert difference_text(low, low).startswith("no difference shown")

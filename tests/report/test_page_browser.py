@@ -1,4 +1,4 @@
-"""A report in a real browser: it asks for nothing, nothing goes wrong, and what can be used works."""
+"""A report in a real browser: it asks for nothing, and all that can be used works."""
 
 from __future__ import annotations
 

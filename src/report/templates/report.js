@@ -25,7 +25,9 @@
 
   // Names of colours, as the charts have them, become those of the theme.
   const themed = (value, found) => {
-    if (Array.isArray(value)) return value;
+    if (Array.isArray(value)) {
+      return typeof value[0] === "object" ? value.map((one) => themed(one, found)) : value;
+    }
     if (value && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([key, one]) => {
         const isColour = (key === "color" || key === "fillcolor") && typeof one === "string";
@@ -98,7 +100,7 @@
           const value = frame.values[y][x];
           cell.style.setProperty("--v", value === null ? 0 : value);
           cell.classList.toggle("boxed", Boolean(frame.held[y][x]));
-          cell.querySelector(".value").textContent = value === null ? "–" : value.toFixed(2);
+          cell.querySelector(".value").textContent = value === null ? "-" : value.toFixed(2);
           cell.querySelector(".hint").textContent = frame.told[y][x];
         });
         row.querySelector(".said").textContent = frame.verdicts[y];
