@@ -86,7 +86,8 @@ def rendered(page: Page) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=False,
     )
-    environment.filters |= {"number": number, "interval": interval}
+    environment.filters["number"] = number
+    environment.globals["interval"] = interval
     template = environment.get_template(TEMPLATE)
     return template.render(
         page=page,
