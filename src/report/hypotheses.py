@@ -142,7 +142,7 @@ class CircuitFound:
 
 @dataclass(frozen=True)
 class ProgramVerdict:
-    """The verdict of `match` on one program, as it left it."""
+    """The verdict of `match` on one program, as it left it, and its cuts' highest chance level."""
 
     step: int | None
     program: str
@@ -152,6 +152,7 @@ class ProgramVerdict:
     testable: int
     shared_with: tuple[str, ...] = ()
     decided: tuple[str, ...] = ()
+    chance: float | None = None
 
 
 def h1(
@@ -446,8 +447,9 @@ def _of_program(one: ProgramVerdict) -> Evidence:
     says = {FOLLOWS: FOR, DIFFERENT: AGAINST}.get(one.verdict, NEITHER)
     value, low, high = one.score or (None, None, None)
     return Evidence(
-        f"{one.program}: {one.verdict}", value, low, high, f"{one.testable} testable cuts",
-        "1 is the compiled program", says, one.why,
+        f"{one.program}: {one.verdict}", value, low, high,
+        f"{one.testable} testable cut{'s' * (one.testable != 1)}",
+        "chance not known" if one.chance is None else f"{one.chance:.3f} chance", says, one.why,
     )  # fmt: skip
 
 

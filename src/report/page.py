@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from rich.console import Console
 
 from .. import __version__
@@ -86,7 +86,7 @@ def rendered(page: Page) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=False,
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "coded": coded, "sentence": sentence}
     environment.globals["interval"] = interval
     template = environment.get_template(TEMPLATE)
     return template.render(
@@ -99,6 +99,30 @@ def rendered(page: Page) -> str:
         FOR=FOR,
         AGAINST=AGAINST,
     )
+
+
+def coded(text: str) -> Markup:
+    """Return a text as HTML, with what stands between backticks as code.
+
+    >>> coded("run `a < b`")
+    Markup('run <code>a &lt; b</code>')
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a lone one means nothing
+        return escape(text)
+    made = (
+        Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts)
+    )
+    return Markup("").join(made)
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital letter, and a full stop at its end.
+
+    >>> sentence("it is so")
+    'It is so.'
+    """
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!')) else '.'}"
 
 
 def as_json(value: Any) -> str:

@@ -153,7 +153,8 @@ class Lines:
         elif self.span is not None:
             axis["range"] = list(self.span)
         layout = {"xaxis": step_axis(self.steps), "yaxis": axis}
-        return Chart(self.name, self.title, self.alt, self.traces, layout, self.keys)
+        keys = sorted(self.keys, key=lambda key: key.colour == "grey")  # controls last
+        return Chart(self.name, self.title, self.alt, self.traces, layout, keys)
 
 
 def _told(row: Measurement) -> str:

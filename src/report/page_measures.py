@@ -68,7 +68,7 @@ def learning(rows: Rows, last: Rows, failing: Failing, rerun: str) -> Section:
         blocks.append(Text("All lists have one length: there are no curves by length.", "note"))
     if (loss := _loss(rows)) is not None:
         blocks.append(loss)
-    blocks.append(_accuracies(last, failing))
+    blocks += _accuracies(last, failing)
     return Section("learning", "Learning curves", lead, blocks)
 
 
@@ -93,19 +93,26 @@ def _loss(rows: Rows) -> Any:
     return chart.chart() if chart.traces else None
 
 
-def _accuracies(last: Rows, failing: Failing) -> Table:
+def _accuracies(last: Rows, failing: Failing) -> list[Any]:
+    """Return the last accuracies: overall and by length, the splits' by length on demand."""
     blind = of(last, "accuracy/blind_exact")
-    lines = []
+    shown, more = list[list[Cell]](), list[list[Cell]]()
     for subject, row in of(last, "accuracy/exact").items():
         name, _, length = subject.partition(".length_")
         words = SPLITS.get(name, name) + (f", length {length}" if length else "")
         control = blind[subject].value if subject in blind else None
-        lines.append([
+        line = [
             Cell(marked(words, [row.key], failing)), cell(row.value),
             Cell(interval(row.ci_low, row.ci_high)), Cell(f"{row.n:,}", row.n), cell(control),
-        ])  # fmt: skip
+        ]  # fmt: skip
+        (more if length and name != "all" else shown).append(line)
     columns = ("exact accuracy", "value", "95% interval", "n inputs", "blind (control)")
-    return Table("Exact accuracy at the last checkpoint", columns, lines, (1, 2, 3, 4), True)
+    caption, numbers = "Exact accuracy at the last checkpoint", (1, 2, 3, 4)
+    blocks: list[Any] = [Table(caption, columns, shown, numbers, True)]
+    if more:
+        table = Table(f"{caption}, by length", columns, more, numbers, True)
+        blocks.append(Details("Trained on and held out, by length", [table]))
+    return blocks
 
 
 def similarity(rows: Rows, last: Rows, failing: Failing, task: str, rerun: str) -> Section:
@@ -125,7 +132,9 @@ def similarity(rows: Rows, last: Rows, failing: Failing, task: str, rerun: str) 
             if measured
             else Missing("Similarity (`similarity` in analysis.measures)", rerun)
         )  # fmt: skip
-        return Section("similarity", "Similarity to the program's variables", lead, [lacking])
+        return Section(
+            "similarity", "Similarity: are the program's variables there?", lead, [lacking]
+        )
     chart = Lines(
         "variables", "Deconfounded CKA with each variable, at its best site",
         f"Curves of deconfounded CKA over training steps for {len(found)} variables, with dotted "
@@ -153,7 +162,7 @@ def similarity(rows: Rows, last: Rows, failing: Failing, task: str, rerun: str) 
             Text(text), plain.chart()]))  # fmt: skip
     if said := meaning(failing, task):
         blocks.append(Text(f"{said[0].upper()}{said[1:]}", "note"))
-    return Section("similarity", "Similarity to the program's variables", lead, blocks)
+    return Section("similarity", "Similarity: are the program's variables there?", lead, blocks)
 
 
 def _means(rows: Rows, failing: Failing) -> Lines:
@@ -338,7 +347,7 @@ def neurons_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> li
             key = found["model"][-1].key
             chart.curve(marked(words, [key], failing), found["model"], colour(place), band=False)
     if not chart.traces:
-        return [Text("This model has no MLP neurons; the reference's are:"), table]
+        return [Text("The model has attention only. The reference's neurons:"), table]
     return [table, chart.chart()]
 
 

@@ -32,6 +32,11 @@ from .readings import component_label
 Rows = Sequence[Measurement]
 NEURONS_SHOWN = 60
 EDGES_SHOWN = 60
+LIGHT = (
+    "Every checkpoint has a lighter measure: the reference program's testable cuts alone, with "
+    "fewer cases, of which short lists are a larger part. So its values differ from those of "
+    "`algomatch match`."
+)
 SITE_KINDS = {"hook_resid_pre": "before block {}", "hook_resid_post": "after block {}"}
 
 
@@ -97,9 +102,12 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
     testable = [row for row in rows if row.measure == "matching/testable_cuts"]
     if light:
         diagram = _light_diagram(rows, light, exact)
-        blocks.append(diagram if not matches.there else Details(
-            "The lighter measure that every checkpoint takes, of the reference program alone",
-            [diagram]))  # fmt: skip
+        text = Text(LIGHT, "note")
+        summary = "The lighter measure that every checkpoint takes, of the reference program alone"
+        if matches.there:
+            blocks.append(Details(summary, [text, diagram]))
+        else:
+            blocks += [text, diagram]
         blocks += matching_curves(rows, failing)
     elif testable and testable[-1].value == 0:
         blocks.append(Text("The reference program has no inner cut that can be tested, so the "
@@ -286,7 +294,7 @@ def attention(
         blocks.append(Details("All explanations of heads, as a table", [_heads(heads.rows)]))
     blocks += heads_compared(rows, last, failing, rerun)
     blocks += _explained_model(results, command)
-    return Section("attention", "Attention, head by head", lead, blocks)
+    return Section("attention", "Attention: where does each head look?", lead, blocks)
 
 
 def _nearest(last: Rows) -> dict[str, list[str]]:
@@ -384,8 +392,6 @@ def neurons(
     )
     command = f"algomatch explain {path}"
     blocks: list[Any] = []
-    if not has_mlp:
-        blocks.append(Text("This model has attention only: it has no neurons."))
     blocks += neurons_compared(rows, last, failing, rerun)
     if has_mlp:
         table = results.neurons

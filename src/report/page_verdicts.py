@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..analysis.measurements import Measurement
+from ..analysis.verdicts import NOT_TESTABLE
 from ..config import Config
 from .hypotheses import (
     Carried,
@@ -53,6 +54,7 @@ def program_verdicts(results: Results) -> list[ProgramVerdict]:
     """Return what `match` said of each program at the last step that it looked at."""
     rows = results.programs.rows
     last = max((whole(row, "step") or 0 for row in rows), default=0)
+    chances = _chances(results.matches.rows, last)
     found = []
     for row in rows:
         step = whole(row, "step")
@@ -66,9 +68,19 @@ def program_verdicts(results: Results) -> list[ProgramVerdict]:
                 ProgramVerdict(
                     step, row["program"], row["verdict"], row["why"], whole_score,
                     whole(row, "testable") or 0, tuple(row["shared_with"].split()),
-                    tuple(row["decided"].split()),
+                    tuple(row["decided"].split()), chances.get(row["program"]),
                 )
             )  # fmt: skip
+    return found
+
+
+def _chances(rows: Sequence[Row], step: int) -> dict[str, float]:
+    """Return the highest chance level of each program's testable cuts at a step."""
+    found: dict[str, float] = {}
+    for row in rows:
+        chance = value(row, "chance")
+        if whole(row, "step") == step and row["verdict"] != NOT_TESTABLE and chance is not None:
+            found[row["program"]] = max(chance, found.get(row["program"], 0.0))
     return found
 
 

@@ -134,6 +134,13 @@
           image.data.set([...coloured(share / 100), 255], 4 * (q * size + k));
         }));
         context.putImageData(image, 0, 0);
+        for (const axis of canvas.parentElement.querySelectorAll(".axis")) {
+          axis.replaceChildren(...(size > 12 ? [] : view.axis).map((label, i) => {
+            const mark = document.createElement("span");
+            mark.textContent = i ? label : "B";
+            return mark;
+          }));
+        }
       }
     };
     choice.addEventListener("change", show);
