@@ -122,7 +122,7 @@ def sentence(text: str) -> str:
     >>> sentence("it is so")
     'It is so.'
     """
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!')) else '.'}"
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!', ':')) else '.'}"
 
 
 def as_json(value: Any) -> str:

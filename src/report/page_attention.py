@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -34,12 +35,19 @@ class Attention:
 
 
 @torch.inference_mode()
-def attention_of(bridge: TransformerBridge, inputs: InputSet, config: AnalysisConfig) -> Attention:
-    """Return the attention patterns of a model, the longest inputs' mean first."""
+def attention_of(
+    bridge: TransformerBridge,
+    inputs: InputSet,
+    config: AnalysisConfig,
+    heads: Sequence[tuple[int, int]] | None = None,
+) -> Attention:
+    """Return the attention patterns of a model's heads, all or some, the longest inputs' first."""
     some = some_of(inputs, AT_MOST, config.seed)
     recording = record(bridge, some, config.batch_size)
-    layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
-    patterns = torch.cat([recording[PATTERN.format(layer)] for layer in range(layers)], dim=1)
+    if heads is None:
+        heads = list(product(range(bridge.cfg.n_layers), range(bridge.cfg.n_heads)))
+    each = [recording[PATTERN.format(layer)][:, head] for layer, head in heads]
+    patterns = torch.stack(each, dim=1)
     views = []
     for length in reversed(torch.unique(some.lengths).tolist()):
         of_length = some.lengths == length
@@ -49,8 +57,7 @@ def attention_of(bridge: TransformerBridge, inputs: InputSet, config: AnalysisCo
     for row in _chosen(some):
         tokens = [str(token) for token in some.listed(row)]
         views.append(_view(f"the list {' '.join(tokens)}", ["BOS", *tokens], patterns[row]))
-    names = tuple(f"{layer}.{head}" for layer in range(layers) for head in range(n_heads))
-    return Attention(names, tuple(views))
+    return Attention(tuple(f"{layer}.{head}" for layer, head in heads), tuple(views))
 
 
 def _view(label: str, axis: Sequence[str], patterns: Tensor) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from .page_charts import Lines, colour, dash_of
 from .readings import (
     NEURON_LABELS,
     PLAIN_LABELS,
-    SHORT_KINDS,
     component_label,
     curves,
     highest_control,
@@ -26,6 +25,10 @@ from .readings import (
 
 Rows = Sequence[Measurement]
 LINES_SHOWN = 10  # variables in one chart
+KIND_WORDS = {
+    "zero": "zero", "mean": "its mean", "resample_within": "another input's, same length",
+    "resample_across": "another input's, other length",
+}  # fmt: skip
 SPLITS = {"all": "all inputs", "train": "trained on", "held_out": "held out"}
 COLUMNS = ("", "value", "95% interval", "n", "highest control", "the reference itself")
 
@@ -288,10 +291,10 @@ def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
     n = next(iter(changes[kinds[0]].values())).n
     table = Table(
         f"Change of exact accuracy in percentage points, with its 95% interval (n={n:,} inputs)",
-        ("deleted", *(f"by {SHORT_KINDS[kind]}" for kind in kinds), "verdict"), lines,
+        ("deleted", *(KIND_WORDS[kind] for kind in kinds), "verdict"), lines,
         tuple(range(1, len(kinds) + 1)), True,
-        "zero, mean: replaced by zero, or by its mean; within, across: by that of another input of "
-        "the same length, or of another. The darker, the more is lost.",
+        "What is deleted is replaced by what the column says. The darker, the more is lost. In the "
+        "verdict, within and across are the last two.",
     )  # fmt: skip
     blocks: list[Any] = [Text(redundant_text(last)), table]
     if "resample_across" not in kinds:

@@ -263,12 +263,15 @@ def attention(
     last: Rows,
     results: Results,
     failing: Failing,
-    patterns: Attention | str,
+    patterns: tuple[Attention | str, Attention | str],
     last_step: int,
     path: str,
     rerun: str,
 ) -> Section:
-    """Return each head's attention with what explains it; `patterns` may say why there are none."""
+    """Return each head's attention with what explains it, and the reference's.
+
+    `patterns` are the model's and the reference's, or why there are none.
+    """
     lead = (
         "Where each head looks: a row for the position that asks, a column for the one that is "
         "looked at, bright where all attention goes. What a head attends to does not say what it "
@@ -282,14 +285,21 @@ def attention(
     if not heads.there:
         blocks.append(Missing("What explains each head", command))
     told = {f"{row['layer']}.{row['head']}": row for row in heads.rows}
-    if isinstance(patterns, str):
-        blocks.append(Text(patterns, "warning"))
+    ours, theirs = patterns
+    if isinstance(ours, str):
+        blocks.append(Text(ours, "warning"))
     else:
         near = _nearest(last)
-        named = [(name, [*_explained(told.get(name)), *near.get(name, [])])
-                 for name in patterns.heads]  # fmt: skip
-        blocks.append(Patterns("patterns", named, patterns.views,
-                               f"Attention of {len(named)} heads at step {last_step}"))  # fmt: skip
+        named = [(name, [*_explained(told.get(name)), *near.get(name, [])]) for name in ours.heads]
+        caption = f"Attention of {len(named)} heads at step {last_step}"
+        blocks.append(Patterns("patterns", named, ours.views, caption))
+    if isinstance(theirs, str):
+        blocks.append(Text(theirs, "note"))
+    else:
+        named = [(name, ["of the compiled program"]) for name in theirs.heads]
+        caption = f"Attention of the compiled reference's {len(named)} active heads"
+        shown = Patterns("reference", named, theirs.views, caption)
+        blocks.append(Details("For comparison: the compiled program's heads", [shown]))
     if heads.there:
         blocks.append(Details("All explanations of heads, as a table", [_heads(heads.rows)]))
     blocks += heads_compared(rows, last, failing, rerun)
@@ -532,7 +542,8 @@ def _methods(rows: Sequence[Row]) -> Table:
             Cell(row["ablation"]), Cell(row["method"]), Cell(row["edges"], value(row, "edges")),
             cell(value(row, "faithfulness"), 2),
             Cell(interval(value(row, "faithfulness_low"), value(row, "faithfulness_high"), 2)),
-            cell(value(row, "completeness"), 2), cell(value(row, "exact")),
+            cell(value(row, "completeness"), 2),
+            cell(value(row, "exact"), hint=_ends(row, "exact")),
         ]
         for row in chosen
     ]  # fmt: skip
@@ -560,14 +571,18 @@ def _curves(rows: Sequence[Row], at_least: float) -> list[Any]:
     return [Details("Faithfulness over the size of the circuit", found)] if found else []
 
 
+def _ends(row: Row, name: str) -> str:
+    return interval(value(row, f"{name}_low"), value(row, f"{name}_high"), 2)
+
+
 def _by_length(rows: Sequence[Row]) -> Table:
     lines = [
         [
             Cell(row["length"], value(row, "length")), Cell(row["inputs"], value(row, "inputs")),
             cell(value(row, "faithfulness"), 2),
             Cell(interval(value(row, "faithfulness_low"), value(row, "faithfulness_high"), 2)),
-            cell(value(row, "completeness"), 2), cell(value(row, "exact")),
-            cell(value(row, "minimality"), 2),
+            cell(value(row, "completeness"), 2, hint=_ends(row, "completeness")),
+            cell(value(row, "exact"), hint=_ends(row, "exact")), cell(value(row, "minimality"), 2),
         ]
         for row in rows
     ]  # fmt: skip

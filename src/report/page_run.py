@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..analysis.attention import active_heads
 from ..analysis.measurements import Measurement
 from ..config import Config
 from ..data.inputs import InputSet, input_set
@@ -11,6 +12,7 @@ from ..data.tasks import Task, make_task
 from ..errors import FaultError, UserError
 from ..models.bridges import make_bridge
 from ..models.learned import learned_shape
+from ..models.reference import build_reference
 from ..tracking import checkpoints
 from ..tracking.control_record import failing as failing_measures
 from ..tracking.run_folder import RunFolder
@@ -52,7 +54,7 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
     task, inputs, problem = _task(config)
     own = own_steps(inputs)
     say("attention patterns")
-    patterns = _patterns(folder, inputs)
+    patterns = _patterns(folder, inputs), _reference(config, inputs)
     hypotheses = judged(last, results, config, failing, own, folder.path) if rows else []
     sections = [
         task_section(task, inputs, config)
@@ -121,10 +123,22 @@ def _patterns(folder: RunFolder, inputs: InputSet | None) -> Attention | str:
         shape = learned_shape(config.model, inputs, config.seed)
         bridge = make_bridge(shape, checkpoint.weights, "cpu")
     except (UserError, FaultError, RuntimeError) as error:
-        return (
-            f"The last checkpoint's weights are gone or damaged, so there are no patterns: {error}"
-        )
+        return f"The last checkpoint's weights are gone or damaged: no patterns. {error}"
     return attention_of(bridge, inputs, config.analysis)
+
+
+def _reference(config: Config, inputs: InputSet | None) -> Attention | str:
+    """Return the attention of the compiled reference's active heads, or why there is none."""
+    if inputs is None:
+        return "Without the task's program there is no reference."
+    try:
+        bridge = build_reference(inputs, config.task.allow_inexact).bridge
+    except UserError as error:
+        return f"The reference cannot be compiled any more: {error}"
+    heads = active_heads(bridge)
+    if not heads:
+        return "The reference has no active head."
+    return attention_of(bridge, inputs, config.analysis, heads)
 
 
 def state_of(folder: RunFolder, last_step: int) -> str:
