@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from .page_blocks import (
     Chart,
     Details,
     Judgement,
+    Key,
     Missing,
     Page,
     Section,
@@ -60,10 +62,14 @@ HEADLINES = {  # of the tables of architectures by tasks
     "runs that solve the task)",
     "sparsity/model/h1_bimodal_share": "H1: bimodal neurons, reference less model",
 }
+CONTROLS_KEY = Key("controls, in the colour of their architecture", "grey", "dot")
 OPEN = 3  # of these tables are open
 CURVES = ("accuracy/all/exact", "similarity/model/mean_deconfounded_cka",
           "attention/model/matched_overlap")  # fmt: skip
-LENGTH_KEYS = ("task.name", "task.min_length", "task.max_length", "task.held_out_lengths")
+SAME_KEYS = (  # in which groups of one length and of several may differ; the program may not
+    "task.name", "task.program", "task.vocabulary", "task.min_length", "task.max_length",
+    "task.held_out_lengths",
+)  # fmt: skip
 ON_OFF_KEYS = tuple(f"sparsity/model/h1_{name}" for name in ("bimodal_share", "dip", "bimodality"))
 
 
@@ -190,21 +196,26 @@ def _over_seeds(group: Group, members: Sequence[Member]) -> list[Hypothesis]:
 
 def _overview(groups: Sequence[Group], over: Mapping[str, Sequence[Hypothesis]]) -> Section:
     lead = (
-        "Each row is an architecture on a task. Intervals are over seeds alone (Student's t). "
-        "Verdicts need at least three seeds that agree; one seed says nothing about the "
-        "architecture."
+        "Each row is an architecture on a task. Intervals are over seeds alone (Student's t; of "
+        "few seeds they are wide, and know no bounds). Verdicts need three seeds that agree; "
+        "one seed says nothing about the architecture."
     )
     lines = []
     for group in groups:
         exact = group.estimates.get("accuracy/all/exact")
         lines.append([
             Cell(group.task, code=True), Cell(group.name), Cell(_count(group), len(group.runs)),
-            _estimate(exact), *(Cell(one.verdict, hint=one.why) for one in over[group.label]),
+            _estimate(exact), *(Cell(one.verdict, hint=_short(one)) for one in over[group.label]),
         ])  # fmt: skip
     columns = ("task", "architecture", "seeds", "exact accuracy", "H1: on/off", "H2: circuit",
                "H3: matching")  # fmt: skip
     table = Table("Architectures, tasks and verdicts over seeds", columns, lines, (2, 3), True)
     return Section("overview", "At a glance", lead, [table])
+
+
+def _short(one: Hypothesis) -> str:
+    """Return how many seeds got which verdict, without the reasons."""
+    return one.why.partition(":")[0]
 
 
 def _count(group: Group) -> str:
@@ -263,14 +274,14 @@ def _with_control(group: Group, key: str) -> Cell:
 
 def _of_task(groups: Sequence[Group], place: int) -> Section:
     task = groups[0].task
-    lead = "Learning curves are means over seeds, bands 95%; then every headline with its controls."
+    lead = "Learning curves are means over seeds, bands their 95% intervals."
     blocks: list[Any] = [Text(line, "note") for line in notes(groups)]
     failing = failing_of(groups)
     for number_of, key in enumerate(CURVES):
         chart = _curves(groups, key, f"curves-{place}-{number_of}", failing)
         if chart is not None:
             blocks.append(chart)
-    blocks.append(_all_headlines(groups))
+    blocks.append(Details("Every headline, with its controls", [_all_headlines(groups)]))
     return Section(f"task-{place}", f"Task: {task}", lead, blocks)
 
 
@@ -295,6 +306,8 @@ def _curves(
             if steps:
                 chart.add(f"{group.name}: {label}", steps, means, tone, "dot", 1, legend=False,
                           marks=False)  # fmt: skip
+                if CONTROLS_KEY not in chart.keys:
+                    chart.keys.append(CONTROLS_KEY)
     return chart.chart() if chart.traces else None
 
 
@@ -328,7 +341,7 @@ def _emergence(tasks: Sequence[Sequence[Group]]) -> Section:
     blocks: list[Any] = []
     for groups in tasks:
         failing = failing_of(groups)
-        lines = list(_emerged(groups, failing))
+        lines = sorted(_emerged(groups, failing), key=_mean_step)
         if lines:
             columns = ("measure", *(group.name for group in groups))
             caption = f"{groups[0].task}: seeds in which it emerged, and the mean of their steps"
@@ -345,7 +358,13 @@ def _emergence(tasks: Sequence[Sequence[Group]]) -> Section:
         blocks.append(Details(f"{groups[0].task}: the order in every run", [
             Table("Order of emergence, run by run", ("architecture", "seed", "order (step)"),
                   orders, (1,))]))  # fmt: skip
-    return Section("emergence", "What emerges, and in which order", lead, blocks)
+    return Section("emergence", "Emergence: what comes when", lead, blocks)
+
+
+def _mean_step(line: Sequence[Cell]) -> float:
+    """Return the mean step at which a measure emerged, over the groups in which it did."""
+    steps = [one.sort for one in line[1:] if isinstance(one.sort, float)]
+    return sum(steps) / len(steps) if steps else math.inf
 
 
 def _emerged(groups: Sequence[Group], failing: Mapping[str, str]) -> Iterator[list[Cell]]:
@@ -420,7 +439,7 @@ def length_pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
             task = make_task(group.runs[0].config.task)
         except UserError:
             continue
-        same = {key: one for key, one in settings(group).items() if key not in LENGTH_KEYS}
+        same = {key: one for key, one in settings(group).items() if key not in SAME_KEYS}
         program = [*describe(task.program), *map(str, task.vocabulary)]
         known[group.label] = (
             task.min_length == task.max_length,
@@ -473,7 +492,7 @@ def _programs(groups: Sequence[Group], members: Members, where: str) -> Section:
             rows = [row for one in members[group.label] for row in _verdict_rows(one)]
             left_out += sum(not _verdict_rows(one) for one in members[group.label])
             known[group.label] = rows
-        programs = list(dict.fromkeys(row["program"] for rows in known.values() for row in rows))
+        programs = sorted({row["program"] for rows in known.values() for row in rows})
         if not programs:
             continue
         for group in groups_of:

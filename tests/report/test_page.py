@@ -185,7 +185,7 @@ def test_many_runs_are_compared_over_their_seeds(sweep: Path, tmp_path: Path) ->
     text = re.sub(r"\s+", " ", reader.text)
     for part in (
         "8 runs", "4 groups of 2 seeds", "1L <b>&", "Exact accuracy, all inputs",
-        "in which order", "Fixed and variable length", "no difference shown", "n=2",
+        "Emergence: what comes when", "Fixed and variable length", "no difference shown", "n=2",
         "The verdicts of 8 runs", "undecided", "Every run", "<u>1L-0-1",
     ):  # fmt: skip
         assert part in text, part
