@@ -35,19 +35,21 @@ def read_table(path: Path, needed: Iterable[str]) -> Left:
     except FileNotFoundError:
         return Left()
     except (OSError, UnicodeDecodeError) as error:
-        return Left(problem=f"{path.name} cannot be read: {error}")
+        return Left(problem=f"the table {path.name} cannot be read: {error}")
     lines = csv.DictReader(io.StringIO(text, newline=""))
     lacking = [name for name in needed if name not in (lines.fieldnames or ())]
     if lacking:
         return Left(
-            problem=f"{path.name} has no column {', '.join(lacking)}: made by another version"
+            problem=f"the table {path.name} has no column {', '.join(lacking)}: made by another version"
         )
     try:
         rows = tuple(dict(row) for row in lines)
     except csv.Error as error:
-        return Left(problem=f"{path.name} is damaged: {error}")
+        return Left(problem=f"the table {path.name} is damaged: {error}")
     if any(None in row or None in row.values() for row in rows):
-        return Left(problem=f"{path.name} is damaged: a line has another number of columns")
+        return Left(
+            problem=f"the table {path.name} is damaged: a line has another number of columns"
+        )
     return Left(rows)
 
 

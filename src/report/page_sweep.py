@@ -154,7 +154,7 @@ def _seeds_of(group: Group) -> list[int]:
 def _seeds(groups: Sequence[Group]) -> list[tuple[str, str]]:
     counts = Counter(len(set(_seeds_of(group))) for group in groups)
     return [
-        (f"{count} groups", f"{seeds} seed{'s' * (seeds != 1)}")
+        (f"{count} group{'s' * (count != 1)}", f"{seeds} seed{'s' * (seeds != 1)}")
         for seeds, count in sorted(counts.items())
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Iterator
@@ -82,6 +83,8 @@ def svg(figure: Any, salt: str) -> str:
     width = re.search(r'width="([\d.]+)pt"', text)
     size = f'style="max-width:{float(width.group(1)) * 1.1:.0f}px" ' if width else ""
     text = re.sub(r'(width|height)="[\d.]+pt" ?', "", text, count=2)
+    own = hashlib.sha256(salt.encode()).hexdigest()[:6]  # no two pictures share an id
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}-", text)
     return text.replace("<svg ", f'<svg {size}aria-hidden="true" ', 1).strip()
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
-from support.pages import small_sweep, whole_run
 
 from algomatch.cli import main
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-WIDTHS = (375, 1280)
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +26,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(run: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The page of a run, and of a sweep."""
-    place = tmp_path_factory.mktemp("browser")
-    found = {"run": whole_run(place / "whole"), "sweep": small_sweep(place / "sweep")}
-    written = {}
-    for name, folder in found.items():
+    place, written = tmp_path_factory.mktemp("browser"), {}
+    for name, folder in {"run": run, "sweep": sweep}.items():
         written[name] = place / f"{name}.html"
         assert main(["report", str(folder), "-o", str(written[name])]) == 0
     return written
@@ -82,8 +78,15 @@ class Opened:
         self.context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (375, "dark"),
+        (1280, "light"),
+        pytest.param(375, "light", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", ["run", "sweep"])
 def test_it_is_whole_and_fits_the_screen(
     browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
@@ -160,7 +163,7 @@ def test_names_are_text(browser: Browser, pages: dict[str, Path]) -> None:
 
 def test_attention_is_drawn_for_what_is_chosen(browser: Browser, pages: dict[str, Path]) -> None:
     with Opened(browser, pages["run"]) as one:
-        figure = one.page.locator("[data-patterns]")
+        figure = one.page.locator("[data-patterns]").first
         canvas = figure.locator("canvas").first
         canvas.scroll_into_view_if_needed()
         whole = canvas.evaluate("one => one.width")
