@@ -39,9 +39,8 @@ def read_table(path: Path, needed: Iterable[str]) -> Left:
     lines = csv.DictReader(io.StringIO(text, newline=""))
     lacking = [name for name in needed if name not in (lines.fieldnames or ())]
     if lacking:
-        return Left(
-            problem=f"the table {path.name} has no column {', '.join(lacking)}: made by another version"
-        )
+        names = ", ".join(lacking)
+        return Left(problem=f"the table {path.name}, of another version, has no column {names}")
     try:
         rows = tuple(dict(row) for row in lines)
     except csv.Error as error:

@@ -63,6 +63,13 @@ def page_of(*paths: Path, to: Path, more: tuple[str, ...] = ()) -> str:
     return (to / "page.html").read_text()
 
 
+@pytest.fixture(scope="module")
+def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the run, under a hostile title."""
+    place = tmp_path_factory.mktemp("page")
+    return page_of(run, to=place, more=("--title", "<script>alert(2)</script>"))
+
+
 def data_in(page: str) -> dict[str, dict[str, list[object]]]:
     found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page)
     assert found
@@ -70,10 +77,7 @@ def data_in(page: str) -> dict[str, dict[str, list[object]]]:
     return data
 
 
-def test_a_runs_page_has_every_part(run: Path, tmp_path: Path, capsys: Capture) -> None:
-    page = page_of(run, to=tmp_path)
-    said = capsys.readouterr().out
-    assert re.search(r"report of 1 run: .*page\.html \(\d+\.\d MB\)", said.replace("\n", ""))
+def test_a_runs_page_has_every_part(run: Path, page: str) -> None:
     reader = Reader(page)
     assert reader.wrong == []
     assert reader.open == []
@@ -93,8 +97,7 @@ def test_a_runs_page_has_every_part(run: Path, tmp_path: Path, capsys: Capture) 
     assert len(page) < 8e6
 
 
-def test_nothing_on_it_is_markup_that_was_a_name(run: Path, tmp_path: Path) -> None:
-    page = page_of(run, to=tmp_path, more=("--title", "<script>alert(2)</script>"))
+def test_nothing_on_it_is_markup_that_was_a_name(page: str) -> None:
     reader = Reader(page)
     assert reader.wrong == []
     assert HOSTILE in reader.text
@@ -106,8 +109,8 @@ def test_nothing_on_it_is_markup_that_was_a_name(run: Path, tmp_path: Path) -> N
     assert any("</script><script>alert(1)</script>" in str(view) for view in views)
 
 
-def test_it_asks_no_one_for_anything(run: Path, tmp_path: Path) -> None:
-    reader = Reader(page_of(run, to=tmp_path))
+def test_it_asks_no_one_for_anything(page: str) -> None:
+    reader = Reader(page)
     for tag, attrs in reader.elements:
         for name in ("src", "href", "xlink:href", "action"):
             assert (attrs.get(name) or "#").startswith(("#", "data:")), (tag, attrs)
@@ -117,8 +120,8 @@ def test_it_asks_no_one_for_anything(run: Path, tmp_path: Path) -> None:
     assert (policies[0] or "").startswith("default-src 'none'")
 
 
-def test_pictures_and_charts_have_words(run: Path, tmp_path: Path) -> None:
-    reader = Reader(page_of(run, to=tmp_path))
+def test_pictures_and_charts_have_words(page: str) -> None:
+    reader = Reader(page)
     for tag, attrs in reader.elements:
         if tag in ("img", "canvas") or "data-chart" in attrs or attrs.get("role") == "img":
             assert len(attrs.get("alt") or attrs.get("aria-label") or "") > 20, (tag, attrs)
@@ -163,7 +166,7 @@ def test_damaged_tables_and_those_of_another_checkpoint_are_named(
     last = max(int(line.split(",")[1]) for line in lines[1:])
     matched.write_text("\n".join(line for line in lines if f",{last}," not in line) + "\n")
     text = Reader(page_of(mine, to=tmp_path)).text
-    assert "The table heads.csv has no column" in text
+    assert "The table heads.csv, of another version, has no column" in text
     assert f"the last checkpoint is of step {last}" in text
 
 
@@ -227,9 +230,13 @@ def test_an_output_that_cannot_be_written_is_a_fault(
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_a_page_replaces_an_earlier_one_and_is_the_same(bare: Path, tmp_path: Path) -> None:
+def test_a_page_replaces_an_earlier_one_and_is_the_same(
+    bare: Path, tmp_path: Path, capsys: Capture
+) -> None:
     (tmp_path / "page.html").write_text("earlier")
     first = page_of(bare, to=tmp_path)
+    said = capsys.readouterr().out
+    assert re.search(r"report of 1 run: .*page\.html \(\d+\.\d MB\)", said.replace("\n", ""))
     assert "earlier" not in first[:7]
     assert page_of(bare, to=tmp_path) == first
     assert os.listdir(tmp_path) == ["page.html"]
