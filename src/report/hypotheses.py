@@ -31,6 +31,9 @@ CLAIMS = {
 }
 ON_OFF = ("bimodal_share", "dip", "bimodality")  # they decide H1
 BESIDE = ("hoyer", "gini", "active_share")  # these do not
+COMPILING = (
+    "other tasks' compiled programs are as two-valued, so it is about compiling, not about this one"
+)
 ONE_SEED = "one seed: says nothing about the architecture"
 LEAST_SEEDS = 3  # from which on seeds that agree say something
 ATTENTION = "attention/matched_overlap"
@@ -203,10 +206,11 @@ def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evid
         ours, theirs = each.get("model"), each.get("reference:model")
         control = f"model {ours.value:.3f}, reference {theirs.value:.3f}" if ours and theirs else ""
         keys = (f"sparsity/model/{name}", row.key)
+        fails = any(key in (failing or ()) for key in keys)
         yield Evidence(
             f"{NEURON_LABELS[name]}: reference less model", row.value, row.ci_low, row.ci_high,
             f"{row.n:,} neurons", control, _sign(row.ci_low, row.ci_high),
-            failing=any(key in (failing or ()) for key in keys), decides=name in ON_OFF,
+            COMPILING if fails else "", fails, name in ON_OFF,
         )  # fmt: skip
 
 
@@ -218,15 +222,11 @@ def _sign(low: float | None, high: float | None) -> str:
 
 
 def _change_h1(verdict: str) -> tuple[str, ...]:
-    common = (
-        "✗ here says that other tasks' compiled programs are as two-valued: H1 is about compiling, "
-        "not about this program",
-    )
     if verdict == SUPPORTED:
-        return ("one of the three intervals reaching zero: undecided", *common)
+        return ("one of the three intervals reaching zero: undecided",)
     if verdict in (NOT_JUDGED, NOT_MEASURED):
         return ("a model with an MLP that solves the task, and all three figures of it",)
-    return ("all three intervals above zero: supported; all below: not supported", *common)
+    return ("all three intervals above zero: supported; all below: not supported",)
 
 
 def h2(

@@ -259,7 +259,9 @@ def heads_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> list
         if subject in at_last:
             row = at_last[subject]
             lines.append(compared(last, words, [row.key], row, failing))
-    table = Table("Attention in common at the last checkpoint", COLUMNS, lines, (1, 2, 3, 4, 5))
+    lines = [line[:-1] for line in lines]  # the reference has all in common with itself
+    caption = "Attention in common at the last checkpoint"
+    table = Table(caption, COLUMNS[:-1], lines, (1, 2, 3, 4))
     return [chart.chart(), table]
 
 

@@ -30,7 +30,7 @@ from .page_results import Left, Results, Row, step_in, value, whole
 from .readings import component_label
 
 Rows = Sequence[Measurement]
-NEURONS_SHOWN = 60
+NEURONS_SHOWN, NEURONS_LISTED = 20, 300
 EDGES_SHOWN = 60
 LIGHT = (
     "Every checkpoint has a lighter measure: the reference program's testable cuts alone, with "
@@ -415,31 +415,41 @@ def neurons(
 
 
 def _predicates(rows: Sequence[Row], untrained: Sequence[Row]) -> list[Any]:
-    lines = [
-        [
-            Cell(f"{row['layer']}.{row['neuron']}"), Cell(row["state"]),
-            Cell(row["predicate"]), cell(value(row, "on_share"), 2),
-            Cell(number(value(row, "accuracy"), 2) + ("*" if row.get("judged_on") == "all" else ""),
-                 value(row, "accuracy"), shade=_above(value(row, "accuracy"))),
-            Cell(interval(value(row, "low"), value(row, "high"), 2)),
-            cell(value(row, "shuffled"), 2), cell(value(row, "loss_change"), 4), Cell(_adds(row)),
-        ]
-        for row in rows[:NEURONS_SHOWN]
-    ]  # fmt: skip
-    columns = ("neuron", "state", "on where", "on share", "accuracy", "95% interval", "shuffled",
-               "loss if off", "adds to")  # fmt: skip
-    left = len(rows) - len(lines)
-    more = f" The {left:,} that matter less are in explanation/neurons.csv." if left > 0 else ""
-    note = (
-        "accuracy: balanced, of the predicate, on held-out inputs (* too rare to be held out: on "
-        f"all). loss if off: its rise when the neuron is switched off.{more}"
-    )
-    share = _share_explained(rows)
-    told = f"Explained: {share} of the neurons that are on at some places and off at others."
+    """Return how many neurons are explained, those that matter most, and on demand more."""
+    told = f"Explained: {_share_explained(rows)} of the neurons that are on at some places and off \
+at others."
     if untrained:
         told += f" The same search in a random init: {_share_explained(untrained)}."
-    caption = "When each neuron is on, the most important first"
-    return [Text(told), Table(caption, columns, lines, (3, 4, 5, 6, 7), True, note)]
+    note = (
+        "accuracy: balanced, of the predicate, on held-out inputs (* too rare to be held out: on "
+        "all). loss if off: its rise when the neuron is switched off."
+    )
+    lines = [_neuron(row) for row in rows[:NEURONS_LISTED]]
+    columns = ("neuron", "state", "on where", "on share", "accuracy", "95% interval", "shuffled",
+               "loss if off", "adds to")  # fmt: skip
+    numbers = (3, 4, 5, 6, 7)
+    caption = f"When the {min(NEURONS_SHOWN, len(rows))} most important neurons are on"
+    blocks: list[Any] = [
+        Text(told), Table(caption, columns, lines[:NEURONS_SHOWN], numbers, True, note)
+    ]  # fmt: skip
+    if len(lines) > NEURONS_SHOWN:
+        left = len(rows) - len(lines)
+        more = f"The {left:,} that matter least are in explanation/neurons.csv." if left else ""
+        table = Table("When each neuron is on", columns, lines, numbers, True, more)
+        blocks.append(Details(f"{len(lines)} of {len(rows)} neurons", [table]))
+    return blocks
+
+
+def _neuron(row: Row) -> list[Cell]:
+    accuracy = value(row, "accuracy")
+    mark = "*" if row.get("judged_on") == "all" else ""
+    return [
+        Cell(f"{row['layer']}.{row['neuron']}"), Cell(row["state"]), Cell(row["predicate"]),
+        cell(value(row, "on_share"), 2),
+        Cell(number(accuracy, 2) + mark, accuracy, shade=_above(accuracy)),
+        Cell(interval(value(row, "low"), value(row, "high"), 2)),
+        cell(value(row, "shuffled"), 2), cell(value(row, "loss_change"), 4), Cell(_adds(row)),
+    ]  # fmt: skip
 
 
 def _above(found: float | None) -> float | None:

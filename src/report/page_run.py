@@ -163,7 +163,8 @@ def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> lis
         exact = f"{number(row.value)} ({ends}; n={row.n:,}): {word}"
     mlp = "attention only" if model.attn_only else f"MLPs of {model.mlp_width}"
     lengths = of(last, "accuracy/undefined_share")
-    shape = f"{model.n_layers} layers, {model.n_heads} heads, width {model.d_model}, {mlp}"
+    layers = f"{model.n_layers} layer{'s' * (model.n_layers != 1)}"
+    shape = f"{layers}, {model.n_heads} heads, width {model.d_model}, {mlp}"
     found = [
         ("exact accuracy", exact), ("model", f"{model.name}: {shape}"),
         ("task", config.task.name), ("seed", f"{config.seed}. {ONE_SEED[0].upper()}{ONE_SEED[1:]}"),

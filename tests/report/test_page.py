@@ -87,7 +87,8 @@ def test_a_runs_page_has_every_part(run: Path, page: str) -> None:
     for part in (
         "H1", "H2", "H3", "What would have changed it", "One seed: says nothing about the",
         "reverse_by_counting", "Exact accuracy by length", "Deconfounded CKA with each variable",
-        "highest random init", "Change of exact accuracy in percentage points", "When each neuron",
+        "highest random init", "Change of exact accuracy in percentage points",
+        "most important neurons",
         "blind (control)", "algomatch circuit", "Verdicts on the programs of the task",
     ):  # fmt: skip
         assert part in reader.text, part
