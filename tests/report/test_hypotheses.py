@@ -145,8 +145,12 @@ def test_h2_counts_steps_of_the_program_alone() -> None:
 
 
 def test_h2_without_controls_of_what_edges_carry_is_not_supported() -> None:
-    for gone in ("model", "untrained", "reference"):
-        found = h2(circuit=replace(CIRCUIT, **{gone: None}))
+    for circuit in (
+        replace(CIRCUIT, model=None),
+        replace(CIRCUIT, untrained=None),
+        replace(CIRCUIT, reference=None),
+    ):
+        found = h2(circuit=circuit)
         assert found.verdict == hy.UNDECIDED
         assert found.lacking
 
