@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..analysis.measurements import Measurement
 from ..analysis.statistics import wilson_interval
@@ -156,6 +156,14 @@ class ProgramVerdict:
     shared_with: tuple[str, ...] = ()
     decided: tuple[str, ...] = ()
     chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Emergence:
+    """From which step on a run solves its task, and surely realises each testable cut."""
+
+    solved: int | None = None
+    cuts: Mapping[str, int | None] = field(default_factory=dict)
 
 
 def h1(
@@ -367,16 +375,19 @@ def h3(
     programs: Sequence[ProgramVerdict],
     last_step: int,
     path: str,
+    emerged: Emergence | None = None,
 ) -> Hypothesis:
     """Judge H3 by the verdicts of `match` on a run's last checkpoint.
 
-    Supported where one program alone is followed, not supported where none is.
+    Supported where one program alone is followed, not supported where none is. When cuts `emerged`
+    is told beside it.
     """
     testable = of(rows, "matching/testable_cuts").get("model")
     lacking: tuple[Lacking, ...] = ()
     if not programs:
         lacking = (Lacking("a verdict on every program", f"algomatch match {path} --all"),)
-    evidence = tuple(_light(rows)) if not programs else tuple(map(_of_program, programs))
+    known = _light(rows) if not programs else map(_of_program, programs)
+    evidence = (*known, *_emerged(emerged or Emergence()))
 
     def say(verdict: str, why: str) -> Hypothesis:
         return Hypothesis("H3", verdict, why, ONE_SEED, evidence, _change_h3(verdict), lacking)
@@ -453,6 +464,17 @@ def _of_program(one: ProgramVerdict) -> Evidence:
     )  # fmt: skip
 
 
+def _emerged(found: Emergence) -> Iterable[Evidence]:
+    """Yield when each testable cut of the reference program was first realised."""
+    solved = "at no checkpoint" if found.solved is None else f"from step {found.solved:,} on"
+    for cut, step in found.cuts.items():
+        when = "at no checkpoint" if step is None else f"from step {step:,} on"
+        yield Evidence(
+            f"when {cut.replace('+', ', ')} is realised", None, None, None, "checkpoints",
+            f"task solved {solved}", NEITHER, f"surely realised {when}", decides=False,
+        )  # fmt: skip
+
+
 def _light(rows: Sequence[Measurement]) -> Iterable[Evidence]:
     chances = of(rows, "matching/best_match_chance")
     realised = of(rows, "matching/realised")
@@ -493,7 +515,7 @@ def over_seeds(
     counts = Counter(one.verdict for one in each.values())
     n = len(each)
     told = ", ".join(f"{word} {count} of {n}" for word, count in counts.most_common())
-    lacking = tuple(dict.fromkeys(part for one in each.values() for part in one.lacking))
+    lacking = _together(part for one in each.values() for part in one.lacking)
     evidence = [_share_of_seeds(word, count, n) for word, count in counts.most_common()]
     evidence += [_over_seeds(one) for one in estimates]
     scope = ONE_SEED if n == 1 else f"{n} seeds: {', '.join(map(str, sorted(each)))}"
@@ -522,6 +544,14 @@ def over_seeds(
     if counts[NOT_SUPPORTED] == n:
         return say(NOT_SUPPORTED, told)
     return say(MIXED if counts[MIXED] == n else UNDECIDED, told)
+
+
+def _together(every: Iterable[Lacking]) -> tuple[Lacking, ...]:
+    """Return what is lacking, each once with all the commands that measure it."""
+    commands: dict[str, dict[str, None]] = {}
+    for one in every:
+        commands.setdefault(one.what, {})[one.command] = None
+    return tuple(Lacking(what, "\n".join(lines)) for what, lines in commands.items())
 
 
 def _share_of_seeds(word: str, count: int, n: int) -> Evidence:

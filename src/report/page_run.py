@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..analysis.attention import active_heads
+from ..analysis.emergence import summaries
 from ..analysis.measurements import Measurement
 from ..config import Config
 from ..data.inputs import InputSet, input_set
@@ -55,7 +56,9 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
     own = own_steps(inputs)
     say("attention patterns")
     patterns = _patterns(folder, inputs), _reference(config, inputs)
-    hypotheses = judged(last, results, config, failing, own, folder.path) if rows else []
+    hypotheses = (
+        judged(last, results, config, failing, own, folder.path, summaries(rows)) if rows else []
+    )
     sections = [
         task_section(task, inputs, config)
         if task is not None and inputs is not None

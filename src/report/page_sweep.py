@@ -179,7 +179,7 @@ def _member(run: Run, group: Group, own: frozenset[str] | None) -> Member:
     """Return a run with its verdicts, from its last headlines and what its folder holds."""
     results = Results(run.folder.path)
     last = checkpoints.load_rows(run.folder.checkpoint_folders()[-1])
-    each = judged(last, results, run.config, group.failing, own, run.folder.path)
+    each = judged(last, results, run.config, group.failing, own, run.folder.path, run.summaries)
     return Member(run, results, {one.name: one for one in each})
 
 
@@ -200,13 +200,14 @@ def _overview(groups: Sequence[Group], over: Mapping[str, Sequence[Hypothesis]])
         "few seeds they are wide, and know no bounds). Verdicts need three seeds that agree; "
         "one seed says nothing about the architecture."
     )
-    lines = []
-    for group in groups:
-        exact = group.estimates.get("accuracy/all/exact")
-        lines.append([
+    lines = [
+        [
             Cell(group.task, code=True), Cell(group.name), Cell(_count(group), len(group.runs)),
-            _estimate(exact), *(Cell(one.verdict, hint=_short(one)) for one in over[group.label]),
-        ])  # fmt: skip
+            _estimate(group, "accuracy/all/exact"),
+            *(Cell(one.verdict, hint=_short(one)) for one in over[group.label]),
+        ]
+        for group in groups
+    ]  # fmt: skip
     columns = ("task", "architecture", "seeds", "exact accuracy", "H1: on/off", "H2: circuit",
                "H3: matching")  # fmt: skip
     table = Table("Architectures, tasks and verdicts over seeds", columns, lines, (2, 3), True)
@@ -223,9 +224,12 @@ def _count(group: Group) -> str:
     return f"{len(seeds)} (one seed)" if len(seeds) == 1 else str(len(seeds))
 
 
-def _estimate(one: Estimate | None, shade: bool = False) -> Cell:
+def _estimate(group: Group, key: str, shade: bool = False) -> Cell:
+    """Return a group's estimate; where there is none, whether it was measured at all."""
+    one = group.estimates.get(key)
     if one is None:
-        return Cell("not measured")
+        measured = key.partition("/")[0] in group.runs[0].config.analysis.measures
+        return Cell("no value" if measured else "not measured")
     deep = max(0.0, min(1.0, one.mean)) if shade else None
     if one.interval is None:
         return Cell(f"{one.mean:.3f} (one seed)", one.mean, shade=deep)
@@ -263,7 +267,7 @@ def _by_architecture(groups: Sequence[Group]) -> Section:
 
 
 def _with_control(group: Group, key: str) -> Cell:
-    found = _estimate(group.estimates.get(key), shade=not key.startswith("sparsity/"))
+    found = _estimate(group, key, shade=not key.startswith("sparsity/"))
     controls = [
         f"{words} {group.estimates[other].mean:.3f}"
         for other, words in compared_with(key).items()
@@ -318,7 +322,7 @@ def _all_headlines(groups: Sequence[Group]) -> Table:
     for family in FAMILIES:
         for key, label in family.chosen(keys).items():
             words = marked(f"{family.title}: {label}", [key], failing)
-            lines.append([Cell(words), *(_estimate(g.estimates.get(key)) for g in groups)])
+            lines.append([Cell(words), *(_estimate(g, key) for g in groups)])
             for other, said in compared_with(key).items():
                 if other in keys:
                     cells = [
@@ -424,11 +428,27 @@ def _lengths(groups: Sequence[Group]) -> Section:
         return Section("lengths", title, lead, [lacking])
     blocks: list[Any] = []
     for fixed, variable in pairs:
-        lines = list(_differing(fixed, variable))
+        lines = sorted(_differing(fixed, variable), key=lambda line: _order_of(line[-1].text))
         columns = ("measure", f"one length ({fixed.task})", f"several lengths ({variable.task})",
                    "over seeds")  # fmt: skip
-        blocks.append(Table(f"{variable.name}: what differs", columns, lines, (1, 2)))
+        caption = f"{variable.name}: what differs (solved by {_solved(fixed)} at one length, by \
+{_solved(variable)} at several)"
+        note = (
+            "Those that differ come first; of so many measures some may by chance. No value: "
+            "nothing to measure, as the length where it is constant, or neurons without an MLP."
+        )
+        blocks.append(Table(caption, columns, lines, (1, 2), note=note))
     return Section("lengths", title, lead, blocks)
+
+
+def _order_of(told: str) -> int:
+    return 0 if "do not overlap" in told else 1 if "overlap" in told else 2
+
+
+def _solved(group: Group) -> str:
+    """Return how many runs of a group solve their task."""
+    count = sum(solved_of(list(run.final.values()), run.config).yes for run in group.runs)
+    return f"{count} of {len(group.runs)} runs"
 
 
 def length_pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
@@ -460,14 +480,15 @@ def _differing(fixed: Group, variable: Group) -> Iterator[list[Cell]]:
             one, other = fixed.estimates.get(key), variable.estimates.get(key)
             yield [
                 Cell(marked(f"{family.title.partition(' (')[0]}: {label}", [key], failing)),
-                _estimate(one), _estimate(other), Cell(difference_text(one, other)),
+                _estimate(fixed, key), _estimate(variable, key),
+                Cell(difference_text(one, other)),
             ]  # fmt: skip
 
 
 def difference_text(one: Estimate | None, other: Estimate | None) -> str:
     """Return what two estimates over seeds say of a difference, and no more than that."""
     if one is None or other is None:
-        return "not measured in both"
+        return "not in both: nothing to compare"
     if one.interval is None or other.interval is None:
         return "one seed: says nothing"
     if one.interval[0] > other.interval[1]:

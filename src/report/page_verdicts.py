@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..analysis.emergence import Summary
 from ..analysis.measurements import Measurement
 from ..analysis.verdicts import NOT_TESTABLE
 from ..config import Config
 from .hypotheses import (
     Carried,
     CircuitFound,
+    Emergence,
     Hypothesis,
     ProgramVerdict,
     Solved,
@@ -37,8 +39,12 @@ def judged(
     failing: Failing,
     own: Iterable[str] | None,
     path: Path,
+    curves: Mapping[str, Summary],
 ) -> list[Hypothesis]:
-    """Return H1, H2 and H3 of a run's last checkpoint; `own` are its program's own steps."""
+    """Return H1, H2 and H3 of a run's last checkpoint.
+
+    `own` are its program's own steps, `curves` what its headlines amount to.
+    """
     solved, step = solved_of(last, config), last[0].step if last else 0
     given = str(path)
     has_mlp = not config.model.attn_only
@@ -46,8 +52,22 @@ def judged(
     return [
         h1(last, solved, failing, has_mlp, given),
         h2(last, solved, failing, circuit, step, config.task.name, given),
-        h3(last, solved, program_verdicts(results), step, given),
+        h3(last, solved, program_verdicts(results), step, given, emergence(curves)),
     ]
+
+
+def emergence(curves: Mapping[str, Summary]) -> Emergence:
+    """Return from which step on a run solves its task, and realises each testable cut."""
+    start, end = "matching/", "/realised"
+    exact = curves.get("accuracy/all/exact")
+    return Emergence(
+        exact.emergence_step if exact is not None else None,
+        {
+            key.removeprefix(start).removesuffix(end): one.emergence_step
+            for key, one in curves.items()
+            if key.startswith(start) and key.endswith(end)
+        },
+    )
 
 
 def program_verdicts(results: Results) -> list[ProgramVerdict]:

@@ -267,7 +267,7 @@ def test_a_difference_is_only_told_where_intervals_do_not_overlap() -> None:
     assert difference_text(low, high).startswith("lower at one length")
     assert difference_text(high, low).startswith("higher at one length")
     assert difference_text(low, low).startswith("no difference shown")
-    assert difference_text(low, None) == "not measured in both"
+    assert difference_text(low, None) == "not in both: nothing to compare"
     assert difference_text(low, estimate("k", [0.9], "neither")).startswith("one seed")
 
 
