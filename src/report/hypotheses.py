@@ -345,7 +345,7 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
             yield Evidence(
                 "steps of the program that run over inner edges of both", share, None, None,
                 f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
-                f"here: {', '.join(sorted(here)) or 'none'}",
+                f"over this model's: {', '.join(sorted(here)) or 'none'}",
             )  # fmt: skip
 
 

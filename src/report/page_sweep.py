@@ -16,6 +16,7 @@ from ..tracking import checkpoints
 from ..tracking.run_folder import RunFolder
 from .compare import by_task
 from .comparison_figure import mean_curve
+from .deletion import NOT_JUDGED
 from .families import FAMILIES, compared_with
 from .hypotheses import Hypothesis, over_seeds
 from .marks import marked
@@ -64,6 +65,7 @@ HEADLINES = {  # of the tables of architectures by tasks
 }
 CONTROLS_KEY = Key("controls, in the colour of their architecture", "grey", "dot")
 OPEN = 3  # of these tables are open
+REDUNDANT = "ablation/model/redundant"  # only of what solves the task
 CURVES = ("accuracy/all/exact", "similarity/model/mean_deconfounded_cka",
           "attention/model/matched_overlap")  # fmt: skip
 SAME_KEYS = (  # in which groups of one length and of several may differ; the program may not
@@ -229,7 +231,8 @@ def _estimate(group: Group, key: str, shade: bool = False) -> Cell:
     one = group.estimates.get(key)
     if one is None:
         measured = key.partition("/")[0] in group.runs[0].config.analysis.measures
-        return Cell("no value" if measured else "not measured")
+        judged = not key.startswith(REDUNDANT)
+        return Cell(("no value" if judged else NOT_JUDGED) if measured else "not measured")
     deep = max(0.0, min(1.0, one.mean)) if shade else None
     if one.interval is None:
         return Cell(f"{one.mean:.3f} (one seed)", one.mean, shade=deep)
