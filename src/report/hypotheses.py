@@ -245,8 +245,11 @@ def h2(
     last_step: int,
     task: str,
     path: str,
+    searched: bool = False,
 ) -> Hypothesis:
     """Judge H2 by a run's last checkpoint: its attention, and what runs over its circuit's edges.
+
+    Where there is no circuit, `searched` says that it was searched for.
 
     Supported where the attention is surely above its controls, and these are known to tell; the
     circuit's inner edges carry variables surely more often than a random init's; and each step of
@@ -260,9 +263,9 @@ def h2(
         if failing is None:
             lacking.append(Lacking("whether overlap of attention can be trusted on this task",
                                    f"algomatch controls task={task}"))  # fmt: skip
-    if circuit is None:
+    if circuit is None and not searched:
         lacking.append(Lacking("the model's circuit, and what runs over it", command))
-    else:
+    elif circuit is not None:
         evidence += _of_circuit(circuit)
         if circuit.model is None or circuit.untrained is None or circuit.reference is None:
             lacking.append(Lacking("what edges carry, here and in controls", command))
@@ -272,10 +275,12 @@ def h2(
             "H2", verdict, why, ONE_SEED, tuple(evidence), _change_h2(verdict), tuple(lacking)
         )
 
-    if not evidence:
+    if not evidence and not searched:
         return say(NOT_MEASURED, "neither attention nor the circuit was measured")
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
+    if circuit is None and searched:
+        return say(UNDECIDED, "a circuit was searched for, and none is surely faithful")
     if circuit is None:
         return say(UNDECIDED, "attention alone does not show a circuit, which was not measured")
     if circuit.step != last_step:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..analysis.emergence import Summary, summaries
 from ..analysis.measurements import Measurement
 from ..analysis.rerun import KINDS
 from ..analysis.suite import whole
 from .deletion import NOT_JUDGED, verdict
+from .families import FAMILIES
 from .marks import Failing, marked, meaning
 from .page_blocks import Cell, Details, Missing, Section, Table, Text, cell, interval, number
 from .page_charts import Lines, colour, dash_of
@@ -72,6 +74,10 @@ def learning(rows: Rows, last: Rows, failing: Failing, rerun: str) -> Section:
     if (loss := _loss(rows)) is not None:
         blocks.append(loss)
     blocks += _accuracies(last, failing)
+    blocks.append(
+        Text(f"What emerged when (step; the first at which it passed its controls, or 0.99): "
+             f"{order_of(summaries(rows), failing)}.")
+    )  # fmt: skip
     return Section("learning", "Learning curves", lead, blocks)
 
 
@@ -419,6 +425,23 @@ def _emerging(words: str, curve: Rows, realised: Rows, chance: Rows) -> list[Cel
         Cell(f"{row.n:,}", row.n), cell(level),
         Cell("at no checkpoint" if step is None else f"{step:,}", step),
     ]  # fmt: skip
+
+
+def order_of(found: Mapping[str, Summary], failing: Failing) -> str:
+    """Return in which order a run's headlines emerged, those at one checkpoint joined by =.
+
+    Those that fail the task's controls are left out.
+    """
+    steps: dict[int, list[str]] = {}
+    for family in FAMILIES:
+        for key, label in family.chosen(found).items() if family.emergence else ():
+            step = found[key].emergence_step
+            if step is not None and key not in (failing or ()):
+                short = f"{family.title.partition(' (')[0]} {label}"
+                steps.setdefault(step, []).append(short)
+    if not steps:
+        return "nothing emerged"
+    return " \u2192 ".join(f"{' = '.join(names)} ({step})" for step, names in sorted(steps.items()))
 
 
 def exact_by_step(rows: Rows) -> dict[int, str]:

@@ -36,6 +36,7 @@ from .page_blocks import (
     number,
 )
 from .page_charts import Lines, colour, dash_of
+from .page_measures import order_of
 from .page_results import Results, value, whole
 from .page_run import own_steps, state_of
 from .page_verdicts import judged, solved_of
@@ -357,7 +358,7 @@ def _emergence(tasks: Sequence[Sequence[Group]]) -> Section:
             [
                 Cell(group.name),
                 Cell(str(run.config.seed), run.config.seed),
-                Cell(_order(run, failing)),
+                Cell(order_of(run.summaries, failing)),
             ]
             for group in groups
             for run in group.runs
@@ -401,19 +402,6 @@ def _emerging(groups: Sequence[Group]) -> dict[str, str]:
         for key, label in family.chosen(keys).items()
         if f"{EMERGED}/{key}" in keys
     }
-
-
-def _order(run: Run, failing: Mapping[str, str]) -> str:
-    steps: dict[int, list[str]] = {}
-    for family in FAMILIES:
-        for key, label in family.chosen(run.summaries).items() if family.emergence else ():
-            step = run.summaries[key].emergence_step
-            if step is not None and key not in failing:
-                short = f"{family.title.partition(' (')[0]} {label}"
-                steps.setdefault(step, []).append(short)
-    if not steps:
-        return "nothing emerged"
-    return "  →  ".join(f"{' = '.join(names)} ({step})" for step, names in sorted(steps.items()))
 
 
 def _lengths(groups: Sequence[Group]) -> Section:

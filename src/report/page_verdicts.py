@@ -51,7 +51,7 @@ def judged(
     circuit = circuit_found(results, config.analysis.circuit_faithful, own)
     return [
         h1(last, solved, failing, has_mlp, given),
-        h2(last, solved, failing, circuit, step, config.task.name, given),
+        h2(last, solved, failing, circuit, step, config.task.name, given, results.circuits.there),
         h3(last, solved, program_verdicts(results), step, given, emergence(curves)),
     ]
 

@@ -114,6 +114,10 @@ def test_h2_is_undecided_by_attention_alone_or_by_another_checkpoints_circuit() 
     for step in (200, None):
         assert h2(circuit=replace(CIRCUIT, step=step)).verdict == hy.UNDECIDED
     assert h2(rows=[], circuit=None).verdict == hy.NOT_MEASURED
+    none = hy.h2(OVERLAP, SOLVED, {}, None, 300, "reverse", "RUN", searched=True)
+    assert none.verdict == hy.UNDECIDED
+    assert "none is surely faithful" in none.why
+    assert not none.lacking
 
 
 def test_h2_does_not_count_attention_that_fails_its_controls_or_has_none() -> None:
