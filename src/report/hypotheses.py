@@ -217,7 +217,7 @@ def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evid
         fails = any(key in (failing or ()) for key in keys)
         yield Evidence(
             f"{NEURON_LABELS[name]}: reference less model", row.value, row.ci_low, row.ci_high,
-            f"{row.n:,} neurons", control, _sign(row.ci_low, row.ci_high),
+            f"{row.n:,} neuron{'s' * (row.n != 1)}", control, _sign(row.ci_low, row.ci_high),
             COMPILING if fails else "", fails, name in ON_OFF,
         )  # fmt: skip
 

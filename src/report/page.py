@@ -16,7 +16,7 @@ from rich.console import Console
 from .. import __version__
 from ..errors import FaultError, UserError
 from ..files import faults_named, write_file
-from .hypotheses import AGAINST, FOR
+from .hypotheses import AGAINST, FOR, NOT_JUDGED
 from .page_blocks import Details, Page, Section, interval, number
 from .page_run import run_page
 from .page_sweep import sweep_page
@@ -98,6 +98,7 @@ def rendered(page: Page) -> str:
         data=Markup(as_json(_data(page.sections))),
         FOR=FOR,
         AGAINST=AGAINST,
+        NOT_JUDGED=NOT_JUDGED,
     )
 
 
