@@ -29,6 +29,7 @@ EPILOG = """examples:
   algomatch compare runs --output comparison
   algomatch match runs/RUN
   algomatch explain runs/RUN
+  algomatch report runs/RUN --output report.html
   algomatch tasks sort
   algomatch controls task=sort
   algomatch workspace my-team/algomatch
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "match": _match,
         "circuit": _circuit,
         "explain": _explain,
+        "report": _report,
         "log": _log_runs,
         "tasks": _tasks,
         "workspace": _workspace,
@@ -235,6 +237,21 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR", help="where tables and the picture go; RUN/explanation by "
         "default (-reference appended with --reference), without a run here",
     )  # fmt: skip
+    report = commands.add_parser(
+        "report",
+        help="write one HTML page of a run, or of many side by side",
+        description="Write one HTML page that needs nothing but itself: of one run all that was "
+        "measured of it, of several runs, or a folder of them, what differs over their seeds. "
+        "What was not measured is named, with the command that does.",
+    )
+    report.add_argument(
+        "runs", nargs="+", metavar="RUN_DIR", help="a run folder, or a folder of run folders"
+    )
+    report.add_argument(
+        "-o", "--output", metavar="FILE", default="report.html",
+        help="where the page goes, replacing an earlier one; report.html by default",
+    )  # fmt: skip
+    report.add_argument("--title", metavar="TEXT", help="the page's heading; the runs by default")
     log = commands.add_parser(
         "log",
         help="upload what W&B does not have of runs, from their folders",
@@ -454,6 +471,14 @@ def _compare(options: argparse.Namespace, rest: list[str], console: Console) -> 
     from .report.compare import compare
 
     compare([Path(path) for path in (*options.runs, *rest)], Path(options.output), console)
+
+
+def _report(options: argparse.Namespace, rest: list[str], console: Console) -> None:
+    _refuse_options(rest, ["--output", "--title", "--help"])
+    from .report.page import write_report
+
+    paths = [Path(path) for path in (*options.runs, *rest)]
+    write_report(paths, Path(options.output), options.title, console)
 
 
 def _match(options: argparse.Namespace, rest: list[str], console: Console) -> None:

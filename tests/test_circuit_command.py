@@ -39,7 +39,8 @@ def test_a_trained_models_circuits_are_found_drawn_and_written(
         assert part in said
     where = trained / "circuit"
     assert {path.name for path in where.iterdir()} == {
-        "circuits.csv", "edges.csv", "nodes.csv", "lengths.csv", "curves.png", "circuit.png"
+        "carried.csv", "circuits.csv", "edges.csv", "nodes.csv", "lengths.csv", "curves.png",
+        "circuit.png",
     }  # fmt: skip
     edges, circuits = table(where / "edges.csv"), table(where / "circuits.csv")
     assert len(edges) == len({row["edge"] for row in edges})
@@ -52,6 +53,11 @@ def test_a_trained_models_circuits_are_found_drawn_and_written(
     assert all(float(row["needed"]) == float(row["needed"]) for row in inside)
     assert [row["length"] for row in table(where / "lengths.csv")] == ["1", "2", "3"]
     assert len(table(where / "nodes.csv")) == 8
+    carried = table(where / "carried.csv")
+    assert {row["of"] for row in carried} == {"model", "reference", "random init"}
+    assert len([row for row in carried if row["of"] == "model"]) == len(inside)
+    inner = [row["edge"] for row in carried if row["inner"] == "True"]
+    assert not any(edge.startswith(("tokens", "positions")) for edge in inner)
 
 
 def test_the_reference_of_a_run_is_judged_by_its_true_circuit(

@@ -67,7 +67,7 @@ def test_a_run_is_matched_with_every_program_of_its_task(run: Path, capsys: Capt
     ):  # fmt: skip
         assert expected in out
     written = run / "matching"
-    names = {"match.csv", "selectors.csv", "match.png", "emergence.png"}
+    names = {"match.csv", "programs.csv", "selectors.csv", "match.png", "emergence.png"}
     assert {path.name for path in written.iterdir()} == names
     rows = list(csv.DictReader((written / "match.csv").read_text().splitlines()))
     steps = sorted({int(row["step"]) for row in rows})
@@ -78,6 +78,10 @@ def test_a_run_is_matched_with_every_program_of_its_task(run: Path, capsys: Capt
         assert 0 <= float(row["match"]) <= float(row["score"]) <= 1
         assert float(row["match_low"]) <= float(row["match"]) <= float(row["match_high"])
         assert int(row["n"]) > 0
+    verdicts = list(csv.DictReader((written / "programs.csv").read_text().splitlines()))
+    assert {row["program"] for row in verdicts} == {"reverse", "reverse_by_counting"}
+    assert sorted({int(row["step"]) for row in verdicts}) == steps
+    assert [row["verdict"] for row in verdicts if row["step"] == "0"] == [NOT_SOLVED] * 2
 
 
 def test_one_program_of_one_checkpoint_goes_where_it_is_told(
@@ -89,7 +93,7 @@ def test_one_program_of_one_checkpoint_goes_where_it_is_told(
     out = capsys.readouterr().out
     assert NOT_SOLVED in out  # it is untrained
     assert "reverse_by_counting" not in out
-    names = {"match.csv", "selectors.csv", "match.png"}
+    names = {"match.csv", "programs.csv", "selectors.csv", "match.png"}
     assert {path.name for path in (tmp_path / "here").iterdir()} == names
 
 

@@ -72,7 +72,8 @@ def test_a_gpt2_of_a_folder_is_matched_without_network(place: Path) -> None:
     assert "step" not in done.stdout
     assert sorted(path.name for path in (place / "my-gpt2").iterdir()) == before
     written = place / "matching-my-gpt2"
-    assert {path.name for path in written.iterdir()} == {"match.csv", "match.png", "selectors.csv"}
+    names = {"match.csv", "match.png", "programs.csv", "selectors.csv"}
+    assert {path.name for path in written.iterdir()} == names
     rows = list(csv.DictReader((written / "match.csv").read_text().splitlines()))
     assert {(row["run"], row["step"]) for row in rows} == {("my-gpt2", "")}
     assert {row["site"] for row in rows} >= {

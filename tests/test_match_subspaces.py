@@ -63,7 +63,8 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
     assert "the model of shuffled labels has " in out
     written = run / "matching"
     assert {path.name for path in written.iterdir()} == {
-        "match.csv", "match.png", "selectors.csv", "subspaces.csv", "subspaces.safetensors",
+        "match.csv", "match.png", "programs.csv", "selectors.csv", "subspaces.csv",
+        "subspaces.safetensors",
     }  # fmt: skip
     rows = list(csv.DictReader((written / "subspaces.csv").read_text().splitlines()))
     assert tuple(rows[0]) == HEADER

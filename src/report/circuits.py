@@ -401,6 +401,25 @@ def edges_csv(found: Circuits) -> str:
     return out.getvalue()
 
 
+def carried_csv(found: Circuits) -> str:
+    """Return what edges carry as CSV: of the model's circuit, the reference, a random init.
+
+    `inner` edges are those that do not come from an embedding.
+    """
+    out, wiring = io.StringIO(), found.wiring
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["model", "of", "edge", "inner", "carries", "share", "share_low", "share_high", "chance"]
+    )
+    ours = [(wiring.edge_label(one.edge), one) for one in found.carried]
+    untrained = [(wiring.edge_label(one.edge), one) for one in found.untrained]
+    for of, edges in (("model", ours), ("reference", found.theirs), ("random init", untrained)):
+        for label, one in edges:
+            inner = label.partition(" -> ")[0] not in INPUTS
+            writer.writerow([found.name, of, label, inner, *_told(one)])
+    return out.getvalue()
+
+
 def _told(one: Carried | None) -> tuple[object, ...]:
     held = None if one is None else one.highest
     if one is None or held is None:
@@ -576,6 +595,8 @@ def write_tables(found: Circuits, folder: Path) -> list[str]:
     }
     if found.lengths:
         files["lengths.csv"] = lengths_csv(found)
+    if found.carried:
+        files["carried.csv"] = carried_csv(found)
     with faults_named(f"write into '{folder}'"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.markup import escape
@@ -337,6 +337,11 @@ def neurons_csv(one: Explanation) -> str:
             each.on, each.off, *direct,
         ])  # fmt: skip
     return _csv(header, rows)
+
+
+def untrained_csv(one: Explanation) -> str:
+    """Return every neuron of a random init as CSV, as `neurons_csv` does."""
+    return neurons_csv(replace(one, neurons=one.untrained))
 
 
 def explained_csv(one: Explanation) -> str:

@@ -21,6 +21,7 @@ from .explanation import (
     heads_csv,
     neurons_csv,
     shares,
+    untrained_csv,
 )
 from .panels import COLOURS
 
@@ -39,6 +40,8 @@ def write_explanation(one: Explanation, folder: Path) -> list[str]:
         files["heads.csv"] = heads_csv(one).encode()
     if one.neurons:
         files["neurons.csv"] = neurons_csv(one).encode()
+    if one.untrained:
+        files["neurons-random-init.csv"] = untrained_csv(one).encode()
     if one.rows is not None:
         files["explained.csv"] = explained_csv(one).encode()
         content = io.BytesIO()

@@ -34,7 +34,11 @@ from .tables import plain_table
 
 HEADER = (
     "run", "step", "program", "cut", "site", "match", "match_low", "match_high", "chance", "test",
-    "score", "low", "high", "test_chance", "n", "verdict",
+    "score", "low", "high", "test_chance", "n", "verdict", "held",
+)  # fmt: skip
+PROGRAMS_HEADER = (
+    "run", "step", "exact", "program", "verdict", "score", "score_low", "score_high", "testable",
+    "inner", "shared_with", "decided", "fused", "path", "why",
 )  # fmt: skip
 SELECTORS_HEADER = (
     "run", "step", "program", "selectors", "uses", "head", "overlap", "low", "high", "uniform",
@@ -337,6 +341,46 @@ def to_csv(found: Sequence[Matching]) -> str:
     return out.getvalue()
 
 
+def programs_csv(found: Sequence[Matching]) -> str:
+    """Return the verdict on every program at every checkpoint as CSV.
+
+    `shared_with` are programs that no test of cuts tells apart, `decided` those that selectors put
+    behind this one.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(PROGRAMS_HEADER)
+    for one in found:
+        alike = indistinguishable([standing.candidate for standing in one.standings])
+        finer = one.finer.decisions if one.finer is not None else ()
+        for standing in one.standings:
+            name, verdict = standing.candidate.name, standing.verdict
+            groups = [[each.name for each in group] for group in alike]
+            shared = [each for group in groups if name in group for each in group if each != name]
+            behind = [
+                side.program
+                for decision in finer
+                if decision.decided == name
+                for side in decision.sides
+                if side.program != name
+            ]
+            writer.writerow([
+                one.run, one.step, one.exact, name, verdict.verdict,
+                *(standing.score or ("", "", "")), len(standing.candidate.testable),
+                len(standing.candidate.cuts.inner), " ".join(shared), " ".join(behind),
+                " ".join(verdict.fused), path_text(standing), verdict.why,
+            ])  # fmt: skip
+    return out.getvalue()
+
+
+def path_text(one: Standing) -> str:
+    """Return the cut that each site holds on the path, as one line; a dash where it holds none."""
+    return "; ".join(
+        f"{site_label(site)}: {f'{cut_label(match.cut)} {match.value:.2f}' if match else '-'}"
+        for site, match in one.verdict.path.items()
+    )
+
+
 def selectors_csv(found: Sequence[Matching]) -> str:
     """Return how the heads of every checkpoint meet every program's selectors as CSV."""
     out = io.StringIO()
@@ -354,12 +398,14 @@ def selectors_csv(found: Sequence[Matching]) -> str:
 
 
 def _write(writer: Any, matching: Matching, one: Standing) -> None:
-    verdicts = {verdict.cut.name: verdict.verdict for verdict in one.verdict.cuts}
+    verdicts = {verdict.cut.name: verdict for verdict in one.verdict.cuts}
     for match in (*one.matches, *one.sides):
+        verdict = verdicts[match.cut.name]
         of_match = (
             matching.run, matching.step, one.candidate.name, match.cut.name, match.site,
             match.value, match.low, match.high, match.chance,
         )  # fmt: skip
         for score in match.scores:
             of_test = (score.test, score.value, score.low, score.high, score.chance, score.n)
-            writer.writerow([*of_match, *of_test, verdicts[match.cut.name]])
+            held = match.site in verdict.sites
+            writer.writerow([*of_match, *of_test, verdict.verdict, held])

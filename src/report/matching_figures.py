@@ -20,6 +20,7 @@ from .matching import (
     Matching,
     best_match,
     cut_label,
+    programs_csv,
     selectors_csv,
     site_label,
     tested_cuts,
@@ -36,7 +37,11 @@ def write_matching(found: Sequence[Matching], folder: Path) -> list[str]:
         FaultError: the file system failed.
     """
     last = found[-1]
-    files = {"match.csv": to_csv(found).encode(), "match.png": png(diagram(last))}
+    files = {
+        "match.csv": to_csv(found).encode(),
+        "programs.csv": programs_csv(found).encode(),
+        "match.png": png(diagram(last)),
+    }
     if any(one.finer is not None for one in found):
         files["selectors.csv"] = selectors_csv(found).encode()
     if len(found) > 1:

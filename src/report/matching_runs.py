@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..analysis.rivals import Standing
-from .matching import Matching, cut_label, site_label
+from .matching import Matching, path_text
 from .seeds import Group
 
 HEADER = (
@@ -67,14 +67,6 @@ def verdicts_csv(groups: Iterable[Group], found: Mapping[Path, Matching]) -> str
                     ]
                 )  # fmt: skip
     return out.getvalue()
-
-
-def path_text(one: Standing) -> str:
-    """Return the cut that each site holds on the path, as one line; a dash where it holds none."""
-    return "; ".join(
-        f"{site_label(site)}: {f'{cut_label(match.cut)} {match.value:.2f}' if match else '-'}"
-        for site, match in one.verdict.path.items()
-    )
 
 
 def _programs(groups: Iterable[Group], found: Mapping[Path, Matching]) -> list[str]:

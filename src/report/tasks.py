@@ -71,9 +71,9 @@ def print_task(overrides: Sequence[str], picture: Path | None, console: Console)
     save_program_graph(task, picture)
     say(f"graph       {picture}")
     say("examples")
-    for row in _examples(inputs):
+    for row in examples(inputs):
         given = " ".join(map(str, inputs.listed(row)))
-        say(f"  {given}  ->  {' '.join(_shown(value) for value in inputs.values_at(row))}")
+        say(f"  {given}  ->  {' '.join(shown(value) for value in inputs.values_at(row))}")
     if wrong:
         raise FaultError(f"{', '.join(wrong)} in task.alternatives: not the map of {task.name}")
 
@@ -92,7 +92,7 @@ def _variables(inputs: InputSet) -> Table:
     table.add_column("undefined", justify="right", no_wrap=True)
     real = inputs.real
     for name, variable in inputs.variables.items():
-        values = ", ".join(_shown(value) for value in variable.values[:VALUES_SHOWN])
+        values = ", ".join(shown(value) for value in variable.values[:VALUES_SHOWN])
         more = len(variable.values) - VALUES_SHOWN
         share = float((real & ~variable.defined).sum() / real.sum())
         table.add_row(
@@ -104,11 +104,12 @@ def _variables(inputs: InputSet) -> Table:
     return table
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value of a variable as text."""
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _examples(inputs: InputSet) -> list[int]:
+def examples(inputs: InputSet) -> list[int]:
     """Return some rows of the longest lists, the same every time."""
     rows = (inputs.lengths == inputs.lengths.max()).nonzero()[:, 0].tolist()
     return sorted(random.Random(0).sample(rows, min(EXAMPLES, len(rows))))

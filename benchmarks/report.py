@@ -1,0 +1,81 @@
+"""Reports: how long one takes to write, how large it is, and how long it takes to open.
+
+Trains a run of each of five architectures, copies them to ten seeds each (50 runs: what is in
+them costs the same whether they were trained), and opens the pages in a browser. The exit code is 1
+where a page takes two seconds to open, or is of 15 MB.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+from rich.console import Console
+
+from algomatch.config import compose
+from algomatch.experiment import train
+from algomatch.report.page import write_report
+
+MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")
+SEEDS = 10
+SECONDS, MEGABYTES = 2.0, 15.0
+OPENED = 5  # times, of which the slowest counts
+QUIET = Console(file=io.StringIO())
+
+
+def runs(folder: Path) -> Path:
+    """Train the runs, and copy them to several seeds."""
+    for model in MODELS:
+        first = folder / f"{model}-0"
+        train(
+            compose([f"model={model}", f"run_dir={first}", "seed=0", "trainer.max_steps=100",
+                     "trainer.checkpoints=10", "tracking=disabled"]), QUIET,
+        )  # fmt: skip
+        for seed in range(1, SEEDS):
+            copy = Path(shutil.copytree(first, folder / f"{model}-{seed}"))
+            text = (copy / "config.yaml").read_text()
+            assert "\nseed: 0\n" in f"\n{text}"
+            text = f"\n{text}".replace("\nseed: 0\n", f"\nseed: {seed}\n").lstrip("\n")
+            (copy / "config.yaml").write_text(text)
+    return folder
+
+
+def opened(browser: Browser, page: Path) -> float:
+    """Return the seconds until a page is whole, by its own clock; the slowest of several times."""
+    slowest = 0.0
+    for _ in range(OPENED):
+        context = browser.new_context()
+        tab = context.new_page()
+        tab.goto(page.as_uri())
+        clock = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+        slowest = max(slowest, tab.evaluate(clock) / 1000)
+        context.close()
+    return slowest
+
+
+def main() -> int:
+    """Print what each page costs; return the exit code."""
+    chromium = shutil.which("chromium") or "chromium"
+    missed = False
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
+        folder = runs(Path(place) / "runs")
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        of = {"one run, 4L": [folder / "4L-0"], f"{len(MODELS) * SEEDS} runs": [folder]}
+        for name, paths in of.items():
+            page, start = Path(place) / "page.html", time.perf_counter()
+            write_report(paths, page, None, QUIET)
+            written, size = time.perf_counter() - start, page.stat().st_size / 1e6
+            seconds = opened(browser, page)
+            missed |= seconds >= SECONDS or size >= MEGABYTES
+            print(f"{name:<12} written in {written:.1f} s, {size:.1f} MB, opens in {seconds:.2f} s")
+        browser.close()
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,571 @@
+"""What a run, or the seeds of an architecture, say of H1, H2 and H3.
+
+Each verdict has the numbers that it comes from, what would have changed it, and what was not
+measured. Words are chosen so that nothing is claimed that an interval, a control or the number of
+seeds does not carry: of a model that does not solve its task nothing is said, a measure that fails
+the task's controls says nothing, and one seed says nothing about an architecture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..analysis.measurements import Measurement
+from ..analysis.statistics import wilson_interval
+from ..analysis.verdicts import DIFFERENT, FOLLOWS, FUSES, NOT_SOLVED
+from ..analysis.verdicts import UNDECIDED as CUT_UNDECIDED
+from .marks import Failing
+from .readings import NEURON_LABELS, highest_control, of
+from .seeds import Estimate
+
+SUPPORTED, NOT_SUPPORTED, MIXED = "supported", "not supported", "mixed"
+UNDECIDED, NOT_JUDGED, NOT_MEASURED = "undecided", "not judged", "not measured"
+FOR, AGAINST, NEITHER = "for", "against", "says nothing"
+CLAIMS = {
+    "H1": "Compiled transformers are more interpretable: their activations are on or off.",
+    "H2": "Compiled and learned transformers form the same kind of circuit.",
+    "H3": "Causal matching identifies the learned algorithm automatically.",
+}
+ON_OFF = ("bimodal_share", "dip", "bimodality")  # they decide H1
+BESIDE = ("hoyer", "gini", "active_share")  # these do not
+COMPILING = (
+    "other tasks' compiled programs are as two-valued, so it is about compiling, not about this one"
+)
+ONE_SEED = "one seed: says nothing about the architecture"
+LEAST_SEEDS = 3  # from which on seeds that agree say something
+ATTENTION = "attention/matched_overlap"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A number that a verdict comes from; `says` is FOR, AGAINST or NEITHER, and `why` so."""
+
+    what: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: str
+    control: str
+    says: str
+    why: str = ""
+    failing: bool = False
+    decides: bool = True
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What was not measured, and the command that does."""
+
+    what: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A hypothesis and what is said of it: a word, a sentence, the numbers, and how far they go.
+
+    `scope` says how many seeds there are, and what that allows to say; `change` what would have
+    changed the verdict.
+    """
+
+    name: str
+    verdict: str
+    why: str
+    scope: str
+    evidence: tuple[Evidence, ...] = ()
+    change: tuple[str, ...] = ()
+    lacking: tuple[Lacking, ...] = ()
+
+    @property
+    def claim(self) -> str:
+        """What is claimed."""
+        return CLAIMS[self.name]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A run's exact accuracy at its last checkpoint, and from which on it solves the task."""
+
+    exact: Measurement | None
+    at_least: float
+
+    @property
+    def yes(self) -> bool:
+        """Whether the task is solved, as far as is known."""
+        return self.exact is not None and self.exact.value >= self.at_least
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing is judged; empty where the task is solved."""
+        if self.exact is None:
+            return "exact accuracy was not measured, so it is not known to solve the task"
+        if self.yes:
+            return ""
+        return (
+            f"the model does not solve the task: exact accuracy {self.exact.value:.3f} "
+            f"(n={self.exact.n:,}) is below {self.at_least:g}"
+        )
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Inner edges of a model's circuit: how many there are, and the variable that each carries."""
+
+    edges: int
+    names: tuple[str, ...]
+
+    @property
+    def named(self) -> int:
+        """How many carry a variable."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class CircuitFound:
+    """What `circuit` left: the circuit, and what runs over it, a random init and the reference.
+
+    `own` are the variables that are the program's steps, neither its input nor its output. None
+    where it is not known. `step` is the checkpoint's.
+    """
+
+    step: int | None
+    edges: int
+    of_edges: int
+    faithful: tuple[float, float, float]
+    at_least: float
+    model: Carried | None
+    reference: Carried | None
+    untrained: Carried | None
+    own: frozenset[str]
+    inputs: int | None = None
+
+
+@dataclass(frozen=True)
+class ProgramVerdict:
+    """The verdict of `match` on one program, as it left it, and its cuts' highest chance level."""
+
+    step: int | None
+    program: str
+    verdict: str
+    why: str
+    score: tuple[float, float, float] | None
+    testable: int
+    shared_with: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Emergence:
+    """From which step on a run solves its task, and surely realises each testable cut."""
+
+    solved: int | None = None
+    cuts: Mapping[str, int | None] = field(default_factory=dict)
+
+
+def h1(
+    rows: Sequence[Measurement], solved: Solved, failing: Failing, neurons: bool, path: str
+) -> Hypothesis:
+    """Judge H1 by a run's last checkpoint: the reference's neurons less the model's.
+
+    `neurons` says whether the model has any. Supported where each of the three on/off figures is
+    surely higher in the reference, not supported where each surely is not.
+    """
+    evidence = tuple(_differences(rows, failing))
+    deciding = [one for one in evidence if one.decides]
+    measured = bool(deciding)
+
+    def say(verdict: str, why: str, lacking: tuple[Lacking, ...] = ()) -> Hypothesis:
+        return Hypothesis("H1", verdict, why, ONE_SEED, evidence, _change_h1(verdict), lacking)
+
+    if not neurons:
+        return say(NOT_JUDGED, "the model has no MLP, and so no neurons to compare")
+    if not measured:
+        command = f"algomatch train --config {path}/config.yaml run_dir=NEW_DIR"
+        what = "the neurons' figures (`sparsity` in analysis.measures)"
+        return say(NOT_MEASURED, "the neurons were not measured", (Lacking(what, command),))
+    if solved.refusal:
+        return say(NOT_JUDGED, solved.refusal)
+    counts = Counter(one.says for one in deciding)
+    n = len(ON_OFF)
+    if counts[FOR] == n:
+        return say(SUPPORTED, f"each of the {n} on/off figures is surely higher in the reference")
+    if counts[AGAINST] == n:
+        return say(NOT_SUPPORTED, f"each of the {n} on/off figures is surely higher in the model")
+    if counts[FOR] and counts[AGAINST]:
+        return say(
+            MIXED, f"of {n} on/off figures {counts[FOR]} are surely higher in the reference, and "
+            f"{counts[AGAINST]} in the model",
+        )  # fmt: skip
+    where = "above" if counts[FOR] else "below"
+    some = counts[FOR] or counts[AGAINST]
+    return say(UNDECIDED, f"of {n} on/off figures {some} are surely {where} zero; all must be")
+
+
+def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evidence]:
+    for name in (*ON_OFF, *BESIDE):
+        row = of(rows, f"sparsity/h1_{name}").get("model")
+        if row is None:
+            continue
+        each = of(rows, f"sparsity/{name}")
+        ours, theirs = each.get("model"), each.get("reference:model")
+        control = f"model {ours.value:.3f}, reference {theirs.value:.3f}" if ours and theirs else ""
+        keys = (f"sparsity/model/{name}", row.key)
+        fails = any(key in (failing or ()) for key in keys)
+        yield Evidence(
+            f"{NEURON_LABELS[name]}: reference less model", row.value, row.ci_low, row.ci_high,
+            f"{row.n:,} neuron{'s' * (row.n != 1)}", control, _sign(row.ci_low, row.ci_high),
+            COMPILING if fails else "", fails, name in ON_OFF,
+        )  # fmt: skip
+
+
+def _sign(low: float | None, high: float | None) -> str:
+    """Return what an interval of a difference says, if it surely is on one side of zero."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return NEITHER
+    return FOR if low > 0 else AGAINST if high < 0 else NEITHER
+
+
+def _change_h1(verdict: str) -> tuple[str, ...]:
+    if verdict == SUPPORTED:
+        return ("one of the three intervals reaching zero: undecided",)
+    if verdict in (NOT_JUDGED, NOT_MEASURED):
+        return ("a model with an MLP that solves the task, and all three figures of it",)
+    return ("all three intervals above zero: supported; all below: not supported",)
+
+
+def h2(
+    rows: Sequence[Measurement],
+    solved: Solved,
+    failing: Failing,
+    circuit: CircuitFound | None,
+    last_step: int,
+    task: str,
+    path: str,
+    searched: bool = False,
+) -> Hypothesis:
+    """Judge H2 by a run's last checkpoint: its attention, and what runs over its circuit's edges.
+
+    Where there is no circuit, `searched` says that it was searched for.
+
+    Supported where the attention is surely above its controls, and these are known to tell; the
+    circuit's inner edges carry variables surely more often than a random init's; and each step of
+    the program that runs over the reference's edges runs over some of the model's. Not supported
+    where each of these surely fails.
+    """
+    evidence, lacking = [], []
+    command = f"algomatch circuit {path}"
+    if (attention := _attention(rows, failing)) is not None:
+        evidence.append(attention)
+        if failing is None:
+            lacking.append(Lacking("whether overlap of attention can be trusted on this task",
+                                   f"algomatch controls task={task}"))  # fmt: skip
+    if circuit is None and not searched:
+        lacking.append(Lacking("the model's circuit, and what runs over it", command))
+    elif circuit is not None:
+        evidence += _of_circuit(circuit)
+        if circuit.model is None or circuit.untrained is None or circuit.reference is None:
+            lacking.append(Lacking("what edges carry, here and in controls", command))
+
+    def say(verdict: str, why: str) -> Hypothesis:
+        return Hypothesis(
+            "H2", verdict, why, ONE_SEED, tuple(evidence), _change_h2(verdict), tuple(lacking)
+        )
+
+    if not evidence and not searched:
+        return say(NOT_MEASURED, "neither attention nor the circuit was measured")
+    if solved.refusal:
+        return say(NOT_JUDGED, solved.refusal)
+    if circuit is None and searched:
+        return say(UNDECIDED, "a circuit was searched for, and none is surely faithful")
+    if circuit is None:
+        return say(UNDECIDED, "attention alone does not show a circuit, which was not measured")
+    if circuit.step != last_step:
+        when = "at an unknown step" if circuit.step is None else f"at step {circuit.step}"
+        return say(UNDECIDED, f"the circuit is of a checkpoint {when}, not of the last one")
+    deciding = [one for one in evidence if one.decides]
+    counts = Counter(one.says for one in deciding)
+    n = len(deciding)
+    if counts[FOR] == n >= 2 and circuit.model is not None and not lacking:
+        return say(SUPPORTED, f"all {n} comparisons are surely beyond their controls")
+    if counts[AGAINST] == n >= 2:
+        return say(NOT_SUPPORTED, f"none of {n} comparisons is beyond its controls")
+    if counts[FOR] and counts[AGAINST]:
+        return say(MIXED, f"of {n} comparisons {counts[FOR]} speak for it, {counts[AGAINST]} "
+                   "against")  # fmt: skip
+    return say(UNDECIDED, f"of {n} comparisons {counts[FOR]} speak for it, {counts[AGAINST]} "
+               "against, the rest say nothing")  # fmt: skip
+
+
+def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None:
+    row = of(rows, ATTENTION).get("model")
+    if row is None:
+        return None
+    control = highest_control(rows, ATTENTION, "model")
+    fails = row.key in (failing or ())
+    says, why = NEITHER, ""
+    if fails:
+        why = "fails the task's controls"
+    elif control is None:
+        why = "without a control"
+    elif row.ci_low is not None and row.ci_low > control[0]:
+        says, why = (FOR, "") if failing is not None else (NEITHER, "the controls were not run")
+    elif row.ci_high is not None and row.ci_high <= control[0]:
+        says = AGAINST
+    return Evidence(
+        "attention in common with the reference's heads", row.value, row.ci_low, row.ci_high,
+        f"{row.n:,} queries", f"{control[0]:.3f} {control[1]}" if control else "none", says, why,
+        fails, decides=not fails,
+    )  # fmt: skip
+
+
+def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
+    value, low, high = found.faithful
+    on = f"{found.inputs:,} inputs" if found.inputs is not None else ""
+    yield Evidence(
+        f"faithfulness of the circuit ({found.edges} of {found.of_edges} edges)", value, low, high,
+        on, f"needed {found.at_least:g}", NEITHER, "says that there is a circuit, not which",
+        decides=False,
+    )  # fmt: skip
+    model, untrained, reference = found.model, found.untrained, found.reference
+    if model is not None and untrained is not None and model.edges and untrained.edges:
+        share, theirs = model.named / model.edges, untrained.named / untrained.edges
+        low, high = wilson_interval(share, model.edges)
+        lower, higher = wilson_interval(theirs, untrained.edges)
+        says = FOR if low > higher else AGAINST if high < lower or not model.named else NEITHER
+        yield Evidence(
+            "share of inner edges that carry one variable", share, low, high,
+            f"{model.edges} edges", f"{theirs:.3f} ({lower:.3f} to {higher:.3f}) random init, "
+            f"n={untrained.edges}", says,
+        )  # fmt: skip
+    if model is not None and reference is not None:
+        wanted = frozenset(name for name in reference.names if _is_step(name, found.own))
+        here = frozenset(model.names) & wanted
+        if wanted:
+            share = len(here) / len(wanted)
+            says = FOR if here == wanted else NEITHER if here else AGAINST
+            yield Evidence(
+                "steps of the program that run over inner edges of both", share, None, None,
+                f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
+                f"over this model's: {', '.join(sorted(here)) or 'none'}",
+            )  # fmt: skip
+
+
+def _is_step(name: str, own: frozenset[str]) -> bool:
+    """Return whether an edge's variable is surely a step of the program.
+
+    Variables that are one are `a = b`, of `a or b` it is not known which it is.
+    """
+    return " or " not in name and all(part in own for part in name.split(" = "))
+
+
+def _change_h2(verdict: str) -> tuple[str, ...]:
+    if verdict in (NOT_JUDGED, NOT_MEASURED):
+        return ("a model that solves the task, its circuit, and the task's controls",)
+    if verdict == SUPPORTED:
+        return ("attention within its controls, a step of the program that runs over no edge, or "
+                "as many variables over a random init's edges",)  # fmt: skip
+    return (
+        "supported: attention surely above controls that are known to tell, variables surely over "
+        "more edges than in a random init, and every step of the program over some edge",
+    )
+
+
+def h3(
+    rows: Sequence[Measurement],
+    solved: Solved,
+    programs: Sequence[ProgramVerdict],
+    last_step: int,
+    path: str,
+    emerged: Emergence | None = None,
+) -> Hypothesis:
+    """Judge H3 by the verdicts of `match` on a run's last checkpoint.
+
+    Supported where one program alone is followed, not supported where none is. When cuts `emerged`
+    is told beside it.
+    """
+    testable = of(rows, "matching/testable_cuts").get("model")
+    lacking: tuple[Lacking, ...] = ()
+    if not programs:
+        lacking = (Lacking("a verdict on every program", f"algomatch match {path} --all"),)
+    known = _light(rows) if not programs else map(_of_program, programs)
+    evidence = (*known, *_emerged(emerged or Emergence()))
+
+    def say(verdict: str, why: str) -> Hypothesis:
+        return Hypothesis("H3", verdict, why, ONE_SEED, evidence, _change_h3(verdict), lacking)
+
+    if not programs and testable is None:
+        return say(NOT_MEASURED, "the model was not matched with its task's programs")
+    if solved.refusal:
+        return say(NOT_JUDGED, solved.refusal)
+    if not programs:
+        if testable is not None and testable.value == 0:
+            return say(UNDECIDED, "no inner cut of the reference program can be tested")
+        return say(NOT_MEASURED, "the checkpoints' lighter measure gives no verdict on programs")
+    steps = {one.step for one in programs}
+    if steps != {last_step}:
+        shown = ", ".join("unknown" if one is None else str(one) for one in sorted(
+            steps, key=lambda step: -1 if step is None else step))  # fmt: skip
+        return say(UNDECIDED, f"matched was step {shown}, not the last one, {last_step}")
+    followed = [one for one in programs if one.verdict == FOLLOWS]
+    names = ", ".join(one.program for one in followed)
+    if any(one.verdict == NOT_SOLVED for one in programs):
+        return say(NOT_JUDGED, "matching found that the model does not solve the task")
+    if len(followed) == 1:
+        return _one_followed(followed[0], programs, say)
+    if followed:
+        chosen = [
+            one for one in followed
+            if {other.program for other in followed} - {one.program} <= set(one.decided)
+        ]  # fmt: skip
+        if len(chosen) == 1:
+            why = f"follows {chosen[0].program}; selectors put it before the others with its cuts"
+            return say(SUPPORTED, why)
+        return say(UNDECIDED, f"follows {names}: nothing tells these apart")
+    if any(one.verdict == CUT_UNDECIDED for one in programs):
+        unsure = ", ".join(one.program for one in programs if one.verdict == CUT_UNDECIDED)
+        return say(UNDECIDED, f"no verdict on {unsure}, and no other program is followed")
+    if all(one.verdict == FUSES for one in programs):
+        return say(UNDECIDED, "the model goes past the programs' steps in one block: there is no "
+                   "site between them to test")  # fmt: skip
+    if all(one.verdict in (DIFFERENT, FUSES) for one in programs):
+        count = len(programs)
+        of_all = "the one program" if count == 1 else f"any of the {count} programs"
+        return say(NOT_SUPPORTED, f"no program was identified: the model does not run {of_all} "
+                   "asked with its variables as the whole residual stream")  # fmt: skip
+    return say(UNDECIDED, "the verdicts on the programs are of unknown kinds")
+
+
+def _one_followed(
+    one: ProgramVerdict, programs: Sequence[ProgramVerdict], say: Callable[[str, str], Hypothesis]
+) -> Hypothesis:
+    if one.shared_with:
+        alike = ", ".join(one.shared_with)
+        if not set(one.shared_with) <= set(one.decided):
+            return say(UNDECIDED, f"follows {one.program}, which shares its cuts with {alike}")
+    unsure = [
+        other.program
+        for other in programs
+        if other.verdict == CUT_UNDECIDED and other.program not in one.decided
+    ]
+    if unsure:
+        left = ", ".join(unsure)
+        return say(UNDECIDED, f"follows {one.program}, but of {left} nothing could be decided")
+    rivals = len(programs) - 1
+    against = f"of {rivals} rivals none is followed" if rivals else "no rival program was asked"
+    return say(SUPPORTED, f"follows {one.program} ({one.why}); {against}")
+
+
+def _of_program(one: ProgramVerdict) -> Evidence:
+    says = {FOLLOWS: FOR, DIFFERENT: AGAINST}.get(one.verdict, NEITHER)
+    value, low, high = one.score or (None, None, None)
+    return Evidence(
+        f"{one.program}: {one.verdict}", value, low, high,
+        f"{one.testable} testable cut{'s' * (one.testable != 1)}",
+        "chance not known" if one.chance is None else f"{one.chance:.3f} chance", says, one.why,
+    )  # fmt: skip
+
+
+def _emerged(found: Emergence) -> Iterable[Evidence]:
+    """Yield when each testable cut of the reference program was first realised."""
+    solved = "at no checkpoint" if found.solved is None else f"from step {found.solved:,} on"
+    for cut, step in found.cuts.items():
+        when = "at no checkpoint" if step is None else f"from step {step:,} on"
+        yield Evidence(
+            f"when {cut.replace('+', ', ')} is realised", None, None, None, "checkpoints",
+            f"task solved {solved}", NEITHER, f"surely realised {when}", decides=False,
+        )  # fmt: skip
+
+
+def _light(rows: Sequence[Measurement]) -> Iterable[Evidence]:
+    chances = of(rows, "matching/best_match_chance")
+    realised = of(rows, "matching/realised")
+    for cut, row in of(rows, "matching/best_match").items():
+        chance, surely = chances.get(cut), realised.get(cut)
+        why = "surely realised" if surely and surely.value == 1 else "not surely realised"
+        yield Evidence(
+            f"cut {cut.replace('+', ', ')}", row.value, row.ci_low, row.ci_high,
+            f"{row.n:,} cases", f"{chance.value:.3f} chance" if chance else "", NEITHER, why,
+            decides=False,
+        )  # fmt: skip
+
+
+def _change_h3(verdict: str) -> tuple[str, ...]:
+    if verdict in (NOT_JUDGED, NOT_MEASURED):
+        return ("a model that solves the task, matched with every program of it",)
+    if verdict == SUPPORTED:
+        return ("a rival that is followed too, or the interval of a cut reaching below the "
+                "threshold or chance",)  # fmt: skip
+    return (
+        "supported: every testable inner cut of one program surely realised, in its order, and of "
+        "no other program",
+        "another program of the task may be what it runs: `task.alternatives` brings rivals",
+    )
+
+
+def over_seeds(
+    name: str,
+    each: Mapping[int, Hypothesis],
+    repeated: bool = False,
+    estimates: Sequence[Estimate] = (),
+) -> Hypothesis:
+    """Judge a hypothesis over the seeds of one architecture, from the verdicts on each.
+
+    `estimates` are of differences that have to be above zero over the seeds, too. `repeated` says
+    that runs of one seed are there more than once, which are no independent evidence.
+    """
+    counts = Counter(one.verdict for one in each.values())
+    n = len(each)
+    told = ", ".join(f"{word} {count} of {n}" for word, count in counts.most_common())
+    lacking = _together(part for one in each.values() for part in one.lacking)
+    evidence = [_share_of_seeds(word, count, n) for word, count in counts.most_common()]
+    evidence += [_over_seeds(one) for one in estimates]
+    scope = ONE_SEED if n == 1 else f"{n} seeds: {', '.join(map(str, sorted(each)))}"
+
+    def say(verdict: str, why: str) -> Hypothesis:
+        change = (f"the same verdict on every one of at least {LEAST_SEEDS} seeds",)
+        return Hypothesis(name, verdict, why, scope, tuple(evidence), change, lacking)
+
+    judged = counts.total() - counts[NOT_JUDGED] - counts[NOT_MEASURED]
+    if not judged:
+        word = NOT_MEASURED if counts[NOT_MEASURED] else NOT_JUDGED
+        reasons = "; ".join(dict.fromkeys(one.why for one in each.values()))
+        return say(word, f"{told}: {reasons}")
+    if n == 1:
+        return say(UNDECIDED, f"{ONE_SEED} (it alone: {told.partition(' 1 of')[0]})")
+    if counts[SUPPORTED] and counts[NOT_SUPPORTED]:
+        return say(MIXED, f"the seeds disagree: {told}")
+    if repeated:
+        return say(UNDECIDED, f"{told}, but runs of the same seed are no independent evidence")
+    if n < LEAST_SEEDS:
+        return say(UNDECIDED, f"{told}: too few seeds, {LEAST_SEEDS} at least")
+    if counts[SUPPORTED] == n:
+        if any(_sign(*(one.interval or (None, None))) != FOR for one in estimates):
+            return say(UNDECIDED, f"{told}, but over the seeds an interval reaches zero")
+        return say(SUPPORTED, told)
+    if counts[NOT_SUPPORTED] == n:
+        return say(NOT_SUPPORTED, told)
+    return say(MIXED if counts[MIXED] == n else UNDECIDED, told)
+
+
+def _together(every: Iterable[Lacking]) -> tuple[Lacking, ...]:
+    """Return what is lacking, each once with all the commands that measure it."""
+    commands: dict[str, dict[str, None]] = {}
+    for one in every:
+        commands.setdefault(one.what, {})[one.command] = None
+    return tuple(Lacking(what, "\n".join(lines)) for what, lines in commands.items())
+
+
+def _share_of_seeds(word: str, count: int, n: int) -> Evidence:
+    low, high = wilson_interval(count / n, n) if n > 1 else (None, None)
+    return Evidence(f"seeds: {word}", count / n, low, high, f"{n} seeds", "", NEITHER)
+
+
+def _over_seeds(one: Estimate) -> Evidence:
+    low, high = one.interval or (None, None)
+    name = one.key.rpartition("/")[2].removeprefix("h1_")
+    label = f"{NEURON_LABELS.get(name, name)}: reference less model, over seeds"
+    return Evidence(label, one.mean, low, high, f"{one.n} seeds", "0", _sign(low, high))

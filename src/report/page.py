@@ -1,0 +1,184 @@
+"""`algomatch report`: one HTML page of a run or of many, which needs nothing but itself."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+from rich.console import Console
+
+from .. import __version__
+from ..errors import FaultError, UserError
+from ..files import faults_named, write_file
+from .hypotheses import AGAINST, FOR, NOT_JUDGED
+from .page_blocks import Details, Page, Section, interval, number
+from .page_run import run_page
+from .page_sweep import sweep_page
+from .seeds import find_runs
+
+TEMPLATES = "templates"
+TEMPLATE, STYLE, SCRIPT = "report.html.j2", "report.css", "report.js"
+ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+DATA_KINDS = ("chart", "diagram", "patterns")  # blocks whose data the script draws
+
+
+def write_report(paths: Sequence[Path], output: Path, title: str | None, console: Console) -> None:
+    """Write the page of the runs at the paths: one run's, or many's side by side.
+
+    Raises:
+        UserError: a path holds no run, no run of several has a checkpoint, or `output` is a folder.
+        FaultError: a run cannot be read, or the output not be written.
+    """
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder: give a file, as in {output}/report.html")
+    for path in paths:
+        _check(path)
+    folders = find_runs(paths)
+    where = " ".join(map(str, paths))
+    with console.status("report") as status:
+
+        def say(text: str) -> None:
+            status.update(f"report: {text}")
+
+        if len(folders) == 1:
+            page = run_page(folders[0], title, say)
+        else:
+            page = sweep_page(folders, title, where, say)
+        say("writing")
+        content = rendered(page).encode()
+    with faults_named(f"write '{output}'"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_file(output, content)
+    size = len(content) / 1e6
+    told = f"report of {len(folders)} run{'s' * (len(folders) != 1)}: {output} ({size:.1f} MB)"
+    console.print(told, soft_wrap=True, highlight=False, markup=False)
+
+
+def _check(path: Path) -> None:
+    """Refuse a path that does not exist, with the nearest that does.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    with faults_named(f"look for runs in '{path}'"):
+        if path.exists():
+            return
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        names = [one.name for one in beside if one.is_dir() and not one.name.startswith(".")]
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    hint = f": did you mean '{path.parent / near[0]}'?" if near else ""
+    raise UserError(f"'{path}' does not exist{hint}")
+
+
+def rendered(page: Page) -> str:
+    """Return a page as HTML: everything it needs is in it, and every text is escaped."""
+    environment = Environment(
+        loader=FunctionLoader(_read),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+    )
+    environment.filters |= {"number": number, "coded": coded, "sentence": sentence}
+    environment.globals["interval"] = interval
+    template = environment.get_template(TEMPLATE)
+    return template.render(
+        page=page,
+        version=__version__,
+        style=Markup(_read(STYLE)),
+        script=Markup(_in_script(_read(SCRIPT))),
+        plotly=Markup(_in_script(_plotly())),
+        data=Markup(as_json(_data(page.sections))),
+        FOR=FOR,
+        AGAINST=AGAINST,
+        NOT_JUDGED=NOT_JUDGED,
+    )
+
+
+def coded(text: str) -> Markup:
+    """Return a text as HTML, with what stands between backticks as code.
+
+    >>> coded("run `a < b`")
+    Markup('run <code>a &lt; b</code>')
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a lone one means nothing
+        return escape(text)
+    made = (
+        Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts)
+    )
+    return Markup("").join(made)
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital letter, and a full stop at its end.
+
+    >>> sentence("it is so")
+    'It is so.'
+    """
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!', ':')) else '.'}"
+
+
+def as_json(value: Any) -> str:
+    r"""Return a value as JSON that can stand in a script element: no sign there means markup.
+
+    >>> as_json({"name": "</script>"})
+    '{"name":"\\u003c/script\\u003e"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(ESCAPES)
+
+
+def _data(sections: Sequence[Section]) -> dict[str, Any]:
+    """Return what the script draws, by the blocks' names."""
+    found: dict[str, Any] = {}
+
+    def gather(blocks: Sequence[Any]) -> None:
+        for block in blocks:
+            if isinstance(block, Details):
+                gather(block.blocks)
+            elif block.kind in DATA_KINDS:
+                assert block.name not in found, f"two blocks are named {block.name}"
+                found[block.name] = _of_block(block)
+
+    for section in sections:
+        gather(section.blocks)
+    return found
+
+
+def _of_block(block: Any) -> dict[str, Any]:
+    if block.kind == "chart":
+        return {"data": list(block.data), "layout": dict(block.layout)}
+    if block.kind == "diagram":
+        return {"frames": list(block.frames)}
+    return {"views": list(block.views)}
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(TEMPLATES, name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs  # it takes a moment
+
+    return str(get_plotlyjs())
+
+
+def _in_script(text: str) -> str:
+    """Return a script's text, refused where it would end its own element.
+
+    Raises:
+        FaultError: it would.
+    """
+    if "</script" in text.lower() or "<!--" in text:
+        raise FaultError(
+            "the installed plotly cannot stand in a page: it holds the end of a script"
+        )
+    return text

@@ -1,0 +1,141 @@
+"""What a run's folder gives the hypotheses: its measurements, and what other commands left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..analysis.emergence import Summary
+from ..analysis.measurements import Measurement
+from ..analysis.verdicts import NOT_TESTABLE
+from ..config import Config
+from .hypotheses import (
+    Carried,
+    CircuitFound,
+    Emergence,
+    Hypothesis,
+    ProgramVerdict,
+    Solved,
+    h1,
+    h2,
+    h3,
+)
+from .marks import Failing
+from .page_results import Results, Row, step_in, value, whole
+from .readings import of
+
+INPUTS = ("tokens", "indices")
+
+
+def solved_of(last: Sequence[Measurement], config: Config) -> Solved:
+    """Return whether a run's last checkpoint solves its task."""
+    return Solved(of(last, "accuracy/exact").get("all"), config.analysis.solved)
+
+
+def judged(
+    last: Sequence[Measurement],
+    results: Results,
+    config: Config,
+    failing: Failing,
+    own: Iterable[str] | None,
+    path: Path,
+    curves: Mapping[str, Summary],
+) -> list[Hypothesis]:
+    """Return H1, H2 and H3 of a run's last checkpoint.
+
+    `own` are its program's own steps, `curves` what its headlines amount to.
+    """
+    solved, step = solved_of(last, config), last[0].step if last else 0
+    given = str(path)
+    has_mlp = not config.model.attn_only
+    circuit = circuit_found(results, config.analysis.circuit_faithful, own)
+    return [
+        h1(last, solved, failing, has_mlp, given),
+        h2(last, solved, failing, circuit, step, config.task.name, given, results.circuits.there),
+        h3(last, solved, program_verdicts(results), step, given, emergence(curves)),
+    ]
+
+
+def emergence(curves: Mapping[str, Summary]) -> Emergence:
+    """Return from which step on a run solves its task, and realises each testable cut."""
+    start, end = "matching/", "/realised"
+    exact = curves.get("accuracy/all/exact")
+    return Emergence(
+        exact.emergence_step if exact is not None else None,
+        {
+            key.removeprefix(start).removesuffix(end): one.emergence_step
+            for key, one in curves.items()
+            if key.startswith(start) and key.endswith(end)
+        },
+    )
+
+
+def program_verdicts(results: Results) -> list[ProgramVerdict]:
+    """Return what `match` said of each program at the last step that it looked at."""
+    rows = results.programs.rows
+    last = max((whole(row, "step") or 0 for row in rows), default=0)
+    chances = _chances(results.matches.rows, last)
+    found = []
+    for row in rows:
+        step = whole(row, "step")
+        if (step or 0) == last:
+            score = value(row, "score")
+            low, high = value(row, "score_low"), value(row, "score_high")
+            whole_score = (
+                None if score is None or low is None or high is None else (score, low, high)
+            )
+            found.append(
+                ProgramVerdict(
+                    step, row["program"], row["verdict"], row["why"], whole_score,
+                    whole(row, "testable") or 0, tuple(row["shared_with"].split()),
+                    tuple(row["decided"].split()), chances.get(row["program"]),
+                )
+            )  # fmt: skip
+    return found
+
+
+def _chances(rows: Sequence[Row], step: int) -> dict[str, float]:
+    """Return the highest chance level of each program's testable cuts at a step."""
+    found: dict[str, float] = {}
+    for row in rows:
+        chance = value(row, "chance")
+        if whole(row, "step") == step and row["verdict"] != NOT_TESTABLE and chance is not None:
+            found[row["program"]] = max(chance, found.get(row["program"], 0.0))
+    return found
+
+
+def circuit_found(
+    results: Results, at_least: float, own: Iterable[str] | None
+) -> CircuitFound | None:
+    """Return what `circuit` left, None where it left none that is faithful enough."""
+    chosen = [row for row in results.circuits.rows if row["chosen"] == "True"]
+    kinds = dict.fromkeys(("resample_across", "resample_within",
+                           *(row["ablation"] for row in chosen)))  # fmt: skip
+    for kind in kinds:
+        some = [row for row in chosen if row["ablation"] == kind]
+        if some:
+            return _found(min(some, key=_size), results, at_least, own)
+    return None
+
+
+def _size(row: Row) -> float:
+    return value(row, "edges") or 0.0
+
+
+def _found(row: Row, results: Results, at_least: float, own: Iterable[str] | None) -> CircuitFound:
+    faithful = [value(row, f"faithfulness{end}") or 0.0 for end in ("", "_low", "_high")]
+    inputs = [whole(one, "inputs") or 0 for one in results.lengths.rows]
+    steps = frozenset(own or ())
+    return CircuitFound(
+        step_in(row["model"]), whole(row, "edges") or 0, len(results.edges.rows),
+        (faithful[0], faithful[1], faithful[2]), at_least, _carried(results, "model"),
+        _carried(results, "reference"), _carried(results, "random init"), steps,
+        sum(inputs) or None,
+    )  # fmt: skip
+
+
+def _carried(results: Results, of_what: str) -> Carried | None:
+    rows = [row for row in results.carried.rows if row["of"] == of_what and row["inner"] == "True"]
+    if not rows:
+        return None
+    return Carried(len(rows), tuple(row["carries"] for row in rows if row["carries"]))
