@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check format lint types bench clean install
+.PHONY: demo test slow check format lint types bench study study-small clean install
 
 demo: $(READY)
 	$(BIN)/algomatch train task=reverse model=2L_attn_only
@@ -36,6 +36,20 @@ types: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# Both may be interrupted and called again: finished runs are left alone.
+study: $(READY)
+	$(BIN)/algomatch sweep sweeps/study.yaml
+	$(BIN)/algomatch sweep sweeps/study_no_norm.yaml
+	$(BIN)/algomatch match runs/study runs/study_no_norm --output runs/study-results
+	$(BIN)/algomatch compare runs/study runs/study_no_norm --output runs/study-results
+	$(BIN)/algomatch report runs/study runs/study_no_norm -o runs/study-results/report.html
+
+study-small: $(READY)
+	$(BIN)/algomatch sweep sweeps/study_small.yaml
+	$(BIN)/algomatch match runs/study_small --output runs/study_small-results
+	$(BIN)/algomatch compare runs/study_small --output runs/study_small-results
+	$(BIN)/algomatch report runs/study_small -o runs/study_small-results/report.html
 
 install: $(READY)
 

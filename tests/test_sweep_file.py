@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from algomatch.config import configs_dir, to_mapping
+from algomatch.config import FREE_SETTINGS, configs_dir, flattened, to_mapping
 from algomatch.data.tasks import task_names
 from algomatch.errors import UserError
 from algomatch.sweep_cells import plan
@@ -196,7 +196,8 @@ def test_every_shipped_file_plans_runs_that_are_all_different(path: Path) -> Non
 @pytest.mark.slow
 def test_the_shipped_files_sweep_what_they_say() -> None:
     by_name = {path.stem: plan(path).cells for path in SHIPPED}
-    assert by_name.keys() == {"architectures", "lengths", "tasks", "optimisation"}
+    studies = {"study", "study_no_norm", "study_small"}
+    assert by_name.keys() == {"architectures", "lengths", "tasks", "optimisation", *studies}
     cells = by_name["architectures"]
     kinds = {(c.config.model.name, c.config.model.normalization, c.config.seed) for c in cells}
     assert kinds == set(itertools.product(ARCHITECTURES, ("LN", "none"), range(5)))
@@ -205,6 +206,12 @@ def test_the_shipped_files_sweep_what_they_say() -> None:
     fixed = {c.config.task.min_length == c.config.task.max_length for c in by_name["lengths"]}
     assert fixed == {True, False}
     assert len({c.config.trainer.learning_rate for c in by_name["optimisation"]}) == 40
+    settings = {
+        name: [flattened(c.config, FREE_SETTINGS) for c in by_name[name]] for name in studies
+    }
+    assert [len(settings[name]) for name in sorted(studies)] == [175, 50, 27]
+    assert all(one in settings["study"] for one in settings["study_small"])
+    assert {s["model.normalization"] for s in settings["study_no_norm"]} == {"none"}
 
 
 def test_settings_given_for_all_runs_may_not_be_swept_ones(tmp_path: Path) -> None:
