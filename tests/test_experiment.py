@@ -145,6 +145,7 @@ def test_held_out_lengths_are_never_trained_on_and_measured_apart(tmp_path: Path
     assert "train.length_3" not in subjects
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_costs_nothing_that_was_written(
     finished: Path, tmp_path: Path
 ) -> None:

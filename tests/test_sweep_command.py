@@ -11,7 +11,9 @@ import pytest
 import yaml
 from support.runs import TIMEOUT, TINY, finish, rows_of, run, start, wait_until, weights_of
 
+from algomatch.errors import UserError
 from algomatch.sweep_cells import plan
+from algomatch.tracking.run_folder import RunFolder
 
 SETTINGS = (*(one for one in TINY if not one.startswith("model=")), "tracking=disabled")
 
@@ -89,8 +91,6 @@ def test_a_run_that_fails_is_named_with_its_last_words_and_costs_no_other(tmp_pa
 
 def begun(folder: Path, *overrides: str) -> Path:
     """The folder of a sweep whose first run was begun with the settings given."""
-    from algomatch.tracking.run_folder import RunFolder
-
     file = sweep_file(folder)
     cell = plan(file, (*SETTINGS, *overrides), folder / "runs").cells[0]
     RunFolder.create(cell.config, "digest", True)
@@ -98,22 +98,15 @@ def begun(folder: Path, *overrides: str) -> Path:
 
 
 def test_runs_of_other_settings_are_not_shown_as_those_of_a_sweep(tmp_path: Path) -> None:
-    first = begun(tmp_path)
-    arguments = ("sweep", os.fspath(tmp_path / "both.yaml"), *SETTINGS)
-    arguments += ("--output", os.fspath(tmp_path / "runs"), "--list")
-    code, out, _ = run(*arguments)
-    assert code == 0
-    assert "(begun)" in out
-    code, _, err = run(*arguments, "trainer.learning_rate=0.5")
-    assert code == 2
-    assert "was begun with trainer.learning_rate=0.001, not 0.5" in err
+    first, file, folder = begun(tmp_path), tmp_path / "both.yaml", tmp_path / "runs"
+    assert len(plan(file, SETTINGS, folder).cells) == 4
+    with pytest.raises(UserError, match=r"was begun with trainer.learning_rate=0.001, not 0.5"):
+        plan(file, (*SETTINGS, "trainer.learning_rate=0.5"), folder)
     first.rename(first.with_name("0000-another"))
-    code, _, err = run(*arguments)
-    assert code == 2
-    assert "a run that is none of this sweep's, '0000-another'" in err
-    (tmp_path / "runs" / "0000-another").rename(tmp_path / "runs" / "0007-another")
-    code, _, err = run(*arguments, "--count", "2")  # of the same sweep, but for the count
-    assert code == 0, err
+    with pytest.raises(UserError, match="a run that is none of this sweep's, '0000-another'"):
+        plan(file, SETTINGS, folder)
+    (folder / "0000-another").rename(folder / "0007-another")
+    assert len(plan(file, SETTINGS, folder, count=2).cells) == 2  # of one sweep but for the count
 
 
 @pytest.mark.slow

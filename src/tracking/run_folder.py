@@ -184,7 +184,8 @@ class RunFolder:
         try:
             ended = json.loads((self.path / "finished.json").read_text())
             found = {"step": int(ended["step"]), "reason": str(ended["reason"])}
-            return found | {"not_uploaded": ended.get("not_uploaded")}
+            lacking = ended.get("not_uploaded")
+            return found if lacking is None else found | {"not_uploaded": str(lacking)}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

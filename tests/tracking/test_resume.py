@@ -76,6 +76,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_rows(stopped: Path, whole:
     assert not list(stopped.rglob(".*.partial"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_checkpoint_and_state_makes_the_checkpoint_again(
     stopped: Path, whole: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_run_that_began_without_its_server_is_complete_once_it_is_back(tmp_pat
         check_complete(seen, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT)
 def test_a_server_that_never_answers_costs_seconds_and_not_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
