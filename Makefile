@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check format lint types bench clean install
+.PHONY: demo test slow check format lint types bench api clean install
 
 demo: $(READY)
 	$(BIN)/algomatch train task=reverse model=2L_attn_only
@@ -32,10 +32,14 @@ lint: $(READY)
 types: $(READY)
 	mkdir -p $(VENV)/typed && ln -sfn ../../src $(VENV)/typed/algomatch
 	MYPYPATH=$(VENV)/typed:tests $(BIN)/mypy -p algomatch
-	MYPYPATH=$(VENV)/typed:tests $(BIN)/mypy tests benchmarks
+	MYPYPATH=$(VENV)/typed:tests $(BIN)/mypy tests benchmarks docs
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# The reference of the Python API, as Markdown in build/api. It reads the source, and runs none of it.
+api:
+	$(PYTHON) docs/api.py
 
 install: $(READY)
 
