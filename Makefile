@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check format lint types bench study study-small clean install
+.PHONY: demo test slow check format lint types bench api study study-small clean install
 
 demo: $(READY)
 	$(BIN)/algomatch train task=reverse model=2L_attn_only
@@ -32,7 +32,7 @@ lint: $(READY)
 types: $(READY)
 	mkdir -p $(VENV)/typed && ln -sfn ../../src $(VENV)/typed/algomatch
 	MYPYPATH=$(VENV)/typed:tests $(BIN)/mypy -p algomatch
-	MYPYPATH=$(VENV)/typed:tests $(BIN)/mypy tests benchmarks
+	MYPYPATH=$(VENV)/typed:tests $(BIN)/mypy tests benchmarks docs
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
@@ -50,6 +50,10 @@ study-small: $(READY)
 	$(BIN)/algomatch match runs/study_small --output runs/study_small-results
 	$(BIN)/algomatch compare runs/study_small --output runs/study_small-results
 	$(BIN)/algomatch report runs/study_small -o runs/study_small-results/report.html
+
+# The reference of the Python API, as Markdown in build/api. It reads the source, and runs none of it.
+api:
+	$(PYTHON) docs/api.py
 
 install: $(READY)
 

@@ -23,6 +23,8 @@ settings.load_profile("unhurried")
 # Every shape in a signature is checked while the tests run. Subprocesses run without.
 install_import_hook("algomatch", f"{support.shapes.__name__}.checked")
 
+from support.pages import small_sweep, whole_run  # noqa: E402
+
 from algomatch.analysis.setting import Setting  # noqa: E402
 from algomatch.config import compose  # noqa: E402
 from algomatch.experiment import prepare  # noqa: E402
@@ -54,3 +56,15 @@ def small() -> Setting:
         ]
     )
     return prepare(config)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was matched and explained, for reports."""
+    return whole_run(tmp_path_factory.mktemp("report") / "whole")
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs, for reports."""
+    return small_sweep(tmp_path_factory.mktemp("report") / "sweep")

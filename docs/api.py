@@ -1,0 +1,141 @@
+"""Writes the reference of the Python API as Markdown, from signatures and docstrings.
+
+`make api` writes it into build/api: README.md lists the modules, each of which has a page.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+MODULES = (  # in the order in which the walkthrough meets them
+    "config", "errors",
+    "data.tasks", "data.inputs", "data.outputs", "data.cuts", "data.selectors",
+    "models.reference", "models.learned", "models.training", "models.subject", "models.encoding",
+    "models.bridges", "models.brought", "models.variants",
+    "experiment", "tracking.run_folder", "tracking.checkpoints",
+    "analysis.measurements", "analysis.setting", "analysis.suite", "analysis.activations",
+    "analysis.controls", "analysis.separation", "analysis.emergence",
+    "match", "analysis.rivals", "analysis.matching", "analysis.verdicts", "analysis.any_bridge",
+    "analysis.subspaces",
+    "circuit", "analysis.circuits", "analysis.faithfulness", "analysis.true_circuit",
+    "explain", "analysis.heads", "analysis.neurons", "analysis.explained",
+    "report.seeds", "report.compare", "report.page",
+)  # fmt: skip
+WIDTH = 100  # of a signature on one line
+
+
+def main(folder: Path) -> None:
+    """Write the pages of all modules, and the list of them, into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index = ["# The Python API", "", "Start with [the walkthrough](../../docs/walkthrough.md).", ""]
+    index += ["| module | |", "|---|---|"]
+    for name in MODULES:
+        tree = ast.parse((SRC / f"{name.replace('.', '/')}.py").read_text())
+        (folder / f"{name}.md").write_text("\n".join(page(name, tree)) + "\n")
+        index.append(f"| [`algomatch.{name}`]({name}.md) | {first_line(tree)} |")
+    (folder / "README.md").write_text("\n".join(index) + "\n")
+
+
+def first_line(tree: ast.Module) -> str:
+    """Return what a module is, from the first line of its docstring."""
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def page(name: str, tree: ast.Module) -> Iterator[str]:
+    """Yield the lines of a module's page: its public functions and classes, as in the file."""
+    yield f"# algomatch.{name}"
+    yield from ("", *prose(tree))
+    for node in public(tree):
+        yield from ("", f"## {node.name}", "")
+        yield from fenced(fields(node) if isinstance(node, ast.ClassDef) else signature(node))
+        yield from ("", *prose(node))
+        for method in public(node) if isinstance(node, ast.ClassDef) else ():
+            assert not isinstance(method, ast.ClassDef), f"{node.name}.{method.name} is a class"
+            yield from ("", f"### {node.name}.{method.name}", "")
+            yield from (*fenced(signature(method)), "", *prose(method))
+
+
+def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    """Yield the functions and classes whose names do not begin with an underscore."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+def signature(node: ast.FunctionDef) -> str:
+    """Return a function's signature, an argument a line where it is long."""
+    above = "".join(f"@{ast.unparse(one)}\n" for one in node.decorator_list)
+    arrow = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    line = f"def {node.name}({ast.unparse(node.args)}){arrow}"
+    if len(line) > WIDTH:
+        line = f"def {node.name}({''.join(each(node.args))}\n){arrow}"
+    return above + line
+
+
+def each(arguments: ast.arguments) -> Iterator[str]:
+    """Yield each argument as a line of its own, with its default."""
+    plain = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(plain) - len(arguments.defaults)) + [*arguments.defaults]
+    yield from (argument(*one) for one in zip(plain, defaults, strict=True))
+    if arguments.vararg or arguments.kwonlyargs:
+        yield argument(arguments.vararg, None, "*")
+    named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    yield from (argument(*one) for one in named)
+    if arguments.kwarg:
+        yield argument(arguments.kwarg, None, "**")
+
+
+def argument(given: ast.arg | None, default: ast.expr | None, stars: str = "") -> str:
+    """Return an argument's line."""
+    value = f" = {ast.unparse(default)}" if default else ""
+    return f"\n    {stars}{ast.unparse(given) if given else ''}{value},"
+
+
+def fields(node: ast.ClassDef) -> str:
+    """Return a class with its bases and annotated fields, or with its constructor's arguments."""
+    bases = ", ".join(map(ast.unparse, node.bases))
+    lines = [*(f"@{ast.unparse(one)}" for one in node.decorator_list)]
+    lines.append(f"class {node.name}{f'({bases})' if bases else ''}:")
+    for one in node.body:
+        if isinstance(one, ast.AnnAssign) and not ast.unparse(one.target).startswith("_"):
+            lines.append(f"    {ast.unparse(one)}")
+        elif isinstance(one, ast.FunctionDef) and one.name == "__init__":
+            lines += [f"    {line}" for line in signature(one).splitlines()]
+    return "\n".join(lines)
+
+
+def fenced(code: str) -> Iterator[str]:
+    """Yield the lines of a block of Python."""
+    yield from ("```python", *code.splitlines(), "```")
+
+
+def prose(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
+    """Yield a docstring as Markdown: errors as a list, examples and tables as code.
+
+    A docstring that is missing is an error here, so that the reference is whole.
+    """
+    text = ast.get_docstring(node)
+    if text is None:
+        raise SystemExit(f"{getattr(node, 'name', 'a module')} has no docstring")
+    for number, paragraph in enumerate(re.split(r"\n\s*\n", text)):
+        yield from [""] if number else []
+        head, _, rest = paragraph.partition("\n")
+        if paragraph.startswith(">>>"):
+            yield from ("```pycon", *paragraph.splitlines(), "```")
+        elif re.fullmatch(r"\w+:", head) and rest:
+            entries = re.split(r"\n    (?=\S)", f"\n{rest}")[1:]
+            yield from (head, "")
+            yield from (f"- {' '.join(entry.split())}" for entry in entries)
+        elif re.search(r"\S {3,}\S", paragraph):  # columns
+            yield from ("```", *paragraph.splitlines(), "```")
+        else:
+            yield from paragraph.splitlines()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "build/api"))
