@@ -81,6 +81,7 @@ def test_a_gpt2_of_a_folder_is_matched_without_network(place: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
     given = ["match", "my-gpt2", *INDUCTION, "--encoder", "own.py:encode", *ONE, "--output", "out"]
     assert cli.main([*given, "--reader", "own.py:elsewhere"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -54,6 +55,12 @@ def test_a_stopped_sweep_goes_on_and_gives_what_single_runs_give(tmp_path: Path)
     assert code == 0, err
     assert weights_of(alone) == weights_of(cells[3].folder)
     assert rows_of(alone) == rows_of(cells[3].folder)
+    shutil.rmtree(cells[0].folder / "checkpoints")
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert f"! damaged, or its checkpoints are gone: {cells[0].folder.name}" in " ".join(
+        out.split()
+    )
 
 
 @pytest.mark.slow

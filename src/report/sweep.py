@@ -51,8 +51,9 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
     table.add_column("finished", justify="right", no_wrap=True)
     for label in (*SHOWN.values(), "last step"):
         table.add_column(label, justify="right", no_wrap=True)
+    found = {cell.index: _end(cell) for cell in sweep.cells if cell.finished}
     for name, cells in groups.items():
-        ends = [_end(cell) for cell in cells if cell.finished]
+        ends = [found[cell.index] for cell in cells if cell.index in found]
         values = [_cell([end[key] for end in ends if key in end]) for key in (*SHOWN, "step")]
         table.add_row(escape(name), f"{len(ends)} of {len(cells)}", *values)
     console.print(table)
@@ -61,7 +62,7 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
         ", ".join(f"{count} {state}" for state, count in states.items())
         + "; mean (lowest..highest)"
     ]
-    gone = [c.folder.name for c in sweep.cells if c.finished and not _end(c)]
+    gone = [cell.folder.name for cell in sweep.cells if found.get(cell.index) == {}]
     if gone:
         lines.append(f"! damaged, or its checkpoints are gone: {', '.join(gone)}")
     lines += [f"! {cell.folder.name}: {_last_words(cell.log)}" for cell in outcome.failed][

@@ -94,6 +94,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> list[Measurement]:
     return train(compose([*settings, "trainer.learning_rate=0.02"]), quiet()).measurements()
 
 
+@pytest.mark.slow
 def test_every_headline_of_a_real_run_has_a_summary(learned: list[Measurement]) -> None:
     last = [r for r in learned if r.step == max(one.step for one in learned)]
     found = summaries(learned)

@@ -154,12 +154,10 @@ def test_the_gathered_table_holds_all_rows_once(whole: Path) -> None:
     assert len(lines) == 1 + len(rows_of(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [
-        pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, id="Ctrl-C"),
-    ],
+    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="Ctrl-C")],
 )
 def test_a_signal_stops_after_the_step_and_says_how_to_go_on(
     number: signal.Signals, stopped: Path, whole: Path

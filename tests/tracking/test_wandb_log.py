@@ -21,6 +21,7 @@ ONLINE = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2 * TIMEOUT)
 def test_an_online_run_that_was_killed_and_resumed_is_complete_on_the_server(
     tmp_path: Path,
