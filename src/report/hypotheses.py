@@ -335,7 +335,11 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
         share, theirs = model.named / model.edges, untrained.named / untrained.edges
         low, high = wilson_interval(share, model.edges)
         lower, higher = wilson_interval(theirs, untrained.edges)
-        says = FOR if low > higher else AGAINST if high < lower or not model.named else NEITHER
+        least = 0.0  # of the reference's: surely fewer speak against, none of a few do not
+        if reference is not None and reference.edges:
+            least = wilson_interval(reference.named / reference.edges, reference.edges)[0]
+        fewer = high < lower or (not model.named and high < least)
+        says = FOR if low > higher else AGAINST if fewer else NEITHER
         yield Evidence(
             "share of inner edges that carry one variable", share, low, high,
             f"{model.edges} edges", f"{theirs:.3f} ({lower:.3f} to {higher:.3f}) random init, "

@@ -129,7 +129,7 @@ class RunFolder:
             raise UserError(f"'{path / 'run.json'}' is damaged: {error}") from error
         return cls(path, config, run, inputs_digest, exact, wandb_id, where)
 
-    def is_in_project(self, entity: str, project: str) -> None:
+    def remember_project(self, entity: str, project: str) -> None:
         """Remember which W&B project has the run: there it is gone on with.
 
         Raises:

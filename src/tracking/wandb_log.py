@@ -220,7 +220,7 @@ class WandbLog:
         )
         set_aside(earlier)
         if not run.offline:  # an agent's environment, or the account, may have chosen another
-            folder.is_in_project(run.entity, run.project)
+            folder.remember_project(run.entity, run.project)
         return run
 
     def _restart_offline(self, before: set[Path]) -> None:

@@ -137,6 +137,8 @@ def test_h2_is_not_supported_by_as_much_as_a_random_init_has() -> None:
     within = [replace(OVERLAP[0], value=0.3, ci_low=0.25, ci_high=0.35), *OVERLAP[1:]]
     nothing = replace(CIRCUIT, model=Carried(50, ()))
     assert h2(rows=within, circuit=nothing).verdict == hy.NOT_SUPPORTED
+    of_few = replace(CIRCUIT, model=Carried(2, ()))  # none of two is not surely fewer
+    assert h2(rows=within, circuit=of_few).verdict == hy.UNDECIDED
 
 
 def test_h2_counts_steps_of_the_program_alone() -> None:
