@@ -95,6 +95,7 @@ class TrainerConfig:
     schedule: str = "cosine"
     gradient_clip: float = 1.0
     target_accuracy: Optional[float] = None  # noqa: UP045
+    steps_after_target: int = 0
     checkpoints: int = 14
     log_every: int = 10
     evaluate_every: int = 50
@@ -526,6 +527,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "trainer.weight_decay": 0,
         "trainer.warmup_steps": 0,
         "trainer.gradient_clip": 0,
+        "trainer.steps_after_target": 0,
         "trainer.checkpoints": 1,
         "trainer.log_every": 1,
         "trainer.evaluate_every": 1,

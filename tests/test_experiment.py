@@ -117,6 +117,38 @@ def test_a_run_stops_at_its_target_accuracy(tmp_path: Path) -> None:
     assert last["accuracy/all/exact"] == 1.0
 
 
+def test_a_run_trains_on_after_its_target(tmp_path: Path) -> None:
+    """The same run as without, and so many steps more; also where it is resumed in between."""
+    settings = ("trainer.max_steps=2000", "trainer.target_accuracy=1", "trainer.evaluate_every=25")
+    quick = ("trainer.learning_rate=0.01", "model.d_model=32", "analysis=accuracy_only")
+    ends = {}
+    for steps in (0, 30):
+        folder = tmp_path / f"run{steps}"
+        more = (f"trainer.steps_after_target={steps}", f"run_dir={folder}")
+        train(compose([*OFF, *quick, *settings, *more]), quiet())
+        ended = RunFolder.open(folder).finished()
+        assert ended is not None
+        assert ended["reason"] == "target_accuracy"
+        ends[steps] = ended["step"]
+        assert kept_steps(folder)[-1] == ended["step"]
+    assert ends[30] == ends[0] + 30
+
+    def interrupt(step: int) -> None:
+        if step == ends[0] + 10:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "interrupted"
+    more = ("trainer.steps_after_target=30", "trainer.save_every_seconds=0", f"run_dir={folder}")
+    config = compose([*OFF, *quick, *settings, *more])
+    with suppress(KeyboardInterrupt, Interrupted):
+        train_or_resume(config, quiet(), interrupt)
+    assert RunFolder.open(folder).finished() is None
+    train_or_resume(config, quiet())
+    ended = RunFolder.open(folder).finished()
+    assert ended is not None
+    assert ended["step"] == ends[30]
+
+
 def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = [*OFF, "trainer.learning_rate=1e30", "trainer.warmup_steps=0"]

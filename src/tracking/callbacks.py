@@ -57,17 +57,23 @@ class Recorder(pl.Callback):
         self._pending: list[Measurement] = []
         self._saved_at = time.monotonic()
         self.finished: str | None = None
+        self._reached: int | None = None  # the step at which the target was
         self.seconds_measuring = self.seconds_training = 0.0
         self._trained_from = self._saved_at
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: rows of no checkpoint yet, and whether it is done."""
-        return {"pending": to_csv(self._pending).decode(), "finished": self.finished}
+        """Return what a resumed run needs: rows of no checkpoint yet, and how far it is."""
+        return {
+            "pending": to_csv(self._pending).decode(),
+            "finished": self.finished,
+            "reached": self._reached,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over an interrupted run's state."""
         self._pending = from_csv(state_dict["pending"].encode(), str(self._folder.resume_path))
         self.finished = state_dict["finished"]
+        self._reached = state_dict.get("reached")  # states of earlier versions have none
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the model as it was initialised."""
@@ -90,7 +96,7 @@ class Recorder(pl.Callback):
             self._pending += self._training_rows(step, pl_module, len(batch.tokens))
         if step >= settings.max_steps:
             self.finished = "max_steps"
-        elif step % settings.evaluate_every == 0 and self._on_target(pl_module):
+        elif self._is_past_target(step, pl_module):
             self.finished = "target_accuracy"
             trainer.should_stop = True
         if step in self._steps or self.finished:
@@ -124,13 +130,19 @@ class Recorder(pl.Callback):
         )
         return [row.at(self._folder.id, step) for row in rows]
 
-    def _on_target(self, module: pl.LightningModule) -> bool:
-        target = self._settings.target_accuracy
-        if target is None:
-            return False
-        assert isinstance(module, AlgorithmicTask)
-        config = self._setting.config
-        return exact_accuracy(module.model, self._setting.inputs, config.batch_size) >= target
+    def _is_past_target(self, step: int, module: pl.LightningModule) -> bool:
+        """Return whether the target was reached, and the steps after it are done."""
+        settings = self._settings
+        if self._reached is None:
+            if settings.target_accuracy is None or step % settings.evaluate_every:
+                return False
+            assert isinstance(module, AlgorithmicTask)
+            size = self._setting.config.batch_size
+            exact = exact_accuracy(module.model, self._setting.inputs, size)
+            if exact < settings.target_accuracy:
+                return False
+            self._reached = step
+        return step >= self._reached + settings.steps_after_target
 
     def _checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, AlgorithmicTask)
