@@ -88,7 +88,7 @@ def verdicts_figure(tables: Tables) -> Figure:
                     tasks.index(_text(row["task"])),
                     architectures.index(_text(row["architecture"])),
                 )
-                _verdict(axes, at, _text(row["verdict"]), _text(row["verdicts"]))
+                _verdict(axes, at, _text(row["verdict"]), _text(row["by_verdict"]))
         axes.set_title(f"{name}: {textwrap.fill(CLAIMS[name], 52)}", size=8)
         axes.set_xticks(range(len(tasks)), tasks, size=7, rotation=40, ha="right")
         _by_architecture(axes, architectures)
@@ -187,10 +187,13 @@ def emergence_figure(tables: Tables) -> Figure:
         "(hollow: not in all seeds)", "training step (log scale from 1 on)", "nothing emerged",
         "nothing emerged",
     )  # fmt: skip
+    steps = [
+        mark[2] or mark[0] for found in marks.values() for some in found.values() for mark in some
+    ]
     for axes in figure.axes:
         if axes.axison:
             axes.set_xscale("symlog", linthresh=1)
-            axes.set_xlim(left=-0.3)
+            axes.set_xlim(-0.3, 1.7 * max(1.0, *steps))
     return figure
 
 

@@ -158,7 +158,7 @@ def _verdicts(found: Gathered) -> Iterator[Record]:
             yield {
                 **_of_group(group), "hypothesis": one.name, "seeds": len(each),
                 "verdict": one.verdict, "why": _reason(one, each.values()),
-                "verdicts": _counted(seed.verdict for seed in each.values()),
+                "by_verdict": _counted(seed.verdict for seed in each.values()),
             }  # fmt: skip
 
 
@@ -245,7 +245,8 @@ def _headlines(found: Gathered) -> Iterator[Record]:
             if one is not None:
                 yield {
                     **_of_group(group), "headline": key, "label": label, **_over(one),
-                    **_compared(group, key), "fails_controls": _fails(group, key),
+                    **_compared(group, key),
+                    "fails_controls": _fails(group, key, key.replace("/h1_", "/")),
                 }  # fmt: skip
 
 
@@ -287,7 +288,7 @@ def _programs(found: Gathered) -> Iterator[Record]:
             scores = [one.score[0] for one in some if one.score is not None]
             yield {
                 **_of_group(group), "program": program, "seeds": len(some),
-                "verdicts": _counted(one.verdict for one in some), "mean": _mean(scores),
+                "by_verdict": _counted(one.verdict for one in some), "mean": _mean(scores),
                 "lowest": min(scores, default=None), "highest": max(scores, default=None),
                 "chance": _mean([one.chance for one in some if one.chance is not None]),
             }  # fmt: skip
@@ -413,7 +414,7 @@ def _put_in(rows: Sequence[Row]) -> dict[str, Value]:
 
 Rows = Callable[[Gathered], Iterator[Record]]
 TABLES_OF: dict[str, tuple[tuple[str, ...], Rows]] = {
-    "verdicts": ((*GROUP, "hypothesis", "seeds", "verdict", "why", "verdicts"), _verdicts),
+    "verdicts": ((*GROUP, "hypothesis", "seeds", "verdict", "why", "by_verdict"), _verdicts),
     "evidence": (
         (*GROUP, "hypothesis", "evidence", "decides", "seeds", "for", "against", "says_nothing",
          "mean", "lowest", "highest", "control"),
@@ -434,7 +435,8 @@ TABLES_OF: dict[str, tuple[tuple[str, ...], Rows]] = {
         _emergence,
     ),
     "programs": (
-        (*GROUP, "program", "seeds", "verdicts", "mean", "lowest", "highest", "chance"), _programs,
+        (*GROUP, "program", "seeds", "by_verdict", "mean", "lowest", "highest", "chance"),
+        _programs,
     ),
     "circuits": (
         (*RUN, "step", "last_step", "found", "edges", "of_edges", "faithfulness", "low", "high",
