@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -27,9 +28,10 @@ from .hypotheses import (
     SUPPORTED,
     UNDECIDED,
 )
+from .marks import MARK
 from .panels import COLOURS, STYLES, nothing, png
 from .seeds import estimate
-from .sweep_tables import ATTENTION, Record, SummaryTable, Value, summary_tables
+from .sweep_tables import ATTENTION, NOT_RUN, Record, SummaryTable, Value, summary_tables
 
 LOOKS = {  # of a verdict: its letter, its colour and that of the letter
     SUPPORTED: ("S", "#0072b2", "white"),
@@ -56,7 +58,24 @@ EMERGING: dict[str, tuple[Callable[[str], bool], tuple[str, str]]] = {  # of key
     ),
 }  # fmt: skip
 BASE = 0.5  # inches around a panel
-Mark = tuple[float, float | None, float | None, bool]  # mean, low, high, whether filled
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mean over seeds with its interval.
+
+    `filled` says that it is of all seeds, `fails` that the measure does not tell the program from
+    other models on the task's controls.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    filled: bool = True
+    fails: bool = False
+
+
+Tables = Mapping[str, SummaryTable]
 Marks = Mapping[str, Mapping[tuple[str, str], Sequence[Mark]]]  # by series, task and architecture
 
 
@@ -65,9 +84,6 @@ def summary_files(found: Gathered) -> dict[str, bytes]:
     tables = summary_tables(found)
     figures = {f"{name}.png": png(draw(tables)) for name, draw in FIGURES.items()}
     return {**{f"{name}.csv": table.csv() for name, table in tables.items()}, **figures}
-
-
-Tables = Mapping[str, SummaryTable]
 
 
 def verdicts_figure(tables: Tables) -> Figure:
@@ -80,6 +96,7 @@ def verdicts_figure(tables: Tables) -> Figure:
     figure.suptitle(
         "Verdicts over seeds; below each letter how many seeds have which (blank: no run)", size=10
     )
+    letters = int(12 * figure.get_figwidth() / len(NAMES) - 6)  # that a title has room for
     panels = figure.subplots(1, len(NAMES), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, NAMES, strict=True):
         for row in rows:
@@ -89,8 +106,8 @@ def verdicts_figure(tables: Tables) -> Figure:
                     architectures.index(_text(row["architecture"])),
                 )
                 _verdict(axes, at, _text(row["verdict"]), _text(row["by_verdict"]))
-        axes.set_title(f"{name}: {textwrap.fill(CLAIMS[name], 52)}", size=8)
-        axes.set_xticks(range(len(tasks)), tasks, size=7, rotation=40, ha="right")
+        axes.set_title(f"{name}: {textwrap.fill(CLAIMS[name], letters)}", size=8)
+        axes.set_xticks(range(len(tasks)), [*map(_plain, tasks)], size=7, rotation=40, ha="right")
         _by_architecture(axes, architectures)
         axes.set_xlim(-0.5, len(tasks) - 0.5)
         axes.tick_params(length=0)
@@ -143,7 +160,7 @@ def lengths_figure(tables: Tables) -> Figure:
         axes.set_xticks(lengths)
         axes.set_ylim(-0.04, 1.06)
         axes.set_xlim(lengths[0] - 0.6, lengths[-1] + 0.6)
-        axes.set_title(task, size=9)
+        axes.set_title(_plain(task), size=9)
         axes.set_xlabel("list length", size=7)
         axes.tick_params(labelsize=7)
         axes.grid(axis="y", alpha=0.25)
@@ -178,17 +195,23 @@ def emergence_figure(tables: Tables) -> Figure:
         for row in rows:
             if chosen(_text(row["measure"])) and row["step_mean"] is not None:
                 low, high = row["step_low"], row["step_high"]
-                ends = (None, None) if low is None else (max(0.0, _float(low)), _float(high))
-                mark = (_float(row["step_mean"]), *ends, row["emerged"] == row["seeds"])
+                mark = Mark(
+                    _float(row["step_mean"]), None if low is None else max(0.0, _float(low)),
+                    None if high is None else _float(high), row["emerged"] == row["seeds"],
+                    _fails(row),
+                )  # fmt: skip
                 found.setdefault(_place(row), []).append(mark)
     figure = _dots(
         tables, marks, {words: look for words, (_, look) in EMERGING.items()},
         "Step at which it emerged: mean over the seeds in which it did, and its 95% interval "
-        "(hollow: not in all seeds)", "training step (log scale from 1 on)", "nothing emerged",
-        "nothing emerged",
+        f"(hollow: not in all seeds){_unchecked(rows)}", "training step (log scale from 1 on)",
+        "nothing emerged", "nothing emerged",
     )  # fmt: skip
     steps = [
-        mark[2] or mark[0] for found in marks.values() for some in found.values() for mark in some
+        mark.high or mark.mean
+        for found in marks.values()
+        for some in found.values()
+        for mark in some
     ]
     for axes in figure.axes:
         if axes.axison:
@@ -214,14 +237,15 @@ def circuits_figure(tables: Tables) -> Figure:
 
 def deletion_figure(tables: Tables) -> Figure:
     """Draw the share of heads and MLPs that are redundant together."""
+    rows = [row for row in tables["headlines"].rows if row["headline"] == REDUNDANT]
     marks: dict[tuple[str, str], Sequence[Mark]] = {}
-    for row in tables["headlines"].rows:
-        if row["headline"] == REDUNDANT:
-            marks[_place(row)] = [(_float(row["mean"]), *_clipped(row["low"], row["high"]), True)]
+    for row in rows:
+        ends = _clipped(row["low"], row["high"])
+        marks[_place(row)] = [Mark(_float(row["mean"]), *ends, fails=_fails(row))]
     return _shares(
-        tables, {"model": marks},
-        "Share of heads and MLPs that are redundant together (of the runs that solve the task)",
-        "share of heads and MLPs", "redundancy was not measured, or no run solves its task",
+        tables, {"model": marks}, "Share of heads and MLPs that are redundant together (of the "
+        f"runs that solve the task{_unchecked(rows)})", "share of heads and MLPs",
+        "redundancy was not measured, or no run solves its task",
     )  # fmt: skip
 
 
@@ -262,7 +286,7 @@ def _of_runs(
     marks: dict[tuple[str, str], list[Mark]] = {}
     for place, some in values.items():
         whole = estimate("", some, "neither")
-        marks[place] = [(whole.mean, *_clipped(*(whole.interval or (None, None))), True)]
+        marks[place] = [Mark(whole.mean, *_clipped(*(whole.interval or (None, None))))]
     return marks
 
 
@@ -304,7 +328,7 @@ def _dots(
                 aside = 0.56 * ((at + 0.5) / len(each) - 0.5)
                 for mark in some:
                     _mark(axes, mark, y + aside, *looks[words])
-        axes.set_title(task, size=9)
+        axes.set_title(_plain(task), size=9)
         _by_architecture(axes, architectures)
         axes.set_xlabel(axis, size=7)
         axes.tick_params(labelsize=7)
@@ -313,18 +337,25 @@ def _dots(
             axes.axhline(y - 0.5, color="0.88", lw=0.6, zorder=0)
     handles = [Line2D([], [], color=colour, marker=marker, ms=5, lw=0, mew=1.5, label=words)
                for words, (colour, marker) in looks.items()]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(looks), fontsize=8,
+    if any(mark.fails for found in marks.values() for some in found.values() for mark in some):
+        words = "does not tell the program from other models on the task's controls"
+        handles.append(Line2D([], [], lw=0, marker=f"${MARK}$", color="0.3", ms=6, label=words))
+    letters = sum(len(str(one.get_label())) + 6 for one in handles)
+    columns = len(handles) if letters < 12 * figure.get_figwidth() else -(-len(handles) // 2)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8,
                   frameon=False)  # fmt: skip
     return figure
 
 
 def _mark(axes: Axes, mark: Mark, y: float, colour: str, marker: str) -> None:
-    mean, low, high, filled = mark
-    inside: dict[str, Any] = {} if filled else {"mfc": "white"}
-    if low is not None and high is not None:
-        axes.hlines(y, low, high, color=colour, lw=1.1, alpha=0.8)
+    inside: dict[str, Any] = {} if mark.filled else {"mfc": "white"}
+    if mark.low is not None and mark.high is not None:
+        axes.hlines(y, mark.low, mark.high, color=colour, lw=1.1, alpha=0.8)
     size, edge = (7.0, 1.6) if marker in "|x" else (4.5, 1.0)
-    axes.plot([mean], [y], color=colour, marker=marker, ms=size, mew=edge, lw=0, **inside)
+    axes.plot([mark.mean], [y], color=colour, marker=marker, ms=size, mew=edge, lw=0, **inside)
+    if mark.fails:
+        axes.annotate(MARK, (mark.mean, y), (4, 0), textcoords="offset points", size=7,
+                      va="center", color=colour)  # fmt: skip
 
 
 def _panels(tasks: Sequence[str], height: float, title: str) -> tuple[Figure, list[Axes]]:
@@ -367,12 +398,27 @@ def _short(name: str, between: str = "\n") -> str:
     '1L normalization=none'
     """
     model, *settings = name.split(" ")
-    return between.join([model, *(word.removeprefix("model.") for word in settings)])
+    return _plain(between.join([model, *(word.removeprefix("model.") for word in settings)]))
+
+
+def _plain(text: str) -> str:
+    """Return a text that is drawn as it is: between two dollar signs it would be a formula."""
+    return text.replace("$", r"\$")
 
 
 def _ratio(row: Record, part: str, whole: str) -> float | None:
     named, edges = row.get(part), row.get(whole)
     return None if named is None or not edges else _float(named) / _float(edges)
+
+
+def _fails(row: Record) -> bool:
+    return row.get("fails_controls") not in (None, "", NOT_RUN)
+
+
+def _unchecked(rows: Iterable[Record]) -> str:
+    """Return on which tasks the controls were not run, as the end of a title."""
+    tasks = sorted({_text(row["task"]) for row in rows if row.get("fails_controls") == NOT_RUN})
+    return f"; controls not run on {', '.join(tasks)}" if tasks else ""
 
 
 def _clipped(low: Value, high: Value) -> tuple[float | None, float | None]:

@@ -41,6 +41,7 @@ GROUP = ("task", "architecture", "group")
 RUN = ("run", "id", *GROUP, "seed")
 OVER = ("mean", "low", "high", "n", "lowest", "highest")
 AT_LENGTH = re.compile(r"accuracy/(?P<split>\w+)\.length_(?P<length>\d+)/exact")
+NOT_RUN = "controls not run"
 ATTENTION = "attention/model/matched_overlap"
 EVERYTHING, EVERYWHERE = f"{TABLES}, {NEURONS}", f"{UNIFORM}, {NEURONS}"
 CIRCUIT_OF = {"model": "model", "reference": "reference", "untrained": "random_init"}
@@ -147,7 +148,7 @@ def _counted(words: Iterable[str]) -> str:
 def _fails(group: Group, *keys: str) -> str:
     """Return why a measure does not separate on the task's controls; nothing where it does."""
     if group.failing is None:
-        return "controls not run"
+        return NOT_RUN
     return "; ".join(dict.fromkeys(group.failing[key] for key in keys if key in group.failing))
 
 

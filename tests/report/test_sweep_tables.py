@@ -17,7 +17,8 @@ from scipy import stats
 from support.pages import HOSTILE, TOKENS, trained
 
 from algomatch.cli import main
-from algomatch.report.sweep_figures import FIGURES, verdicts_figure
+from algomatch.report.panels import png
+from algomatch.report.sweep_figures import FIGURES, emergence_figure, verdicts_figure
 from algomatch.report.sweep_tables import TABLES_OF, SummaryTable
 
 Capture = pytest.CaptureFixture[str]
@@ -337,9 +338,24 @@ def test_one_run_and_a_file_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
 
 
+def test_what_fails_the_controls_is_marked_in_a_figure() -> None:
+    place = {"task": "sort", "architecture": "1L"}
+    rows = [
+        {**place, "measure": key, "step_mean": 58.0, "step_low": None, "step_high": None,
+         "emerged": 2, "seeds": 3, "fails_controls": why}
+        for key, why in (("accuracy/all/exact", ""), ("attention/model/matched_overlap", "gap -1"))
+    ]  # fmt: skip
+    tables = {"verdicts": SummaryTable((), (place,)), "emergence": SummaryTable((), tuple(rows))}
+    figure = emergence_figure(tables)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["✗"]
+    assert "does not tell" in figure.legends[0].get_texts()[-1].get_text()
+    drawn = [line.get_markerfacecolor() for line in figure.axes[0].lines]
+    assert drawn == ["white", "white"]  # it did not emerge in all seeds
+
+
 def test_verdicts_are_drawn_as_letters_not_as_colours_alone() -> None:
     rows = [
-        {"task": task, "architecture": "1L model.normalization=none", "hypothesis": hypothesis,
+        {"task": task, "architecture": "1L model.normalization=$x^$", "hypothesis": hypothesis,
          "verdict": verdict, "by_verdict": f"{verdict} 3; undecided 2"}
         for task, verdict in (("sort", "supported"), ("hist", "not judged"))
         for hypothesis in ("H1", "H2", "H3")
@@ -349,6 +365,7 @@ def test_verdicts_are_drawn_as_letters_not_as_colours_alone() -> None:
     for axes in figure.axes:
         assert sorted(text.get_text() for text in axes.texts) == ["J", "J3 U2", "S", "S3 U2"]
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == ["1L\nnormalization=none"]
+    assert labels == ["1L\nnormalization=\\$x^\\$"]
+    assert png(figure).startswith(b"\x89PNG")
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "S: supported" in words
