@@ -252,6 +252,10 @@ def _parser() -> argparse.ArgumentParser:
         help="where the page goes, replacing an earlier one; report.html by default",
     )  # fmt: skip
     report.add_argument("--title", metavar="TEXT", help="the page's heading; the runs by default")
+    report.add_argument(
+        "--tables", metavar="DIR", help="of several runs: a folder for the tables behind the page, "
+        "as CSV, and figures of them",
+    )  # fmt: skip
     log = commands.add_parser(
         "log",
         help="upload what W&B does not have of runs, from their folders",
@@ -474,11 +478,12 @@ def _compare(options: argparse.Namespace, rest: list[str], console: Console) -> 
 
 
 def _report(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    _refuse_options(rest, ["--output", "--title", "--help"])
+    _refuse_options(rest, ["--output", "--title", "--tables", "--help"])
     from .report.page import write_report
 
     paths = [Path(path) for path in (*options.runs, *rest)]
-    write_report(paths, Path(options.output), options.title, console)
+    tables = None if options.tables is None else Path(options.tables)
+    write_report(paths, Path(options.output), options.title, console, tables)
 
 
 def _match(options: argparse.Namespace, rest: list[str], console: Console) -> None:

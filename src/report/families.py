@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..analysis.emergence import CONTROLS
-from .seeds import HIGHEST
+from .seeds import EMERGED, HIGHEST
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,29 @@ FAMILIES = (
     Family("H1 (reference less model)", r"sparsity/model/h1_(?P<name>\w+)", "{name}"),
     Family("MLP neurons", r"sparsity/model/(?P<name>(?!h1_)\w+)", "{name}"),
 )
+
+HEADLINES = {  # of the tables of architectures by tasks
+    "accuracy/all/exact": "Exact accuracy, all inputs",
+    "accuracy/held_out/exact": "Exact accuracy, held-out inputs",
+    "similarity/model/mean_deconfounded_cka": "Deconfounded CKA, mean of the variables",
+    "similarity/model/matched_deconfounded_cka": "Deconfounded CKA, the reference's sites matched",
+    "attention/model/matched_overlap": "Attention in common with the reference's heads",
+    "ablation/model/redundant_share": "Share of heads and MLPs that are redundant together (of the "
+    "runs that solve the task)",
+    "sparsity/model/h1_bimodal_share": "H1: bimodal neurons, reference less model",
+}
+
+
+def emerging(keys: Iterable[str]) -> dict[str, str]:
+    """Return the headlines among the keys of estimates that can emerge, each with its label."""
+    known = dict.fromkeys(keys)
+    return {
+        key: f"{family.title.partition(' (')[0]}: {label}"
+        for family in FAMILIES
+        if family.emergence
+        for key, label in family.chosen(known).items()
+        if f"{EMERGED}/{key}" in known
+    }
 
 
 def compared_with(key: str) -> dict[str, str]:

@@ -41,7 +41,11 @@ ATTENTION = "attention/matched_overlap"
 
 @dataclass(frozen=True)
 class Evidence:
-    """A number that a verdict comes from; `says` is FOR, AGAINST or NEITHER, and `why` so."""
+    """A number that a verdict comes from; `says` is FOR, AGAINST or NEITHER, and `why` so.
+
+    `control` says in words what the value is compared with, `level` is that number where it is one.
+    `kind` is what the evidence is, whatever the seed, where `what` tells more than that.
+    """
 
     what: str
     value: float | None
@@ -53,6 +57,13 @@ class Evidence:
     why: str = ""
     failing: bool = False
     decides: bool = True
+    level: float | None = None
+    kind: str = ""
+
+    @property
+    def over_seeds(self) -> str:
+        """What it is, in the same words for every seed."""
+        return self.kind or self.what
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,17 @@ class CircuitFound:
     own: frozenset[str]
     inputs: int | None = None
 
+    @property
+    def steps(self) -> tuple[frozenset[str], frozenset[str]] | None:
+        """The program's steps over the reference's inner edges, and those of them over the model's.
+
+        None where either's edges are not known.
+        """
+        if self.model is None or self.reference is None:
+            return None
+        wanted = frozenset(name for name in self.reference.names if _is_step(name, self.own))
+        return wanted, frozenset(self.model.names) & wanted
+
 
 @dataclass(frozen=True)
 class ProgramVerdict:
@@ -218,7 +240,7 @@ def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evid
         yield Evidence(
             f"{NEURON_LABELS[name]}: reference less model", row.value, row.ci_low, row.ci_high,
             f"{row.n:,} neuron{'s' * (row.n != 1)}", control, _sign(row.ci_low, row.ci_high),
-            COMPILING if fails else "", fails, name in ON_OFF,
+            COMPILING if fails else "", fails, name in ON_OFF, 0.0,
         )  # fmt: skip
 
 
@@ -318,7 +340,7 @@ def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None
     return Evidence(
         "attention in common with the reference's heads", row.value, row.ci_low, row.ci_high,
         f"{row.n:,} queries", f"{control[0]:.3f} {control[1]}" if control else "none", says, why,
-        fails, decides=not fails,
+        fails, decides=not fails, level=control[0] if control else None,
     )  # fmt: skip
 
 
@@ -328,7 +350,7 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
     yield Evidence(
         f"faithfulness of the circuit ({found.edges} of {found.of_edges} edges)", value, low, high,
         on, f"needed {found.at_least:g}", NEITHER, "says that there is a circuit, not which",
-        decides=False,
+        decides=False, level=found.at_least, kind="faithfulness of the circuit",
     )  # fmt: skip
     model, untrained, reference = found.model, found.untrained, found.reference
     if model is not None and untrained is not None and model.edges and untrained.edges:
@@ -343,18 +365,17 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
         yield Evidence(
             "share of inner edges that carry one variable", share, low, high,
             f"{model.edges} edges", f"{theirs:.3f} ({lower:.3f} to {higher:.3f}) random init, "
-            f"n={untrained.edges}", says,
+            f"n={untrained.edges}", says, level=theirs,
         )  # fmt: skip
-    if model is not None and reference is not None:
-        wanted = frozenset(name for name in reference.names if _is_step(name, found.own))
-        here = frozenset(model.names) & wanted
+    if found.steps is not None:
+        wanted, here = found.steps
         if wanted:
             share = len(here) / len(wanted)
             says = FOR if here == wanted else NEITHER if here else AGAINST
             yield Evidence(
                 "steps of the program that run over inner edges of both", share, None, None,
                 f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
-                f"over this model's: {', '.join(sorted(here)) or 'none'}",
+                f"over this model's: {', '.join(sorted(here)) or 'none'}", level=1.0,
             )  # fmt: skip
 
 
@@ -470,6 +491,7 @@ def _of_program(one: ProgramVerdict) -> Evidence:
         f"{one.program}: {one.verdict}", value, low, high,
         f"{one.testable} testable cut{'s' * (one.testable != 1)}",
         "chance not known" if one.chance is None else f"{one.chance:.3f} chance", says, one.why,
+        level=one.chance, kind=f"program {one.program}",
     )  # fmt: skip
 
 
@@ -493,7 +515,7 @@ def _light(rows: Sequence[Measurement]) -> Iterable[Evidence]:
         yield Evidence(
             f"cut {cut.replace('+', ', ')}", row.value, row.ci_low, row.ci_high,
             f"{row.n:,} cases", f"{chance.value:.3f} chance" if chance else "", NEITHER, why,
-            decides=False,
+            decides=False, level=chance.value if chance else None,
         )  # fmt: skip
 
 

@@ -16,11 +16,14 @@ from rich.console import Console
 from .. import __version__
 from ..errors import FaultError, UserError
 from ..files import faults_named, write_file
+from .gathered import gather
 from .hypotheses import AGAINST, FOR, NOT_JUDGED
 from .page_blocks import Details, Page, Section, interval, number
 from .page_run import run_page
 from .page_sweep import sweep_page
 from .seeds import find_runs
+from .sweep_figures import summary_files
+from .sweep_tables import not_measured
 
 TEMPLATES = "templates"
 TEMPLATE, STYLE, SCRIPT = "report.html.j2", "report.css", "report.js"
@@ -28,19 +31,37 @@ ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 DATA_KINDS = ("chart", "diagram", "patterns")  # blocks whose data the script draws
 
 
-def write_report(paths: Sequence[Path], output: Path, title: str | None, console: Console) -> None:
+def write_report(
+    paths: Sequence[Path],
+    output: Path,
+    title: str | None,
+    console: Console,
+    tables: Path | None = None,
+) -> None:
     """Write the page of the runs at the paths: one run's, or many's side by side.
 
+    Of many, the tables behind it and figures of them go into the folder `tables`, if it is given.
+
     Raises:
-        UserError: a path holds no run, no run of several has a checkpoint, or `output` is a folder.
+        UserError: a path holds no run, no run of several has a checkpoint, `output` is a folder, or
+            `tables` a file, or given with one run.
         FaultError: a run cannot be read, or the output not be written.
     """
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: give a file, as in {output}/report.html")
+    if tables is not None and tables.exists() and not tables.is_dir():
+        raise UserError(f"--tables {tables} is a file: give a folder")
     for path in paths:
         _check(path)
     folders = find_runs(paths)
+    if tables is not None and len(folders) == 1:
+        raise UserError(
+            "--tables is of several runs, and there is only one: its page has its numbers, and "
+            f"{folders[0].path}/measurements.csv"
+        )
     where = " ".join(map(str, paths))
+    made: dict[str, bytes] = {}
+    lacking: list[str] = []
     with console.status("report") as status:
 
         def say(text: str) -> None:
@@ -49,15 +70,29 @@ def write_report(paths: Sequence[Path], output: Path, title: str | None, console
         if len(folders) == 1:
             page = run_page(folders[0], title, say)
         else:
-            page = sweep_page(folders, title, where, say)
+            found = gather(folders, where, say)
+            page = sweep_page(found, title, where)
+            if tables is not None:
+                say("drawing the tables")
+                made, lacking = summary_files(found), not_measured(found, where)
         say("writing")
         content = rendered(page).encode()
     with faults_named(f"write '{output}'"):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_file(output, content)
+    if tables is not None:
+        with faults_named(f"write into '{tables}'"):
+            tables.mkdir(parents=True, exist_ok=True)
+            for name, part in made.items():
+                write_file(tables / name, part)
     size = len(content) / 1e6
     told = f"report of {len(folders)} run{'s' * (len(folders) != 1)}: {output} ({size:.1f} MB)"
-    console.print(told, soft_wrap=True, highlight=False, markup=False)
+    lines = [told]
+    if tables is not None:
+        lines += [f"! {line}" for line in lacking]
+        lines.append(f"tables and figures: {tables} ({', '.join(made)})")
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _check(path: Path) -> None:

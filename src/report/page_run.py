@@ -25,7 +25,7 @@ from .page_measures import ablation, learning, similarity
 from .page_results import Results
 from .page_reverse import attention, circuit, matching, neurons
 from .page_task import task_section
-from .page_verdicts import INPUTS, judged, solved_of
+from .page_verdicts import INPUTS, circuit_found, judged, solved_of
 from .readings import of
 from .summary import inexact_note
 
@@ -53,11 +53,13 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
     rerun = f"algomatch train --config {path}/config.yaml analysis=full run_dir=NEW_FOLDER"
     say("the task and its program")
     task, inputs, problem = _task(config)
-    own = own_steps(inputs)
+    circuit_of = circuit_found(results, config.analysis.circuit_faithful, own_steps(inputs))
     say("attention patterns")
     patterns = _patterns(folder, inputs), _reference(config, inputs)
     hypotheses = (
-        judged(last, results, config, failing, own, folder.path, summaries(rows)) if rows else []
+        judged(last, results, config, failing, circuit_of, folder.path, summaries(rows))
+        if rows
+        else []
     )
     sections = [
         task_section(task, inputs, config)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..data.inputs import input_set
 from ..data.rasp_text import describe
 from ..data.tasks import make_task
 from ..errors import UserError
-from ..tracking import checkpoints
 from ..tracking.run_folder import RunFolder
 from .compare import by_task
 from .comparison_figure import mean_curve
 from .deletion import NOT_JUDGED
-from .families import FAMILIES, compared_with
-from .hypotheses import Hypothesis, over_seeds
+from .families import FAMILIES, HEADLINES, compared_with, emerging
+from .gathered import Gathered, Members, Over, seeds_of
+from .hypotheses import Hypothesis, ProgramVerdict
 from .marks import marked
 from .page_blocks import (
     Cell,
@@ -37,33 +35,18 @@ from .page_blocks import (
 )
 from .page_charts import Lines, colour, dash_of
 from .page_measures import order_of
-from .page_results import Results, value, whole
-from .page_run import own_steps, state_of
-from .page_verdicts import judged, solved_of
+from .page_run import state_of
+from .page_verdicts import solved_of
 from .seeds import (
     EMERGED,
     EMERGENCE_STEP,
     Estimate,
     Group,
-    Run,
     failing_of,
-    grouped,
-    load_run,
     notes,
     settings,
 )
 
-Say = Callable[[str], None]
-HEADLINES = {  # of the tables of architectures by tasks
-    "accuracy/all/exact": "Exact accuracy, all inputs",
-    "accuracy/held_out/exact": "Exact accuracy, held-out inputs",
-    "similarity/model/mean_deconfounded_cka": "Deconfounded CKA, mean of the variables",
-    "similarity/model/matched_deconfounded_cka": "Deconfounded CKA, the reference's sites matched",
-    "attention/model/matched_overlap": "Attention in common with the reference's heads",
-    "ablation/model/redundant_share": "Share of heads and MLPs that are redundant together (of the "
-    "runs that solve the task)",
-    "sparsity/model/h1_bimodal_share": "H1: bimodal neurons, reference less model",
-}
 CONTROLS_KEY = Key("controls, in the colour of their architecture", "grey", "dot")
 OPEN = 3  # of these tables are open
 REDUNDANT = "ablation/model/redundant"  # only of what solves the task
@@ -73,44 +56,11 @@ SAME_KEYS = (  # in which groups of one length and of several may differ; the pr
     "task.name", "task.program", "task.vocabulary", "task.min_length", "task.max_length",
     "task.held_out_lengths",
 )  # fmt: skip
-ON_OFF_KEYS = tuple(f"sparsity/model/h1_{name}" for name in ("bimodal_share", "dip", "bimodality"))
 
 
-@dataclass(frozen=True)
-class Member:
-    """A run of a group, what was left in its folder, and what is said of it."""
-
-    run: Run
-    results: Results
-    hypotheses: Mapping[str, Hypothesis]
-
-
-Members = Mapping[str, Sequence[Member]]  # by a group's label
-
-
-def sweep_page(folders: Sequence[RunFolder], title: str | None, where: str, say: Say) -> Page:
-    """Return the page of several runs; `say` is told what is being done.
-
-    Raises:
-        UserError: no run has a checkpoint.
-        FaultError: a checkpoint's measurements are missing or damaged.
-    """
-    started = [folder for folder in folders if folder.checkpoint_folders()]
-    empty = [folder for folder in folders if not folder.checkpoint_folders()]
-    if not started:
-        raise UserError(f"none of the {len(folders)} runs in '{where}' holds a checkpoint yet")
-    runs = []
-    for number_of, folder in enumerate(started, start=1):
-        say(f"reading run {number_of} of {len(started)}")
-        runs.append(load_run(folder))
-    groups = grouped(runs)
-    own = _steps_of(groups)
-    members = {
-        group.label: [_member(run, group, own.get(group.label)) for run in group.runs]
-        for group in groups
-    }
-    say("comparing")
-    over = {group.label: _over_seeds(group, members[group.label]) for group in groups}
+def sweep_page(found: Gathered, title: str | None, where: str) -> Page:
+    """Return the page of several runs, which were found at `where`."""
+    groups, over, empty, runs = found.groups, found.over, found.empty, found.runs
     tasks = by_task(groups)
     sections = [
         _overview(groups, over),
@@ -118,13 +68,14 @@ def sweep_page(folders: Sequence[RunFolder], title: str | None, where: str, say:
         *(_of_task(part, number_of) for number_of, part in enumerate(tasks)),
         _emergence(tasks),
         _lengths(groups),
-        _programs(groups, members, where),
+        _programs(groups, found.members, where),
         _verdicts(groups, over),
         _runs(groups, empty),
     ]
+    count = len(runs) + len(empty)
     solved = sum(solved_of(list(run.final.values()), run.config).yes for run in runs)
     facts = [
-        ("runs", f"{len(folders)}, of which {len(runs)} have checkpoints"),
+        ("runs", f"{count}, of which {len(runs)} have checkpoints"),
         ("architectures and settings", f"{len(groups)} groups that differ in more than the seed"),
         ("tasks", ", ".join(dict.fromkeys(group.task for group in groups))),
         ("seeds", ", ".join(f"{n} of {s}" for n, s in _seeds(groups))),
@@ -141,63 +92,24 @@ def sweep_page(folders: Sequence[RunFolder], title: str | None, where: str, say:
         warnings.append(
             f"{len(unfinished)} runs are unfinished{told}; {len(empty)} have no checkpoint yet."
         )
-    single = sum(len(set(_seeds_of(group))) == 1 for group in groups)
+    single = sum(len(set(seeds_of(group))) == 1 for group in groups)
     if single:
         warnings.append(
             f"{single} of {len(groups)} groups have one seed, which says nothing about the "
             "architecture."
         )
-    return Page(title or f"{len(folders)} runs", "", facts, warnings, [], sections)
-
-
-def _seeds_of(group: Group) -> list[int]:
-    return [run.config.seed for run in group.runs]
+    return Page(title or f"{count} runs", "", facts, warnings, [], sections)
 
 
 def _seeds(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    counts = Counter(len(set(_seeds_of(group))) for group in groups)
+    counts = Counter(len(set(seeds_of(group))) for group in groups)
     return [
         (f"{count} group{'s' * (count != 1)}", f"{seeds} seed{'s' * (seeds != 1)}")
         for seeds, count in sorted(counts.items())
     ]
 
 
-def _steps_of(groups: Sequence[Group]) -> dict[str, frozenset[str] | None]:
-    """Return the programs' own steps by group; each task's inputs are made once."""
-    known: dict[str, frozenset[str] | None] = {}
-    found = {}
-    for group in groups:
-        config = group.runs[0].config
-        digest = group.runs[0].folder.inputs_digest
-        if digest not in known:
-            try:
-                known[digest] = own_steps(input_set(make_task(config.task), config.task))
-            except UserError:
-                known[digest] = None
-        found[group.label] = known[digest]
-    return found
-
-
-def _member(run: Run, group: Group, own: frozenset[str] | None) -> Member:
-    """Return a run with its verdicts, from its last headlines and what its folder holds."""
-    results = Results(run.folder.path)
-    last = checkpoints.load_rows(run.folder.checkpoint_folders()[-1])
-    each = judged(last, results, run.config, group.failing, own, run.folder.path, run.summaries)
-    return Member(run, results, {one.name: one for one in each})
-
-
-def _over_seeds(group: Group, members: Sequence[Member]) -> list[Hypothesis]:
-    found = []
-    seeds = _seeds_of(group)
-    repeated = len(set(seeds)) < len(seeds)
-    for name in ("H1", "H2", "H3"):
-        each = {one.run.config.seed: one.hypotheses[name] for one in members}
-        estimates = [group.estimates[key] for key in ON_OFF_KEYS if key in group.estimates]
-        found.append(over_seeds(name, each, repeated, estimates if name == "H1" else ()))
-    return found
-
-
-def _overview(groups: Sequence[Group], over: Mapping[str, Sequence[Hypothesis]]) -> Section:
+def _overview(groups: Sequence[Group], over: Over) -> Section:
     lead = (
         "Each row is an architecture on a task. Intervals are over seeds alone (Student's t; of "
         "few seeds they are wide, and know no bounds). Verdicts need three seeds that agree; "
@@ -223,7 +135,7 @@ def _short(one: Hypothesis) -> str:
 
 
 def _count(group: Group) -> str:
-    seeds = sorted(set(_seeds_of(group)))
+    seeds = sorted(set(seeds_of(group)))
     return f"{len(seeds)} (one seed)" if len(seeds) == 1 else str(len(seeds))
 
 
@@ -376,7 +288,8 @@ def _mean_step(line: Sequence[Cell]) -> float:
 
 
 def _emerged(groups: Sequence[Group], failing: Mapping[str, str]) -> Iterator[list[Cell]]:
-    for key, label in _emerging(groups).items():
+    keys = dict.fromkeys(key for group in groups for key in group.estimates)
+    for key, label in emerging(keys).items():
         cells = []
         for group in groups:
             share = group.estimates.get(f"{EMERGED}/{key}")
@@ -390,18 +303,6 @@ def _emerged(groups: Sequence[Group], failing: Mapping[str, str]) -> Iterator[li
                 text += f", step {step.mean:.0f}{ends}"
             cells.append(Cell(text, step.mean if step else None))
         yield [Cell(marked(label, [key], failing)), *cells]
-
-
-def _emerging(groups: Sequence[Group]) -> dict[str, str]:
-    """Return the headlines that can emerge, with their labels."""
-    keys = dict.fromkeys(key for group in groups for key in group.estimates)
-    return {
-        key: f"{family.title.partition(' (')[0]}: {label}"
-        for family in FAMILIES
-        if family.emergence
-        for key, label in family.chosen(keys).items()
-        if f"{EMERGED}/{key}" in keys
-    }
 
 
 def _lengths(groups: Sequence[Group]) -> Section:
@@ -501,14 +402,14 @@ def _programs(groups: Sequence[Group], members: Members, where: str) -> Section:
     for groups_of in by_task(groups):
         lines, known = [], {}
         for group in groups_of:
-            rows = [row for one in members[group.label] for row in _verdict_rows(one)]
-            left_out += sum(not _verdict_rows(one) for one in members[group.label])
-            known[group.label] = rows
-        programs = sorted({row["program"] for rows in known.values() for row in rows})
+            each = [one.programs for one in members[group.label]]
+            left_out += sum(not rows for rows in each)
+            known[group.label] = [row for rows in each for row in rows]
+        programs = sorted({row.program for rows in known.values() for row in rows})
         if not programs:
             continue
         for group in groups_of:
-            cells = [_verdict_cell([row for row in known[group.label] if row["program"] == program],
+            cells = [_verdict_cell([row for row in known[group.label] if row.program == program],
                                    len(group.runs)) for program in programs]  # fmt: skip
             lines.append([Cell(group.name), Cell(_count(group), len(group.runs)), *cells])
         columns = ("architecture", "seeds", *programs)
@@ -518,25 +419,19 @@ def _programs(groups: Sequence[Group], members: Members, where: str) -> Section:
     return Section("programs", title, lead, blocks)
 
 
-def _verdict_rows(one: Member) -> list[Mapping[str, str]]:
-    """Return the verdicts on a run's last checkpoint, none where another one was matched."""
-    rows = one.results.programs.rows
-    return [row for row in rows if whole(row, "step") == one.run.last_step]
-
-
-def _verdict_cell(rows: Sequence[Mapping[str, str]], n: int) -> Cell:
+def _verdict_cell(rows: Sequence[ProgramVerdict], n: int) -> Cell:
     if not rows:
         return Cell("not measured")
-    counts = Counter(row["verdict"] for row in rows)
+    counts = Counter(row.verdict for row in rows)
     told = "; ".join(f"{verdict} {count} of {n}" for verdict, count in counts.most_common())
-    scores = [score for row in rows if (score := value(row, "score")) is not None]
+    scores = [row.score[0] for row in rows if row.score is not None]
     if scores:
         mean = sum(scores) / len(scores)
         told += f"; {mean:.2f} ({min(scores):.2f} to {max(scores):.2f})"
     return Cell(told)
 
 
-def _verdicts(groups: Sequence[Group], over: Mapping[str, Sequence[Hypothesis]]) -> Section:
+def _verdicts(groups: Sequence[Group], over: Over) -> Section:
     lead = (
         "What the seeds of each architecture say of the three hypotheses together, with the "
         "numbers, and what would have changed it."

@@ -37,18 +37,17 @@ def judged(
     results: Results,
     config: Config,
     failing: Failing,
-    own: Iterable[str] | None,
+    circuit: CircuitFound | None,
     path: Path,
     curves: Mapping[str, Summary],
 ) -> list[Hypothesis]:
     """Return H1, H2 and H3 of a run's last checkpoint.
 
-    `own` are its program's own steps, `curves` what its headlines amount to.
+    `circuit` is its faithful circuit, `curves` what its headlines amount to.
     """
     solved, step = solved_of(last, config), last[0].step if last else 0
     given = str(path)
     has_mlp = not config.model.attn_only
-    circuit = circuit_found(results, config.analysis.circuit_faithful, own)
     return [
         h1(last, solved, failing, has_mlp, given),
         h2(last, solved, failing, circuit, step, config.task.name, given, results.circuits.there),

@@ -145,7 +145,9 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     """Return the runs in groups that differ only in seed, by task and then by name.
 
     A group is named by its model, and by the config keys in which it differs from other groups of
-    the same task and model. Runs with an inexact reference are groups of their own.
+    the same task and model; by those that are not the task's also where it is only on other tasks
+    that the model's groups differ in them, so that one setting has one name on all tasks. Runs with
+    an inexact reference are groups of their own.
     """
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -155,12 +157,17 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
         config = members[0].config
         base = (config.task.name, config.model.name, members[0].folder.exact)
         alike[base].append(sorted(members, key=lambda run: run.config.seed))
+    shared: dict[str, set[str]] = defaultdict(set)  # by model
+    telling = {}
+    for base, several in alike.items():
+        telling[base] = set(_telling([_identity(members[0]) for members in several]))
+        shared[base[1]] |= {key for key in telling[base] if _on_any_task(key)}
     groups = []
     for (task, model, exact), several in alike.items():
-        identities = [_identity(members[0]) for members in several]
-        differing = _telling(identities)
-        for members, identity in zip(several, identities, strict=True):
-            words = [f"{key}={_shown(identity[key])}" for key in differing]
+        wanted = telling[task, model, exact] | shared[model]
+        for members in several:
+            identity = _identity(members[0])
+            words = [f"{key}={_shown(identity[key])}" for key in identity if key in wanted]
             mark = [] if exact else ["(inexact reference)"]
             name = " ".join([model, *words, *mark])
             groups.append(Group(task, name, tuple(members), dict(_estimates(members))))
@@ -180,6 +187,11 @@ def _telling(identities: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = [key for key in differing_keys(identities) if key != "inputs"]
     apart = {tuple(str(identity[key]) for key in keys) for identity in identities}
     return keys if len(apart) == len(identities) else [*keys, "inputs"]
+
+
+def _on_any_task(key: str) -> bool:
+    """Return whether a key of an identity means the same on every task."""
+    return "." in key and not key.startswith("task.")
 
 
 def settings(group: Group) -> dict[str, Any]:

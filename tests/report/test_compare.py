@@ -142,6 +142,18 @@ def test_where_it_ran_and_was_tracked_parts_no_group_but_a_setting_does(
     assert "the groups differ in more than the model: trainer.learning_rate" in notes(found)
 
 
+def test_a_setting_has_one_name_on_all_tasks(runs: Path, mine: Path, tmp_path: Path) -> None:
+    change_config(mine, "learning_rate: 0.02", "learning_rate: 0.03")
+    other = Path(shutil.copytree(runs / "1L-0", tmp_path / "other"))
+    change_config(other, "name: reverse\n", "name: another\n")
+    assert [group.label for group in groups_of(runs, mine, other)] == [
+        "another 1L trainer.learning_rate=0.02",
+        "reverse 1L trainer.learning_rate=0.02",
+        "reverse 1L trainer.learning_rate=0.03",
+        "reverse 1L_attn_only",
+    ]
+
+
 def test_a_program_that_changed_in_between_is_another_group(runs: Path, mine: Path) -> None:
     about = json.loads((mine / "run.json").read_text())
     (mine / "run.json").write_text(json.dumps({**about, "inputs_digest": "another"}))

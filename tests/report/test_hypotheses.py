@@ -103,6 +103,19 @@ def test_h2_is_supported_where_all_comparisons_are_beyond_their_controls() -> No
     assert not found.lacking
 
 
+def test_evidence_has_the_number_of_its_control_and_one_name_for_all_seeds() -> None:
+    found = {one.over_seeds: one.level for one in h2().evidence}
+    assert found == {
+        "attention in common with the reference's heads": 0.5,
+        "faithfulness of the circuit": 0.9,
+        "share of inner edges that carry one variable": 0.0,
+        "steps of the program that run over inner edges of both": 1.0,
+    }
+    steps = frozenset({"length", "opp_idx = opp_idx-1"})
+    assert CIRCUIT.steps == (steps, steps)
+    assert replace(CIRCUIT, reference=None).steps is None
+
+
 @pytest.mark.parametrize("solved", [UNSOLVED, UNKNOWN])
 def test_h2_is_not_judged_of_what_does_not_solve_the_task(solved: Solved) -> None:
     assert h2(solved=solved).verdict == hy.NOT_JUDGED
