@@ -48,9 +48,13 @@ MATCHED_SETTINGS = {  # of `match --controls`, unless it is said otherwise
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")
 MATCH_OPTIONS = [
-    "--programs", "--all", "--subspaces", "--controls", "--device", "--encoder", "--reader",
-    "--output", "--help",
+    "--programs", "--all", "--subspaces", "--no-sides", "--controls", "--device", "--encoder",
+    "--reader", "--output", "--jobs", "--again", "--help",
 ]  # fmt: skip
+CIRCUIT_OPTIONS = [
+    "--reference", "--methods", "--kinds", "--output", "--jobs", "--again", "--help",
+]  # fmt: skip
+EXPLAIN_OPTIONS = ["--reference", "--device", "--output", "--jobs", "--again", "--help"]
 SWEEP_OPTIONS = [
     "--jobs", "--index", "--count", "--seed", "--list", "--output", "--help",
 ]  # fmt: skip
@@ -185,7 +189,12 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR",
         help="where tables and pictures go; RUN/matching by default, of several runs here",
     )  # fmt: skip
+    match.add_argument(
+        "--no-sides", action="store_true", help="leave out what each block's attention reads, "
+        "which takes most of the time",
+    )  # fmt: skip
     match.add_argument("--device", help="where to match; the run's own by default")
+    _add_several(match)
     match.add_argument(
         "--encoder", metavar="FILE.py:FUNCTION", help="of a GPT-2's folder (config.json, "
         "model.safetensors), with task=NAME: from a list of the task's tokens to the model's ids",
@@ -202,8 +211,8 @@ def _parser() -> argparse.ArgumentParser:
         "circuit is known from its weights, and the methods are judged by it.",
     )
     circuit.add_argument(
-        "checkpoint", nargs="*", help="a model.safetensors, its folder, or a run folder; with "
-        "--reference task=NAME and KEY=VALUE will do",
+        "checkpoint", nargs="*", help="a model.safetensors, its folder, or run folders and folders "
+        "of them; with --reference task=NAME and KEY=VALUE will do",
     )  # fmt: skip
     circuit.add_argument(
         "--reference", action="store_true", help="the compiled program of the run's task instead"
@@ -219,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     circuit.add_argument(
         "--output", metavar="DIR", help="where tables and pictures go; RUN/circuit by default"
     )
+    _add_several(circuit)
     explain = commands.add_parser(
         "explain",
         help="say what each head and neuron of a checkpoint does, and test it",
@@ -226,8 +236,8 @@ def _parser() -> argparse.ArgumentParser:
         "explanations in their place, and measure what the model then still gets right.",
     )
     explain.add_argument(
-        "checkpoint", nargs="*", help="a model.safetensors, its folder, or a run folder; with "
-        "--reference a task instead, task=NAME KEY=VALUE",
+        "checkpoint", nargs="*", help="a model.safetensors, its folder, or run folders and folders "
+        "of them; with --reference a task instead, task=NAME KEY=VALUE",
     )  # fmt: skip
     explain.add_argument(
         "--reference", action="store_true", help="explain the compiled program of the task instead"
@@ -237,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR", help="where tables and the picture go; RUN/explanation by "
         "default (-reference appended with --reference), without a run here",
     )  # fmt: skip
+    _add_several(explain)
     report = commands.add_parser(
         "report",
         help="write one HTML page of a run, or of many side by side",
@@ -290,6 +301,17 @@ def _parser() -> argparse.ArgumentParser:
         "--name", default="algomatch", help="the workspace's; algomatch by default"
     )
     return parser
+
+
+def _add_several(command: argparse.ArgumentParser) -> None:
+    """Add what is asked of several runs."""
+    command.add_argument(
+        "--jobs", type=int, metavar="N", help="of several runs, so many at once; all cores by "
+        "default",
+    )  # fmt: skip
+    command.add_argument(
+        "--again", action="store_true", help="of several runs, those too that it has done"
+    )
 
 
 def _train(options: argparse.Namespace, rest: list[str], console: Console) -> None:
@@ -355,6 +377,7 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
             raise UserError(f"--{name} {value} must be at least {least}")
     from . import sweep as sweeps
     from .sweep_cells import plan
+    from .workers import cores
 
     output = Path(options.output) if options.output else None
     given = options.count, options.seed, options.index
@@ -372,7 +395,7 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
         finally:
             sweeps.link_records(found.cells[0])
         return
-    jobs = options.jobs or sweeps.cores() // max(cell.config.threads for cell in found.cells) or 1
+    jobs = options.jobs or cores() // max(cell.config.threads for cell in found.cells) or 1
     if found.file.ends_early:
         console.print("early_terminate is the server's: here every run goes to its own end")
     outcome = sweeps.run_cells(found, jobs, console)
@@ -489,6 +512,8 @@ def _report(options: argparse.Namespace, rest: list[str], console: Console) -> N
 def _match(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.checkpoint, *rest]
     _refuse_options(given, MATCH_OPTIONS)
+    if options.controls or not _are_several(given):
+        _refuse_several(options)
     if options.controls:
         _match_controls(given, options, console)
         return
@@ -499,58 +524,95 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
         return
     if not given:
         raise UserError("match takes a checkpoint or run folders: none is given")
-    if len(given) > 1 or _holds_runs(Path(given[0])):
+    if _are_several(given):
         _match_runs([Path(path) for path in given], options, console)
         return
     from . import match
     from .report.matching import print_matching
     from .report.matching_figures import save_matching
+    from .several import marking
     from .tracking import checkpoints
     from .tracking.run_folder import RunFolder
 
     path = Path(given[0])
     paths = RunFolder.open(path).checkpoint_folders() if options.all else [path]
-    found = match.match_checkpoints(paths, options.programs, options.device, console)
+    found = match.match_checkpoints(
+        paths, options.programs, options.device, console, not options.no_sides
+    )
     where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
-    print_matching(found, console)
-    save_matching(found, where, console)
-    if options.subspaces and found[-1].exact < found[-1].rule.solved:
-        console.print("no subspaces are searched for: the model does not solve the task")
-    elif options.subspaces:
-        from .report.subspaces import print_subspaces, save_subspaces
+    with marking(where, paths[-1], _said(options)):
+        print_matching(found, console)
+        save_matching(found, where, console)
+        if options.subspaces and found[-1].exact < found[-1].rule.solved:
+            console.print("no subspaces are searched for: the model does not solve the task")
+        elif options.subspaces:
+            from .report.subspaces import print_subspaces, save_subspaces
 
-        searched = match.search_subspaces(paths[-1], found[-1], options.programs, console)
-        print_subspaces(searched, console)
-        save_subspaces(searched, where, console)
+            searched = match.search_subspaces(paths[-1], found[-1], options.programs, console)
+            print_subspaces(searched, console)
+            save_subspaces(searched, where, console)
 
 
-def _holds_runs(path: Path) -> bool:
-    """Return whether a folder is no run or checkpoint, but holds runs."""
-    return next(path.glob("*/run.json"), None) is not None
+def _are_several(given: Sequence[str]) -> bool:
+    """Return whether these are several runs, or a folder that is no run but holds some."""
+    if any(re.match(r"[\w.]+=", one) for one in given):
+        return False
+    holds = (next(Path(one).glob("*/run.json"), None) is not None for one in given)
+    return len(given) > 1 or any(holds)
+
+
+def _refuse_several(options: argparse.Namespace) -> None:
+    if options.jobs is not None or options.again:
+        name = "--again" if options.jobs is None else "--jobs"
+        raise UserError(f"{name} is of several runs, and there is only one")
+
+
+def _said(options: argparse.Namespace) -> list[str]:
+    """Return what of the options says what to do with a run, as they are given."""
+    said: list[str] = []
+    for name in ("programs", "methods", "kinds", "device", "all", "subspaces", "no_sides"):
+        value = getattr(options, name, None)
+        if value:
+            flag = f"--{name.replace('_', '-')}"
+            said += [flag, *([] if value is True else [value] if isinstance(value, str) else value)]
+    return said
+
+
+def _refuse_output(options: argparse.Namespace, folder: str) -> None:
+    if options.output is not None:
+        raise UserError(f"--output is of one run: of several, results go to RUN/{folder}")
+
+
+def _each_alone(
+    paths: Sequence[Path], folder: str, options: argparse.Namespace, console: Console
+) -> None:
+    """Do with each of several runs what the command does with one; results go to that folder."""
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs} must be at least 1")
+    from .report.seeds import find_runs
+    from .several import Work, each_alone
+    from .workers import cores
+
+    said = tuple(_said(options))
+    works = [Work(run, run.path / folder, said) for run in find_runs(paths)]
+    jobs = options.jobs or cores()
+    each_alone(options.command, works, jobs, options.again, main, console)
 
 
 def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Console) -> None:
-    if options.all or options.subspaces:
-        raise UserError("--all and --subspaces are for one run: name one, or leave them out")
-    from . import match
     from .files import faults_named, write_file
-    from .report.matching import Matching
-    from .report.matching_figures import write_matching
     from .report.matching_runs import FILE, print_verdicts, verdicts_csv
-    from .tracking.run_folder import RunFolder
-
-    def keep(folder: RunFolder, found: Matching) -> None:
-        write_matching([found], folder.path / "matching")
+    from .report.seeds import find_runs, grouped, load_run
 
     where = Path(options.output or ".") / FILE
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
-    groups, found = match.match_runs(paths, options.programs, options.device, keep, console)
-    print_verdicts(groups, found, console)
+    _each_alone(paths, "matching", options, console)
+    groups = grouped(load_run(run) for run in find_runs(paths))
+    print_verdicts(groups, console)
     with faults_named(f"write '{where}'"):
-        write_file(where, verdicts_csv(groups, found).encode())
-    say = f"every run: {where}; every test and picture: RUN/matching"
-    console.print(say, soft_wrap=True, highlight=False, markup=False)
+        write_file(where, verdicts_csv(groups).encode())
+    console.print(f"every run: {where}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _holds_gpt2(place: str) -> bool:
@@ -596,22 +658,29 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
 
 def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.checkpoint, *rest]
-    _refuse_options(given, ["--reference", "--methods", "--kinds", "--output", "--help"])
+    _refuse_options(given, CIRCUIT_OPTIONS)
+    if _are_several(given) and not options.reference:
+        _refuse_output(options, "circuit")
+        _each_alone([Path(path) for path in given], "circuit", options, console)
+        return
+    _refuse_several(options)
     path, config, where = _analysed(given, options, "circuit")
     from . import circuit
     from .report.circuits import Circuits, print_circuits, save_circuits, write_tables
+    from .several import marking
 
     def keep(found: Circuits) -> None:
         write_tables(found, where)
 
     chosen = options.methods, options.kinds
-    if config is not None:
-        found = circuit.circuits_of_reference(config, *chosen, keep, console)
-    else:
-        assert path is not None
-        found = circuit.circuits_of_checkpoint(path, *chosen, keep, console)
-    print_circuits(found, console)
-    names = save_circuits(found, where, console)
+    with marking(where, path if config is None else None, _said(options)):
+        if config is not None:
+            found = circuit.circuits_of_reference(config, *chosen, keep, console)
+        else:
+            assert path is not None
+            found = circuit.circuits_of_checkpoint(path, *chosen, keep, console)
+        print_circuits(found, console)
+        names = save_circuits(found, where, console)
     _log(path, "circuit", options, [where / name for name in names], console)
 
 
@@ -701,24 +770,31 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
 
 def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.checkpoint, *rest]
-    _refuse_options(given, ["--reference", "--device", "--output", "--help"])
+    _refuse_options(given, EXPLAIN_OPTIONS)
+    if _are_several(given) and not options.reference:
+        _refuse_output(options, "explanation")
+        _each_alone([Path(path) for path in given], "explanation", options, console)
+        return
+    _refuse_several(options)
     path, config, where = _analysed(given, options, "explanation")
     from . import explain
     from .report.explanation import Explanation, print_explanation
     from .report.explanation_figures import write_explanation
+    from .several import marking
 
     files: list[str] = []
 
     def keep(found: Explanation) -> None:
         files[:] = write_explanation(found, where)
 
-    if config is not None:
-        config.analysis.device = options.device or config.analysis.device
-        found = explain.explain_reference(config, keep, console)
-    else:
-        assert path is not None
-        found = explain.explain_checkpoint(path, options.device, keep, console)
-    print_explanation(found, console)
+    with marking(where, path if config is None else None, _said(options)):
+        if config is not None:
+            config.analysis.device = options.device or config.analysis.device
+            found = explain.explain_reference(config, keep, console)
+        else:
+            assert path is not None
+            found = explain.explain_checkpoint(path, options.device, keep, console)
+        print_explanation(found, console)
     console.print(f"{', '.join(files)}: {where}", soft_wrap=True, highlight=False, markup=False)
     _log(path, "explanation", options, [where / name for name in files], console)
 

@@ -91,6 +91,15 @@ def cache_folder(name: str) -> Path:
     return Path(root) / name
 
 
+def last_words(log: Path) -> str:
+    """Return the last line of what a process printed, and where that is."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError as error:
+        return f"no log ({error.strerror})"
+    return f"{lines[-1] if lines else 'it wrote nothing'} ({log})"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders that a killed process left in `folder`."""
     for path in folder.glob(".*.partial"):

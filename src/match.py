@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,20 +49,35 @@ from .models.learned import learned_shape
 from .models.subject import subject_of
 from .models.training import mean_loss
 from .report.matching import Matching
-from .report.seeds import Group, find_runs, grouped, load_run
 from .report.subspaces import Searched
 from .tracking import checkpoints
-from .tracking.run_folder import RunFolder
 
 SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a model
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A task's programs with their tests, and what selectors are compared by, by architecture."""
+
+    inputs: InputSet
+    chosen: Sequence[Candidate]
+    selectors: dict[str, Selectors]
+
+
+_prepared: dict[str, _Prepared] = {}  # the last one, which several runs share
+
+
 def match_checkpoints(
-    paths: Sequence[Path], programs: Sequence[str], device: str | None, console: Console
+    paths: Sequence[Path],
+    programs: Sequence[str],
+    device: str | None,
+    console: Console,
+    sides: bool = True,
 ) -> list[Matching]:
     """Match checkpoints of one run with the programs of its task: all, or those named.
 
-    `device` is the config's unless given.
+    `device` is the config's unless given. `sides` says whether to look too at what each block's
+    attention reads, which takes most of the time.
 
     Raises:
         UserError: a path is no checkpoint, or a name none of the task's programs.
@@ -70,74 +85,38 @@ def match_checkpoints(
     loaded = [(path, _loaded(path, device)) for path in paths]
     config = loaded[0][1].config
     check_device(config.analysis.device)
-    task = make_task(config.task)
-    inputs = input_set(task, config.task)
-    shape = learned_shape(config.model, inputs, config.seed)
     found: list[Matching] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True,
     ) as progress:  # fmt: skip
-        chosen = list(
-            progress.track(
-                candidates(task, config.task, config.analysis, programs),
-                total=len(list(programs_of(task, programs))),
-                description="programs",
-            )
-        )
-        untrained = untrained_of(shape, inputs, config.analysis)
-        compare = selectors_of(chosen, untrained, config.analysis)
+        known = _prepare(config, programs, sides, progress)
+        shape = learned_shape(config.model, known.inputs, config.seed)
+        model = repr(config.model)  # whose random inits are the selectors' control
+        if model not in known.selectors:
+            untrained = untrained_of(shape, known.inputs, config.analysis)
+            known.selectors[model] = selectors_of(known.chosen, untrained, config.analysis)
         for path, checkpoint in progress.track(loaded, description="checkpoints"):
-            bridge = bridge_of(checkpoint, path, inputs, shape)
-            found.append(_matched(checkpoint, bridge, inputs, chosen, compare))
+            bridge = bridge_of(checkpoint, path, known.inputs, shape)
+            compare = known.selectors[model]
+            found.append(_matched(checkpoint, bridge, known.inputs, known.chosen, compare, sides))
     return found
 
 
-def match_runs(
-    paths: Sequence[Path],
-    programs: Sequence[str],
-    device: str | None,
-    keep: Callable[[RunFolder, Matching], None],
-    console: Console,
-) -> tuple[list[Group], dict[Path, Matching]]:
-    """Match the last checkpoints of several runs; return them in groups over seeds, and by folder.
-
-    Each is kept as soon as it is there. Runs of one task share what is prepared for it. `device`
-    is the configs' unless given.
-
-    Raises:
-        UserError: a path holds no run, a run no checkpoint, or a name is none of its programs.
-    """
-    runs = [load_run(folder) for folder in find_runs(paths)]
-    for run in runs:  # a mistake is told before the work
-        list(programs_of(make_task(run.config.task), programs))
-        check_device(device or run.config.analysis.device)
-    found: dict[Path, Matching] = {}
-    prepared: dict[str, tuple[InputSet, list[Candidate]]] = {}
-    by_shape: dict[str, Selectors] = {}
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) as progress:  # fmt: skip
-        for run in progress.track(runs, description="runs"):
-            path = run.folder.path
-            checkpoint = _loaded(path, device)
-            config = checkpoint.config
-            key = repr((config.task, config.analysis))
-            if key not in prepared:
-                task = make_task(config.task)
-                chosen = candidates(task, config.task, config.analysis, programs)
-                prepared[key] = input_set(task, config.task), list(chosen)
-            inputs, known = prepared[key]
-            shape = learned_shape(config.model, inputs, config.seed)
-            bridge = bridge_of(checkpoint, path, inputs, shape)
-            of_shape = key + repr(config.model)  # whose random inits are the selectors' control
-            if of_shape not in by_shape:
-                untrained = untrained_of(shape, inputs, config.analysis)
-                by_shape[of_shape] = selectors_of(known, untrained, config.analysis)
-            found[path] = _matched(checkpoint, bridge, inputs, known, by_shape[of_shape])
-            keep(run.folder, found[path])
-    return grouped(runs), found
+def _prepare(config: Config, programs: Sequence[str], sides: bool, progress: Progress) -> _Prepared:
+    """Return what runs of one task share; the last task's is kept."""
+    key = repr((config.task, config.analysis, list(programs), sides))
+    if key not in _prepared:
+        task = make_task(config.task)
+        chosen = progress.track(
+            candidates(task, config.task, config.analysis, programs, sides),
+            total=len(list(programs_of(task, programs))),
+            description="programs",
+        )
+        made = _Prepared(input_set(task, config.task), list(chosen), {})
+        _prepared.clear()
+        _prepared[key] = made
+    return _prepared[key]
 
 
 def _loaded(path: Path, device: str | None) -> checkpoints.Checkpoint:
@@ -153,9 +132,10 @@ def _matched(
     inputs: InputSet,
     chosen: Sequence[Candidate],
     compare: Selectors,
+    sides: bool,
 ) -> Matching:
     config, subject = checkpoint.config.analysis, subject_of(bridge, inputs)
-    table, heads = compared(bridge, subject, chosen, compare, config)
+    table, heads = compared(bridge, subject, chosen, compare, config, sides)
     loss = float(mean_loss(inputs.output, subject.logits(), inputs.targets))
     return Matching(checkpoint.run, checkpoint.step, loss, table, rule_of(config), heads)
 

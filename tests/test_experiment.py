@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Numerical
 from algomatch.data.tasks import make_task
 from algomatch.errors import Interrupted, NotFiniteError
-from algomatch.experiment import analyze, resume, train
+from algomatch.experiment import analyze, resume, train, train_or_resume
 from algomatch.tracking import checkpoints
 from algomatch.tracking.callbacks import ProgressBar
 from algomatch.tracking.run_folder import RunFolder

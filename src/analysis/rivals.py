@@ -288,8 +288,12 @@ def compared(
     known: Sequence[Candidate],
     selectors: Selectors,
     config: AnalysisConfig,
+    sides: bool = True,
 ) -> tuple[list[Standing], Finer]:
-    """Return how programs stand with a model, the best first, and what its heads decide."""
-    found = [standing(subject, one, config) for one in known]
+    """Return how programs stand with a model, the best first, and what its heads decide.
+
+    `sides` as in `standing`.
+    """
+    found = [standing(subject, one, config, sides) for one in known]
     heads = finer(selectors, bridge, subject, found)
     return order(found, heads.decisions), heads

@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..analysis.rivals import Standing
-from .matching import Matching, path_text
-from .seeds import Group
+from .page_results import Results, Row, value, whole
+from .seeds import Group, Run
 
 HEADER = (
     "task", "group", "seed", "run", "step", "exact", "program", "verdict", "score", "score_low",
@@ -28,64 +27,50 @@ LEGEND = (
 )
 
 
-def print_verdicts(
-    groups: Sequence[Group], found: Mapping[Path, Matching], console: Console
-) -> None:
+def print_verdicts(groups: Sequence[Group], console: Console) -> None:
     """Print for each task its groups of runs with the verdicts of every program, over seeds."""
     for task in dict.fromkeys(group.task for group in groups):
         some = [group for group in groups if group.task == task]
-        programs = _programs(some, found)
+        found = [[row for run in group.runs for row in _rows(run)] for group in some]
+        programs = sorted({row["program"] for rows in found for row in rows})
         table = Table(title=escape(f"verdicts on {task}"), title_justify="left", box=SIMPLE)
         for heading in ("runs", "seeds", "exact", *programs):
             right = heading in ("seeds", "exact")
             table.add_column(escape(heading), justify="right" if right else "left")
-        for group in some:
-            matchings = [found[run.folder.path] for run in group.runs]
-            exact = sum(one.exact for one in matchings) / len(matchings)
-            cells = [_cell(_standings(matchings, name)) for name in programs]
-            table.add_row(escape(group.name), str(len(matchings)), f"{exact:.3f}", *cells)
+        for group, rows in zip(some, found, strict=True):
+            exact = {row["run"]: value(row, "exact") for row in rows}
+            known = [one for one in exact.values() if one is not None]
+            cells = [_cell([row for row in rows if row["program"] == name]) for name in programs]
+            mean = f"{fmean(known):.3f}" if known else "-"
+            table.add_row(escape(group.name), str(len(exact)), mean, *cells)
         console.print(table)
     console.print(LEGEND, markup=False, highlight=False, soft_wrap=True)
 
 
-def verdicts_csv(groups: Iterable[Group], found: Mapping[Path, Matching]) -> str:
+def verdicts_csv(groups: Iterable[Group]) -> str:
     """Return a row for each run and program as CSV."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(HEADER)
+    writer = csv.DictWriter(out, HEADER, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
     for group in groups:
         for run in group.runs:
-            one = found[run.folder.path]
-            for standing in one.standings:
-                verdict = standing.verdict
-                writer.writerow(
-                    [
-                        group.task, group.name, run.config.seed, one.run, one.step, one.exact,
-                        standing.candidate.name, verdict.verdict,
-                        *(standing.score or ("", "", "")), " ".join(verdict.fused),
-                        path_text(standing), verdict.why,
-                    ]
-                )  # fmt: skip
+            about = {"task": group.task, "group": group.name, "seed": run.config.seed}
+            writer.writerows({**row, **about} for row in _rows(run))
     return out.getvalue()
 
 
-def _programs(groups: Iterable[Group], found: Mapping[Path, Matching]) -> list[str]:
-    runs = [run for group in groups for run in group.runs]
-    names = (s.candidate.name for run in runs for s in found[run.folder.path].standings)
-    return sorted(dict.fromkeys(names))
+def _rows(run: Run) -> list[Row]:
+    """Return the verdicts on a run's last checkpoint."""
+    rows = Results(run.folder.path).programs.rows
+    return [row for row in rows if whole(row, "step") == run.last_step]
 
 
-def _standings(matchings: Iterable[Matching], program: str) -> list[Standing]:
-    return [s for one in matchings for s in one.standings if s.candidate.name == program]
-
-
-def _cell(standings: Sequence[Standing]) -> str:
-    if not standings:
+def _cell(rows: Sequence[Row]) -> str:
+    if not rows:
         return "-"
-    counts = Counter(one.verdict.verdict for one in standings).most_common()
-    lines = [f"{verdict} {count}/{len(standings)}" for verdict, count in counts]
-    scores = [one.score[0] for one in standings if one.score is not None]
+    counts = Counter(row["verdict"] for row in rows).most_common()
+    lines = [f"{verdict} {count}/{len(rows)}" for verdict, count in counts]
+    scores = [score for row in rows if (score := value(row, "score")) is not None]
     if scores:
-        mean = sum(scores) / len(scores)
-        lines.append(f"{mean:.2f} ({min(scores):.2f}..{max(scores):.2f})")
+        lines.append(f"{fmean(scores):.2f} ({min(scores):.2f}..{max(scores):.2f})")
     return escape("\n".join(lines))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from statistics import fmean
 
 from rich import box
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from ..config import departures, group_name
 from ..errors import FaultError, UserError
+from ..files import last_words
 from ..sweep_cells import Cell, Outcome, Sweep
 from ..tracking import checkpoints
 from ..tracking.run_folder import RunFolder
@@ -65,7 +65,7 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
     gone = [cell.folder.name for cell in sweep.cells if found.get(cell.index) == {}]
     if gone:
         lines.append(f"! damaged, or its checkpoints are gone: {', '.join(gone)}")
-    lines += [f"! {cell.folder.name}: {_last_words(cell.log)}" for cell in outcome.failed][
+    lines += [f"! {cell.folder.name}: {last_words(cell.log)}" for cell in outcome.failed][
         :FAILED_SHOWN
     ]
     if states["finished"]:
@@ -119,11 +119,3 @@ def _cell(values: Sequence[float]) -> str:
     if low == high:
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ({low:.{of_range}f}..{high:.{of_range}f})"
-
-
-def _last_words(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-    except OSError as error:
-        return f"no log ({error.strerror})"
-    return f"{lines[-1] if lines else 'it wrote nothing'} ({log})"

@@ -1,0 +1,173 @@
+"""What a command does with several runs: each alone, side by side, those that it has done left.
+
+What was done of a run is marked in the folder of its results, with the checkpoint and the options.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+
+from .errors import FaultError, Interrupted, UserError
+from .files import faults_named, last_words, write_file
+from .tracking import checkpoints
+from .tracking.run_folder import RunFolder
+from .workers import Ended, Job, Report, work_off
+
+MARK = "done.json"
+LOG = "log.txt"  # what the command would have printed
+TOGETHER = 5  # runs of one process, which share what is prepared for their task and architecture
+MOST_TOLD = 5  # failures, each with its last words
+
+Main = Callable[[Sequence[str]], int]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run, the folder of its results, and the options of the command."""
+
+    run: RunFolder
+    where: Path
+    options: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The run folder's name."""
+        return self.run.path.name
+
+    @property
+    def is_done(self) -> bool:
+        """Whether these results are there, of the run's last checkpoint, with these options."""
+        return _mark(self.where) == {"step": self.step, "options": list(self.options)}
+
+    @property
+    def step(self) -> int | None:
+        """The run's last checkpoint's."""
+        folders = self.run.checkpoint_folders()
+        return checkpoints.step_of(folders[-1]) if folders else None
+
+
+@contextmanager
+def marking(where: Path, path: Path | None, options: Sequence[str]) -> Iterator[None]:
+    """Mark results as done when the block has ended well; until then they are not.
+
+    `path` is the checkpoint that they are of; of none nothing is marked.
+
+    Raises:
+        FaultError: the mark cannot be written.
+    """
+    with faults_named(f"write into '{where}'"):
+        (where / MARK).unlink(missing_ok=True)
+    yield
+    if path is not None:
+        done = {"step": checkpoints.load(path).step, "options": list(options)}
+        with faults_named(f"write into '{where}'"):
+            write_file(where / MARK, (json.dumps(done) + "\n").encode())
+
+
+def _mark(where: Path) -> object:
+    try:
+        return json.loads((where / MARK).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def each_alone(
+    command: str, works: Sequence[Work], jobs: int, again: bool, main: Main, console: Console
+) -> None:
+    """Call `main` with the command, a run and the options for each that is not done, side by side.
+
+    `again` does those anew that are.
+
+    Raises:
+        UserError: every run refused it.
+        FaultError: some runs failed; the results of the others are there.
+        Interrupted: a signal stopped it.
+    """
+    left = [work for work in works if again or not work.is_done]
+    parts = list(_together(left))
+    ended = work_off(
+        [_job(key, command, part, main, again) for key, part in enumerate(parts)],
+        jobs, "runs", len(works) - len(left), [f"{__package__}.{command}"], _nothing, console,
+    )  # fmt: skip
+    _tell(command, works, left, ended, console)
+
+
+def _nothing(job: Job) -> None:
+    pass
+
+
+def _together(works: Sequence[Work]) -> Iterator[list[Work]]:
+    """Yield a few runs of one task and architecture at a time."""
+
+    def kind(work: Work) -> str:
+        return repr((work.run.config.task, work.run.config.model))
+
+    for _, group in groupby(sorted(works, key=kind), key=kind):
+        some = list(group)
+        yield from (some[i : i + TOGETHER] for i in range(0, len(some), TOGETHER))
+
+
+def _job(key: int, command: str, works: Sequence[Work], main: Main, again: bool) -> Job:
+    return Job(
+        key, f"{works[0].name}{f' and {len(works) - 1} more' if len(works) > 1 else ''}",
+        works[0].where / LOG, len(works), partial(_do, command, works, main),
+        lambda: not again and all(work.is_done for work in works), len(works),
+    )  # fmt: skip
+
+
+def _do(command: str, works: Sequence[Work], main: Main, report: Report) -> None:
+    """Do some runs, one after another, in a process of its own."""
+    from .tracking.wandb_log import end_service
+
+    worst = 0
+    try:
+        for number, work in enumerate(works):
+            with faults_named(f"write '{work.where / LOG}'"):
+                work.where.mkdir(parents=True, exist_ok=True)
+                log = os.open(work.where / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.dup2(log, sys.stdout.fileno())
+            os.dup2(log, sys.stderr.fileno())
+            os.close(log)
+            code = main([command, str(work.run.path), *work.options])
+            sys.stdout.flush()
+            if code >= 128:  # stopped
+                sys.exit(code)
+            worst = max(worst, code)
+            report(number + 1)
+    finally:
+        end_service()
+    sys.exit(worst)
+
+
+def _tell(
+    command: str, works: Sequence[Work], left: Sequence[Work], ended: Ended, console: Console
+) -> None:
+    """Say what was done and where it is; raise what went wrong."""
+    lacking = [work for work in left if not work.is_done]
+    done = len(left) - len(lacking)
+    lines = [f"{len(works)} runs: {done} done, {len(works) - len(left)} were there"]
+    if lacking:
+        lines[0] += f", {len(lacking)} {'left' if ended.signal else 'failed'}"
+    if lacking and ended.signal is None:
+        told = [f"! {work.name}: {last_words(work.where / LOG)}" for work in lacking]
+        lines += told[:MOST_TOLD]
+    lines.append(f"results of each run, and what it printed: RUN/{works[0].where.name}")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    if ended.signal is not None:
+        raise Interrupted("stopped; the same command goes on", ended.signal)
+    if lacking and set(ended.codes.values()) == {UserError.exit_code} and not done:
+        raise UserError(f"no run can be given to {command}: see above")
+    if lacking:
+        raise FaultError(
+            f"{len(lacking)} of {len(works)} runs failed; the same command tries again"
+        )
