@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .analysis.carried import carried
+from .analysis.carried import Carried, carried
 from .analysis.circuits import (
     METHODS,
     Ablated,
@@ -43,6 +43,7 @@ from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .errors import UserError, one_of
 from .experiment import advance, bridge_of
+from .kept import Kept
 from .models.learned import learned_shape
 from .models.reference import Reference, build_reference
 from .models.subject import Subject, subject_of
@@ -52,6 +53,8 @@ from .tracking import checkpoints
 
 Keep = Callable[[Circuits], object]
 CHECKED = 50  # inputs
+
+_theirs = Kept[list[tuple[str, Carried]]]()  # what the reference's edges carry
 
 
 def circuits_of_checkpoint(
@@ -261,16 +264,21 @@ def _beside_reference(
 ) -> None:
     """Say what the reference's true edges carry, and where the model holds each variable."""
     inputs, bridge = found.inputs, reference.bridge
-    compiled = subject_of(bridge, inputs)
-    first = _spread(len(inputs))
-    wiring = wired(compiled.model, inputs.tokens[first], inputs.key_mask[first])
-    cases = cases_of(inputs, compiled, config.seed, rows)
-    one = Ablated(wiring, cases, cases.kinds[-1])
-    edges = _edges(true_edges(wiring.native, wiring))
-    found.theirs = [
-        (wiring.edge_label(each.edge), each)
-        for each in carried(one, edges, config.bootstrap, config.seed)
-    ]
+
+    def carried_there() -> list[tuple[str, Carried]]:
+        compiled = subject_of(bridge, inputs)
+        first = _spread(len(inputs))
+        wiring = wired(compiled.model, inputs.tokens[first], inputs.key_mask[first])
+        cases = cases_of(inputs, compiled, config.seed, rows)
+        one = Ablated(wiring, cases, cases.kinds[-1])
+        edges = _edges(true_edges(wiring.native, wiring))
+        return [
+            (wiring.edge_label(each.edge), each)
+            for each in carried(one, edges, config.bootstrap, config.seed)
+        ]
+
+    key = f"{inputs.digest()} {reference.compiled.digest} {config!r}"
+    found.theirs = _theirs.of(key, carried_there)
     program = candidate(inputs.task.name, inputs, reference, config, sides=False)
     there = standing(subject, program, config, sides=False)
     found.verdict = there.verdict.verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from .analysis.accuracy import outcome
 from .analysis.activations import record
 from .analysis.controls import random_inits
 from .analysis.explained import explained, variants
-from .analysis.heads import Search, explain_heads
-from .analysis.neurons import explain_neurons
+from .analysis.heads import Heads, Search, explain_heads
+from .analysis.neurons import NeuronExplanation, explain_neurons
 from .analysis.patterns import of_programs
 from .analysis.places import cells, features, held_out, some_of
 from .analysis.rivals import programs_of
@@ -29,6 +29,7 @@ from .config import Config
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .experiment import bridge_of, check_device
+from .kept import Kept
 from .models.bridges import plain_model
 from .models.learned import learned_shape
 from .models.reference import build_reference
@@ -36,6 +37,8 @@ from .report.explanation import Explanation
 from .tracking import checkpoints
 
 INITS = 3  # random inits in which the same is searched for
+
+_untrained = Kept[tuple[Heads, Sequence[NeuronExplanation]]]()  # a random init, explained
 
 Keep = Callable[[Explanation], None]
 
@@ -54,8 +57,10 @@ def explain_checkpoint(path: Path, device: str | None, keep: Keep, console: Cons
     check_device(config.analysis.device)
     inputs = input_set(make_task(config.task), config.task)
     bridge = bridge_of(checkpoint, path, inputs, learned_shape(config.model, inputs, config.seed))
-    return _explain(f"{checkpoint.run}, step {checkpoint.step}", bridge, inputs, config, keep,
-                    console)  # fmt: skip
+    return _explain(
+        f"{checkpoint.run}, step {checkpoint.step}", bridge, inputs, config, keep, console,
+        repr((config.task, config.model, config.analysis)),
+    )  # fmt: skip
 
 
 def explain_reference(config: Config, keep: Keep, console: Console) -> Explanation:
@@ -68,7 +73,8 @@ def explain_reference(config: Config, keep: Keep, console: Console) -> Explanati
     inputs = input_set(make_task(config.task), config.task)
     reference = build_reference(inputs, config.task.allow_inexact)
     title = f"the compiled reference of {config.task.name}"
-    return _explain(title, reference.bridge, inputs, config, keep, console)
+    return _explain(title, reference.bridge, inputs, config, keep, console,
+                    f"reference {(config.task, config.analysis)!r}")  # fmt: skip
 
 
 def _explain(
@@ -78,7 +84,9 @@ def _explain(
     config: Config,
     keep: Keep,
     console: Console,
+    controls: str,
 ) -> Explanation:
+    """Explain a model; `controls` says of what its random inits are, which others may share."""
     analysis, task = config.analysis, inputs.task
     programs = of_programs(
         (name, some_of(
@@ -117,11 +125,17 @@ def _explain(
         neurons = explain_neurons(recording, places, judged, analysis, bar("neurons", layers))
         found = replace(found, neurons=tuple(neurons))
         keep(found)
-        theirs = explain_heads(untrained[0], [], search, bar("heads of a random init", layers))
-        theirs_too = explain_neurons(
-            untrained[0], places, judged, analysis, bar("neurons of a random init", layers),
-            effects=False,
-        )  # fmt: skip
+
+        def explain_untrained() -> tuple[Heads, Sequence[NeuronExplanation]]:
+            return (
+                explain_heads(untrained[0], [], search, bar("heads of a random init", layers)),
+                explain_neurons(
+                    untrained[0], places, judged, analysis,
+                    bar("neurons of a random init", layers), effects=False,
+                ),
+            )  # fmt: skip
+
+        theirs, theirs_too = _untrained.of(controls, explain_untrained)
         found = replace(found, untrained=tuple(theirs_too))
         chosen = variants(
             heads.each, neurons, (theirs.each, theirs_too, untrained[0]), recording, places, judged

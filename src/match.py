@@ -42,6 +42,7 @@ from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .errors import UserError
 from .experiment import advance, bridge_of, check_accelerator, check_device, prepare
+from .kept import Kept
 from .models.alignment import sites_of
 from .models.bridges import make_bridge
 from .models.brought import load_gpt2, random_gpt2
@@ -64,7 +65,7 @@ class _Prepared:
     selectors: dict[str, Selectors]
 
 
-_prepared: dict[str, _Prepared] = {}  # the last one, which several runs share
+_prepared = Kept[_Prepared]()
 
 
 def match_checkpoints(
@@ -104,19 +105,18 @@ def match_checkpoints(
 
 
 def _prepare(config: Config, programs: Sequence[str], sides: bool, progress: Progress) -> _Prepared:
-    """Return what runs of one task share; the last task's is kept."""
-    key = repr((config.task, config.analysis, list(programs), sides))
-    if key not in _prepared:
+    """Return what runs of one task share."""
+
+    def make() -> _Prepared:
         task = make_task(config.task)
         chosen = progress.track(
             candidates(task, config.task, config.analysis, programs, sides),
             total=len(list(programs_of(task, programs))),
             description="programs",
         )
-        made = _Prepared(input_set(task, config.task), list(chosen), {})
-        _prepared.clear()
-        _prepared[key] = made
-    return _prepared[key]
+        return _Prepared(input_set(task, config.task), list(chosen), {})
+
+    return _prepared.of(repr((config.task, config.analysis, list(programs), sides)), make)
 
 
 def _loaded(path: Path, device: str | None) -> checkpoints.Checkpoint:
