@@ -1,0 +1,149 @@
+"""Commands with several runs: as with each alone, those done left alone, stopped and gone on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.runs import TINY, finish, quiet, run, start
+
+from algomatch import cli
+from algomatch.config import compose
+from algomatch.experiment import train
+from algomatch.several import LOG, MARK
+
+RUNS = {"one": ("model=1L", "seed=0"), "two": ("model=1L", "seed=1"), "three": ("model=2L",)}
+CIRCUIT = ("--methods", "eap", "--kinds", "mean")
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three runs, of two architectures."""
+    folder = tmp_path_factory.mktemp("several")
+    for name, settings in RUNS.items():
+        given = [*TINY, "tracking=disabled", "analysis=accuracy_only", "trainer.checkpoints=2"]
+        train(compose([*given, *settings, f"run_dir={folder / name}"]), quiet())
+    return folder
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path) -> Path:
+    """A copy of them, of which nothing was analysed."""
+    shutil.copytree(trained, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def marks(runs: Path, folder: str) -> dict[str, object]:
+    """What was marked as done, by run."""
+    return {
+        path.parent.parent.name: json.loads(path.read_text())
+        for path in runs.glob(f"*/{folder}/{MARK}")
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "options", "tables"),
+    [
+        ("circuit", "circuit", CIRCUIT, ("circuits.csv", "edges.csv", "carried.csv")),
+        pytest.param(
+            "explain", "explanation", (), ("heads.csv", "neurons.csv", "explained.csv"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "match", "matching", ("--no-sides",), ("match.csv", "programs.csv", "selectors.csv"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_each_run_has_what_it_has_alone(
+    command: str,
+    folder: str,
+    options: Sequence[str],
+    tables: Sequence[str],
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And is left alone where these results are there; other options, or --again, do it anew."""
+    monkeypatch.chdir(tmp_path)  # where the verdicts of `match` go
+    assert cli.main([command, str(runs), *options, "--jobs", "2"]) == 0
+    assert "3 runs: 3 done, 0 were there" in capsys.readouterr().out
+    assert marks(runs, folder) == {key: {"step": 60, "options": list(options)} for key in RUNS}
+    for name in RUNS:
+        alone = tmp_path / "alone" / name
+        assert cli.main([command, str(runs / name), *options, "--output", str(alone)]) == 0
+        for table in tables:
+            assert (runs / name / folder / table).read_bytes() == (alone / table).read_bytes()
+        printed = capsys.readouterr().out.replace(str(alone), str(runs / name / folder))
+        log = (runs / name / folder / LOG).read_text()
+        assert log.splitlines()[-1].split(": ")[0] == printed.splitlines()[-1].split(": ")[0]
+    assert cli.main([command, str(runs), *options]) == 0
+    assert "3 runs: 0 done, 3 were there" in capsys.readouterr().out
+    (runs / "one" / folder / MARK).write_text('{"step": 1, "options": []}')
+    assert cli.main([command, str(runs), *options]) == 0
+    assert "3 runs: 1 done, 2 were there" in capsys.readouterr().out
+    assert cli.main([command, str(runs / "one"), str(runs / "two"), *options, "--again"]) == 0
+    assert "2 runs: 2 done, 0 were there" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_keeps_no_others_from_being_done(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for weights in (runs / "one").glob("checkpoints/*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:100])
+    assert cli.main(["circuit", str(runs), *CIRCUIT]) == 1
+    told = capsys.readouterr()
+    assert "3 runs: 2 done, 0 were there, 1 failed" in told.out
+    assert f"! one: algomatch: '{runs / 'one'}" in told.out
+    assert "1 of 3 runs failed; the same command tries again" in told.err
+    assert set(marks(runs, "circuit")) == {"two", "three"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_and_the_same_command_goes_on(runs: Path, number: signal.Signals) -> None:
+    for copy in range(6):
+        shutil.copytree(runs / "three", runs / f"three-{copy}")
+    process = start("circuit", str(runs), *CIRCUIT, "--jobs", "1")
+    until = time.monotonic() + SECONDS
+    while not marks(runs, "circuit") and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(number)
+    code, out, error = finish(process)
+    assert code == 128 + number, error
+    done = len(marks(runs, "circuit"))
+    assert 1 <= done < 9
+    assert f"{done} done" in out
+    code, out, error = run("circuit", str(runs), *CIRCUIT, "--jobs", "2")
+    assert code == 0, error
+    assert f"9 runs: {9 - done} done, {done} were there" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["circuit", "RUNS", "--output", "x"], "--output is of one run: of several, results go to"),
+        (["circuit", "RUNS", "--jobs", "0"], "--jobs 0 must be at least 1"),
+        (["circuit", "RUNS/one", "--jobs", "2"], "--jobs is of several runs, and there is only"),
+        (["explain", "RUNS/one", "--again"], "--again is of several runs, and there is only one"),
+        (["match", "--controls", "reverse", "--jobs", "2"], "--jobs is of several runs"),
+        (["explain", "RUNS/one", "RUNS/none"], "RUNS/none"),
+        (["circuit", "RUNS", "seed=1"], "'seed=1' has no say here"),
+    ],
+)
+def test_a_mistake_gives_one_line(
+    given: Sequence[str], message: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([one.replace("RUNS", str(trained)) for one in given]) == 2
+    error = capsys.readouterr().err
+    assert message.replace("RUNS", str(trained)) in error
+    assert error.count("\n") == 1
+    assert not list(trained.glob(f"*/*/{MARK}"))
