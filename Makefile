@@ -38,18 +38,27 @@ bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 
 # Both may be interrupted and called again: finished runs are left alone.
+STUDIED = task=reverse task=reverse_fixed task=sort task=hist task=double_hist task=most_freq task=sort_freq
+CIRCUIT = --methods eap_ig --kinds resample_within
+
 study: $(READY)
 	$(BIN)/algomatch sweep sweeps/study.yaml
 	$(BIN)/algomatch sweep sweeps/study_no_norm.yaml
-	$(BIN)/algomatch match runs/study runs/study_no_norm --output runs/study-results
-	$(BIN)/algomatch compare runs/study runs/study_no_norm --output runs/study-results
-	$(BIN)/algomatch report runs/study runs/study_no_norm -o runs/study-results/report.html
+	echo $(STUDIED) | xargs -n 1 -P 2 $(BIN)/algomatch controls
+	$(BIN)/algomatch match runs/study runs/study_no_norm --no-sides --output runs/study-results
+	$(BIN)/algomatch circuit runs/study runs/study_no_norm $(CIRCUIT)
+	$(BIN)/algomatch explain runs/study/*-seed[0-2]
+	$(BIN)/algomatch report runs/study runs/study_no_norm -o runs/study-results/report.html \
+		--tables runs/study-results/tables
 
 study-small: $(READY)
 	$(BIN)/algomatch sweep sweeps/study_small.yaml
-	$(BIN)/algomatch match runs/study_small --output runs/study_small-results
-	$(BIN)/algomatch compare runs/study_small --output runs/study_small-results
-	$(BIN)/algomatch report runs/study_small -o runs/study_small-results/report.html
+	echo $(wordlist 1,3,$(STUDIED)) | xargs -n 1 -P 2 $(BIN)/algomatch controls
+	$(BIN)/algomatch match runs/study_small --no-sides --output runs/study_small-results
+	$(BIN)/algomatch circuit runs/study_small $(CIRCUIT)
+	$(BIN)/algomatch report runs/study_small -o runs/study_small-results/report.html \
+		--tables runs/study_small-results/tables
+	$(BIN)/python benchmarks/study.py docs/study runs/study_small-results/tables
 
 # The reference of the Python API, as Markdown in build/api. It reads the source, and runs none of it.
 api:

@@ -138,8 +138,10 @@ def test_a_run_trains_on_after_its_target(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     folder = tmp_path / "interrupted"
-    more = ("trainer.steps_after_target=30", "trainer.save_every_seconds=0", f"run_dir={folder}")
-    config = compose([*OFF, *quick, *settings, *more])
+    config = compose([
+        *OFF, *quick, *settings, "trainer.steps_after_target=30",
+        "trainer.save_every_seconds=0", f"run_dir={folder}",
+    ])  # fmt: skip
     with suppress(KeyboardInterrupt, Interrupted):
         train_or_resume(config, quiet(), interrupt)
     assert RunFolder.open(folder).finished() is None

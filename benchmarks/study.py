@@ -1,0 +1,80 @@
+"""Whether a part of the study, made anew, says what the committed tables of all of it say.
+
+Give the folder of the study's tables and that of the part's. Runs are held against each other by
+task, architecture and seed, as their folders are named; architectures by their runs. A run's
+verdicts depend on nothing but its config, so they must be the same on one machine; the exit code is
+1 where one is not. Over seeds a verdict may differ where the part has fewer of them: that is told.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HYPOTHESES = ("H1", "H2", "H3")
+SAME = ("step", "exact", "solved", *HYPOTHESES)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Return a table's rows."""
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def name_of(row: dict[str, str]) -> str:
+    """Return a run's name without the number of its sweep's cell."""
+    return row["run"].partition("-")[2]
+
+
+def of_runs(whole: Path, part: Path) -> tuple[int, list[str]]:
+    """Return how many runs are in both, and a line for each value of them that differs."""
+    known = {name_of(row): row for row in table(whole / "runs.csv")}
+    rows = table(part / "runs.csv")
+    lines = [f"{name_of(row)}: not in {whole}" for row in rows if name_of(row) not in known]
+    both = [(row, known[name_of(row)]) for row in rows if name_of(row) in known]
+    for row, theirs in both:
+        lines += [
+            f"{name_of(row)}: {name} {row[name]}, in all of it {theirs[name]}"
+            for name in SAME
+            if row[name] != theirs[name]
+        ]
+    return len(both), lines
+
+
+def over_seeds(whole: Path, part: Path) -> tuple[int, list[str]]:
+    """Return how many verdicts over seeds are in both, and a line for each that differs."""
+    groups = {name_of(row): row["group"] for row in table(whole / "runs.csv")}
+    same = {row["group"]: groups.get(name_of(row)) for row in table(part / "runs.csv")}
+    known = {(row["group"], row["hypothesis"]): row for row in table(whole / "verdicts.csv")}
+    lines, both = [], 0
+    for row in table(part / "verdicts.csv"):
+        theirs = known.get((same.get(row["group"]) or "", row["hypothesis"]))
+        if theirs is None:
+            continue
+        both += 1
+        if theirs["verdict"] != row["verdict"]:
+            lines.append(
+                f"{row['group']}, {row['hypothesis']}: {row['verdict']} ({row['by_verdict']}), "
+                f"in all of it {theirs['verdict']} ({theirs['by_verdict']})"
+            )
+    return both, lines
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare, and say what differs."""
+    if len(arguments) != 2:
+        print("usage: python benchmarks/study.py TABLES_OF_ALL TABLES_OF_A_PART")
+        return 2
+    whole, part = map(Path, arguments)
+    runs, differing = of_runs(whole, part)
+    print(f"{runs} runs in both: {len(differing)} of their steps, accuracies and verdicts differ")
+    print("".join(f"  {line}\n" for line in differing), end="")
+    verdicts, others = over_seeds(whole, part)
+    print(f"{verdicts} verdicts over seeds in both: {len(others)} differ")
+    print("".join(f"  {line}\n" for line in others), end="")
+    return 1 if differing or not runs else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
