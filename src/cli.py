@@ -1,4 +1,4 @@
-"""The `algomatch` command and its subcommands: what they take, and whom they call."""
+"""The `algomatch` command and its subcommands: what each checks, calls, prints and writes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from . import __version__
+from .command_line import CONTROLS_MODEL, parser
 from .errors import FaultError, Interrupted, UserError, one_of, reported
 
 if TYPE_CHECKING:
@@ -20,23 +20,6 @@ if TYPE_CHECKING:
     from .stopping import Stop
     from .tracking.agent import Assigned
 
-EPILOG = """examples:
-  algomatch train task=reverse model=4L seed=1 trainer.max_steps=500
-  algomatch train --config my.yaml model.d_model=32
-  algomatch train --resume runs/RUN
-  algomatch sweep sweeps/architectures.yaml --jobs 4
-  algomatch analyze runs/RUN
-  algomatch compare runs --output comparison
-  algomatch match runs/RUN
-  algomatch explain runs/RUN
-  algomatch report runs/RUN --output report.html
-  algomatch tasks sort
-  algomatch controls task=sort
-  algomatch workspace my-team/algomatch
-  algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
-"""
-
-
 MATCHED_TASKS = [  # of `match --controls`
     "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
     "share_of_last",
@@ -45,19 +28,7 @@ MATCHED_SETTINGS = {  # of `match --controls`, unless it is said otherwise
     "analysis.other_tasks": 4,  # trained on and compiled
     "trainer.max_steps": 400,  # of what is trained on other tasks and on shuffled labels
 }
-CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 TASK_KEYS = ("task", "task.name", "task.program")
-MATCH_OPTIONS = [
-    "--programs", "--all", "--subspaces", "--no-sides", "--controls", "--device", "--encoder",
-    "--reader", "--output", "--jobs", "--again", "--help",
-]  # fmt: skip
-CIRCUIT_OPTIONS = [
-    "--reference", "--methods", "--kinds", "--output", "--jobs", "--again", "--help",
-]  # fmt: skip
-EXPLAIN_OPTIONS = ["--reference", "--device", "--output", "--jobs", "--again", "--help"]
-SWEEP_OPTIONS = [
-    "--jobs", "--index", "--count", "--seed", "--list", "--output", "--help",
-]  # fmt: skip
 ENCODER = (  # what one is
     "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
     "prefix that is always the same (BOS or a prompt), then one id for each token, e.g. "
@@ -65,16 +36,10 @@ ENCODER = (  # what one is
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"algomatch: {message} (see `{self.prog} --help`)\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 for a fault, 2 for a user's mistake."""
-    options, rest = _parser().parse_known_args(arguments)
+    whole = parser()
+    options, rest = whole.parse_known_args(arguments)
     from rich.console import Console  # --help and --version do without
 
     commands = {
@@ -91,232 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "tasks": _tasks,
         "workspace": _workspace,
     }
-    return reported(lambda: commands[options.command](options, rest, Console()))
 
+    def act() -> None:
+        for argument in rest:
+            if argument.startswith("-"):
+                known = whole.options_of(options.command)
+                raise UserError(f"unknown option '{argument}': {one_of(argument, known)}")
+        commands[options.command](options, rest, Console())
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="algomatch",
-        description="Does a trained transformer run the program a human would have written?",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"algomatch {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = commands.add_parser(
-        "train",
-        help="train a model, measuring it against the compiled program at checkpoints",
-        description="Train a model, measuring it against the compiled program at checkpoints.",
-    )
-    train.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="task=reverse model=4L model.d_model=32"
-    )
-    train.add_argument("--config", metavar="FILE", help="a YAML or JSON file, nested")
-    train.add_argument("--resume", metavar="RUN_DIR", help="go on with an interrupted run")
-    sweep = commands.add_parser(
-        "sweep",
-        help="train the runs of a sweep file on this machine, without a server",
-        description="Train the runs of a sweep file (grid or random) on this machine, each in a "
-        "process and a run folder of its own. The same command goes on where it was stopped; "
-        "several machines may share the folder.",
-    )
-    sweep.add_argument("file", metavar="FILE", help="a sweep file, as `wandb sweep` takes it")
-    sweep.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every run")
-    sweep.add_argument("--jobs", type=int, metavar="N", help="runs at once; all cores by default")
-    sweep.add_argument("--index", type=int, metavar="I", help="this run alone, as of an array job")
-    sweep.add_argument("--count", type=int, metavar="N", help="so many runs; run_cap by default")
-    sweep.add_argument("--seed", type=int, default=0, metavar="S", help="of a random search; 0")
-    sweep.add_argument("--list", action="store_true", help="list the runs and how far they are")
-    sweep.add_argument("--output", metavar="DIR", help="where the runs go; runs/FILE by default")
-    analyze = commands.add_parser(
-        "analyze",
-        help="measure a checkpoint again, from its file alone",
-        description="Measure a checkpoint again, from its file alone, and compare with its record.",
-    )
-    analyze.add_argument(
-        "checkpoint", help="a model.safetensors, its folder, a run folder, or an artifact, "
-        "wandb:ENTITY/PROJECT/NAME:ALIAS",
-    )  # fmt: skip
-    analyze.add_argument("--device", help="where to measure; the run's own by default")
-    analyze.add_argument("--all", action="store_true", help="print every measurement")
-    analyze.add_argument("--output", metavar="FILE", help="write every measurement as CSV")
-    compare = commands.add_parser(
-        "compare",
-        help="compare trained models over several seeds of each",
-        description="Compare trained models: runs that differ only in their seed are one group.",
-    )
-    compare.add_argument(
-        "runs", nargs="+", metavar="RUN_DIR", help="a run folder, or a folder of run folders"
-    )
-    compare.add_argument(
-        "--output",
-        metavar="DIR",
-        default=".",
-        help="where comparison.csv and comparison.png go, replacing earlier ones; here by default",
-    )
-    controls = commands.add_parser(
-        "controls",
-        help="measure models whose answer is known: which measures can be trusted on a task",
-        description="Measure models whose answer is known (the compiled program in other weights, "
-        "a network trained to implement it, random and other tasks' networks, compiled "
-        "alternatives) and say which measures tell them apart. The architecture is "
-        f"{CONTROLS_MODEL} unless model=... says otherwise.",
-    )
-    controls.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="task=sort model=2L")
-    controls.add_argument("--again", action="store_true", help="measure anew what is there")
-    match = commands.add_parser(
-        "match",
-        help="match a checkpoint with its task's programs, cut by cut, by interventions",
-        description="Match a checkpoint with the programs of its task: which of a program's cuts "
-        "the model realises, where, and what that makes of the program.",
-    )
-    match.add_argument(
-        "checkpoint", nargs="*", help="a model.safetensors, its folder, or a run folder; "
-        "of several runs, or a folder of them, the verdicts by architecture",
-    )  # fmt: skip
-    match.add_argument(
-        "--controls", action="store_true", help="instead, match models whose answer is known: of "
-        "the tasks named, by default of eight; KEY=VALUE for all of them",
-    )  # fmt: skip
-    match.add_argument(
-        "--programs", nargs="+", metavar="NAME", default=[], help="only these; all by default"
-    )
-    match.add_argument("--all", action="store_true", help="every checkpoint of the run")
-    match.add_argument(
-        "--subspaces", action="store_true", help="search for variables in subspaces, too: minutes"
-    )
-    match.add_argument(
-        "--output", metavar="DIR",
-        help="where tables and pictures go; RUN/matching by default, of several runs here",
-    )  # fmt: skip
-    match.add_argument(
-        "--no-sides", action="store_true", help="leave out what each block's attention reads, "
-        "which takes most of the time",
-    )  # fmt: skip
-    match.add_argument("--device", help="where to match; the run's own by default")
-    _add_several(match)
-    match.add_argument(
-        "--encoder", metavar="FILE.py:FUNCTION", help="of a GPT-2's folder (config.json, "
-        "model.safetensors), with task=NAME: from a list of the task's tokens to the model's ids",
-    )  # fmt: skip
-    match.add_argument(
-        "--reader", metavar="FILE.py:FUNCTION", help="from an output to the id of its logit; by "
-        "default that of the token that it is",
-    )  # fmt: skip
-    circuit = commands.add_parser(
-        "circuit",
-        help="find a checkpoint's circuits, or a compiled program's, and judge them",
-        description="Find the circuits of a checkpoint's model by patching and by gradients, under "
-        "every kind of ablation, and judge them on all inputs. Of a compiled program the true "
-        "circuit is known from its weights, and the methods are judged by it.",
-    )
-    circuit.add_argument(
-        "checkpoint", nargs="*", help="a model.safetensors, its folder, or run folders and folders "
-        "of them; with --reference task=NAME and KEY=VALUE will do",
-    )  # fmt: skip
-    circuit.add_argument(
-        "--reference", action="store_true", help="the compiled program of the run's task instead"
-    )
-    circuit.add_argument(
-        "--methods", nargs="+", metavar="NAME", default=[], help="exact, acdc, eap, eap_ig: all "
-        "by default",
-    )  # fmt: skip
-    circuit.add_argument(
-        "--kinds", nargs="+", metavar="NAME", default=[], help="of ablation: zero, mean, "
-        "resample_within, resample_across: all by default",
-    )  # fmt: skip
-    circuit.add_argument(
-        "--output", metavar="DIR", help="where tables and pictures go; RUN/circuit by default"
-    )
-    _add_several(circuit)
-    explain = commands.add_parser(
-        "explain",
-        help="say what each head and neuron of a checkpoint does, and test it",
-        description="Say what each head attends to and when each neuron is on, put these "
-        "explanations in their place, and measure what the model then still gets right.",
-    )
-    explain.add_argument(
-        "checkpoint", nargs="*", help="a model.safetensors, its folder, or run folders and folders "
-        "of them; with --reference a task instead, task=NAME KEY=VALUE",
-    )  # fmt: skip
-    explain.add_argument(
-        "--reference", action="store_true", help="explain the compiled program of the task instead"
-    )
-    explain.add_argument("--device", help="where to run the model; the run's own by default")
-    explain.add_argument(
-        "--output", metavar="DIR", help="where tables and the picture go; RUN/explanation by "
-        "default (-reference appended with --reference), without a run here",
-    )  # fmt: skip
-    _add_several(explain)
-    report = commands.add_parser(
-        "report",
-        help="write one HTML page of a run, or of many side by side",
-        description="Write one HTML page that needs nothing but itself: of one run all that was "
-        "measured of it, of several runs, or a folder of them, what differs over their seeds. "
-        "What was not measured is named, with the command that does.",
-    )
-    report.add_argument(
-        "runs", nargs="+", metavar="RUN_DIR", help="a run folder, or a folder of run folders"
-    )
-    report.add_argument(
-        "-o", "--output", metavar="FILE", default="report.html",
-        help="where the page goes, replacing an earlier one; report.html by default",
-    )  # fmt: skip
-    report.add_argument("--title", metavar="TEXT", help="the page's heading; the runs by default")
-    report.add_argument(
-        "--tables", metavar="DIR", help="of several runs: a folder for the tables behind the page, "
-        "as CSV, and figures of them",
-    )  # fmt: skip
-    log = commands.add_parser(
-        "log",
-        help="upload what W&B does not have of runs, from their folders",
-        description="Upload to W&B what its server does not have of runs that were offline, killed "
-        "or cut off. It may be repeated: nothing is there twice.",
-    )
-    log.add_argument(
-        "runs", nargs="+", metavar="RUN_DIR", help="a run folder, or a folder of run folders"
-    )
-    tasks = commands.add_parser(
-        "tasks",
-        help="list the tasks, show one in full, or validate all",
-        description="List the tasks, show one (or a program of your own) in full, or validate all.",
-    )
-    tasks.add_argument(
-        "names", nargs="*", metavar="NAME", help="a task, or FILE.py:function; and KEY=VALUE for it"
-    )
-    tasks.add_argument("--check", action="store_true", help="compile and validate every program")
-    tasks.add_argument(
-        "--picture",
-        metavar="FILE",
-        help="where the dataflow graph goes: a png, svg or pdf; task-NAME.png here by default",
-    )
-    workspace = commands.add_parser(
-        "workspace",
-        help="save a W&B workspace that shows a project's runs beside their controls",
-        description="Save a W&B workspace that shows what a project's runs have logged, beside "
-        "their controls, and print its URL. One of the same name is replaced.",
-    )
-    workspace.add_argument("project", metavar="ENTITY/PROJECT", help="of runs with tracking=online")
-    workspace.add_argument(
-        "--name", default="algomatch", help="the workspace's; algomatch by default"
-    )
-    return parser
-
-
-def _add_several(command: argparse.ArgumentParser) -> None:
-    """Add what is asked of several runs."""
-    command.add_argument(
-        "--jobs", type=int, metavar="N", help="of several runs, so many at once; all cores by "
-        "default",
-    )  # fmt: skip
-    command.add_argument(
-        "--again", action="store_true", help="of several runs, those too that it has done"
-    )
+    return reported(act)
 
 
 def _train(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     overrides = [*options.overrides, *rest]  # argparse leaves what comes after an option
-    _refuse_options(overrides, ["--config", "--resume", "--help"])
     if options.resume is not None:
         if options.config is not None or overrides:
             raise UserError("--resume goes on with the run's own config: leave out the rest")
@@ -370,7 +122,6 @@ def _train_for(
 
 def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     overrides = [*options.overrides, *rest]
-    _refuse_options(overrides, SWEEP_OPTIONS)
     for name, least in (("jobs", 1), ("count", 1), ("seed", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -411,7 +162,6 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
 
 def _log_runs(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    _refuse_options(rest, ["--help"])
     from .report.seeds import find_runs
     from .tracking.replay import log_run
 
@@ -433,7 +183,6 @@ def _log_runs(options: argparse.Namespace, rest: list[str], console: Console) ->
 
 def _controls(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     overrides = [*options.overrides, *rest]
-    _refuse_options(overrides, ["--again", "--help"])
     if not any(given.partition("=")[0] in ("model", "model.name") for given in overrides):
         overrides.insert(0, f"model={CONTROLS_MODEL}")
     from .config import compose
@@ -444,15 +193,8 @@ def _controls(options: argparse.Namespace, rest: list[str], console: Console) ->
     experiment.study_controls(config, options.again, console)
 
 
-def _refuse_options(arguments: Sequence[str], known: Sequence[str]) -> None:
-    for argument in arguments:
-        if argument.startswith("-"):
-            raise UserError(f"unknown option '{argument}': {one_of(argument, known)}")
-
-
 def _tasks(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.names, *rest]
-    _refuse_options(given, ["--check", "--picture", "--help"])
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
     names = [one for one in given if one not in overrides]
     named = [given for given in overrides if given.partition("=")[0] in TASK_KEYS]
@@ -478,7 +220,6 @@ def _tasks(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
 
 def _workspace(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    _refuse_options(rest, ["--name", "--help"])
     if rest:
         raise UserError(f"unexpected argument '{rest[0]}': workspace takes one ENTITY/PROJECT")
     parts = options.project.split("/")
@@ -494,14 +235,12 @@ def _workspace(options: argparse.Namespace, rest: list[str], console: Console) -
 
 
 def _compare(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    _refuse_options(rest, ["--output", "--help"])
     from .report.compare import compare
 
     compare([Path(path) for path in (*options.runs, *rest)], Path(options.output), console)
 
 
 def _report(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    _refuse_options(rest, ["--output", "--title", "--tables", "--help"])
     from .report.page import write_report
 
     paths = [Path(path) for path in (*options.runs, *rest)]
@@ -511,7 +250,6 @@ def _report(options: argparse.Namespace, rest: list[str], console: Console) -> N
 
 def _match(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.checkpoint, *rest]
-    _refuse_options(given, MATCH_OPTIONS)
     if options.controls or not _are_several(given):
         _refuse_several(options)
     if options.controls:
@@ -658,7 +396,6 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
 
 def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.checkpoint, *rest]
-    _refuse_options(given, CIRCUIT_OPTIONS)
     if _are_several(given) and not options.reference:
         _refuse_output(options, "circuit")
         _each_alone([Path(path) for path in given], "circuit", options, console)
@@ -770,7 +507,6 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
 
 def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.checkpoint, *rest]
-    _refuse_options(given, EXPLAIN_OPTIONS)
     if _are_several(given) and not options.reference:
         _refuse_output(options, "explanation")
         _each_alone([Path(path) for path in given], "explanation", options, console)

@@ -125,7 +125,7 @@ def one_line(stderr: str) -> str:
         ("analyze nope", ["checkpoint 'nope' does not exist", "model.safetensors, its folder"]),
         ("analyze .", ["checkpoint '.' holds no checkpoint", "or a run folder"]),
         ("analyze . more", ["unexpected argument 'more': analyze takes one checkpoint"]),
-        ("analyze . --foo", ["unexpected argument '--foo'"]),
+        ("analyze . --foo", ["unknown option '--foo'", "--all, --device, --help, --output"]),
     ],
 )
 def test_a_mistake_is_named_with_its_rule_and_choices(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.runs import TINY, run
 
-from algomatch.cli import _parser
+from algomatch.command_line import parser
 from algomatch.config import compose
 from algomatch.data.tasks import make_task, task_names
 from algomatch.sweep_cells import plan
@@ -89,7 +89,7 @@ def check(command: list[str], folder: Path) -> None:
     """Refuse what the command line would refuse, short of doing the work."""
     if len(command) == 2 and command[1] in MENTIONED:  # no more than a name
         return
-    options, rest = _parser().parse_known_args(command[1:])
+    options, rest = parser().parse_known_args(command[1:])
     assert not [word for word in rest if word.startswith("-")], "an unknown option"
     given = [*rest]
     for name in ("overrides", "checkpoint", "names"):
