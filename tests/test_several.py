@@ -47,17 +47,14 @@ def marks(runs: Path, folder: str) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "folder", "options", "tables"),
     [
         ("circuit", "circuit", CIRCUIT, ("circuits.csv", "edges.csv", "carried.csv")),
-        pytest.param(
-            "explain", "explanation", (), ("heads.csv", "neurons.csv", "explained.csv"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
+        ("explain", "explanation", (), ("heads.csv", "neurons.csv", "explained.csv")),
+        (
             "match", "matching", ("--no-sides",), ("match.csv", "programs.csv", "selectors.csv"),
-            marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip
