@@ -1,0 +1,215 @@
+"""The tables of docs/study.md, from the CSV files in docs/study: printed as Markdown.
+
+    python docs/study_tables.py
+
+The files are what `make study` leaves in runs/study-results/tables.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+Row = dict[str, str]
+
+TABLES = Path(__file__).parent / "study"
+TASKS = ("reverse", "reverse_fixed", "sort", "hist", "double_hist", "most_freq", "sort_freq")
+MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")
+LN, NONE = " model.normalization=LN", " model.normalization=none"
+HYPOTHESES = ("H1", "H2", "H3")
+STEPS = {  # when these emerged
+    "accuracy/all/exact": "solved",
+    "attention/model/matched_overlap": "attention in common",
+    "similarity/model/mean_deconfounded_cka": "dCKA, mean of the variables",
+}
+
+
+def rows(name: str) -> list[Row]:
+    """Return a table's rows, with `model` as it is called here."""
+    found = list(csv.DictReader((TABLES / f"{name}.csv").read_text().splitlines()))
+    for row in found:
+        row["model"] = row["architecture"].replace(LN, "").replace(NONE, ", no LN")
+    return found
+
+
+def line(cells: Sequence[str]) -> str:
+    """Return a line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def by_task(cell: Callable[[str, str], str], tasks: Sequence[str] = TASKS) -> str:
+    """Return a table of architectures by tasks; what has no cell anywhere is left out."""
+    lines = [line(["", *(f"`{task}`" for task in tasks)]), line(["---"] * (1 + len(tasks)))]
+    for model in (*MODELS, *(f"{model}, no LN" for model in MODELS)):
+        cells = [cell(task, model) for task in tasks]
+        if any(cells):
+            lines.append(line([model, *(one or "-" for one in cells)]))
+    return "\n".join(lines)
+
+
+def of(name: str, **wanted: str) -> Callable[[str, str], list[Row]]:
+    """Return what finds a table's rows of a task and a model."""
+    kept = [row for row in rows(name) if all(row[key] == one for key, one in wanted.items())]
+    return lambda task, model: [
+        row for row in kept if row["task"] == task and row["model"] == model
+    ]
+
+
+def solved() -> str:
+    """How many runs solve each task."""
+    find = of("runs")
+
+    def cell(task: str, model: str) -> str:
+        found = find(task, model)
+        return f"{sum(one['solved'] == 'yes' for one in found)}/{len(found)}" if found else ""
+
+    return by_task(cell)
+
+
+def lengths() -> str:
+    """Exact accuracy by length, of the architectures that not all seeds solve the task with."""
+    find, runs = of("lengths", split="all"), rows("runs")
+    failing = {(one["task"], one["model"]) for one in runs if one["solved"] != "yes"}
+    longest = max(int(one["length"]) for one in rows("lengths"))
+    heads = ["task", "architecture", *(str(n) for n in range(1, longest + 1))]
+    lines = [line(heads), line(["---"] * len(heads))]
+    for task in TASKS:
+        for model in (*MODELS, *(f"{model}, no LN" for model in MODELS)):
+            if (task, model) in failing:
+                found = {int(row["length"]): row for row in find(task, model)}
+                cells = [
+                    f"{float(found[n]['mean']):.2f}" if n in found else "-"
+                    for n in range(1, longest + 1)
+                ]
+                lines.append(line([f"`{task}`", model, *cells]))
+    return "\n".join(lines)
+
+
+def verdicts(hypothesis: str) -> str:
+    """A hypothesis's verdicts over seeds; where seeds differ, how many have which."""
+    find = of("verdicts", hypothesis=hypothesis)
+
+    def cell(task: str, model: str) -> str:
+        if not (found := find(task, model)):
+            return ""
+        one = found[0]
+        each = one["by_verdict"].split("; ")
+        return one["verdict"] if len(each) == 1 else f"{one['verdict']} ({', '.join(each)})"
+
+    return by_task(cell)
+
+
+def headline(key: str, digits: int = 2) -> str:
+    """A measure's mean over seeds, its interval, and the control's mean where there is one."""
+    find = of("headlines", headline=key)
+
+    def cell(task: str, model: str) -> str:
+        found = [one for one in find(task, model) if one["mean"]]
+        if not found:
+            return ""
+        one = found[0]
+        ends = f" {ends_of(one, digits)}" if one["low"] else ""
+        control = max((float(r["control_mean"]) for r in found if r["control_mean"]), default=None)
+        beside = "" if control is None else f"; {control:.{digits}f}"
+        mark = " ✗" if one["fails_controls"] == "yes" else ""
+        return f"{float(one['mean']):.{digits}f}{ends}{beside}{mark}"
+
+    return by_task(cell)
+
+
+def ends_of(row: Row, digits: int) -> str:
+    """Return an interval as text."""
+    return f"({float(row['low']):.{digits}f} to {float(row['high']):.{digits}f})"
+
+
+def circuits() -> str:
+    """The inner edges that carry a variable: of the model, the reference, a random init."""
+    find = of("circuits", found="yes")
+
+    def share(found: Sequence[Row], whose: str) -> str:
+        named = [float(row[f"{whose}_named"]) / float(row[f"{whose}_inner"])
+                 for row in found if row[f"{whose}_inner"] not in ("", "0")]  # fmt: skip
+        return f"{fmean(named):.2f}" if named else "-"
+
+    def cell(task: str, model: str) -> str:
+        found = find(task, model)
+        edges = [float(row["edges"]) / float(row["of_edges"]) for row in found]
+        if not found:
+            return ""
+        shares = [share(found, whose) for whose in ("model", "reference", "random_init")]
+        return f"{fmean(edges):.2f}; {', '.join(shares)}"
+
+    return by_task(cell)
+
+
+def programs() -> str:
+    """Each program's verdicts over the architectures and seeds."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for row in rows("programs"):
+        here = counts.setdefault((row["task"], row["program"]), Counter())
+        for each in filter(None, row["by_verdict"].split("; ")):
+            verdict, _, count = each.rpartition(" ")
+            here[verdict] += int(count)
+    lines = [line(["task", "program", "runs by verdict"]), line(["---"] * 3)]
+    for task in TASKS:
+        for (name, program), here in counts.items():
+            if name == task:
+                told = ", ".join(f"{verdict} {count}" for verdict, count in here.most_common())
+                lines.append(line([f"`{task}`", f"`{program}`", told]))
+    return "\n".join(lines)
+
+
+def emergence() -> str:
+    """The mean step at which each emerged, and in how many seeds."""
+    finders = {key: of("emergence", measure=key) for key in STEPS}
+
+    def cell(task: str, model: str) -> str:
+        cells = []
+        for find in finders.values():
+            found = find(task, model)
+            if not found or not found[0]["step_mean"]:
+                cells.append("-")
+            else:
+                cells.append(f"{float(found[0]['step_mean']):.0f}")
+        return "" if not find(task, model) else ", ".join(cells)
+
+    return by_task(cell)
+
+
+def neurons() -> str:
+    """The share of neurons explained: of the model, of a random init."""
+    find = of("explained")
+
+    def mean(found: Sequence[Row], key: str) -> str:
+        values = [float(row[key]) for row in found if row[key]]
+        return f"{fmean(values):.2f}" if values else "-"
+
+    def cell(task: str, model: str) -> str:
+        found = [row for row in find(task, model) if row["neurons_explained"]]
+        keys = ("neurons_explained", "random_init_explained")
+        return ", ".join(mean(found, key) for key in keys) if found else ""
+
+    return by_task(cell)
+
+
+def all_tables() -> Iterator[tuple[str, str]]:
+    """Yield every table, with what it is."""
+    yield "solved", solved()
+    yield "lengths", lengths()
+    for name in HYPOTHESES:
+        yield name, verdicts(name)
+    yield "H1: bimodal share", headline("sparsity/model/h1_bimodal_share")
+    yield "H2: attention", headline("attention/model/matched_overlap")
+    yield "H2: circuits", circuits()
+    yield "H3: programs", programs()
+    yield "emergence", emergence()
+    yield "deletion", headline("ablation/model/redundant_share")
+    yield "neurons", neurons()
+
+
+if __name__ == "__main__":
+    for title, text in all_tables():
+        print(f"## {title}\n\n{text}\n")
