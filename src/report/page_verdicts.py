@@ -45,7 +45,7 @@ def judged(
 
     `circuit` is its faithful circuit, `curves` what its headlines amount to.
     """
-    solved, step = solved_of(last, config), last[0].step if last else 0
+    solved, step = solved_of(last, config), max((row.step for row in last), default=0)
     given = str(path)
     has_mlp = not config.model.attn_only
     return [

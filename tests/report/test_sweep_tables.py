@@ -223,6 +223,17 @@ def test_programs_are_those_of_the_last_checkpoint(folder: Path, tables: Tables)
         assert (beside["mean"], beside["control"]) == (row["mean"], row["chance"])
 
 
+def test_verdicts_are_of_the_last_checkpoint_where_training_was_logged_before_it(
+    folder: Path, tables: Tables
+) -> None:
+    """Losses since the checkpoint before are kept with it, under their own steps."""
+    row = one(tables["runs"], run="second")
+    kept = parsed(sorted((folder / "second").glob("checkpoints/step-*"))[-1] / "measurements.csv")
+    assert {int(each["step"]) for each in kept} > {10, int(row["step"])}
+    assert row["solved"] == "yes"
+    assert row["H3"] == "not supported"  # no program is followed: see the fixture
+
+
 def test_evidence_has_one_name_for_all_seeds_and_numbers_of_controls(
     folder: Path, tables: Tables
 ) -> None:
