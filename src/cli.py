@@ -278,7 +278,7 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
         paths, options.programs, options.device, console, not options.no_sides
     )
     where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
-    with marking(where, paths[-1], _said(options)):
+    with marking(where, _to_mark(options, paths[-1]), _said(options)):
         print_matching(found, console)
         save_matching(found, where, console)
         if options.subspaces and found[-1].exact < found[-1].rule.solved:
@@ -314,6 +314,12 @@ def _said(options: argparse.Namespace) -> list[str]:
             flag = f"--{name.replace('_', '-')}"
             said += [flag, *([] if value is True else [value] if isinstance(value, str) else value)]
     return said
+
+
+def _to_mark(options: argparse.Namespace, path: Path | None) -> Path | None:
+    """Return the checkpoint, where its results go to the run's own folder; of others none."""
+    elsewhere = options.output is not None or getattr(options, "reference", False)
+    return None if elsewhere else path
 
 
 def _refuse_output(options: argparse.Namespace, folder: str) -> None:
@@ -410,7 +416,7 @@ def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> 
         write_tables(found, where)
 
     chosen = options.methods, options.kinds
-    with marking(where, path if config is None else None, _said(options)):
+    with marking(where, _to_mark(options, path), _said(options)):
         if config is not None:
             found = circuit.circuits_of_reference(config, *chosen, keep, console)
         else:
@@ -523,7 +529,7 @@ def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> 
     def keep(found: Explanation) -> None:
         files[:] = write_explanation(found, where)
 
-    with marking(where, path if config is None else None, _said(options)):
+    with marking(where, _to_mark(options, path), _said(options)):
         if config is not None:
             config.analysis.device = options.device or config.analysis.device
             found = explain.explain_reference(config, keep, console)

@@ -40,7 +40,7 @@ def test_a_trained_models_circuits_are_found_drawn_and_written(
     where = trained / "circuit"
     assert {path.name for path in where.iterdir()} == {
         "carried.csv", "circuits.csv", "edges.csv", "nodes.csv", "lengths.csv", "curves.png",
-        "circuit.png",
+        "circuit.png", "done.json",
     }  # fmt: skip
     edges, circuits = table(where / "edges.csv"), table(where / "circuits.csv")
     assert len(edges) == len({row["edge"] for row in edges})
@@ -118,7 +118,8 @@ def test_small_sets_undefined_outputs_causal_and_fixed_lengths_are_analysed_too(
         ([], "circuit takes one checkpoint, not none"),
         (["--reference"], "circuit takes one checkpoint, or task=NAME and KEY=VALUE, not none"),
         (["nowhere"], "nowhere"),
-        (["RUN", "RUN"], "circuit takes one checkpoint, not"),
+        (["RUN", "RUN"], "is given twice: name every run once"),
+        (["RUN", "RUN", "--reference"], "circuit takes one checkpoint, or task=NAME"),
         (["RUN", "task=sort"], "'task=sort' has no say here: a checkpoint has its own config"),
         (["--reference", "task=sorted"], "unknown task 'sorted': did you mean 'sort'?"),
         (["RUN", "--methods", "acdcc"], "unknown method 'acdcc': did you mean 'acdc'?"),

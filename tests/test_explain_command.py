@@ -44,7 +44,7 @@ def test_a_run_is_explained(run: Path, capsys: Capture) -> None:
     for expected in ("heads are active", "neurons:", "control: uniform attention", "by length"):
         assert expected in out
     written = run / "explanation"
-    assert {path.name for path in written.iterdir()} == FILES
+    assert {path.name for path in written.iterdir()} == FILES | {"done.json"}
     assert (written / "explanation.png").read_bytes().startswith(b"\x89PNG")
     heads = rows(written / "heads.csv")
     assert [(row["layer"], row["head"]) for row in heads] == [("0", "0"), ("0", "1")]
@@ -120,7 +120,8 @@ def test_what_was_found_before_an_interrupt_is_there(
     ("given", "message"),
     [
         ([], "explain takes one checkpoint, not none"),
-        (["RUN", "RUN"], "explain takes one checkpoint, not "),
+        (["RUN", "RUN"], "is given twice: name every run once"),
+        (["RUN", "RUN", "--reference"], "explain takes one checkpoint, or task=NAME"),
         (["nowhere"], "checkpoint 'nowhere' does not exist"),
         (["nowhere", "--reference"], "checkpoint 'nowhere' does not exist"),
         (["RUN", "analysis.explain_at=0.9"], "has no say here: a checkpoint has its own"),

@@ -67,7 +67,14 @@ def test_a_run_is_matched_with_every_program_of_its_task(run: Path, capsys: Capt
     ):  # fmt: skip
         assert expected in out
     written = run / "matching"
-    names = {"match.csv", "programs.csv", "selectors.csv", "match.png", "emergence.png"}
+    names = {
+        "match.csv",
+        "programs.csv",
+        "selectors.csv",
+        "match.png",
+        "emergence.png",
+        "done.json",
+    }
     assert {path.name for path in written.iterdir()} == names
     rows = list(csv.DictReader((written / "match.csv").read_text().splitlines()))
     steps = sorted({int(row["step"]) for row in rows})
@@ -105,7 +112,6 @@ def test_one_program_of_one_checkpoint_goes_where_it_is_told(
         ([], "match takes a checkpoint or run folders: none is given"),
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "nowhere"], "'nowhere' does not exist"),
-        (["RUN", "RUN", "--all"], "--all and --subspaces are for one run"),
         (["RUN", "--sites"], "unknown option '--sites'"),
         (["--controls", "reverse", "--all"], "--controls takes tasks: leave out --programs"),
         (["--controls", "revers"], "unknown task 'revers'"),
