@@ -1,6 +1,7 @@
-"""The tables of docs/study.md, from the CSV files in docs/study: printed as Markdown.
+"""The tables of docs/study.md, from the CSV files in docs/study.
 
-    python docs/study_tables.py
+    python docs/study_tables.py           # printed, as Markdown
+    python docs/study_tables.py --write   # put in their places in docs/study.md
 
 The files are what `make study` leaves in runs/study-results/tables.
 """
@@ -8,6 +9,8 @@ The files are what `make study` leaves in runs/study-results/tables.
 from __future__ import annotations
 
 import csv
+import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +19,8 @@ from statistics import fmean
 Row = dict[str, str]
 
 TABLES = Path(__file__).parent / "study"
+PAGE = Path(__file__).parent / "study.md"
+PLACE = "<!-- table: {} -->\n\n"  # before each table, which ends with an empty line
 TASKS = ("reverse", "reverse_fixed", "sort", "hist", "double_hist", "most_freq", "sort_freq")
 MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")
 LN, NONE = " model.normalization=LN", " model.normalization=none"
@@ -210,6 +215,26 @@ def all_tables() -> Iterator[tuple[str, str]]:
     yield "neurons", neurons()
 
 
+def with_tables(page: str) -> str:
+    """Return the page with every table in its place, as the files give it now.
+
+    Raises:
+        ValueError: the page has a place for a table that there is none of.
+    """
+    made = dict(all_tables())
+    places = re.findall(r"<!-- table: (.*?) -->", page)
+    if unknown := set(places) - set(made):
+        raise ValueError(f"no table is called {', '.join(sorted(unknown))}")
+    for title in places:
+        before = PLACE.format(title)
+        old = re.compile(rf"{re.escape(before)}(\|[^\n]*\n)*")
+        page = old.sub(lambda _, text=f"{before}{made[title]}\n": text, page)
+    return page
+
+
 if __name__ == "__main__":
-    for title, text in all_tables():
-        print(f"## {title}\n\n{text}\n")
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(with_tables(PAGE.read_text()))
+    else:
+        for title, text in all_tables():
+            print(f"## {title}\n\n{text}\n")

@@ -117,15 +117,15 @@ def _overview(groups: Sequence[Group], over: Over) -> Section:
     )
     lines = [
         [
-            Cell(group.task, code=True), Cell(group.name), Cell(_count(group), len(group.runs)),
-            _estimate(group, "accuracy/all/exact"),
+            Cell(group.task, code=True), Cell(group.name),
             *(Cell(one.verdict, hint=_short(one)) for one in over[group.label]),
+            _estimate(group, "accuracy/all/exact"), Cell(_count(group), len(group.runs)),
         ]
         for group in groups
     ]  # fmt: skip
-    columns = ("task", "architecture", "seeds", "exact accuracy", "H1: on/off", "H2: circuit",
-               "H3: matching")  # fmt: skip
-    table = Table("Architectures, tasks and verdicts over seeds", columns, lines, (2, 3), True)
+    columns = ("task", "architecture", "H1: on/off", "H2: circuit", "H3: matching",
+               "exact accuracy", "seeds")  # fmt: skip
+    table = Table("Architectures, tasks and verdicts over seeds", columns, lines, (5, 6), True)
     return Section("overview", "At a glance", lead, [table])
 
 
