@@ -119,7 +119,7 @@ def headline(key: str, digits: int = 2) -> str:
         ends = f" {ends_of(one, digits)}" if one["low"] else ""
         control = max((float(r["control_mean"]) for r in found if r["control_mean"]), default=None)
         beside = "" if control is None else f"; {control:.{digits}f}"
-        mark = " ✗" if one["fails_controls"] == "yes" else ""
+        mark = " ✗" if one["fails_controls"] not in ("", "controls not run") else ""
         return f"{float(one['mean']):.{digits}f}{ends}{beside}{mark}"
 
     return by_task(cell)
@@ -227,8 +227,9 @@ def with_tables(page: str) -> str:
         raise ValueError(f"no table is called {', '.join(sorted(unknown))}")
     for title in places:
         before = PLACE.format(title)
-        old = re.compile(rf"{re.escape(before)}(\|[^\n]*\n)*")
-        page = old.sub(lambda _, text=f"{before}{made[title]}\n": text, page)
+        head, _, after = page.partition(before)
+        rest = re.sub(r"\A(\|[^\n]*\n)*\n*", "", after)  # without the table that was there
+        page = f"{head}{before}{made[title]}\n\n{rest}"
     return page
 
 
