@@ -39,6 +39,7 @@ bench: $(READY)
 
 # Both may be interrupted and called again: finished runs are left alone.
 STUDIED = task=reverse task=reverse_fixed task=sort task=hist task=double_hist task=most_freq task=sort_freq
+EXPLAINED = $(foreach t,reverse sort hist,$(foreach m,1L 2L 4L,runs/study/*-$(t)-$(m)-seed[0-2]))
 CIRCUIT = --methods eap_ig --kinds resample_within
 
 study: $(READY)
@@ -47,7 +48,7 @@ study: $(READY)
 	echo $(STUDIED) | xargs -n 1 -P 2 $(BIN)/algomatch controls
 	$(BIN)/algomatch match runs/study runs/study_no_norm --no-sides --output runs/study-results
 	$(BIN)/algomatch circuit runs/study runs/study_no_norm $(CIRCUIT)
-	$(BIN)/algomatch explain runs/study/*-seed[0-2]
+	$(BIN)/algomatch explain $(EXPLAINED)
 	$(BIN)/algomatch report runs/study runs/study_no_norm -o runs/study-results/report.html \
 		--tables runs/study-results/tables
 
