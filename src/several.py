@@ -97,13 +97,9 @@ def each_alone(
     parts = list(_together(left))
     ended = work_off(
         [_job(key, command, part, main, again) for key, part in enumerate(parts)],
-        jobs, "runs", len(works) - len(left), [f"{__package__}.{command}"], _nothing, console,
+        jobs, "runs", len(works) - len(left), [f"{__package__}.{command}"], console,
     )  # fmt: skip
     _tell(command, works, left, ended, console)
-
-
-def _nothing(job: Job) -> None:
-    pass
 
 
 def _together(works: Sequence[Work]) -> Iterator[list[Work]]:

@@ -37,7 +37,7 @@ def run_cells(sweep: Sweep, jobs: int, console: Console) -> Outcome:
     by_index = {cell.index: cell for cell in left}
     ended = work_off(
         [_job(cell) for cell in left], jobs, "cells", len(sweep.cells) - len(left),
-        [f"{__package__}.experiment"], lambda job: link_records(by_index[job.key]), console,
+        [f"{__package__}.experiment"], console, lambda job: link_records(by_index[job.key]),
     )  # fmt: skip
     return Outcome(sweep, ended.codes, ended.signal)
 

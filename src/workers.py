@@ -74,8 +74,8 @@ def work_off(
     label: str,
     done: int,
     imports: Sequence[str],
-    after: Callable[[Job], None],
     console: Console,
+    after: Callable[[Job], None] = lambda job: None,
 ) -> Ended:
     """Do the jobs, `at_once` side by side, behind a bar on which `done` are done before.
 

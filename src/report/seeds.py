@@ -162,7 +162,7 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     for base, several in alike.items():
         telling[base] = set(_telling([_identity(members[0]) for members in several]))
         shared[base[1]] |= {key for key in telling[base] if _on_any_task(key)}
-    groups: list[Group] = []
+    groups, there = list[Group](), Counter[tuple[str, str]]()
     for (task, model, exact), several in alike.items():
         wanted = telling[task, model, exact] | shared[model]
         for members in several:
@@ -170,9 +170,9 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
             words = [f"{key}={_shown(identity[key])}" for key in identity if key in wanted]
             mark = [] if exact else ["(inexact reference)"]
             name = " ".join([model, *words, *mark])
-            count = sum(one.task == task and one.name.startswith(name) for one in groups)
-            if any(one.task == task and one.name == name for one in groups):
-                name = f"{name} ({count + 1})"  # long values are shown cut off, and may look alike
+            there[task, name] += 1
+            if there[task, name] > 1:  # long values are shown cut off, and may look alike
+                name = f"{name} ({there[task, name]})"
             groups.append(Group(task, name, tuple(members), dict(_estimates(members))))
     return sorted(groups, key=lambda group: (group.task, group.name))
 

@@ -162,6 +162,19 @@ def test_a_program_that_changed_in_between_is_another_group(runs: Path, mine: Pa
     assert "1L inputs=another" in names
 
 
+def test_groups_that_differ_behind_where_a_value_is_cut_off_have_names_of_their_own(
+    runs: Path, mine: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(mine, other)
+    for place, end in ((mine, "1"), (other, "2")):
+        about = json.loads((place / "run.json").read_text())
+        (place / "run.json").write_text(json.dumps({**about, "inputs_digest": "x" * 80 + end}))
+    shown = f"1L inputs={'x' * 37}..."
+    names = [group.name for group in groups_of(runs, mine, other)]
+    assert [name for name in names if name.startswith(shown)] == [shown, f"{shown} (2)"]
+
+
 def test_every_headline_of_the_last_checkpoint_has_its_mean_and_interval(
     runs: Path, whole: tuple[str, Path]
 ) -> None:
