@@ -64,7 +64,7 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
     written = run / "matching"
     assert {path.name for path in written.iterdir()} == {
         "match.csv", "match.png", "programs.csv", "selectors.csv", "subspaces.csv",
-        "subspaces.safetensors",
+        "subspaces.safetensors", "done.json",
     }  # fmt: skip
     rows = list(csv.DictReader((written / "subspaces.csv").read_text().splitlines()))
     assert tuple(rows[0]) == HEADER
