@@ -32,8 +32,10 @@ from algomatch.experiment import prepare  # noqa: E402
 
 @pytest.fixture(scope="session", autouse=True)
 def reference_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep compiled references out of the user's cache, but share them among the tests."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Keep compiled references out of the user's cache, but share them among all tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "references"
+    folder.mkdir(exist_ok=True)
     before = dict(os.environ)
     os.environ["ALGOMATCH_CACHE"] = str(folder)
     yield folder

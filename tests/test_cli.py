@@ -488,7 +488,9 @@ def test_a_damaged_run_folder_is_not_resumed(
     assert refused(capsys, here, 2, "train", "--resume", "run").startswith(text)
 
 
-@pytest.mark.parametrize("mark", [None, "[]", "{}", "{"])
+@pytest.mark.parametrize(
+    "mark", [None, "{", *(pytest.param(text, marks=pytest.mark.slow) for text in ("[]", "{}"))]
+)
 def test_resuming_a_finished_run_says_so_and_a_damaged_mark_does_not_stop_it(
     capsys: Capture, here: Path, finished_run: Path, mark: str | None
 ) -> None:

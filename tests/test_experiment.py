@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import chdir, suppress
+from contextlib import chdir, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_written(
     assert rows_of(folder) == rows_of(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_the_commands_as_a_newcomer_types_them(tmp_path: Path) -> None:
     code, out, err = run("train", *OFF, "run_dir=runs/mine", cwd=tmp_path)
@@ -299,17 +301,16 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def larger(programs: Path) -> tuple[Path, str]:
-    """A run of the categorical program by the real command, and what it printed."""
-    home = programs.parent
+    """A run of the categorical program by the command, and what it printed."""
+    home, out = programs.parent, io.StringIO()
     place = "task=programs/ranks.py:make_larger"
-    code, out, err = run("train", place, *BROUGHT, "run_dir=larger", cwd=home)
-    assert (code, err) == (0, ""), err
-    return home / "larger", out
+    with chdir(home), redirect_stdout(out):
+        assert main(["train", place, *BROUGHT, "run_dir=larger"]) == 0
+    return home / "larger", out.getvalue()
 
 
-@pytest.mark.timeout(200)
 def test_a_program_of_ones_own_is_trained_on_and_measured_again_from_anywhere(
-    larger: tuple[Path, str], programs: Path, tmp_path: Path
+    larger: tuple[Path, str], programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = larger
     # 3 + 3*2 + 3*2*2 lists without equal neighbours; a quarter of each length is held out
@@ -321,9 +322,10 @@ def test_a_program_of_ones_own_is_trained_on_and_measured_again_from_anywhere(
     assert recorded["program"] == f"{programs}/ranks.py:make_larger"
     task = inputs_of(RunFolder.open(folder).config).task
     assert list(task.alternatives) == ["larger_by_pairs"]
-    code, out, err = run("analyze", str(folder), cwd=tmp_path)
-    assert (code, err) == (0, ""), err
-    assert "measurements equal the recorded ones exactly" in " ".join(out.split())
+    with chdir(tmp_path):
+        assert main(["analyze", str(folder)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "measurements equal the recorded ones exactly" in printed
     assert not list(tmp_path.iterdir())
 
 
@@ -456,7 +458,13 @@ BY_PATH = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", BY_PATH)
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the program",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in BY_PATH if one != "the program"),
+    ],
+)
 def test_a_run_with_a_relative_path_is_measured_again_from_anywhere(
     what: str, programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

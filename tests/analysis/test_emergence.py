@@ -108,6 +108,7 @@ def test_every_headline_of_a_real_run_has_a_summary(learned: list[Measurement]) 
             assert found[key].best == max(r.value for r in curve)
 
 
+@pytest.mark.slow
 def test_a_real_run_emerges_at_its_first_step_above(learned: list[Measurement]) -> None:
     curve = {r.step: r.value for r in learned if r.key == "accuracy/all/exact"}
     assert max(curve.values()) >= 0.99, "the run was to learn its task"
@@ -125,6 +126,7 @@ def test_a_real_run_emerges_at_its_first_step_above(learned: list[Measurement]) 
         assert found.emergence_step == (min(above) if above else None)
 
 
+@pytest.mark.slow
 def test_summaries_go_on_from_those_of_earlier_steps(learned: list[Measurement]) -> None:
     early = [r for r in learned if r.step <= 10]
     late = [r for r in learned if r.step > 10]

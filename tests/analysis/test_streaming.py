@@ -66,7 +66,7 @@ def streamed_by(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations, "PART_BYTES", limit)
 
 
-@pytest.mark.parametrize("of", ["random init", "reference"])
+@pytest.mark.parametrize("of", ["random init", pytest.param("reference", marks=pytest.mark.slow)])
 def test_all_measurements_are_the_same_streamed_and_whole(
     of: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +81,9 @@ def test_all_measurements_are_the_same_streamed_and_whole(
     same(measured(bridge, setting), whole)
 
 
-@pytest.mark.parametrize("wide", ["the model", "the reference"])
+@pytest.mark.parametrize(
+    "wide", ["the model", pytest.param("the reference", marks=pytest.mark.slow)]
+)
 def test_a_streamed_model_and_a_recorded_one_go_together(
     wide: str, small: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

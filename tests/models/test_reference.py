@@ -808,6 +808,7 @@ def test_a_variables_name_inside_the_program_is_part_of_the_key(own_cache: Path)
 MIXED = (1, "a", 2)
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_references_and_takes_ours_without_jax(
     own_cache: Path,
 ) -> None:

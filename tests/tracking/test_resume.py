@@ -66,6 +66,7 @@ def stopped(killed: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights_and_rows(stopped: Path, whole: Path) -> None:
     before = kept_steps(stopped)
     resume(stopped, quiet())
