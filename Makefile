@@ -54,7 +54,7 @@ study: $(READY)
 
 study-small: $(READY)
 	$(BIN)/algomatch sweep sweeps/study_small.yaml
-	echo $(wordlist 1,3,$(STUDIED)) | xargs -n 1 -P 2 $(BIN)/algomatch controls
+	echo $(wordlist 1,2,$(STUDIED)) | xargs -n 1 -P 2 $(BIN)/algomatch controls
 	$(BIN)/algomatch match runs/study_small --no-sides --output runs/study_small-results
 	$(BIN)/algomatch circuit runs/study_small $(CIRCUIT)
 	$(BIN)/algomatch report runs/study_small -o runs/study_small-results/report.html \

@@ -2,8 +2,9 @@
 
 Give the folder of the study's tables and that of the part's. Runs are held against each other by
 task, architecture and seed, as their folders are named; architectures by their runs. A run's
-verdicts depend on nothing but its config, so they must be the same on one machine; the exit code is
-1 where one is not. Over seeds a verdict may differ where the part has fewer of them: that is told.
+verdicts depend on nothing but its config, so they must be the same on one machine, and so must
+those over seeds; the exit code is 1 where one is not. Where the part has fewer seeds of an
+architecture, its verdict over them may differ: that is told, and does not count.
 """
 
 from __future__ import annotations
@@ -42,23 +43,27 @@ def of_runs(whole: Path, part: Path) -> tuple[int, list[str]]:
     return len(both), lines
 
 
-def over_seeds(whole: Path, part: Path) -> tuple[int, list[str]]:
-    """Return how many verdicts over seeds are in both, and a line for each that differs."""
+def over_seeds(whole: Path, part: Path) -> tuple[int, list[str], list[str]]:
+    """Return how many verdicts over seeds are in both, and a line for each that differs.
+
+    First those over as many seeds, then those over fewer.
+    """
     groups = {name_of(row): row["group"] for row in table(whole / "runs.csv")}
     same = {row["group"]: groups.get(name_of(row)) for row in table(part / "runs.csv")}
     known = {(row["group"], row["hypothesis"]): row for row in table(whole / "verdicts.csv")}
-    lines, both = [], 0
+    same_seeds, fewer, both = list[str](), list[str](), 0
     for row in table(part / "verdicts.csv"):
         theirs = known.get((same.get(row["group"]) or "", row["hypothesis"]))
         if theirs is None:
             continue
         both += 1
         if theirs["verdict"] != row["verdict"]:
+            lines = same_seeds if row["seeds"] == theirs["seeds"] else fewer
             lines.append(
                 f"{row['group']}, {row['hypothesis']}: {row['verdict']} ({row['by_verdict']}), "
                 f"in all of it {theirs['verdict']} ({theirs['by_verdict']})"
             )
-    return both, lines
+    return both, same_seeds, fewer
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,10 +75,13 @@ def main(arguments: Sequence[str]) -> int:
     runs, differing = of_runs(whole, part)
     print(f"{runs} runs in both: {len(differing)} of their steps, accuracies and verdicts differ")
     print("".join(f"  {line}\n" for line in differing), end="")
-    verdicts, others = over_seeds(whole, part)
-    print(f"{verdicts} verdicts over seeds in both: {len(others)} differ")
-    print("".join(f"  {line}\n" for line in others), end="")
-    return 1 if differing or not runs else 0
+    verdicts, others, fewer = over_seeds(whole, part)
+    print(
+        f"{verdicts} verdicts over seeds in both: {len(others)} differ over the same seeds, "
+        f"{len(fewer)} over fewer"
+    )
+    print("".join(f"  {line}\n" for line in [*others, *fewer]), end="")
+    return 1 if differing or others or not runs else 0
 
 
 if __name__ == "__main__":
