@@ -90,14 +90,18 @@ def rule_of(config: AnalysisConfig) -> Rule:
     return Rule(config.match_realised, config.match_partly, config.solved)
 
 
+def program_names(task: Task) -> list[str]:
+    """Return the names of a task's programs, its own first."""
+    return [next(iter(task.algorithms), task.name), *task.alternatives]
+
+
 def programs_of(task: Task, names: Sequence[str] = ()) -> Iterator[tuple[str, Task]]:
     """Yield a task's programs by name, its own first; those named, where names are given.
 
     Raises:
         UserError: a name is none of the task's programs.
     """
-    own = next(iter(task.algorithms), task.name)
-    known = [own, *task.alternatives]
+    own, *_ = known = program_names(task)
     for name in names:
         if name not in known:
             raise UserError(f"unknown program '{name}' of {task.name}: {one_of(name, known)}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..analysis.rivals import program_names
 from ..data.inputs import input_set
 from ..data.tasks import make_task
 from ..errors import UserError
@@ -80,9 +81,9 @@ def gather(folders: Sequence[RunFolder], where: str, say: Say) -> Gathered:
         say(f"reading run {number_of} of {len(started)}")
         runs.append(load_run(folder))
     groups = grouped(runs)
-    own = _steps_of(groups)
+    tasks = _tasks_of(groups)
     members = {
-        group.label: [_member(run, group, own.get(group.label)) for run in group.runs]
+        group.label: [_member(run, group, *tasks[group.label]) for run in group.runs]
         for group in groups
     }
     say("comparing")
@@ -100,28 +101,36 @@ def seeds_of(group: Group) -> list[int]:
     return [run.config.seed for run in group.runs]
 
 
-def _steps_of(groups: Sequence[Group]) -> dict[str, frozenset[str] | None]:
-    """Return the programs' own steps by group; each task's inputs are made once."""
-    known: dict[str, frozenset[str] | None] = {}
+def _tasks_of(
+    groups: Sequence[Group],
+) -> dict[str, tuple[frozenset[str] | None, Sequence[str]]]:
+    """Return by group the program's own steps and the names of the task's programs.
+
+    Each task's inputs are made once. Of a task that is gone neither is known.
+    """
+    known: dict[str, tuple[frozenset[str] | None, Sequence[str]]] = {}
     found = {}
     for group in groups:
         config = group.runs[0].config
         digest = group.runs[0].folder.inputs_digest
         if digest not in known:
             try:
-                known[digest] = own_steps(input_set(make_task(config.task), config.task))
+                inputs = input_set(make_task(config.task), config.task)
+                known[digest] = own_steps(inputs), program_names(inputs.task)
             except UserError:
-                known[digest] = None
+                known[digest] = None, ()
         found[group.label] = known[digest]
     return found
 
 
-def _member(run: Run, group: Group, own: frozenset[str] | None) -> Member:
+def _member(run: Run, group: Group, own: frozenset[str] | None, programs: Sequence[str]) -> Member:
     """Return a run with its verdicts, from its last headlines and what its folder holds."""
     results, config = Results(run.folder.path), run.config
     last = checkpoints.load_rows(run.folder.checkpoint_folders()[-1])
     circuit = circuit_found(results, config.analysis.circuit_faithful, own)
-    each = judged(last, results, config, group.failing, circuit, run.folder.path, run.summaries)
+    each = judged(
+        last, results, config, group.failing, circuit, run.folder.path, run.summaries, programs
+    )
     return Member(run, results, circuit, {one.name: one for one in each})
 
 

@@ -3,7 +3,8 @@
 Each verdict has the numbers that it comes from, what would have changed it, and what was not
 measured. Words are chosen so that nothing is claimed that an interval, a control or the number of
 seeds does not carry: of a model that does not solve its task nothing is said, a measure that fails
-the task's controls says nothing, and one seed says nothing about an architecture.
+the task's controls says nothing (but for H1, which is about compiling: its figures decide all the
+same, and are marked), and one seed says nothing about an architecture.
 """
 
 from __future__ import annotations
@@ -31,9 +32,6 @@ CLAIMS = {
 }
 ON_OFF = ("bimodal_share", "dip", "bimodality")  # they decide H1
 BESIDE = ("hoyer", "gini", "active_share")  # these do not
-COMPILING = (
-    "other tasks' compiled programs are as two-valued, so it is about compiling, not about this one"
-)
 ONE_SEED = "one seed: says nothing about the architecture"
 LEAST_SEEDS = 3  # from which on seeds that agree say something
 ATTENTION = "attention/matched_overlap"
@@ -189,18 +187,26 @@ class Emergence:
 
 
 def h1(
-    rows: Sequence[Measurement], solved: Solved, failing: Failing, neurons: bool, path: str
+    rows: Sequence[Measurement],
+    solved: Solved,
+    failing: Failing,
+    neurons: bool,
+    task: str,
+    path: str,
 ) -> Hypothesis:
     """Judge H1 by a run's last checkpoint: the reference's neurons less the model's.
 
     `neurons` says whether the model has any. Supported where each of the three on/off figures is
-    surely higher in the reference, not supported where each surely is not.
+    surely higher in the reference, not supported where each surely is not; figures that fail the
+    task's controls too, for what they say is not of this program but of compiling.
     """
     evidence = tuple(_differences(rows, failing))
     deciding = [one for one in evidence if one.decides]
     measured = bool(deciding)
 
-    def say(verdict: str, why: str, lacking: tuple[Lacking, ...] = ()) -> Hypothesis:
+    def say(verdict: str, why: str, *lacking: Lacking) -> Hypothesis:
+        if failing is None and measured:
+            lacking += (_controls("whether these figures are of this program alone", task),)
         return Hypothesis("H1", verdict, why, ONE_SEED, evidence, _change_h1(verdict), lacking)
 
     if not neurons:
@@ -208,7 +214,7 @@ def h1(
     if not measured:
         command = f"algomatch train --config {path}/config.yaml run_dir=NEW_DIR"
         what = "the neurons' figures (`sparsity` in analysis.measures)"
-        return say(NOT_MEASURED, "the neurons were not measured", (Lacking(what, command),))
+        return say(NOT_MEASURED, "the neurons were not measured", Lacking(what, command))
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
     counts = Counter(one.says for one in deciding)
@@ -236,11 +242,12 @@ def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evid
         ours, theirs = each.get("model"), each.get("reference:model")
         control = f"model {ours.value:.3f}, reference {theirs.value:.3f}" if ours and theirs else ""
         keys = (f"sparsity/model/{name}", row.key)
-        fails = any(key in (failing or ()) for key in keys)
+        fails = [(failing or {})[key] for key in keys if key in (failing or ())]
         yield Evidence(
             f"{NEURON_LABELS[name]}: reference less model", row.value, row.ci_low, row.ci_high,
             f"{row.n:,} neuron{'s' * (row.n != 1)}", control, _sign(row.ci_low, row.ci_high),
-            COMPILING if fails else "", fails, name in ON_OFF, 0.0,
+            f"fails the task's controls: {fails[0]}" if fails else "", bool(fails),
+            name in ON_OFF, 0.0,
         )  # fmt: skip
 
 
@@ -276,15 +283,19 @@ def h2(
     Supported where the attention is surely above its controls, and these are known to tell; the
     circuit's inner edges carry variables surely more often than a random init's; and each step of
     the program that runs over the reference's edges runs over some of the model's. Not supported
-    where each of these surely fails.
+    where each of these surely fails. Without attention that can be trusted it is neither.
     """
     evidence, lacking = [], []
     command = f"algomatch circuit {path}"
-    if (attention := _attention(rows, failing)) is not None:
+    if (attention := _attention(rows, failing)) is None:
+        again = f"algomatch train --config {path}/config.yaml run_dir=NEW_DIR"
+        what = "attention in common (`attention` in analysis.measures)"
+        lacking.append(Lacking(what, again))
+    else:
         evidence.append(attention)
         if failing is None:
-            lacking.append(Lacking("whether overlap of attention can be trusted on this task",
-                                   f"algomatch controls task={task}"))  # fmt: skip
+            what = "whether overlap of attention can be trusted on this task"
+            lacking.append(_controls(what, task))
     if circuit is None and not searched:
         lacking.append(Lacking("the model's circuit, and what runs over it", command))
     elif circuit is not None:
@@ -310,16 +321,23 @@ def h2(
         return say(UNDECIDED, f"the circuit is of a checkpoint {when}, not of the last one")
     deciding = [one for one in evidence if one.decides]
     counts = Counter(one.says for one in deciding)
-    n = len(deciding)
-    if counts[FOR] == n >= 2 and circuit.model is not None and not lacking:
+    n, heads = len(deciding), attention.says if attention is not None else NEITHER
+    if heads == FOR and counts[FOR] == n >= 2 and circuit.model is not None and not lacking:
         return say(SUPPORTED, f"all {n} comparisons are surely beyond their controls")
-    if counts[AGAINST] == n >= 2:
+    if heads == AGAINST and counts[AGAINST] == n >= 2 and not lacking:
         return say(NOT_SUPPORTED, f"none of {n} comparisons is beyond its controls")
+    told = f"of {n} comparisons {counts[FOR]} speak for it, {counts[AGAINST]} against"
     if counts[FOR] and counts[AGAINST]:
-        return say(MIXED, f"of {n} comparisons {counts[FOR]} speak for it, {counts[AGAINST]} "
-                   "against")  # fmt: skip
-    return say(UNDECIDED, f"of {n} comparisons {counts[FOR]} speak for it, {counts[AGAINST]} "
-               "against, the rest say nothing")  # fmt: skip
+        return say(MIXED, told)
+    told += ", the rest say nothing" if counts[FOR] + counts[AGAINST] < n else ""
+    if attention is None or not attention.decides:
+        told += "; attention in common " + ("was not measured" if attention is None
+                                            else attention.why)  # fmt: skip
+    return say(UNDECIDED, told)
+
+
+def _controls(what: str, task: str) -> Lacking:
+    return Lacking(what, f"algomatch controls task={task}")
 
 
 def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None:
@@ -333,8 +351,10 @@ def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None
         why = "fails the task's controls"
     elif control is None:
         why = "without a control"
+    elif failing is None:
+        why = "the controls were not run"
     elif row.ci_low is not None and row.ci_low > control[0]:
-        says, why = (FOR, "") if failing is not None else (NEITHER, "the controls were not run")
+        says = FOR
     elif row.ci_high is not None and row.ci_high <= control[0]:
         says = AGAINST
     return Evidence(
@@ -406,16 +426,20 @@ def h3(
     last_step: int,
     path: str,
     emerged: Emergence | None = None,
+    of_task: Sequence[str] = (),
 ) -> Hypothesis:
     """Judge H3 by the verdicts of `match` on a run's last checkpoint.
 
-    Supported where one program alone is followed, not supported where none is. When cuts `emerged`
-    is told beside it.
+    Supported where one program alone is followed, of at least two, not supported where none is; and
+    all programs `of_task` have to be asked. When cuts `emerged` is told beside it.
     """
     testable = of(rows, "matching/testable_cuts").get("model")
     lacking: tuple[Lacking, ...] = ()
     if not programs:
         lacking = (Lacking("a verdict on every program", f"algomatch match {path} --all"),)
+    unasked = ", ".join(sorted(set(of_task) - {one.program for one in programs}))
+    if programs and unasked:
+        lacking = (Lacking(f"a verdict on {unasked}", f"algomatch match {path}"),)
     known = _light(rows) if not programs else map(_of_program, programs)
     evidence = (*known, *_emerged(emerged or Emergence()))
 
@@ -439,6 +463,9 @@ def h3(
     names = ", ".join(one.program for one in followed)
     if any(one.verdict == NOT_SOLVED for one in programs):
         return say(NOT_JUDGED, "matching found that the model does not solve the task")
+    if unasked:
+        found = f"follows {names}" if followed else "follows none of the programs asked"
+        return say(UNDECIDED, f"{found}, but {unasked} was not asked")
     if len(followed) == 1:
         return _one_followed(followed[0], programs, say)
     if followed:
@@ -446,9 +473,11 @@ def h3(
             one for one in followed
             if {other.program for other in followed} - {one.program} <= set(one.decided)
         ]  # fmt: skip
-        if len(chosen) == 1:
+        if len(chosen) == 1 and not _unsure(chosen[0], programs):
             why = f"follows {chosen[0].program}; selectors put it before the others with its cuts"
             return say(SUPPORTED, why)
+        if len(chosen) == 1:
+            return say(UNDECIDED, _but_of(chosen[0], programs))
         return say(UNDECIDED, f"follows {names}: nothing tells these apart")
     if any(one.verdict == CUT_UNDECIDED for one in programs):
         unsure = ", ".join(one.program for one in programs if one.verdict == CUT_UNDECIDED)
@@ -471,17 +500,27 @@ def _one_followed(
         alike = ", ".join(one.shared_with)
         if not set(one.shared_with) <= set(one.decided):
             return say(UNDECIDED, f"follows {one.program}, which shares its cuts with {alike}")
-    unsure = [
+    if _unsure(one, programs):
+        return say(UNDECIDED, _but_of(one, programs))
+    rivals = len(programs) - 1
+    if not rivals:
+        return say(UNDECIDED, f"follows {one.program}, but the task has no rival program to ask")
+    told = f"follows {one.program} ({one.why}); of {rivals} rivals none is followed"
+    return say(SUPPORTED, told)
+
+
+def _unsure(one: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> list[str]:
+    """Return the programs that nothing is decided of, and that selectors do not put behind one."""
+    return [
         other.program
         for other in programs
         if other.verdict == CUT_UNDECIDED and other.program not in one.decided
     ]
-    if unsure:
-        left = ", ".join(unsure)
-        return say(UNDECIDED, f"follows {one.program}, but of {left} nothing could be decided")
-    rivals = len(programs) - 1
-    against = f"of {rivals} rivals none is followed" if rivals else "no rival program was asked"
-    return say(SUPPORTED, f"follows {one.program} ({one.why}); {against}")
+
+
+def _but_of(one: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> str:
+    left = ", ".join(_unsure(one, programs))
+    return f"follows {one.program}, but of {left} nothing could be decided"
 
 
 def _of_program(one: ProgramVerdict) -> Evidence:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from ..analysis.attention import active_heads
 from ..analysis.emergence import summaries
 from ..analysis.measurements import Measurement
+from ..analysis.rivals import program_names
 from ..config import Config
 from ..data.inputs import InputSet, input_set
 from ..data.tasks import Task, make_task
@@ -56,8 +57,9 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
     circuit_of = circuit_found(results, config.analysis.circuit_faithful, own_steps(inputs))
     say("attention patterns")
     patterns = _patterns(folder, inputs), _reference(config, inputs)
+    programs = program_names(task) if task is not None else ()
     hypotheses = (
-        judged(last, results, config, failing, circuit_of, folder.path, summaries(rows))
+        judged(last, results, config, failing, circuit_of, folder.path, summaries(rows), programs)
         if rows
         else []
     )

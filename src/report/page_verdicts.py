@@ -40,18 +40,20 @@ def judged(
     circuit: CircuitFound | None,
     path: Path,
     curves: Mapping[str, Summary],
+    programs: Sequence[str],
 ) -> list[Hypothesis]:
     """Return H1, H2 and H3 of a run's last checkpoint.
 
-    `circuit` is its faithful circuit, `curves` what its headlines amount to.
+    `circuit` is its faithful circuit, `curves` what its headlines amount to, `programs` are the
+    task's, by name.
     """
     solved, step = solved_of(last, config), max((row.step for row in last), default=0)
     given = str(path)
     has_mlp = not config.model.attn_only
     return [
-        h1(last, solved, failing, has_mlp, given),
+        h1(last, solved, failing, has_mlp, config.task.name, given),
         h2(last, solved, failing, circuit, step, config.task.name, given, results.circuits.there),
-        h3(last, solved, program_verdicts(results), step, given, emergence(curves)),
+        h3(last, solved, program_verdicts(results), step, given, emergence(curves), programs),
     ]
 
 

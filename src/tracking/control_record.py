@@ -122,6 +122,9 @@ def verdicts(inputs_digest: str) -> list[Separation] | None:
 
 
 def failing(inputs_digest: str) -> dict[str, str] | None:
-    """Return the measures that do not separate on a task, and why; None if never studied."""
+    """Return the measures that do not separate on a task, and why; None if it is not known.
+
+    It is not where no study was made, nor where none had both positive and negative controls.
+    """
     found = verdicts(inputs_digest)
-    return None if found is None else separation.failing(found)
+    return separation.failing(found) if found else None

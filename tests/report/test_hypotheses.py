@@ -50,7 +50,7 @@ ABOVE, BELOW, ACROSS = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.3)
     ],
 )
 def test_h1_needs_every_interval_on_one_side(rows: list[Measurement], verdict: str) -> None:
-    found = hy.h1(rows, SOLVED, {}, True, "runs/RUN")
+    found = hy.h1(rows, SOLVED, {}, True, "reverse", "runs/RUN")
     assert found.verdict == verdict
     assert found.scope == hy.ONE_SEED
     assert found.change
@@ -60,17 +60,20 @@ def test_h1_needs_every_interval_on_one_side(rows: list[Measurement], verdict: s
 def test_h1_is_not_judged_of_what_does_not_solve_the_task_or_has_no_neurons() -> None:
     rows = differences(ABOVE, ABOVE, ABOVE)
     for solved in (UNSOLVED, UNKNOWN):
-        assert hy.h1(rows, solved, {}, True, "RUN").verdict == hy.NOT_JUDGED
-    assert "0.980" in hy.h1(rows, UNSOLVED, {}, True, "RUN").why
-    found = hy.h1(rows, SOLVED, {}, False, "RUN")
+        assert hy.h1(rows, solved, {}, True, "reverse", "RUN").verdict == hy.NOT_JUDGED
+    assert "0.980" in hy.h1(rows, UNSOLVED, {}, True, "reverse", "RUN").why
+    found = hy.h1(rows, SOLVED, {}, False, "reverse", "RUN")
     assert found.verdict == hy.NOT_JUDGED
     assert "no MLP" in found.why
 
 
 def test_h1_marks_what_fails_the_controls() -> None:
     failing = {"sparsity/model/dip": "gap -0.1"}
-    found = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, failing, True, "RUN")
+    found = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, failing, True, "reverse", "RUN")
     assert [one.failing for one in found.evidence] == [False, True, False]
+    assert [one.why for one in found.evidence] == ["", "fails the task's controls: gap -0.1", ""]
+    unknown = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, None, True, "reverse", "RUN")
+    assert [one.command for one in unknown.lacking] == ["algomatch controls task=reverse"]
 
 
 OWN = frozenset({"length", "opp_idx", "opp_idx-1"})
@@ -137,9 +140,14 @@ def test_h2_does_not_count_attention_that_fails_its_controls_or_has_none() -> No
     failing = h2(failing={"attention/model/matched_overlap": "gap -0.1"})
     assert failing.evidence[0].failing
     assert failing.evidence[0].says == hy.NEITHER
+    assert failing.verdict == hy.UNDECIDED  # though the other two comparisons speak for it
+    assert "attention in common fails the task's controls" in failing.why
     assert h2(failing=None).verdict != hy.SUPPORTED  # whether it can be trusted is not known
     assert "algomatch controls task=reverse" in [one.command for one in h2(failing=None).lacking]
     assert h2(rows=OVERLAP[:1]).verdict != hy.SUPPORTED
+    without = h2(rows=[])
+    assert without.verdict == hy.UNDECIDED
+    assert any("attention" in one.what for one in without.lacking)
 
 
 def test_h2_is_not_supported_by_as_much_as_a_random_init_has() -> None:
@@ -150,6 +158,9 @@ def test_h2_is_not_supported_by_as_much_as_a_random_init_has() -> None:
     within = [replace(OVERLAP[0], value=0.3, ci_low=0.25, ci_high=0.35), *OVERLAP[1:]]
     nothing = replace(CIRCUIT, model=Carried(50, ()))
     assert h2(rows=within, circuit=nothing).verdict == hy.NOT_SUPPORTED
+    for failing in (None, {"attention/model/matched_overlap": "gap -0.1"}):
+        found = h2(rows=within, circuit=nothing, failing=failing)
+        assert found.verdict == hy.UNDECIDED  # attention that is not known to tell says nothing
     of_few = replace(CIRCUIT, model=Carried(2, ()))  # none of two is not surely fewer
     assert h2(rows=within, circuit=of_few).verdict == hy.UNDECIDED
 
@@ -187,7 +198,21 @@ def test_h3_is_supported_where_one_program_alone_is_followed() -> None:
     found = h3(program("a", FOLLOWS), program("b", DIFFERENT))
     assert found.verdict == hy.SUPPORTED
     assert "follows a" in found.why
-    assert "no rival" in h3(program("a", FOLLOWS)).why
+    alone = h3(program("a", FOLLOWS))
+    assert alone.verdict == hy.UNDECIDED
+    assert "no rival" in alone.why
+
+
+@pytest.mark.parametrize("verdict", [FOLLOWS, DIFFERENT])
+def test_h3_needs_a_verdict_on_every_program_of_the_task(verdict: str) -> None:
+    asked = [program("a", verdict), program("b", DIFFERENT)]
+    whole = hy.h3([], SOLVED, asked, 300, "runs/RUN", of_task=("a", "b"))
+    assert whole.verdict == (hy.SUPPORTED if verdict == FOLLOWS else hy.NOT_SUPPORTED)
+    assert not whole.lacking
+    part = hy.h3([], SOLVED, asked, 300, "runs/RUN", of_task=("a", "b", "c"))
+    assert part.verdict == hy.UNDECIDED
+    assert "c was not asked" in part.why
+    assert [one.command for one in part.lacking] == ["algomatch match runs/RUN"]
 
 
 @pytest.mark.parametrize("solved", [UNSOLVED, UNKNOWN])
@@ -217,7 +242,9 @@ def test_h3_is_undecided_where_something_else_may_be_so(
 
 def test_h3_takes_what_selectors_decide_between_programs_of_the_same_cuts() -> None:
     a = program("a", FOLLOWS, shared_with=("b",), decided=("b",))
-    assert h3(a, program("b", FOLLOWS, shared_with=("a",))).verdict == hy.SUPPORTED
+    b = program("b", FOLLOWS, shared_with=("a",))
+    assert h3(a, b).verdict == hy.SUPPORTED
+    assert h3(a, b, program("c", UNDECIDED)).verdict == hy.UNDECIDED
 
 
 def test_h3_is_not_supported_where_no_program_is_followed() -> None:
