@@ -14,15 +14,19 @@ from pathlib import Path
 SRC = Path(__file__).resolve().parents[1] / "src"
 MODULES = (  # in the order in which the walkthrough meets them
     "config", "errors",
-    "data.tasks", "data.inputs", "data.outputs", "data.cuts", "data.selectors",
+    "data.programs", "data.tasks", "data.inputs", "data.outputs", "data.cuts", "data.selectors",
     "models.reference", "models.learned", "models.training", "models.subject", "models.encoding",
     "models.bridges", "models.brought", "models.variants",
     "experiment", "tracking.run_folder", "tracking.checkpoints",
     "analysis.measurements", "analysis.setting", "analysis.suite", "analysis.activations",
+    "analysis.statistics", "analysis.accuracy", "analysis.similarity", "analysis.representations",
+    "analysis.attention", "analysis.ablation", "analysis.rerun", "analysis.redundancy",
+    "analysis.sparsity", "analysis.realisation",
     "analysis.controls", "analysis.separation", "analysis.emergence",
     "match", "analysis.rivals", "analysis.matching", "analysis.verdicts", "analysis.any_bridge",
-    "analysis.subspaces",
-    "circuit", "analysis.circuits", "analysis.faithfulness", "analysis.true_circuit",
+    "analysis.selectors", "analysis.subspaces",
+    "circuit", "analysis.circuits", "analysis.carried", "analysis.faithfulness",
+    "analysis.true_circuit",
     "explain", "analysis.heads", "analysis.neurons", "analysis.explained",
     "report.seeds", "report.compare", "report.page",
 )  # fmt: skip

@@ -29,7 +29,7 @@ def public(module: str) -> Iterator[tuple[str, object]]:
     """Yield a module's own functions and classes, and their own methods, as they are imported."""
     name = f"algomatch.{module}"
     for key, value in vars(importlib.import_module(name)).items():
-        known = inspect.isfunction(value) or inspect.isclass(value)
+        known = inspect.isclass(value) or inspect.isfunction(inspect.unwrap(value))
         if key.startswith("_") or not known or value.__module__ != name:
             continue
         yield key, value
