@@ -167,6 +167,21 @@ def programs() -> str:
     return "\n".join(lines)
 
 
+def scores() -> str:
+    """The best program's mean score over the seeds, from the lowest seed's to the highest's."""
+    find = of("programs")
+
+    def cell(task: str, model: str) -> str:
+        found = [row for row in find(task, model) if row["mean"]]
+        if not found:
+            return ""
+        one = max(found, key=lambda row: float(row["mean"]))
+        lowest, highest = float(one["lowest"]), float(one["highest"])
+        return f"{float(one['mean']):.2f} ({lowest:.2f} to {highest:.2f})"
+
+    return by_task(cell)
+
+
 def emergence() -> str:
     """The mean step at which each emerged, and in how many seeds."""
     finders = {key: of("emergence", measure=key) for key in STEPS}
@@ -210,6 +225,7 @@ def all_tables() -> Iterator[tuple[str, str]]:
     yield "H2: attention", headline("attention/model/matched_overlap")
     yield "H2: circuits", circuits()
     yield "H3: programs", programs()
+    yield "H3: scores", scores()
     yield "emergence", emergence()
     yield "deletion", headline("ablation/model/redundant_share")
     yield "neurons", neurons()
