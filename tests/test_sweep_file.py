@@ -209,7 +209,7 @@ def test_the_shipped_files_sweep_what_they_say() -> None:
     settings = {
         name: [flattened(c.config, FREE_SETTINGS) for c in by_name[name]] for name in studies
     }
-    assert [len(settings[name]) for name in sorted(studies)] == [175, 50, 30]
+    assert [len(settings[name]) for name in sorted(studies)] == [175, 50, 20]
     assert all(one in settings["study"] for one in settings["study_small"])
     assert {s["model.normalization"] for s in settings["study_no_norm"]} == {"none"}
 
