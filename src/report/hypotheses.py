@@ -220,7 +220,10 @@ def h1(
     counts = Counter(one.says for one in deciding)
     n = len(ON_OFF)
     if counts[FOR] == n:
-        return say(SUPPORTED, f"each of the {n} on/off figures is surely higher in the reference")
+        why = f"each of the {n} on/off figures is surely higher in the reference"
+        if any(one.failing for one in deciding):
+            why += "; they fail the task's controls (✗): it is so of compiling, not of this program"
+        return say(SUPPORTED, why)
     if counts[AGAINST] == n:
         return say(NOT_SUPPORTED, f"each of the {n} on/off figures is surely higher in the model")
     if counts[FOR] and counts[AGAINST]:

@@ -86,7 +86,8 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
         lacking = Missing("Anything: the run holds no checkpoint yet",
                           f"algomatch train --resume {path}")  # fmt: skip
         sections.append(Section("learning", "Measurements", "", [lacking]))
-    name = f"{config.model.name} learning {config.task.name}, seed {config.seed}"
+    norm = "" if config.model.normalization == "LN" else " without LayerNorm"
+    name = f"{config.model.name}{norm} learning {config.task.name}, seed {config.seed}"
     warnings = list(_warnings(folder, rows, last_step, meaning(failing, config.task.name)))
     return Page(
         title or name, name if title else "", facts(folder, last, last_step), warnings, hypotheses,
@@ -171,7 +172,8 @@ def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> lis
     mlp = "attention only" if model.attn_only else f"MLPs of {model.mlp_width}"
     lengths = of(last, "accuracy/undefined_share")
     layers = f"{model.n_layers} layer{'s' * (model.n_layers != 1)}"
-    shape = f"{layers}, {model.n_heads} heads, width {model.d_model}, {mlp}"
+    norm = "LayerNorm" if model.normalization == "LN" else f"normalisation {model.normalization}"
+    shape = f"{layers}, {model.n_heads} heads, width {model.d_model}, {mlp}, {norm}"
     found = [
         ("exact accuracy", exact), ("model", f"{model.name}: {shape}"),
         ("task", config.task.name), ("seed", f"{config.seed}. {ONE_SEED[0].upper()}{ONE_SEED[1:]}"),

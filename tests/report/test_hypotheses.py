@@ -72,6 +72,7 @@ def test_h1_marks_what_fails_the_controls() -> None:
     found = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, failing, True, "reverse", "RUN")
     assert [one.failing for one in found.evidence] == [False, True, False]
     assert [one.why for one in found.evidence] == ["", "fails the task's controls: gap -0.1", ""]
+    assert "of compiling, not of this program" in found.why
     unknown = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, None, True, "reverse", "RUN")
     assert [one.command for one in unknown.lacking] == ["algomatch controls task=reverse"]
 
