@@ -40,14 +40,17 @@ bench: $(READY)
 # Both may be interrupted and called again: finished runs are left alone.
 STUDIED = task=reverse task=reverse_fixed task=sort task=hist task=double_hist task=most_freq task=sort_freq
 EXPLAINED = $(foreach t,reverse sort hist,$(foreach m,1L 2L 4L,runs/study/*-$(t)-$(m)-seed[0-2]))
-CIRCUIT = --methods eap_ig --kinds resample_within
+# Steps that depend on the position and the length alone are seen only where lengths are mixed.
+BY = --methods eap_ig --kinds
+REST = $(foreach t,reverse_fixed sort hist double_hist most_freq sort_freq,runs/study/*-$(t)-*)
 
 study: $(READY)
 	$(BIN)/algomatch sweep sweeps/study.yaml
 	$(BIN)/algomatch sweep sweeps/study_no_norm.yaml
 	echo $(STUDIED) | xargs -n 1 -P 2 $(BIN)/algomatch controls
 	$(BIN)/algomatch match runs/study runs/study_no_norm --no-sides --output runs/study-results
-	$(BIN)/algomatch circuit runs/study runs/study_no_norm $(CIRCUIT)
+	$(BIN)/algomatch circuit runs/study/*-reverse-* runs/study_no_norm/*-reverse-* $(BY) resample_across
+	$(BIN)/algomatch circuit $(REST) runs/study_no_norm/*-sort-* $(BY) resample_within
 	$(BIN)/algomatch explain $(EXPLAINED)
 	$(BIN)/algomatch report runs/study runs/study_no_norm -o runs/study-results/report.html \
 		--tables runs/study-results/tables
@@ -56,7 +59,8 @@ study-small: $(READY)
 	$(BIN)/algomatch sweep sweeps/study_small.yaml
 	echo $(wordlist 1,2,$(STUDIED)) | xargs -n 1 -P 2 $(BIN)/algomatch controls
 	$(BIN)/algomatch match runs/study_small --no-sides --output runs/study_small-results
-	$(BIN)/algomatch circuit runs/study_small $(CIRCUIT)
+	$(BIN)/algomatch circuit runs/study_small/*-reverse-* $(BY) resample_across
+	$(BIN)/algomatch circuit runs/study_small/*-reverse_fixed-* $(BY) resample_within
 	$(BIN)/algomatch report runs/study_small -o runs/study_small-results/report.html \
 		--tables runs/study_small-results/tables
 	$(BIN)/python benchmarks/study.py docs/study runs/study_small-results/tables

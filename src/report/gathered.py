@@ -103,12 +103,12 @@ def seeds_of(group: Group) -> list[int]:
 
 def _tasks_of(
     groups: Sequence[Group],
-) -> dict[str, tuple[frozenset[str] | None, Sequence[str]]]:
+) -> dict[str, tuple[Mapping[str, bool] | None, Sequence[str]]]:
     """Return by group the program's own steps and the names of the task's programs.
 
     Each task's inputs are made once. Of a task that is gone neither is known.
     """
-    known: dict[str, tuple[frozenset[str] | None, Sequence[str]]] = {}
+    known: dict[str, tuple[Mapping[str, bool] | None, Sequence[str]]] = {}
     found = {}
     for group in groups:
         config = group.runs[0].config
@@ -123,7 +123,9 @@ def _tasks_of(
     return found
 
 
-def _member(run: Run, group: Group, own: frozenset[str] | None, programs: Sequence[str]) -> Member:
+def _member(
+    run: Run, group: Group, own: Mapping[str, bool] | None, programs: Sequence[str]
+) -> Member:
     """Return a run with its verdicts, from its last headlines and what its folder holds."""
     results, config = Results(run.folder.path), run.config
     last = checkpoints.load_rows(run.folder.checkpoint_folders()[-1])

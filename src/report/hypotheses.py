@@ -136,8 +136,10 @@ class Carried:
 class CircuitFound:
     """What `circuit` left: the circuit, and what runs over it, a random init and the reference.
 
-    `own` are the variables that are the program's steps, neither its input nor its output. None
-    where it is not known. `step` is the checkpoint's.
+    `own` are the variables that are the program's steps, neither its input nor its output; `still`
+    those of them that the resampling which the circuit was found by leaves as they are, so that
+    no edge is found for what they do. None where it is not known. `step` is the checkpoint's,
+    `ablation` the kind of resampling.
     """
 
     step: int | None
@@ -150,6 +152,8 @@ class CircuitFound:
     untrained: Carried | None
     own: frozenset[str]
     inputs: int | None = None
+    still: frozenset[str] = frozenset()
+    ablation: str = ""
 
     @property
     def steps(self) -> tuple[frozenset[str], frozenset[str]] | None:
@@ -161,6 +165,12 @@ class CircuitFound:
             return None
         wanted = frozenset(name for name in self.reference.names if _is_step(name, self.own))
         return wanted, frozenset(self.model.names) & wanted
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """The steps over the reference's edges that could not be found over the model's."""
+        wanted, here = self.steps or (frozenset(), frozenset())
+        return frozenset(one for one in wanted - here if set(one.split(" = ")) <= self.still)
 
 
 @dataclass(frozen=True)
@@ -305,6 +315,9 @@ def h2(
         evidence += _of_circuit(circuit)
         if circuit.model is None or circuit.untrained is None or circuit.reference is None:
             lacking.append(Lacking("what edges carry, here and in controls", command))
+        if circuit.unseen:
+            what = f"whether {', '.join(sorted(circuit.unseen))} runs over the model's edges"
+            lacking.append(Lacking(what, f"{command} --kinds resample_across"))
 
     def say(verdict: str, why: str) -> Hypothesis:
         return Hypothesis(
@@ -394,11 +407,17 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
         wanted, here = found.steps
         if wanted:
             share = len(here) / len(wanted)
-            says = FOR if here == wanted else NEITHER if here else AGAINST
+            says = FOR if here == wanted else AGAINST
+            why = f"over this model's: {', '.join(sorted(here)) or 'none'}"
+            if says == AGAINST and (here or found.unseen == wanted):
+                says = NEITHER
+            if found.unseen:
+                left = ", ".join(sorted(found.unseen))
+                why += f"; {found.ablation} leaves {left} as it is, so no edge is found for it"
             yield Evidence(
                 "steps of the program that run over inner edges of both", share, None, None,
                 f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
-                f"over this model's: {', '.join(sorted(here)) or 'none'}", level=1.0,
+                why, level=1.0,
             )  # fmt: skip
 
 

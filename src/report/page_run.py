@@ -100,12 +100,21 @@ def verdict_section(hypotheses: Sequence[Hypothesis], lead: str) -> Section:
     return Section("verdicts", "The three hypotheses", lead, [Judgement(one) for one in hypotheses])
 
 
-def own_steps(inputs: InputSet | None) -> frozenset[str] | None:
-    """Return the names of the program's own steps: not its input, nor its output."""
+def own_steps(inputs: InputSet | None) -> dict[str, bool] | None:
+    """Return the program's own steps, not its input, nor its output, by name.
+
+    Each with whether it moves: whether it differs, at one position, among lists of one length.
+    """
     if inputs is None:
         return None
-    names = list(inputs.variables)
-    return frozenset(names[:-1]) - frozenset(INPUTS)
+    return {
+        name: any(
+            bool((codes != codes[:1]).any())
+            for codes in (variable.codes[inputs.lengths == n] for n in inputs.lengths.unique())
+        )
+        for name, variable in list(inputs.variables.items())[:-1]
+        if name not in INPUTS
+    }
 
 
 def _task(config: Config) -> tuple[Task | None, InputSet | None, str]:

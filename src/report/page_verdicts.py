@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..analysis.emergence import Summary
@@ -106,9 +106,12 @@ def _chances(rows: Sequence[Row], step: int) -> dict[str, float]:
 
 
 def circuit_found(
-    results: Results, at_least: float, own: Iterable[str] | None
+    results: Results, at_least: float, own: Mapping[str, bool] | None
 ) -> CircuitFound | None:
-    """Return what `circuit` left, None where it left none that is faithful enough."""
+    """Return what `circuit` left, None where it left none that is faithful enough.
+
+    `own` are the program's steps, each with whether it moves among lists of one length.
+    """
     chosen = [row for row in results.circuits.rows if row["chosen"] == "True"]
     kinds = dict.fromkeys(("resample_across", "resample_within",
                            *(row["ablation"] for row in chosen)))  # fmt: skip
@@ -123,15 +126,18 @@ def _size(row: Row) -> float:
     return value(row, "edges") or 0.0
 
 
-def _found(row: Row, results: Results, at_least: float, own: Iterable[str] | None) -> CircuitFound:
+def _found(
+    row: Row, results: Results, at_least: float, own: Mapping[str, bool] | None
+) -> CircuitFound:
     faithful = [value(row, f"faithfulness{end}") or 0.0 for end in ("", "_low", "_high")]
     inputs = [whole(one, "inputs") or 0 for one in results.lengths.rows]
-    steps = frozenset(own or ())
+    steps, kind = own or {}, row["ablation"]
+    still = [name for name, moves in steps.items() if not moves and kind == "resample_within"]
     return CircuitFound(
         step_in(row["model"]), whole(row, "edges") or 0, len(results.edges.rows),
         (faithful[0], faithful[1], faithful[2]), at_least, _carried(results, "model"),
-        _carried(results, "reference"), _carried(results, "random init"), steps,
-        sum(inputs) or None,
+        _carried(results, "reference"), _carried(results, "random init"),
+        frozenset(steps), sum(inputs) or None, frozenset(still), kind,
     )  # fmt: skip
 
 

@@ -175,6 +175,25 @@ def test_h2_counts_steps_of_the_program_alone() -> None:
     assert steps.says == hy.AGAINST  # neither does what may be one or the other
 
 
+def test_h2_holds_against_a_model_no_step_that_no_edge_could_have_been_found_for() -> None:
+    within = replace(
+        CIRCUIT, ablation="resample_within", model=Carried(50, ("tokens",) * 40), still=OWN
+    )
+    found = h2(circuit=within)
+    steps = next(one for one in found.evidence if "steps" in one.what)
+    assert steps.says == hy.NEITHER
+    assert "resample_within leaves length, opp_idx = opp_idx-1 as it is" in steps.why
+    assert found.verdict == hy.UNDECIDED
+    assert [one.command for one in found.lacking] == [
+        "algomatch circuit runs/RUN --kinds resample_across"
+    ]
+    part = replace(within, still=frozenset({"length"}))  # the other one could have been found
+    steps = next(one for one in h2(circuit=part).evidence if "steps" in one.what)
+    assert steps.says == hy.AGAINST
+    across = replace(within, ablation="resample_across", still=frozenset())
+    assert h2(circuit=across).verdict == hy.MIXED
+
+
 def test_h2_without_controls_of_what_edges_carry_is_not_supported() -> None:
     for circuit in (
         replace(CIRCUIT, model=None),
