@@ -107,10 +107,11 @@ def own_steps(inputs: InputSet | None) -> dict[str, bool] | None:
     """
     if inputs is None:
         return None
+    lengths = sorted(set(inputs.lengths.tolist()))
     return {
         name: any(
             bool((codes != codes[:1]).any())
-            for codes in (variable.codes[inputs.lengths == n] for n in inputs.lengths.unique())
+            for codes in (variable.codes[inputs.lengths == n] for n in lengths)
         )
         for name, variable in list(inputs.variables.items())[:-1]
         if name not in INPUTS
