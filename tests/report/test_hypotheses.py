@@ -8,8 +8,12 @@ import pytest
 
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.verdicts import DIFFERENT, FOLLOWS, FUSES, NOT_SOLVED, UNDECIDED
+from algomatch.config import compose
+from algomatch.data.inputs import input_set
+from algomatch.data.tasks import make_task
 from algomatch.report import hypotheses as hy
 from algomatch.report.hypotheses import Carried, CircuitFound, Hypothesis, ProgramVerdict, Solved
+from algomatch.report.page_run import own_steps
 from algomatch.report.seeds import Estimate, estimate
 
 EXACT = Measurement("accuracy/exact", "all", 1.0, 100, 0.96, 1.0)
@@ -192,6 +196,20 @@ def test_h2_holds_against_a_model_no_step_that_no_edge_could_have_been_found_for
     assert steps.says == hy.AGAINST
     across = replace(within, ablation="resample_across", still=frozenset())
     assert h2(circuit=across).verdict == hy.MIXED
+
+
+@pytest.mark.parametrize(
+    ("task", "moving", "still"),
+    [("reverse", set(), {"length", "opp_idx", "opp_idx-1"}), ("sort", {"key", "place"}, set())],
+)
+def test_a_step_moves_within_a_length_if_it_follows_from_more_than_the_place(
+    task: str, moving: set[str], still: set[str]
+) -> None:
+    config = compose([f"task={task}", "task.max_length=3"]).task
+    steps = own_steps(input_set(make_task(config), config))
+    assert steps is not None
+    assert {name for name, moves in steps.items() if moves} >= moving
+    assert {name for name, moves in steps.items() if not moves} == still
 
 
 def test_h2_without_controls_of_what_edges_carry_is_not_supported() -> None:
