@@ -148,6 +148,7 @@ def test_h2_does_not_count_attention_that_fails_its_controls_or_has_none() -> No
     assert failing.verdict == hy.UNDECIDED  # though the other two comparisons speak for it
     assert "attention in common fails the task's controls" in failing.why
     assert h2(failing=None).verdict != hy.SUPPORTED  # whether it can be trusted is not known
+    assert h2(failing=None).evidence[0].says == hy.NEITHER
     assert "algomatch controls task=reverse" in [one.command for one in h2(failing=None).lacking]
     assert h2(rows=OVERLAP[:1]).verdict != hy.SUPPORTED
     without = h2(rows=[])

@@ -17,9 +17,11 @@ from scipy import stats
 from support.pages import HOSTILE, TOKENS, trained
 
 from algomatch.cli import main
+from algomatch.report.gathered import Member, gather
 from algomatch.report.panels import png
 from algomatch.report.sweep_figures import FIGURES, emergence_figure, verdicts_figure
 from algomatch.report.sweep_tables import TABLES_OF, SummaryTable
+from algomatch.tracking.run_folder import RunFolder
 
 Capture = pytest.CaptureFixture[str]
 Row = Mapping[str, str]
@@ -250,6 +252,31 @@ def test_evidence_has_one_name_for_all_seeds_and_numbers_of_controls(
     for row in tables["evidence"]:
         said = int(row["for"]) + int(row["against"]) + int(row["says_nothing"])
         assert said == int(row["seeds"])
+
+
+def test_a_verdict_knows_the_tasks_programs_and_what_resampling_leaves_as_it_is(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder / ODD, tmp_path / "run"))
+
+    def member() -> Member:
+        found = gather([RunFolder.open(copy)], "run", print)
+        return found.members[found.groups[0].label][0]
+
+    before = member()
+    assert not before.hypotheses["H3"].lacking
+    assert before.circuit is not None
+    assert before.circuit.still == {"length", "opp_idx", "opp_idx-1"}  # of resample_within
+    programs, circuits = copy / "matching" / "programs.csv", copy / "circuit" / "circuits.csv"
+    lines = programs.read_text().splitlines(keepends=True)
+    programs.write_text("".join(line for line in lines if ",reverse_by_counting," not in line))
+    circuits.write_text(circuits.read_text().replace("resample_within", "resample_across"))
+    after = member()
+    assert [one.what for one in after.hypotheses["H3"].lacking] == [
+        "a verdict on reverse_by_counting"
+    ]
+    assert after.circuit is not None
+    assert after.circuit.still == frozenset()
 
 
 def test_circuits_are_counted_from_their_edges(folder: Path, tables: Tables) -> None:
