@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import support.shapes
 import torch
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from support.shapes import check_shapes
 
 # One thread a process: tests run side by side, and threads that wait for each other cost tenfold.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,7 +20,7 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 # Every shape in a signature is checked while the tests run. Subprocesses run without.
-install_import_hook("algomatch", f"{support.shapes.__name__}.checked")
+check_shapes("algomatch")
 
 from support.pages import small_sweep, whole_run  # noqa: E402
 
