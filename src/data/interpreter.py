@@ -110,7 +110,7 @@ class Interpreter:
 
         def value(code: int) -> Value:
             x = inner.values[code]
-            return None if x is None else sop.f(x)
+            return None if x is None else plain_value(sop.f(x))
 
         return Column(*_apply(inner.codes, len(inner.values), value))
 
@@ -120,7 +120,7 @@ class Interpreter:
 
         def value(code: int) -> Value:
             x, y = first.values[code // base], second.values[code % base]
-            return None if x is None or y is None else sop.f(x, y)
+            return None if x is None or y is None else plain_value(sop.f(x, y))
 
         pairs = _codes(first.codes, second.codes, base)
         return Column(*_apply(pairs, len(first.values) * base, value))
@@ -145,7 +145,8 @@ class Interpreter:
         base = len(queries.values)
 
         def value(code: int) -> bool:
-            return bool(selector.predicate(keys.values[code // base], queries.values[code % base]))
+            key, query = keys.values[code // base], queries.values[code % base]
+            return bool(_truth(selector.predicate(key, query)))
 
         pairs = _codes(keys.codes[:, None, :], queries.codes[:, :, None], base)
         codes, chosen = _apply(pairs, len(keys.values) * base, value)
@@ -200,6 +201,42 @@ def present(codes: Int[np.ndarray, " *places"], size: int) -> Int[np.ndarray, " 
     there = np.zeros(size, dtype=bool)
     there[codes] = True
     return np.flatnonzero(there)
+
+
+def plain_value(value: Any) -> Value:
+    """Return what a program's function gave as Python's own value.
+
+    Raises:
+        TypeError: it is no value: a list, a set, an s-op.
+    """
+    if value is None or isinstance(value, (str, bool, int)) or type(value) is float:
+        return value
+    if isinstance(value, tuple):
+        return tuple(map(plain_value, value))
+    if isinstance(value, np.generic):
+        return plain_value(value.item())
+    if isinstance(value, float):
+        return value
+    raise TypeError(_no_value(value))
+
+
+def _truth(value: Any) -> Any:
+    if isinstance(value, rasp.RASPExpr):
+        raise TypeError(_no_value(value))
+    return value
+
+
+def _no_value(value: Any) -> str:
+    if isinstance(value, rasp.RASPExpr):
+        return (
+            "gives an s-op: a function takes values and gives a value; write "
+            "rasp.SequenceMap(lambda x, y: ..., a, b) for what is computed from two s-ops, "
+            "as a == b is"
+        )
+    return (
+        f"gives a {type(value).__name__}, which is no value: write a tuple, as in "
+        "tuple(...), a text, a number or a truth value"
+    )
 
 
 def _apply(
