@@ -75,6 +75,7 @@ class _Lowering:
         self._variables = {id(sop): name for name, sop in task.variables.items()}
         self._names = {id(one): name for name, (one, _) in selectors(task.program).items()}
         self._selects: dict[int, Any] = {}
+        self._at_bos: dict[str, Value] = {rasp.tokens.label: None, rasp.indices.label: None}
         self.made: dict[int, Any] = {}
         self.names: dict[str, str] = {}
         self.values: dict[str, tuple[Value, ...]] = {
@@ -97,17 +98,18 @@ class _Lowering:
         """Give a lowered s-op the label of what it stands for, and say what values it has."""
         sop.annotations = {"encoding": rasp.get_encoding(original), "name": original.name}
         sop.__dict__["unique_id"] = original.unique_id
-        self.names[sop.label] = name
-        self.values[sop.label] = self._foreseen(sop, name)
-        return sop
+        if sop.label in self.names:  # a copy of an expression has its id
+            del sop.__dict__["unique_id"]
+        return self._known(sop, name)
 
-    def _part(self, sop: Any, name: str, like: Any = None) -> Any:
+    def _part(self, sop: Any, name: str) -> Any:
         """Return an s-op that the program does not have, under a name that no variable has."""
-        sop = sop.named(name)
-        if like is not None:
-            sop = rasp.annotate(sop, encoding=rasp.get_encoding(like))
+        return self._known(sop.named(name), name)
+
+    def _known(self, sop: Any, name: str) -> Any:
         self.names[sop.label] = name
         self.values[sop.label] = self._foreseen(sop, name)
+        self._at_bos[sop.label] = self._given_at_bos(sop)
         return sop
 
     def _sop(self, sop: Any, name: str) -> Any:
@@ -141,23 +143,53 @@ class _Lowering:
 
     def _map(self, sop: Any, name: str) -> Any:
         inner = self.made[id(sop.inner)]
-        function = _Total(sop.f)
-        if not rasp.is_numerical(sop):
-            return rasp.Map(function, inner, simplify=False)
-        if rasp.is_numerical(inner):
-            return rasp.Map(_Total(sop.f, number=True), inner, simplify=False)
-        return self._number(sop.f, inner, name)
+        if rasp.is_numerical(sop):
+            return self._number(sop.f, inner, name)
+        return rasp.Map(_Total(sop.f), inner, simplify=False)
 
     def _number(self, function: Callable[..., Any], inner: Any, name: str) -> Any:
-        """Return a category's map to numbers; Tracr's MLP has no negative ones."""
-        given = _Total(function, number=True, otherwise=0.0)
-        if all(given(value) >= 0 for value in self.values[inner.label]):
+        """Return a map to numbers that is 0 at BOS, where an aggregate reads that selects nothing.
+
+        Tracr's MLP of a category has no negative numbers.
+        """
+        given = _Number(function)
+        at_bos = self._mapped_at_bos(given, inner)
+        if at_bos:
+            rest = rasp.numerical(self._number(_Number(function, at_bos), inner, name))
+            rest = self._part(rest, f"what {name} is but for {at_bos}")
+            one = self._part(rasp.numerical(rasp.Map(_Constant(1.0), rasp.tokens)), "a one")
+            return rasp.LinearSequenceMap(rest, one, 1, at_bos)
+        negative = any(given(value) < 0 for value in self.values[inner.label])
+        if rasp.is_numerical(inner) or not negative:
             return rasp.Map(given, inner, simplify=False)
         sides = [
             self._part(rasp.numerical(rasp.Map(_Side(given, sign), inner, simplify=False)), side)
             for sign, side in ((1, f"what {name} is above 0"), (-1, f"what {name} is below 0"))
         ]
         return rasp.LinearSequenceMap(*sides, 1, -1)
+
+    def _mapped_at_bos(self, function: Callable[[Value], Any], inner: Any) -> Any:
+        """Return what a map gives at BOS, where a number is 0 and most categories are nothing."""
+        if not rasp.is_numerical(inner):
+            held = self._at_bos[inner.label]
+            return None if held is None else function(held)
+        numbers = [value for value in self.values[inner.label] if function(value) is not None]
+        return function(min(numbers, key=abs)) if numbers else None
+
+    def _given_at_bos(self, sop: Any) -> Value:
+        """Return the category that a lowered s-op holds at BOS, None for nothing or a number."""
+        if rasp.is_numerical(sop):
+            return None
+        match sop:
+            case rasp.Map():
+                held: Value = self._mapped_at_bos(sop.f, sop.inner)
+                return held
+            case rasp.SequenceMap():
+                sides = [self._at_bos[one.label] for one in (sop.fst, sop.snd)]
+                return None if None in sides else sop.f(*sides)
+            case rasp.Aggregate():
+                return self._at_bos[sop.sop.label]
+        return None
 
     def _sequence_map(self, sop: Any, name: str) -> Any:
         first, second = (self.made[id(one)] for one in (sop.fst, sop.snd))
@@ -201,13 +233,21 @@ class _Lowering:
                         refuse(self._task, f"'{name}' is a number, and the {side} of a select",
                                "the s-op that selects without rasp.numerical, or "
                                f"rasp.Map(lambda x: x, {name}) in its place")  # fmt: skip
-                return rasp.Select(keys, queries, _Holds(selector.predicate))
+                return rasp.Select(self._no_bos(keys), queries, _Holds(selector.predicate))
             case rasp.SelectorAnd() | rasp.SelectorOr():
                 first, second = (self.made[id(one)] for one in (selector.fst, selector.snd))
                 return type(selector)(first, second)
             case rasp.SelectorNot():
                 return rasp.SelectorNot(self.made[id(selector.inner)])
         raise AssertionError(f"{type(selector).__name__} was interpreted")
+
+    def _no_bos(self, keys: Any) -> Any:
+        """Return keys that hold nothing at BOS, or it would be selected."""
+        if self._at_bos[keys.label] is None:
+            return keys
+        name = self.names[keys.label]
+        self._bounded(name, "maps", keys, rasp.tokens, LARGEST_MAP)
+        return self._part(rasp.SequenceMap(_first, keys, rasp.tokens), f"{name} but not at BOS")
 
     def _select(self, selector: Any, reader: str) -> Any:
         """Return the one select that a selector is, over pairs of what its parts read."""
@@ -306,16 +346,28 @@ class _Composed:
 class _Total:
     """A program's function that gives nothing where it raises or gives what is no value."""
 
-    def __init__(self, function: Callable[..., Any], number: bool = False, otherwise: Any = None):
-        self._function, self._number, self._otherwise = function, number, otherwise
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
 
-    def __call__(self, *values: Value) -> Any:
+    def __call__(self, *values: Value) -> Value:
         try:
             given = plain_value(self._function(*values))
         except Exception:  # the interpreter says so where such a value occurs
-            return self._otherwise
-        right = _is_number(given) if self._number else given == given
-        return given if right else self._otherwise
+            return None
+        return given if given == given else None
+
+
+class _Number(_Total):
+    """A program's function to numbers, less a number; 0 where it gives none."""
+
+    def __init__(self, function: Callable[..., Any], less: float = 0):
+        super().__init__(function)
+        self._less = less
+
+    def __call__(self, *values: Value) -> Any:
+        given = super().__call__(*values)
+        number = isinstance(given, (bool, int, float)) and math.isfinite(given)
+        return (given if number else 0.0) - self._less  # type: ignore[operator]
 
 
 class _Holds:
@@ -354,16 +406,16 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _first(first: Any, _: Any) -> Any:
+    return first
+
+
 def _pair(first: Any, second: Any) -> Any:
     return first, second
 
 
 def _longer(several: Any, other: Any) -> Any:
     return (*several, other)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (bool, int, float)) and math.isfinite(value)
 
 
 def _is_constant(sop: Any) -> bool:
