@@ -24,11 +24,19 @@ DIRECT = 1 << 22  # table sizes up to which codes are counted, not sorted
 
 
 class ProgramError(Exception):
-    """A program raised on an input, or gave what no program may give."""
+    """A program raised on an input, or gave what no program may give: then `instead` says more."""
 
-    def __init__(self, row: int, reason: str):
+    def __init__(self, row: int, reason: str, instead: str = ""):
         super().__init__(reason)
-        self.row = row
+        self.row, self.instead = row, instead
+
+
+class NoValueError(TypeError):
+    """A program's function gave what is no value; `instead` is what to write."""
+
+    def __init__(self, reason: str, instead: str):
+        super().__init__(reason)
+        self.instead = instead
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class Interpreter:
                 return Column(widths, tuple(range(length + 1)))
             case rasp.Aggregate():
                 return self._aggregate(sop)
-        raise ProgramError(0, f"{type(sop).__name__} cannot be interpreted")
+        raise _uninterpreted(sop)
 
     def _map(self, sop: Any) -> Column:
         inner = self.column(sop.inner)
@@ -137,7 +145,7 @@ class Interpreter:
             case rasp.SelectorNot():
                 selected = ~self.selection(selector.inner)
             case _:
-                raise ProgramError(0, f"{type(selector).__name__} cannot be interpreted")
+                raise _uninterpreted(selector)
         return np.tril(selected) if self._causal else selected
 
     def _pairs(self, selector: Any) -> np.ndarray:
@@ -146,7 +154,9 @@ class Interpreter:
 
         def value(code: int) -> bool:
             key, query = keys.values[code // base], queries.values[code % base]
-            return bool(_truth(selector.predicate(key, query)))
+            if isinstance(selector.predicate, rasp.Comparison) and None in (key, query):
+                raise _undefined(selector.predicate, "keys" if key is None else "queries")
+            return bool(_no_sop(selector.predicate(key, query)))
 
         pairs = _codes(keys.codes[:, None, :], queries.codes[:, :, None], base)
         codes, chosen = _apply(pairs, len(keys.values) * base, value)
@@ -207,36 +217,47 @@ def plain_value(value: Any) -> Value:
     """Return what a program's function gave as Python's own value.
 
     Raises:
-        TypeError: it is no value: a list, a set, an s-op.
+        NoValueError: it is no value: a list, a set, an s-op.
     """
-    if value is None or isinstance(value, (str, bool, int)) or type(value) is float:
-        return value
     if isinstance(value, tuple):
         return tuple(map(plain_value, value))
     if isinstance(value, np.generic):
         return plain_value(value.item())
-    if isinstance(value, float):
+    if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise TypeError(_no_value(value))
+    raise NoValueError(
+        f"gives a value of type {type(_no_sop(value)).__name__}",
+        "a function that gives a text, a number, a truth value, or a tuple of these",
+    )
 
 
-def _truth(value: Any) -> Any:
+def _no_sop(value: Any) -> Any:
     if isinstance(value, rasp.RASPExpr):
-        raise TypeError(_no_value(value))
+        raise NoValueError(
+            "gives an s-op where a function must give a value, as `a == b` of two s-ops does",
+            "it outside of functions, as rasp.SequenceMap(lambda x, y: x == y, a, b)",
+        )
     return value
 
 
-def _no_value(value: Any) -> str:
-    if isinstance(value, rasp.RASPExpr):
-        return (
-            "gives an s-op: a function takes values and gives a value; write "
-            "rasp.SequenceMap(lambda x, y: ..., a, b) for what is computed from two s-ops, "
-            "as a == b is"
-        )
-    return (
-        f"gives a {type(value).__name__}, which is no value: write a tuple, as in "
-        "tuple(...), a text, a number or a truth value"
+def _undefined(predicate: rasp.Comparison, side: str) -> NoValueError:
+    always = {"True": "True", "False": "False"}
+    symbol = always.get(predicate.value, f"key {predicate.value} query")
+    return NoValueError(
+        f"selects by rasp.Comparison.{predicate.name}, which raises where the {side} are undefined",
+        f"the predicate lambda key, query: None not in (key, query) and {symbol}",
     )
+
+
+def _uninterpreted(expression: Any) -> ProgramError:
+    kind = f"is made of a rasp.{type(expression).__name__}"
+    if isinstance(expression, rasp.ConstantSelector):
+        instead = "rasp.Select(rasp.indices, rasp.indices, lambda key, query: ...) of two positions"
+        return ProgramError(0, f"{kind}, which is of one length", instead)
+    if isinstance(expression, rasp.ConstantSOp):
+        instead = "rasp.Map(lambda index: ..., rasp.indices)"
+        return ProgramError(0, f"{kind}, which is of one length", instead)
+    return ProgramError(0, f"{kind}, which nothing interprets", "it with rasp's own expressions")
 
 
 def _apply(
@@ -256,6 +277,9 @@ def _apply(
         try:
             value = function(code)
             index = table.setdefault(_identity(value), len(table))
+        except NoValueError as error:
+            row = int(np.argwhere(codes == code)[0, 0])
+            raise ProgramError(row, str(error), error.instead) from error
         except Exception as error:
             row = int(np.argwhere(codes == code)[0, 0])
             raise ProgramError(row, f"{type(error).__name__}: {first_line(error)}") from error
@@ -294,7 +318,12 @@ def _means(
     for kind, case in zip(kinds.tolist(), first.tolist(), strict=True):
         values = [column.values[code] for code in kind if code >= 0]
         if not all(isinstance(value, (int, float)) for value in values):
-            raise ProgramError(int(rows[case]), f"an aggregate selects several of {values}")
+            raise ProgramError(
+                int(rows[case]),
+                f"is an aggregate that selects several of {values}, which have no mean",
+                "a predicate that selects one position, as key == query - 1 does, or count with "
+                "rasp.SelectorWidth",
+            )
         means.append(sum(values) / len(values))
     return index.reshape(-1), means
 
