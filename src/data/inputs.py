@@ -327,7 +327,7 @@ def program_outputs(raw: RawInputs) -> dict[str, Variable]:
                     tokens = raw.tokens(part[error.row])
                     if error.instead:
                         raise UserError(
-                            f"task '{task.name}': '{name}' {error} (on the input {tokens}): write "
+                            f"task '{task.name}': '{name}': {error} (on the input {tokens}); write "
                             f"{error.instead}"
                         ) from error
                     raise _raises(raw, tokens, str(error)) from error

@@ -226,7 +226,7 @@ def plain_value(value: Any) -> Value:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise NoValueError(
-        f"gives a value of type {type(_no_sop(value)).__name__}",
+        f"it gives a value of type {type(_no_sop(value)).__name__}",
         "a function that gives a text, a number, a truth value, or a tuple of these",
     )
 
@@ -234,7 +234,7 @@ def plain_value(value: Any) -> Value:
 def _no_sop(value: Any) -> Any:
     if isinstance(value, rasp.RASPExpr):
         raise NoValueError(
-            "gives an s-op where a function must give a value, as `a == b` of two s-ops does",
+            "it gives an s-op where a function must give a value, as `a == b` of two s-ops does",
             "it outside of functions, as rasp.SequenceMap(lambda x, y: x == y, a, b)",
         )
     return value
@@ -244,20 +244,18 @@ def _undefined(predicate: rasp.Comparison, side: str) -> NoValueError:
     always = {"True": "True", "False": "False"}
     symbol = always.get(predicate.value, f"key {predicate.value} query")
     return NoValueError(
-        f"selects by rasp.Comparison.{predicate.name}, which raises where the {side} are undefined",
+        f"it selects by rasp.Comparison.{predicate.name}, which raises where the {side} are undefined",
         f"the predicate lambda key, query: None not in (key, query) and {symbol}",
     )
 
 
 def _uninterpreted(expression: Any) -> ProgramError:
-    kind = f"is made of a rasp.{type(expression).__name__}"
+    instead = "it with rasp's own expressions"
     if isinstance(expression, rasp.ConstantSelector):
-        instead = "rasp.Select(rasp.indices, rasp.indices, lambda key, query: ...) of two positions"
-        return ProgramError(0, f"{kind}, which is of one length", instead)
-    if isinstance(expression, rasp.ConstantSOp):
-        instead = "rasp.Map(lambda index: ..., rasp.indices)"
-        return ProgramError(0, f"{kind}, which is of one length", instead)
-    return ProgramError(0, f"{kind}, which nothing interprets", "it with rasp's own expressions")
+        instead = "rasp.Select(rasp.indices, rasp.indices, lambda key, query: ...) for every length"
+    elif isinstance(expression, rasp.ConstantSOp):
+        instead = "rasp.Map(lambda index: ..., rasp.indices) for every length"
+    return ProgramError(0, f"{type(expression).__name__} cannot be interpreted", instead)
 
 
 def _apply(
@@ -320,7 +318,7 @@ def _means(
         if not all(isinstance(value, (int, float)) for value in values):
             raise ProgramError(
                 int(rows[case]),
-                f"is an aggregate that selects several of {values}, which have no mean",
+                f"an aggregate selects several of {values}, which have no mean",
                 "a predicate that selects one position, as key == query - 1 does, or count with "
                 "rasp.SelectorWidth",
             )
