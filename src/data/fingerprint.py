@@ -99,9 +99,10 @@ class _Describer:
         raise _IndescribableError(type(value).__name__)
 
     def _each(self, values: Iterable[Any]) -> Generator[Any, Any, list[str]]:
-        found = []
+        found: list[str] = []
         for value in values:
-            found.append((yield self._described(value)))
+            text = yield self._described(value)
+            found += [text]
         return found
 
 

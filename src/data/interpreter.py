@@ -155,7 +155,8 @@ class Interpreter:
         def value(code: int) -> bool:
             key, query = keys.values[code // base], queries.values[code % base]
             if isinstance(selector.predicate, rasp.Comparison) and None in (key, query):
-                raise _undefined(selector.predicate, "keys" if key is None else "queries")
+                side = "keys" if key is None else "queries"
+                raise _undefined(selector.predicate, side)
             return bool(_no_sop(selector.predicate(key, query)))
 
         pairs = _codes(keys.codes[:, None, :], queries.codes[:, :, None], base)
@@ -243,10 +244,9 @@ def _no_sop(value: Any) -> Any:
 def _undefined(predicate: rasp.Comparison, side: str) -> NoValueError:
     always = {"True": "True", "False": "False"}
     symbol = always.get(predicate.value, f"key {predicate.value} query")
-    return NoValueError(
-        f"it selects by rasp.Comparison.{predicate.name}, which raises where the {side} are undefined",
-        f"the predicate lambda key, query: None not in (key, query) and {symbol}",
-    )
+    cause = f"it selects by rasp.Comparison.{predicate.name}, which raises where the {side} are"
+    instead = f"the predicate lambda key, query: None not in (key, query) and {symbol}"
+    return NoValueError(f"{cause} undefined", instead)
 
 
 def _uninterpreted(expression: Any) -> ProgramError:

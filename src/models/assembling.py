@@ -46,7 +46,7 @@ def assemble(
     heads = {half: list(block.as_multi().heads()) for half, block in halves if half[1] == ATTENTION}
     mlps = {half: block for half, block in halves if half[1] == MLP}
     each = [head for several in heads.values() for head in several]
-    shape = {
+    shape: dict[str, Any] = {
         "n_layers": halves[-1][0][0] + 1,
         "d_model": len(places),
         "n_ctx": longest + 1,
@@ -112,7 +112,7 @@ def _attention(
         ):
             columns = [places[direction] for direction in space.basis]
             sides[side][at, : len(matrix), columns] = matrix.T
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for side, blocks in sides.items():
         matrix = blocks.reshape(n_heads * width, d_model)
         name = f"layers.{layer}.attn.{side}"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import networkx as nx
 import torch
 from torch import Tensor
 from tracr.craft import bases
@@ -123,14 +122,15 @@ def _crafted(low: Lowered, mlp_exactness: int) -> tuple[Any, list[Any]]:
     return craft, list(graph.nodes[low.program.label][nodes.OUTPUT_BASIS])
 
 
-def _graph(low: Lowered) -> nx.DiGraph[str]:
+def _graph(low: Lowered) -> Any:
     """Return Tracr's graph of a program, with the values that it foresees of each s-op.
 
     Tracr's own follows every path through the program: their number can double with each step.
     """
+    import networkx as nx
     from tracr.compiler import nodes
 
-    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph = nx.DiGraph()
     waiting = deque([low.program])
     graph.add_node(low.program.label, **{nodes.EXPR: low.program})
     while waiting:
@@ -154,9 +154,10 @@ def _graph(low: Lowered) -> nx.DiGraph[str]:
 @contextmanager
 def _depths_at_once() -> Iterator[None]:
     """Let Tracr find how deep each step is from those before it, not by following every path."""
+    import networkx as nx
     from tracr.compiler import craft_graph_to_model, nodes
 
-    def depths(graph: nx.DiGraph[str], _: Any) -> dict[str, int]:
+    def depths(graph: Any, _: Any) -> dict[str, int]:
         found: dict[str, int] = {}
         for label in nx.topological_sort(graph):
             before = max((found[other] for other in graph.predecessors(label)), default=-1)

@@ -173,7 +173,8 @@ class _Lowering:
         if not rasp.is_numerical(inner):
             held = self._at_bos[inner.label]
             return None if held is None else function(held)
-        numbers = [value for value in self.values[inner.label] if function(value) is not None]
+        foreseen: tuple[Any, ...] = self.values[inner.label]
+        numbers = [value for value in foreseen if function(value) is not None]
         return function(min(numbers, key=abs)) if numbers else None
 
     def _given_at_bos(self, sop: Any) -> Value:
@@ -279,32 +280,36 @@ class _Lowering:
         """Refuse what Tracr would compile for many minutes, into gigabytes."""
         one, other = (len(self.values[sop.label]) for sop in (first, second))
         if one * other > most:
-            task = self._task
-            raise UserError(
-                f"task '{task.name}': '{name}' {does} {one} x {other} pairs of values; above "
-                f"{most:,} Tracr takes minutes and gigabytes: lower task.max_length="
-                f"{task.max_length} or shorten the {len(task.vocabulary)}-token task.vocabulary"
-            )
+            self._refuse_large(f"'{name}' {does} {one} x {other} pairs of values", most)
+
+    def _refuse_large(self, what: str, most: int) -> NoReturn:
+        task = self._task
+        raise UserError(
+            f"task '{task.name}': {what}; above {most:,} Tracr takes minutes and gigabytes: lower "
+            f"task.max_length={task.max_length} or shorten the {len(task.vocabulary)}-token "
+            "task.vocabulary"
+        )
 
     def _foreseen(self, sop: Any, name: str) -> tuple[Value, ...]:
         """Return the values that Tracr foresees of a lowered s-op, of equal ones the first."""
-        found: Iterable[Value]
+        found: Iterable[Any]
+        values: tuple[Any, ...]
         match sop:
             case rasp.Map():
-                inner = self.values[sop.inner.label]
-                if rasp.is_numerical(sop.inner):
-                    self._bounded(name, "maps", sop.inner, sop.inner, LARGEST_MAP**2)
-                found = map(sop.f, inner)
+                values = self.values[sop.inner.label]
+                if rasp.is_numerical(sop.inner) and len(values) > LARGEST_MAP:
+                    self._refuse_large(f"'{name}' maps {len(values):,} numbers", LARGEST_MAP)
+                found = map(sop.f, values)
             case rasp.SequenceMap():
                 sides = (self.values[one.label] for one in (sop.fst, sop.snd))
                 found = (sop.f(*pair) for pair in product(*sides))
             case rasp.SelectorWidth():
                 found = range(self._task.max_length + 1)
             case _:
-                found = self.values[sop.sop.label]
+                found = values = self.values[sop.sop.label]
                 if rasp.is_numerical(sop):
                     lengths = range(1, self._task.max_length + 1)
-                    found = (value / length for value in found for length in lengths)
+                    found = (value / length for value in values for length in lengths)
         return tuple(dict.fromkeys(value for value in found if value is not None))
 
 

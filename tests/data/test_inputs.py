@@ -439,9 +439,7 @@ NO_VALUE: dict[str, tuple[Any, str, Any]] = {
         "it selects by rasp.Comparison.TRUE, which raises where the queries are undefined (on the "
         "input ['a']); write the predicate lambda key, query: None not in (key, query) and True",
         rasp.SelectorWidth(
-            rasp.Select(
-                rasp.tokens, PREVIOUS, lambda key, query: None not in (key, query) and True
-            )
+            rasp.Select(rasp.tokens, PREVIOUS, lambda key, query: None not in (key, query) and True)
         ),
     ),
     "several texts": (

@@ -62,6 +62,11 @@ def relabelled() -> Any:
     return rasp.SequenceMap(lambda one, other: (one, other), zero_or_one, some)
 
 
+at_mirror = rasp.Select(rasp.indices, mirror, EQ)
+with_a = rasp.Select(rasp.indices, is_a, lambda key, query: key == 0 and query)
+longer = rasp.Select(rasp.indices, rasp.length, lambda key, query: 2 * key < query)
+
+
 @dataclass(frozen=True)
 class Written:
     """A program as a user writes it, and the lists that it is for."""
@@ -85,9 +90,7 @@ LOWERED: dict[str, Written] = {
     "or": Written(width(same | before)),
     "not, kept": Written(width(rasp.SelectorNot(same))),
     "not of a composite": Written(width(~(same & before))),
-    "nested": Written(
-        width((same & ~so_far) | (rasp.Select(rasp.indices, is_a, lambda k, q: k == 0 and q) & ~before))
-    ),
+    "nested": Written(width((same & ~so_far) | (with_a & ~before))),
     "three different keys": Written(
         width(same & before & rasp.Select(repeats, rasp.tokens, lambda key, _: key > 1))
     ),
@@ -96,7 +99,7 @@ LOWERED: dict[str, Written] = {
         width(rasp.SelectorNot(rasp.Select(rasp.Full(1), rasp.Full(2), EQ)) & same)
     ),
     "aggregated": Written(
-        rasp.Aggregate(rasp.Select(rasp.indices, mirror, EQ) & ~rasp.SelectorNot(everywhere), rasp.tokens).named("back")
+        rasp.Aggregate(at_mirror & ~rasp.SelectorNot(everywhere), rasp.tokens).named("back")
     ),
     "a mean by a composite": Written(mean(same & so_far, number(float, is_a), default=0)),
     "read twice, and a part by itself": Written(
@@ -112,11 +115,13 @@ LOWERED: dict[str, Written] = {
     "causal not": Written(width(~(same & before)), causal=True),
     "length": Written(rasp.length),
     "length in a map": Written(rasp.Map(lambda n: n % 2, rasp.length).named("odd")),
-    "length in a sequence map": Written(rasp.Aggregate(rasp.Select(rasp.indices, mirror, EQ), rasp.tokens).named("back")),
-    "length in a select": Written(width(rasp.Select(rasp.indices, rasp.length, lambda k, q: 2 * k < q))),
+    "length in a sequence map": Written(rasp.Aggregate(at_mirror, rasp.tokens).named("back")),
+    "length in a select": Written(width(longer)),
     "length as a number": Written(rasp.numerical(rasp.length)),
     "length, causal, of one length": Written(
-        rasp.SequenceMap(lambda n, i: n - i, rasp.length, rasp.indices).named("left"), lengths=(3, 3), causal=True
+        rasp.SequenceMap(lambda n, i: n - i, rasp.length, rasp.indices).named("left"),
+        lengths=(3, 3),
+        causal=True,
     ),
     "a full s-op": Written(
         rasp.SequenceMap(lambda token, other: token == other, rasp.tokens, rasp.Full("a"))
@@ -141,7 +146,9 @@ LOWERED: dict[str, Written] = {
     ),
     "a linear map of categories": Written(rasp.LinearSequenceMap(repeats, rasp.indices, 1, -1)),
     "a number that is not 0 at 0, read by an aggregate that selects nothing": Written(
-        mean(before, number(lambda share: 1 - share, make_share("a")), default=0), ("a", "b"), (1, 2)
+        mean(before, number(lambda share: 1 - share, make_share("a")), default=0),
+        ("a", "b"),
+        (1, 2),
     ),
     "a number of a category that a number of 0 has": Written(
         mean(
@@ -170,7 +177,7 @@ LOWERED: dict[str, Written] = {
             rasp.Map(lambda token: token == "b", rasp.tokens).named("x"),
         ).named("x")
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", LOWERED)
@@ -227,7 +234,9 @@ def test_parts_that_read_the_same_need_no_pairs() -> None:
     twice = rasp.SelectorOr(same, rasp.Select(rasp.tokens, rasp.tokens, NEQ))
     select = lowered(Task("n", width(twice), LETTERS, 1, 3)).program.selector
     assert (select.keys.label, select.queries.label) == ("tokens", "tokens")
-    select = lowered(Task("n", width(rasp.SelectorNot(twice) | before), LETTERS, 1, 3)).program.selector
+    select = lowered(
+        Task("n", width(rasp.SelectorNot(twice) | before), LETTERS, 1, 3)
+    ).program.selector
     assert [one.label for one in select.keys.children] == ["tokens", "indices"]
 
 
@@ -297,7 +306,9 @@ def test_a_sum_that_grows_with_every_step_is_refused_before_it_is_foreseen() -> 
     for step in range(8):
         other = rasp.Map(lambda x, step=step: 10**step * x + step, sop, simplify=False)
         sop = rasp.SequenceMap(lambda x, y: x + y, sop, other).named(f"sum_{step}")
-    with pytest.raises(UserError, match="^task 'sum': 'sum_.' maps 81 x 81 pairs of values; above"):
+    with pytest.raises(
+        UserError, match=r"^task 'sum': 'sum_.' maps 81 x 81 pairs of values; above"
+    ):
         lowered(Task("sum", sop, LETTERS, 1, 3))
 
 
@@ -334,13 +345,27 @@ REFUSED: dict[str, Refused] = {
         f"{CANNOT}'number' is a number, and the keys of a select; write the s-op that selects "
         "without rasp.numerical, or rasp.Map(lambda x: x, number) in its place",
         Written(
-            width(rasp.Select(rasp.Map(lambda x: x, flag, simplify=False), rasp.tokens, lambda key, _: key == 1))
+            width(
+                rasp.Select(
+                    rasp.Map(lambda x: x, flag, simplify=False),
+                    rasp.tokens,
+                    lambda key, _: key == 1,
+                )
+            )
         ),
     ),
     "a number among the queries": Refused(
         Written(width(rasp.Select(rasp.tokens, flag, lambda _, query: query == 1))),
         f"{CANNOT}'number' is a number, and the queries of a select; write the s-op that selects",
-        Written(width(rasp.Select(rasp.tokens, rasp.Map(lambda t: 1.0 if t == "a" else 0.0, rasp.tokens), lambda _, query: query == 1))),
+        Written(
+            width(
+                rasp.Select(
+                    rasp.tokens,
+                    rasp.Map(lambda t: 1.0 if t == "a" else 0.0, rasp.tokens),
+                    lambda _, query: query == 1,
+                )
+            )
+        ),
     ),
     "a sequence map of numbers": Refused(
         Written(rasp.numerical(share - make_share("b", "other")).named("less")),
@@ -369,7 +394,7 @@ REFUSED: dict[str, Refused] = {
         "category",
         Written(rasp.Map(lambda x: x, mean(everywhere, flag, default=0)), lengths=(1, 2)),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -409,7 +434,9 @@ WRONG: dict[str, Refused] = {
         ),
     ),
     "a composite of what is undefined": Refused(
-        Written(width(rasp.Select(previous, rasp.tokens, lambda key, query: key == query) | before)),
+        Written(
+            width(rasp.Select(previous, rasp.tokens, lambda key, query: key == query) | before)
+        ),
         "'n': it reads 'previous', which is undefined on some inputs, where Tracr selects nothing "
         "by a composite selector: let it select a position everywhere, as in lambda key, query: "
         "key == max(query - 1, 0)",
@@ -449,11 +476,9 @@ WRONG: dict[str, Refused] = {
     "flags of which there is any": Refused(
         Written(rasp.Map(bool, rasp.Aggregate(so_far, is_a).named("some"), simplify=False)),
         "'some': an aggregate, which in Tracr cannot select several positions of a category: write",
-        Written(
-            rasp.Map(bool, width(so_far & rasp.Select(is_a, rasp.tokens, lambda key, _: key)))
-        ),
+        Written(rasp.Map(bool, width(so_far & rasp.Select(is_a, rasp.tokens, lambda key, _: key)))),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.usefixtures("one_level")

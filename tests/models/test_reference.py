@@ -23,7 +23,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import (
-    EQ,
     LEQ,
     TRUE,
     compile_with_tracr,
