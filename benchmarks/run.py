@@ -377,6 +377,74 @@ def validation() -> tuple[Result, Result]:
     return Result(claim, seconds, 1, "s"), Result(claim, ratios, 0.01, "x haiku, one by one")
 
 
+def compiling() -> Result:
+    """Compiling ten programs, over Tracr's own path, which draws random weights first.
+
+    Each in a process of its own, without imports: jax keeps what it has compiled.
+    """
+    script = """
+import sys, time
+from tracr.compiler.compiling import compile_rasp_to_model
+from algomatch.config import TaskConfig
+from algomatch.data.tasks import make_task
+from algomatch.models.compiling import compile_program
+
+tasks = [make_task(TaskConfig(name=name)) for name in list(REGISTRY)[:10]]
+started = time.perf_counter()
+for task in tasks:
+    if sys.argv[1] == "ours":
+        compile_program(task, 100)
+    else:
+        vocabulary = set(task.vocabulary)
+        compile_rasp_to_model(task.program, vocabulary, task.max_length, task.causal, BOS, PAD)
+print(time.perf_counter() - started)
+"""
+
+    def seconds(whose: str) -> float:
+        command = [sys.executable, "-c", script, whose]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    ratios = [seconds("ours") / seconds("Tracr's") for _ in range(3)]
+    return Result("compiling ten programs, uncached", ratios, 0.25, "x Tracr's own path")
+
+
+def a_hundred_programs() -> Result:
+    """How much a process grows from its tenth to its hundredth compiled and proven program."""
+    script = """
+import re, tempfile
+from pathlib import Path
+from tracr.rasp import rasp
+from algomatch.config import TaskConfig
+from algomatch.data.inputs import input_set
+from algomatch.data.tasks import task_of
+from algomatch.models.reference import build_reference
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+for k in range(100):
+    pair = rasp.SequenceMap(lambda t, i, k=k: (t, (i + k) % (2 + k % 5)), rasp.tokens, rasp.indices)
+    less = rasp.Select(pair, pair, lambda a, b: a[0] == b[0] or a[1] < b[1])
+    out = rasp.SequenceMap(lambda n, b, k=k: (n, b[1] * (k + 1)), rasp.SelectorWidth(less), pair)
+    task = task_of(out, "abcd"[: 2 + k % 3], 3 + k % 4)
+    reference = build_reference(input_set(task, TaskConfig("many", max_inputs=300)), True)
+    assert not reference.from_cache
+    if k == 9:
+        start = peak()
+print((peak() - start) / 2**20)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        out = subprocess.run(
+            [sys.executable, "-c", script],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "ALGOMATCH_CACHE": folder},
+        ).stdout
+    claim = "compiling and proving 100 programs: growth after the tenth"
+    return Result(claim, [float(out)], 0.1, "GiB")
+
+
 def a_million_inputs(task: str) -> tuple[Result, Result]:
     """Enumerating and encoding a million lists of up to 10 tokens, with the program's values."""
     script = """
@@ -422,6 +490,8 @@ def main() -> int:
         lambda: second_start("reverse"),
         lambda: second_start("shuffle_dyck2"),  # the largest reference
         validation,
+        compiling,
+        a_hundred_programs,
         lambda: a_million_inputs("reverse"),
         lambda: a_million_inputs("most_freq"),
     ]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from tracr.rasp import rasp
 
 from .inputs import InputSet
 from .outputs import IGNORE
@@ -74,10 +75,11 @@ class Cuts:
 def cuts(inputs: InputSet) -> Cuts:
     """Return the cuts of the inputs' program, those that are one on these inputs merged."""
     reads = _reads(inputs)
-    done, complete = _done_sets(reads)
+    start = _start(inputs, reads)
+    done, complete = _done_sets(reads, start)
     found = _merged(inputs, reads, done)
     if complete and len(found) > FEW:
-        done, complete = _in_order(reads), False
+        done, complete = _in_order(reads, start), False
         found = _merged(inputs, reads, done)
     first = found[0].variables
     whole = partition(inputs, first)
@@ -141,9 +143,18 @@ def _reads(inputs: InputSet) -> dict[str, set[str]]:
     return reads
 
 
-def _done_sets(reads: dict[str, set[str]]) -> tuple[list[frozenset[str]], bool]:
+def _start(inputs: InputSet, reads: dict[str, set[str]]) -> frozenset[str]:
+    """Return what is there before any step: what reads nothing, but not how long the list is."""
+    nothing = [name for name, sources in reads.items() if not sources]
+    named = inputs.task.variables
+    given = [name for name in nothing if not isinstance(named[name], rasp.LengthType)]
+    return frozenset(given or nothing)
+
+
+def _done_sets(
+    reads: dict[str, set[str]], start: frozenset[str]
+) -> tuple[list[frozenset[str]], bool]:
     """Return all sets of variables that can be done before the others, smallest first."""
-    start = frozenset(name for name, sources in reads.items() if not sources)
     found, at = {start: None}, 0
     queue = [start]
     while at < len(queue):
@@ -155,15 +166,14 @@ def _done_sets(reads: dict[str, set[str]]) -> tuple[list[frozenset[str]], bool]:
                     found[more] = None
                     queue.append(more)
         if len(queue) > MOST:
-            return _in_order(reads), False
+            return _in_order(reads, start), False
     return queue, True
 
 
-def _in_order(reads: dict[str, set[str]]) -> list[frozenset[str]]:
-    done = frozenset(name for name, sources in reads.items() if not sources)
-    found = [done]
-    for name, sources in reads.items():
-        if sources:
+def _in_order(reads: dict[str, set[str]], start: frozenset[str]) -> list[frozenset[str]]:
+    done, found = start, [start]
+    for name in reads:
+        if name not in start:
             done |= {name}
             found.append(done)
     return found

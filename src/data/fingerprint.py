@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 import hashlib
 import sys
+from collections.abc import Generator, Iterable
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from tracr.rasp import rasp
+
+from .rasp_writer import run
 
 
 def fingerprint(program: Any) -> str | None:
@@ -38,6 +41,10 @@ class _Describer:
         self._alive: list[Any] = []  # keeps ids from being used again
 
     def __call__(self, value: Any) -> str:
+        return run(self._described(value))
+
+    def _described(self, value: Any) -> Generator[Any, Any, str]:
+        """Yield what else is to be described, for its description, and return one."""
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
             return f"{type(value).__name__}:{value!r}"
         if isinstance(value, enum.Enum):
@@ -49,8 +56,8 @@ class _Describer:
         self._met[id(value)] = len(self._met)
         self._alive.append(value)
         # Hashed at every level: quoting what is quoted would double it at each.
-        parts = hashlib.sha256(repr(self._parts(value)).encode()).hexdigest()
-        return f"{type(value).__name__}:{parts}"
+        parts = yield from self._parts(value)
+        return f"{type(value).__name__}:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
     def _apart(self, item: Any) -> str:
         """Describe an item of a set, whose order is another in every process."""
@@ -58,13 +65,14 @@ class _Describer:
         alone._met = dict(self._met)
         return alone(item)
 
-    def _parts(self, value: Any) -> list[str]:
+    def _parts(self, value: Any) -> Generator[Any, Any, list[str]]:
+        """Return what a value is made of, each part described."""
         if isinstance(value, rasp.RASPExpr):
             encoding = value.annotations["encoding"] if isinstance(value, rasp.SOp) else None
             fields = {
                 k: v for k, v in vars(value).items() if k not in ("_annotations", "unique_id")
             }
-            return [value.name, self(encoding), self(fields)]
+            return [value.name, *(yield from self._each((encoding, fields)))]
         if isinstance(value, FunctionType):
             code = value.__code__
             try:
@@ -73,21 +81,29 @@ class _Describer:
                 raise _IndescribableError("a variable that is not yet bound") from error
             names = {n: value.__globals__[n] for n in _names(code) if n in value.__globals__}
             parts = (code, value.__defaults__, value.__kwdefaults__, cells, names)
-            return [self(part) for part in parts]
+            return (yield from self._each(parts))
         if isinstance(value, CodeType):
-            constants = [self(constant) for constant in value.co_consts]
+            constants = yield from self._each(value.co_consts)
             return [value.co_code.hex(), *constants, *value.co_names, *value.co_varnames]
         if isinstance(value, BuiltinFunctionType):  # what it is bound to: a module or an object
-            return [value.__qualname__, self(value.__self__)]
+            return [value.__qualname__, *(yield from self._each((value.__self__,)))]
         if isinstance(value, type):
             return [_shipped(value.__module__), value.__qualname__]
         if isinstance(value, (tuple, list)):
-            return [self(item) for item in value]
+            return (yield from self._each(value))
         if isinstance(value, (set, frozenset)):
             return sorted(self._apart(item) for item in value)
         if isinstance(value, dict):
-            return sorted(f"{self(key)}={self(item)}" for key, item in value.items())
+            each = yield from self._each(part for item in value.items() for part in item)
+            return sorted(f"{key}={item}" for key, item in zip(each[::2], each[1::2], strict=True))
         raise _IndescribableError(type(value).__name__)
+
+    def _each(self, values: Iterable[Any]) -> Generator[Any, Any, list[str]]:
+        found: list[str] = []
+        for value in values:
+            text = yield self._described(value)
+            found += [text]
+        return found
 
 
 def _shipped(module: str) -> str:

@@ -324,7 +324,13 @@ def program_outputs(raw: RawInputs) -> dict[str, Variable]:
                 try:
                     column = interpreter.column(sop)
                 except ProgramError as error:
-                    raise _raises(raw, raw.tokens(part[error.row]), str(error)) from error
+                    tokens = raw.tokens(part[error.row])
+                    if error.instead:
+                        raise UserError(
+                            f"task '{task.name}': '{name}': {error} (on the input {tokens}); write "
+                            f"{error.instead}"
+                        ) from error
+                    raise _raises(raw, tokens, str(error)) from error
                 lookup = _merged(column.values, tables[name])
                 if len(tables[name]) > np.iinfo(np.int16).max:
                     codes[name] = codes[name].astype(np.int32, copy=False)
@@ -335,7 +341,16 @@ def program_outputs(raw: RawInputs) -> dict[str, Variable]:
         for name, sop in named.items()
     }
     _spot_check(raw, found)
+    for name, variable in list(found.items())[:-1]:  # of the output more is asked
+        if variable.numerical:
+            _refuse_what_is_no_number(variable, f"task '{task.name}': '{name}'")
     return found
+
+
+def _refuse_what_is_no_number(variable: Variable, name: str) -> None:
+    for value in variable.values:
+        if not isinstance(value, (int, float, np.number)) or not abs(value) <= LARGEST:
+            raise UserError(f"{name} is numerical, but can be {value!r}: not a finite number")
 
 
 def _occurring(
@@ -360,8 +375,32 @@ def _merged(values: Sequence[Value], table: dict[Value, int]) -> Int32[np.ndarra
 def _raises(raw: RawInputs, tokens: Sequence[Value], reason: str) -> UserError:
     return UserError(
         f"task '{raw.task.name}': the program raises on the input {list(tokens)}: {reason}; "
-        "change the program, task.vocabulary, or what task.restrict lets in"
+        f"change the program, task.vocabulary, or what task.restrict lets in{_other_lengths(raw)}"
     )
+
+
+def _other_lengths(raw: RawInputs) -> str:
+    """Return that a program raises on no list that is longer, or on none that is shorter."""
+    there = [length for length, rows in raw.by_length.items() if len(rows)]
+    right = [length for length in there if not _raises_at(raw, length)]
+    if not right:
+        return ""
+    said = f"; it raises on no list of {right[0]} to {right[-1]} tokens: task."
+    if right == there[-len(right) :]:
+        return f"{said}min_length={right[0]}"
+    return f"{said}max_length={right[-1]}" if right == there[: len(right)] else ""
+
+
+def _raises_at(raw: RawInputs, length: int) -> bool:
+    rows, task = raw.by_length[length], raw.task
+    step = max(1, CHUNK // length**2)
+    try:
+        for at in range(0, len(rows), step):
+            column = Column(rows[at : at + step], task.vocabulary)
+            Interpreter(column, task.causal).column(task.program)
+    except ProgramError:
+        return True
+    return False
 
 
 def _spot_check(raw: RawInputs, found: Mapping[str, Variable]) -> None:
@@ -409,9 +448,7 @@ def output_of(task: Task, variable: Variable) -> Output:
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{name} is {value}: outputs must be finite")
         return Categorical(ordered(values))
-    for value in values:
-        if not isinstance(value, (int, float, np.number)) or not abs(value) <= LARGEST:
-            raise UserError(f"{name} is numerical, but can be {value!r}: not a finite number")
+    _refuse_what_is_no_number(variable, name)
     gap = smallest_gap(variable)
     return Numerical(task.tolerance or min(WIDEST_TOLERANCE, APART * gap))
 

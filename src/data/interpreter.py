@@ -24,11 +24,19 @@ DIRECT = 1 << 22  # table sizes up to which codes are counted, not sorted
 
 
 class ProgramError(Exception):
-    """A program raised on an input, or gave what no program may give."""
+    """A program raised on an input, or gave what no program may give: then `instead` says more."""
 
-    def __init__(self, row: int, reason: str):
+    def __init__(self, row: int, reason: str, instead: str = ""):
         super().__init__(reason)
-        self.row = row
+        self.row, self.instead = row, instead
+
+
+class NoValueError(TypeError):
+    """A program's function gave what is no value; `instead` is what to write."""
+
+    def __init__(self, reason: str, instead: str):
+        super().__init__(reason)
+        self.instead = instead
 
 
 @dataclass(frozen=True)
@@ -103,14 +111,14 @@ class Interpreter:
                 return Column(widths, tuple(range(length + 1)))
             case rasp.Aggregate():
                 return self._aggregate(sop)
-        raise ProgramError(0, f"{type(sop).__name__} cannot be interpreted")
+        raise _uninterpreted(sop)
 
     def _map(self, sop: Any) -> Column:
         inner = self.column(sop.inner)
 
         def value(code: int) -> Value:
             x = inner.values[code]
-            return None if x is None else sop.f(x)
+            return None if x is None else plain_value(sop.f(x))
 
         return Column(*_apply(inner.codes, len(inner.values), value))
 
@@ -120,7 +128,7 @@ class Interpreter:
 
         def value(code: int) -> Value:
             x, y = first.values[code // base], second.values[code % base]
-            return None if x is None or y is None else sop.f(x, y)
+            return None if x is None or y is None else plain_value(sop.f(x, y))
 
         pairs = _codes(first.codes, second.codes, base)
         return Column(*_apply(pairs, len(first.values) * base, value))
@@ -137,7 +145,7 @@ class Interpreter:
             case rasp.SelectorNot():
                 selected = ~self.selection(selector.inner)
             case _:
-                raise ProgramError(0, f"{type(selector).__name__} cannot be interpreted")
+                raise _uninterpreted(selector)
         return np.tril(selected) if self._causal else selected
 
     def _pairs(self, selector: Any) -> np.ndarray:
@@ -145,7 +153,11 @@ class Interpreter:
         base = len(queries.values)
 
         def value(code: int) -> bool:
-            return bool(selector.predicate(keys.values[code // base], queries.values[code % base]))
+            key, query = keys.values[code // base], queries.values[code % base]
+            if isinstance(selector.predicate, rasp.Comparison) and None in (key, query):
+                side = "keys" if key is None else "queries"
+                raise _undefined(selector.predicate, side)
+            return bool(_no_sop(selector.predicate(key, query)))
 
         pairs = _codes(keys.codes[:, None, :], queries.codes[:, :, None], base)
         codes, chosen = _apply(pairs, len(keys.values) * base, value)
@@ -202,6 +214,50 @@ def present(codes: Int[np.ndarray, " *places"], size: int) -> Int[np.ndarray, " 
     return np.flatnonzero(there)
 
 
+def plain_value(value: Any) -> Value:
+    """Return what a program's function gave as Python's own value.
+
+    Raises:
+        NoValueError: it is no value: a list, a set, an s-op.
+    """
+    if isinstance(value, tuple):
+        return tuple(map(plain_value, value))
+    if isinstance(value, np.generic):
+        return plain_value(value.item())
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise NoValueError(
+        f"it gives a value of type {type(_no_sop(value)).__name__}",
+        "a function that gives a text, a number, a truth value, or a tuple of these",
+    )
+
+
+def _no_sop(value: Any) -> Any:
+    if isinstance(value, rasp.RASPExpr):
+        raise NoValueError(
+            "it gives an s-op where a function must give a value, as `a == b` of two s-ops does",
+            "it outside of functions, as rasp.SequenceMap(lambda x, y: x == y, a, b)",
+        )
+    return value
+
+
+def _undefined(predicate: rasp.Comparison, side: str) -> NoValueError:
+    always = {"True": "True", "False": "False"}
+    symbol = always.get(predicate.value, f"key {predicate.value} query")
+    cause = f"it selects by rasp.Comparison.{predicate.name}, which raises where the {side} are"
+    instead = f"the predicate lambda key, query: None not in (key, query) and {symbol}"
+    return NoValueError(f"{cause} undefined", instead)
+
+
+def _uninterpreted(expression: Any) -> ProgramError:
+    instead = "it with rasp's own expressions"
+    if isinstance(expression, rasp.ConstantSelector):
+        instead = "rasp.Select(rasp.indices, rasp.indices, lambda key, query: ...) for every length"
+    elif isinstance(expression, rasp.ConstantSOp):
+        instead = "rasp.Map(lambda index: ..., rasp.indices) for every length"
+    return ProgramError(0, f"{type(expression).__name__} cannot be interpreted", instead)
+
+
 def _apply(
     codes: Int[np.ndarray, "inputs *places"], size: int, function: Callable[[int], Value]
 ) -> tuple[Int[np.ndarray, "inputs *places"], tuple[Value, ...]]:
@@ -219,6 +275,9 @@ def _apply(
         try:
             value = function(code)
             index = table.setdefault(_identity(value), len(table))
+        except NoValueError as error:
+            row = int(np.argwhere(codes == code)[0, 0])
+            raise ProgramError(row, str(error), error.instead) from error
         except Exception as error:
             row = int(np.argwhere(codes == code)[0, 0])
             raise ProgramError(row, f"{type(error).__name__}: {first_line(error)}") from error
@@ -257,7 +316,12 @@ def _means(
     for kind, case in zip(kinds.tolist(), first.tolist(), strict=True):
         values = [column.values[code] for code in kind if code >= 0]
         if not all(isinstance(value, (int, float)) for value in values):
-            raise ProgramError(int(rows[case]), f"an aggregate selects several of {values}")
+            raise ProgramError(
+                int(rows[case]),
+                f"an aggregate selects several of {values}, which have no mean",
+                "a predicate that selects one position, as key == query - 1 does, or count with "
+                "rasp.SelectorWidth",
+            )
         means.append(sum(values) / len(values))
     return index.reshape(-1), means
 

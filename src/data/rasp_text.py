@@ -21,9 +21,9 @@ def variables(program: Any) -> dict[str, Any]:
     An unnamed s-op is named by what it computes from its inputs' names. Names are unique and the
     same in every process, and hold no space, control character, '/' or '@'.
     """
-    expressions = _expressions(program)
-    names = Names(expressions).of_sops
-    return {names[id(sop)]: sop for sop in expressions if isinstance(sop, rasp.SOp)}
+    found = expressions(program)
+    names = Names(found).of_sops
+    return {names[id(sop)]: sop for sop in found if isinstance(sop, rasp.SOp)}
 
 
 def describe(program: Any) -> list[str]:
@@ -32,14 +32,14 @@ def describe(program: Any) -> list[str]:
     A selector that is named or used more than once has a line of its own. `x: number` is an
     s-op with numerical encoding.
     """
-    expressions = _expressions(program)
-    names = Names(expressions)
-    of_selectors = names.of_selectors(_shown_selectors(expressions))
+    found = expressions(program)
+    names = Names(found)
+    of_selectors = names.of_selectors(_shown_selectors(found))
     writer = Writer({**names.of_sops, **of_selectors})
     written = {**names.of_sops, **of_selectors}
     lines = (
         f"{written[id(one)]}{_mark(one)} = {run(writer.definition(one))}"
-        for one in expressions
+        for one in found
         if written.get(id(one), "tokens") not in ("tokens", "indices")
     )
     return [re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", line) for line in lines]
@@ -51,14 +51,14 @@ def selectors(program: Any) -> dict[str, tuple[Any, frozenset[str]]]:
     A use is `AGGREGATED` or `COUNTED`, by a selector width. Of composed selectors the whole is read
     and not its parts.
     """
-    expressions = _expressions(program)
+    found = expressions(program)
     uses: dict[int, set[str]] = {}
-    for one in expressions:
+    for one in found:
         if isinstance(one, (rasp.Aggregate, rasp.SelectorWidth)):
             use = AGGREGATED if isinstance(one, rasp.Aggregate) else COUNTED
             uses.setdefault(id(one.selector), set()).add(use)
-    read = [one for one in expressions if id(one) in uses]
-    names = Names(expressions).of_selectors(read)
+    read = [one for one in found if id(one) in uses]
+    names = Names(found).of_selectors(read)
     return {names[id(one)]: (one, frozenset(uses[id(one)])) for one in read}
 
 
@@ -90,7 +90,7 @@ def _sources(sop: Any) -> Iterator[tuple[Any, str]]:
             waiting += reversed(list(zip(expression.children, roles, strict=True)))
 
 
-def _expressions(program: Any) -> list[Any]:
+def expressions(program: Any) -> list[Any]:
     """Return every expression once, depth first, each after what it is made from."""
     found: list[Any] = []
     visited = {id(program)}

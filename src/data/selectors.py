@@ -5,7 +5,7 @@ Shapes: `inputs` inputs, `query` and `key` positions of an encoded input (BOS, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -60,13 +60,7 @@ def selections(inputs: InputSet, everywhere: bool = False) -> list[Selection]:
     """
     found: dict[bytes, Selection] = {}
     read = selectors(inputs.task.program)
-    whole = {
-        name: torch.zeros(*inputs.tokens.shape, inputs.tokens.shape[1]).bool() for name in read
-    }
-    for rows, length, interpreter in _interpreted(inputs):
-        places = slice(1, length + 1)
-        for name, (selector, _) in read.items():
-            whole[name][rows, places, places] = torch.from_numpy(interpreter.selection(selector))
+    whole = selected(inputs, {name: selector for name, (selector, _) in read.items()})
     asked = (inputs.real if everywhere else inputs.defined)[:, :, None]
     for name, (_, uses) in read.items():
         one = Selection((name,), uses, whole[name] & asked)
@@ -76,6 +70,20 @@ def selections(inputs: InputSet, everywhere: bool = False) -> list[Selection]:
         if one.counted.any():
             found[one.key] = one
     return list(found.values())
+
+
+def selected(
+    inputs: InputSet, read: Mapping[str, Any]
+) -> dict[str, Bool[Tensor, "inputs query key"]]:
+    """Return what selectors of the inputs' program select, by their names."""
+    whole = {
+        name: torch.zeros(*inputs.tokens.shape, inputs.tokens.shape[1]).bool() for name in read
+    }
+    for rows, length, interpreter in _interpreted(inputs):
+        places = slice(1, length + 1)
+        for name, selector in read.items():
+            whole[name][rows, places, places] = torch.from_numpy(interpreter.selection(selector))
+    return whole
 
 
 def _interpreted(inputs: InputSet) -> Iterator[tuple[Tensor, int, Any]]:

@@ -341,7 +341,9 @@ def task_of(
     range(1, 4)
     """
     if not isinstance(program, rasp.SOp):
-        raise UserError(f"a program must be an s-op (rasp.SOp), not {_kind(program)}")
+        raise UserError(
+            f"a program must be an s-op (rasp.SOp), not {_kind(program)}{_s_op_of(program)}"
+        )
     if min_length < 1:
         raise UserError(f"task.min_length={min_length} must be at least 1")
     for message in _problems(TaskConfig(name), vocabulary, min_length, max_length, unique=False):
@@ -466,8 +468,19 @@ def _call(make: Maker, available: Mapping[str, Any]) -> Any:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{called} raises{_line(error, make)}: {reason}") from error
     if made is not None and not isinstance(made, rasp.SOp):
-        raise UserError(f"{called} returned {_kind(made)}: it must return an s-op (rasp.SOp)")
+        raise UserError(
+            f"{called} returned {_kind(made)}: it must return an s-op (rasp.SOp){_s_op_of(made)}"
+        )
     return made
+
+
+def _s_op_of(made: Any) -> str:
+    """Return how what is no s-op becomes one, if that is known."""
+    if isinstance(made, rasp.Selector):
+        return ", as rasp.SelectorWidth(selector) and rasp.Aggregate(selector, s_op) are"
+    if isinstance(made, (list, tuple, dict)):
+        return ": one program; others that compute the same are named in task.alternatives"
+    return ", and not a function of it" if callable(made) else ""
 
 
 def _line(error: BaseException, function: Callable[..., Any]) -> str:

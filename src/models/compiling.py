@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from tracr.craft import bases
 from tracr.rasp import rasp
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
@@ -21,25 +22,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from ..data.inputs import InputSet, encode_vocabulary
 from ..data.interpreter import Value
 from ..data.outputs import Categorical
-from ..data.tasks import BOS, PAD, Task
+from ..data.tasks import BOS, Task
 from ..errors import UserError
+from .assembling import assemble
 from .bridges import make_bridge, weights_digest
+from .lowering import Lowered, lowered
 
-SHAPE_FIELDS = (
-    "n_layers",
-    "d_model",
-    "n_ctx",
-    "d_head",
-    "n_heads",
-    "d_mlp",
-    "d_vocab",
-    "d_vocab_out",
-    "act_fn",
-    "attention_dir",
-    "normalization_type",
-)
 HEAD = "head.weight"
-LARGEST_MAP = 2_500  # pairs of values of a sequence map; Tracr's time grows with their cube
 
 
 @dataclass(frozen=True)
@@ -88,44 +77,19 @@ class Compiled:
 
 
 def compile_program(task: Task, mlp_exactness: int) -> Compiled:
-    """Compile a task's program with Tracr and convert it.
+    """Compile a task's program with Tracr, as it is lowered for it.
 
     Raises:
         UserError: Tracr cannot compile the program.
     """
-    from tracr.compiler import compiling  # brings jax, which a cached reference does not need
-    from transformer_lens.utilities import tracr as converter
-
-    program = task.program
+    low = lowered(task)
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # on values that never occur
     try:
-        if not program.children:
-            raise ValueError(f"it is {program.name} itself, and computes nothing")
-        _refuse_large(task)
-        with _wide_heads():
-            model = compiling.compile_rasp_to_model(
-                program,
-                vocab=set(task.vocabulary),
-                max_seq_len=task.max_length,
-                causal=task.causal,
-                compiler_bos=BOS,
-                compiler_pad=PAD,
-                mlp_exactness=mlp_exactness,
-            )
-        labels = _named_labels(task, model.residual_labels)
-        outputs: tuple[Value, ...] | None = None
-        if rasp.is_numerical(program):  # to the converter, a category with a single value
-            one = SimpleNamespace(encoding_map={"": 0})
-            as_category = [f"{x}:" if x == program.label else x for x in model.residual_labels]
-            model = dataclasses.replace(model, output_encoder=one, residual_labels=as_category)
-        else:
-            classes = sorted(model.output_encoder.encoding_map.items(), key=lambda item: item[1])
-            outputs = tuple(value for value, _ in classes)
-        shape = converter.make_tracr_transformer_bridge_config(model)
-        weights = converter.make_tracr_transformer_bridge_state_dict(model, program.label)
-    except UserError:
-        raise
+        craft, output = _crafted(low, mlp_exactness)
+        ids = encode_vocabulary(task)
+        tokens = [bases.BasisDirection(rasp.tokens.label, token) for token in ids]
+        made = assemble(craft, tokens, task.max_length, output, task.causal)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
@@ -133,84 +97,84 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
         ) from error
     finally:
         logging.disable(before)
-    # Tracr orders mixed vocabularies as its sets happen to be: ours is the same every time.
-    ids = encode_vocabulary(task)
-    order = [model.input_encoder.encoding_map[token] for token in sorted(ids, key=ids.__getitem__)]
-    weights["tok_embed.weight"] = weights["tok_embed.weight"][order]
-    _refuse_mixed_up(task, weights["tok_embed.weight"], labels, ids)
+    numerical = rasp.is_numerical(low.program)
     return Compiled(
-        shape={name: getattr(shape, name) for name in SHAPE_FIELDS},
-        weights={name: tensor.contiguous() for name, tensor in weights.items()},
-        outputs=outputs,
-        residual_labels=labels,
+        shape=made.shape,
+        weights=made.weights,
+        outputs=None if numerical else tuple(direction.value for direction in output),
+        residual_labels=_named_labels(low.names, made.labels),
         mlp_exactness=mlp_exactness,
     )
 
 
-def _refuse_mixed_up(
-    task: Task, embedding: Tensor, labels: tuple[str, ...], ids: Mapping[Value, int]
-) -> None:
-    """Refuse an embedding whose dimensions are not those that the labels say.
+def _crafted(low: Lowered, mlp_exactness: int) -> tuple[Any, list[Any]]:
+    """Return Tracr's heads and MLPs of a program, and the directions of its output."""
+    from tracr.compiler import craft_graph_to_model, expr_to_craft_graph, nodes
 
-    Raises:
-        UserError: Tracr found no one order of numbers and texts.
+    graph = _graph(low)
+    bos = bases.BasisDirection(rasp.tokens.label, BOS)
+    expr_to_craft_graph.add_craft_components_to_rasp_graph(
+        graph, bos_dir=bos, mlp_exactness=mlp_exactness
+    )
+    sources = [node for label, node in graph.nodes.items() if not graph.in_degree(label)]
+    with _depths_at_once():
+        craft = craft_graph_to_model.craft_graph_to_model(graph, sources)
+    return craft, list(graph.nodes[low.program.label][nodes.OUTPUT_BASIS])
+
+
+def _graph(low: Lowered) -> Any:
+    """Return Tracr's graph of a program, with the values that it foresees of each s-op.
+
+    Tracr's own follows every path through the program: their number can double with each step.
     """
-    places = [labels.index(f"{rasp.tokens.label}:{token}") for token in ids]
-    if (embedding[list(ids.values()), places] != 1).any():
-        raise UserError(
-            f"task '{task.name}': Tracr mixes up the tokens {list(task.vocabulary)}: texts and "
-            "numbers have no one order; make them all texts or all numbers"
-        )
+    import networkx as nx
+    from tracr.compiler import nodes
+
+    graph = nx.DiGraph()
+    waiting = deque([low.program])
+    graph.add_node(low.program.label, **{nodes.EXPR: low.program})
+    while waiting:
+        expression = waiting.popleft()
+        for child in expression.children:
+            if child.label not in graph:
+                graph.add_node(child.label, **{nodes.EXPR: child})
+                waiting.append(child)
+            graph.add_edge(child.label, expression.label)
+    for label, node in graph.nodes.items():
+        node[nodes.ID] = label
+        if isinstance(node[nodes.EXPR], rasp.SOp):
+            values = low.values[label]
+            number = rasp.is_numerical(node[nodes.EXPR])
+            space = bases.VectorSpaceWithBasis
+            made = space.from_names([label]) if number else space.from_values(label, values)
+            node[nodes.VALUE_SET], node[nodes.OUTPUT_BASIS] = set(values), made.basis
+    return graph
 
 
 @contextmanager
-def _wide_heads() -> Iterator[None]:
-    """Let Tracr make heads as wide as their values: it looks at keys and queries only."""
-    from tracr.compiler import assemble
-    from tracr.craft import transformers
+def _depths_at_once() -> Iterator[None]:
+    """Let Tracr find how deep each step is from those before it, not by following every path."""
+    import networkx as nx
+    from tracr.compiler import craft_graph_to_model, nodes
 
-    original = assemble._get_model_config_and_module_names
+    def depths(graph: Any, _: Any) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for label in nx.topological_sort(graph):
+            before = max((found[other] for other in graph.predecessors(label)), default=-1)
+            step = isinstance(graph.nodes[label][nodes.EXPR], rasp.SOp)
+            found[label] = max(before + step, 0)
+        return found
 
-    def widened(craft_model: Any) -> Any:
-        config, names = original(craft_model)
-        for block in craft_model.blocks:
-            if not isinstance(block, transformers.MLP):
-                widths = [head.w_ov.matrix.shape[1] for head in block.as_multi().heads()]
-                config.key_size = max(config.key_size, *widths)
-        return config, names
-
-    assemble._get_model_config_and_module_names = widened
+    original = craft_graph_to_model.compute_computational_depth
+    craft_graph_to_model.compute_computational_depth = depths
     try:
         yield
     finally:
-        assemble._get_model_config_and_module_names = original
+        craft_graph_to_model.compute_computational_depth = original
 
 
-def _refuse_large(task: Task) -> None:
-    """Refuse what Tracr would compile for many minutes, into gigabytes.
-
-    Raises:
-        UserError: a sequence map has too many pairs of values.
-    """
-    from tracr.compiler import basis_inference, nodes, rasp_to_graph
-
-    found = rasp_to_graph.extract_rasp_graph(task.program)
-    graph = found.graph
-    basis_inference.infer_bases(graph, found.sink, set(task.vocabulary), task.max_length)
-    for name, sop in task.variables.items():
-        if isinstance(sop, rasp.SequenceMap) and not rasp.is_numerical(sop):
-            first, second = (len(graph.nodes[x.label][nodes.VALUE_SET]) for x in (sop.fst, sop.snd))
-            if first * second > LARGEST_MAP:
-                raise UserError(
-                    f"task '{task.name}': '{name}' maps {first} x {second} pairs of values; above "
-                    f"{LARGEST_MAP:,} Tracr takes minutes and gigabytes: lower task.max_length="
-                    f"{task.max_length} or shorten the {len(task.vocabulary)}-token task.vocabulary"
-                )
-
-
-def _named_labels(task: Task, labels: list[str]) -> tuple[str, ...]:
+def _named_labels(names: Mapping[str, str], labels: Sequence[str]) -> tuple[str, ...]:
     """Return Tracr's residual labels with the variables' names, which carry no counters."""
-    names = {sop.label: name for name, sop in task.variables.items()}
     by_length = sorted(names, key=len, reverse=True)
 
     def named(label: str) -> str:

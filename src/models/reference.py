@@ -33,13 +33,14 @@ from ..data.inputs import (
 from ..data.interpreter import Value
 from ..data.outputs import IGNORE, Categorical, Numerical, Output
 from ..data.rasp_text import edges
+from ..data.selectors import selected
 from ..data.tasks import Task
 from ..errors import UserError
 from ..files import cache_folder, write_file
 from .bridges import make_native, weights_digest
 from .compiling import HEAD, Compiled, compile_program
 
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
 LIBRARIES = ("tracr-pypi", "transformer-lens", "torch", "jax", "dm-haiku")
 SHOWN = 5  # counterexamples
 RECHECKED = 256  # inputs on which a validation from the cache is repeated
@@ -201,31 +202,64 @@ def _cause(
     """Return which variable goes wrong first, read off the last residual stream, and likely why."""
     if not compiled.residual_labels:
         return "no residual dimension has a label to say which variable is wrong"
-    task, reads = inputs.task, edges(inputs.task.program)
     for name, variable in inputs.variables.items():
         off = _differs(compiled, variable, name, rows, residual)
-        if off is None or not off.any():
-            continue
-        read = [source for source, target, _ in reads if target == name]
-        undefined = [n for n in read if (inputs.real & ~inputs.variables[n].defined).any()]
-        numbers = [n for n in read if inputs.variables[n].numerical]
-        sop = task.variables[name]
-        why = "an MLP of Tracr's is too coarse"
-        if undefined:
-            why = f"it reads '{undefined[0]}', which is undefined on some inputs"
-        elif numbers:
-            why = (
-                f"it reads the number '{numbers[0]}', of which Tracr foresees the shares 0 and 1/n "
-                "only (inexact numerical MLP)"
-            )
-        elif isinstance(sop, rasp.SelectorWidth):
-            why = "a selector width, whose MLP cannot tell 1/n from 1/(n+1), at full length first"
-        elif isinstance(sop, rasp.Aggregate):
-            why = "an aggregate, which in Tracr cannot select several positions of a category"
-        return f"the first variable to be wrong is '{name}': {why}"
+        if off is not None and off.any():
+            why = _likely(inputs.at(rows), name, off)
+            return f"the first variable to be wrong is '{name}': {why}"
     if isinstance(inputs.output, Numerical):
         return f"no number is off by more than {READ_TOLERANCE}: a numerical MLP is inexact"
     return "no variable but the output is wrong: Tracr does not foresee some of its values"
+
+
+def _likely(inputs: InputSet, name: str, off: Bool[Tensor, "wrong pos"]) -> str:
+    """Return why a variable is likely wrong on these inputs, and what to write instead."""
+    sop = inputs.task.variables[name]
+    read = [source for source, target, _ in edges(inputs.task.program) if target == name]
+    numbers = [source for source in read if inputs.variables[source].numerical]
+    if isinstance(sop, rasp.Aggregate):
+        chosen = selected(inputs, {name: sop.selector})[name]
+        if (off & ~chosen.any(-1)).any():
+            if rasp.is_numerical(sop):
+                return (
+                    f"it selects nothing at some positions, where Tracr gives 0 and not its "
+                    f"default {sop.default!r}: write default=0"
+                )
+            return (
+                f"it selects nothing at some positions, where Tracr gives no category and not its "
+                f"default {sop.default!r}: write no default, and it is undefined there, which "
+                "counts in no loss"
+            )
+    selects = isinstance(sop, (rasp.Aggregate, rasp.SelectorWidth))
+    undefined = [n for n in read if (inputs.real & ~inputs.variables[n].defined).any()]
+    if undefined and selects and not isinstance(sop.selector, rasp.Select):
+        return (
+            f"it reads '{undefined[0]}', which is undefined on some inputs, where Tracr selects "
+            "nothing by a composite selector: let it select a position everywhere, as in lambda "
+            "key, query: key == max(query - 1, 0)"
+        )
+    if undefined and selects:
+        return (
+            f"it reads '{undefined[0]}', which is undefined on some inputs, where Tracr selects "
+            "nothing: write a predicate that is False for None, as in lambda key, query: None not "
+            "in (key, query) and key != query"
+        )
+    if undefined:
+        return f"it reads '{undefined[0]}', which is undefined on some inputs"
+    if numbers:
+        return (
+            f"it reads the number '{numbers[0]}', of which Tracr foresees the shares 0 and 1/n "
+            "only (inexact numerical MLP): write it with counts, by rasp.SelectorWidth"
+        )
+    if isinstance(sop, rasp.SelectorWidth):
+        return "a selector width, whose MLP cannot tell 1/n from 1/(n+1), at full length first"
+    if isinstance(sop, rasp.Aggregate):
+        return (
+            "an aggregate, which in Tracr cannot select several positions of a category: write "
+            "rasp.numerical(rasp.Aggregate(selector, numbers, default=0)) for a mean, numbers "
+            "being rasp.numerical(rasp.Map(float, category)), or count by rasp.SelectorWidth"
+        )
+    return "an MLP of Tracr's is too coarse"
 
 
 def _differs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,9 +14,10 @@ from support.overriding import values_of
 from support.tasks import TASK_OF, small_inputs, small_task
 from tracr.rasp import rasp
 
+from algomatch.config import TaskConfig
 from algomatch.data import cuts as module
 from algomatch.data.cuts import Cuts, cuts, labels
-from algomatch.data.inputs import InputSet
+from algomatch.data.inputs import InputSet, input_set
 
 PROGRAMS = list(TASK_OF)
 Names = tuple[str, ...]
@@ -133,6 +135,20 @@ def test_labels_number_the_combinations_of_values(program: str) -> None:
         numbers, values = found[inputs.real].tolist(), partition(inputs, cut.variables)
         assert determines(numbers, values)
         assert determines(values, numbers)
+
+
+def test_how_long_the_list_is_is_a_step_however_it_is_written() -> None:
+    """`rasp.length` reads nothing, but no position knows it before it has seen the others."""
+    mirror = (rasp.length - rasp.indices - 1).named("mirror")
+    selector = rasp.Select(rasp.indices, mirror, rasp.Comparison.EQ)
+    program = rasp.Aggregate(selector, rasp.tokens).named("reverse")
+    task = replace(small_task("reverse"), program=program)
+    found = cuts(input_set(task, TaskConfig("reverse", held_out=0.0)))
+    assert [cut.name for cut in found.all] == ["indices+tokens", "indices+length+tokens", "reverse"]
+    assert found.inner[0].same == (
+        ("indices", "length-indices", "tokens"),
+        ("indices", "mirror", "tokens"),
+    )
 
 
 def test_reverse_has_one_inner_cut_whatever_tells_the_length() -> None:

@@ -264,3 +264,15 @@ def test_an_unbound_closure_has_no_fingerprint() -> None:
 
     assert found is None
     assert fingerprint(program) is not None
+
+
+def test_a_program_of_any_length_has_a_fingerprint() -> None:
+    def chain(steps: int) -> Any:
+        sop = rasp.tokens
+        for _ in range(steps):
+            sop = rasp.Map(lambda token: token, sop, simplify=False)
+        return sop
+
+    one, again, other = chain(1500), chain(1500), chain(1499)
+    assert fingerprint(one) == fingerprint(again) != fingerprint(other)
+    assert fingerprint(one) is not None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -383,6 +384,138 @@ def test_a_program_that_raises_names_an_input_on_which_it_does() -> None:
     message = r"task 'thrice': the program raises on the input \['a', 'a', 'a'\]: ZeroDivisionError"
     with pytest.raises(UserError, match=message):
         program_outputs(raw)
+
+
+BEFORE = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == query - 1)
+PREVIOUS = rasp.Aggregate(BEFORE, rasp.tokens).named("previous")
+SAME = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.EQ)
+S_OP = (
+    "it gives an s-op where a function must give a value, as `a == b` of two s-ops does (on the "
+    "input ['a']); write it outside of functions, as rasp.SequenceMap(lambda x, y: x == y, a, b)"
+)
+VALUE = "a function that gives a text, a number, a truth value, or a tuple of these"
+
+NO_VALUE: dict[str, tuple[Any, str, Any]] = {
+    "an s-op": (rasp.Map(lambda token: rasp.tokens, rasp.tokens), S_OP, None),
+    "an s-op in a tuple": (rasp.Map(lambda token: (token, PREVIOUS), rasp.tokens), S_OP, None),
+    "two s-ops compared": (
+        rasp.indices == rasp.SelectorWidth(SAME),
+        S_OP,
+        rasp.SequenceMap(lambda x, y: x == y, rasp.indices, rasp.SelectorWidth(SAME)),
+    ),
+    "a predicate that gives an s-op": (
+        rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, lambda k, q: rasp.tokens == q)),
+        S_OP,
+        None,
+    ),
+    "a list": (
+        rasp.Map(lambda token: [token], rasp.tokens),
+        f"it gives a value of type list (on the input ['a']); write {VALUE}",
+        rasp.Map(lambda token: (token,), rasp.tokens),
+    ),
+    "a set": (
+        rasp.Map(lambda token: {token}, rasp.tokens),
+        f"it gives a value of type set (on the input ['a']); write {VALUE}",
+        None,
+    ),
+    "an array": (
+        rasp.Map(lambda token: np.array([1, 2]), rasp.tokens),
+        f"it gives a value of type ndarray (on the input ['a']); write {VALUE}",
+        None,
+    ),
+    "an undefined key that is compared": (
+        rasp.SelectorWidth(rasp.Select(PREVIOUS, rasp.tokens, rasp.Comparison.NEQ)),
+        "it selects by rasp.Comparison.NEQ, which raises where the keys are undefined (on the "
+        "input ['a']); write the predicate lambda key, query: None not in (key, query) and "
+        "key != query",
+        rasp.SelectorWidth(
+            rasp.Select(
+                PREVIOUS, rasp.tokens, lambda key, query: None not in (key, query) and key != query
+            )
+        ),
+    ),
+    "an undefined query": (
+        rasp.SelectorWidth(rasp.Select(rasp.tokens, PREVIOUS, rasp.Comparison.TRUE)),
+        "it selects by rasp.Comparison.TRUE, which raises where the queries are undefined (on the "
+        "input ['a']); write the predicate lambda key, query: None not in (key, query) and True",
+        rasp.SelectorWidth(
+            rasp.Select(rasp.tokens, PREVIOUS, lambda key, query: None not in (key, query) and True)
+        ),
+    ),
+    "several texts": (
+        rasp.Aggregate(SAME, rasp.tokens),
+        "an aggregate selects several of ['a', 'a'], which have no mean (on the input ['a', 'a']); "
+        "write a predicate that selects one position, as key == query - 1 does, or count with "
+        "rasp.SelectorWidth",
+        PREVIOUS,
+    ),
+    "a selector of one length": (
+        rasp.SelectorWidth(rasp.ConstantSelector([[True]])),
+        "ConstantSelector cannot be interpreted (on the input ['a']); write "
+        "rasp.Select(rasp.indices, rasp.indices, lambda key, query: ...) for every length",
+        rasp.SelectorWidth(rasp.Select(rasp.indices, rasp.indices, lambda key, query: key < query)),
+    ),
+    "an s-op of one length": (
+        rasp.ConstantSOp([1]),
+        "ConstantSOp cannot be interpreted (on the input ['a']); write "
+        "rasp.Map(lambda index: ..., rasp.indices) for every length",
+        rasp.Map(lambda index: (1, 2, 3)[index], rasp.indices),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NO_VALUE)
+def test_a_program_that_gives_no_value_is_told_the_cause_and_what_to_write(what: str) -> None:
+    program, message, instead = NO_VALUE[what]
+    said = refusal(Task("mine", program.named("it"), ("a", "b"), 1, 3))
+    assert said == f"task 'mine': 'it': {message}"
+    if instead is not None:
+        found = program_outputs(all_inputs(Task("mine", instead, ("a", "b"), 1, 3), 100, 0))
+        assert len(list(found.values())[-1].values) > 1
+
+
+def test_values_of_numpy_are_pythons_own() -> None:
+    function = lambda x: (np.int64(x), np.bool_(x > 1), np.float32(0.5), np.str_("x"))  # noqa: E731
+    inputs = input_set(mapping(function), SMALL)
+    assert inputs.output == Categorical(tuple((x, x > 1, 0.5, "x") for x in (0, 1, 2)))
+    values = list(inputs.variables.values())[-1].values
+    kinds = {tuple(map(type, value)) for value in values if isinstance(value, tuple)}
+    assert kinds == {(int, bool, float, str)}
+
+
+@pytest.mark.parametrize(
+    ("raises_at", "advice"),
+    [
+        ({1}, "; it raises on no list of 2 to 4 tokens: task.min_length=2"),
+        ({1, 2}, "; it raises on no list of 3 to 4 tokens: task.min_length=3"),
+        ({4}, "; it raises on no list of 1 to 3 tokens: task.max_length=3"),
+        ({2}, ""),
+        ({1, 4}, ""),
+        ({1, 2, 3, 4}, ""),
+    ],
+)
+def test_a_program_that_raises_at_some_lengths_is_told_of_the_others(
+    raises_at: set[int], advice: str
+) -> None:
+    program = rasp.Map(lambda n: 1 // 0 if n in raises_at else n % 2, rasp.length)
+    task = Task("mine", program, ("a", "b"), 1, 4)
+    tokens = ["a"] * min(raises_at)
+    said = refusal(task)
+    assert said == (
+        f"task 'mine': the program raises on the input {tokens}: ZeroDivisionError: integer "
+        "division or modulo by zero; change the program, task.vocabulary, or what task.restrict "
+        f"lets in{advice}"
+    )
+    if advice:
+        key, value = advice.rpartition("task.")[2].split("=")
+        assert len(input_set(replace(task, **{key: int(value)}), SMALL)) > 1
+
+
+def test_an_inner_number_that_is_none_is_refused_by_its_name() -> None:
+    number = rasp.numerical(rasp.Map(lambda token: token, rasp.tokens).named("letter"))
+    program = rasp.Map(lambda x: x == "a", number, simplify=False)
+    said = refusal(Task("mine", program, ("a", "b"), 1, 2))
+    assert said == "task 'mine': 'letter' is numerical, but can be 'a': not a finite number"
 
 
 def test_a_number_that_is_computed_to_be_nan_is_refused_as_such() -> None:

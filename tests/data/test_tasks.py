@@ -374,6 +374,7 @@ def returns_a(value: Any) -> Callable[[], Any]:
 
 ASKS = "it may ask for nothing but vocabulary, min_length, max_length"
 SOP = "it must return an s-op"
+SEVERAL = ": one program; others that compute the same are named in task.alternatives"
 
 
 @pytest.mark.parametrize(
@@ -389,13 +390,18 @@ SOP = "it must return an s-op"
             f"task 'made': returning returned None: {SOP}, here for lists of 2 to 3 tokens",
         ),
         *(
-            (returns_a(value), f"the function 'returning' returned {kind}: {SOP} (rasp.SOp)")
-            for value, kind in (
-                (rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.EQ), "a Select"),
-                (3, "an int"),
-                ([rasp.tokens], "a list"),
-                (rasp.SOp, "an ABCMeta"),
-                (asks_for_all, "a function"),
+            (returns_a(value), f"the function 'returning' returned {kind}: {SOP} (rasp.SOp){more}")
+            for value, kind, more in (
+                (
+                    rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.EQ),
+                    "a Select",
+                    ", as rasp.SelectorWidth(selector) and rasp.Aggregate(selector, s_op) are",
+                ),
+                (3, "an int", ""),
+                ([rasp.tokens], "a list", SEVERAL),
+                ({"one": rasp.tokens}, "a dict", SEVERAL),
+                (rasp.SOp, "an ABCMeta", ", and not a function of it"),
+                (asks_for_all, "a function", ", and not a function of it"),
             )
         ),
     ],

@@ -57,6 +57,12 @@ PREDICATES: tuple[Callable[[Any, Any], bool], ...] = (
     lambda key, query: False,
 )
 
+COMBINATIONS: tuple[Callable[[Any, Any], Any], ...] = (
+    lambda one, other: one & other,
+    lambda one, other: one | other,
+    lambda one, other: ~(one & other),
+    lambda one, other: rasp.SelectorNot(one) & other,
+)
 
 Make = Callable[[], Any]  # s-ops are made outside of hypothesis: making them draws random numbers
 
@@ -67,7 +73,7 @@ def categories(draw: st.DrawFn, depth: int) -> Make:
     kind = draw(
         st.sampled_from(["map", "pair", "width", "width", "move", "move", "of number"])
         if depth
-        else st.sampled_from(["tokens", "tokens", "indices"])
+        else st.sampled_from(["tokens", "tokens", "tokens", "indices", "indices", "length"])
     )
     below = categories(depth - 1)
     match kind:
@@ -75,6 +81,8 @@ def categories(draw: st.DrawFn, depth: int) -> Make:
             return lambda: rasp.tokens
         case "indices":
             return lambda: rasp.indices
+        case "length":
+            return lambda: rasp.length
         case "map":
             one, inner = ONE_TO_ONE[draw(st.sampled_from(sorted(ONE_TO_ONE)))], draw(below)
             return lambda: rasp.Map(one, inner())
@@ -95,6 +103,10 @@ def categories(draw: st.DrawFn, depth: int) -> Make:
 @st.composite
 def selectors(draw: st.DrawFn, depth: int) -> Make:
     """Draw a selector, now and then of one position only: such a one can move a category."""
+    if depth > 1 and draw(st.integers(0, 3)) == 0:
+        first, second = draw(selectors(depth - 1)), draw(selectors(depth - 1))
+        combine = draw(st.sampled_from(COMBINATIONS))
+        return lambda: combine(first(), second())
     if draw(st.booleans()):
         step = draw(st.sampled_from([-1, 1]))
         return lambda: rasp.Select(
@@ -160,7 +172,7 @@ def test_a_random_program_is_refused_in_one_line_or_its_reference_is_right() -> 
     @seed(2)
     @given(make=PROGRAMS, vocabulary=st.sampled_from(VOCABULARIES), causal=st.booleans())
     @settings(
-        max_examples=36,
+        max_examples=80,
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -177,6 +189,9 @@ def test_a_random_program_is_refused_in_one_line_or_its_reference_is_right() -> 
     assert seen["not a task"] >= 1, seen
 
 
+ALL = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.TRUE)
+
+
 @pytest.mark.usefixtures("one_level")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
@@ -186,7 +201,7 @@ def test_a_random_program_is_refused_in_one_line_or_its_reference_is_right() -> 
         ("numerical", rasp.numerical(rasp.Map(TO_NUMBER["flag"], rasp.tokens))),
         ("not a task", rasp.Map(lambda x: 7, rasp.tokens)),
         ("not a task", rasp.Map(ONE_TO_ONE["inverse"], rasp.tokens)),
-        ("not compilable", rasp.Map(ONE_TO_ONE["more"], rasp.indices)),
+        ("not compilable", rasp.Aggregate(ALL, rasp.numerical(rasp.Map(float, rasp.indices)))),
         (
             "inexact",
             rasp.Aggregate(
