@@ -273,7 +273,7 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     from .tracking.run_folder import RunFolder
 
     path = Path(given[0])
-    paths = RunFolder.open(path).checkpoint_folders() if options.all else [path]
+    paths = (RunFolder.open(path).checkpoint_folders() if options.all else []) or [path]
     found = match.match_checkpoints(
         paths, options.programs, options.device, console, not options.no_sides
     )

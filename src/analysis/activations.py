@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -124,6 +124,20 @@ def residual_sites(bridge: TransformerBridge) -> list[str]:
     """Return the residual-stream sites after each sublayer, in layer order."""
     kinds = ("hook_resid_mid", "hook_resid_post") if has_mlp(bridge) else ("hook_resid_post",)
     return [f"blocks.{layer}.{kind}" for layer in range(bridge.cfg.n_layers) for kind in kinds]
+
+
+def written(bridge: TransformerBridge) -> Iterator[tuple[str, Bool[Tensor, " d_model"]]]:
+    """Yield each residual site, and which dimensions its sublayer writes: of others, the weights
+    are all zero. The first site's are those that the embedding writes too."""
+    so_far = (bridge.W_E != 0).any(0) | (bridge.W_pos != 0).any(0)
+    for site in residual_sites(bridge):
+        block = bridge.blocks[int(site.split(".")[1])]
+        if site.endswith("hook_resid_mid") or not has_mlp(bridge):
+            weights, bias = block.attn.W_O.flatten(0, -2), block.attn.b_O
+        else:
+            weights, bias = block.mlp.W_out, block.mlp.b_out
+        yield site, (so_far | (weights != 0).any(0) | (bias != 0)).cpu()
+        so_far = torch.zeros_like(so_far)
 
 
 def recorded_names(bridge: TransformerBridge) -> list[str]:

@@ -66,11 +66,10 @@ def overlaps(
     counted: Float[Tensor, "inputs query"],
 ) -> Float64[Tensor, "inputs head other"]:
     """Return the attention that each pair of heads has in common, summed over counted queries."""
-    found = [
-        (torch.minimum(one[:, [i]], other).sum(-1) * counted[:, None]).sum(-1).double()
-        for i in range(one.shape[1])
-    ]
-    return torch.stack(found, dim=1)
+    found = torch.empty(len(one), one.shape[1], other.shape[1], dtype=torch.float64)
+    for i in range(one.shape[1]):
+        found[:, i] = (torch.minimum(one[:, [i]], other).sum(-1) * counted[:, None]).sum(-1)
+    return found
 
 
 def flat(inputs: InputSet) -> Float[Tensor, "inputs query key"]:
@@ -184,8 +183,11 @@ def compare(source: Source, setting: Setting) -> Found:
 def _patterns(
     part: Recording, heads: list[tuple[int, int]]
 ) -> Float[Tensor, "inputs head query key"]:
-    chosen = [part[f"blocks.{layer}.{PATTERN}"][:, head] for layer, head in heads]
-    return torch.stack(chosen, dim=1) if chosen else torch.empty(len(part.inputs), 0, 1, 1)
+    n_inputs, n_pos = part.inputs.tokens.shape
+    chosen = torch.empty(n_inputs, len(heads), n_pos, n_pos)
+    for i, (layer, head) in enumerate(heads):
+        chosen[:, i] = part[f"blocks.{layer}.{PATTERN}"][:, head]
+    return chosen
 
 
 def _uniform(setting: Setting, heads: list[tuple[int, int]]) -> list[float]:

@@ -161,6 +161,11 @@ def print_circuits(found: Circuits, console: Console) -> None:
         if one.fallen_back
     ]:
         say(f"edges without a gradient, patched instead: {', '.join(fallen)}")
+    if idle := idle_kinds(found):
+        say(
+            f"nothing can be told of circuits by {', '.join(idle)}: without any edge the outputs "
+            "are the same"
+        )
     if found.main is None:
         say(f"no circuit is surely {found.faithful:.0%} faithful")
         return
@@ -234,12 +239,26 @@ def _methods_table(found: Circuits) -> Table:
             table.add_row(kind, method, "0", "-", "-", "-", "-")
             continue
         table.add_row(
-            kind, method, f"{best.size}{note}", f"{best.faithfulness.value:.2f}",
-            f"{best.faithfulness.low:.2f}..{best.faithfulness.high:.2f}",
-            f"{best.completeness.value:.2f}" if best.completeness else "-",
-            f"{best.exact.value:.3f}",
+            kind, method, f"{best.size}{note}", *_cells(best.faithfulness),
+            _cells(best.completeness)[0] if best.completeness else "-", f"{best.exact.value:.3f}",
         )  # fmt: skip
     return table
+
+
+def _cells(share: Share) -> tuple[str, str]:
+    """Return a share and its interval as text; dashes where it is not defined."""
+    if math.isnan(share.value):
+        return "-", "-"
+    return f"{share.value:.2f}", f"{share.low:.2f}..{share.high:.2f}"
+
+
+def idle_kinds(found: Circuits) -> list[str]:
+    """Return the kinds of ablation under which the outputs do not change without any edge."""
+    idle = dict.fromkeys(kind for kind, _ in found.curves)
+    for (kind, _), circuits in found.curves.items():
+        if any(not math.isnan(one.faithfulness.value) for one in circuits):
+            idle.pop(kind, None)
+    return [kind for kind in idle if any(found.curves[k, m] for k, m in found.curves if k == kind)]
 
 
 def _title(found: Circuits) -> str:
@@ -293,13 +312,9 @@ def _edges_table(found: Circuits) -> Table:
 def _lengths_table(found: Circuits) -> Table:
     table = plain_table("length", "inputs", "faithful", "95%", "complete", "95%", "exact", "needed")
     for length, one in found.lengths.items():
-        cells = [
-            cell
-            for share in (one.faithfulness, one.completeness)
-            for cell in (f"{share.value:.2f}", f"{share.low:.2f}..{share.high:.2f}")
-        ]
         table.add_row(
-            str(length), f"{one.n:,}", *cells, f"{one.exact.value:.3f}",
+            str(length), f"{one.n:,}", *_cells(one.faithfulness), *_cells(one.completeness),
+            f"{one.exact.value:.3f}",
             "-" if math.isnan(found.minimal[length]) else f"{found.minimal[length]:.2f}",
         )  # fmt: skip
     return table
