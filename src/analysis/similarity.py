@@ -36,7 +36,7 @@ Value = tuple[float, float | None, float | None]  # with its interval, where the
 GROUPS = 20  # of inputs, for the jackknife
 NOTHING_LEFT = 1e-10  # share of a representation's energy under which it is all confounds
 RSA_CASES = 256
-ALL_COLUMNS = 2048  # of a model's sites: of more, those that are the same are taken once
+ALL_COLUMNS = 1024  # of a model's sites: of more, those that are the same are taken once
 PLAIN = {  # name: about
     "plain_cka": "linear CKA (Kornblith et al. 2019)",
     "rsa": "Spearman's correlation of Euclidean distances (Kriegeskorte et al. 2008)",

@@ -176,8 +176,8 @@ def print_circuits(found: Circuits, console: Console) -> None:
     console.print(_lengths_table(found))
     console.print(_nodes_table(found))
     say(NODE_LEGEND)
-    if found.theirs:
-        console.print(_variables_table(found))
+    if (variables := _variables_table(found)).row_count:
+        console.print(variables)
         say(
             "edges that carry each variable of the program, here and in the compiled reference; "
             "match: the best of the variable by interchange and scrub, and its site"
@@ -254,11 +254,14 @@ def _cells(share: Share) -> tuple[str, str]:
 
 def idle_kinds(found: Circuits) -> list[str]:
     """Return the kinds of ablation under which the outputs do not change without any edge."""
-    idle = dict.fromkeys(kind for kind, _ in found.curves)
+    tried: dict[str, list[Circuit]] = {}
     for (kind, _), circuits in found.curves.items():
-        if any(not math.isnan(one.faithfulness.value) for one in circuits):
-            idle.pop(kind, None)
-    return [kind for kind in idle if any(found.curves[k, m] for k, m in found.curves if k == kind)]
+        tried.setdefault(kind, []).extend(circuits)
+    return [
+        kind
+        for kind, circuits in tried.items()
+        if circuits and all(math.isnan(one.faithfulness.value) for one in circuits)
+    ]
 
 
 def _title(found: Circuits) -> str:

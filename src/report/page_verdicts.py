@@ -50,9 +50,10 @@ def judged(
     solved, step = solved_of(last, config), max((row.step for row in last), default=0)
     given = str(path)
     has_mlp = not config.model.attn_only
-    return [
+    return [  # fmt: skip
         h1(last, solved, failing, has_mlp, config.task.name, given),
-        h2(last, solved, failing, circuit, step, config.task.name, given, results.circuits.there),
+        h2(last, solved, failing, circuit, step, config.task.name, given, results.circuits.there,
+           "attention" in config.analysis.measures),
         h3(last, solved, program_verdicts(results), step, given, emergence(curves), programs),
     ]
 
