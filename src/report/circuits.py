@@ -40,7 +40,8 @@ ROLES = {"q": "query", "k": "key", "v": "value", "": "value"}
 METHOD_LEGEND = (
     "size: edges of the smallest circuit that is surely faithful (!: none is), of those on a way "
     "to the output; faithful: 1 is what the model does, 0 what is left without any edge; complete: "
-    "the same of all other edges, 0 is best; exact: the circuit's own accuracy"
+    "the same of all other edges, 0 is best (-: the outputs are the same without any edge); exact: "
+    "the circuit's own accuracy"
 )
 EDGE_LEGEND = (
     "needed: how much further from the model the outputs are without the edge (nats, or squared "

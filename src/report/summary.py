@@ -91,7 +91,7 @@ def nothing_to_compare(rows: Rows, measures: Sequence[str]) -> Iterator[str]:
         yield "MLP neurons     the reference has none: nothing to compare"
     testable = of(rows, "matching/testable_cuts").get("model")
     if testable is not None and testable.value == 0:
-        yield "match           the program has no inner cut that can be tested by it"
+        yield "match           the program has no inner cut that can be tested"
 
 
 def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]:

@@ -91,7 +91,7 @@ class Shape:
         return [f"task={path}:{self.program}", "task.vocabulary=[0,1,2]", *self.overrides]
 
 
-MODEL = ("model=1L", "model.d_model=8", "model.n_heads=2")
+MODEL = ("model=1L", "model.d_model=16", "model.n_heads=2")
 SHORT = ("task.max_length=3",)
 SHAPES: dict[str, Shape] = {
     "no attention": Shape("make_next_token", SHORT),
@@ -131,9 +131,21 @@ SHAPES: dict[str, Shape] = {
 def config_of(shape: Shape, folder: Path) -> list[str]:
     """Return all overrides of a short run of a tiny model."""
     return [
-        *MODEL, "trainer.max_steps=12", "trainer.checkpoints=2", "trainer.batch_size=8",
-        "trainer.warmup_steps=2", "trainer.evaluate_every=6", "analysis.bootstrap=20",
+        *MODEL, "trainer.max_steps=80", "trainer.checkpoints=2", "trainer.batch_size=16",
+        "trainer.warmup_steps=2", "trainer.evaluate_every=10", "trainer.target_accuracy=1",
+        "trainer.learning_rate=0.02", "analysis.bootstrap=20",
         "analysis.random_inits=2", "analysis.other_tasks=1", "analysis.match_cases=60",
         "analysis.match_checkpoint_cases=30", "analysis.circuit_cases=20",
         *shape.of(folder),
     ]  # fmt: skip
+
+
+REFUSED = {  # shapes that are no task, and what is said of each
+    "output is the input": "it is tokens itself, and computes nothing",
+    "output is the place": "it is indices itself, and computes nothing",
+    "output is the place, mapped": "A program must include rasp.tokens",
+    "one class": "the program's output is 7 on every input: there is nothing to learn",
+    "one number": "the program's output is 0 on every input: there is nothing to learn",
+    "one token": "task.vocabulary=[0] must have at least 2 tokens",
+    "one input": "task.vocabulary=[0] must have at least 2 tokens",
+}
