@@ -10,7 +10,7 @@ width, `head` heads, `d_head` their width, `neuron` MLP neurons, `classes` outpu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -24,6 +24,7 @@ from .measurements import Measurement
 
 WHOLE_BYTES = 96 * 2**20  # of activations that are recorded once and held
 PART_BYTES = 24 * 2**20  # of a part of more than these: memory is a multiple of it
+HELD_BYTES = 128 * 2**20  # of one thing made of the reference's parts, for all that is compared
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,24 @@ class Streamed:
 
 
 Source = Recording | Streamed
+
+
+class Held:
+    """What is made of each part of a source, held for the next time as long as there is room."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._left = HELD_BYTES
+
+    def of(self, rows: slice, make: Callable[[], Tensor]) -> Tensor:
+        """Return what is made of a part, or was before."""
+        key = rows.start, rows.stop
+        if key in self._kept:
+            return self._kept[key]
+        made = make()
+        if made.nbytes <= self._left:
+            self._kept[key], self._left = made, self._left - made.nbytes
+        return made
 
 
 @runtime_checkable

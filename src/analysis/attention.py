@@ -21,7 +21,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..data.inputs import InputSet
-from .activations import Recording, Source, taken
+from .activations import Held, Recording, Source, taken
 from .measurements import Measurement, Metric
 from .setting import CONTROLS, Setting
 from .statistics import percentile_intervals, weighted_sums
@@ -117,6 +117,7 @@ class Attention:
         self._source, self._setting = source, setting
         setting.will_compare(compare)
         self._theirs = active_heads(setting.reference.bridge)
+        self._held = setting.once("patterns of the reference", Held)
         cfg = source.bridge.cfg
         self._ours = [(n, head) for n in range(cfg.n_layers) for head in range(cfg.n_heads)]
         self._sums: list[Tensor] = []
@@ -124,9 +125,9 @@ class Attention:
 
     def add(self, part: Recording, rows: slice) -> None:
         """Take in the patterns of a part."""
-        reference = self._setting.reference_source.at(rows)
-        counted = part.inputs.defined.float()
-        theirs, ours = _patterns(reference, self._theirs), _patterns(part, self._ours)
+        reference, counted = self._setting.reference_source, part.inputs.defined.float()
+        theirs = self._held.of(rows, lambda: _patterns(reference.at(rows), self._theirs))
+        ours = _patterns(part, self._ours)
         self._sums.append(overlaps(theirs, ours, counted))
         self._counts.append(counted.sum(-1).double())
 

@@ -26,7 +26,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from ..data.inputs import InputSet, Variable
 from ..data.outputs import IGNORE
 from . import representations
-from .activations import Recording, Source, residual_sites, taken, written
+from .activations import Held, Recording, Source, Streamed, residual_sites, taken, written
 from .measurements import Measurement, Metric
 from .moments import Confounds, Cross, Place, Residuals, Side, centred_without_each
 from .setting import CONTROLS, Setting
@@ -189,6 +189,7 @@ class Program:
 
     def __init__(self, setting: Setting):
         inputs, self._reference = setting.inputs, setting.reference_source
+        self._inputs, self._held = inputs, Held()
         self.cases = setting.once("cases", lambda: cases_of(inputs, setting.config.seed))
         widths = [
             (name, 2 if variable.numerical else len(variable.values) + 1)
@@ -225,21 +226,25 @@ class Program:
     def _left(self, name: str) -> bool:
         return self.rest.energy(name) > NOTHING_LEFT * self.rest.raw_energy(name)
 
-    def _columns(self, reference: Recording) -> Iterator[Shaped[Tensor, "cases columns"]]:
-        inputs = reference.inputs
+    def _columns(self, inputs: InputSet, rows: slice) -> Iterator[Shaped[Tensor, "cases columns"]]:
         for variable in inputs.variables.values():
             yield as_columns(variable, inputs.defined)
-        yield from self._columns_of.columns(reference, inputs.defined)
+
+        def of_sites() -> Tensor:
+            reference = self._reference.at(rows)
+            return torch.cat([*self._columns_of.columns(reference, inputs.defined)], dim=1)
+
+        held = isinstance(self._reference, Streamed)  # else all columns are
+        yield self._held.of(rows, of_sites) if held else of_sites()
 
     def part(self, rows: slice) -> tuple[Float64[Tensor, "cases k"], Tensor, Confounds]:
         """Return the columns at the cases of a part, the cases' order, and their confounds."""
         whole = rows == slice(0, self.cases.groups.shape[0])
         if whole and self._whole is not None:
             return self._whole
-        reference = self._reference.at(rows)
-        inputs = reference.inputs
+        inputs = self._inputs if whole else self._inputs.at(rows)
         order, confounds = self.cases.of(inputs, rows)
-        found = self.side.columns(self._columns(reference), order), order, confounds
+        found = self.side.columns(self._columns(inputs, rows), order), order, confounds
         if whole and isinstance(self._reference, Recording):
             self._whole = found
         return found

@@ -335,7 +335,9 @@ def h2(
 
     if not evidence and not searched:
         either = "neither attention nor the circuit was measured"
-        return say(NOT_MEASURED, f"the circuit was not measured; {NO_HEADS}" if attended else either)
+        return say(
+            NOT_MEASURED, f"the circuit was not measured; {NO_HEADS}" if attended else either
+        )
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
     if circuit is None and searched:

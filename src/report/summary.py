@@ -58,7 +58,9 @@ def print_summary(
     rows, config = folder.last_rows(), folder.config
     title = f"{config.model.name} on {config.task.name}, seed {config.seed}, step {rows[0].step}"
     console.print(summary_table(rows, title, failing, config.task.name))
-    console.print("\n".join(_legend(rows, config.analysis.measures)), soft_wrap=True, highlight=False)
+    console.print(
+        "\n".join(_legend(rows, config.analysis.measures)), soft_wrap=True, highlight=False
+    )
     lines = [
         f"measurements   {folder.path / 'measurements.csv'}",
         f"checkpoints    {folder.path / 'checkpoints'}",
