@@ -146,8 +146,10 @@ def residual_sites(bridge: TransformerBridge) -> list[str]:
 
 
 def written(bridge: TransformerBridge) -> Iterator[tuple[str, Bool[Tensor, " d_model"]]]:
-    """Yield each residual site, and which dimensions its sublayer writes: of others, the weights
-    are all zero. The first site's are those that the embedding writes too."""
+    """Yield each residual site, and which dimensions its sublayer writes.
+
+    Those are the ones with a weight that is not zero. The first site's are the embedding's too.
+    """
     so_far = (bridge.W_E != 0).any(0) | (bridge.W_pos != 0).any(0)
     for site in residual_sites(bridge):
         block = bridge.blocks[int(site.split(".")[1])]

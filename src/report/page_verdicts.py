@@ -50,7 +50,7 @@ def judged(
     solved, step = solved_of(last, config), max((row.step for row in last), default=0)
     given = str(path)
     has_mlp = not config.model.attn_only
-    return [  # fmt: skip
+    return [
         h1(last, solved, failing, has_mlp, config.task.name, given),
         h2(
             last,
