@@ -156,13 +156,14 @@ class Sites:
     def of(cls, bridge: TransformerBridge, start: int = 0) -> Sites:
         """Return the sites of a bridge, their columns from `start` on."""
         sites, each = residual_sites(bridge), int(bridge.cfg.d_model)
-        if len(sites) * each <= ALL_COLUMNS:
+        width, changed = len(sites) * each, dict(written(bridge))
+        if width <= ALL_COLUMNS or all(bool(dims.all()) for dims in changed.values()):
             places = _side_by_side(((site, each) for site in sites), start)
-            return cls(dict.fromkeys(sites, slice(None)), places, start + len(sites) * each)
+            return cls(dict.fromkeys(sites, slice(None)), places, start + width)
         taken, places = dict[str, Place](), dict[str, Place]()
         column = torch.full((each,), -1)  # of each dimension
-        for site, changed in written(bridge):
-            dims = torch.nonzero(changed)[:, 0]
+        for site in sites:
+            dims = torch.nonzero(changed[site])[:, 0]
             column[dims] = torch.arange(start, start + len(dims))
             taken[site], start = dims, start + len(dims)
             places[site] = column[column >= 0]
