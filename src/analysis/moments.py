@@ -111,20 +111,21 @@ class Residuals:
         self._rest = self._bx - self._bb @ self.weights  # confounds with residuals
         self.counts: Float64[Tensor, " groups"] = self._bb[:, -1, -1]
         self.sums: Float64[Tensor, "groups k"] = self._rest[:, -1]
-        self._own: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}  # of all groups: those of each would be large
 
     def own(self, name: str) -> Float64[Tensor, "groups k k"]:
         """Return a representation's products with itself, by group."""
-        if name not in self._own:
-            self._own[name] = self._products(name)
-        return self._own[name]
-
-    def _products(self, name: str) -> Float64[Tensor, "groups k k"]:
         part = self._side.places[name]
         weights = self.weights[:, part]
         products = self._side.own[name] - self._bx[:, :, part].mT @ weights
         rest: Tensor = products - weights.T @ self._rest[:, :, part]
         return rest
+
+    def total(self, name: str) -> Float64[Tensor, "k k"]:
+        """Return a representation's products with itself, of all groups."""
+        if name not in self._totals:
+            self._totals[name] = self.own(name).sum(0)
+        return self._totals[name]
 
     def with_(
         self, other: Residuals, cross: Cross, part: Place
@@ -147,7 +148,7 @@ class Residuals:
 
     def energy(self, name: str) -> float:
         """Return the sum of squares of what is left of a representation."""
-        return max(0.0, float(self.own(name).sum(0).diagonal().sum()))
+        return max(0.0, float(self.total(name).diagonal().sum()))
 
     def raw_energy(self, name: str) -> float:
         """Return the sum of squares of a representation as it is."""

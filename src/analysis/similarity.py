@@ -211,7 +211,7 @@ class Program:
             site: representations.distance_ranks(torch.cat(kept)) for site, kept in samples.items()
         }
         self.rest, self.centred = Residuals(self.side), Residuals(self.side, constant_only=True)
-        self.totals = {site: self.centred.own(site).sum(0) for site in self.sites}
+        self.totals = {site: self.centred.total(site) for site in self.sites}
         self.whitened = {
             site: representations.whitening(total)
             for site, total in self.totals.items()
@@ -366,7 +366,7 @@ class Similarity:
     def _plain(self) -> dict[str, dict[tuple[str, str], Value]]:
         program = self._program
         cross = program.centred.total_with(self._centred, self._cross)
-        own = {site: self._centred.own(site).sum(0) for site in self._sites}
+        own = {site: self._centred.total(site) for site in self._sites}
         theirs = program.totals
         ranks = {
             site: representations.distance_ranks(torch.cat(kept))
@@ -483,9 +483,12 @@ def _relabeled(inputs: InputSet, one: Variable, other: Variable) -> bool:
     if one.numerical != other.numerical:
         return False
     if not one.numerical:
-        codes = torch.stack([one.codes[defined], other.codes[defined]], dim=1)
-        pairs, *each = (len(torch.unique(part, dim=0)) for part in (codes, *codes.T))
-        return each == [pairs, pairs]
+        codes = [variable.codes[defined].long() - IGNORE for variable in (one, other)]
+        n_one, n_other = (len(torch.unique(part)) for part in codes)
+        if n_one != n_other:
+            return False
+        joint = codes[0] * (codes[1].max() + 1) + codes[1]
+        return len(torch.unique(joint)) == n_one
     columns = [as_columns(variable, defined) for variable in (one, other)]
     numbers, gaps = torch.stack([c[:, 0] for c in columns]), [c[:, 1] for c in columns]
     return torch.equal(*gaps) and bool(torch.corrcoef(numbers)[0, 1].abs() > 1 - 1e-9)
