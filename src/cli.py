@@ -273,7 +273,7 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     from .tracking.run_folder import RunFolder
 
     path = Path(given[0])
-    paths = RunFolder.open(path).checkpoint_folders() if options.all else [path]
+    paths = (RunFolder.open(path).checkpoint_folders() if options.all else []) or [path]
     found = match.match_checkpoints(
         paths, options.programs, options.device, console, not options.no_sides
     )
@@ -346,17 +346,26 @@ def _each_alone(
 def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Console) -> None:
     from .files import faults_named, write_file
     from .report.matching_runs import FILE, print_verdicts, verdicts_csv
-    from .report.seeds import find_runs, grouped, load_run
+    from .report.seeds import find_runs, grouped, load_runs
 
     where = Path(options.output or ".") / FILE
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
-    _each_alone(paths, "matching", options, console)
-    groups = grouped(load_run(run) for run in find_runs(paths))
+    failed: FaultError | None = None
+    try:
+        _each_alone(paths, "matching", options, console)
+    except FaultError as error:  # of some runs: the verdicts on the others are shown
+        failed = error
+    runs, left_out = load_runs(find_runs(paths))
+    groups = grouped(runs)
     print_verdicts(groups, console)
+    for line in left_out:
+        console.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
     with faults_named(f"write '{where}'"):
         write_file(where, verdicts_csv(groups).encode())
     console.print(f"every run: {where}", soft_wrap=True, highlight=False, markup=False)
+    if failed is not None:
+        raise failed
 
 
 def _holds_gpt2(place: str) -> bool:
@@ -566,7 +575,7 @@ def _print_analysis(
 ) -> None:
     from .analysis.measurements import to_csv
     from .files import faults_named, write_file
-    from .report.summary import full_table, summary_table
+    from .report.summary import full_table, nothing_to_compare, summary_table
     from .tracking.control_record import failing
 
     checkpoint = found.checkpoint
@@ -574,6 +583,8 @@ def _print_analysis(
     table = full_table if options.all else summary_table
     marks = failing(checkpoint.inputs_digest)
     console.print(table(found.rows, title, marks, checkpoint.config.task.name))
+    for line in nothing_to_compare(found.rows, checkpoint.config.analysis.measures):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if options.output is not None:
         with faults_named(f"write '{options.output}'"):
             write_file(Path(options.output), to_csv(found.rows))

@@ -10,12 +10,12 @@ width, `head` heads, `d_head` their width, `neuron` MLP neurons, `classes` outpu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -24,6 +24,7 @@ from .measurements import Measurement
 
 WHOLE_BYTES = 96 * 2**20  # of activations that are recorded once and held
 PART_BYTES = 24 * 2**20  # of a part of more than these: memory is a multiple of it
+HELD_BYTES = 128 * 2**20  # of one thing made of the reference's parts, for all that is compared
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,24 @@ class Streamed:
 Source = Recording | Streamed
 
 
+class Held:
+    """What is made of each part of a source, held for the next time as long as there is room."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._left = HELD_BYTES
+
+    def of(self, rows: slice, make: Callable[[], Tensor]) -> Tensor:
+        """Return what is made of a part, or was before."""
+        key = rows.start, rows.stop
+        if key in self._kept:
+            return self._kept[key]
+        made = make()
+        if made.nbytes <= self._left:
+            self._kept[key], self._left = made, self._left - made.nbytes
+        return made
+
+
 @runtime_checkable
 class Statistic(Protocol):
     """A measure at work: it is given each part of a source once, and then yields its rows."""
@@ -124,6 +143,22 @@ def residual_sites(bridge: TransformerBridge) -> list[str]:
     """Return the residual-stream sites after each sublayer, in layer order."""
     kinds = ("hook_resid_mid", "hook_resid_post") if has_mlp(bridge) else ("hook_resid_post",)
     return [f"blocks.{layer}.{kind}" for layer in range(bridge.cfg.n_layers) for kind in kinds]
+
+
+def written(bridge: TransformerBridge) -> Iterator[tuple[str, Bool[Tensor, " d_model"]]]:
+    """Yield each residual site, and which dimensions its sublayer writes.
+
+    Those are the ones with a weight that is not zero. The first site's are the embedding's too.
+    """
+    so_far = (bridge.W_E != 0).any(0) | (bridge.W_pos != 0).any(0)
+    for site in residual_sites(bridge):
+        block = bridge.blocks[int(site.split(".")[1])]
+        if site.endswith("hook_resid_mid") or not has_mlp(bridge):
+            weights, bias = block.attn.W_O.flatten(0, -2), block.attn.b_O
+        else:
+            weights, bias = block.mlp.W_out, block.mlp.b_out
+        yield site, (so_far | (weights != 0).any(0) | (bias != 0)).cpu()
+        so_far = torch.zeros_like(so_far)
 
 
 def recorded_names(bridge: TransformerBridge) -> list[str]:

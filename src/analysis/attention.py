@@ -21,7 +21,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..data.inputs import InputSet
-from .activations import Recording, Source, taken
+from .activations import Held, Recording, Source, taken
 from .measurements import Measurement, Metric
 from .setting import CONTROLS, Setting
 from .statistics import percentile_intervals, weighted_sums
@@ -66,11 +66,10 @@ def overlaps(
     counted: Float[Tensor, "inputs query"],
 ) -> Float64[Tensor, "inputs head other"]:
     """Return the attention that each pair of heads has in common, summed over counted queries."""
-    found = [
-        (torch.minimum(one[:, [i]], other).sum(-1) * counted[:, None]).sum(-1).double()
-        for i in range(one.shape[1])
-    ]
-    return torch.stack(found, dim=1)
+    found = torch.empty(len(one), one.shape[1], other.shape[1], dtype=torch.float64)
+    for i in range(one.shape[1]):
+        found[:, i] = (torch.minimum(one[:, [i]], other).sum(-1) * counted[:, None]).sum(-1)
+    return found
 
 
 def flat(inputs: InputSet) -> Float[Tensor, "inputs query key"]:
@@ -118,6 +117,7 @@ class Attention:
         self._source, self._setting = source, setting
         setting.will_compare(compare)
         self._theirs = active_heads(setting.reference.bridge)
+        self._held = setting.once("patterns of the reference", Held)
         cfg = source.bridge.cfg
         self._ours = [(n, head) for n in range(cfg.n_layers) for head in range(cfg.n_heads)]
         self._sums: list[Tensor] = []
@@ -125,9 +125,9 @@ class Attention:
 
     def add(self, part: Recording, rows: slice) -> None:
         """Take in the patterns of a part."""
-        reference = self._setting.reference_source.at(rows)
-        counted = part.inputs.defined.float()
-        theirs, ours = _patterns(reference, self._theirs), _patterns(part, self._ours)
+        reference, counted = self._setting.reference_source, part.inputs.defined.float()
+        theirs = self._held.of(rows, lambda: _patterns(reference.at(rows), self._theirs))
+        ours = _patterns(part, self._ours)
         self._sums.append(overlaps(theirs, ours, counted))
         self._counts.append(counted.sum(-1).double())
 
@@ -184,8 +184,11 @@ def compare(source: Source, setting: Setting) -> Found:
 def _patterns(
     part: Recording, heads: list[tuple[int, int]]
 ) -> Float[Tensor, "inputs head query key"]:
-    chosen = [part[f"blocks.{layer}.{PATTERN}"][:, head] for layer, head in heads]
-    return torch.stack(chosen, dim=1) if chosen else torch.empty(len(part.inputs), 0, 1, 1)
+    n_inputs, n_pos = part.inputs.tokens.shape
+    chosen = torch.empty(n_inputs, len(heads), n_pos, n_pos)
+    for i, (layer, head) in enumerate(heads):
+        chosen[:, i] = part[f"blocks.{layer}.{PATTERN}"][:, head]
+    return chosen
 
 
 def _uniform(setting: Setting, heads: list[tuple[int, int]]) -> list[float]:

@@ -30,12 +30,17 @@ class Confounds:
         return torch.split_with_sizes(values, list(self.sizes))
 
 
-class Side:
-    """One side's representations: where each one's columns are, and their products."""
+Place = slice | Int64[Tensor, " columns"]  # where a representation's columns are
 
-    def __init__(self, slices: Mapping[str, slice]):
-        self.slices = dict(slices)
-        self.width = max((part.stop for part in self.slices.values()), default=0)
+
+class Side:
+    """One side's representations: where each one's columns are, and their products.
+
+    Representations may share columns.
+    """
+
+    def __init__(self, places: Mapping[str, Place], width: int):
+        self.places, self.width = dict(places), width
         self.confounds: Tensor | None = None  # groups b b
         self.with_confounds: Tensor | None = None  # groups b k
         self.own: dict[str, Tensor] = {}  # groups k k
@@ -56,7 +61,7 @@ class Side:
         theirs = confounds.by_group(confounds.columns)
         self.confounds = _added(self.confounds, theirs, theirs)
         self.with_confounds = _added(self.with_confounds, theirs, groups)
-        for name, part in self.slices.items():
+        for name, part in self.places.items():
             columns = [group[:, part] for group in groups]
             self.own[name] = _added(self.own.get(name), columns, columns)
 
@@ -106,23 +111,24 @@ class Residuals:
         self._rest = self._bx - self._bb @ self.weights  # confounds with residuals
         self.counts: Float64[Tensor, " groups"] = self._bb[:, -1, -1]
         self.sums: Float64[Tensor, "groups k"] = self._rest[:, -1]
-        self._own: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}  # of all groups: those of each would be large
 
     def own(self, name: str) -> Float64[Tensor, "groups k k"]:
         """Return a representation's products with itself, by group."""
-        if name not in self._own:
-            self._own[name] = self._products(name)
-        return self._own[name]
-
-    def _products(self, name: str) -> Float64[Tensor, "groups k k"]:
-        part = self._side.slices[name]
+        part = self._side.places[name]
         weights = self.weights[:, part]
         products = self._side.own[name] - self._bx[:, :, part].mT @ weights
         rest: Tensor = products - weights.T @ self._rest[:, :, part]
         return rest
 
+    def total(self, name: str) -> Float64[Tensor, "k k"]:
+        """Return a representation's products with itself, of all groups."""
+        if name not in self._totals:
+            self._totals[name] = self.own(name).sum(0)
+        return self._totals[name]
+
     def with_(
-        self, other: Residuals, cross: Cross, part: slice
+        self, other: Residuals, cross: Cross, part: Place
     ) -> Float64[Tensor, "groups k part"]:
         """Return this (left) side's products with some columns of another (right) one's, by group.
 
@@ -142,7 +148,7 @@ class Residuals:
 
     def energy(self, name: str) -> float:
         """Return the sum of squares of what is left of a representation."""
-        return max(0.0, float(self.own(name).sum(0).diagonal().sum()))
+        return max(0.0, float(self.total(name).diagonal().sum()))
 
     def raw_energy(self, name: str) -> float:
         """Return the sum of squares of a representation as it is."""

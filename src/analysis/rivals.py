@@ -22,6 +22,7 @@ from ..data.inputs import InputSet, input_set
 from ..data.selectors import Selection, selections
 from ..data.tasks import Task
 from ..errors import UserError, first_line, one_of
+from ..models.bridges import narrowed
 from ..models.reference import Reference, build_reference
 from ..models.subject import Subject, subject_of
 from .matching import Match, exact_share, matches, side_matches
@@ -126,7 +127,7 @@ def candidate(
     trials = tuple(cut_trials(inputs, found.all, config.match_cases, config.seed))
     if reference is None:
         return Candidate(name, inputs, found, trials, None, (), (), why)
-    subject = subject_of(reference.bridge, inputs)
+    subject = subject_of(narrowed(reference.bridge), inputs)
     there = testable(found, matched(subject, inputs, trials, config), rule_of(config))
     read = side_matched(subject, inputs, trials, there, config) if sides else ()
     return Candidate(name, inputs, found, trials, reference, there, read, why)

@@ -19,15 +19,16 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
 from ..data.inputs import InputSet, Variable
 from ..data.outputs import IGNORE
 from . import representations
-from .activations import Recording, Source, residual_sites, taken
+from .activations import Held, Recording, Source, Streamed, residual_sites, taken, written
 from .measurements import Measurement, Metric
-from .moments import Confounds, Cross, Residuals, Side, centred_without_each
+from .moments import Confounds, Cross, Place, Residuals, Side, centred_without_each
 from .setting import CONTROLS, Setting
 from .statistics import jackknife_interval
 
@@ -35,6 +36,7 @@ Value = tuple[float, float | None, float | None]  # with its interval, where the
 GROUPS = 20  # of inputs, for the jackknife
 NOTHING_LEFT = 1e-10  # share of a representation's energy under which it is all confounds
 RSA_CASES = 256
+ALL_COLUMNS = 1024  # of a model's sites: of more, those that are the same are taken once
 PLAIN = {  # name: about
     "plain_cka": "linear CKA (Kornblith et al. 2019)",
     "rsa": "Spearman's correlation of Euclidean distances (Kriegeskorte et al. 2008)",
@@ -138,12 +140,49 @@ def as_columns(
     return torch.stack([numbers[codes], (codes == len(variable.values)).double()], dim=1)
 
 
-def _slices(widths: Iterable[tuple[str, int]]) -> dict[str, slice]:
-    slices, start = {}, 0
+@dataclass(frozen=True)
+class Sites:
+    """The residual sites of a model as columns: which dimensions to take of each, and its place.
+
+    Of a wide model a dimension has a column once for all sites at which it is the same, and none
+    where it is always zero: a compiled model's sublayers each write few.
+    """
+
+    taken: Mapping[str, Place]
+    places: Mapping[str, Place]
+    width: int
+
+    @classmethod
+    def of(cls, bridge: TransformerBridge, start: int = 0) -> Sites:
+        """Return the sites of a bridge, their columns from `start` on."""
+        sites, each = residual_sites(bridge), int(bridge.cfg.d_model)
+        width, changed = len(sites) * each, dict(written(bridge))
+        if width <= ALL_COLUMNS or all(bool(dims.all()) for dims in changed.values()):
+            places = _side_by_side(((site, each) for site in sites), start)
+            return cls(dict.fromkeys(sites, slice(None)), places, start + width)
+        taken, places = dict[str, Place](), dict[str, Place]()
+        column = torch.full((each,), -1)  # of each dimension
+        for site in sites:
+            dims = torch.nonzero(changed[site])[:, 0]
+            column[dims] = torch.arange(start, start + len(dims))
+            taken[site], start = dims, start + len(dims)
+            places[site] = column[column >= 0]
+        return cls(taken, places, start)
+
+    def columns(
+        self, part: Recording, cases: Bool[Tensor, "inputs pos"]
+    ) -> Iterator[Float[Tensor, "cases columns"]]:
+        """Yield the columns of each site at some cases."""
+        for site, dims in self.taken.items():
+            yield part[site][cases][:, dims]
+
+
+def _side_by_side(widths: Iterable[tuple[str, int]], start: int = 0) -> dict[str, Place]:
+    places = dict[str, Place]()
     for name, width in widths:
-        slices[name] = slice(start, start + width)
+        places[name] = slice(start, start + width)
         start += width
-    return slices
+    return places
 
 
 class Program:
@@ -151,14 +190,16 @@ class Program:
 
     def __init__(self, setting: Setting):
         inputs, self._reference = setting.inputs, setting.reference_source
+        self._inputs, self._held = inputs, Held()
         self.cases = setting.once("cases", lambda: cases_of(inputs, setting.config.seed))
-        self.sites = residual_sites(self._reference.bridge)
-        d_model = self._reference.bridge.cfg.d_model
         widths = [
             (name, 2 if variable.numerical else len(variable.values) + 1)
             for name, variable in inputs.variables.items()
         ]
-        self.side = Side(_slices([*widths, *((site, d_model) for site in self.sites)]))
+        self._columns_of = Sites.of(self._reference.bridge, sum(width for _, width in widths))
+        self.sites = list(self._columns_of.places)
+        places = _side_by_side(widths) | dict(self._columns_of.places)
+        self.side = Side(places, self._columns_of.width)
         samples: dict[str, list[Tensor]] = {site: [] for site in self.sites}
         self._whole: tuple[Tensor, Tensor, Confounds] | None = None
         for rows, part in self._reference.parts():
@@ -170,13 +211,13 @@ class Program:
             site: representations.distance_ranks(torch.cat(kept)) for site, kept in samples.items()
         }
         self.rest, self.centred = Residuals(self.side), Residuals(self.side, constant_only=True)
-        self.totals = {site: self.centred.own(site).sum(0) for site in self.sites}
+        self.totals = {site: self.centred.total(site) for site in self.sites}
         self.whitened = {
             site: representations.whitening(total)
             for site, total in self.totals.items()
             if total.trace() > 0
         }
-        left = {name: self._left(name) for name in self.side.slices}
+        left = {name: self._left(name) for name in self.side.places}
         self.compared = [name for name, there in left.items() if there]
         self.variables = [name for name in inputs.variables if left[name]]
         self.distinct = _distinct(inputs, self.variables)
@@ -186,22 +227,25 @@ class Program:
     def _left(self, name: str) -> bool:
         return self.rest.energy(name) > NOTHING_LEFT * self.rest.raw_energy(name)
 
-    def _columns(self, reference: Recording) -> Iterator[Shaped[Tensor, "cases columns"]]:
-        inputs = reference.inputs
+    def _columns(self, inputs: InputSet, rows: slice) -> Iterator[Shaped[Tensor, "cases columns"]]:
         for variable in inputs.variables.values():
             yield as_columns(variable, inputs.defined)
-        for site in self.sites:
-            yield reference[site][inputs.defined]
+
+        def of_sites() -> Tensor:
+            reference = self._reference.at(rows)
+            return torch.cat([*self._columns_of.columns(reference, inputs.defined)], dim=1)
+
+        held = isinstance(self._reference, Streamed)  # else all columns are
+        yield self._held.of(rows, of_sites) if held else of_sites()
 
     def part(self, rows: slice) -> tuple[Float64[Tensor, "cases k"], Tensor, Confounds]:
         """Return the columns at the cases of a part, the cases' order, and their confounds."""
         whole = rows == slice(0, self.cases.groups.shape[0])
         if whole and self._whole is not None:
             return self._whole
-        reference = self._reference.at(rows)
-        inputs = reference.inputs
+        inputs = self._inputs if whole else self._inputs.at(rows)
         order, confounds = self.cases.of(inputs, rows)
-        found = self.side.columns(self._columns(reference), order), order, confounds
+        found = self.side.columns(self._columns(inputs, rows), order), order, confounds
         if whole and isinstance(self._reference, Recording):
             self._whole = found
         return found
@@ -246,15 +290,16 @@ class Similarity:
         setting.will_compare(compare)
         self._program = program(setting)
         self._sites = residual_sites(source.bridge)
-        width = source.bridge.cfg.d_model
-        self._side, self._cross = Side(_slices((site, width) for site in self._sites)), Cross()
+        self._columns_of = Sites.of(source.bridge)
+        self._side = Side(self._columns_of.places, self._columns_of.width)
+        self._cross = Cross()
         self._samples: dict[str, list[Tensor]] = {site: [] for site in self._sites}
 
     def add(self, part: Recording, rows: slice) -> None:
         """Take in the products of a part."""
         left, order, confounds = self._program.part(rows)
         defined = part.inputs.defined
-        right = self._side.columns((part[site][defined] for site in self._sites), order)
+        right = self._side.columns(self._columns_of.columns(part, defined), order)
         self._side.add(right, confounds)
         self._cross.add(left, right, confounds)
         for site, kept in self._samples.items():
@@ -295,33 +340,33 @@ class Similarity:
         """Return deconfounded CKA of all that is compared, with the groups left out."""
         program, counts = self._program, rest.counts
 
-        def norms(residuals: Residuals, name: str, part: slice) -> Tensor:
+        def norms(residuals: Residuals, name: str, part: Place) -> Tensor:
             sums = residuals.sums[:, part]
             own = centred_without_each(residuals.own(name), sums, sums, counts)
             found: Tensor = torch.linalg.matrix_norm(own)
             return found
 
-        slices = program.side.slices
+        places = program.side.places
         theirs = self._setting.once(
             "norms of the program",
-            lambda: {name: norms(program.rest, name, slices[name]) for name in program.compared},
+            lambda: {name: norms(program.rest, name, places[name]) for name in program.compared},
         )
-        ours = {site: norms(rest, site, self._side.slices[site]) for site in sites}
+        ours = {site: norms(rest, site, self._side.places[site]) for site in sites}
         found: dict[tuple[str, str], Tensor] = {}
         for site in sites:
-            part = self._side.slices[site]
+            part = self._side.places[site]
             products = program.rest.with_(rest, self._cross, part)
             cross = centred_without_each(products, program.rest.sums, rest.sums[:, part], counts)
             squares = cross.square_().sum(2)
             for name in program.compared:
-                shared = squares[:, slices[name]].sum(1)
+                shared = squares[:, places[name]].sum(1)
                 found[name, site] = shared / (theirs[name] * ours[site])
         return {(name, site): found[name, site] for name in program.compared for site in sites}
 
     def _plain(self) -> dict[str, dict[tuple[str, str], Value]]:
         program = self._program
         cross = program.centred.total_with(self._centred, self._cross)
-        own = {site: self._centred.own(site).sum(0) for site in self._sites}
+        own = {site: self._centred.total(site) for site in self._sites}
         theirs = program.totals
         ranks = {
             site: representations.distance_ranks(torch.cat(kept))
@@ -332,7 +377,7 @@ class Similarity:
         whitened = {site: representations.whitening(own[site]) for site in varying}
         for one in program.whitened:
             for site in varying:
-                both = cross[program.side.slices[one], self._side.slices[site]]
+                both = cross[program.side.places[one]][:, self._side.places[site]]
                 given = (both, theirs[one], own[site])
                 values = {
                     "plain_cka": float(representations.cka(*given)),
@@ -438,9 +483,12 @@ def _relabeled(inputs: InputSet, one: Variable, other: Variable) -> bool:
     if one.numerical != other.numerical:
         return False
     if not one.numerical:
-        codes = torch.stack([one.codes[defined], other.codes[defined]], dim=1)
-        pairs, *each = (len(torch.unique(part, dim=0)) for part in (codes, *codes.T))
-        return each == [pairs, pairs]
+        codes = [variable.codes[defined].long() - IGNORE for variable in (one, other)]
+        n_one, n_other = (len(torch.unique(part)) for part in codes)
+        if n_one != n_other:
+            return False
+        joint = codes[0] * (codes[1].max() + 1) + codes[1]
+        return len(torch.unique(joint)) == n_one
     columns = [as_columns(variable, defined) for variable in (one, other)]
     numbers, gaps = torch.stack([c[:, 0] for c in columns]), [c[:, 1] for c in columns]
     return torch.equal(*gaps) and bool(torch.corrcoef(numbers)[0, 1].abs() > 1 - 1e-9)

@@ -64,3 +64,22 @@ def plain_model(bridge: TransformerBridge) -> NativeModel:
     model = make_native(bridge.cfg)
     model.load_state_dict(weights, strict=True)
     return model.eval().requires_grad_(False).to(bridge.cfg.device)
+
+
+def narrowed(bridge: TransformerBridge) -> NativeModel:
+    """Return `plain_model` without the MLP neurons that read nothing or write nothing.
+
+    Tracr pads all MLPs to the width of the widest. Outputs are the same but for rounding.
+    """
+    model = plain_model(bridge)
+    for block in () if bridge.cfg.attn_only else model.layers:
+        into, out = block.mlp.fc_in, block.mlp.fc_out
+        reads = (into.weight != 0).any(1) | (into.bias != 0)
+        kept = reads & (out.weight != 0).any(0)
+        for module, name, value in (
+            (into, "weight", into.weight[kept]),
+            (into, "bias", into.bias[kept]),
+            (out, "weight", out.weight[:, kept]),
+        ):
+            setattr(module, name, torch.nn.Parameter(value, requires_grad=False))
+    return model

@@ -40,7 +40,8 @@ ROLES = {"q": "query", "k": "key", "v": "value", "": "value"}
 METHOD_LEGEND = (
     "size: edges of the smallest circuit that is surely faithful (!: none is), of those on a way "
     "to the output; faithful: 1 is what the model does, 0 what is left without any edge; complete: "
-    "the same of all other edges, 0 is best; exact: the circuit's own accuracy"
+    "the same of all other edges, 0 is best (-: the outputs are the same without any edge); exact: "
+    "the circuit's own accuracy"
 )
 EDGE_LEGEND = (
     "needed: how much further from the model the outputs are without the edge (nats, or squared "
@@ -161,6 +162,11 @@ def print_circuits(found: Circuits, console: Console) -> None:
         if one.fallen_back
     ]:
         say(f"edges without a gradient, patched instead: {', '.join(fallen)}")
+    if idle := idle_kinds(found):
+        say(
+            f"nothing can be told of circuits by {', '.join(idle)}: without any edge the outputs "
+            "are the same"
+        )
     if found.main is None:
         say(f"no circuit is surely {found.faithful:.0%} faithful")
         return
@@ -171,8 +177,8 @@ def print_circuits(found: Circuits, console: Console) -> None:
     console.print(_lengths_table(found))
     console.print(_nodes_table(found))
     say(NODE_LEGEND)
-    if found.theirs:
-        console.print(_variables_table(found))
+    if (variables := _variables_table(found)).row_count:
+        console.print(variables)
         say(
             "edges that carry each variable of the program, here and in the compiled reference; "
             "match: the best of the variable by interchange and scrub, and its site"
@@ -234,12 +240,29 @@ def _methods_table(found: Circuits) -> Table:
             table.add_row(kind, method, "0", "-", "-", "-", "-")
             continue
         table.add_row(
-            kind, method, f"{best.size}{note}", f"{best.faithfulness.value:.2f}",
-            f"{best.faithfulness.low:.2f}..{best.faithfulness.high:.2f}",
-            f"{best.completeness.value:.2f}" if best.completeness else "-",
-            f"{best.exact.value:.3f}",
+            kind, method, f"{best.size}{note}", *_cells(best.faithfulness),
+            _cells(best.completeness)[0] if best.completeness else "-", f"{best.exact.value:.3f}",
         )  # fmt: skip
     return table
+
+
+def _cells(share: Share) -> tuple[str, str]:
+    """Return a share and its interval as text; dashes where it is not defined."""
+    if math.isnan(share.value):
+        return "-", "-"
+    return f"{share.value:.2f}", f"{share.low:.2f}..{share.high:.2f}"
+
+
+def idle_kinds(found: Circuits) -> list[str]:
+    """Return the kinds of ablation under which the outputs do not change without any edge."""
+    tried: dict[str, list[Circuit]] = {}
+    for (kind, _), circuits in found.curves.items():
+        tried.setdefault(kind, []).extend(circuits)
+    return [
+        kind
+        for kind, circuits in tried.items()
+        if circuits and all(math.isnan(one.faithfulness.value) for one in circuits)
+    ]
 
 
 def _title(found: Circuits) -> str:
@@ -293,13 +316,9 @@ def _edges_table(found: Circuits) -> Table:
 def _lengths_table(found: Circuits) -> Table:
     table = plain_table("length", "inputs", "faithful", "95%", "complete", "95%", "exact", "needed")
     for length, one in found.lengths.items():
-        cells = [
-            cell
-            for share in (one.faithfulness, one.completeness)
-            for cell in (f"{share.value:.2f}", f"{share.low:.2f}..{share.high:.2f}")
-        ]
         table.add_row(
-            str(length), f"{one.n:,}", *cells, f"{one.exact.value:.3f}",
+            str(length), f"{one.n:,}", *_cells(one.faithfulness), *_cells(one.completeness),
+            f"{one.exact.value:.3f}",
             "-" if math.isnan(found.minimal[length]) else f"{found.minimal[length]:.2f}",
         )  # fmt: skip
     return table

@@ -26,7 +26,7 @@ from .seeds import (
     failing_of,
     find_runs,
     grouped,
-    load_run,
+    load_runs,
     notes,
 )
 
@@ -44,17 +44,22 @@ emerged: how many seeds passed the controls (accuracy: 0.99), mean of the first 
 def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group]:
     """Compare runs over their seeds: print tables, write a CSV and a figure into `output`.
 
+    A run that cannot be read is left out, and named.
+
     Raises:
-        UserError: a path holds no run, a run no checkpoint, or `output` is a file.
-        FaultError: a run cannot be read, or the output not be written.
+        UserError: a path holds no run, no run a checkpoint, or `output` is a file.
+        FaultError: no run can be read, or the output not be written.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file: give a folder")
-    groups = grouped(load_run(folder) for folder in find_runs(paths))
+    runs, left_out = load_runs(find_runs(paths))
+    groups = grouped(runs)
     for part in by_task(groups):
         console.print(table(part))
         for line in notes(part):
             console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
+    for line in left_out:
+        console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(LEGEND, markup=False, highlight=False, soft_wrap=True)
     content = io.BytesIO()
     comparison_figure(groups).savefig(content, format="png", dpi=110)

@@ -24,6 +24,9 @@ from .seeds import Estimate
 
 SUPPORTED, NOT_SUPPORTED, MIXED = "supported", "not supported", "mixed"
 UNDECIDED, NOT_JUDGED, NOT_MEASURED = "undecided", "not judged", "not measured"
+NO_NEURONS = "the reference has no MLP neurons to compare with"
+TOO_FEW = "the on/off figures of neurons are not defined on so few positions"
+NO_HEADS = "no head of the reference attends to some positions more than to others"
 FOR, AGAINST, NEITHER = "for", "against", "says nothing"
 CLAIMS = {
     "H1": "Compiled transformers are more interpretable: their activations are on or off.",
@@ -221,6 +224,9 @@ def h1(
 
     if not neurons:
         return say(NOT_JUDGED, "the model has no MLP, and so no neurons to compare")
+    taken = of(rows, "sparsity/active_share")
+    if not measured and "model" in taken:
+        return say(NOT_JUDGED, TOO_FEW if "reference:model" in taken else NO_NEURONS)
     if not measured:
         command = f"algomatch train --config {path}/config.yaml run_dir=NEW_DIR"
         what = "the neurons' figures (`sparsity` in analysis.measures)"
@@ -288,10 +294,12 @@ def h2(
     task: str,
     path: str,
     searched: bool = False,
+    attended: bool = False,
 ) -> Hypothesis:
     """Judge H2 by a run's last checkpoint: its attention, and what runs over its circuit's edges.
 
-    Where there is no circuit, `searched` says that it was searched for.
+    Where there is no circuit, `searched` says that it was searched for; where there are no figures
+    of attention, `attended` that it was measured: then there was nothing to compare it with.
 
     Supported where the attention is surely above its controls, and these are known to tell; the
     circuit's inner edges carry variables surely more often than a random init's; and each step of
@@ -300,11 +308,12 @@ def h2(
     """
     evidence, lacking = [], []
     command = f"algomatch circuit {path}"
-    if (attention := _attention(rows, failing)) is None:
+    attention = _attention(rows, failing)
+    if attention is None and not attended:
         again = f"algomatch train --config {path}/config.yaml run_dir=NEW_DIR"
         what = "attention in common (`attention` in analysis.measures)"
         lacking.append(Lacking(what, again))
-    else:
+    elif attention is not None:
         evidence.append(attention)
         if failing is None:
             what = "whether overlap of attention can be trusted on this task"
@@ -325,7 +334,10 @@ def h2(
         )
 
     if not evidence and not searched:
-        return say(NOT_MEASURED, "neither attention nor the circuit was measured")
+        either = "neither attention nor the circuit was measured"
+        return say(
+            NOT_MEASURED, f"the circuit was not measured; {NO_HEADS}" if attended else either
+        )
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
     if circuit is None and searched:
@@ -347,8 +359,8 @@ def h2(
         return say(MIXED, told)
     told += ", the rest say nothing" if counts[FOR] + counts[AGAINST] < n else ""
     if attention is None or not attention.decides:
-        told += "; attention in common " + ("was not measured" if attention is None
-                                            else attention.why)  # fmt: skip
+        missing = NO_HEADS if attended else "attention in common was not measured"
+        told += f"; {missing if attention is None else f'attention in common {attention.why}'}"
     return say(UNDECIDED, told)
 
 

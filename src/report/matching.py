@@ -215,15 +215,19 @@ def _print_finer(found: Finer, console: Console, say: Callable[[str], None]) -> 
     """Print each selector with the head that meets it best, and what is decided by them."""
     table = plain_table("selector", "overlap", "interval", "uniform", "init", "head")
     for program, met in found.met.items():
-        table.add_row(escape(program))
+        if met:
+            table.add_row(escape(program))
         for one in met:
             table.add_row(
                 escape(f"  {' = '.join(one.selection.names)} ({' and '.join(one.uses)})"),
                 f"{one.value:.2f}", escape(f"[{one.low:.2f}, {one.high:.2f}]"),
                 f"{one.uniform:.2f}", f"{one.random_init:.2f}", escape(head_label(one.head)),
             )  # fmt: skip
-    console.print(table)
-    say(SELECTORS)
+    if table.row_count:
+        console.print(table)
+        say(SELECTORS)
+    if without := [program for program, met in found.met.items() if not met]:
+        say(f"no selector to compare attention with: {', '.join(without)}")
     for decision in found.decisions:
         say(decision.text)
 

@@ -52,7 +52,17 @@ def judged(
     has_mlp = not config.model.attn_only
     return [
         h1(last, solved, failing, has_mlp, config.task.name, given),
-        h2(last, solved, failing, circuit, step, config.task.name, given, results.circuits.there),
+        h2(
+            last,
+            solved,
+            failing,
+            circuit,
+            step,
+            config.task.name,
+            given,
+            results.circuits.there,
+            "attention" in config.analysis.measures,
+        ),
         h3(last, solved, program_verdicts(results), step, given, emergence(curves), programs),
     ]
 

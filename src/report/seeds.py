@@ -19,7 +19,7 @@ from ..analysis.measurements import Measurement
 from ..analysis.statistics import t_interval, wilson_interval
 from ..analysis.suite import declared_metrics, headlines
 from ..config import FREE_SETTINGS, Config, flattened
-from ..errors import UserError
+from ..errors import FaultError, UserError
 from ..files import faults_named
 from ..tracking.control_record import failing
 from ..tracking.run_folder import RunFolder
@@ -139,6 +139,24 @@ def load_run(folder: RunFolder) -> Run:
                 curves[f"{HIGHEST}/{row.key}"][step] = highest
     last_step, finished = max(row.step for row in rows), folder.finished() is not None
     return Run(folder, dict(curves), summaries(rows), last_step, finished)
+
+
+def load_runs(folders: Iterable[RunFolder]) -> tuple[list[Run], list[str]]:
+    """Return the runs that can be read, and of each other one, in a line, why it is left out.
+
+    Raises:
+        UserError: no run can be read: what is wrong with the first.
+        FaultError: the same, where it is damaged.
+    """
+    found, errors = list[Run](), list[UserError | FaultError]()
+    for folder in folders:
+        try:
+            found.append(load_run(folder))
+        except (UserError, FaultError) as error:  # the others are compared all the same
+            errors.append(error)
+    if errors and not found:
+        raise errors[0]
+    return found, [f"left out: {error}" for error in errors]
 
 
 def grouped(runs: Iterable[Run]) -> list[Group]:

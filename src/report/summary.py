@@ -30,12 +30,16 @@ from .tables import plain_table
 
 VALUES_SHOWN = 8
 SIZES = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp")
-LEGEND = """\
-exact accuracy  share of inputs with the whole output right; control: blind to the tokens
+Rows = Sequence[Measurement]
+EXACT = """\
+exact accuracy  share of inputs with the whole output right; control: blind to the tokens"""
+DCKA = """\
 dCKA            deconfounded CKA with the residual stream: each variable, or site of the
                 reference, at its best site; control: the highest of untrained models (random
-                init) and of other tasks' compiled programs (other task), whichever is higher
-attention       in common with the reference's active heads, each matched with one of the model's
+                init) and of other tasks' compiled programs (other task), whichever is higher"""
+ATTENTION = """\
+attention       in common with the reference's active heads, each matched with one of the model's"""
+NAMES = """\
 head L.H        blocks.L.attn.hook_z[H]; attention L, MLP L: blocks.L.hook_attn_out, hook_mlp_out
 """
 
@@ -54,7 +58,9 @@ def print_summary(
     rows, config = folder.last_rows(), folder.config
     title = f"{config.model.name} on {config.task.name}, seed {config.seed}, step {rows[0].step}"
     console.print(summary_table(rows, title, failing, config.task.name))
-    console.print(LEGEND, soft_wrap=True, highlight=False)
+    console.print(
+        "\n".join(_legend(rows, config.analysis.measures)), soft_wrap=True, highlight=False
+    )
     lines = [
         f"measurements   {folder.path / 'measurements.csv'}",
         f"checkpoints    {folder.path / 'checkpoints'}",
@@ -64,6 +70,30 @@ def print_summary(
         lines.insert(0, f"figure         {folder.figure_path}")
     lines += _wandb_lines(folder, wandb_log)
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _legend(rows: Rows, measures: Sequence[str]) -> Iterator[str]:
+    """Yield what the lines of the tables are, and of which there are none."""
+    yield EXACT
+    if of(rows, "similarity/matched_deconfounded_cka"):
+        yield DCKA
+    if of(rows, "attention/matched_overlap"):
+        yield ATTENTION
+    yield from nothing_to_compare(rows, measures)
+    yield NAMES
+
+
+def nothing_to_compare(rows: Rows, measures: Sequence[str]) -> Iterator[str]:
+    """Yield of which measures that were taken there are no figures, and why."""
+    if "similarity" in measures and not of(rows, "similarity/mean_deconfounded_cka"):
+        yield "dCKA            no variable of the program is more than token and position"
+    if "attention" in measures and not of(rows, "attention/matched_overlap"):
+        yield "attention       the reference has no active heads: nothing to compare"
+    if "sparsity" in measures and "reference:model" not in of(rows, "sparsity/active_share"):
+        yield "MLP neurons     the reference has none: nothing to compare"
+    testable = of(rows, "matching/testable_cuts").get("model")
+    if testable is not None and testable.value == 0:
+        yield "match           the program has no inner cut that can be tested"
 
 
 def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]:
@@ -134,7 +164,6 @@ def inexact_note(rows: Sequence[Measurement]) -> str:
     return " [INEXACT REFERENCE]" if any(INEXACT in row.run for row in rows) else ""
 
 
-Rows = Sequence[Measurement]
 Line = tuple[str, list[str], Measurement, str, Measurement | None]  # ..., control, reference
 
 

@@ -41,7 +41,7 @@ SLICES = {"one": slice(0, 2), "other": slice(2, 5)}
 
 def added_up(given_: Drawn, parts: int) -> tuple[Side, Side, Cross]:
     """Take in the cases in parts, each sorted by group."""
-    left, right, cross = Side(SLICES), Side({"site": slice(0, 4)}), Cross()
+    left, right, cross = Side(SLICES, 5), Side({"site": slice(0, 4)}, 4), Cross()
     for rows in np.array_split(np.arange(len(given_.left)), parts):
         order = rows[np.argsort(given_.group[rows], kind="stable")]
         sizes = tuple(np.bincount(given_.group[rows], minlength=GROUPS).tolist())

@@ -598,3 +598,45 @@ def test_a_number_rescaled_even_negatively_counts_once(small: Setting) -> None:
     variables = {name: Variable(codes, numbers, True) for name, numbers in values.items()}
     inputs = replace(small.inputs, variables=variables)
     assert similarity._distinct(inputs, list(values)) == ["number", "other"]
+
+
+@pytest.mark.parametrize("of", ["the reference", "a random init"])
+def test_columns_that_are_the_same_are_taken_once_and_change_nothing(
+    of: str, small: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> tuple[int, Found]:
+        setting = with_config(small, random_inits=1)
+        bridge = setting.reference.bridge if of == "the reference" else make_bridge(small.shape)
+        return similarity.program(setting).side.width, compare(setting.observe(bridge), setting)
+
+    width, whole = found()
+    monkeypatch.setattr(similarity, "ALL_COLUMNS", 0)
+    fewer, same = found()
+    sites = residual_sites(small.reference.bridge)
+    d_model = small.reference.bridge.cfg.d_model
+    assert width - fewer > (len(sites) - 2) * d_model  # of a dimension there is hardly one twice
+    for one, other in ((whole.variables, same.variables), *(
+        (whole.sites[name], same.sites[name]) for name in similarity.OF_SITES
+    )):  # fmt: skip
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert other[key] == pytest.approx(value, abs=1e-9), key
+    assert same.mean == pytest.approx(whole.mean, abs=1e-9)
+    assert same.shares == pytest.approx(whole.shares, abs=1e-9)
+
+
+def test_a_site_has_the_columns_of_what_was_written_up_to_it(small: Setting) -> None:
+    bridge, part = small.reference.bridge, record(small.reference.bridge, small.inputs, 2048)
+    columns = similarity.Sites.of(bridge)
+    assert columns.width == len(columns.places) * bridge.cfg.d_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(similarity, "ALL_COLUMNS", 0)
+        columns = similarity.Sites.of(bridge, start=3)
+    taken = torch.cat([torch.empty(int(small.inputs.defined.sum()), 3),
+                       *columns.columns(part, small.inputs.defined)], dim=1)  # fmt: skip
+    assert taken.shape[1] == columns.width
+    for site, place in columns.places.items():
+        values = part[site][small.inputs.defined]
+        there = values[:, (values != 0).any(0)]
+        own = taken[:, place]
+        assert torch.equal(own[:, (own != 0).any(0)], there)

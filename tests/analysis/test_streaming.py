@@ -11,7 +11,14 @@ from support.models import Rows, rows_of, varied, with_config, with_shape
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis import activations, suite
-from algomatch.analysis.activations import Recording, Streamed, bytes_per_input, observe, record
+from algomatch.analysis.activations import (
+    Held,
+    Recording,
+    Streamed,
+    bytes_per_input,
+    observe,
+    record,
+)
 from algomatch.analysis.setting import Setting
 from algomatch.config import compose
 from algomatch.experiment import prepare
@@ -233,3 +240,32 @@ def test_what_fits_is_recorded_and_what_does_not_is_streamed(
     least = observe(bridge, small.inputs, 30)
     assert isinstance(least, Streamed)
     assert least.part_size == 1
+
+
+def test_what_is_held_of_the_reference_is_bounded_and_changes_nothing(
+    small: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge, made = make_bridge(small.shape), list[slice]()
+    streamed_by(int(0.4 * len(small.inputs)) * min(sizes(small, bridge)), monkeypatch)
+
+    def runs(limit: int) -> tuple[int, Rows]:
+        monkeypatch.setattr(activations, "HELD_BYTES", limit)
+        made.clear()
+        rows = measured(bridge, small)
+        return len(made), rows
+
+    plain = activations.record
+
+    def noted(one: Any, inputs: Any, batch_size: int) -> Recording:
+        made.extend([slice(0)] * (one is small.reference.bridge))
+        return plain(one, inputs, batch_size)
+
+    monkeypatch.setattr(activations, "record", noted)
+    (most, whole), (fewest, held) = runs(0), runs(2**20)
+    assert held == whole
+    assert fewest < 0.7 * most
+    monkeypatch.setattr(activations, "HELD_BYTES", 100)
+    room = Held()
+    parts = [room.of(slice(n, n + 1), lambda: torch.zeros(10)) for n in (0, 1, 2)]
+    again = [room.of(slice(n, n + 1), lambda: torch.ones(10)) for n in (0, 1, 2)]
+    assert [one is other for one, other in zip(parts, again, strict=True)] == [True, True, False]

@@ -16,9 +16,10 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.model_bridge.sources.native import NativeModel
 
 from algomatch.analysis.setting import Setting
+from algomatch.analysis.sparsity import real_neurons
 from algomatch.errors import UserError
 from algomatch.models import continuation
-from algomatch.models.bridges import make_bridge, plain_model
+from algomatch.models.bridges import make_bridge, narrowed, plain_model
 from algomatch.models.brought import load_gpt2
 from algomatch.models.continuation import (
     SIDES,
@@ -276,3 +277,20 @@ def test_a_site_that_a_model_does_not_have_is_refused(small: Setting, tmp_path: 
                 continue_from(model, site, residual, key_mask)
             with pytest.raises(UserError, match=f"the residual stream has no site '{site}'"):
                 residuals(model, tokens, key_mask, [site])
+
+
+def test_without_idle_neurons_a_model_gives_the_same(small: Setting) -> None:
+    bridge, inputs = small.reference.bridge, small.inputs
+    model = narrowed(bridge)
+    widths = [block.mlp.fc_in.out_features for block in plain_model(bridge).layers]
+    left = [len(block.mlp.fc_in.bias) for block in model.layers]
+    assert sum(left) == sum(int(real_neurons(bridge, n).sum()) for n in range(len(left)))
+    assert sum(left) < sum(widths)
+    wanted = bridge(inputs.tokens, attention_mask=inputs.key_mask)
+    got = model(inputs.tokens, attention_mask=inputs.key_mask)
+    assert torch.allclose(got, wanted, atol=1e-4)
+    learned = make_bridge(small.shape)
+    assert torch.equal(
+        narrowed(learned)(inputs.tokens, attention_mask=inputs.key_mask),
+        plain_model(learned)(inputs.tokens, attention_mask=inputs.key_mask),
+    )

@@ -402,7 +402,7 @@ def test_the_command_compares_and_says_where_the_numbers_are(
         (["{tmp}/empty"], "'{tmp}/empty' is not a run folder, and there is none directly in it"),
         (["{runs}/notes.txt"], "'{runs}/notes.txt' is not a run folder, and there is none direct"),
         (["{runs}", "{runs}/1L-0"], "run folder '{runs}/1L-0' is given twice: name every run once"),
-        (["{runs}/1L-0", "{tmp}/../{name}/bare"], "bare' holds no checkpoint, and so no measure"),
+        (["{tmp}/../{name}/bare"], "bare' holds no checkpoint, and so no measurements"),
         (["{runs}", "--output", "{runs}/notes.txt"], "--output {runs}/notes.txt is a file: give a"),
         (["{runs}", "--outputs"], "unknown option '--outputs': did you mean '--output'?"),
     ],
@@ -419,6 +419,15 @@ def test_a_mistake_is_one_line(
     assert seen.err.startswith("algomatch: ")
     assert seen.err.count("\n") == 1
     assert line.format(**names) in seen.err
+
+
+def test_a_run_that_cannot_be_read_is_left_out(runs: Path, tmp_path: Path) -> None:
+    for name, left in (("bare", "step-*"), ("damaged", "measurements.csv")):
+        shutil.copytree(runs / "1L-0", tmp_path / name, ignore=shutil.ignore_patterns(left))
+    shown = printed(runs / "1L-1", tmp_path / "bare", tmp_path / "damaged", output=tmp_path)
+    assert f"! left out: '{tmp_path}/bare' holds no checkpoint" in " ".join(shown.split())
+    assert "! left out: " in shown.partition("bare'")[2]
+    assert table_of(tmp_path)["reverse 1L", EXACT]["n"] == "1"
 
 
 def test_help_costs_no_torch() -> None:
