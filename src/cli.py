@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import terminal
 from .command_line import CONTROLS_MODEL, parser
+from .environment import settle_folders
 from .errors import FaultError, Interrupted, UserError, one_of, reported
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ ENCODER = (  # what one is
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 for a fault, 2 for a user's mistake."""
+    terminal.make_lasting()
+    settle_folders()
     whole = parser()
     options, rest = whole.parse_known_args(arguments)
     from rich.console import Console  # --help and --version do without
@@ -63,6 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 known = whole.options_of(options.command)
                 raise UserError(f"unknown option '{argument}': {one_of(argument, known)}")
         commands[options.command](options, rest, Console())
+
+    return reported(act) or _reported_output()
+
+
+def _reported_output() -> int:
+    """Say that some output was lost, if it was; return the exit code."""
+    sys.stdout.flush()
+
+    def act() -> None:
+        if (why := terminal.fault()) is not None:
+            raise FaultError(f"some output could not be written: {why}")
 
     return reported(act)
 

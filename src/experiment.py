@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -44,6 +45,7 @@ from .config import Config, TrainerConfig, check_same_settings
 from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
+from .environment import hidden, is_of_a_launcher
 from .errors import (
     FaultError,
     FolderExistsError,
@@ -511,12 +513,16 @@ def check_accelerator(name: str) -> None:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's general advice off the terminal; errors still come through."""
+    """Keep Lightning's general advice off the terminal, and what launchers say of ranks from it.
+
+    Errors still come through. A training is one process, whatever started it.
+    """
+    rank_zero_only.rank = 0  # it is read from the environment when Lightning is imported
     loggers = [logging.getLogger(f"{name}.utilities.rank_zero") for name in _LIGHTNING]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with hidden(is_of_a_launcher), warnings.catch_warnings():
         for message in _ADVICE:
             warnings.filterwarnings("ignore", message)
         try:
@@ -530,5 +536,6 @@ _LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")
 _ADVICE = (
     r".*does not have many workers.*",  # batches are ready-made tensors
     r".*GPU available but not used.*",
+    r".*The `srun` command is available on your system but is not used.*",
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own, with torch 2.13
 )
