@@ -9,9 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import RLock
-
-_changing = RLock()
 
 # By these a scheduler or launcher tells several processes of one training apart, and Lightning
 # takes its trainer's settings from PL_. A training here is one process, set up by its config.
@@ -34,13 +31,12 @@ _WRITTEN = {
 @contextmanager
 def hidden(is_hidden: Callable[[str], bool]) -> Iterator[None]:
     """Take variables out of the environment for a while; what is set meanwhile stays."""
-    with _changing:
-        taken = {name: os.environ.pop(name) for name in [*os.environ] if is_hidden(name)}
-        try:
-            yield
-        finally:
-            for name, value in taken.items():
-                os.environ.setdefault(name, value)
+    taken = {name: os.environ.pop(name) for name in [*os.environ] if is_hidden(name)}
+    try:
+        yield
+    finally:
+        for name, value in taken.items():
+            os.environ.setdefault(name, value)
 
 
 def is_of_a_launcher(name: str) -> bool:

@@ -10,7 +10,7 @@ import sys
 from typing import TextIO
 
 _HANDLER = "algomatch.terminal"
-_LIKE = {"…": "~", "±": "~", "✗": "x", "÷": "/", "×": "x", "–": "-", "—": "-", "→": ">", "≥": ">"}
+_LIKE = {"…": "~", "±": "~", "✗": "x", "÷": "/"}  # of what commands print
 _GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # nobody reads it any more
 
 
@@ -65,7 +65,7 @@ def _lasting(stream: TextIO | None) -> TextIO:
     stream.flush()
     # Without a buffer between them, which a signal's handler could not print through.
     return io.TextIOWrapper(
-        Lasting(raw.fileno(), "w", closefd=False),  # type: ignore[arg-type]
+        Lasting(raw.fileno(), "w", closefd=False),
         encoding=stream.encoding,
         errors=_HANDLER,
         line_buffering=stream.line_buffering,
