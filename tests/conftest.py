@@ -1,6 +1,10 @@
-"""What all tests share: shape checks on, caches of their own, and one prepared small task."""
+"""What all tests share: their own environment, shape checks on, and one prepared small task."""
 
 from __future__ import annotations
+
+from support import surroundings
+
+surroundings.make_own()  # before anything reads the environment as it is imported
 
 import os
 from collections.abc import Iterator
@@ -12,8 +16,6 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# One thread a process: tests run side by side, and threads that wait for each other cost tenfold.
-os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 # How long an example takes says how busy the machine is.

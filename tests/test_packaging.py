@@ -33,7 +33,8 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 LAYERS = (
     "__init__", "errors", "environment", "terminal", "files", "kept", "stopping", "workers",
     "config", "devices", "sweep_file", "sweep_cells", "data", "models", "analysis", "tracking",
-    "report", "experiment", "match", "circuit", "explain", "sweep", "several", "command_line", "cli", "__main__",
+    "report", "experiment", "match", "circuit", "explain", "sweep", "several", "command_line",
+    "cli", "__main__",
 )  # fmt: skip
 SOURCES = sorted(path.relative_to(SRC) for path in SRC.rglob("*.py"))
 TINY = (
