@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from . import terminal
 from .command_line import CONTROLS_MODEL, parser
 from .devices import check_device, check_devices
-from .environment import settle_folders
+from .environment import settle_folders, settle_warnings
 from .errors import FaultError, Interrupted, UserError, one_of, reported
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ ENCODER = (  # what one is
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 for a fault, 2 for a user's mistake."""
     terminal.make_lasting()
+    settle_warnings()
     settle_folders()
     whole = parser()
     options, rest = whole.parse_known_args(arguments)

@@ -6,6 +6,7 @@ import os
 import pwd
 import stat
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ _WRITTEN = {
     "MPLCONFIGDIR": ".config/matplotlib",
 }
 
+_NOT_SHOWN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+
 
 @contextmanager
 def hidden(is_hidden: Callable[[str], bool]) -> Iterator[None]:
@@ -42,6 +45,14 @@ def hidden(is_hidden: Callable[[str], bool]) -> Iterator[None]:
 def is_of_a_launcher(name: str) -> bool:
     """Return whether a variable says which of several processes this is, or sets up a trainer."""
     return name in _RANKS or name.startswith(_LAUNCHERS)
+
+
+def settle_warnings() -> None:
+    """Warn of what Python warns of by itself: `PYTHONWARNINGS` is not said to this command."""
+    if os.environ.pop("PYTHONWARNINGS", None):
+        warnings.resetwarnings()
+        for category in _NOT_SHOWN:
+            warnings.simplefilter("ignore", category)
 
 
 def settle_folders() -> None:

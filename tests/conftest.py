@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from support import surroundings
-
-surroundings.make_own()  # before anything reads the environment as it is imported
-
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import support.shapes
+import support.surroundings  # before all that reads the environment as it is imported
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook

@@ -1,7 +1,8 @@
 """The environment that tests run in: their own, wherever they are run.
 
 Nothing that a user, a scheduler or a shell has set says how a test goes; only where programs and
-temporary files are is kept, and what pytest tells its own processes.
+temporary files are is kept, and what pytest tells its own processes. It is made when this is
+imported.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def make_own() -> None:
     os.environ.clear()
     os.environ.update(kept)
     os.environ.update({HOME: home, "HOME": home, "LANG": "C.UTF-8"})
-    # One thread a process: they run side by side, and threads that wait for each other cost tenfold.
+    # One thread a process: processes run side by side, and threads that wait for each other cost
+    # tenfold.
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
@@ -42,3 +44,6 @@ def _new_home() -> str:
     if fonts.is_dir():  # to look for fonts takes seconds
         shutil.copytree(fonts, Path(home, ".cache", "matplotlib"))
     return home
+
+
+make_own()
