@@ -9,6 +9,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/algomatch train task=reverse model=2L_attn_only
 
+# Files are read and written as UTF-8, whatever the locale.
+test slow: export PYTHONUTF8 = 1
+
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import terminal
 from .command_line import CONTROLS_MODEL, parser
+from .devices import check_device, check_devices
+from .environment import settle_folders, settle_warnings
 from .errors import FaultError, Interrupted, UserError, one_of, reported
 
 if TYPE_CHECKING:
@@ -38,6 +41,9 @@ ENCODER = (  # what one is
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 for a fault, 2 for a user's mistake."""
+    terminal.make_lasting()
+    settle_warnings()
+    settle_folders()
     whole = parser()
     options, rest = whole.parse_known_args(arguments)
     from rich.console import Console  # --help and --version do without
@@ -62,7 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if argument.startswith("-"):
                 known = whole.options_of(options.command)
                 raise UserError(f"unknown option '{argument}': {one_of(argument, known)}")
+        if getattr(options, "device", None) is not None:
+            check_device(options.device)
         commands[options.command](options, rest, Console())
+
+    return reported(act) or _reported_output()
+
+
+def _reported_output() -> int:
+    """Say that some output was lost, if it was; return the exit code."""
+    sys.stdout.flush()
+
+    def act() -> None:
+        if (why := terminal.fault()) is not None:
+            raise FaultError(f"some output could not be written: {why}")
 
     return reported(act)
 
@@ -72,6 +91,7 @@ def _train(options: argparse.Namespace, rest: list[str], console: Console) -> No
     if options.resume is not None:
         if options.config is not None or overrides:
             raise UserError("--resume goes on with the run's own config: leave out the rest")
+        _check_devices_of(Path(options.resume))
         from . import experiment
 
         experiment.resume(Path(options.resume), console)
@@ -84,12 +104,28 @@ def _train(options: argparse.Namespace, rest: list[str], console: Console) -> No
         with stop.taken(SIGNALS[1:]):  # W&B's server may stop a run while it imports
             _train_for(agents, overrides, options, stop, console)
         return
-    from .config import compose
-
-    config = compose(overrides, options.config)
+    config = _composed(overrides, options.config)
     from . import experiment
 
     experiment.train(config, console)
+
+
+def _composed(overrides: Sequence[str], file: str | None = None) -> Config:
+    """Return the config, refused where it names a device that is not there."""
+    from .config import compose
+
+    config = compose(overrides, file)
+    check_devices(config)
+    return config
+
+
+def _check_devices_of(run: Path) -> None:
+    """Refuse to go on with a run whose config names a device that is not there."""
+    from .config import from_mapping, read_yaml
+
+    file = run / "config.yaml"
+    if file.is_file() and not (run / "finished.json").exists():
+        check_devices(from_mapping(read_yaml(file), str(file)))
 
 
 def _train_for(
@@ -100,9 +136,7 @@ def _train_for(
     console: Console,
 ) -> None:
     """Train the run that a sweep's agent has assigned, or go on with it."""
-    from .config import compose
-
-    config = compose(overrides, options.config)
+    config = _composed(overrides, options.config)
     if config.run_dir is None:
         config.run_dir = str(agents.folder(Path(config.runs_dir)))
     from . import experiment
@@ -138,6 +172,8 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
         print_cells(found, console)
         return
+    for cell in found.cells:
+        check_devices(cell.config)
     if options.index is not None:
         from . import experiment
 
@@ -185,9 +221,7 @@ def _controls(options: argparse.Namespace, rest: list[str], console: Console) ->
     overrides = [*options.overrides, *rest]
     if not any(given.partition("=")[0] in ("model", "model.name") for given in overrides):
         overrides.insert(0, f"model={CONTROLS_MODEL}")
-    from .config import compose
-
-    config = compose(overrides)
+    config = _composed(overrides)
     from . import experiment
 
     experiment.study_controls(config, options.again, console)
@@ -395,9 +429,7 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
             raise UserError(f"'{one}' has no say here: task and analysis have")
     if not any(one.partition("=")[0] in TASK_KEYS for one in overrides):
         raise UserError("name the task that the model solves, as in task=induction")
-    from .config import compose
-
-    config, folder = compose(overrides), Path(folders[0])
+    config, folder = _composed(overrides), Path(folders[0])
     from . import match
     from .report.matching import print_matching
     from .report.matching_figures import save_matching
@@ -418,11 +450,13 @@ def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> 
     _refuse_several(options)
     path, config, where = _analysed(given, options, "circuit")
     from . import circuit
+    from .files import Unwritten
     from .report.circuits import Circuits, print_circuits, save_circuits, write_tables
     from .several import marking
 
     def keep(found: Circuits) -> None:
-        write_tables(found, where)
+        with Unwritten().noted():  # they are written again, and then it is told
+            write_tables(found, where)
 
     chosen = options.methods, options.kinds
     with marking(where, _to_mark(options, path), _said(options)):
@@ -469,14 +503,13 @@ def _analysed(
     if len(paths) > 1 or (not paths and not overrides) or (paths and overrides):
         way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if options.reference else "")
         raise UserError(f"{options.command} takes {way}, not {' '.join(given) or 'none'}")
-    from .config import compose
-    from .tracking import checkpoints
-
     if overrides:
         if not any(one.partition("=")[0] in TASK_KEYS for one in overrides):
             raise UserError("name the task whose program is to be analysed, as in task=reverse")
-        config = compose(overrides)
+        config = _composed(overrides)
         return None, config, Path(options.output or f"{folder}-{config.task.name}")
+    from .tracking import checkpoints
+
     path = Path(paths[0])
     name = f"{folder}-reference" if options.reference else folder
     where = Path(options.output) if options.output else checkpoints.beside(path) / name
@@ -499,9 +532,7 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
     for key, value in MATCHED_SETTINGS.items():
         if not any(one.startswith(f"{key}=") for one in overrides):
             overrides.append(f"{key}={value}")
-    from .config import compose
-
-    configs = [compose([f"task={name}", *overrides]) for name in names]
+    configs = [_composed([f"task={name}", *overrides]) for name in names]
     from . import match
     from .files import faults_named, write_file
     from .report.matching_controls import checked_csv, print_checked, print_counts
@@ -509,7 +540,7 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
     where, found = Path(options.output or ".") / "match-controls.csv", []
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
-        before = where.read_text() if where.exists() else ""
+        before = where.read_text(encoding="utf-8") if where.exists() else ""
     for name, config in zip(names, configs, strict=True):
         rows = match.match_controls(config, console)
         found += rows
@@ -529,14 +560,16 @@ def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> 
     _refuse_several(options)
     path, config, where = _analysed(given, options, "explanation")
     from . import explain
+    from .files import Unwritten
     from .report.explanation import Explanation, print_explanation
     from .report.explanation_figures import write_explanation
     from .several import marking
 
-    files: list[str] = []
+    files, unwritten = list[str](), Unwritten()
 
     def keep(found: Explanation) -> None:
-        files[:] = write_explanation(found, where)
+        with unwritten.noted():
+            files[:] = write_explanation(found, where)
 
     with marking(where, _to_mark(options, path), _said(options)):
         if config is not None:
@@ -546,6 +579,7 @@ def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> 
             assert path is not None
             found = explain.explain_checkpoint(path, options.device, keep, console)
         print_explanation(found, console)
+        unwritten.tell()
     console.print(f"{', '.join(files)}: {where}", soft_wrap=True, highlight=False, markup=False)
     _log(path, "explanation", options, [where / name for name in files], console)
 
@@ -574,7 +608,7 @@ def _print_analysis(
     found: experiment.Analysis, options: argparse.Namespace, console: Console
 ) -> None:
     from .analysis.measurements import to_csv
-    from .files import faults_named, write_file
+    from .files import Unwritten, faults_named, write_file
     from .report.summary import full_table, nothing_to_compare, summary_table
     from .tracking.control_record import failing
 
@@ -585,8 +619,9 @@ def _print_analysis(
     console.print(table(found.rows, title, marks, checkpoint.config.task.name))
     for line in nothing_to_compare(found.rows, checkpoint.config.analysis.measures):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    unwritten = Unwritten()
     if options.output is not None:
-        with faults_named(f"write '{options.output}'"):
+        with unwritten.noted(), faults_named(f"write '{options.output}'"):
             write_file(Path(options.output), to_csv(found.rows))
     if found.differences is None:
         console.print("the file lies alone: no recorded measurements to compare with")
@@ -597,3 +632,4 @@ def _print_analysis(
         )
     else:
         console.print(f"all {len(found.rows)} measurements equal the recorded ones exactly")
+    unwritten.tell()

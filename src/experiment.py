@@ -44,14 +44,16 @@ from .config import Config, TrainerConfig, check_same_settings
 from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
+from .devices import check_accelerator, check_device
+from .environment import hidden, is_of_a_launcher
 from .errors import (
     FaultError,
     FolderExistsError,
     Interrupted,
     NotFiniteError,
     UserError,
-    first_line,
 )
+from .files import Unwritten
 from .models.bridges import make_bridge, make_native
 from .models.learned import learned_shape
 from .models.reference import build_reference
@@ -233,7 +235,7 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
     record.begin()
     planned = controls(setting.inputs, setting.reference, setting.shape, config)
     measured, notes = list[tuple[Control, Sequence[Measurement]]](), dict[str, str]()
-    kept: list[Kept] = []
+    kept, unwritten = list[Kept](), Unwritten()
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True,
@@ -244,7 +246,8 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
             if one is None:
                 bar = progress.add_task(control.name, total=None)
                 one = _measured(control, setting, partial(advance, progress, bar))
-                record.keep(control.name, one)
+                with unwritten.noted():
+                    record.keep(control.name, one)
                 progress.remove_task(bar)
             notes[control.name] = one.note
             if one.rows:
@@ -253,8 +256,9 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
             progress.advance(whole)
     found = separations(measured)
     title = f"Controls of {config.task.name}, {config.model.name}"
-    record.finish(kept, found, controls_figure(title, measured, found))
     print_controls(title, measured, notes, found, console)
+    unwritten.tell()
+    record.finish(kept, found, controls_figure(title, measured, found))
     console.print(f"measurements, verdicts and figure: {record.path}", soft_wrap=True)
     return record
 
@@ -477,46 +481,18 @@ def _last_good(folder: RunFolder) -> str:
     return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
 
 
-def check_device(device: str) -> None:
-    """Refuse an analysis.device that is not there.
-
-    Raises:
-        UserError: it cannot be used here.
-    """
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = first_line(error).split(". ")[0]
-        raise UserError(
-            f"analysis.device={device} cannot be used here ({reason}): cpu always can"
-        ) from error
-
-
-def check_accelerator(name: str) -> None:
-    """Refuse a trainer.accelerator that is not there.
-
-    Raises:
-        UserError: it is not available here.
-    """
-    available = {
-        "auto": True,
-        "cpu": True,
-        "gpu": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available[name]:
-        usable = ", ".join(key for key, there in available.items() if there)
-        raise UserError(f"trainer.accelerator={name} is not available here; valid: {usable}")
-
-
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's general advice off the terminal; errors still come through."""
+    """Keep Lightning's general advice off the terminal, and what launchers say of ranks from it.
+
+    Errors still come through. A training is one process, whatever started it.
+    """
+    LightningEnvironment().set_global_rank(0)  # it was read when Lightning was imported
     loggers = [logging.getLogger(f"{name}.utilities.rank_zero") for name in _LIGHTNING]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with hidden(is_of_a_launcher), warnings.catch_warnings():
         for message in _ADVICE:
             warnings.filterwarnings("ignore", message)
         try:
@@ -530,5 +506,6 @@ _LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")
 _ADVICE = (
     r".*does not have many workers.*",  # batches are ready-made tensors
     r".*GPU available but not used.*",
+    r".*The `srun` command is available on your system but is not used.*",
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own, with torch 2.13
 )

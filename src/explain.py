@@ -28,7 +28,8 @@ from .analysis.rivals import programs_of
 from .config import Config
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
-from .experiment import bridge_of, check_device
+from .devices import check_device
+from .experiment import bridge_of
 from .kept import Kept
 from .models.bridges import plain_model
 from .models.learned import learned_shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,30 @@ def faults_named(action: str) -> Iterator[None]:
         raise FaultError(f"cannot {action}{where}: {error.strerror or error}") from error
 
 
+class Unwritten:
+    """What could not be written: noted, and told once everything that was computed is shown."""
+
+    def __init__(self) -> None:
+        self._first: FaultError | None = None
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note a FaultError of the block."""
+        try:
+            yield
+        except FaultError as error:
+            self._first = self._first or error
+
+    def tell(self) -> None:
+        """Raise the first FaultError, if there was one.
+
+        Raises:
+            FaultError: something could not be written.
+        """
+        if self._first is not None:
+            raise self._first
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; at the end it takes the place of `path`, durably.
@@ -44,6 +69,18 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse, before the work, a file that could not be written after it; its folder is made.
+
+    Raises:
+        FaultError: no file can be made there.
+    """
+    with faults_named(f"write '{path}'"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            return
 
 
 def write_file(path: Path, content: bytes) -> None:

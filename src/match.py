@@ -40,8 +40,9 @@ from .config import Config, names_file
 from .data.brought import load_function
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
+from .devices import check_accelerator, check_device
 from .errors import UserError
-from .experiment import advance, bridge_of, check_accelerator, check_device, prepare
+from .experiment import advance, bridge_of, prepare
 from .kept import Kept
 from .models.alignment import sites_of
 from .models.bridges import make_bridge

@@ -130,7 +130,7 @@ def read_sweep(path: Path) -> SweepFile:
         FaultError: it cannot be read.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"sweep file '{path}' does not exist, or is a folder") from None

@@ -28,11 +28,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from . import terminal
 from .errors import reported
 from .files import faults_named
+from .stopping import heeded
 
 SECONDS_SHOWN = 0.5  # between two states of the bar
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SPEED_SECONDS = 600.0  # over which the remaining time is estimated
 
 Report = Callable[[int], None]  # of the steps that are done
@@ -79,11 +81,12 @@ def work_off(
 ) -> Ended:
     """Do the jobs, `at_once` side by side, behind a bar on which `done` are done before.
 
-    `imports` are modules that all need; `after` is called here when a job has ended. On Ctrl-C or
-    SIGTERM every process is asked to stop, the second time ended.
+    `imports` are modules that all need; `after` is called here when a job has ended. On Ctrl-C,
+    SIGTERM or SIGHUP every process is asked to stop, the second time ended; SIGHUP is no second
+    time, since the end of a session sends several signals.
     """
     workers = _Workers(at_once, imports, after)
-    before = {number: signal.signal(number, workers.stop) for number in STOPPING}
+    before = {number: signal.signal(number, workers.stop) for number in heeded(STOPPING)}
     try:
         with Progress(
             TextColumn(label),
@@ -168,7 +171,8 @@ class _Workers:
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Let every process save its state and stop; the second time, end them at once."""
-        again, self.received = self.received is not None, number
+        again = self.received is not None and signal.SIGHUP not in (number, self.received)
+        self.received = number
         for one in self._running:
             (one.process.kill if again else one.process.terminate)()
 
@@ -176,6 +180,7 @@ class _Workers:
 def _do(action: Callable[[Report], None], log: Path, step: Any) -> None:
     """Do a job in a process of its own, which ends here."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    terminal.make_lasting()
 
     def report(done: int) -> None:
         step.value = done

@@ -1,4 +1,4 @@
-"""What all tests share: shape checks on, caches of their own, and one prepared small task."""
+"""What all tests share: their own environment, shape checks on, and one prepared small task."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import support.surroundings  # noqa: F401 (before all that reads the environment)
 import torch
 from hypothesis import settings
 from support.shapes import check_shapes
 
-# One thread a process: tests run side by side, and threads that wait for each other cost tenfold.
-os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 # How long an example takes says how busy the machine is.

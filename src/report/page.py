@@ -15,7 +15,7 @@ from rich.console import Console
 
 from .. import __version__
 from ..errors import FaultError, UserError
-from ..files import faults_named, write_file
+from ..files import faults_named, refuse_unwritable, write_file
 from .gathered import gather
 from .hypotheses import AGAINST, FOR, NOT_JUDGED
 from .page_blocks import Details, Page, Section, interval, number
@@ -59,6 +59,7 @@ def write_report(
             "--tables is of several runs, and there is only one: its page has its numbers, and "
             f"{folders[0].path}/measurements.csv"
         )
+    refuse_unwritable(output)
     where = " ".join(map(str, paths))
     made: dict[str, bytes] = {}
     lacking: list[str] = []
@@ -78,7 +79,6 @@ def write_report(
         say("writing")
         content = rendered(page).encode()
     with faults_named(f"write '{output}'"):
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_file(output, content)
     if tables is not None:
         with faults_named(f"write into '{tables}'"):

@@ -19,6 +19,7 @@ from ..data.inputs import InputSet, difference, input_set
 from ..data.rasp_text import describe
 from ..data.tasks import Task, make_task, task_names
 from ..errors import FaultError, UserError
+from ..files import Unwritten
 from ..models.reference import Reference, build_reference
 from .graphs import save_program_graph
 from .summary import how_many, output_text, reference_text
@@ -68,14 +69,17 @@ def print_task(overrides: Sequence[str], picture: Path | None, console: Console)
     say(f"output      {output_text(inputs)}")
     reference = build_reference(inputs, config.allow_inexact)
     say(f"reference   {reference_text(reference)}")
-    save_program_graph(task, picture)
-    say(f"graph       {picture}")
     say("examples")
     for row in examples(inputs):
         given = " ".join(map(str, inputs.listed(row)))
         say(f"  {given}  ->  {' '.join(shown(value) for value in inputs.values_at(row))}")
+    unwritten = Unwritten()
+    with unwritten.noted():
+        save_program_graph(task, picture)
+        say(f"graph       {picture}")
     if wrong:
         raise FaultError(f"{', '.join(wrong)} in task.alternatives: not the map of {task.name}")
+    unwritten.tell()
 
 
 def _limits(task: Task) -> Iterator[tuple[str, bool]]:

@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+# What the agent sets of a run that it starts; then also its project has been chosen.
+VARIABLES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
+
 
 @dataclass(frozen=True)
 class Assigned:
@@ -20,6 +23,14 @@ class Assigned:
 
 
 def assigned() -> Assigned | None:
-    """Return the run that `wandb agent` started this process for; None without an agent."""
-    sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
-    return Assigned(sweep, run) if sweep and run else None
+    """Return the run that `wandb agent` started this process for; None without an agent.
+
+    An agent writes the run's parameters into a file that names both, before it starts the run: ids
+    without it are left over from elsewhere.
+    """
+    sweep, run, file = (os.environ.get(name) for name in VARIABLES)
+    if not (sweep and run and file):
+        return None
+    path = Path(file)
+    of_the_run = (path.parent.name, path.stem) == (f"sweep-{sweep}", f"config-{run}")
+    return Assigned(sweep, run) if of_the_run and path.is_file() else None

@@ -6,6 +6,7 @@ aliases `step-N`, `best` and `latest`; `measurements-RUN` is its gathered table.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ..config import TrackingConfig, group_name, to_mapping
 from ..errors import FaultError, UserError, first_line
 from . import checkpoints
 from .run_folder import RunFolder
-from .wandb_settings import bounded, finish_bounded, table_of
+from .wandb_settings import bounded, client, finish_bounded, table_of
 
 SCHEME = "wandb:"
 EXACT, LOSS = "accuracy/all/exact", "accuracy/all/loss"
@@ -122,12 +123,14 @@ def fetched(text: str) -> Iterator[Fetched]:
         FaultError: W&B cannot be reached.
     """
     settings = TrackingConfig(mode="online")
+    record = os.environ.get("WANDB_DIR")  # it has no folder of its own
     entity, project, name = _parsed(text)
     full = f"{entity}/{project}/{name}"
     try:
-        api = wandb.Api(timeout=round(settings.init_timeout_seconds))
-        artifact = api.artifact(full)
-        folder = Path(artifact.download())
+        with client():
+            api = wandb.Api(timeout=round(settings.init_timeout_seconds))
+            artifact = api.artifact(full)
+            folder = Path(artifact.download())
     except ValueError as error:  # also a CommError's, where nothing has that name
         raise UserError(f"no artifact '{full}': {first_line(error)}") from error
     except Exception as error:  # whatever the network makes W&B raise
@@ -136,15 +139,18 @@ def fetched(text: str) -> Iterator[Fetched]:
         raise FaultError(f"W&B did not give '{full}': {first_line(error)}") from error
     checkpoint = checkpoints.load(folder)
     try:
-        run = wandb.init(
-            project=project,
-            entity=entity,
-            group=checkpoint.config.tracking.group or group_name(checkpoint.config),
-            job_type="analysis",
-            name=f"{checkpoint.run} step {checkpoint.step} analysis",
-            config={**to_mapping(checkpoint.config), "of": full},
-            settings=bounded(settings),
-        )
+        with client():
+            run = wandb.init(
+                project=project,
+                entity=entity,
+                group=checkpoint.config.tracking.group or group_name(checkpoint.config),
+                job_type="analysis",
+                name=f"{checkpoint.run} step {checkpoint.step} analysis",
+                config={**to_mapping(checkpoint.config), "of": full},
+                mode="online",
+                dir=record,
+                settings=bounded(settings),
+            )
     except Exception as error:
         raise FaultError(f"W&B cannot be reached: {first_line(error)}") from error
     try:

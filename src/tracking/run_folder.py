@@ -182,7 +182,7 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """Return how the run ended: its last step, why, what W&B lacks; None where it has not."""
         try:
-            ended = json.loads((self.path / "finished.json").read_text())
+            ended = json.loads((self.path / "finished.json").read_bytes())
             found = {"step": int(ended["step"]), "reason": str(ended["reason"])}
             lacking = ended.get("not_uploaded")
             return found if lacking is None else found | {"not_uploaded": str(lacking)}

@@ -28,12 +28,13 @@ from ..analysis.separation import COLUMNS as SEPARATION_COLUMNS
 from ..analysis.suite import declared_metrics, headlines
 from ..config import TrackingConfig, group_name, to_mapping
 from ..errors import FaultError, first_line
+from .agent import Assigned, assigned
 from .artifacts import EXACT, kept, log_checkpoint, log_measurements
 from .checkpoints import step_of
 from .control_record import failing, verdicts
 from .heatmaps import heatmaps
 from .run_folder import INEXACT, RunFolder
-from .wandb_settings import bounded, finish_bounded, table_of
+from .wandb_settings import bounded, client, finish_bounded, table_of, tell_what_counts
 
 STEP = "trainer/global_step"
 TABLE = "tables/measurements"  # of all steps, logged last
@@ -84,6 +85,7 @@ class WandbLog:
             FaultError: the server cannot be reached, and the config says to stop then.
         """
         mode = self._settings.mode
+        tell_what_counts(self._settings, self._say, self._agents(self._folder.wandb_id))
         if mode == "disabled":
             return
         before = _online_runs(self._folder.path / "wandb")
@@ -203,25 +205,31 @@ class WandbLog:
         earlier = _offline_runs(folder.path / "wandb")
         config = folder.config
         entity, project = folder.wandb_project or (settings.entity, settings.project)
-        run = wandb.init(
-            project=project,
-            entity=entity,
-            group=group_of(folder),
-            job_type="train",
-            name=folder.name,
-            id=run_id,
-            resume="allow",
-            notes=_notes(config.task.name, failing(folder.inputs_digest)),
-            tags=[*settings.tags, *([] if folder.exact else [INEXACT])],
-            dir=str(folder.path),
-            mode="offline" if mode == "offline" else "online",
-            config=to_mapping(config),
-            settings=bounded(settings),
-        )
+        with client(self._agents(run_id)):
+            run = wandb.init(
+                project=project,
+                entity=entity,
+                group=group_of(folder),
+                job_type="train",
+                name=folder.name,
+                id=run_id,
+                resume="allow",
+                notes=_notes(config.task.name, failing(folder.inputs_digest)),
+                tags=[*settings.tags, *([] if folder.exact else [INEXACT])],
+                dir=str(folder.path),
+                mode="offline" if mode == "offline" else "online",
+                config=to_mapping(config),
+                settings=bounded(settings),
+            )
         set_aside(earlier)
         if not run.offline:  # an agent's environment, or the account, may have chosen another
             folder.remember_project(run.entity, run.project)
         return run
+
+    def _agents(self, run_id: str) -> Assigned | None:
+        """Return what a sweep's agent has assigned to this process, where it is this run."""
+        agents = assigned()
+        return agents if agents is not None and agents.run == run_id else None
 
     def _restart_offline(self, before: set[Path]) -> None:
         wandb.teardown()
@@ -312,11 +320,12 @@ def on_server(run: wandb.Run) -> tuple[set[int], bool]:
     Raises:
         Exception: whatever W&B raises where the server does not answer.
     """
-    asked = wandb.Api(timeout=ASKED_SECONDS).run(run.path)
-    with suppress(OSError):
-        os.removedirs(asked.dir)  # it makes a folder for downloads
-    steps = {int(row[STEP]) for row in asked.scan_history(keys=[STEP])}
-    return steps, next(iter(asked.scan_history(keys=[TABLE])), None) is not None
+    with client():
+        asked = wandb.Api(timeout=ASKED_SECONDS).run(run.path)
+        with suppress(OSError):
+            os.removedirs(asked.dir)  # it makes a folder for downloads
+        steps = {int(row[STEP]) for row in asked.scan_history(keys=[STEP])}
+        return steps, next(iter(asked.scan_history(keys=[TABLE])), None) is not None
 
 
 def missing_on_server(run: wandb.Run, expected: Iterable[int]) -> str | None:
@@ -369,19 +378,20 @@ def log_analysis(
         return
     entity, project = folder.wandb_project or (settings.entity, settings.project)
     try:
-        run = wandb.init(
-            project=project,
-            entity=entity,
-            group=group_of(folder),
-            job_type=what,
-            name=f"{folder.name} {what}",
-            id=f"{folder.id}-{what}-{secrets.token_hex(3)}",
-            tags=list(settings.tags),
-            dir=str(files[0].parent),
-            mode="offline" if settings.mode == "offline" else "online",
-            config={**to_mapping(config), "of": folder.id},
-            settings=bounded(settings),
-        )
+        with client():
+            run = wandb.init(
+                project=project,
+                entity=entity,
+                group=group_of(folder),
+                job_type=what,
+                name=f"{folder.name} {what}",
+                id=f"{folder.id}-{what}-{secrets.token_hex(3)}",
+                tags=list(settings.tags),
+                dir=str(files[0].parent),
+                mode="offline" if settings.mode == "offline" else "online",
+                config={**to_mapping(config), "of": folder.id},
+                settings=bounded(settings),
+            )
         try:
             run.log({f"{what}/{path.stem}": _logged(path) for path in files})
         finally:
@@ -394,7 +404,7 @@ def _logged(path: Path) -> wandb.Image | wandb.Table:
     """Return a picture or a table as W&B shows it; what reads as a number is one."""
     if path.suffix == ".png":
         return wandb.Image(str(path))
-    with path.open(newline="") as lines:
+    with path.open(newline="", encoding="utf-8") as lines:
         header, *rows = csv.reader(lines)
     data = [[_cell(value) for value in row] for row in rows]
     return wandb.Table(columns=[*header], data=data, allow_mixed_types=True)

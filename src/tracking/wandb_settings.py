@@ -1,17 +1,87 @@
-"""What all W&B runs of this project have in common: how long they wait, and how tables look."""
+"""What all W&B runs of this project have in common.
+
+What of the environment its client sees, how long it waits, and how tables look.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Thread
 
 import wandb
 
 from ..config import TrackingConfig
+from ..environment import hidden
 from ..errors import FaultError, first_line
+from .agent import VARIABLES, Assigned
 
 GRACE_SECONDS = 5  # beyond W&B's own bound, which it does not always keep
+
+# Of W&B's variables these count: who asks which server, the way there, where its caches are, and
+# what it tells its makers. What a run is, and where its record goes, the config says.
+_COUNT = {
+    "API_KEY", "BASE_URL", "APP_URL", "ENTITY", "USERNAME", "USER_EMAIL", "IDENTITY_TOKEN_FILE",
+    "CREDENTIALS_FILE", "HTTP_TIMEOUT", "FILE_PUSHER_TIMEOUT", "HTTP_PROXY", "HTTPS_PROXY",
+    "INSECURE_DISABLE_SSL", "CONFIG_DIR", "CACHE_DIR", "DATA_DIR", "ARTIFACT_DIR",
+    "ERROR_REPORTING", "DISABLE_GIT", "DISABLE_CODE", "HOST",
+}  # fmt: skip
+_COUNT_OF_ITS_OWN = (  # after WANDB__ or WANDB_X_
+    "PROXIES", "EXTRA_HTTP_HEADERS", "SERVICE_WAIT", "GRAPHQL_", "FILE_STREAM_", "FILE_TRANSFER_",
+    "DISABLE_",
+)  # fmt: skip
+# Of the others these are W&B's and its agents' own, and nobody has set them to say something.
+_NOT_TOLD = ("WANDB_SERVICE", "WANDB_DIR", "WANDB_SILENT", "WANDB_QUIET", "WANDB_AGENT_")
+
+
+@contextmanager
+def client(agents: Assigned | None = None) -> Iterator[None]:
+    """Let W&B's client see of its variables those that count; of an agent's run also the agent's.
+
+    Whatever the others say would override what the client is told, the run's id first of all. All
+    that starts a run or asks the server is done within.
+    """
+    with hidden(lambda name: name.startswith("WANDB_") and not _counts(name, agents)):
+        yield
+
+
+def tell_what_counts(
+    settings: TrackingConfig, say: Callable[[str], None], agents: Assigned | None = None
+) -> None:
+    """Say which of W&B's variables are set and do not count, and what does instead."""
+    configured = {
+        "WANDB_MODE": ("tracking", settings.mode),
+        "WANDB_DISABLED": ("tracking", None),
+        "WANDB_PROJECT": ("tracking.project", settings.project),
+        "WANDB_RUN_GROUP": ("tracking.group", settings.group),
+        "WANDB_TAGS": ("tracking.tags", ",".join(settings.tags)),
+    }
+    names = sorted(
+        name
+        for name, value in os.environ.items()
+        if name.startswith("WANDB_")
+        and not _counts(name, agents)
+        and not name.startswith(_NOT_TOLD)
+        and (name not in configured or value != configured[name][1])
+    )
+    if names:
+        keyed = dict.fromkeys(configured[name][0] for name in names if name in configured)
+        keys = ", ".join(f"{key}=..." for key in keyed)
+        what = f"the config says what W&B gets{f' ({keys})' if keys else ''}"
+        do = "does" if len(names) == 1 else "do"
+        say(f"{', '.join(names)} {do} not count: {what}, run.json under which id")
+
+
+def _counts(name: str, agents: Assigned | None) -> bool:
+    bare = name.removeprefix("WANDB_")
+    own = bare.removeprefix("X_") if bare.startswith("X_") else bare.removeprefix("_")
+    return (
+        bare in _COUNT
+        or (own != bare and own.startswith(_COUNT_OF_ITS_OWN))
+        or (agents is not None and name in (*VARIABLES, "WANDB_PROJECT"))
+    )
 
 
 def bounded(settings: TrackingConfig) -> wandb.Settings:

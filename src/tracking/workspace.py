@@ -27,6 +27,7 @@ from ..analysis.suite import declared_metrics
 from ..errors import FaultError, UserError, first_line
 from .heatmaps import HEATMAPS
 from .wandb_log import STEP
+from .wandb_settings import client
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Pydantic V1 style `@validator` validators are deprecated")
@@ -182,6 +183,11 @@ def save(entity: str, project: str, name: str) -> tuple[str, bool, int]:
         raise UserError(f"the name '{name}' has an emoji or a symbol, which W&B refuses") from error
     if not name.strip():
         raise UserError("the workspace's name is empty")
+    with client():
+        return _saved(entity, project, name)
+
+
+def _saved(entity: str, project: str, name: str) -> tuple[str, bool, int]:
     with _faults_named():
         wandb.setup(wandb.Settings(silent=True))
         logged, n_runs = logged_keys(entity, project)
