@@ -471,7 +471,11 @@ def _analysed(
     path = Path(paths[0])
     name = f"{folder}-reference" if options.reference else folder
     where = Path(options.output) if options.output else checkpoints.beside(path) / name
-    return path, checkpoints.load(path).config if options.reference else None, where
+    if not options.reference:
+        return path, None, where
+    checkpoint = checkpoints.load(path)
+    checkpoint.config.task = checkpoint.task
+    return path, checkpoint.config, where
 
 
 def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
@@ -548,10 +552,12 @@ def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> 
     from .tracking import artifacts
 
     if not artifacts.is_reference(options.checkpoint):
+        if options.trust:
+            raise UserError("--trust is of an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
         found = experiment.analyze(Path(options.checkpoint), options.device)
         _print_analysis(found, options, console)
         return
-    with artifacts.fetched(options.checkpoint) as fetched:
+    with artifacts.fetched(options.checkpoint, options.trust) as fetched:
         console.print(f"checkpoint: {fetched.folder}", markup=False, highlight=False)
         found = experiment.analyze(fetched.folder, options.device)
         console.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)

@@ -471,7 +471,7 @@ def _call(make: Maker, available: Mapping[str, Any]) -> Any:
 
 
 def _line(error: BaseException, function: Callable[..., Any]) -> str:
-    code = getattr(function, "__code__", None)
+    code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None or code.co_filename == programs.__file__:
         return ""
     return where_raised(error, code.co_filename)

@@ -111,11 +111,11 @@ def _tasks_of(
     known: dict[str, tuple[Mapping[str, bool] | None, Sequence[str]]] = {}
     found = {}
     for group in groups:
-        config = group.runs[0].config
-        digest = group.runs[0].folder.inputs_digest
+        folder = group.runs[0].folder
+        digest = folder.inputs_digest
         if digest not in known:
             try:
-                inputs = input_set(make_task(config.task), config.task)
+                inputs = input_set(make_task(folder.task), folder.task)
                 known[digest] = own_steps(inputs), program_names(inputs.task)
             except UserError:
                 known[digest] = None, ()

@@ -53,7 +53,7 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
     results = Results(folder.path)
     rerun = f"algomatch train --config {path}/config.yaml analysis=full run_dir=NEW_FOLDER"
     say("the task and its program")
-    task, inputs, problem = _task(config)
+    task, inputs, problem = _task(folder)
     circuit_of = circuit_found(results, config.analysis.circuit_faithful, own_steps(inputs))
     say("attention patterns")
     patterns = _patterns(folder, inputs), _reference(config, inputs)
@@ -118,10 +118,11 @@ def own_steps(inputs: InputSet | None) -> dict[str, bool] | None:
     }
 
 
-def _task(config: Config) -> tuple[Task | None, InputSet | None, str]:
+def _task(folder: RunFolder) -> tuple[Task | None, InputSet | None, str]:
     try:
-        task = make_task(config.task)
-        return task, input_set(task, config.task), ""
+        settings = folder.task
+        task = make_task(settings)
+        return task, input_set(task, settings), ""
     except UserError as error:
         return None, None, f"The task's program is not to be had any more: {error}"
 

@@ -348,7 +348,7 @@ def length_pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
     known: dict[str, tuple[bool, str]] = {}
     for group in groups:
         try:
-            task = make_task(group.runs[0].config.task)
+            task = make_task(group.runs[0].folder.task)
         except UserError:
             continue
         same = {key: one for key, one in settings(group).items() if key not in SAME_KEYS}
