@@ -571,15 +571,17 @@ def _print_analysis(
     found: experiment.Analysis, options: argparse.Namespace, console: Console
 ) -> None:
     from .analysis.measurements import to_csv
+    from .commands import command, task_words
     from .files import faults_named, write_file
-    from .report.summary import full_table, summary_table
+    from .report.summary import full_table, print_meaning, summary_table
     from .tracking.control_record import failing
 
     checkpoint = found.checkpoint
     title = f"{checkpoint.run}, step {checkpoint.step}"
     table = full_table if options.all else summary_table
     marks = failing(checkpoint.inputs_digest)
-    console.print(table(found.rows, title, marks, checkpoint.config.task.name))
+    console.print(table(found.rows, title, marks))
+    print_meaning(marks, command("controls", *task_words(checkpoint.task)), console)
     if options.output is not None:
         with faults_named(f"write '{options.output}'"):
             write_file(Path(options.output), to_csv(found.rows))

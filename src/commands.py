@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .config import Config, TaskConfig, usual_task
+from .config import AnalysisConfig, Config, TaskConfig, usual_task
 
 BARE = re.compile(r"[A-Za-z_][\w.-]*")  # a text that YAML reads as itself, if it is no word of its
 
@@ -53,17 +54,38 @@ def setting_words(group: str, values: dict[str, Any], usual: dict[str, Any]) -> 
     ]
 
 
-def again_words(config: Config, task: TaskConfig, path: Path, *measures: str) -> list[object]:
-    """Return the command that trains a run again with measures that it lacks, in a new folder.
+@dataclass(frozen=True)
+class RunCommands:
+    """What to say of a run in its folder; `task` is the config's, where its files lie now."""
 
-    `task` is the config's, where its files lie now.
-    """
-    lacking = [one for one in measures if one not in config.analysis.measures]
-    words: list[object] = ["train", "--config", path / "config.yaml"]
-    words += setting_words("task", vars(task), vars(config.task))
-    if lacking:
-        words.append(f"analysis.measures={_value([*config.analysis.measures, *lacking])}")
-    return [*words, *(["run_dir=null"] if config.run_dir is not None else [])]
+    path: Path
+    config: Config
+    task: TaskConfig
+
+    def of(self, name: str, *more: object) -> str:
+        """Return a command that takes the run."""
+        return command(name, self.path, *more)
+
+    @property
+    def resume(self) -> str:
+        """What goes on with the run."""
+        return command("train", "--resume", self.path)
+
+    @property
+    def controls(self) -> str:
+        """What runs the controls of the run's task, on its own inputs."""
+        return command("controls", *task_words(self.task))
+
+    @property
+    def measure_all(self) -> str:
+        """What trains the run again with every measure that it lacks, into a new folder."""
+        own, words = self.config.analysis.measures, list[object]()
+        words += setting_words("task", vars(self.task), vars(self.config.task))
+        if lacking := [one for one in AnalysisConfig().measures if one not in own]:
+            words.append(f"analysis.measures={_value([*own, *lacking])}")
+        if self.config.run_dir is not None:
+            words.append("run_dir=null")
+        return command("train", "--config", self.path / "config.yaml", *words)
 
 
 def _value(value: Any) -> str:

@@ -342,7 +342,7 @@ def _run(
         except FaultError as error:
             raise FaultError(
                 f"{error}, and tracking.unreachable=stop: mend that, then "
-                f"`algomatch train --resume {folder.path}` goes on"
+                f"`{folder.commands.resume}` goes on"
             ) from error
         reason = state.finished if state else None
         try:
@@ -427,7 +427,7 @@ def _fit(
                 f"{_last_good(folder)}"
             ) from error
         except FaultError as error:
-            again = f"then `algomatch train --resume {folder.path}` goes on"
+            again = f"then `{folder.commands.resume}` goes on"
             raise FaultError(f"{error}; mend that, {again}") from error
         except (KeyboardInterrupt, SystemExit):  # Lightning exits on Ctrl-C
             raise _interrupted(folder, signal.SIGINT) from None
@@ -478,7 +478,7 @@ def _announce(
 
 
 def _interrupted(folder: RunFolder, signal_number: int) -> Interrupted:
-    how = f"stopped; go on with `algomatch train --resume {folder.path}`"
+    how = f"stopped; go on with `{folder.commands.resume}`"
     return Interrupted(how, signal_number)
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
+from ..commands import RunCommands, command
 from ..config import Config, TaskConfig, from_mapping, read_yaml, run_name, to_yaml
 from ..data.copies import carried, in_copies
 from ..errors import BusyError, FaultError, FolderExistsError, UserError
@@ -65,6 +66,11 @@ class RunFolder:
     def task(self) -> TaskConfig:
         """The config's task, with a program of the user's own as it was copied into the folder."""
         return in_copies(self.config.task, self.path, f"run '{self.path}'")
+
+    @property
+    def commands(self) -> RunCommands:
+        """What to say of the run: its commands, as they can be pasted."""
+        return RunCommands(self.path, self.config, self.task)
 
     @classmethod
     def create(
@@ -230,8 +236,8 @@ class RunFolder:
         if lost and self.finished():
             raise FaultError(
                 f"{', '.join(lost)} of the finished run '{self.path}' cannot be mended and was set "
-                f"aside in '{self.path / DAMAGED}'; remove finished.json, and `algomatch train "
-                f"--resume {self.path}` makes the run again, to the same end"
+                f"aside in '{self.path / DAMAGED}'; remove finished.json, and "
+                f"`{self.commands.resume}` makes the run again, to the same end"
             )
         if lost:
             say("the run starts again, to the same end")
@@ -323,7 +329,7 @@ def refuse_existing(config: Config) -> None:
     if exists:
         raise FolderExistsError(
             f"run folder '{config.run_dir}' exists: choose another run_dir, or go on with it by "
-            f"`algomatch train --resume {config.run_dir}`"
+            f"`{command('train', '--resume', Path(str(config.run_dir)))}`"
         )
 
 
