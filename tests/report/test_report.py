@@ -259,7 +259,8 @@ def test_marks_and_what_they_mean_are_in_both_tables(folder: RunFolder) -> None:
     assert "✗ does not tell the program from other models on this task" in out.getvalue()
     out = io.StringIO()
     print_summary(folder, None, Console(file=out, width=110))
-    assert "`algomatch controls task=reverse`" in out.getvalue()
+    controls = "algomatch controls task=reverse 'task.vocabulary=[a,b]' task.max_length=3"
+    assert f"`{controls}`" in out.getvalue()
 
 
 def test_the_full_table_holds_the_rows_but_single_neurons_and_ablations_of_a_length(
