@@ -74,7 +74,7 @@ def circuits_of_checkpoint(
     checkpoint = checkpoints.load(path)
     config = checkpoint.config
     config.analysis.device = "cpu"
-    inputs = input_set(make_task(config.task), config.task)
+    inputs = input_set(make_task(checkpoint.task), checkpoint.task)
     shape = learned_shape(config.model, inputs, config.seed)
     bridge = bridge_of(checkpoint, path, inputs, shape)
     name = f"{checkpoint.run}, step {checkpoint.step}"

@@ -513,7 +513,11 @@ def _analysed(
     path = Path(paths[0])
     name = f"{folder}-reference" if options.reference else folder
     where = Path(options.output) if options.output else checkpoints.beside(path) / name
-    return path, checkpoints.load(path).config if options.reference else None, where
+    if not options.reference:
+        return path, None, where
+    checkpoint = checkpoints.load(path)
+    checkpoint.config.task = checkpoint.task
+    return path, checkpoint.config, where
 
 
 def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
@@ -591,10 +595,12 @@ def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> 
     from .tracking import artifacts
 
     if not artifacts.is_reference(options.checkpoint):
+        if options.trust:
+            raise UserError("--trust is of an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
         found = experiment.analyze(Path(options.checkpoint), options.device)
         _print_analysis(found, options, console)
         return
-    with artifacts.fetched(options.checkpoint) as fetched:
+    with artifacts.fetched(options.checkpoint, options.trust) as fetched:
         console.print(f"checkpoint: {fetched.folder}", markup=False, highlight=False)
         found = experiment.analyze(fetched.folder, options.device)
         console.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)
@@ -608,15 +614,17 @@ def _print_analysis(
     found: experiment.Analysis, options: argparse.Namespace, console: Console
 ) -> None:
     from .analysis.measurements import to_csv
+    from .commands import command, task_words
     from .files import Unwritten, faults_named, write_file
-    from .report.summary import full_table, nothing_to_compare, summary_table
+    from .report.summary import full_table, nothing_to_compare, print_meaning, summary_table
     from .tracking.control_record import failing
 
     checkpoint = found.checkpoint
     title = f"{checkpoint.run}, step {checkpoint.step}"
     table = full_table if options.all else summary_table
     marks = failing(checkpoint.inputs_digest)
-    console.print(table(found.rows, title, marks, checkpoint.config.task.name))
+    console.print(table(found.rows, title, marks))
+    print_meaning(marks, command("controls", *task_words(checkpoint.task)), console)
     for line in nothing_to_compare(found.rows, checkpoint.config.analysis.measures):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     unwritten = Unwritten()

@@ -94,6 +94,10 @@ def parser() -> Parser:
     )  # fmt: skip
     analyze.add_argument("--device", help="where to measure; the run's own by default")
     analyze.add_argument("--all", action="store_true", help="print every measurement")
+    analyze.add_argument(
+        "--trust", action="store_true", help="run the program that an artifact brings with it: "
+        "without this it is only said what there is to read",
+    )  # fmt: skip
     analyze.add_argument("--output", metavar="FILE", help="write every measurement as CSV")
     compare = commands.add_parser(
         "compare",

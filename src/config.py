@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, cast
@@ -274,14 +275,31 @@ def departures(config: Config) -> dict[str, Any]:
         own = getattr(config, group)
         if group == "task" and names_file(config.task.program or ""):
             continue
-        preset = root["trainer"] if group == "trainer" else {}
-        if group != "trainer" and own.name in group_names(group):
-            preset = read_yaml(configs_dir() / group / f"{own.name}.yaml")
+        preset = root["trainer"] if group == "trainer" else _preset(group, own.name)
         usual = dataclasses.asdict(shipped) | preset
         for key, value in dataclasses.asdict(own).items():
             if value != usual[key] and f"{group}.{key}" != "trainer.accelerator":
                 found[f"{group}.{key}"] = value
     return found
+
+
+def usual_task(task: TaskConfig) -> tuple[str, dict[str, Any]]:
+    """Return what `task=` is given for a task, and the values that it gives by itself.
+
+    That is its name, or the file of a program of the user's own.
+    """
+    usual = dataclasses.asdict(TaskConfig(name=task.name))
+    if names_file(task.program or ""):
+        with suppress(UserError, FaultError):  # the YAML beside it cannot be read
+            own = _own_task(str(task.program))
+            if own["name"] == task.name:
+                return str(task.program), usual | own
+    return task.name, usual | _preset("task", task.name)
+
+
+def _preset(group: str, name: str) -> dict[str, Any]:
+    """Return the values of a group's shipped file, none where there is none of that name."""
+    return read_yaml(configs_dir() / group / f"{name}.yaml") if name in group_names(group) else {}
 
 
 def run_name(config: Config) -> str:

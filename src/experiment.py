@@ -40,7 +40,8 @@ from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
 from .analysis.suite import check_names, measure
-from .config import Config, TrainerConfig, check_same_settings
+from .config import Config, TaskConfig, TrainerConfig, check_same_settings
+from .data.copies import carried
 from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
@@ -71,8 +72,10 @@ from .tracking.wandb_log import WandbLog
 StepProgress = Callable[[int], None]  # told the steps done
 
 
-def prepare(config: Config) -> Setting:
+def prepare(config: Config, task: TaskConfig | None = None) -> Setting:
     """Return the inputs, the proven reference and the shape of the learned model.
+
+    `task` is the config's, or where its files lie now.
 
     Raises:
         UserError: the task, its program or the measures are not valid.
@@ -80,12 +83,13 @@ def prepare(config: Config) -> Setting:
     check_names(config.analysis.measures)
     check_device(config.analysis.device)
     torch.set_num_threads(config.threads)  # their number changes the last bits of every sum
-    inputs = input_set(make_task(config.task), config.task)
-    reference = build_reference(inputs, config.task.allow_inexact)
+    task = task or config.task
+    inputs = input_set(make_task(task), task)
+    reference = build_reference(inputs, task.allow_inexact)
     shape = learned_shape(config.model, inputs, config.seed)
 
     def others() -> list[TransformerBridge]:
-        found = other_references(inputs, config.task, config.analysis.other_tasks)
+        found = other_references(inputs, task, config.analysis.other_tasks)
         return [one.bridge for one in found]
 
     return Setting(inputs, reference, shape, config.analysis, others)
@@ -113,6 +117,13 @@ def train(
     setting = prepare(config)
     datamodule = _datamodule(config, setting)
     folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact, wandb_id)
+    if left_out := carried(config.task).left_out:
+        named = ", ".join(map(str, left_out))
+        console.print(
+            f"! imported, but not copied into the run, since it does not lie beside or below the "
+            f"program: {named}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
     return _run(folder, setting, datamodule, console, report, stop)
 
 
@@ -156,7 +167,7 @@ def resume(
         _say_finished(folder, console)
         return folder
     check_accelerator(folder.config.trainer.accelerator)
-    setting = prepare(folder.config)
+    setting = prepare(folder.config, folder.task)
     _check_same(folder.inputs_digest, setting.inputs, f"run '{path}'")
     return _run(folder, setting, _datamodule(folder.config, setting), console, report, stop)
 
@@ -192,7 +203,7 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
     checkpoint = checkpoints.load(path)
     config = checkpoint.config
     config.analysis.device = device or config.analysis.device
-    setting = prepare(config)
+    setting = prepare(config, checkpoint.task)
     bridge = bridge_of(checkpoint, path, setting.inputs, setting.shape)
     rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, setting)]
     record = checkpoints.find(path).parent
@@ -283,8 +294,7 @@ def _check_same(digest: str, inputs: InputSet, what: str) -> None:
     if digest and digest != inputs.digest():
         raise UserError(
             f"{what}: the task '{inputs.task.name}' is not the one it was trained on (its program, "
-            "inputs or tolerance changed since, or a library that draws them); a run folder keeps "
-            "a copy of a program of your own as program.py"
+            "inputs or tolerance changed since, or a library that draws them)"
         )
 
 
@@ -336,7 +346,7 @@ def _run(
         except FaultError as error:
             raise FaultError(
                 f"{error}, and tracking.unreachable=stop: mend that, then "
-                f"`algomatch train --resume {folder.path}` goes on"
+                f"`{folder.commands.resume}` goes on"
             ) from error
         reason = state.finished if state else None
         try:
@@ -421,7 +431,7 @@ def _fit(
                 f"{_last_good(folder)}"
             ) from error
         except FaultError as error:
-            again = f"then `algomatch train --resume {folder.path}` goes on"
+            again = f"then `{folder.commands.resume}` goes on"
             raise FaultError(f"{error}; mend that, {again}") from error
         except (KeyboardInterrupt, SystemExit):  # Lightning exits on Ctrl-C
             raise _interrupted(folder, signal.SIGINT) from None
@@ -472,7 +482,7 @@ def _announce(
 
 
 def _interrupted(folder: RunFolder, signal_number: int) -> Interrupted:
-    how = f"stopped; go on with `algomatch train --resume {folder.path}`"
+    how = f"stopped; go on with `{folder.commands.resume}`"
     return Interrupted(how, signal_number)
 
 

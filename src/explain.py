@@ -26,6 +26,7 @@ from .analysis.patterns import of_programs
 from .analysis.places import cells, features, held_out, some_of
 from .analysis.rivals import programs_of
 from .config import Config
+from .data.copies import same_programs
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .devices import check_device
@@ -56,11 +57,12 @@ def explain_checkpoint(path: Path, device: str | None, keep: Keep, console: Cons
     config = checkpoint.config
     config.analysis.device = device or config.analysis.device
     check_device(config.analysis.device)
-    inputs = input_set(make_task(config.task), config.task)
+    settings = checkpoint.task
+    inputs = input_set(make_task(settings), settings)
     bridge = bridge_of(checkpoint, path, inputs, learned_shape(config.model, inputs, config.seed))
     return _explain(
         f"{checkpoint.run}, step {checkpoint.step}", bridge, inputs, config, keep, console,
-        repr((config.task, config.model, config.analysis)),
+        f"{same_programs(settings)} {(config.model, config.analysis)!r}",
     )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def explain_reference(config: Config, keep: Keep, console: Console) -> Explanati
     reference = build_reference(inputs, config.task.allow_inexact)
     title = f"the compiled reference of {config.task.name}"
     return _explain(title, reference.bridge, inputs, config, keep, console,
-                    f"reference {(config.task, config.analysis)!r}")  # fmt: skip
+                    f"reference {same_programs(config.task)} {config.analysis!r}")  # fmt: skip
 
 
 def _explain(

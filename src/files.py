@@ -96,6 +96,8 @@ def write_file(path: Path, content: bytes) -> None:
 def write_folder(path: Path, files: Mapping[str, bytes], *, replace: bool = True) -> None:
     """Write a folder of files whole or not at all, replacing one that is there or refusing to.
 
+    Names may be paths below it.
+
     Raises:
         OSError: the file system refused; a folder that was there is untouched.
     """
@@ -105,9 +107,11 @@ def write_folder(path: Path, files: Mapping[str, bytes], *, replace: bool = True
     try:
         temporary.mkdir(parents=True)
         for name, content in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(content)
             _sync(temporary / name)
-        _sync(temporary)
+        for folder in {(temporary / name).parent for name in files} | {temporary}:
+            _sync(folder)
         if replace and path.exists():
             os.rename(path, replaced)
         try:

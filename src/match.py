@@ -36,8 +36,9 @@ from .analysis.rivals import (
 )
 from .analysis.selectors import Selectors, untrained_of
 from .analysis.subspaces import Search, questions, subspaces, where_to_search
-from .config import Config, names_file
+from .config import Config, TaskConfig, names_file
 from .data.brought import load_function
+from .data.copies import same_programs
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .devices import check_accelerator, check_device
@@ -92,7 +93,7 @@ def match_checkpoints(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True,
     ) as progress:  # fmt: skip
-        known = _prepare(config, programs, sides, progress)
+        known = _prepare(loaded[0][1].task, config, programs, sides, progress)
         shape = learned_shape(config.model, known.inputs, config.seed)
         model = repr(config.model)  # whose random inits are the selectors' control
         if model not in known.selectors:
@@ -105,19 +106,26 @@ def match_checkpoints(
     return found
 
 
-def _prepare(config: Config, programs: Sequence[str], sides: bool, progress: Progress) -> _Prepared:
+def _prepare(
+    settings: TaskConfig,
+    config: Config,
+    programs: Sequence[str],
+    sides: bool,
+    progress: Progress,
+) -> _Prepared:
     """Return what runs of one task share."""
 
     def make() -> _Prepared:
-        task = make_task(config.task)
+        task = make_task(settings)
         chosen = progress.track(
-            candidates(task, config.task, config.analysis, programs, sides),
+            candidates(task, settings, config.analysis, programs, sides),
             total=len(list(programs_of(task, programs))),
             description="programs",
         )
-        return _Prepared(input_set(task, config.task), list(chosen), {})
+        return _Prepared(input_set(task, settings), list(chosen), {})
 
-    return _prepared.of(repr((config.task, config.analysis, list(programs), sides)), make)
+    told = (same_programs(settings), config.analysis, list(programs), sides)
+    return _prepared.of(repr(told), make)
 
 
 def _loaded(path: Path, device: str | None) -> checkpoints.Checkpoint:
@@ -197,7 +205,7 @@ def search_subspaces(
     """
     checkpoint = _loaded(path, "cpu")
     config = checkpoint.config
-    name, _ = next(programs_of(make_task(config.task), programs[:1]))
+    name, _ = next(programs_of(make_task(checkpoint.task), programs[:1]))
     one = next(each for each in matched.standings if each.candidate.name == name)
     inputs = one.candidate.inputs
     shape = learned_shape(config.model, inputs, config.seed)

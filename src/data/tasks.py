@@ -484,7 +484,7 @@ def _s_op_of(made: Any) -> str:
 
 
 def _line(error: BaseException, function: Callable[..., Any]) -> str:
-    code = getattr(function, "__code__", None)
+    code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None or code.co_filename == programs.__file__:
         return ""
     return where_raised(error, code.co_filename)

@@ -42,7 +42,7 @@ def run_figure(folder: RunFolder, rows: Sequence[Measurement], failing: Failing 
         f"{config.model.name} learning {config.task.name}, seed {config.seed}, "
         f"against the compiled program{inexact_note(rows)}"
     )
-    figure.supxlabel(meaning(failing, config.task.name), fontsize=8)
+    figure.supxlabel(meaning(failing), fontsize=8)
     grid = figure.subplots(-(-len(PANELS) // COLUMNS), COLUMNS)
     for axes, panel in zip(grid.flat, PANELS, strict=True):
         panel(axes, rows, failing)

@@ -6,7 +6,7 @@ The page of several runs and the tables beside it are made from this.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..analysis.rivals import program_names
@@ -111,11 +111,11 @@ def _tasks_of(
     known: dict[str, tuple[Mapping[str, bool] | None, Sequence[str]]] = {}
     found = {}
     for group in groups:
-        config = group.runs[0].config
-        digest = group.runs[0].folder.inputs_digest
+        folder = group.runs[0].folder
+        digest = folder.inputs_digest
         if digest not in known:
             try:
-                inputs = input_set(make_task(config.task), config.task)
+                inputs = input_set(make_task(folder.task), folder.task)
                 known[digest] = own_steps(inputs), program_names(inputs.task)
             except UserError:
                 known[digest] = None, ()
@@ -128,11 +128,11 @@ def _member(
 ) -> Member:
     """Return a run with its verdicts, from its last headlines and what its folder holds."""
     results, config = Results(run.folder.path), run.config
+    # The same inputs' controls are told in the same words of every seed.
+    commands = replace(run.folder.commands, task=group.runs[0].folder.task)
     last = checkpoints.load_rows(run.folder.checkpoint_folders()[-1])
     circuit = circuit_found(results, config.analysis.circuit_faithful, own)
-    each = judged(
-        last, results, config, group.failing, circuit, run.folder.path, run.summaries, programs
-    )
+    each = judged(last, results, config, group.failing, circuit, commands, run.summaries, programs)
     return Member(run, results, circuit, {one.name: one for one in each})
 
 

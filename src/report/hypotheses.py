@@ -18,6 +18,7 @@ from ..analysis.measurements import Measurement
 from ..analysis.statistics import wilson_interval
 from ..analysis.verdicts import DIFFERENT, FOLLOWS, FUSES, NOT_SOLVED
 from ..analysis.verdicts import UNDECIDED as CUT_UNDECIDED
+from ..commands import RunCommands
 from .marks import Failing
 from .readings import NEURON_LABELS, highest_control, of
 from .seeds import Estimate
@@ -204,8 +205,7 @@ def h1(
     solved: Solved,
     failing: Failing,
     neurons: bool,
-    task: str,
-    path: str,
+    commands: RunCommands,
 ) -> Hypothesis:
     """Judge H1 by a run's last checkpoint: the reference's neurons less the model's.
 
@@ -219,7 +219,9 @@ def h1(
 
     def say(verdict: str, why: str, *lacking: Lacking) -> Hypothesis:
         if failing is None and measured:
-            lacking += (_controls("whether these figures are of this program alone", task),)
+            lacking += (
+                Lacking("whether these figures are of this program alone", commands.controls),
+            )
         return Hypothesis("H1", verdict, why, ONE_SEED, evidence, _change_h1(verdict), lacking)
 
     if not neurons:
@@ -228,9 +230,9 @@ def h1(
     if not measured and "model" in taken:
         return say(NOT_JUDGED, TOO_FEW if "reference:model" in taken else NO_NEURONS)
     if not measured:
-        command = f"algomatch train --config {path}/config.yaml run_dir=NEW_DIR"
         what = "the neurons' figures (`sparsity` in analysis.measures)"
-        return say(NOT_MEASURED, "the neurons were not measured", Lacking(what, command))
+        lacks = Lacking(what, commands.measure_all)
+        return say(NOT_MEASURED, "the neurons were not measured", lacks)
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
     counts = Counter(one.says for one in deciding)
@@ -291,8 +293,7 @@ def h2(
     failing: Failing,
     circuit: CircuitFound | None,
     last_step: int,
-    task: str,
-    path: str,
+    commands: RunCommands,
     searched: bool = False,
     attended: bool = False,
 ) -> Hypothesis:
@@ -307,26 +308,28 @@ def h2(
     where each of these surely fails. Without attention that can be trusted it is neither.
     """
     evidence, lacking = [], []
-    command = f"algomatch circuit {path}"
     attention = _attention(rows, failing)
     if attention is None and not attended:
-        again = f"algomatch train --config {path}/config.yaml run_dir=NEW_DIR"
         what = "attention in common (`attention` in analysis.measures)"
-        lacking.append(Lacking(what, again))
+        lacking.append(Lacking(what, commands.measure_all))
     elif attention is not None:
         evidence.append(attention)
         if failing is None:
             what = "whether overlap of attention can be trusted on this task"
-            lacking.append(_controls(what, task))
+            lacking.append(Lacking(what, commands.controls))
     if circuit is None and not searched:
-        lacking.append(Lacking("the model's circuit, and what runs over it", command))
+        lacking.append(
+            Lacking("the model's circuit, and what runs over it", commands.of("circuit"))
+        )
     elif circuit is not None:
         evidence += _of_circuit(circuit)
         if circuit.model is None or circuit.untrained is None or circuit.reference is None:
-            lacking.append(Lacking("what edges carry, here and in controls", command))
+            lacking.append(
+                Lacking("what edges carry, here and in controls", commands.of("circuit"))
+            )
         if circuit.unseen:
             what = f"whether {', '.join(sorted(circuit.unseen))} runs over the model's edges"
-            lacking.append(Lacking(what, f"{command} --kinds resample_across"))
+            lacking.append(Lacking(what, commands.of("circuit", "--kinds", "resample_across")))
 
     def say(verdict: str, why: str) -> Hypothesis:
         return Hypothesis(
@@ -362,10 +365,6 @@ def h2(
         missing = NO_HEADS if attended else "attention in common was not measured"
         told += f"; {missing if attention is None else f'attention in common {attention.why}'}"
     return say(UNDECIDED, told)
-
-
-def _controls(what: str, task: str) -> Lacking:
-    return Lacking(what, f"algomatch controls task={task}")
 
 
 def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None:
@@ -458,7 +457,7 @@ def h3(
     solved: Solved,
     programs: Sequence[ProgramVerdict],
     last_step: int,
-    path: str,
+    commands: RunCommands,
     emerged: Emergence | None = None,
     of_task: Sequence[str] = (),
 ) -> Hypothesis:
@@ -470,10 +469,10 @@ def h3(
     testable = of(rows, "matching/testable_cuts").get("model")
     lacking: tuple[Lacking, ...] = ()
     if not programs:
-        lacking = (Lacking("a verdict on every program", f"algomatch match {path} --all"),)
+        lacking = (Lacking("a verdict on every program", commands.of("match", "--all")),)
     unasked = ", ".join(sorted(set(of_task) - {one.program for one in programs}))
     if programs and unasked:
-        lacking = (Lacking(f"a verdict on {unasked}", f"algomatch match {path}"),)
+        lacking = (Lacking(f"a verdict on {unasked}", commands.of("match")),)
     known = _light(rows) if not programs else map(_of_program, programs)
     evidence = (*known, *_emerged(emerged or Emergence()))
 

@@ -19,14 +19,17 @@ def marked(label: str, keys: Iterable[str], failing: Failing) -> str:
     return f"{label} {MARK}" if any(key in (failing or ()) for key in keys) else label
 
 
-def meaning(failing: Failing, task: str) -> str:
+def meaning(failing: Failing, controls: str = "") -> str:
     """Return what the mark says, or how to find out; nothing where every measure separates.
 
-    >>> meaning({}, "reverse")
+    `controls` is the command that runs the task's controls.
+
+    >>> meaning({})
     ''
     """
     if failing is None:
-        return f"controls not run for this task: `algomatch controls task={task}`"
+        how = f": `{controls}`" if controls else " (algomatch controls)"
+        return f"controls not run for this task{how}"
     if not failing:
         return ""
     return f"{MARK} does not tell the program from other models on this task (algomatch controls)"

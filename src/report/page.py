@@ -72,10 +72,10 @@ def write_report(
             page = run_page(folders[0], title, say)
         else:
             found = gather(folders, where, say)
-            page = sweep_page(found, title, where)
+            page = sweep_page(found, title, paths)
             if tables is not None:
                 say("drawing the tables")
-                made, lacking = summary_files(found), not_measured(found, where)
+                made, lacking = summary_files(found), not_measured(found, paths)
         say("writing")
         content = rendered(page).encode()
     with faults_named(f"write '{output}'"):

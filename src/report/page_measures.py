@@ -124,7 +124,7 @@ def _accuracies(last: Rows, failing: Failing) -> list[Any]:
     return blocks
 
 
-def similarity(rows: Rows, last: Rows, failing: Failing, task: str, rerun: str) -> Section:
+def similarity(rows: Rows, last: Rows, failing: Failing, controls: str, rerun: str) -> Section:
     """Return how much of the program's variables is in the residual stream, beside controls."""
     lead = (
         "How much of each variable of the program is linearly in the residual stream, beyond what "
@@ -169,7 +169,7 @@ def similarity(rows: Rows, last: Rows, failing: Failing, task: str, rerun: str) 
         )
         blocks.append(Details("Plain similarity measures of the literature", [
             Text(text), plain.chart()]))  # fmt: skip
-    if said := meaning(failing, task):
+    if said := meaning(failing, controls):
         blocks.append(Text(f"{said[0].upper()}{said[1:]}", "note"))
     return Section("similarity", "Similarity: are the program's variables there?", lead, blocks)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..analysis.measurements import Measurement
 from ..analysis.verdicts import NOT_TESTABLE
+from ..commands import command
 from .marks import Failing
 from .matching import head_label
 from .page_attention import Attention
@@ -59,7 +61,7 @@ def unread(left: Left) -> list[Any]:
     return [Text(left.problem, "warning")] if left.problem else []
 
 
-def stale(steps: Iterable[int | None], last_step: int, command: str) -> list[Any]:
+def stale(steps: Iterable[int | None], last_step: int, again: str) -> list[Any]:
     """Return a warning where results are not of the last checkpoint."""
     known = {step for step in steps if step is not None}
     if last_step in known or not known:
@@ -67,11 +69,11 @@ def stale(steps: Iterable[int | None], last_step: int, command: str) -> list[Any
     shown = ", ".join(map(str, sorted(known)))
     return [
         Text(f"These results are of step {shown}; the last checkpoint is of step {last_step}. "
-             f"`{command}` brings them up to date.", "warning")
+             f"`{again}` brings them up to date.", "warning")
     ]  # fmt: skip
 
 
-def matching(rows: Rows, results: Results, failing: Failing, last_step: int, path: str) -> Section:
+def matching(rows: Rows, results: Results, failing: Failing, last_step: int, path: Path) -> Section:
     """Return the diagrams of cuts by sites over checkpoints, and the verdicts on programs."""
     lead = (
         "Does the residual stream at a site hold just a set of the program's variables, and does "
@@ -81,15 +83,15 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
         "output must become the program's). A box marks a cut that is held there, while no later "
         "one is."
     )
-    command = f"algomatch match {path} --all"
+    match_all = command("match", path, "--all")
     blocks: list[Any] = []
     matches = results.matches
     blocks += unread(matches) + unread(results.programs)
     if results.programs.there:
         blocks.append(_programs(results.programs.rows))
-        blocks += stale((whole(row, "step") for row in results.programs.rows), last_step, command)
+        blocks += stale((whole(row, "step") for row in results.programs.rows), last_step, match_all)
     else:
-        blocks.append(Missing("The verdict on each program of the task", command))
+        blocks.append(Missing("The verdict on each program of the task", match_all))
     exact = exact_by_step(rows)
     if matches.there:
         steps = {whole(row, "step") for row in matches.rows}
@@ -97,7 +99,7 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
             own = [row for row in matches.rows if row["program"] == program]
             blocks.append(_diagram(f"full-{number_of}", program, own, exact))
         if len(steps) == 1 and len({row.step for row in rows}) > 1:
-            blocks.append(Missing("All programs at the other checkpoints", command))
+            blocks.append(Missing("All programs at the other checkpoints", match_all))
     light = [row for row in rows if row.measure == "matching/match"]
     testable = [row for row in rows if row.measure == "matching/testable_cuts"]
     if light:
@@ -114,7 +116,7 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
                            "checkpoints have no matches."))  # fmt: skip
     elif not matches.there:
         blocks.append(Missing("Matching at checkpoints (`matching` in analysis.measures)",
-                              f"algomatch match {path} --all"))  # fmt: skip
+                              match_all))  # fmt: skip
     if results.selectors.there:
         blocks.append(Details("Which heads meet the programs' selectors",
                               [_selectors(results.selectors.rows)]))  # fmt: skip
@@ -265,7 +267,7 @@ def attention(
     failing: Failing,
     patterns: tuple[Attention | str, Attention | str],
     last_step: int,
-    path: str,
+    path: Path,
     rerun: str,
 ) -> Section:
     """Return each head's attention with what explains it, and the reference's.
@@ -277,13 +279,13 @@ def attention(
         "looked at, bright where all attention goes. What a head attends to does not say what it "
         "moves, or that it is needed."
     )
-    command = f"algomatch explain {path}"
+    explain = command("explain", path)
     blocks: list[Any] = []
     heads = results.heads
     steps = {step_in(row["model"]) for row in heads.rows}
-    blocks += unread(heads) + stale(steps, last_step, command)
+    blocks += unread(heads) + stale(steps, last_step, explain)
     if not heads.there:
-        blocks.append(Missing("What explains each head", command))
+        blocks.append(Missing("What explains each head", explain))
     told = {f"{row['layer']}.{row['head']}": row for row in heads.rows}
     ours, theirs = patterns
     if isinstance(ours, str):
@@ -303,7 +305,7 @@ def attention(
     if heads.there:
         blocks.append(Details("All explanations of heads, as a table", [_heads(heads.rows)]))
     blocks += heads_compared(rows, last, failing, rerun)
-    blocks += _explained_model(results, command)
+    blocks += _explained_model(results, explain)
     return Section("attention", "Attention: where does each head look?", lead, blocks)
 
 
@@ -357,10 +359,10 @@ def _heads(rows: Sequence[Row]) -> Table:
     return Table("What explains each head", columns, lines, (3, 4, 5, 7, 8, 9), True)
 
 
-def _explained_model(results: Results, command: str) -> list[Any]:
+def _explained_model(results: Results, explain: str) -> list[Any]:
     rows = results.explained.rows
     if not rows:
-        what = Missing("The explained model: what is right with explanations put in", command)
+        what = Missing("The explained model: what is right with explanations put in", explain)
         return [*unread(results.explained), what]
     layers = max(whole(row, "up_to_layer") or 0 for row in rows)
     kept = [
@@ -392,7 +394,7 @@ def neurons(
     failing: Failing,
     has_mlp: bool,
     last_step: int,
-    path: str,
+    path: Path,
     rerun: str,
 ) -> Section:
     """Return the neurons' figures, and when each is on."""
@@ -400,17 +402,17 @@ def neurons(
         "Is a neuron sharply on or off, and can one say for what? A predicate is judged on "
         "held-out inputs, beside the same search on shuffled on/off."
     )
-    command = f"algomatch explain {path}"
+    explain = command("explain", path)
     blocks: list[Any] = []
     blocks += neurons_compared(rows, last, failing, rerun)
     if has_mlp:
         table = results.neurons
         steps = {step_in(row["model"]) for row in table.rows}
-        blocks += unread(table) + stale(steps, last_step, command)
+        blocks += unread(table) + stale(steps, last_step, explain)
         if table.there:
             blocks += _predicates(table.rows, results.untrained_neurons.rows)
         else:
-            blocks.append(Missing("When each neuron is on", command))
+            blocks.append(Missing("When each neuron is on", explain))
     return Section("neurons", "Neurons", lead, blocks)
 
 
@@ -476,7 +478,7 @@ def _adds(row: Row) -> str:
     return ", ".join(f"{name} {known[name]:+.2g}" for name in ends)
 
 
-def circuit(results: Results, last_step: int, at_least: float, path: str) -> Section:
+def circuit(results: Results, last_step: int, at_least: float, path: Path) -> Section:
     """Return the circuit's drawing, how good it is, and what runs over its edges."""
     lead = (
         "Which connections between embeddings, heads and MLPs the model needs. An edge is taken "
@@ -484,12 +486,12 @@ def circuit(results: Results, last_step: int, at_least: float, path: str) -> Sec
         "left without any edge."
     )
     title = "Circuit"
-    command = f"algomatch circuit {path}"
+    find = command("circuit", path)
     if not results.circuits.there:
-        lacking = Missing("The circuit", command)
+        lacking = Missing("The circuit", find)
         return Section("circuit", title, lead, [*unread(results.circuits), lacking])
     blocks: list[Any] = [*stale({step_in(row["model"]) for row in results.circuits.rows},
-                                last_step, command)]  # fmt: skip
+                                last_step, find)]  # fmt: skip
     edges = [row for row in results.edges.rows if row["in_circuit"] == "True"]
     drawing = results.circuit_picture
     if drawing:
@@ -505,7 +507,7 @@ def circuit(results: Results, last_step: int, at_least: float, path: str) -> Sec
         )
     else:
         blocks.append(Text(f"No circuit is surely {at_least:.0%} faithful, so none is drawn."))
-    blocks += unread(results.edges) + _carried(results, command)
+    blocks += unread(results.edges) + _carried(results, find)
     blocks.append(_methods(results.circuits.rows))
     blocks += _curves(results.circuits.rows, at_least)
     if results.lengths.there:
@@ -524,12 +526,12 @@ def _by_need(edges: Sequence[Row]) -> list[Row]:
     return sorted(edges, key=lambda row: -(value(row, "needed") or 0.0))
 
 
-def _carried(results: Results, command: str) -> list[Any]:
+def _carried(results: Results, find: str) -> list[Any]:
     rows = [row for row in results.carried.rows if row["inner"] == "True"]
     if not rows:
         return [*unread(results.carried),
                 Missing("What runs over edges, here, in the reference and in a random init",
-                        command)]  # fmt: skip
+                        find)]  # fmt: skip
     lines = []
     for of, words in (("model", "this model's circuit"), ("reference", "the reference"),
                       ("random init", "the same edges of a random init (control)")):  # fmt: skip

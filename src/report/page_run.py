@@ -43,7 +43,7 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
     Raises:
         FaultError: a checkpoint's measurements are missing or damaged.
     """
-    config, path = folder.config, str(folder.path)
+    config, path, commands = folder.config, folder.path, folder.commands
     say("reading measurements")
     rows = folder.measurements()
     steps = [row.step for row in rows]
@@ -51,15 +51,15 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
     last = [row for row in rows if row.step == last_step]
     failing = failing_measures(folder.inputs_digest)
     results = Results(folder.path)
-    rerun = f"algomatch train --config {path}/config.yaml analysis=full run_dir=NEW_FOLDER"
+    rerun = commands.measure_all
     say("the task and its program")
-    task, inputs, problem = _task(config)
+    task, inputs, problem = _task(folder)
     circuit_of = circuit_found(results, config.analysis.circuit_faithful, own_steps(inputs))
     say("attention patterns")
     patterns = _patterns(folder, inputs), _reference(config, inputs)
     programs = program_names(task) if task is not None else ()
     hypotheses = (
-        judged(last, results, config, failing, circuit_of, folder.path, summaries(rows), programs)
+        judged(last, results, config, failing, circuit_of, commands, summaries(rows), programs)
         if rows
         else []
     )
@@ -69,7 +69,7 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
         else Section("task", "Task and program", problem, [Text(problem, "warning")])
     ]
     if rows:
-        arguments = (failing, config.task.name)
+        arguments = (failing, commands.controls)
         sections = [
             verdict_section(hypotheses, VERDICTS_LEAD),
             *sections,
@@ -84,11 +84,11 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
         ]  # fmt: skip
     else:
         lacking = Missing("Anything: the run holds no checkpoint yet",
-                          f"algomatch train --resume {path}")  # fmt: skip
+                          commands.resume)  # fmt: skip
         sections.append(Section("learning", "Measurements", "", [lacking]))
     norm = "" if config.model.normalization == "LN" else " without LayerNorm"
     name = f"{config.model.name}{norm} learning {config.task.name}, seed {config.seed}"
-    warnings = list(_warnings(folder, rows, last_step, meaning(failing, config.task.name)))
+    warnings = list(_warnings(folder, rows, last_step, meaning(failing, commands.controls)))
     return Page(
         title or name, name if title else "", facts(folder, last, last_step), warnings, hypotheses,
         sections,
@@ -118,10 +118,11 @@ def own_steps(inputs: InputSet | None) -> dict[str, bool] | None:
     }
 
 
-def _task(config: Config) -> tuple[Task | None, InputSet | None, str]:
+def _task(folder: RunFolder) -> tuple[Task | None, InputSet | None, str]:
     try:
-        task = make_task(config.task)
-        return task, input_set(task, config.task), ""
+        settings = folder.task
+        task = make_task(settings)
+        return task, input_set(task, settings), ""
     except UserError as error:
         return None, None, f"The task's program is not to be had any more: {error}"
 

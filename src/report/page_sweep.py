@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..commands import command
+from ..config import configs_dir
 from ..data.rasp_text import describe
 from ..data.tasks import make_task
 from ..errors import UserError
+from ..sweep_file import read_sweep
 from ..tracking.run_folder import RunFolder
 from .compare import by_task
 from .comparison_figure import mean_curve
@@ -58,8 +62,8 @@ SAME_KEYS = (  # in which groups of one length and of several may differ; the pr
 )  # fmt: skip
 
 
-def sweep_page(found: Gathered, title: str | None, where: str) -> Page:
-    """Return the page of several runs, which were found at `where`."""
+def sweep_page(found: Gathered, title: str | None, paths: Sequence[Path]) -> Page:
+    """Return the page of several runs, which were found at the paths."""
     groups, over, empty, runs = found.groups, found.over, found.empty, found.runs
     tasks = by_task(groups)
     sections = [
@@ -68,7 +72,7 @@ def sweep_page(found: Gathered, title: str | None, where: str) -> Page:
         *(_of_task(part, number_of) for number_of, part in enumerate(tasks)),
         _emergence(tasks),
         _lengths(groups),
-        _programs(groups, found.members, where),
+        _programs(groups, found.members, paths),
         _verdicts(groups, over),
         _runs(groups, empty),
     ]
@@ -305,6 +309,17 @@ def _emerged(groups: Sequence[Group], failing: Mapping[str, str]) -> Iterator[li
         yield [Cell(marked(label, [key], failing)), *cells]
 
 
+def _lacking_lengths() -> Missing:
+    """Return the sweep that trains on lists of one length and of several, where it is there."""
+    what = "The same architecture on lists of one length and of several"
+    file = configs_dir().parent / "sweeps" / "lengths.yaml"
+    if not file.is_file():  # it is of the repository, not of the installed package
+        return Missing(what)
+    count = len(list(read_sweep(file).cells(None, 0)))
+    return Missing(f"{what} (a sweep of {count} runs; `--list` shows them)",
+                   command("sweep", file))  # fmt: skip
+
+
 def _lengths(groups: Sequence[Group]) -> Section:
     lead = (
         "Lists of one length are a control: `length` is then constant, and a mirror of positions "
@@ -313,11 +328,7 @@ def _lengths(groups: Sequence[Group]) -> Section:
     title = "Fixed and variable length"
     pairs = list(length_pairs(groups))
     if not pairs:
-        lacking = Missing(
-            "The same architecture on lists of one length and of several",
-            "algomatch sweep sweeps/lengths.yaml",
-        )
-        return Section("lengths", title, lead, [lacking])
+        return Section("lengths", title, lead, [_lacking_lengths()])
     blocks: list[Any] = []
     for fixed, variable in pairs:
         lines = sorted(_differing(fixed, variable), key=lambda line: _order_of(line[-1].text))
@@ -348,7 +359,7 @@ def length_pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
     known: dict[str, tuple[bool, str]] = {}
     for group in groups:
         try:
-            task = make_task(group.runs[0].config.task)
+            task = make_task(group.runs[0].folder.task)
         except UserError:
             continue
         same = {key: one for key, one in settings(group).items() if key not in SAME_KEYS}
@@ -390,13 +401,12 @@ def difference_text(one: Estimate | None, other: Estimate | None) -> str:
     return "no difference shown: the intervals overlap"
 
 
-def _programs(groups: Sequence[Group], members: Members, where: str) -> Section:
+def _programs(groups: Sequence[Group], members: Members, paths: Sequence[Path]) -> Section:
     lead = (
         "Which program each architecture runs, by interventions on its last checkpoint: how many "
         "seeds got each verdict, and the score over the seeds (mean, lowest to highest)."
     )
     title = "Matching: which programs do they run?"
-    command = f"algomatch match {where}"
     blocks: list[Any] = []
     left_out = 0
     for groups_of in by_task(groups):
@@ -415,7 +425,7 @@ def _programs(groups: Sequence[Group], members: Members, where: str) -> Section:
         columns = ("architecture", "seeds", *programs)
         blocks.append(Table(f"Verdicts on {groups_of[0].task}", columns, lines, (1,)))
     if left_out:
-        blocks.append(Missing(f"The verdicts of {left_out} runs", command))
+        blocks.append(Missing(f"The verdicts of {left_out} runs", command("match", *paths)))
     return Section("programs", title, lead, blocks)
 
 
@@ -470,5 +480,6 @@ def _runs(groups: Sequence[Group], empty: Iterable[RunFolder]) -> Section:
         ])  # fmt: skip
     columns = ("run", "task", "architecture", "seed", "exact accuracy", "solved", "state")
     table = Table("Every run", columns, lines, (3, 4), True)
-    lead = "Of a run alone, `algomatch report RUN` makes a page with all that was measured of it."
+    alone = [*(run.folder for group in groups for run in group.runs), *empty][0].commands
+    lead = f"Of a run alone, as by `{alone.of('report')}`, a page has all that was measured of it."
     return Section("runs", "The runs", lead, [table])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ..analysis.emergence import Summary
 from ..analysis.measurements import Measurement
 from ..analysis.verdicts import NOT_TESTABLE
+from ..commands import RunCommands
 from ..config import Config
 from .hypotheses import (
     Carried,
@@ -38,32 +38,30 @@ def judged(
     config: Config,
     failing: Failing,
     circuit: CircuitFound | None,
-    path: Path,
+    commands: RunCommands,
     curves: Mapping[str, Summary],
     programs: Sequence[str],
 ) -> list[Hypothesis]:
     """Return H1, H2 and H3 of a run's last checkpoint.
 
-    `circuit` is its faithful circuit, `curves` what its headlines amount to, `programs` are the
-    task's, by name.
+    `circuit` is its faithful circuit, `commands` are the run's, `curves` what its headlines amount
+    to, `programs` are the task's, by name.
     """
     solved, step = solved_of(last, config), max((row.step for row in last), default=0)
-    given = str(path)
     has_mlp = not config.model.attn_only
     return [
-        h1(last, solved, failing, has_mlp, config.task.name, given),
+        h1(last, solved, failing, has_mlp, commands),
         h2(
             last,
             solved,
             failing,
             circuit,
             step,
-            config.task.name,
-            given,
+            commands,
             results.circuits.there,
             "attention" in config.analysis.measures,
         ),
-        h3(last, solved, program_verdicts(results), step, given, emergence(curves), programs),
+        h3(last, solved, program_verdicts(results), step, commands, emergence(curves), programs),
     ]
 
 

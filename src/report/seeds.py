@@ -290,8 +290,16 @@ def notes(groups: Sequence[Group]) -> list[str]:
     others = [key for key in differing_keys(shared) if not key.startswith("model.")]
     if others:
         lines.append(f"the groups differ in more than the model: {', '.join(others)}")
-    said = dict.fromkeys(meaning(group.failing, group.task) for group in groups)
-    return [*lines, *(line for line in said if line)]
+    return [*lines, *(line for line in meanings(groups) if line)]
+
+
+def meanings(groups: Iterable[Group]) -> list[str]:
+    """Return what the marks of groups say, and how to find out, once for each task's inputs."""
+    said: dict[str, str] = {}
+    for group in groups:
+        folder = group.runs[0].folder
+        said.setdefault(folder.inputs_digest, meaning(group.failing, folder.commands.controls))
+    return list(dict.fromkeys(said.values()))
 
 
 def failing_of(groups: Iterable[Group]) -> dict[str, str]:

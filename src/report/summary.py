@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..analysis.measurements import Measurement
 from ..analysis.suite import declared_metrics, whole
+from ..commands import quoted
 from ..data.inputs import InputSet, smallest_gap
 from ..data.outputs import Numerical
 from ..models.reference import Reference
@@ -57,14 +58,15 @@ def print_summary(
     """
     rows, config = folder.last_rows(), folder.config
     title = f"{config.model.name} on {config.task.name}, seed {config.seed}, step {rows[0].step}"
-    console.print(summary_table(rows, title, failing, config.task.name))
+    console.print(summary_table(rows, title, failing))
+    print_meaning(failing, folder.commands.controls, console)
     console.print(
         "\n".join(_legend(rows, config.analysis.measures)), soft_wrap=True, highlight=False
     )
     lines = [
         f"measurements   {folder.path / 'measurements.csv'}",
         f"checkpoints    {folder.path / 'checkpoints'}",
-        f"measure again  algomatch analyze {folder.path}",
+        f"measure again  {folder.commands.of('analyze')}",
     ]
     if folder.figure_path.exists():
         lines.insert(0, f"figure         {folder.figure_path}")
@@ -96,6 +98,12 @@ def nothing_to_compare(rows: Rows, measures: Sequence[str]) -> Iterator[str]:
         yield "match           the program has no inner cut that can be tested"
 
 
+def print_meaning(failing: Failing, controls: str, console: Console) -> None:
+    """Print what the marks say, or the command that runs the controls, on one line."""
+    if said := meaning(failing, controls):
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
+
+
 def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]:
     wandb_log = wandb_log or WandbLog(folder, lambda text: None)
     if wandb_log.problem:
@@ -103,11 +111,11 @@ def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]
     if wandb_log.url:
         yield f"W&B            {wandb_log.url}"
     if wandb_log.offline_folder:
-        yield f"browse         wandb leet {wandb_log.offline_folder}"
+        yield f"browse         {quoted('wandb', 'leet', wandb_log.offline_folder)}"
     if wandb_log.offline_folder or wandb_log.problem:
-        yield f"upload         algomatch log {folder.path}"
+        yield f"upload         {folder.commands.of('log')}"
     if wandb_log.offline_folder:
-        yield f"or             wandb sync {wandb_log.offline_folder}"
+        yield f"or             {quoted('wandb', 'sync', wandb_log.offline_folder)}"
 
 
 def how_many(inputs: InputSet) -> str:
@@ -167,12 +175,10 @@ def inexact_note(rows: Sequence[Measurement]) -> str:
 Line = tuple[str, list[str], Measurement, str, Measurement | None]  # ..., control, reference
 
 
-def summary_table(
-    rows: Rows, title: str, failing: Failing = None, task: str = "NAME"
-) -> RenderableType:
+def summary_table(rows: Rows, title: str, failing: Failing = None) -> RenderableType:
     """Return the headlines of one checkpoint, each with its interval and its control.
 
-    `failing` is as in `print_summary`; `task` is named where the controls were not run.
+    `failing` is as in `print_summary`.
     """
     heading = Text(title + inexact_note(rows), style="italic")
     parts: list[RenderableType] = [heading, _headlines(rows, failing)]
@@ -181,8 +187,6 @@ def summary_table(
     parts += deletion(rows, failing)
     if (neurons := _neurons(rows, failing)) is not None:
         parts.append(neurons)
-    if said := meaning(failing, task):
-        parts.append(Text(said))
     return Group(*parts)
 
 
@@ -289,13 +293,11 @@ def listed(row: Measurement) -> bool:
     return not single and (group != "ablation" or whole(row.subject))
 
 
-def full_table(
-    rows: Rows, title: str, failing: Failing = None, task: str = "NAME"
-) -> RenderableType:
+def full_table(rows: Rows, title: str, failing: Failing = None) -> RenderableType:
     """Return the measurements of a checkpoint, with unit and direction.
 
     The thousands of single neurons, and of ablations at one length, are counted only. `failing`
-    and `task` are as in `summary_table`; what fails has its reason beside it.
+    is as in `summary_table`; what fails has its reason beside it.
     """
     table = Table(title=escape(title + inexact_note(rows)), title_justify="left")
     columns = ["measurement", "value", "95% interval", "n", "unit", "better"]
@@ -326,6 +328,4 @@ def full_table(
                 "length; `--output FILE` has them"
             )
         )
-    if said := meaning(failing, task):
-        parts.append(Text(said))
     return Group(*parts)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..commands import command, quoted
 from ..config import departures, group_name
 from ..errors import FaultError, UserError
 from ..files import last_words
@@ -70,17 +71,17 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
     ]
     if states["finished"]:
         lines += [
-            f"compare   algomatch compare {sweep.folder}",
-            f"match     algomatch match {sweep.folder}",
+            f"compare   {command('compare', sweep.folder)}",
+            f"match     {command('match', sweep.folder)}",
         ]
         offline = any(cell.config.tracking.mode == "offline" for cell in sweep.cells)
         lacking = [why for cell in sweep.cells if (why := _not_uploaded(cell))]
         if lacking:
             lines.append(f"! {len(lacking)} were not uploaded whole: {lacking[0]}")
         if offline:
-            lines.append(f"browse    wandb leet {sweep.folder / 'wandb'}")
+            lines.append(f"browse    {quoted('wandb', 'leet', sweep.folder / 'wandb')}")
         if offline or lacking:
-            lines.append(f"upload    algomatch log {sweep.folder}")
+            lines.append(f"upload    {command('log', sweep.folder)}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -231,7 +231,7 @@ def circuits_figure(tables: Tables) -> Figure:
              "random init": share("random_init")}  # fmt: skip
     return _shares(
         tables, marks, "Share of the circuit's inner edges that carry one variable of the program",
-        "share of inner edges", "circuits were not searched for: algomatch circuit RUN",
+        "share of inner edges", "circuits were not searched for (algomatch circuit)",
     )  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def neurons_figure(tables: Tables) -> Figure:
     }  # fmt: skip
     return _shares(
         tables, marks, "Share of the neurons that vary which a predicate explains",
-        "share of neurons", "neurons were not explained: algomatch explain RUN",
+        "share of neurons", "neurons were not explained (algomatch explain)",
     )  # fmt: skip
 
 

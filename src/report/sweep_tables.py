@@ -13,9 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..analysis.explained import INTACT, NEURONS, TABLES, UNIFORM
 from ..analysis.neurons import VARIES
+from ..commands import command
 from .families import HEADLINES, compared_with, emerging
 from .gathered import NAMES, ON_OFF_KEYS, Gathered, Member, by_seed
 from .hypotheses import (
@@ -28,12 +30,11 @@ from .hypotheses import (
     Evidence,
     Hypothesis,
 )
-from .marks import meaning
 from .page_results import Row, step_in, value, whole
 from .page_run import state_of
 from .page_verdicts import solved_of
 from .readings import NEURON_LABELS
-from .seeds import EMERGED, EMERGENCE_STEP, HIGHEST, Estimate, Group
+from .seeds import EMERGED, EMERGENCE_STEP, HIGHEST, Estimate, Group, meanings
 
 Value = str | int | float | None
 Record = Mapping[str, Value]
@@ -96,30 +97,25 @@ def summary_tables(found: Gathered) -> dict[str, SummaryTable]:
     }
 
 
-def not_measured(found: Gathered, where: str) -> list[str]:
+def not_measured(found: Gathered, paths: Sequence[Path]) -> list[str]:
     """Return a line for each table that lacks runs, with the command that measures them."""
     members = [one for group in found.groups for one in found.members[group.label]]
     lines = []
-    for name, command, there in (
+    for name, what, there in (
         ("programs.csv", "match", lambda one: bool(one.programs)),
         ("circuits.csv", "circuit", lambda one: one.results.circuits.there),
         ("explained.csv", "explain", lambda one: one.results.explained.there),
     ):
         lacking = [one.run.folder.path for one in members if not there(one)]
         if lacking:
-            of = where if command == "match" else str(lacking[0])
-            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 and of != where else ""
             count = f"{len(lacking)} of {len(members)} runs"
-            lines.append(f"{name}: not measured in {count}: algomatch {command} {of}{more}")
+            lines.append(f"{name}: not measured in {count}: {command(what, *paths)}")
     for one in members:
         left = one.results
         tables = (left.matches, left.programs, left.circuits, left.edges, left.carried, left.heads,
                   left.neurons, left.untrained_neurons, left.explained)  # fmt: skip
         lines += [f"{one.run.folder.path}: {each.problem}" for each in tables if each.problem]
-    told = dict.fromkeys(
-        meaning(group.failing, group.task) for group in found.groups if group.failing is None
-    )
-    return [*lines, *told]
+    return [*lines, *meanings(group for group in found.groups if group.failing is None)]
 
 
 def _of_group(group: Group) -> dict[str, Value]:

@@ -17,7 +17,9 @@ import wandb
 
 from ..analysis.measurements import COLUMNS, Measurement
 from ..analysis.suite import headlines
+from ..commands import command
 from ..config import TrackingConfig, group_name, to_mapping
+from ..data.copies import copies_in, is_own
 from ..errors import FaultError, UserError, first_line
 from . import checkpoints
 from .run_folder import RunFolder
@@ -77,9 +79,8 @@ def log_checkpoint(
     )
     for name in (checkpoints.WEIGHTS, checkpoints.ROWS):
         _add(artifact, path / name)
-    for name in ("config.yaml", "program.py"):
-        if (folder.path / name).is_file():
-            _add(artifact, folder.path / name)
+    for path in (folder.path / "config.yaml", *copies_in(folder.path)):
+        _add(artifact, path, str(path.relative_to(folder.path)))
     run.log_artifact(artifact, aliases=list(aliases))
 
 
@@ -90,9 +91,9 @@ def log_measurements(run: wandb.Run, folder: RunFolder) -> None:
     run.log_artifact(artifact, aliases=["latest"])
 
 
-def _add(artifact: wandb.Artifact, path: Path) -> None:
+def _add(artifact: wandb.Artifact, path: Path, name: str | None = None) -> None:
     # The file itself is uploaded, without a copy in W&B's own folders: it does not change.
-    artifact.add_file(str(path), policy="immutable", skip_cache=True)
+    artifact.add_file(str(path), name, policy="immutable", skip_cache=True)
 
 
 def _step(row: Measurement) -> int:
@@ -113,13 +114,14 @@ def is_reference(text: str) -> bool:
 
 
 @contextmanager
-def fetched(text: str) -> Iterator[Fetched]:
+def fetched(text: str, trust: bool = False) -> Iterator[Fetched]:
     """Download the checkpoint that `wandb:ENTITY/PROJECT/NAME:ALIAS` names, for an analysis of it.
 
     The analysis is a W&B run of its own, of job type `analysis`, that uses the artifact.
 
     Raises:
-        UserError: the reference is not of that form, or there is no such artifact.
+        UserError: the reference is not of that form, there is no such artifact, or it brings code
+            that is not said to be trusted.
         FaultError: W&B cannot be reached.
     """
     settings = TrackingConfig(mode="online")
@@ -138,6 +140,8 @@ def fetched(text: str) -> Iterator[Fetched]:
             raise UserError(f"no artifact '{full}': {first_line(error)}") from error
         raise FaultError(f"W&B did not give '{full}': {first_line(error)}") from error
     checkpoint = checkpoints.load(folder)
+    if is_own(checkpoint.config.task) and not (trust and copies_in(folder)):
+        _refuse_code(text, folder)
     try:
         with client():
             run = wandb.init(
@@ -164,6 +168,24 @@ def fetched(text: str) -> Iterator[Fetched]:
             finish_bounded(run, settings, exit_code=1)
         raise
     finish_bounded(run, settings)
+
+
+def _refuse_code(text: str, folder: Path) -> None:
+    """Refuse to run the program that came with a checkpoint, and say where it can be read."""
+    told = []
+    for path in copies_in(folder):
+        lines = len(path.read_text(errors="replace").splitlines())
+        told.append(f"{path.relative_to(folder)} ({lines} lines)")
+    if not told:
+        raise UserError(
+            f"the task of '{text}' is a program of its maker's own, which did not come with it: "
+            "analyse the run folder, which holds the program"
+        )
+    again = command("analyze", text, "--trust")
+    raise UserError(
+        f"'{text}' brings a program of its own, code that an analysis runs: {', '.join(told)}; "
+        f"read it in '{folder}', then `{again}` runs it"
+    )
 
 
 def log_rows(run: wandb.Run, rows: Sequence[Measurement]) -> None:

@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..analysis.measurements import Measurement, from_csv, to_csv
-from ..config import Config, from_mapping, to_mapping
+from ..config import Config, TaskConfig, from_mapping, to_mapping
+from ..data.copies import in_copies
 from ..errors import FaultError, UserError
 from ..files import faults_named, write_folder
 from ..models.bridges import weights_digest
@@ -30,7 +31,10 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A learned model at a step of a run: NativeModel weights and the config that made it."""
+    """A learned model at a step of a run: NativeModel weights and the config that made it.
+
+    `home` is its run's folder, or its own where it lies alone.
+    """
 
     weights: dict[str, Tensor]
     config: Config
@@ -38,6 +42,18 @@ class Checkpoint:
     step: int
     rows_digest: str
     inputs_digest: str
+    home: Path
+
+    @property
+    def task(self) -> TaskConfig:
+        """The config's task, with a program of the user's own as it lies in `home`.
+
+        No file elsewhere that the config names is read: who gave a checkpoint may have named any.
+
+        Raises:
+            UserError: the task is a program of the user's own, and does not lie there.
+        """
+        return in_copies(self.config.task, self.home, f"checkpoint of '{self.run}'")
 
 
 def step_folder(step: int) -> str:
@@ -125,9 +141,8 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint '{file}' has format {number}, this version reads {FORMAT}")
     if digest != weights_digest(weights):
         raise UserError(f"checkpoint '{file}' is damaged: its weights differ from their checksum")
-    return Checkpoint(
-        weights, from_mapping(values, str(file)), run, step, rows_digest, inputs_digest
-    )
+    config = from_mapping(values, str(file))
+    return Checkpoint(weights, config, run, step, rows_digest, inputs_digest, beside(file))
 
 
 def find(path: Path) -> Path:

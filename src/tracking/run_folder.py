@@ -2,7 +2,7 @@
 
 config.yaml         the whole config, and with it the run
 run.json            the run's ids, and a hash of the inputs and the program's values on them
-program.py          a copy of the program's file, where it is the user's own
+program/            copies of the program's files, where it is the user's own (code that is run)
 checkpoints/        one folder a kept step: weights and the measurements taken of them
 resume.ckpt         training state to go on from (gone when the run is finished)
 finished.json       how the run ended (there when it has)
@@ -28,15 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
-from ..config import (
-    Config,
-    from_mapping,
-    names_file,
-    read_yaml,
-    run_name,
-    split_place,
-    to_yaml,
-)
+from ..commands import RunCommands, command
+from ..config import Config, TaskConfig, from_mapping, read_yaml, run_name, to_yaml
+from ..data.copies import carried, in_copies
 from ..errors import BusyError, FaultError, FolderExistsError, UserError
 from ..files import faults_named, remove_leftovers, write_file, write_folder
 from . import checkpoints
@@ -68,6 +62,16 @@ class RunFolder:
         """Task, architecture and seed; and whether the reference was inexact."""
         return _name(self.config, self.exact)
 
+    @property
+    def task(self) -> TaskConfig:
+        """The config's task, with a program of the user's own as it was copied into the folder."""
+        return in_copies(self.config.task, self.path, f"run '{self.path}'")
+
+    @property
+    def commands(self) -> RunCommands:
+        """What to say of the run: its commands, as they can be pasted."""
+        return RunCommands(self.path, self.config, self.task)
+
     @classmethod
     def create(
         cls, config: Config, inputs_digest: str, exact: bool, wandb_id: str | None = None
@@ -86,9 +90,8 @@ class RunFolder:
         about = cls(Path(), config, run, inputs_digest, exact, wandb_id)._about()
         texts = {"config.yaml": to_yaml(config), "run.json": about}
         files = {file: text.encode() for file, text in texts.items()}
-        if names_file(config.task.program or ""):
-            with faults_named("copy the program's file"):
-                files["program.py"] = split_place(str(config.task.program))[0].read_bytes()
+        with faults_named("copy the program's files"):
+            files |= carried(config.task).files
         while True:  # another run may take the same new name in the same second
             refuse_existing(config)
             with faults_named(f"make the run folder '{config.run_dir or config.runs_dir}'"):
@@ -233,8 +236,8 @@ class RunFolder:
         if lost and self.finished():
             raise FaultError(
                 f"{', '.join(lost)} of the finished run '{self.path}' cannot be mended and was set "
-                f"aside in '{self.path / DAMAGED}'; remove finished.json, and `algomatch train "
-                f"--resume {self.path}` makes the run again, to the same end"
+                f"aside in '{self.path / DAMAGED}'; remove finished.json, and "
+                f"`{self.commands.resume}` makes the run again, to the same end"
             )
         if lost:
             say("the run starts again, to the same end")
@@ -326,7 +329,7 @@ def refuse_existing(config: Config) -> None:
     if exists:
         raise FolderExistsError(
             f"run folder '{config.run_dir}' exists: choose another run_dir, or go on with it by "
-            f"`algomatch train --resume {config.run_dir}`"
+            f"`{command('train', '--resume', Path(str(config.run_dir)))}`"
         )
 
 

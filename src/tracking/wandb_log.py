@@ -214,7 +214,7 @@ class WandbLog:
                 name=folder.name,
                 id=run_id,
                 resume="allow",
-                notes=_notes(config.task.name, failing(folder.inputs_digest)),
+                notes=_notes(folder.commands.controls, failing(folder.inputs_digest)),
                 tags=[*settings.tags, *([] if folder.exact else [INEXACT])],
                 dir=str(folder.path),
                 mode="offline" if mode == "offline" else "online",
@@ -444,10 +444,10 @@ def _neuron(row: Measurement) -> bool:
     return row.measure.startswith("sparsity/") and row.subject.endswith("]")
 
 
-def _notes(task: str, failing: Mapping[str, str] | None) -> str:
+def _notes(controls: str, failing: Mapping[str, str] | None) -> str:
     """Return which of the run's measures do not tell the program from other models."""
     if failing is None:
-        return f"Controls were not run for this task: `algomatch controls task={task}`."
+        return f"Controls were not run for this task: `{controls}`."
     names = "; ".join(f"{key} ({why})" for key, why in failing.items())
     return f"Do not tell the program from other models on this task: {names or 'none'}."
 

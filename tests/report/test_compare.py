@@ -38,6 +38,7 @@ Capture = pytest.CaptureFixture[str]
 EXACT = "accuracy/all/exact"
 SEEDS = (0, 1, 2)
 MODELS = ("1L", "1L_attn_only")
+CONTROLS = "algomatch controls task=reverse 'task.vocabulary=[a,b]' task.max_length=3"
 
 
 def trained(path: Path, *settings: str) -> Path:
@@ -121,7 +122,7 @@ def test_runs_that_differ_only_in_seed_are_one_group(runs: Path) -> None:
     for group, model in zip(found, MODELS, strict=True):
         assert [run.config.seed for run in group.runs] == list(SEEDS)
         assert {run.config.model.name for run in group.runs} == {model}
-    assert notes(found) == [meaning(None, "reverse")]
+    assert notes(found) == [meaning(None, CONTROLS)]
 
 
 def test_where_it_ran_and_was_tracked_parts_no_group_but_a_setting_does(
@@ -275,7 +276,7 @@ def test_an_unfinished_run_and_unequal_last_steps_are_said(runs: Path, mine: Pat
     assert notes([group]) == [
         f"1L: seed 5 is unfinished, at step {cut}",
         f"1L: the runs' last steps differ ({cut}, {last})",
-        meaning(None, "reverse"),
+        meaning(None, CONTROLS),
     ]
     one = group.estimates[EXACT]
     values = [last_rows(path)[EXACT].value for path in (runs / "1L-1", mine)]

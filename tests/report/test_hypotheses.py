@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.verdicts import DIFFERENT, FOLLOWS, FUSES, NOT_SOLVED, UNDECIDED
+from algomatch.commands import RunCommands
 from algomatch.config import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
@@ -16,6 +18,7 @@ from algomatch.report.hypotheses import Carried, CircuitFound, Hypothesis, Progr
 from algomatch.report.page_run import own_steps
 from algomatch.report.seeds import Estimate, estimate
 
+RUN = RunCommands(Path("runs/RUN"), compose(), compose().task)
 EXACT = Measurement("accuracy/exact", "all", 1.0, 100, 0.96, 1.0)
 SOLVED = Solved(EXACT, 0.99)
 UNSOLVED = Solved(replace(EXACT, value=0.98), 0.99)
@@ -54,7 +57,7 @@ ABOVE, BELOW, ACROSS = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.3)
     ],
 )
 def test_h1_needs_every_interval_on_one_side(rows: list[Measurement], verdict: str) -> None:
-    found = hy.h1(rows, SOLVED, {}, True, "reverse", "runs/RUN")
+    found = hy.h1(rows, SOLVED, {}, True, RUN)
     assert found.verdict == verdict
     assert found.scope == hy.ONE_SEED
     assert found.change
@@ -64,20 +67,20 @@ def test_h1_needs_every_interval_on_one_side(rows: list[Measurement], verdict: s
 def test_h1_is_not_judged_of_what_does_not_solve_the_task_or_has_no_neurons() -> None:
     rows = differences(ABOVE, ABOVE, ABOVE)
     for solved in (UNSOLVED, UNKNOWN):
-        assert hy.h1(rows, solved, {}, True, "reverse", "RUN").verdict == hy.NOT_JUDGED
-    assert "0.980" in hy.h1(rows, UNSOLVED, {}, True, "reverse", "RUN").why
-    found = hy.h1(rows, SOLVED, {}, False, "reverse", "RUN")
+        assert hy.h1(rows, solved, {}, True, RUN).verdict == hy.NOT_JUDGED
+    assert "0.980" in hy.h1(rows, UNSOLVED, {}, True, RUN).why
+    found = hy.h1(rows, SOLVED, {}, False, RUN)
     assert found.verdict == hy.NOT_JUDGED
     assert "no MLP" in found.why
 
 
 def test_h1_marks_what_fails_the_controls() -> None:
     failing = {"sparsity/model/dip": "gap -0.1"}
-    found = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, failing, True, "reverse", "RUN")
+    found = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, failing, True, RUN)
     assert [one.failing for one in found.evidence] == [False, True, False]
     assert [one.why for one in found.evidence] == ["", "fails the task's controls: gap -0.1", ""]
     assert "of compiling, not of this program" in found.why
-    unknown = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, None, True, "reverse", "RUN")
+    unknown = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, None, True, RUN)
     assert [one.command for one in unknown.lacking] == ["algomatch controls task=reverse"]
 
 
@@ -101,7 +104,7 @@ def h2(
     solved: Solved = SOLVED,
     failing: dict[str, str] | None = {},  # noqa: B006
 ) -> Hypothesis:
-    return hy.h2(rows, solved, failing, circuit, 300, "reverse", "runs/RUN")
+    return hy.h2(rows, solved, failing, circuit, 300, RUN)
 
 
 def test_h2_is_supported_where_all_comparisons_are_beyond_their_controls() -> None:
@@ -135,7 +138,7 @@ def test_h2_is_undecided_by_attention_alone_or_by_another_checkpoints_circuit() 
     for step in (200, None):
         assert h2(circuit=replace(CIRCUIT, step=step)).verdict == hy.UNDECIDED
     assert h2(rows=[], circuit=None).verdict == hy.NOT_MEASURED
-    none = hy.h2(OVERLAP, SOLVED, {}, None, 300, "reverse", "RUN", searched=True)
+    none = hy.h2(OVERLAP, SOLVED, {}, None, 300, RUN, searched=True)
     assert none.verdict == hy.UNDECIDED
     assert "none is surely faithful" in none.why
     assert not none.lacking
@@ -230,7 +233,7 @@ def program(name: str, verdict: str, **more: object) -> ProgramVerdict:
 
 
 def h3(*programs: ProgramVerdict, solved: Solved = SOLVED, rows: object = ()) -> Hypothesis:
-    return hy.h3(list(rows), solved, programs, 300, "runs/RUN")  # type: ignore[call-overload]
+    return hy.h3(list(rows), solved, programs, 300, RUN)  # type: ignore[call-overload]
 
 
 def test_h3_is_supported_where_one_program_alone_is_followed() -> None:
@@ -245,10 +248,10 @@ def test_h3_is_supported_where_one_program_alone_is_followed() -> None:
 @pytest.mark.parametrize("verdict", [FOLLOWS, DIFFERENT])
 def test_h3_needs_a_verdict_on_every_program_of_the_task(verdict: str) -> None:
     asked = [program("a", verdict), program("b", DIFFERENT)]
-    whole = hy.h3([], SOLVED, asked, 300, "runs/RUN", of_task=("a", "b"))
+    whole = hy.h3([], SOLVED, asked, 300, RUN, of_task=("a", "b"))
     assert whole.verdict == (hy.SUPPORTED if verdict == FOLLOWS else hy.NOT_SUPPORTED)
     assert not whole.lacking
-    part = hy.h3([], SOLVED, asked, 300, "runs/RUN", of_task=("a", "b", "c"))
+    part = hy.h3([], SOLVED, asked, 300, RUN, of_task=("a", "b", "c"))
     assert part.verdict == hy.UNDECIDED
     assert "c was not asked" in part.why
     assert [one.command for one in part.lacking] == ["algomatch match runs/RUN"]
