@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command_line import CONTROLS_MODEL, parser
+from .command_line import CONTROLS_MODEL, joined, parser
 from .errors import FaultError, Interrupted, UserError, one_of, reported
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ ENCODER = (  # what one is
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 for a fault, 2 for a user's mistake."""
     whole = parser()
-    options, rest = whole.parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options, rest = whole.parse_known_args(joined(given))
     from rich.console import Console  # --help and --version do without
 
     commands = {

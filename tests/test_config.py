@@ -21,6 +21,7 @@ from algomatch.config import (
     Config,
     compose,
     configs_dir,
+    flattened,
     from_mapping,
     group_names,
     read_yaml,
@@ -86,7 +87,7 @@ def test_the_stronger_layer_wins(
 def test_train_yaml_is_over_the_schema(tmp_path: Path) -> None:
     package = tmp_path / "algomatch"
     shutil.copytree(configs_dir(), package / "configs")
-    for name in ("__init__.py", "errors.py", "config.py"):
+    for name in ("__init__.py", "errors.py", "values.py", "config.py"):
         shutil.copy(Path(algomatch.config.__file__).parent / name, package / name)
     root = package / "configs" / "train.yaml"
     text = root.read_text()
@@ -171,7 +172,7 @@ def recorded(config: Config, folder: Path) -> list[Config]:
         [],
         *([f"{group}={name}"] for group, name in SHIPPED),
         ["task.vocabulary=['1', 'null', 'yes', '', '~', '1e3', 'a: b', ' ', '#', \"it's\"]"],
-        ["task.vocabulary=[0, 1, 2.5, true, é]"],
+        ["task.vocabulary=[0, 1, 2.5, no, é]"],
         ["task.held_out_lengths=[1,3]", "tracking.tags=[x,'1']", "run_dir=runs/a b"],
         ["task.causal=true", "task.tolerance=0.125", "task.restrict=unique"],
         ["task.alternatives=[]", "task.allow_inexact=true", "task.causal=false"],
@@ -224,7 +225,7 @@ def test_numbers_read_back_to_the_last_bit(
         ("model.heads=3", ["'model.heads'", "'n_heads'?", "valid keys of model: act_fn, attn_on"]),
         ("task..name=x", ["unknown key 'task.'", "valid keys of task: allow_inexact, alt"]),
         (".=1", ["unknown key ''", "valid keys: analysis"]),
-        ("a[0]=1", ["unknown key 'a'", "valid keys: analysis"]),
+        ("a[0]=1", ["unknown key 'a[0]'", "valid keys: analysis"]),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_and_the_valid_ones(
@@ -379,38 +380,63 @@ def test_values_on_the_bound_are_taken(overrides: list[str]) -> None:
     compose(overrides)
 
 
-@pytest.mark.parametrize(
-    ("override", "key"),
-    [
-        ("seed=1.5", "seed"),
-        ("seed=true", "seed"),
-        ("seed=abc", "seed"),
-        ("seed=null", "seed"),
-        ("seed==1", "seed"),
-        ("model.d_model=1e2", "model.d_model"),
-        ("model.attn_only=maybe", "model.attn_only"),
-        ("trainer.max_steps=null", "trainer.max_steps"),
-        ("trainer.learning_rate=fast", "trainer.learning_rate"),
-        ("trainer.learning_rate=[1]", "trainer.learning_rate"),
-        ("task.vocabulary=abc", "task.vocabulary"),
-        ("task.vocabulary=['???',a]", "task.vocabulary[0]"),
-        ("task.held_out_lengths=null", "task.held_out_lengths"),
-        ("task.held_out_lengths=[a]", "task.held_out_lengths[0]"),
-        ("analysis.measures=accuracy", "analysis.measures"),
-        ("runs_dir=null", "runs_dir"),
-        ("run_dir=[1]", "run_dir"),
-        ("task.tolerance=small", "task.tolerance"),
-        ("task.causal=maybe", "task.causal"),
-        ("task.allow_inexact=null", "task.allow_inexact"),
-        ("task.alternatives=sort", "task.alternatives"),
-        ("task.restrict=[unique]", "task.restrict"),
-    ],
-)
-def test_a_value_of_the_wrong_type_is_refused_with_its_key(override: str, key: str) -> None:
+WHOLE = "must be a whole number"
+KINDS = {
+    "seed=1.5": f"seed=1.5 {WHOLE} (it seeds initialisation and batches)",
+    "seed=true": f"seed=true {WHOLE} (it",
+    "seed=abc": f"seed=abc {WHOLE} (it",
+    "seed=null": f"seed=null {WHOLE} (it",
+    "seed==1": f"seed==1 {WHOLE} (it",
+    "seed=12:30": f"seed=12:30 {WHOLE} (it",
+    "model.d_model=1e2": f"model.d_model=1e2 {WHOLE} (dimensions of the residual stream)",
+    "model.d_head=wide": f"model.d_head=wide {WHOLE} (dimensions of a head), or null",
+    "model.n_heads=": f"model.n_heads=null {WHOLE} (attention heads of a block)",
+    "model.attn_only=maybe": "model.attn_only=maybe must be true or false",
+    "model.attn_only=2": "model.attn_only=2 must be true or false",
+    "model.attn_only=[true]": "model.attn_only=[true] must be true or false",
+    "trainer.max_steps=null": f"trainer.max_steps=null {WHOLE} (training steps)",
+    "trainer.checkpoints=[1,10,100]": f"trainer.checkpoints=[1, 10, 100] {WHOLE} (how many "
+    "checkpoints are kept besides step 0)",
+    "trainer.learning_rate=fast": "trainer.learning_rate=fast must be a number",
+    "trainer.learning_rate=[1]": "trainer.learning_rate=[1] must be a number",
+    "trainer.learning_rate=true": "trainer.learning_rate=true must be a number",
+    "task.vocabulary=abc": "task.vocabulary=abc must be a list, as in 'task.vocabulary=[abc]', or "
+    "null",
+    "task.held_out_lengths=null": "task.held_out_lengths=null must be a list, as in "
+    "'task.held_out_lengths=[1,2]'",
+    "task.held_out_lengths=3": "task.held_out_lengths=3 must be a list, as in "
+    "'task.held_out_lengths=[3]'",
+    "task.held_out_lengths=[1,a]": f"task.held_out_lengths[1]=a {WHOLE}",
+    "task.held_out_lengths=[[1]]": f"task.held_out_lengths[0]=[1] {WHOLE}",
+    "analysis.measures=accuracy": "analysis.measures=accuracy must be a list, as in "
+    "'analysis.measures=[accuracy]'",
+    "runs_dir=null": "runs_dir=null must be a text: quote it, 'null' (in a shell "
+    "\"runs_dir='null'\")",
+    "run_dir=[1]": "run_dir=[1] must be a text, or null",
+    "tracking.tags=[[a]]": "tracking.tags[0]=[a] must be a text",
+    "task.tolerance=small": "task.tolerance=small must be a number, or null",
+    "task.causal=maybe": "task.causal=maybe must be true or false, or null",
+    "task.allow_inexact=null": "task.allow_inexact=null must be true or false",
+    "task.alternatives=sort": "task.alternatives=sort must be a list, as in "
+    "'task.alternatives=[sort]', or null",
+    "task.restrict=[unique]": "task.restrict=[unique] must be a text, or null",
+}
+
+
+@pytest.mark.parametrize("override", KINDS)
+def test_a_value_of_the_wrong_kind_is_refused_with_key_value_and_rule(override: str) -> None:
     with pytest.raises(UserError) as caught:
         compose([override])
-    assert str(caught.value).startswith(f"{key}: ")
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(KINDS[override])
+    assert KINDS[override].endswith("(it") or message == KINDS[override]
+
+
+def test_every_whole_number_says_what_it_counts() -> None:
+    for key, value in flattened(compose()).items():
+        if type(value) is int or key.endswith(("_length", "d_head", "d_mlp")):
+            with pytest.raises(UserError, match=rf"^{key}=many must be a whole number \(\w.+\)"):
+                compose([f"{key}=many"])
 
 
 @pytest.mark.parametrize(
@@ -506,7 +532,7 @@ def test_yaml_makes_no_objects_and_runs_nothing(tmp_path: Path, way: str) -> Non
         ({"sed": 1}, "unknown key 'sed' (config.yaml): did you mean 'seed'?"),
         ({"model": {"heads": 1}}, "unknown key 'model.heads' (config.yaml): did you mean"),
         ({"model": "4L"}, "'model' (config.yaml) must hold keys, not '4L'"),
-        ({"seed": "x"}, "seed: "),
+        ({"seed": "x"}, "seed=x must be a whole number"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"trainer": {"learning_rate": math.nan}}, "trainer.learning_rate=nan must be at least 0"),
     ],
