@@ -23,7 +23,7 @@ EPILOG = """examples:
   algomatch tasks sort
   algomatch controls task=sort
   algomatch workspace my-team/algomatch
-  algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
+  algomatch train task=my_program.py:make_my_program 'task.vocabulary=[0,1,2]' task.max_length=6
 """
 
 OPENED = re.compile(r"[a-z][\w.]*=\s*[\[{]")  # an argument that begins a list

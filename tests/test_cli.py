@@ -293,7 +293,10 @@ CHOICES = "valid: is_nothing, is_short, make_for, make_inf"
         ),
         (
             "task=own.py:make_odd task.vocabulary=null",
-            ["task 'own.odd' needs its vocabulary, as in task.vocabulary=[0,1,2]", "own.yaml besi"],
+            [
+                "task 'own.odd' needs its vocabulary, as in 'task.vocabulary=[0,1,2]'",
+                "own.yaml besi",
+            ],
         ),
         ("task=own.py:make_odd task.alternatives=[make_ood]", ["'make_ood': did you mean 'make_"]),
         ("task=reverse task.alternatives=[sorted]", ["unknown program 'sorted' (task.alternativ"]),
