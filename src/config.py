@@ -20,7 +20,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from .errors import FaultError, UserError, first_line, one_of
-from .values import is_null, read_text, resolved, tokens, typed, unclosed, write_text
+from .values import is_null, read_text, resolved, shown, tokens, typed, unclosed, write_text
 
 GROUPS = ("task", "model", "analysis", "tracking")
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
@@ -37,6 +37,8 @@ UNREACHABLE = ("offline", "stop")
 # What changes neither a run's weights nor its numbers (but for rounding on an accelerator).
 FREE_SETTINGS = ("run_dir", "runs_dir", "tracking", "trainer.accelerator")
 GROUP_LENGTH = 120  # W&B takes 128 characters
+NAME_LENGTH = 84  # of a run without its seed: an id has more
+VALUE_LENGTH = 24  # of a value in a name
 
 
 def _counting(default: int | None, what: str) -> Any:
@@ -289,6 +291,8 @@ def departures(config: Config) -> dict[str, Any]:
         preset = root["trainer"] if group == "trainer" else {}
         if group != "trainer" and own.name in group_names(group):
             preset = shipped(f"{group}/{own.name}")
+        elif group == "model":  # of a file that is gone: nothing is known that it departs from
+            continue
         usual = dataclasses.asdict(schema) | preset
         for key, value in dataclasses.asdict(own).items():
             if value != usual[key] and f"{group}.{key}" != "trainer.accelerator":
@@ -297,12 +301,17 @@ def departures(config: Config) -> dict[str, Any]:
 
 
 def run_name(config: Config) -> str:
-    """Return task, architecture and seed, as runs are called.
+    """Return task, architecture and seed, as runs are called; safe in a path and in a shell.
+
+    What departs from the task and the model that are named is in it, each setting after the name
+    that it departs from.
 
     >>> run_name(compose(["task=sort", "model=1L", "model.normalization=none", "seed=3"]))
     'sort-1L-noLN-seed3'
+    >>> run_name(compose(["task.vocabulary=[a,b]", "model.n_layers=3", "model.d_mlp=null"]))
+    'reverse-vocabulary.a.b-2L_attn_only-n_layers3-seed0'
     """
-    return f"{_architecture(config)}-seed{config.seed}"
+    return f"{_cut(_trained(config), NAME_LENGTH)}-seed{config.seed}"
 
 
 def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
@@ -311,25 +320,97 @@ def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
     Settings may be left out, by their dotted keys.
 
     >>> group_name(compose(["task=sort", "model=1L", "trainer.learning_rate=0.01", "seed=3"]))
-    'sort-1L learning_rate=0.01'
+    'sort-1L-learning_rate0.01'
     """
-    left = {"model.normalization", *leaving_out}  # the architecture says it
-    own = {key: value for key, value in departures(config).items() if key not in left}
-    parts = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in own.items()]
-    name = " ".join((_architecture(config), *parts))
-    if len(name) <= GROUP_LENGTH:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name[: GROUP_LENGTH - 9]} {digest}"
+    return _cut("-".join((_trained(config, leaving_out), *_parts(config, "trainer", leaving_out))),
+                GROUP_LENGTH)  # fmt: skip
+
+
+def model_title(config: Config) -> str:
+    """Return the architecture as titles have it, with what departs from its file.
+
+    >>> model_title(compose(["model.n_layers=3", "model.act_fn=gelu"]))
+    '2L_attn_only with n_layers 3, act_fn gelu'
+    """
+    return _titled(config, "model")
+
+
+def task_title(config: Config) -> str:
+    """Return the task as titles have it, with what departs from the one that is named.
+
+    >>> task_title(compose(["task=sort", "task.max_length=4", "task.vocabulary=[1,2]"]))
+    'sort with vocabulary [1, 2], max_length 4'
+    """
+    return _titled(config, "task")
+
+
+def run_title(config: Config, doing: str) -> str:
+    """Return what was trained on what, from which seed, as titles have it.
+
+    >>> run_title(compose(["model.n_layers=3"]), "on")
+    '2L_attn_only with n_layers 3 on reverse, seed 0'
+    """
+    return f"{model_title(config)} {doing} {task_title(config)}, seed {config.seed}"
+
+
+def _titled(config: Config, group: str) -> str:
+    name, own = getattr(config, group).name, _own(config, group)
+    words = [
+        "no LayerNorm" if (key, value) == ("normalization", "none") else f"{key} {shown(value)}"
+        for key, value in own.items()
+    ]
+    return f"{name} with {', '.join(words)}" if words else str(name)
+
+
+def _own(config: Config, group: str) -> dict[str, Any]:
+    """Return what departs in a group from what it names, by the fields' own names.
+
+    Other programs that a task is told apart from, and its tolerance of an inexact reference, are
+    left out: they change nothing of what is trained.
+    """
+    pairs = (key.split(".") for key in departures(config))
+    return {
+        name: getattr(getattr(config, group), name)
+        for of, name in pairs
+        if of == group and name not in ("alternatives", "allow_inexact")
+    }
+
+
+def _trained(config: Config, leaving_out: Collection[str] = ()) -> str:
+    """Return task and architecture, each with what departs from it."""
+    mark = [] if config.model.normalization == "LN" else ["noLN"]
+    left = {"model.normalization", *leaving_out}  # the mark says it
+    return "-".join((
+        config.task.name, *_parts(config, "task", left), config.model.name, *mark,
+        *_parts(config, "model", left),
+    ))  # fmt: skip
+
+
+def _parts(config: Config, group: str, leaving_out: Collection[str]) -> list[str]:
+    own = _own(config, group).items()
+    return [f"{key}{_short(value)}" for key, value in own if f"{group}.{key}" not in leaving_out]
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Return a value in letters that every shell, file system and server takes.
+
+    >>> _short(3), _short("gelu"), _short(["a", "b"]), _short(["a b", "c"])
+    ('3', '.gelu', '.a.b', '.ab.c.0201b139')
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = f"{value:.10g}" if number else shown(value)
+    text = ".".join(map(str, value)) if isinstance(value, list) else whole
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "", text)[:VALUE_LENGTH]
+    digest = "" if safe == text and text else f".{_digest(whole)}"
+    return f"{'' if safe[:1].isdecimal() else '.'}{safe}{digest}"
 
 
-def _architecture(config: Config) -> str:
-    mark = "" if config.model.normalization == "LN" else "-noLN"
-    return f"{config.task.name}-{config.model.name}{mark}"
+def _cut(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 9]}-{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def to_mapping(config: Config) -> dict[str, Any]:

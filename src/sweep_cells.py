@@ -117,13 +117,19 @@ def plan(
     for number, settings in planned if index is None else [planned[index]]:
         config = compose(overrides, given=settings, source=f"cell {number} of {path}")
         folder = folder or Path(config.runs_dir) / file.name
-        config.run_dir = str(folder / f"{number:04d}-{run_name(config)}")
+        config.run_dir = str(_begun(folder, number) or folder / f"{number:04d}-{run_name(config)}")
         if file.name not in config.tracking.tags:
             config.tracking.tags.append(file.name)
         found.append(Cell(number, config))
     _check_folders(found, folder, alone=index is not None)
     assert folder is not None, "a sweep has at least one cell"
     return Sweep(file, folder, tuple(found))
+
+
+def _begun(folder: Path, number: int) -> Path | None:
+    """Return the folder of a cell that was begun, whatever an earlier version called it."""
+    found = sorted(folder.glob(f"{number:04d}-*/run.json"))
+    return found[0].parent if len(found) == 1 else None
 
 
 def _check_folders(cells: Sequence[Cell], folder: Path | None, alone: bool) -> None:

@@ -29,6 +29,7 @@ from .seeds import (
     load_run,
     notes,
 )
+from .tables import say
 
 TABLE, FIGURE = "comparison.csv", "comparison.png"
 COLUMNS = (
@@ -54,8 +55,8 @@ def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group
     for part in by_task(groups):
         console.print(table(part))
         for line in notes(part):
-            console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(LEGEND, markup=False, highlight=False, soft_wrap=True)
+            say(f"! {line}", console)
+    say(LEGEND, console)
     content = io.BytesIO()
     comparison_figure(groups).savefig(content, format="png", dpi=110)
     with faults_named(f"write into '{output}'"):

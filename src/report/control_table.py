@@ -17,6 +17,7 @@ from ..analysis.measurements import Measurement
 from ..analysis.separation import EXACT, Separation, qualifies
 from ..analysis.sparsity import REFERENCE
 from ..analysis.suite import headlines
+from .tables import say
 
 COLUMNS = {  # group: (heading, which of several is shown)
     "reference": ("refer-\nence", min),
@@ -37,14 +38,37 @@ Measured = Sequence[tuple[Control, Sequence[Measurement]]]
 Values = Sequence[tuple[Control, Mapping[str, float]]]
 DESCRIBING = ("ablation/", "sparsity/")
 WIDEST = 200
-LEGEND = """\
-Positives run the program: the compiled reference; in another basis (rotated; by a map of condition
-number 3); heads, neurons and dimensions permuted; noised as hard as it survives; and a learned
-network trained to implement it by interchange (the lowest of several is shown). Negatives do not
-(the highest is shown). Decoys compute the same map by another program, and decide nothing.
-gap: the lowest positive less the highest negative. A measure without a gap does not tell the
-program from other models on this task.
-"""
+SHOWN = {  # what the columns hold
+    "reference": "the compiled reference",
+    "rotated": "in another basis (rotated)",
+    "reparametrised": "in another basis, by a map of condition number 3 (reparametrised)",
+    "permuted": "with heads, neurons and dimensions permuted",
+    "noised": "noised as hard as it survives",
+    "implemented": "a learned network trained to implement it by interchange",
+    "random init": "random inits",
+    "shuffled labels": "trained on shuffled labels",
+    "trained other": "trained on another task",
+    "compiled other": "another task's compiled program",
+}
+KINDS = {
+    POSITIVE: "Positives run the program (the lowest of several is shown): ",
+    NEGATIVE: "Negatives do not (the highest is shown): ",
+}
+
+
+def legend(measured: Measured) -> str:
+    """Return what the controls are that were measured, and what a gap is."""
+    there = {control.kind: dict[str, None]() for control, _ in measured}
+    for control, _ in measured:
+        there[control.kind][SHOWN.get(control.group, control.group)] = None
+    lines = [f"{start}{'; '.join(there[kind])}." for kind, start in KINDS.items() if kind in there]
+    if DECOY in there:
+        lines.append("Decoys compute the same map by another program, and decide nothing.")
+    lines.append(
+        "gap: the lowest positive less the highest negative. A measure without a gap does not tell "
+        "the program from other models on this task.\n"
+    )
+    return "\n".join(lines)
 
 
 def print_controls(
@@ -69,27 +93,23 @@ def print_controls(
             _table("What describes a model, and tests no program", values, list(others), {}),
             console,
         )
-    console.print(LEGEND, soft_wrap=True, highlight=False)
+    say(legend(measured), console)
     for control, rows in measured:
         exact = next((f"exact {row.value:.3f}" for row in rows if row.key == EXACT), "")
         left_out = "" if qualifies(control, rows) else "LEFT OUT: it is not what it is meant to be"
         about = "; ".join(part for part in (exact, notes.get(control.name), left_out) if part)
-        _say(f"{control.kind:8} {control.name}: {about}", console)
+        say(f"{control.kind:8} {control.name}: {about}", console)
     for name in notes:
         if name not in {control.name for control, _ in measured}:
-            _say(f"not made {name}: {notes[name]}", console)
+            say(f"not made {name}: {notes[name]}", console)
     failing = [one for one in found if not one.separates]
-    _say(f"\n{len(found) - len(failing)} of {len(found)} measures separate", console)
+    say(f"\n{len(found) - len(failing)} of {len(found)} measures separate", console)
     for one in failing:
-        _say(
+        say(
             f"\u2717 {_label(one.key)}: {one.negative} {one.highest_negative:.3f} is not below "
             f"{one.positive} {one.lowest_positive:.3f}: {one.why}",
             console,
         )
-
-
-def _say(text: str, console: Console) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_whole(table: Table, console: Console) -> None:

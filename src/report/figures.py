@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from ..analysis.measurements import Measurement
+from ..config import run_title
 from ..files import write_file
 from ..tracking.run_folder import RunFolder
 from .marks import Failing, meaning
@@ -39,10 +40,9 @@ def run_figure(folder: RunFolder, rows: Sequence[Measurement], failing: Failing 
     config = folder.config
     figure = Figure(figsize=SIZE, layout="constrained")
     figure.suptitle(
-        f"{config.model.name} learning {config.task.name}, seed {config.seed}, "
-        f"against the compiled program{inexact_note(rows)}"
+        f"{run_title(config, 'learning')}, against the compiled program{inexact_note(rows)}"
     )
-    figure.supxlabel(meaning(failing, config.task.name), fontsize=8)
+    figure.supxlabel(meaning(failing, config.task.name, (row.key for row in rows)), fontsize=8)
     grid = figure.subplots(-(-len(PANELS) // COLUMNS), COLUMNS)
     for axes, panel in zip(grid.flat, PANELS, strict=True):
         panel(axes, rows, failing)

@@ -19,14 +19,16 @@ def marked(label: str, keys: Iterable[str], failing: Failing) -> str:
     return f"{label} {MARK}" if any(key in (failing or ()) for key in keys) else label
 
 
-def meaning(failing: Failing, task: str) -> str:
+def meaning(failing: Failing, task: str, keys: Iterable[str] | None = None) -> str:
     """Return what the mark says, or how to find out; nothing where every measure separates.
+
+    Of what is shown the measures' keys may be given: nothing where none of them is marked.
 
     >>> meaning({}, "reverse")
     ''
     """
     if failing is None:
         return f"controls not run for this task: `algomatch controls task={task}`"
-    if not failing:
+    if not failing or (keys is not None and not any(key in failing for key in keys)):
         return ""
     return f"{MARK} does not tell the program from other models on this task (algomatch controls)"

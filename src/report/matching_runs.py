@@ -15,6 +15,7 @@ from rich.table import Table
 
 from .page_results import Results, Row, value, whole
 from .seeds import Group, Run
+from .tables import say
 
 HEADER = (
     "task", "group", "seed", "run", "step", "exact", "program", "verdict", "score", "score_low",
@@ -44,7 +45,7 @@ def print_verdicts(groups: Sequence[Group], console: Console) -> None:
             mean = f"{fmean(known):.3f}" if known else "-"
             table.add_row(escape(group.name), str(len(exact)), mean, *cells)
         console.print(table)
-    console.print(LEGEND, markup=False, highlight=False, soft_wrap=True)
+    say(LEGEND, console)
 
 
 def verdicts_csv(groups: Iterable[Group]) -> str:

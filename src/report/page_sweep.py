@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..config import model_title
 from ..data.rasp_text import describe
 from ..data.tasks import make_task
 from ..errors import UserError
@@ -464,7 +465,7 @@ def _runs(groups: Sequence[Group], empty: Iterable[RunFolder]) -> Section:
     for folder in empty:
         config = folder.config
         lines.append([
-            Cell(folder.path.name, code=True), Cell(config.task.name), Cell(config.model.name),
+            Cell(folder.path.name, code=True), Cell(config.task.name), Cell(model_title(config)),
             Cell(str(config.seed), config.seed), Cell("-"), Cell("-"),
             Cell("no checkpoint yet", -1),
         ])  # fmt: skip

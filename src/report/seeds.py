@@ -18,7 +18,7 @@ from ..analysis.emergence import CONTROLS, Summary, summaries
 from ..analysis.measurements import Measurement
 from ..analysis.statistics import t_interval, wilson_interval
 from ..analysis.suite import declared_metrics, headlines
-from ..config import FREE_SETTINGS, Config, flattened
+from ..config import FREE_SETTINGS, Config, departures, flattened, task_title
 from ..errors import UserError
 from ..files import faults_named
 from ..tracking.control_record import failing
@@ -144,10 +144,10 @@ def load_run(folder: RunFolder) -> Run:
 def grouped(runs: Iterable[Run]) -> list[Group]:
     """Return the runs in groups that differ only in seed, by task and then by name.
 
-    A group is named by its model, and by the config keys in which it differs from other groups of
-    the same task and model; by those that are not the task's also where it is only on other tasks
-    that the model's groups differ in them, so that one setting has one name on all tasks. Runs with
-    an inexact reference are groups of their own.
+    A group is named by its model with what departs from it, and by the config keys in which it
+    differs from other groups of the same task and model; by those that are not the task's also
+    where it is only on other tasks that the model's groups differ in them, so that one setting has
+    one name on all tasks. Runs with an inexact reference are groups of their own.
     """
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -164,8 +164,9 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
         shared[base[1]] |= {key for key in telling[base] if _on_any_task(key)}
     groups, there = list[Group](), Counter[tuple[str, str]]()
     for (task, model, exact), several in alike.items():
-        wanted = telling[task, model, exact] | shared[model]
         for members in several:
+            own = {key for key in departures(members[0].config) if key.startswith("model.")}
+            wanted = telling[task, model, exact] | shared[model] | own
             identity = _identity(members[0])
             words = [f"{key}={_shown(identity[key])}" for key in identity if key in wanted]
             mark = [] if exact else ["(inexact reference)"]
@@ -268,11 +269,14 @@ def notes(groups: Sequence[Group]) -> list[str]:
             lines.append(
                 f"{group.name}: the reference is not its program, and neither is the comparison"
             )
+    if len(titles := {task_title(group.runs[0].config) for group in groups}) == 1:
+        (title,) = titles
+        lines += [f"the task is {title}"] * (title != groups[0].task)
     shared = [settings(group) for group in groups]
     others = [key for key in differing_keys(shared) if not key.startswith("model.")]
     if others:
         lines.append(f"the groups differ in more than the model: {', '.join(others)}")
-    said = dict.fromkeys(meaning(group.failing, group.task) for group in groups)
+    said = dict.fromkeys(meaning(one.failing, one.task, one.estimates) for one in groups)
     return [*lines, *(line for line in said if line)]
 
 

@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis.measurements import Measurement
+from ..analysis.rerun import MLP
 from ..analysis.suite import declared_metrics, whole
+from ..config import run_title
 from ..data.inputs import InputSet, smallest_gap
 from ..data.outputs import Numerical
 from ..models.reference import Reference
@@ -26,18 +28,14 @@ from .readings import (
     relabelings,
     uniform_heads,
 )
-from .tables import plain_table
+from .tables import legend_table, plain_table
 
 VALUES_SHOWN = 8
+CONTROL_WORDS = {
+    "_random_init": "untrained models (random init)",
+    "_other_task": "other tasks' compiled programs (other task)",
+}
 SIZES = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp")
-LEGEND = """\
-exact accuracy  share of inputs with the whole output right; control: blind to the tokens
-dCKA            deconfounded CKA with the residual stream: each variable, or site of the
-                reference, at its best site; control: the highest of untrained models (random
-                init) and of other tasks' compiled programs (other task), whichever is higher
-attention       in common with the reference's active heads, each matched with one of the model's
-head L.H        blocks.L.attn.hook_z[H]; attention L, MLP L: blocks.L.hook_attn_out, hook_mlp_out
-"""
 
 
 def print_summary(
@@ -52,9 +50,10 @@ def print_summary(
         UserError: the run's checkpoints are gone.
     """
     rows, config = folder.last_rows(), folder.config
-    title = f"{config.model.name} on {config.task.name}, seed {config.seed}, step {rows[0].step}"
+    title = f"{run_title(config, 'on')}, step {rows[0].step}"
     console.print(summary_table(rows, title, failing, config.task.name))
-    console.print(LEGEND, soft_wrap=True, highlight=False)
+    console.print(legend(rows), highlight=False)
+    console.print()
     lines = [
         f"measurements   {folder.path / 'measurements.csv'}",
         f"checkpoints    {folder.path / 'checkpoints'}",
@@ -64,6 +63,43 @@ def print_summary(
         lines.insert(0, f"figure         {folder.figure_path}")
     lines += _wandb_lines(folder, wandb_log)
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def legend(rows: Rows) -> Table:
+    """Return what the words of a summary of these rows mean."""
+    measures = {row.measure for row in rows}
+
+    def there(start: str) -> bool:
+        return any(measure.startswith(start) for measure in measures)
+
+    lines = []
+    if there("accuracy/exact"):
+        blind = "; control: blind to the tokens" * there("accuracy/blind_exact")
+        lines.append(("exact accuracy", f"share of inputs with the whole output right{blind}"))
+    if there("similarity/"):
+        kinds = [
+            words for ending, words in CONTROL_WORDS.items()
+            if any(measure.endswith(ending) for measure in measures)
+        ]  # fmt: skip
+        highest = f"; control: the highest of {' and of '.join(kinds)}" if kinds else ""
+        both = ", whichever is higher" * (len(kinds) > 1)
+        lines.append((
+            "dCKA", "deconfounded CKA with the residual stream: each variable, or site of the "
+            f"reference, at its best site{highest}{both}",
+        ))  # fmt: skip
+    if there("attention/matched_overlap"):
+        lines.append((
+            "attention", "in common with the reference's active heads, each matched with one of "
+            "the model's",
+        ))  # fmt: skip
+    deleted = there("ablation/")
+    if deleted or there("attention/matched_overlap"):
+        lines.append(("head L.H", "blocks.L.attn.hook_z[H]"))
+    if deleted:
+        lines.append(("attention L", "blocks.L.hook_attn_out"))
+        if any(row.subject.endswith(MLP) for row in rows if row.measure.startswith("ablation/")):
+            lines.append(("MLP L", "blocks.L.hook_mlp_out"))
+    return legend_table(lines)
 
 
 def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]:
@@ -152,7 +188,7 @@ def summary_table(
     parts += deletion(rows, failing)
     if (neurons := _neurons(rows, failing)) is not None:
         parts.append(neurons)
-    if said := meaning(failing, task):
+    if said := meaning(failing, task, (row.key for row in rows)):
         parts.append(Text(said))
     return Group(*parts)
 
@@ -229,7 +265,10 @@ def _compared(rows: Rows, label: str, subjects: list[str], row: Measurement) -> 
 
 
 def _neurons(rows: Rows, failing: Failing) -> Table | None:
-    """Return the model's figures, the reference's, and the difference that H1 speaks of."""
+    """Return the model's figures, the reference's, and the difference that H1 speaks of.
+
+    Nothing where the model has no MLP neurons that were measured.
+    """
     table = plain_table(
         "MLP neurons", "model", "95% interval", "reference", "reference less model (H1)",
         "95% interval",
@@ -238,7 +277,7 @@ def _neurons(rows: Rows, failing: Failing) -> Table | None:
         found = of(rows, f"sparsity/{name}")
         each = [found.get("model"), found.get("reference:model"),
                 of(rows, f"sparsity/h1_{name}").get("model")]  # fmt: skip
-        if not any(each):
+        if each[0] is None:
             continue
         keys = [f"sparsity/model/{name}", f"sparsity/model/h1_{name}"]
         model, reference, h1 = each
@@ -297,6 +336,6 @@ def full_table(
                 "length; `--output FILE` has them"
             )
         )
-    if said := meaning(failing, task):
+    if said := meaning(failing, task, (row.key for row in shown)):
         parts.append(Text(said))
     return Group(*parts)
