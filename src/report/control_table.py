@@ -37,7 +37,7 @@ COLOURS = {POSITIVE: "#0072b2", NEGATIVE: "#d55e00", DECOY: "#888888"}
 Measured = Sequence[tuple[Control, Sequence[Measurement]]]
 Values = Sequence[tuple[Control, Mapping[str, float]]]
 DESCRIBING = ("ablation/", "sparsity/")
-WIDEST = 200
+GAP = "gap"  # the column of verdicts
 SHOWN = {  # what the columns hold
     "reference": "the compiled reference",
     "rotated": "in another basis (rotated)",
@@ -87,12 +87,10 @@ def print_controls(
         for key in held
         if key not in judged and key.startswith(DESCRIBING)
     )
-    _print_whole(_table(title, values, list(judged), judged), console)
+    _print_table(title, values, list(judged), judged, console)
     if others:
-        _print_whole(
-            _table("What describes a model, and tests no program", values, list(others), {}),
-            console,
-        )
+        about = "What describes a model, and tests no program"
+        _print_table(about, values, list(others), {}, console)
     say(legend(measured), console)
     for control, rows in measured:
         exact = next((f"exact {row.value:.3f}" for row in rows if row.key == EXACT), "")
@@ -112,15 +110,26 @@ def print_controls(
         )
 
 
-def _print_whole(table: Table, console: Console) -> None:
-    """Print a table as wide as it is: a narrow terminal wraps its lines, and no column is lost."""
-    before = console.width
-    console.width = WIDEST
-    console.width = max(before, Width.get(console, console.options, table).maximum)
-    try:
-        console.print(table)
-    finally:
-        console.width = before
+def _print_table(
+    title: str,
+    values: Values,
+    keys: Sequence[str],
+    verdicts: Mapping[str, Separation],
+    console: Console,
+) -> None:
+    """Print a table, in as many parts as a narrow terminal needs: no column is lost."""
+    there = {control.group for control, _ in values}
+    free = console.options.update(max_width=1000)
+    columns = [*(group for group in COLUMNS if group in there), *[GAP] * bool(verdicts)]
+    while columns:
+        count = len(columns)
+        while True:
+            part = _table(title, values, keys, columns[:count], verdicts)
+            if count == 1 or Width.get(console, free, part).maximum <= console.width:
+                break
+            count -= 1
+        console.print(part)
+        columns = columns[count:]
 
 
 def _values(measured: Measured) -> Values:
@@ -139,26 +148,28 @@ def _values(measured: Measured) -> Values:
 
 
 def _table(
-    title: str, values: Values, keys: Sequence[str], verdicts: Mapping[str, Separation]
+    title: str,
+    values: Values,
+    keys: Sequence[str],
+    columns: Sequence[str],
+    verdicts: Mapping[str, Separation],
 ) -> Table:
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("measure", no_wrap=True)
-    groups = [g for g in COLUMNS if any(control.group == g for control, _ in values)]
-    for group in groups:
-        table.add_column(COLUMNS[group][0], justify="right", no_wrap=True)
-    if verdicts:
-        table.add_column("gap", justify="right", no_wrap=True)
+    table.add_column("measure", overflow="fold")
+    for column in columns:
+        heading = column if column == GAP else COLUMNS[column][0]
+        table.add_column(heading, justify="right", no_wrap=True)
+    if GAP in columns:
         table.add_column("", no_wrap=True)
     for key in keys:
         cells = []
-        for group in groups:
-            there = [
-                held[key] for control, held in values if control.group == group and key in held
-            ]
-            cells.append(f"{COLUMNS[group][1](there):.2f}" if there else "-")
-        if key in verdicts:
-            one = verdicts[key]
-            cells += [f"{one.gap:+.3f}", "separates" if one.separates else "\u2717 fails"]
+        for column in columns:
+            if column == GAP:
+                one = verdicts[key]
+                cells += [f"{one.gap:+.3f}", "separates" if one.separates else "\u2717 fails"]
+                continue
+            held = [row[key] for control, row in values if control.group == column and key in row]
+            cells.append(f"{COLUMNS[column][1](held):.2f}" if held else "-")
         table.add_row(escape(_label(key)), *cells)
     return table
 

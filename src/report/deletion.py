@@ -34,7 +34,7 @@ def legend(kinds: Sequence[str]) -> str:
     """
     return (
         "change of exact accuracy in percentage points, ± to the farther end of its 95% interval, "
-        f"if replaced by {', or by '.join(WORDS[kind] for kind in kinds)}"
+        f"if replaced by {', by '.join(WORDS[kind] for kind in kinds)}"
     )
 
 

@@ -185,7 +185,7 @@ def test_every_headline_of_the_last_checkpoint_has_its_mean_and_interval(
         finals = [last_rows(runs / f"{model}-{seed}") for seed in SEEDS]
         for key, row in finals[0].items():
             values = [final[key].value for final in finals]
-            line = table[f"reverse {model}", key]
+            line = table[f"reverse {model} {SHAPE}", key]
             half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / math.sqrt(3)
             shown = [float(line[name]) for name in ("mean", "ci_low", "ci_high")]
             mean = np.mean(values)
@@ -208,16 +208,16 @@ def test_emergence_is_how_many_emerged_and_the_mean_step_of_those(
         ]
         for key, one in by_run[0].items():
             if one.threshold is None:
-                assert (f"reverse {model}", f"emerged/{key}") not in table
+                assert (f"reverse {model} {SHAPE}", f"emerged/{key}") not in table
                 continue
             steps = [run[key].emergence_step for run in by_run]
             emerged = [step for step in steps if step is not None]
-            line = table[f"reverse {model}", f"emerged/{key}"]
+            line = table[f"reverse {model} {SHAPE}", f"emerged/{key}"]
             assert float(line["mean"]) == pytest.approx(len(emerged) / 3)
             interval = wilson_interval(len(emerged) / 3, 3)
             assert [float(line["ci_low"]), float(line["ci_high"])] == pytest.approx(interval)
             assert int(line["n"]) == 3
-            at = table.get((f"reverse {model}", f"emergence_step/{key}"))
+            at = table.get((f"reverse {model} {SHAPE}", f"emergence_step/{key}"))
             assert (at is None) == (not emerged)
             if at is not None:
                 assert float(at["mean"]) == pytest.approx(np.mean(emerged))
@@ -338,9 +338,11 @@ def test_the_figure_shows_every_seed_and_every_family(runs: Path, whole: tuple[s
     legend = curve.get_legend()
     assert legend is not None
     labels = [str(text.get_text()) for text in legend.get_texts()]
-    assert labels == [*MODELS, "blind to the tokens"]
+    assert labels == [*(f"{model} {SHAPE}" for model in MODELS), "blind to the tokens"]
     ticks = [text.get_text() for text in accuracy.get_xticklabels()]
-    assert ticks == [f"{model}\n3 seeds" for model in MODELS]
+    assert [" ".join(tick.split()) for tick in ticks] == [
+        f"{model} {SHAPE} 3 seeds" for model in MODELS
+    ]
 
 
 def test_every_family_has_curves_where_there_are_too_many_to_draw(runs: Path) -> None:
