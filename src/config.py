@@ -38,6 +38,7 @@ UNREACHABLE = ("offline", "stop")
 FREE_SETTINGS = ("run_dir", "runs_dir", "tracking", "trainer.accelerator")
 GROUP_LENGTH = 120  # W&B takes 128 characters
 NAME_LENGTH = 84  # of a run without its seed: an id has more
+TITLE_LENGTH = 40  # of a value in a title
 VALUE_LENGTH = 24  # of a value in a name
 
 
@@ -300,18 +301,19 @@ def departures(config: Config) -> dict[str, Any]:
     return found
 
 
-def run_name(config: Config) -> str:
+def run_name(config: Config, whole: bool = True) -> str:
     """Return task, architecture and seed, as runs are called; safe in a path and in a shell.
 
     What departs from the task and the model that are named is in it, each setting after the name
-    that it departs from.
+    that it departs from; unless it is not to be `whole`, as earlier versions called runs.
 
     >>> run_name(compose(["task=sort", "model=1L", "model.normalization=none", "seed=3"]))
     'sort-1L-noLN-seed3'
     >>> run_name(compose(["task.vocabulary=[a,b]", "model.n_layers=3", "model.d_mlp=null"]))
     'reverse-vocabulary.a.b-2L_attn_only-n_layers3-seed0'
     """
-    return f"{_cut(_trained(config), NAME_LENGTH)}-seed{config.seed}"
+    left_out = () if whole else tuple(departures(config))
+    return f"{_cut(_trained(config, left_out), NAME_LENGTH)}-seed{config.seed}"
 
 
 def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
@@ -356,10 +358,15 @@ def run_title(config: Config, doing: str) -> str:
 def _titled(config: Config, group: str) -> str:
     name, own = getattr(config, group).name, _own(config, group)
     words = [
-        "no LayerNorm" if (key, value) == ("normalization", "none") else f"{key} {shown(value)}"
+        "no LayerNorm" if (key, value) == ("normalization", "none") else f"{key} {_brief(value)}"
         for key, value in own.items()
     ]
     return f"{name} with {', '.join(words)}" if words else str(name)
+
+
+def _brief(value: Any) -> str:
+    text = shown(value)
+    return text if len(text) <= TITLE_LENGTH else f"{text[: TITLE_LENGTH - 3]}..."
 
 
 def _own(config: Config, group: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,11 @@ from algomatch.config import (
     configs_dir,
     flattened,
     from_mapping,
+    group_name,
     group_names,
     read_yaml,
+    run_name,
+    run_title,
     to_mapping,
     to_yaml,
 )
@@ -650,3 +654,62 @@ def test_the_new_keys_leave_everything_open_unless_they_are_given() -> None:
     assert task.allow_inexact is False
     task = compose(["task.causal=true", "task.alternatives=[]", "task.tolerance=1e-3"]).task
     assert (task.causal, task.alternatives, task.tolerance) == (True, [], 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "title"),
+    [
+        ([], "reverse-2L_attn_only-seed0", "2L_attn_only on reverse, seed 0"),
+        (
+            ["model.n_layers=3", "seed=4"],
+            "reverse-2L_attn_only-n_layers3-seed4",
+            "2L_attn_only with n_layers 3 on reverse, seed 4",
+        ),
+        (
+            ["model=4L", "model.normalization=none", "model.act_fn=gelu", "model.d_mlp=8"],
+            "reverse-4L-noLN-d_mlp8-act_fn.gelu-seed0",
+            "4L with d_mlp 8, act_fn gelu, no LayerNorm on reverse, seed 0",
+        ),
+        (
+            ["model.attn_only=false", "model.d_head=5"],
+            "reverse-2L_attn_only-attn_only.false-d_head5-seed0",
+            "2L_attn_only with attn_only false, d_head 5 on reverse, seed 0",
+        ),
+        (
+            ["task=sort", "task.vocabulary=[3,4]", "task.held_out=0.25", "task.alternatives=[]"],
+            "sort-vocabulary3.4-held_out0.25-2L_attn_only-seed0",
+            "2L_attn_only on sort with vocabulary [3, 4], held_out 0.25, seed 0",
+        ),
+        (
+            ["task.held_out_lengths=[2,3]", "trainer.max_steps=7", "analysis.solved=0.5"],
+            "reverse-held_out_lengths2.3-2L_attn_only-seed0",
+            "2L_attn_only on reverse with held_out_lengths [2, 3], seed 0",
+        ),
+    ],
+)
+def test_a_run_is_named_by_what_was_trained(overrides: list[str], name: str, title: str) -> None:
+    config = compose(overrides)
+    assert run_name(config) == name
+    assert run_title(config, "on") == title
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    vocabulary=st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.integers(),
+                        min_size=2),
+    n_layers=st.integers(1, 9),
+    learning_rate=st.floats(0, 1),
+)  # fmt: skip
+def test_names_are_short_safe_and_of_one_setting(
+    vocabulary: list[Any], n_layers: int, learning_rate: float
+) -> None:
+    config = compose(["model=4L"])
+    config.task.vocabulary, config.model.n_layers = vocabulary, n_layers
+    config.trainer.learning_rate = learning_rate
+    for name in (run_name(config), group_name(config)):
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)  # as W&B's artifacts and every shell take it
+        assert len(name) <= 120
+    one, another = run_name(config), group_name(config)
+    config.task.vocabulary = [*vocabulary, "?"]
+    assert run_name(config) != one
+    assert group_name(config) != another

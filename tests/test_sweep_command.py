@@ -118,6 +118,18 @@ def test_runs_of_other_settings_are_not_shown_as_those_of_a_sweep(tmp_path: Path
     assert len(plan(file, SETTINGS, folder, count=2).cells) == 2  # of one sweep but for the count
 
 
+def test_a_sweep_goes_on_in_the_folders_of_an_earlier_version(tmp_path: Path) -> None:
+    first, file, folder = begun(tmp_path), tmp_path / "both.yaml", tmp_path / "runs"
+    assert first.name == f"0000-{NAME}-seed0"
+    run_id = RunFolder.open(first).id
+    earlier = first.rename(first.with_name("0000-reverse-1L-seed0"))
+    cells = plan(file, SETTINGS, folder).cells
+    assert [cell.folder.name for cell in cells[:2]] == [
+        earlier.name, f"0001-{NAME.replace('1L', '1L_attn_only')}-seed0"
+    ]  # fmt: skip
+    assert RunFolder.open(cells[0].folder).id == run_id
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(2 * TIMEOUT)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -99,7 +99,7 @@ def table(groups: Sequence[Group]) -> Table:
     )
     found.add_column("over seeds", no_wrap=True)
     for group in groups:
-        found.add_column(escape(group.name), justify="right")
+        found.add_column(escape(group.name), justify="right", overflow="fold")
     for family in FAMILIES:
         lines = list(_lines(family, groups))
         if lines:

@@ -17,6 +17,7 @@ from ..analysis.measurements import Measurement
 from ..analysis.separation import EXACT, Separation, qualifies
 from ..analysis.sparsity import REFERENCE
 from ..analysis.suite import headlines
+from .readings import drawable
 from .tables import say
 
 COLUMNS = {  # group: (heading, which of several is shown)
@@ -213,7 +214,8 @@ def controls_figure(title: str, measured: Measured, found: Sequence[Separation])
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     for tick, one in zip(axes.get_yticklabels(), reversed(found), strict=True):
         tick.set_color("black" if one.separates else "0.55")
-    axes.set_title(f"{title}: green is the gap between positives and negatives")
+    words = f"{drawable(title)}: green is the gap between positives and negatives"
+    axes.set_title(words, parse_math=False)
     axes.set_xlabel("value of the measure")
     if found:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.05), ncols=3, fontsize=8)

@@ -132,22 +132,14 @@ def _interval(low: float, high: float) -> str:
 
 
 def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
-    table = plain_table("head", "by", "overlap", "95%", "init", "flat", "mass")
+    masses = any(one.active and one.best is one.hard for one in heads)  # of what selectors select
+    table = plain_table("head", "by", "overlap", "95%", "init", "flat", *["mass"] * masses)
     table.add_column("pattern", overflow="fold")
     table.add_column("next best", overflow="fold")
     for one in heads:
         if not one.active:
-            table.add_row(
-                one.name,
-                "-",
-                "",
-                "",
-                "",
-                "",
-                "",
-                "inactive: no effect on any input",
-                "",
-            )
+            nothing = [""] * (4 + masses)
+            table.add_row(one.name, "-", *nothing, "inactive: no effect on any input", "")
             continue
         best = one.best
         hard, scored = one.hard, best.scored
@@ -155,10 +147,10 @@ def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
         what = scored.name if best is hard else f"table: {scored.name} ({one.table.size} numbers)"
         bos = f"; BOS: {hard.at_bos}" if best is hard else ""
         level = one.level if one.level != "nothing" else "-"
-        mass = f"{hard.mass:.2f}" if best is hard else ""
+        mass = [f"{hard.mass:.2f}" if best is hard else ""] * masses
         table.add_row(
             one.name, level, f"{scored.value:.2f}", _interval(scored.low, scored.high),
-            f"{best.untrained:.2f}", f"{one.uniform:.2f}", mass, escape(what + bos),
+            f"{best.untrained:.2f}", f"{one.uniform:.2f}", *mass, escape(what + bos),
             escape(f"{other.name} {other.value:.2f}"),
         )  # fmt: skip
     return table
@@ -251,14 +243,14 @@ def neuron_sentences(
             f"explained at {bar:g} and more: {share:.1%} of the {n} that vary ({each}); shuffled "
             f"on/off gives {floor} on average"
         )
+    if rare := sum(one.rare for one in neurons):
+        yield f"{rare} of these are too rare to be held out, and judged on what they were fitted on"
     varying = [one for one in neurons if one.state == VARIES]
     shown = min(SHOWN, sum(one.explained for one in varying))
     if left := len(varying) - shown:
         below = sum(not one.explained for one in varying)
         more = f"{left - below} more are explained, and " if left > below else ""
         yield f"not listed: {more}{below} are below that bar (neurons.csv has all)"
-    if rare := sum(one.rare for one in neurons):
-        yield f"{rare} of these are too rare to be held out, and judged on what they were fitted on"
     share, n = share_explained(untrained)
     if n:
         yield f"the same search explains {share:.1%} of the {n} of a random init"

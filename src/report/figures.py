@@ -13,6 +13,7 @@ from ..files import write_file
 from ..tracking.run_folder import RunFolder
 from .marks import Failing, meaning
 from .panels import PANELS
+from .readings import drawable
 from .summary import inexact_note
 
 SIZE = (21, 9)  # inches
@@ -39,10 +40,9 @@ def run_figure(folder: RunFolder, rows: Sequence[Measurement], failing: Failing 
     """Return the figure of a run; a panel without measurements says so."""
     config = folder.config
     figure = Figure(figsize=SIZE, layout="constrained")
-    figure.suptitle(
-        f"{run_title(config, 'learning')}, against the compiled program{inexact_note(rows)}"
-    )
-    figure.supxlabel(meaning(failing, config.task.name, (row.key for row in rows)), fontsize=8)
+    title = f"{run_title(config, 'learning')}, against the compiled program{inexact_note(rows)}"
+    figure.suptitle(drawable(title), parse_math=False)
+    figure.supxlabel(meaning(failing, config.task.name), fontsize=8)
     grid = figure.subplots(-(-len(PANELS) // COLUMNS), COLUMNS)
     for axes, panel in zip(grid.flat, PANELS, strict=True):
         panel(axes, rows, failing)
