@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import terminal
-from .command_line import CONTROLS_MODEL, parser
+from .command_line import CONTROLS_MODEL, joined, parser
 from .devices import check_device, check_devices
 from .environment import settle_folders, settle_warnings
 from .errors import FaultError, Interrupted, UserError, one_of, reported
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settle_warnings()
     settle_folders()
     whole = parser()
-    options, rest = whole.parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options, rest = whole.parse_known_args(joined(given))
     from rich.console import Console  # --help and --version do without
 
     commands = {
@@ -617,6 +618,7 @@ def _print_analysis(
     from .commands import command, task_words
     from .files import Unwritten, faults_named, write_file
     from .report.summary import full_table, nothing_to_compare, print_meaning, summary_table
+    from .report.tables import legend_table
     from .tracking.control_record import failing
 
     checkpoint = found.checkpoint
@@ -624,9 +626,10 @@ def _print_analysis(
     table = full_table if options.all else summary_table
     marks = failing(checkpoint.inputs_digest)
     console.print(table(found.rows, title, marks))
-    print_meaning(marks, command("controls", *task_words(checkpoint.task)), console)
-    for line in nothing_to_compare(found.rows, checkpoint.config.analysis.measures):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    controls = command("controls", *task_words(checkpoint.task))
+    print_meaning(marks, found.rows, controls, console)
+    lacking = nothing_to_compare(found.rows, checkpoint.config.analysis.measures)
+    console.print(legend_table(lacking), highlight=False)
     unwritten = Unwritten()
     if options.output is not None:
         with unwritten.noted(), faults_named(f"write '{options.output}'"):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import __version__
+from .values import unclosed
 
 EPILOG = """examples:
   algomatch train task=reverse model=4L seed=1 trainer.max_steps=500
@@ -20,9 +23,10 @@ EPILOG = """examples:
   algomatch tasks sort
   algomatch controls task=sort
   algomatch workspace my-team/algomatch
-  algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
+  algomatch train task=my_program.py:make_my_program 'task.vocabulary=[0,1,2]' task.max_length=6
 """
 
+OPENED = re.compile(r"[a-z][\w.]*=\s*[\[{]")  # an argument that begins a list
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 
 
@@ -46,6 +50,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Leave with one line."""
         self.exit(2, f"algomatch: {message} (see `{self.prog} --help`)\n")
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with a list that a shell took apart at its blanks in one piece.
+
+    >>> joined(["train", "task.vocabulary=[a,", "b]", "seed=1"])
+    ['train', 'task.vocabulary=[a, b]', 'seed=1']
+    """
+    found: list[str] = []
+    for word in arguments:
+        apart = found and OPENED.match(found[-1]) and unclosed(found[-1])
+        if apart and not re.match(r"-[-a-z]|[a-z][\w.]*=", word):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return found
 
 
 def parser() -> Parser:

@@ -11,16 +11,17 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
 from .errors import FaultError, UserError, first_line, one_of
+from .values import is_null, read_text, resolved, shown, tokens, typed, unclosed, write_text
 
 GROUPS = ("task", "model", "analysis", "tracking")
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
@@ -37,6 +38,14 @@ UNREACHABLE = ("offline", "stop")
 # What changes neither a run's weights nor its numbers (but for rounding on an accelerator).
 FREE_SETTINGS = ("run_dir", "runs_dir", "tracking", "trainer.accelerator")
 GROUP_LENGTH = 120  # W&B takes 128 characters
+NAME_LENGTH = 84  # of a run without its seed: an id has more
+TITLE_LENGTH = 40  # of a value in a title
+VALUE_LENGTH = 24  # of a value in a name
+
+
+def _counting(default: int | None, what: str) -> Any:
+    """Return the field of a whole number, with what it counts."""
+    return field(default=default, metadata={"counts": what})
 
 
 @dataclass
@@ -44,19 +53,19 @@ class TaskConfig:
     """What is to be computed, over which inputs, and which of them are held out."""
 
     name: str = "reverse"
-    program: Optional[str] = None  # noqa: UP045
-    vocabulary: Optional[list[Any]] = None  # noqa: UP045 (OmegaConf reads Optional)
-    min_length: Optional[int] = None  # noqa: UP045
-    max_length: Optional[int] = None  # noqa: UP045
-    causal: Optional[bool] = None  # noqa: UP045
-    restrict: Optional[str] = None  # noqa: UP045
-    tolerance: Optional[float] = None  # noqa: UP045
-    alternatives: Optional[list[str]] = None  # noqa: UP045
+    program: str | None = None
+    vocabulary: list[Any] | None = None
+    min_length: int | None = _counting(None, "tokens of the shortest list")
+    max_length: int | None = _counting(None, "tokens of the longest list")
+    causal: bool | None = None
+    restrict: str | None = None
+    tolerance: float | None = None
+    alternatives: list[str] | None = None
     allow_inexact: bool = False
     held_out: float = 0.1
     held_out_lengths: list[int] = field(default_factory=list)
-    split_seed: int = 0
-    max_inputs: int = 20_000
+    split_seed: int = _counting(0, "it seeds which inputs are held out")
+    max_inputs: int = _counting(20_000, "inputs, above which they are sampled")
 
 
 @dataclass
@@ -64,12 +73,12 @@ class ModelConfig:
     """The learned model's architecture."""
 
     name: str = "2L_attn_only"
-    n_layers: int = 2
+    n_layers: int = _counting(2, "blocks")
     attn_only: bool = True
-    d_model: int = 64
-    n_heads: int = 4
-    d_head: Optional[int] = None  # noqa: UP045
-    d_mlp: Optional[int] = None  # noqa: UP045
+    d_model: int = _counting(64, "dimensions of the residual stream")
+    n_heads: int = _counting(4, "attention heads of a block")
+    d_head: int | None = _counting(None, "dimensions of a head")
+    d_mlp: int | None = _counting(None, "neurons of an MLP")
     act_fn: str = "relu"
     normalization: str = "LN"
 
@@ -88,18 +97,18 @@ class ModelConfig:
 class TrainerConfig:
     """Optimiser, schedule, and when to evaluate, log and keep a checkpoint."""
 
-    max_steps: int = 1000
-    batch_size: int = 256
+    max_steps: int = _counting(1000, "training steps")
+    batch_size: int = _counting(256, "inputs of a training step")
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    warmup_steps: int = 50
+    warmup_steps: int = _counting(50, "training steps")
     schedule: str = "cosine"
     gradient_clip: float = 1.0
-    target_accuracy: Optional[float] = None  # noqa: UP045
-    steps_after_target: int = 0
-    checkpoints: int = 14
-    log_every: int = 10
-    evaluate_every: int = 50
+    target_accuracy: float | None = None
+    steps_after_target: int = _counting(0, "training steps after the target is reached")
+    checkpoints: int = _counting(14, "how many checkpoints are kept besides step 0")
+    log_every: int = _counting(10, "training steps between two points of the curve")
+    evaluate_every: int = _counting(50, "training steps between two looks at the target")
     save_every_seconds: float = 30.0
     accelerator: str = "auto"
 
@@ -120,25 +129,25 @@ class AnalysisConfig:
         ]
     )
     device: str = "cpu"
-    batch_size: int = 2048
-    bootstrap: int = 1000
-    random_inits: int = 10
-    other_tasks: int = 2
+    batch_size: int = _counting(2048, "inputs that are measured at once")
+    bootstrap: int = _counting(1000, "resamples of an interval")
+    random_inits: int = _counting(10, "untrained models that are controls")
+    other_tasks: int = _counting(2, "compiled programs of other tasks that are controls")
     solved: float = 0.99
     margin: float = 0.01
-    match_cases: int = 1000
-    match_checkpoint_cases: int = 300
+    match_cases: int = _counting(1000, "cases of each test")
+    match_checkpoint_cases: int = _counting(300, "cases of each test at a checkpoint")
     match_realised: float = 0.95
     match_partly: float = 0.5
     match_selector: float = 0.9
-    circuit_cases: int = 300
+    circuit_cases: int = _counting(300, "inputs on which circuits are searched for")
     circuit_threshold: float = 0.01
     circuit_faithful: float = 0.9
-    circuit_steps: int = 5
+    circuit_steps: int = _counting(5, "points at which the gradient is taken")
     explain_at: float = 0.95
-    explain_depth: int = 3
-    explain_inputs: int = 2048
-    seed: int = 0
+    explain_depth: int = _counting(3, "tests in a row of a predicate")
+    explain_inputs: int = _counting(2048, "inputs that are looked at")
+    seed: int = _counting(0, "it seeds the intervals and controls")
 
 
 @dataclass
@@ -148,8 +157,8 @@ class TrackingConfig:
     name: str = "offline"
     mode: str = "offline"
     project: str = "algomatch"
-    entity: Optional[str] = None  # noqa: UP045
-    group: Optional[str] = None  # noqa: UP045
+    entity: str | None = None
+    group: str | None = None
     tags: list[str] = field(default_factory=list)
     artifacts: str = "best_and_latest"
     unreachable: str = "offline"
@@ -167,16 +176,22 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    seed: int = 0
-    threads: int = 1
+    seed: int = _counting(0, "it seeds initialisation and batches")
+    threads: int = _counting(1, "threads of a run")
     runs_dir: str = "runs"
-    run_dir: Optional[str] = None  # noqa: UP045
+    run_dir: str | None = None
 
 
 def configs_dir() -> Path:
     """Return the folder of the shipped YAML files, in a wheel or in a checkout."""
     here = Path(__file__).resolve().parent
     return next(p for p in (here / "configs", here.parent / "configs") if p.is_dir())
+
+
+@cache
+def shipped(name: str) -> Mapping[str, Any]:
+    """Return what a shipped file holds: `train`, or GROUP/NAME."""
+    return read_yaml(configs_dir() / f"{name}.yaml")
 
 
 def group_names(group: str) -> list[str]:
@@ -198,9 +213,9 @@ def compose(
         UserError: an unknown key or group file, a value of the wrong type or a broken rule.
     """
     layers: list[tuple[Mapping[str, Any], str]]
-    layers = [(read_yaml(configs_dir() / "train.yaml"), "train.yaml")]
+    layers = [(shipped("train"), "train.yaml")]
     if file is not None:
-        layers.append((read_yaml(Path(file)), str(file)))
+        layers.append((read_settings(Path(file)), str(file)))
     if given is not None:
         layers.append((given, source))
     layers.append((_parse_overrides(overrides), "command line"))
@@ -211,7 +226,7 @@ def compose(
         rest = {key: value for key, value in layer.items() if key not in GROUPS}
         _check_keys(rest, Config, source)
         parts.append(rest)
-    config = _checked(parts)
+    config = _checked([_as_typed(part) for part in parts])
     _make_whole(config.task)
     return config
 
@@ -223,7 +238,7 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
         UserError: an unknown key, a value of the wrong type or a broken rule.
     """
     _check_keys(values, Config, source)
-    return _checked([values])
+    return _checked([typed(Config, values)])
 
 
 def flattened(config: Config, leaving_out: Sequence[str] = ()) -> dict[str, Any]:
@@ -265,9 +280,9 @@ def departures(config: Config) -> dict[str, Any]:
 
     Of a program of the user's own the task is whatever its file says, and departs from nothing.
     """
-    root = read_yaml(configs_dir() / "train.yaml")
+    root = shipped("train")
     found: dict[str, Any] = {}
-    for group, shipped in (
+    for group, schema in (
         ("task", TaskConfig(name=config.task.name)),
         ("model", ModelConfig(name=config.model.name)),
         ("trainer", TrainerConfig()),
@@ -275,8 +290,10 @@ def departures(config: Config) -> dict[str, Any]:
         own = getattr(config, group)
         if group == "task" and names_file(config.task.program or ""):
             continue
-        preset = root["trainer"] if group == "trainer" else _preset(group, own.name)
-        usual = dataclasses.asdict(shipped) | preset
+        preset = dict(root["trainer"]) if group == "trainer" else _preset(group, own.name)
+        if group == "model" and not preset:  # of a file that is gone: nothing is known
+            continue
+        usual = dataclasses.asdict(schema) | preset
         for key, value in dataclasses.asdict(own).items():
             if value != usual[key] and f"{group}.{key}" != "trainer.accelerator":
                 found[f"{group}.{key}"] = value
@@ -299,16 +316,22 @@ def usual_task(task: TaskConfig) -> tuple[str, dict[str, Any]]:
 
 def _preset(group: str, name: str) -> dict[str, Any]:
     """Return the values of a group's shipped file, none where there is none of that name."""
-    return read_yaml(configs_dir() / group / f"{name}.yaml") if name in group_names(group) else {}
+    return dict(shipped(f"{group}/{name}")) if name in group_names(group) else {}
 
 
-def run_name(config: Config) -> str:
-    """Return task, architecture and seed, as runs are called.
+def run_name(config: Config, whole: bool = True) -> str:
+    """Return task, architecture and seed, as runs are called; safe in a path and in a shell.
+
+    What departs from the task and the model that are named is in it, each setting after the name
+    that it departs from; unless it is not to be `whole`, as earlier versions called runs.
 
     >>> run_name(compose(["task=sort", "model=1L", "model.normalization=none", "seed=3"]))
     'sort-1L-noLN-seed3'
+    >>> run_name(compose(["task.vocabulary=[a,b]", "model.n_layers=3", "model.d_mlp=null"]))
+    'reverse-vocabulary.a.b-2L_attn_only-n_layers3-seed0'
     """
-    return f"{_architecture(config)}-seed{config.seed}"
+    left_out = () if whole else tuple(departures(config))
+    return f"{_cut(_trained(config, left_out), NAME_LENGTH)}-seed{config.seed}"
 
 
 def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
@@ -317,25 +340,102 @@ def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
     Settings may be left out, by their dotted keys.
 
     >>> group_name(compose(["task=sort", "model=1L", "trainer.learning_rate=0.01", "seed=3"]))
-    'sort-1L learning_rate=0.01'
+    'sort-1L-learning_rate0.01'
     """
-    left = {"model.normalization", *leaving_out}  # the architecture says it
-    own = {key: value for key, value in departures(config).items() if key not in left}
-    parts = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in own.items()]
-    name = " ".join((_architecture(config), *parts))
-    if len(name) <= GROUP_LENGTH:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name[: GROUP_LENGTH - 9]} {digest}"
+    return _cut("-".join((_trained(config, leaving_out), *_parts(config, "trainer", leaving_out))),
+                GROUP_LENGTH)  # fmt: skip
+
+
+def model_title(config: Config) -> str:
+    """Return the architecture as titles have it, with what departs from its file.
+
+    >>> model_title(compose(["model.n_layers=3", "model.act_fn=gelu"]))
+    '2L_attn_only with n_layers 3, act_fn gelu'
+    """
+    return _titled(config, "model")
+
+
+def task_title(config: Config) -> str:
+    """Return the task as titles have it, with what departs from the one that is named.
+
+    >>> task_title(compose(["task=sort", "task.max_length=4", "task.vocabulary=[1,2]"]))
+    'sort with vocabulary [1, 2], max_length 4'
+    """
+    return _titled(config, "task")
+
+
+def run_title(config: Config, doing: str) -> str:
+    """Return what was trained on what, from which seed, as titles have it.
+
+    >>> run_title(compose(["model.n_layers=3"]), "on")
+    '2L_attn_only with n_layers 3 on reverse, seed 0'
+    """
+    return f"{model_title(config)} {doing} {task_title(config)}, seed {config.seed}"
+
+
+def _titled(config: Config, group: str) -> str:
+    name, own = getattr(config, group).name, _own(config, group)
+    words = [
+        "no LayerNorm" if (key, value) == ("normalization", "none") else f"{key} {_brief(value)}"
+        for key, value in own.items()
+    ]
+    return f"{name} with {', '.join(words)}" if words else str(name)
+
+
+def _brief(value: Any) -> str:
+    text = shown(value)
+    return text if len(text) <= TITLE_LENGTH else f"{text[: TITLE_LENGTH - 3]}..."
+
+
+def _own(config: Config, group: str) -> dict[str, Any]:
+    """Return what departs in a group from what it names, by the fields' own names.
+
+    Other programs that a task is told apart from, and its tolerance of an inexact reference, are
+    left out: they change nothing of what is trained.
+    """
+    pairs = (key.split(".") for key in departures(config))
+    return {
+        name: getattr(getattr(config, group), name)
+        for of, name in pairs
+        if of == group and name not in ("alternatives", "allow_inexact")
+    }
+
+
+def _trained(config: Config, leaving_out: Collection[str] = ()) -> str:
+    """Return task and architecture, each with what departs from it."""
+    mark = [] if config.model.normalization == "LN" else ["noLN"]
+    left = {"model.normalization", *leaving_out}  # the mark says it
+    return "-".join((
+        config.task.name, *_parts(config, "task", left), config.model.name, *mark,
+        *_parts(config, "model", left),
+    ))  # fmt: skip
+
+
+def _parts(config: Config, group: str, leaving_out: Collection[str]) -> list[str]:
+    own = _own(config, group).items()
+    return [f"{key}{_short(value)}" for key, value in own if f"{group}.{key}" not in leaving_out]
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Return a value in letters that every shell, file system and server takes.
+
+    >>> _short(3), _short("gelu"), _short(["a", "b"]), _short(["a b", "c"])
+    ('3', '.gelu', '.a.b', '.ab.c.0201b139')
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = f"{value:.10g}" if number else shown(value)
+    text = ".".join(map(str, value)) if isinstance(value, list) else whole
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "", text)[:VALUE_LENGTH]
+    digest = "" if safe == text and text else f".{_digest(whole)}"
+    return f"{'' if safe[:1].isdecimal() else '.'}{safe}{digest}"
 
 
-def _architecture(config: Config) -> str:
-    mark = "" if config.model.normalization == "LN" else "-noLN"
-    return f"{config.task.name}-{config.model.name}{mark}"
+def _cut(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 9]}-{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
@@ -345,52 +445,94 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """Return a Config as YAML that `from_mapping` reads back."""
-    return str(OmegaConf.to_yaml(OmegaConf.create(to_mapping(config))))
+    return write_text(to_mapping(config))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a YAML or JSON file's mapping, safely loaded.
+    """Return the mapping of a YAML file that is shipped or that `to_yaml` wrote.
 
     Raises:
         UserError: the file is missing, is no YAML or is no mapping.
         FaultError: the file cannot be read.
     """
+    return cast(dict[str, Any], resolved(_read(path, lambda values: values)))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the mapping of a user's YAML or JSON file, unquoted values as they were typed.
+
+    Raises:
+        UserError: the file is missing, is no YAML or is no mapping.
+        FaultError: the file cannot be read.
+    """
+    return _read(path, _interpolated)
+
+
+def _read(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     try:
-        loaded = OmegaConf.load(path)
-        values = OmegaConf.to_container(loaded, resolve=True)
+        values = read_text(path.read_text(encoding="utf-8"))
+        values = {} if values is None else change(values)
     except FileNotFoundError:
         raise UserError(f"config file '{path}' does not exist") from None
     except IsADirectoryError:
         raise UserError(f"config file '{path}' is a folder; give a YAML or JSON file") from None
     except OSError as error:
-        if error.errno is None:  # OmegaConf's own, of a file that holds a bare number
-            raise UserError(f"config file '{path}' must hold `key: value` pairs") from error
         reason = error.strerror or first_line(error)
         raise FaultError(f"cannot read config file '{path}': {reason}") from error
     except Exception as error:
         message = f"config file '{path}' is not valid YAML or JSON: {first_line(error)}"
         raise UserError(message) from error
     if not isinstance(values, dict):
-        raise UserError(f"config file '{path}' must hold `key: value` pairs, not a list")
+        raise UserError(f"config file '{path}' must hold `key: value` pairs")
     return {str(key): value for key, value in values.items()}
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    merged, values = OmegaConf.create(), dict[str, Any]()
+    values = dict[str, Any]()
     for override in overrides:
-        key, separator, _ = override.partition("=")
+        key, separator, text = override.partition("=")
         if not separator or not key:
             raise UserError(f"argument '{override}' is not of the form key=value")
         try:
-            one = OmegaConf.from_dotlist([override])
-            if key in GROUPS and not OmegaConf.is_dict(one[key]):
-                one = OmegaConf.create({key: {"name": one[key]}})
-            merged = cast(DictConfig, OmegaConf.merge(merged, one))
-            values = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
+            value = read_text(text)
+            if key in GROUPS and not isinstance(value, Mapping):
+                key, value = f"{key}.name", value
+            for name in reversed(key.split(".")):
+                value = {name: value}
+            _interpolated(merged := _merged(values, value))
         except Exception as error:
-            message = f"argument '{override}' cannot be read: {first_line(error)}"
-            raise UserError(message) from error
-    return values
+            reason = first_line(error)
+            if unclosed(override):
+                reason = f"its bracket is not closed: quote a list, as in '{key}=[a, b]'"
+            raise UserError(f"argument '{override}' cannot be read: {reason}") from error
+        values = merged
+    return cast(dict[str, Any], _interpolated(values))
+
+
+def _merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values, the stronger ones over the weaker; lists are replaced."""
+    found = dict(weaker)
+    for key, value in stronger.items():
+        there = found.get(key)
+        both = isinstance(there, Mapping) and isinstance(value, Mapping)
+        found[key] = _merged(cast(Mapping[str, Any], there), value) if both else value
+    return found
+
+
+def _interpolated(values: Any) -> Any:
+    """Return values with each text that holds a `${...}` as OmegaConf resolves it."""
+
+    def replaced(value: Any, resolution: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: replaced(inner, resolution[str(key)]) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [replaced(*both) for both in zip(value, resolution, strict=True)]
+        return resolution if isinstance(value, str) and "${" in value else value
+
+    plain = resolved(values)
+    if "${" not in str(plain):
+        return values
+    return replaced(values, OmegaConf.to_container(OmegaConf.create(plain), resolve=True))
 
 
 def _group_layers(
@@ -409,17 +551,18 @@ def _group_layers(
         values = dict(values) if isinstance(values, Mapping) else {"name": values}
         _check_keys({group: values}, Config, source)
         chosen = values.pop("name", None)
-        if chosen is not None and name is not None and str(chosen) != name:
+        chosen = None if is_null(chosen) else str(chosen)
+        if chosen is not None and name is not None and chosen != name:
             kept = [(fields, named) for fields, named in kept if named is None]
         if chosen is not None:
-            name = str(chosen)
+            name = chosen
         kept.append((values, chosen))
     assert name is not None, "train.yaml names a file for every group"
     available = group_names(group)
     if group == "task" and names_file(name):
         yield {group: _own_task(name)}
     elif name in available:
-        preset = read_yaml(configs_dir() / group / f"{name}.yaml")
+        preset = shipped(f"{group}/{name}")
         yield {group: {"name": name, **preset}}
     elif group == "task":  # any other name is looked up in the task registry
         yield {group: {"name": name}}
@@ -468,7 +611,7 @@ def _own_task(place: str) -> dict[str, Any]:
     name = path.stem if short in ("", path.stem) else f"{path.stem}.{short}"
     name = re.sub(r"[^\w.-]+", "_", name)
     beside = path.with_suffix(".yaml")
-    fields = read_yaml(beside) if beside.is_file() else {}
+    fields = read_settings(beside) if beside.is_file() else {}
     _check_keys({"task": fields}, Config, str(beside))
     if "program" in fields:
         raise UserError(f"'program' in {beside}: the program is {place} already; leave it out")
@@ -485,28 +628,32 @@ def _check_keys(values: Mapping[Any, Any], schema: type, source: str, prefix: st
         default: Any = fields[key].default_factory
         if dataclasses.is_dataclass(default):
             if not isinstance(value, Mapping):
-                raise UserError(f"'{prefix}{key}' ({source}) must hold keys, not {value!r}")
+                given = resolved(value)
+                raise UserError(f"'{prefix}{key}' ({source}) must hold keys, not {given!r}")
             _check_keys(value, cast(type, default), source, f"{prefix}{key}.")
         elif isinstance(value, Mapping):
             raise UserError(
-                f"'{prefix}{key}' ({source}) holds no keys, but {dict(value)} was given"
+                f"'{prefix}{key}' ({source}) holds no keys, but {resolved(value)} was given"
             )
 
 
+def _as_typed(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a user's values, each of its key's type, and tokens as they were typed."""
+    values = typed(Config, part)
+    if vocabulary := values.get("task", {}).get("vocabulary"):
+        values["task"]["vocabulary"] = tokens("task.vocabulary", vocabulary)
+    return values
+
+
 def _checked(parts: Sequence[Mapping[str, Any]]) -> Config:
-    merged = OmegaConf.structured(Config)
+    values = dict[str, Any]()
     for part in parts:
-        try:
-            merged = OmegaConf.unsafe_merge(merged, part)  # without a copy for each part
-        except OmegaConfBaseException as error:
-            reason = first_line(error)
-            if "ListConfig" in reason:
-                reason = "must be a list, as in [a,b,c]"
-            raise UserError(f"{error.full_key}: {reason}") from error
-    try:
-        config = cast(Config, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:  # a value that OmegaConf reads: '???' or '${...}'
-        raise UserError(f"{error.full_key}: {first_line(error)}") from error
+        values = _merged(values, part)
+    groups = {f.name: f.default_factory for f in dataclasses.fields(Config)}
+    config = Config(**{
+        key: cast(Any, groups[key])(**value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    })  # fmt: skip
     for holds, message in _rules(config):
         if not holds:
             raise UserError(message)

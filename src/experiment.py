@@ -40,7 +40,14 @@ from .analysis.separation import separations
 from .analysis.setting import Setting
 from .analysis.similarity import confounded
 from .analysis.suite import check_names, measure
-from .config import Config, TaskConfig, TrainerConfig, check_same_settings
+from .config import (
+    Config,
+    TaskConfig,
+    TrainerConfig,
+    check_same_settings,
+    model_title,
+    task_title,
+)
 from .data.copies import carried
 from .data.datamodule import TaskDataModule
 from .data.inputs import InputSet, input_set
@@ -62,6 +69,7 @@ from .models.training import AlgorithmicTask, checkpoint_steps
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.summary import how_many, output_text, print_summary, reference_text
+from .report.tables import say as printed
 from .stopping import Stop
 from .tracking import checkpoints
 from .tracking.callbacks import GracefulStop, ProgressBar, Recorder, StepReport
@@ -266,7 +274,7 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
                 kept.append(one)
             progress.advance(whole)
     found = separations(measured)
-    title = f"Controls of {config.task.name}, {config.model.name}"
+    title = f"Controls of {task_title(config)}, {model_title(config)}"
     print_controls(title, measured, notes, found, console)
     unwritten.tell()
     record.finish(kept, found, controls_figure(title, measured, found))
@@ -320,9 +328,7 @@ def _run(
     report: StepProgress | None,
     stop: Stop | None,
 ) -> RunFolder:
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    say = partial(printed, console=console)
     started = time.monotonic()
     stop = stop or Stop(say)
     with folder.lock(), stop.taken():
@@ -466,7 +472,8 @@ def _announce(
     inputs, reference, shape = setting.inputs, setting.reference, setting.shape
     task = inputs.task
     say(
-        f"task {task.name}: {how_many(inputs)} of length {task.min_length} to {task.max_length} "
+        f"task {task_title(folder.config)}: {how_many(inputs)} of length {task.min_length} to "
+        f"{task.max_length} "
         f"over {len(task.vocabulary)} tokens, {int(inputs.held_out.sum()):,} held out"
     )
     say(f"output: {output_text(inputs)}")
@@ -475,7 +482,7 @@ def _announce(
         say(f"no dCKA of {', '.join(names)}: functions of token and position on these inputs")
     mlps = "no MLP" if shape.attn_only else f"d_mlp {shape.d_mlp}"
     say(
-        f"model {folder.config.model.name}: n_layers {shape.n_layers}, n_heads {shape.n_heads}, "
+        f"model {model_title(folder.config)}: n_layers {shape.n_layers}, n_heads {shape.n_heads}, "
         f"d_model {shape.d_model}, {mlps}, seed {folder.config.seed}"
     )
     say(f"run folder: {folder.path}" + (f", going on from step {state.step}" if state else ""))

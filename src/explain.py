@@ -25,7 +25,7 @@ from .analysis.neurons import NeuronExplanation, explain_neurons
 from .analysis.patterns import of_programs
 from .analysis.places import cells, features, held_out, some_of
 from .analysis.rivals import programs_of
-from .config import Config
+from .config import Config, task_title
 from .data.copies import same_programs
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
@@ -75,7 +75,7 @@ def explain_reference(config: Config, keep: Keep, console: Console) -> Explanati
     check_device(config.analysis.device)
     inputs = input_set(make_task(config.task), config.task)
     reference = build_reference(inputs, config.task.allow_inexact)
-    title = f"the compiled reference of {config.task.name}"
+    title = f"the compiled reference of {task_title(config)}"
     return _explain(title, reference.bridge, inputs, config, keep, console,
                     f"reference {same_programs(config.task)} {config.analysis!r}")  # fmt: skip
 

@@ -117,13 +117,20 @@ def plan(
     for number, settings in planned if index is None else [planned[index]]:
         config = compose(overrides, given=settings, source=f"cell {number} of {path}")
         folder = folder or Path(config.runs_dir) / file.name
-        config.run_dir = str(folder / f"{number:04d}-{run_name(config)}")
+        config.run_dir = str(_cell_folder(folder, number, config))
         if file.name not in config.tracking.tags:
             config.tracking.tags.append(file.name)
         found.append(Cell(number, config))
     _check_folders(found, folder, alone=index is not None)
     assert folder is not None, "a sweep has at least one cell"
     return Sweep(file, folder, tuple(found))
+
+
+def _cell_folder(folder: Path, number: int, config: Config) -> Path:
+    """Return a cell's folder: where an earlier version began it, the one that it made."""
+    earlier = folder / f"{number:04d}-{run_name(config, whole=False)}"
+    begun = (earlier / "run.json").is_file()
+    return earlier if begun else folder / f"{number:04d}-{run_name(config)}"
 
 
 def _check_folders(cells: Sequence[Cell], folder: Path | None, alone: bool) -> None:

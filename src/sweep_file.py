@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from .errors import FaultError, UserError, first_line, one_of
+from .values import Plain, as_yaml_1_1, read_text, resolved, shown
 
 METHODS = ("grid", "random", "bayes")
 # What W&B reads of a sweep file; what is not used here is still the server's.
@@ -131,7 +132,7 @@ def read_sweep(path: Path) -> SweepFile:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
+        values, typed = yaml.safe_load(text), read_text(text)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"sweep file '{path}' does not exist, or is a folder") from None
     except OSError as error:
@@ -151,8 +152,24 @@ def read_sweep(path: Path) -> SweepFile:
     cap = values.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
         raise UserError(f"run_cap={cap} in sweep file '{path}' must be a whole number above 0")
+    _refuse_words(typed["parameters"], (), path)
     found = tuple(_parameters(parameters, (), path))
     return SweepFile(path, text, method, found, cap, "early_terminate" in values)
+
+
+def _refuse_words(values: Any, at: tuple[str, ...], file: Path) -> None:
+    """Refuse an unquoted value that W&B reads as something else than what was typed."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        inner = (*at, str(key))
+        if isinstance(value, dict | list):
+            _refuse_words(value, inner, file)
+        elif isinstance(value, Plain) and {"value", "values"} & {*inner}:
+            read = as_yaml_1_1(value)
+            if not isinstance(read, str) and repr(read) != repr(resolved(value)):
+                raise UserError(
+                    f"{'.'.join(inner)}={value} in sweep file '{file}': W&B reads {value} as "
+                    f"{shown(read)}: write {shown(read)}, or quote it, '{value}'"
+                )
 
 
 def _parameters(values: Mapping[Any, Any], at: tuple[str, ...], file: Path) -> Iterator[Parameter]:

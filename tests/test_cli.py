@@ -100,6 +100,11 @@ def one_line(stderr: str) -> str:
         ("train task.min_length=9", ["task.min_length=9 must not exceed task.max_length=5"]),
         ("train task.vocabulary=[a]", ["task.vocabulary=[a] must have at least 2 tokens"]),
         ("train task.vocabulary=[a,a]", ["task.vocabulary=[a, a] must not repeat a token"]),
+        ("train task.vocabulary=[a, b, a]", ["task.vocabulary=[a, b, a] must not repeat a token"]),
+        ("train seed=1 task.vocabulary=[-1, -1] --config x", ["config file 'x' does not exist"]),
+        ("train --config x task.vocabulary=[a, b]", ["config file 'x' does not exist"]),
+        ("train task.vocabulary=[a,", ["bracket is not closed: quote a list, as in 'task.vocab"]),
+        ("train task.vocabulary=[a, b seed=1", ["'task.vocabulary=[a, b' cannot be read: its br"]),
         ("train task.vocabulary=['1',1]", ["task.vocabulary=[1, 1] must not repeat a token"]),
         ("train task.vocabulary=[a,BOS]", ["must not hold the reserved BOS"]),
         ("train task.vocabulary=[a,null]", ["tokens must be strings or numbers"]),
@@ -288,7 +293,10 @@ CHOICES = "valid: is_nothing, is_short, make_for, make_inf"
         ),
         (
             "task=own.py:make_odd task.vocabulary=null",
-            ["task 'own.odd' needs its vocabulary, as in task.vocabulary=[0,1,2]", "own.yaml besi"],
+            [
+                "task 'own.odd' needs its vocabulary, as in 'task.vocabulary=[0,1,2]'",
+                "own.yaml besi",
+            ],
         ),
         ("task=own.py:make_odd task.alternatives=[make_ood]", ["'make_ood': did you mean 'make_"]),
         ("task=reverse task.alternatives=[sorted]", ["unknown program 'sorted' (task.alternativ"]),

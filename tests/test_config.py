@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,13 @@ from algomatch.config import (
     Config,
     compose,
     configs_dir,
+    flattened,
     from_mapping,
+    group_name,
     group_names,
     read_yaml,
+    run_name,
+    run_title,
     to_mapping,
     to_yaml,
 )
@@ -86,7 +91,7 @@ def test_the_stronger_layer_wins(
 def test_train_yaml_is_over_the_schema(tmp_path: Path) -> None:
     package = tmp_path / "algomatch"
     shutil.copytree(configs_dir(), package / "configs")
-    for name in ("__init__.py", "errors.py", "config.py"):
+    for name in ("__init__.py", "errors.py", "values.py", "config.py"):
         shutil.copy(Path(algomatch.config.__file__).parent / name, package / name)
     root = package / "configs" / "train.yaml"
     text = root.read_text()
@@ -171,7 +176,7 @@ def recorded(config: Config, folder: Path) -> list[Config]:
         [],
         *([f"{group}={name}"] for group, name in SHIPPED),
         ["task.vocabulary=['1', 'null', 'yes', '', '~', '1e3', 'a: b', ' ', '#', \"it's\"]"],
-        ["task.vocabulary=[0, 1, 2.5, true, é]"],
+        ["task.vocabulary=[0, 1, 2.5, no, é]"],
         ["task.held_out_lengths=[1,3]", "tracking.tags=[x,'1']", "run_dir=runs/a b"],
         ["task.causal=true", "task.tolerance=0.125", "task.restrict=unique"],
         ["task.alternatives=[]", "task.allow_inexact=true", "task.causal=false"],
@@ -224,7 +229,7 @@ def test_numbers_read_back_to_the_last_bit(
         ("model.heads=3", ["'model.heads'", "'n_heads'?", "valid keys of model: act_fn, attn_on"]),
         ("task..name=x", ["unknown key 'task.'", "valid keys of task: allow_inexact, alt"]),
         (".=1", ["unknown key ''", "valid keys: analysis"]),
-        ("a[0]=1", ["unknown key 'a'", "valid keys: analysis"]),
+        ("a[0]=1", ["unknown key 'a[0]'", "valid keys: analysis"]),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_and_the_valid_ones(
@@ -379,38 +384,63 @@ def test_values_on_the_bound_are_taken(overrides: list[str]) -> None:
     compose(overrides)
 
 
-@pytest.mark.parametrize(
-    ("override", "key"),
-    [
-        ("seed=1.5", "seed"),
-        ("seed=true", "seed"),
-        ("seed=abc", "seed"),
-        ("seed=null", "seed"),
-        ("seed==1", "seed"),
-        ("model.d_model=1e2", "model.d_model"),
-        ("model.attn_only=maybe", "model.attn_only"),
-        ("trainer.max_steps=null", "trainer.max_steps"),
-        ("trainer.learning_rate=fast", "trainer.learning_rate"),
-        ("trainer.learning_rate=[1]", "trainer.learning_rate"),
-        ("task.vocabulary=abc", "task.vocabulary"),
-        ("task.vocabulary=['???',a]", "task.vocabulary[0]"),
-        ("task.held_out_lengths=null", "task.held_out_lengths"),
-        ("task.held_out_lengths=[a]", "task.held_out_lengths[0]"),
-        ("analysis.measures=accuracy", "analysis.measures"),
-        ("runs_dir=null", "runs_dir"),
-        ("run_dir=[1]", "run_dir"),
-        ("task.tolerance=small", "task.tolerance"),
-        ("task.causal=maybe", "task.causal"),
-        ("task.allow_inexact=null", "task.allow_inexact"),
-        ("task.alternatives=sort", "task.alternatives"),
-        ("task.restrict=[unique]", "task.restrict"),
-    ],
-)
-def test_a_value_of_the_wrong_type_is_refused_with_its_key(override: str, key: str) -> None:
+WHOLE = "must be a whole number"
+KINDS = {
+    "seed=1.5": f"seed=1.5 {WHOLE} (it seeds initialisation and batches)",
+    "seed=true": f"seed=true {WHOLE} (it",
+    "seed=abc": f"seed=abc {WHOLE} (it",
+    "seed=null": f"seed=null {WHOLE} (it",
+    "seed==1": f"seed==1 {WHOLE} (it",
+    "seed=12:30": f"seed=12:30 {WHOLE} (it",
+    "model.d_model=1e2": f"model.d_model=1e2 {WHOLE} (dimensions of the residual stream)",
+    "model.d_head=wide": f"model.d_head=wide {WHOLE} (dimensions of a head), or null",
+    "model.n_heads=": f"model.n_heads=null {WHOLE} (attention heads of a block)",
+    "model.attn_only=maybe": "model.attn_only=maybe must be true or false",
+    "model.attn_only=2": "model.attn_only=2 must be true or false",
+    "model.attn_only=[true]": "model.attn_only=[true] must be true or false",
+    "trainer.max_steps=null": f"trainer.max_steps=null {WHOLE} (training steps)",
+    "trainer.checkpoints=[1,10,100]": f"trainer.checkpoints=[1, 10, 100] {WHOLE} (how many "
+    "checkpoints are kept besides step 0)",
+    "trainer.learning_rate=fast": "trainer.learning_rate=fast must be a number",
+    "trainer.learning_rate=[1]": "trainer.learning_rate=[1] must be a number",
+    "trainer.learning_rate=true": "trainer.learning_rate=true must be a number",
+    "task.vocabulary=abc": "task.vocabulary=abc must be a list, as in 'task.vocabulary=[abc]', or "
+    "null",
+    "task.held_out_lengths=null": "task.held_out_lengths=null must be a list, as in "
+    "'task.held_out_lengths=[1,2]'",
+    "task.held_out_lengths=3": "task.held_out_lengths=3 must be a list, as in "
+    "'task.held_out_lengths=[3]'",
+    "task.held_out_lengths=[1,a]": f"task.held_out_lengths[1]=a {WHOLE}",
+    "task.held_out_lengths=[[1]]": f"task.held_out_lengths[0]=[1] {WHOLE}",
+    "analysis.measures=accuracy": "analysis.measures=accuracy must be a list, as in "
+    "'analysis.measures=[accuracy]'",
+    "runs_dir=null": "runs_dir=null must be a text: quote it, 'null' (in a shell "
+    "\"runs_dir='null'\")",
+    "run_dir=[1]": "run_dir=[1] must be a text, or null",
+    "tracking.tags=[[a]]": "tracking.tags[0]=[a] must be a text",
+    "task.tolerance=small": "task.tolerance=small must be a number, or null",
+    "task.causal=maybe": "task.causal=maybe must be true or false, or null",
+    "task.allow_inexact=null": "task.allow_inexact=null must be true or false",
+    "task.alternatives=sort": "task.alternatives=sort must be a list, as in "
+    "'task.alternatives=[sort]', or null",
+    "task.restrict=[unique]": "task.restrict=[unique] must be a text, or null",
+}
+
+
+@pytest.mark.parametrize("override", KINDS)
+def test_a_value_of_the_wrong_kind_is_refused_with_key_value_and_rule(override: str) -> None:
     with pytest.raises(UserError) as caught:
         compose([override])
-    assert str(caught.value).startswith(f"{key}: ")
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(KINDS[override])
+    assert KINDS[override].endswith("(it") or message == KINDS[override]
+
+
+def test_every_whole_number_says_what_it_counts() -> None:
+    for key, value in flattened(compose()).items():
+        if type(value) is int or key.endswith(("_length", "d_head", "d_mlp")):
+            with pytest.raises(UserError, match=rf"^{key}=many must be a whole number \(\w.+\)"):
+                compose([f"{key}=many"])
 
 
 @pytest.mark.parametrize(
@@ -506,7 +536,7 @@ def test_yaml_makes_no_objects_and_runs_nothing(tmp_path: Path, way: str) -> Non
         ({"sed": 1}, "unknown key 'sed' (config.yaml): did you mean 'seed'?"),
         ({"model": {"heads": 1}}, "unknown key 'model.heads' (config.yaml): did you mean"),
         ({"model": "4L"}, "'model' (config.yaml) must hold keys, not '4L'"),
-        ({"seed": "x"}, "seed: "),
+        ({"seed": "x"}, "seed=x must be a whole number"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"trainer": {"learning_rate": math.nan}}, "trainer.learning_rate=nan must be at least 0"),
     ],
@@ -624,3 +654,62 @@ def test_the_new_keys_leave_everything_open_unless_they_are_given() -> None:
     assert task.allow_inexact is False
     task = compose(["task.causal=true", "task.alternatives=[]", "task.tolerance=1e-3"]).task
     assert (task.causal, task.alternatives, task.tolerance) == (True, [], 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "title"),
+    [
+        ([], "reverse-2L_attn_only-seed0", "2L_attn_only on reverse, seed 0"),
+        (
+            ["model.n_layers=3", "seed=4"],
+            "reverse-2L_attn_only-n_layers3-seed4",
+            "2L_attn_only with n_layers 3 on reverse, seed 4",
+        ),
+        (
+            ["model=4L", "model.normalization=none", "model.act_fn=gelu", "model.d_mlp=8"],
+            "reverse-4L-noLN-d_mlp8-act_fn.gelu-seed0",
+            "4L with d_mlp 8, act_fn gelu, no LayerNorm on reverse, seed 0",
+        ),
+        (
+            ["model.attn_only=false", "model.d_head=5"],
+            "reverse-2L_attn_only-attn_only.false-d_head5-seed0",
+            "2L_attn_only with attn_only false, d_head 5 on reverse, seed 0",
+        ),
+        (
+            ["task=sort", "task.vocabulary=[3,4]", "task.held_out=0.25", "task.alternatives=[]"],
+            "sort-vocabulary3.4-held_out0.25-2L_attn_only-seed0",
+            "2L_attn_only on sort with vocabulary [3, 4], held_out 0.25, seed 0",
+        ),
+        (
+            ["task.held_out_lengths=[2,3]", "trainer.max_steps=7", "analysis.solved=0.5"],
+            "reverse-held_out_lengths2.3-2L_attn_only-seed0",
+            "2L_attn_only on reverse with held_out_lengths [2, 3], seed 0",
+        ),
+    ],
+)
+def test_a_run_is_named_by_what_was_trained(overrides: list[str], name: str, title: str) -> None:
+    config = compose(overrides)
+    assert run_name(config) == name
+    assert run_title(config, "on") == title
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    vocabulary=st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.integers(),
+                        min_size=2),
+    n_layers=st.integers(1, 9),
+    learning_rate=st.floats(0, 1),
+)  # fmt: skip
+def test_names_are_short_safe_and_of_one_setting(
+    vocabulary: list[Any], n_layers: int, learning_rate: float
+) -> None:
+    config = compose(["model=4L"])
+    config.task.vocabulary, config.model.n_layers = vocabulary, n_layers
+    config.trainer.learning_rate = learning_rate
+    for name in (run_name(config), group_name(config)):
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)  # as W&B's artifacts and every shell take it
+        assert len(name) <= 120
+    one, another = run_name(config), group_name(config)
+    config.task.vocabulary = [*vocabulary, "?"]
+    assert run_name(config) != one
+    assert group_name(config) != another

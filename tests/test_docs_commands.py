@@ -14,6 +14,7 @@ from support.runs import TINY, run
 from algomatch.command_line import parser
 from algomatch.config import compose
 from algomatch.data.tasks import make_task, task_names
+from algomatch.report.registry import NEXT
 from algomatch.sweep_cells import plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +78,7 @@ def shown(page: Path) -> Iterator[list[str]]:
         yield from commands(script)
     for text in inline(page):
         if text.startswith(("algomatch ", "make ", "python ", "wandb ", "sbatch ")):
-            yield re.sub(r" \[([^\]]*?)(?: \.\.\.)?\]", r" \1", text).split()
+            yield shlex.split(re.sub(r" \[([^\]]*?)(?: \.\.\.)?\]", r" \1", text))
 
 
 def open_(text: str) -> bool:
@@ -159,6 +160,41 @@ def test_what_is_wrong_is_noticed(command: str, problem: str, tmp_path: Path) ->
     with pytest.raises((Exception, SystemExit)) as raised:
         check(command.split(), tmp_path)
     assert problem in repr(raised.value)
+
+
+QUOTED = re.compile(r"(?<!\w)'[^'\n]*'|\"[^\"\n]*\"")
+BARE = re.compile(
+    r"(?<![\w.])[a-z]+\.[\w.]+=[^\s`|]*[\[\]{}*?]"
+)  # a setting that a shell would expand
+
+
+def bare(text: str) -> list[str]:
+    """Settings in a text that a shell, as zsh, would take for a pattern: they need quotes.
+
+    >>> bare("task.vocabulary=[a,b] 'task.vocabulary=[a,b]' task.vocabulary=abc")
+    ['task.vocabulary=[a,b]']
+    """
+    return BARE.findall(QUOTED.sub("", text))
+
+
+def test_what_needs_quotes_is_noticed() -> None:
+    assert bare("train task.vocabulary=[0,1] 'task.held_out_lengths=[4]' model.d_model=8") == [
+        "task.vocabulary=[0,1]"
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_shown_setting_needs_quotes_that_it_lacks(page: Path) -> None:
+    shell = [*blocks(page, "sh"), *inline(page)]
+    assert not [word for text in shell for word in bare(text)]
+
+
+def test_no_setting_that_the_command_shows_needs_quotes_that_it_lacks() -> None:
+    whole = parser()
+    texts = [whole.format_help(), NEXT, *(one.format_help() for one in whole.commands.values())]
+    texts += [path.read_text() for path in sorted((ROOT / "sweeps").rglob("*")) if path.is_file()]
+    texts.append((ROOT / "Makefile").read_text())
+    assert not [word for text in texts for word in bare(text)]
 
 
 def test_make_targets_exist() -> None:

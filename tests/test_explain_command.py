@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,25 @@ def test_a_run_is_explained(run: Path, capsys: Capture) -> None:
     assert {row["up_to_layer"] for row in found} == {"-1", "0"}
 
 
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_what_is_printed_fits_the_terminal_and_lists_what_is_explained(
+    run: Path, columns: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["explain", str(run)]) == 0
+    out = capsys.readouterr().out
+    for line in out.splitlines():
+        assert len(line.rstrip()) <= int(columns) or str(run) in line, line
+    neurons = rows(run / "explanation" / "neurons.csv")
+    varying = [row for row in neurons if row["state"] == "varies"]
+    explained = [f"0.{row['neuron']}" for row in varying if row["explained"] == "True"]
+    assert 0 < len(explained) < len(varying)
+    if columns == "80":
+        assert re.findall(r"^(0\.\d+) .*\d\.\de[-+]", out, re.MULTILINE) == explained[:20]
+    assert f"{len(varying) - len(explained)} are below that bar" in " ".join(out.split())
+    assert ("shuffled: the same fit" in " ".join(out.split())) == bool(explained)
+
+
 def test_the_reference_of_a_run_is_explained_as_it_is(run: Path, capsys: Capture) -> None:
     assert cli.main(["explain", str(run), "--reference"]) == 0
     out = capsys.readouterr().out
@@ -87,7 +107,11 @@ def test_a_task_is_enough_for_its_reference(tmp_path: Path) -> None:
         "explain", "--reference", *SMALL, "--output", str(where), cwd=tmp_path
     )
     assert code == 0, err
-    assert "the compiled reference of reverse: exact accuracy 1.000" in out
+    assert (
+        "the compiled reference of reverse with vocabulary [a, b], max_length 3: exact"
+        in " ".join(out.split())
+        in out
+    )
     assert {path.name for path in where.iterdir()} == FILES
 
 

@@ -32,9 +32,9 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 # Arrows point up this list only: a file imports from its own folder or from one above it.
 LAYERS = (
     "__init__", "errors", "environment", "terminal", "files", "kept", "stopping", "workers",
-    "config", "devices", "sweep_file", "sweep_cells", "data", "models", "analysis", "tracking",
-    "report", "experiment", "match", "circuit", "explain", "sweep", "several", "command_line",
-    "cli", "__main__",
+    "values", "config", "devices", "commands", "sweep_file", "sweep_cells", "data", "models",
+    "analysis", "tracking", "report", "experiment", "match", "circuit", "explain", "sweep",
+    "several", "command_line", "cli", "__main__",
 )  # fmt: skip
 SOURCES = sorted(path.relative_to(SRC) for path in SRC.rglob("*.py"))
 TINY = (

@@ -18,6 +18,8 @@ from algomatch.tracking.run_folder import RunFolder
 
 SETTINGS = (*(one for one in TINY if not one.startswith("model=")), "tracking=disabled")
 
+NAME = "reverse-vocabulary.a.b-max_length3-1L-d_model16-n_heads2"
+
 
 def sweep_file(folder: Path) -> Path:
     parameters = {
@@ -70,7 +72,7 @@ def test_one_run_of_a_sweep_by_its_index(tmp_path: Path) -> None:
     arguments = ("sweep", os.fspath(file), *SETTINGS, "--output", os.fspath(folder))
     code, _, err = run(*arguments, "--index", "2")
     assert code == 0, err
-    assert [path.name for path in folder.glob("0*")] == ["0002-reverse-1L-seed1"]
+    assert [path.name for path in folder.glob("0*")] == [f"0002-{NAME}-seed1"]
     code, out, _ = run(*arguments, "--list")
     assert code == 0
     assert "2  reverse-1L seed=1  (finished)" in out
@@ -92,8 +94,8 @@ def test_a_run_that_fails_is_named_with_its_last_words_and_costs_no_other(tmp_pa
     assert err == "algomatch: 1 of 2 runs failed; the same command tries again\n"
     said = " ".join(out.split())
     assert "1 failed, 1 finished" in said
-    assert "! 0000-reverse-1L-seed0: algomatch: training diverged at step" in said
-    assert not (folder / "0000-reverse-1L-seed0" / "finished.json").exists()
+    assert f"! 0000-{NAME}-seed0: algomatch: training diverged at step" in said
+    assert not (folder / f"0000-{NAME}-seed0" / "finished.json").exists()
 
 
 def begun(folder: Path, *overrides: str) -> Path:
@@ -114,6 +116,18 @@ def test_runs_of_other_settings_are_not_shown_as_those_of_a_sweep(tmp_path: Path
         plan(file, SETTINGS, folder)
     (folder / "0000-another").rename(folder / "0007-another")
     assert len(plan(file, SETTINGS, folder, count=2).cells) == 2  # of one sweep but for the count
+
+
+def test_a_sweep_goes_on_in_the_folders_of_an_earlier_version(tmp_path: Path) -> None:
+    first, file, folder = begun(tmp_path), tmp_path / "both.yaml", tmp_path / "runs"
+    assert first.name == f"0000-{NAME}-seed0"
+    run_id = RunFolder.open(first).id
+    earlier = first.rename(first.with_name("0000-reverse-1L-seed0"))
+    cells = plan(file, SETTINGS, folder).cells
+    assert [cell.folder.name for cell in cells[:2]] == [
+        earlier.name, f"0001-{NAME.replace('1L', '1L_attn_only')}-seed0"
+    ]  # fmt: skip
+    assert RunFolder.open(cells[0].folder).id == run_id
 
 
 @pytest.mark.slow

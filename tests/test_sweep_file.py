@@ -225,3 +225,32 @@ def test_settings_given_for_all_runs_may_not_be_swept_ones(tmp_path: Path) -> No
     path = written(tmp_path, bad)
     with pytest.raises(UserError, match=r"cell 0 of .*did you mean 'seed'"):
         plan(path)
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [("no", "false"), ("On", "true"), ("1_000", "1000"), ("0x10", "16"), ("12:30", "750"),
+     ("2024-01-01", "2024-01-01"), ("017", "15")],
+)  # fmt: skip
+@pytest.mark.parametrize("fields", ["value: [{}, b]", "values: [[{}, b], [c, d]]"])
+def test_a_word_that_wandb_reads_as_something_else_is_refused(
+    word: str, read: str, fields: str, tmp_path: Path
+) -> None:
+    def text(token: str) -> str:
+        inner = f"vocabulary: {{{fields.format(token)}}}"
+        return f"method: grid\nparameters: {{task: {{parameters: {{{inner}}}}}}}\n"
+
+    with pytest.raises(UserError) as caught:
+        read_sweep(written(tmp_path, text(word)))
+    message = str(caught.value)
+    assert message.startswith("task.parameters.vocabulary.value")
+    assert f"W&B reads {word} as {read}: write {read}, or quote it, '{word}'" in message
+    settings = plan(written(tmp_path, text(f"'{word}'")), [], tmp_path / "runs").cells[0].config
+    assert settings.task.vocabulary == [word, "b"]
+
+
+@pytest.mark.parametrize("word", ["y", "a", "7", "2.5", "0o17", "1e3x"])
+def test_other_words_are_read_as_wandb_reads_them(word: str, tmp_path: Path) -> None:
+    text = f"method: grid\nparameters: {{x: {{values: [{word}, b]}}}}\n"
+    first = read_sweep(written(tmp_path, text)).cells()[0]["x"]
+    assert (first, str(first)) == (yaml.safe_load(word), word)

@@ -374,7 +374,7 @@ def _row(config: TaskConfig) -> TaskRow:
         make = load_function(name)
         if config.vocabulary is None:
             raise UserError(
-                f"task '{config.name}' needs its vocabulary, as in task.vocabulary=[0,1,2] "
+                f"task '{config.name}' needs its vocabulary, as in 'task.vocabulary=[0,1,2]' "
                 f"(or in {split_place(name)[0].with_suffix('.yaml').name} beside it)"
             )
         return TaskRow(make, about="", vocabulary=())

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from .graphs import Layout, arrow, box, canvas, layered, roles_legend
 from .matching import site_label
 from .panels import COLOURS, png
 from .tables import plain_table
+from .tables import say as printed
 
 MOST_DRAWN = 50  # edges
 FEW = 20  # edges that need no more room than a program's
@@ -136,9 +138,7 @@ def _labelled(
 
 def print_circuits(found: Circuits, console: Console) -> None:
     """Print what every method found under every kind of ablation, then the circuit itself."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say = partial(printed, console=console)
 
     wiring = found.wiring
     nodes, edges = len(wiring.nodes), len(wiring.edges)

@@ -29,6 +29,7 @@ from .seeds import (
     load_runs,
     notes,
 )
+from .tables import say
 
 TABLE, FIGURE = "comparison.csv", "comparison.png"
 COLUMNS = (
@@ -57,10 +58,10 @@ def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group
     for part in by_task(groups):
         console.print(table(part))
         for line in notes(part):
-            console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
+            say(f"! {line}", console)
     for line in left_out:
-        console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(LEGEND, markup=False, highlight=False, soft_wrap=True)
+        say(f"! {line}", console)
+    say(LEGEND, console)
     content = io.BytesIO()
     comparison_figure(groups).savefig(content, format="png", dpi=110)
     with faults_named(f"write into '{output}'"):
@@ -103,7 +104,7 @@ def table(groups: Sequence[Group]) -> Table:
     )
     found.add_column("over seeds", no_wrap=True)
     for group in groups:
-        found.add_column(escape(group.name), justify="right")
+        found.add_column(escape(group.name), justify="right", overflow="fold")
     for family in FAMILIES:
         lines = list(_lines(family, groups))
         if lines:

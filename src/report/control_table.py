@@ -17,6 +17,8 @@ from ..analysis.measurements import Measurement
 from ..analysis.separation import EXACT, Separation, qualifies
 from ..analysis.sparsity import REFERENCE
 from ..analysis.suite import headlines
+from .readings import drawable
+from .tables import say
 
 COLUMNS = {  # group: (heading, which of several is shown)
     "reference": ("refer-\nence", min),
@@ -36,15 +38,38 @@ COLOURS = {POSITIVE: "#0072b2", NEGATIVE: "#d55e00", DECOY: "#888888"}
 Measured = Sequence[tuple[Control, Sequence[Measurement]]]
 Values = Sequence[tuple[Control, Mapping[str, float]]]
 DESCRIBING = ("ablation/", "sparsity/")
-WIDEST = 200
-LEGEND = """\
-Positives run the program: the compiled reference; in another basis (rotated; by a map of condition
-number 3); heads, neurons and dimensions permuted; noised as hard as it survives; and a learned
-network trained to implement it by interchange (the lowest of several is shown). Negatives do not
-(the highest is shown). Decoys compute the same map by another program, and decide nothing.
-gap: the lowest positive less the highest negative. A measure without a gap does not tell the
-program from other models on this task.
-"""
+GAP = "gap"  # the column of verdicts
+SHOWN = {  # what the columns hold
+    "reference": "the compiled reference",
+    "rotated": "in another basis (rotated)",
+    "reparametrised": "in another basis, by a map of condition number 3 (reparametrised)",
+    "permuted": "with heads, neurons and dimensions permuted",
+    "noised": "noised as hard as it survives",
+    "implemented": "a learned network trained to implement it by interchange",
+    "random init": "random inits",
+    "shuffled labels": "trained on shuffled labels",
+    "trained other": "trained on another task",
+    "compiled other": "another task's compiled program",
+}
+KINDS = {
+    POSITIVE: "Positives run the program (the lowest of several is shown): ",
+    NEGATIVE: "Negatives do not (the highest is shown): ",
+}
+
+
+def legend(measured: Measured) -> str:
+    """Return what the controls are that were measured, and what a gap is."""
+    there = {control.kind: dict[str, None]() for control, _ in measured}
+    for control, _ in measured:
+        there[control.kind][SHOWN.get(control.group, control.group)] = None
+    lines = [f"{start}{'; '.join(there[kind])}." for kind, start in KINDS.items() if kind in there]
+    if DECOY in there:
+        lines.append("Decoys compute the same map by another program, and decide nothing.")
+    lines.append(
+        "gap: the lowest positive less the highest negative. A measure without a gap does not tell "
+        "the program from other models on this task.\n"
+    )
+    return "\n".join(lines)
 
 
 def print_controls(
@@ -63,44 +88,49 @@ def print_controls(
         for key in held
         if key not in judged and key.startswith(DESCRIBING)
     )
-    _print_whole(_table(title, values, list(judged), judged), console)
+    _print_table(title, values, list(judged), judged, console)
     if others:
-        _print_whole(
-            _table("What describes a model, and tests no program", values, list(others), {}),
-            console,
-        )
-    console.print(LEGEND, soft_wrap=True, highlight=False)
+        about = "What describes a model, and tests no program"
+        _print_table(about, values, list(others), {}, console)
+    say(legend(measured), console)
     for control, rows in measured:
         exact = next((f"exact {row.value:.3f}" for row in rows if row.key == EXACT), "")
         left_out = "" if qualifies(control, rows) else "LEFT OUT: it is not what it is meant to be"
         about = "; ".join(part for part in (exact, notes.get(control.name), left_out) if part)
-        _say(f"{control.kind:8} {control.name}: {about}", console)
+        say(f"{control.kind:8} {control.name}: {about}", console)
     for name in notes:
         if name not in {control.name for control, _ in measured}:
-            _say(f"not made {name}: {notes[name]}", console)
+            say(f"not made {name}: {notes[name]}", console)
     failing = [one for one in found if not one.separates]
-    _say(f"\n{len(found) - len(failing)} of {len(found)} measures separate", console)
+    say(f"\n{len(found) - len(failing)} of {len(found)} measures separate", console)
     for one in failing:
-        _say(
+        say(
             f"\u2717 {_label(one.key)}: {one.negative} {one.highest_negative:.3f} is not below "
             f"{one.positive} {one.lowest_positive:.3f}: {one.why}",
             console,
         )
 
 
-def _say(text: str, console: Console) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_whole(table: Table, console: Console) -> None:
-    """Print a table as wide as it is: a narrow terminal wraps its lines, and no column is lost."""
-    before = console.width
-    console.width = WIDEST
-    console.width = max(before, Width.get(console, console.options, table).maximum)
-    try:
-        console.print(table)
-    finally:
-        console.width = before
+def _print_table(
+    title: str,
+    values: Values,
+    keys: Sequence[str],
+    verdicts: Mapping[str, Separation],
+    console: Console,
+) -> None:
+    """Print a table, in as many parts as a narrow terminal needs: no column is lost."""
+    there = {control.group for control, _ in values}
+    free = console.options.update(max_width=1000)
+    columns = [*(group for group in COLUMNS if group in there), *[GAP] * bool(verdicts)]
+    while columns:
+        count = len(columns)
+        while True:
+            part = _table(title, values, keys, columns[:count], verdicts)
+            if count == 1 or Width.get(console, free, part).maximum <= console.width:
+                break
+            count -= 1
+        console.print(part)
+        columns = columns[count:]
 
 
 def _values(measured: Measured) -> Values:
@@ -119,26 +149,28 @@ def _values(measured: Measured) -> Values:
 
 
 def _table(
-    title: str, values: Values, keys: Sequence[str], verdicts: Mapping[str, Separation]
+    title: str,
+    values: Values,
+    keys: Sequence[str],
+    columns: Sequence[str],
+    verdicts: Mapping[str, Separation],
 ) -> Table:
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("measure", no_wrap=True)
-    groups = [g for g in COLUMNS if any(control.group == g for control, _ in values)]
-    for group in groups:
-        table.add_column(COLUMNS[group][0], justify="right", no_wrap=True)
-    if verdicts:
-        table.add_column("gap", justify="right", no_wrap=True)
+    table.add_column("measure", overflow="fold")
+    for column in columns:
+        heading = column if column == GAP else COLUMNS[column][0]
+        table.add_column(heading, justify="right", no_wrap=True)
+    if GAP in columns:
         table.add_column("", no_wrap=True)
     for key in keys:
         cells = []
-        for group in groups:
-            there = [
-                held[key] for control, held in values if control.group == group and key in held
-            ]
-            cells.append(f"{COLUMNS[group][1](there):.2f}" if there else "-")
-        if key in verdicts:
-            one = verdicts[key]
-            cells += [f"{one.gap:+.3f}", "separates" if one.separates else "\u2717 fails"]
+        for column in columns:
+            if column == GAP:
+                one = verdicts[key]
+                cells += [f"{one.gap:+.3f}", "separates" if one.separates else "\u2717 fails"]
+                continue
+            held = [row[key] for control, row in values if control.group == column and key in row]
+            cells.append(f"{COLUMNS[column][1](held):.2f}" if held else "-")
         table.add_row(escape(_label(key)), *cells)
     return table
 
@@ -182,7 +214,8 @@ def controls_figure(title: str, measured: Measured, found: Sequence[Separation])
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     for tick, one in zip(axes.get_yticklabels(), reversed(found), strict=True):
         tick.set_color("black" if one.separates else "0.55")
-    axes.set_title(f"{title}: green is the gap between positives and negatives")
+    words = f"{drawable(title)}: green is the gap between positives and negatives"
+    axes.set_title(words, parse_math=False)
     axes.set_xlabel("value of the measure")
     if found:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.05), ncols=3, fontsize=8)

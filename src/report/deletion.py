@@ -19,9 +19,23 @@ from .tables import plain_table
 Rows = Sequence[Measurement]
 WORST_SHOWN = 3  # of the heads
 NOT_JUDGED = "not judged"
-LEGEND = """\
-change of exact accuracy in percentage points, ± to the farther end of its 95% interval, if replaced
-by zero, its mean, another input's output of the same length (within), or of another (across)"""
+WORDS = {  # of the kinds
+    "zero": "zero", "mean": "its mean",
+    "resample_within": "another input's output of the same length (within)",
+    "resample_across": "another input's output of another length (across)",
+}  # fmt: skip
+
+
+def legend(kinds: Sequence[str]) -> str:
+    """Return what the changes are that a table of these kinds of ablation shows.
+
+    >>> legend(["zero"])[-19:]
+    'if replaced by zero'
+    """
+    return (
+        "change of exact accuracy in percentage points, ± to the farther end of its 95% interval, "
+        f"if replaced by {', by '.join(WORDS[kind] for kind in kinds)}"
+    )
 
 
 def deletion(rows: Rows, failing: Failing = None) -> list[RenderableType]:
@@ -49,7 +63,7 @@ def deletion(rows: Rows, failing: Failing = None) -> list[RenderableType]:
             )
         table.add_section()
     said = _said(rows) if judged else f"{NOT_JUDGED}: the model does not solve the task"
-    return [table, Text(said), Text(LEGEND, style="dim")]
+    return [table, Text(said), Text(legend(kinds), style="dim")]
 
 
 def verdict(changes: dict[str, Measurement], harmless: int | None) -> str:
@@ -103,6 +117,7 @@ def _said(rows: Rows) -> str:
     """Return which heads and MLPs are redundant together."""
     flags = of(rows, "ablation/in_redundant_set")
     inside = [component_label(name) for name, row in flags.items() if row.value == 1]
+    what = "heads and MLPs" if any(name.endswith(MLP) for name in flags) else "heads"
     if not inside:
-        return f"no set of the {len(flags)} heads and MLPs is redundant"
-    return f"redundant together ({len(inside)} of {len(flags)} heads and MLPs): {', '.join(inside)}"
+        return f"no set of the {len(flags)} {what} is redundant"
+    return f"redundant together ({len(inside)} of {len(flags)} {what}): {', '.join(inside)}"

@@ -7,17 +7,19 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..analysis.explained import CONTROLS, INTACT, Explained
+from ..analysis.explained import CONTROLS, INTACT, NEURONS, UNIFORM, Explained
 from ..analysis.heads import HeadExplanation, Heads
 from ..analysis.neurons import VARIES, NeuronExplanation, share_explained
 from ..analysis.places import Feature
 from ..data.outputs import Categorical, Output
 from .tables import plain_table
+from .tables import say as printed
 
 SHOWN = 20  # neurons
 LONGEST = 72  # of a predicate in the terminal
@@ -37,18 +39,22 @@ EXPLAINED_HEADER = (
 )  # fmt: skip
 HEADS_LEGEND = (
     "overlap: attention in common, mean over queries; init: the most that random inits reach by "
-    "the same; flat: attention to everything; mass: attention to the selected keys. Tables are "
-    "judged on other inputs than they are fitted on."
+    "the same; flat: attention to everything"
 )
+MASS = "; mass: attention to the selected keys"
+TABLES_JUDGED = ". Tables are judged on other inputs than they are fitted on."
 NEURONS_LEGEND = (
-    "accuracy: balanced, on held-out inputs (* too rare to be held out: on all); shuffled: the "
-    "same fit to shuffled on/off; loss: its rise when the neuron is switched off; r, ratio: of "
-    "what that changes in the outputs with the neuron's direct effect on them"
+    "accuracy: balanced, on held-out inputs; shuffled: the same fit to shuffled on/off; loss: its "
+    "rise when the neuron is switched off; r, ratio: of what that changes in the outputs with the "
+    "neuron's direct effect on them"
 )
-EXPLAINED_LEGEND = (
-    "exact accuracy, held out, with the layers up to each explained. Patterns and what predicates "
-    "ask of the program's variables are looked up, not computed by the model: where `uniform "
-    "attention, neurons` is as good, the answer came with the predicates"
+RARE = "; *: too rare to be held out, judged on all inputs"
+EXPLAINED_LEGEND = "exact accuracy, held out, with the layers up to each explained."
+WITH_PREDICATES = f"{UNIFORM}, {NEURONS}"
+PATTERNS_LOOKED_UP = "Patterns are looked up, not computed by the model."
+LOOKED_UP = (
+    "Patterns and what predicates ask of the program's variables are looked up, not computed by "
+    f"the model: where `{WITH_PREDICATES}` is as good, the answer came with the predicates"
 )
 
 
@@ -81,29 +87,34 @@ class Explanation:
 
 def print_explanation(one: Explanation, console: Console) -> None:
     """Print the tables of heads, of neurons and of the explained model."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say = partial(printed, console=console)
 
     say(first_line(one))
     of = "all" if one.n == one.total else f"{one.n:,} of"
     say(f"{one.title}: exact accuracy {one.exact:.3f} on {of} {one.total:,} inputs")
     if one.heads is not None:
         console.print(_heads_table(one.heads.each))
-        say(HEADS_LEGEND)
+        active = [head for head in one.heads.each if head.active]
+        if active:
+            by_selector = any(head.best is head.hard for head in active)
+            by_table = any(head.best is not head.hard for head in active)
+            say(HEADS_LEGEND + MASS * by_selector + TABLES_JUDGED * by_table)
         for line in head_sentences(one.heads):
             say(line)
     if one.neurons == ():
         say("no neurons: the model has attention only")
     elif one.neurons is not None:
-        console.print(_neurons_table(one.neurons, one.output))
-        say(NEURONS_LEGEND)
+        listed = [neuron for neuron in by_importance(one.neurons) if neuron.explained][:SHOWN]
+        if listed:
+            console.print(_neurons_table(listed, one.output))
+            say(NEURONS_LEGEND + RARE * any(neuron.rare for neuron in listed))
         for line in neuron_sentences(one.neurons, one.untrained, one.bar):
             say(line)
     if one.rows is not None:
         console.print(_explained_table(one.rows))
         console.print(_lengths_table(one.rows))
-        say(EXPLAINED_LEGEND)
+        predicted = WITH_PREDICATES in {row.variant for row in one.rows}
+        say(f"{EXPLAINED_LEGEND} {LOOKED_UP if predicted else PATTERNS_LOOKED_UP}")
 
 
 def first_line(one: Explanation) -> str:
@@ -121,22 +132,14 @@ def _interval(low: float, high: float) -> str:
 
 
 def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
-    table = plain_table("head", "by", "overlap", "95%", "init", "flat", "mass")
+    masses = any(one.active and one.best is one.hard for one in heads)  # of what selectors select
+    table = plain_table("head", "by", "overlap", "95%", "init", "flat", *["mass"] * masses)
     table.add_column("pattern", overflow="fold")
     table.add_column("next best", overflow="fold")
     for one in heads:
         if not one.active:
-            table.add_row(
-                one.name,
-                "-",
-                "",
-                "",
-                "",
-                "",
-                "",
-                "inactive: no effect on any input",
-                "",
-            )
+            nothing = [""] * (4 + masses)
+            table.add_row(one.name, "-", *nothing, "inactive: no effect on any input", "")
             continue
         best = one.best
         hard, scored = one.hard, best.scored
@@ -144,10 +147,10 @@ def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
         what = scored.name if best is hard else f"table: {scored.name} ({one.table.size} numbers)"
         bos = f"; BOS: {hard.at_bos}" if best is hard else ""
         level = one.level if one.level != "nothing" else "-"
-        mass = f"{hard.mass:.2f}" if best is hard else ""
+        mass = [f"{hard.mass:.2f}" if best is hard else ""] * masses
         table.add_row(
             one.name, level, f"{scored.value:.2f}", _interval(scored.low, scored.high),
-            f"{best.untrained:.2f}", f"{one.uniform:.2f}", mass, escape(what + bos),
+            f"{best.untrained:.2f}", f"{one.uniform:.2f}", *mass, escape(what + bos),
             escape(f"{other.name} {other.value:.2f}"),
         )  # fmt: skip
     return table
@@ -192,7 +195,7 @@ def _neurons_table(neurons: Sequence[NeuronExplanation], output: Output) -> Tabl
     table = plain_table("neuron", "accuracy", "95%", "shuffled", "loss", "r", "ratio")
     table.add_column("on where", overflow="fold")
     table.add_column("adds to", overflow="fold")
-    for one in by_importance(neurons)[:SHOWN]:
+    for one in neurons:
         effect = one.effect
         numbers = [effect.loss, effect.correlation, effect.ratio] if effect else [math.nan] * 3
         text = one.text if len(one.text) <= LONGEST else f"{one.text[: LONGEST - 1]}…"
@@ -242,6 +245,12 @@ def neuron_sentences(
         )
     if rare := sum(one.rare for one in neurons):
         yield f"{rare} of these are too rare to be held out, and judged on what they were fitted on"
+    varying = [one for one in neurons if one.state == VARIES]
+    shown = min(SHOWN, sum(one.explained for one in varying))
+    if left := len(varying) - shown:
+        below = sum(not one.explained for one in varying)
+        more = f"{left - below} more are explained, and " if left > below else ""
+        yield f"not listed: {more}{below} are below that bar (neurons.csv has all)"
     share, n = share_explained(untrained)
     if n:
         yield f"the same search explains {share:.1%} of the {n} of a random init"

@@ -24,6 +24,7 @@ from .explanation import (
     untrained_csv,
 )
 from .panels import COLOURS
+from .readings import drawable
 
 MOST_HEADS = 16  # drawn
 TITLE = 26  # letters of a pattern's name above its picture
@@ -64,7 +65,7 @@ def explanation_figure(one: Explanation) -> Figure:
     columns = max(1, min(4, len(shown)))
     lines = -(-len(shown) // columns) or 1
     figure = Figure(figsize=(15, 2.1 * lines + 5), layout="constrained")
-    figure.suptitle(one.title)
+    figure.suptitle(drawable(one.title), parse_math=False)
     above, below = cast(list[SubFigure], figure.subfigures(2, 1, height_ratios=(2.1 * lines, 4.6)))
     _heads(above, shown, len(heads), columns, lines)
     panels = below.subplots(1, 3 if one.neurons else 2, squeeze=False)[0]

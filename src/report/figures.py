@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from ..analysis.measurements import Measurement
+from ..config import run_title
 from ..files import write_file
 from ..tracking.run_folder import RunFolder
 from .marks import Failing, meaning
 from .panels import PANELS
+from .readings import drawable
 from .summary import inexact_note
 
 SIZE = (21, 9)  # inches
@@ -38,10 +40,8 @@ def run_figure(folder: RunFolder, rows: Sequence[Measurement], failing: Failing 
     """Return the figure of a run; a panel without measurements says so."""
     config = folder.config
     figure = Figure(figsize=SIZE, layout="constrained")
-    figure.suptitle(
-        f"{config.model.name} learning {config.task.name}, seed {config.seed}, "
-        f"against the compiled program{inexact_note(rows)}"
-    )
+    title = f"{run_title(config, 'learning')}, against the compiled program{inexact_note(rows)}"
+    figure.suptitle(drawable(title), parse_math=False)
     figure.supxlabel(meaning(failing), fontsize=8)
     grid = figure.subplots(-(-len(PANELS) // COLUMNS), COLUMNS)
     for axes, panel in zip(grid.flat, PANELS, strict=True):

@@ -19,10 +19,11 @@ def marked(label: str, keys: Iterable[str], failing: Failing) -> str:
     return f"{label} {MARK}" if any(key in (failing or ()) for key in keys) else label
 
 
-def meaning(failing: Failing, controls: str = "") -> str:
+def meaning(failing: Failing, controls: str = "", keys: Iterable[str] | None = None) -> str:
     """Return what the mark says, or how to find out; nothing where every measure separates.
 
-    `controls` is the command that runs the task's controls.
+    `controls` is the command that runs the task's controls. Of what is shown the measures' keys
+    may be given: nothing where none of them is marked.
 
     >>> meaning({})
     ''
@@ -30,6 +31,6 @@ def meaning(failing: Failing, controls: str = "") -> str:
     if failing is None:
         how = f": `{controls}`" if controls else " (algomatch controls)"
         return f"controls not run for this task{how}"
-    if not failing:
+    if not failing or (keys is not None and not any(key in failing for key in keys)):
         return ""
     return f"{MARK} does not tell the program from other models on this task (algomatch controls)"

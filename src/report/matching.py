@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, product
 from string import ascii_uppercase
 from typing import Any
@@ -31,6 +32,7 @@ from ..analysis.verdicts import (
 )
 from ..data.cuts import Cut
 from .tables import plain_table
+from .tables import say as printed
 
 HEADER = (
     "run", "step", "program", "cut", "site", "match", "match_low", "match_high", "chance", "test",
@@ -102,7 +104,7 @@ def print_matching(found: Sequence[Matching], console: Console) -> None:
         console.print()
         console.print(_over_steps(found))
         for line in emerged(found):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            printed(line, console)
 
 
 def _over_steps(found: Sequence[Matching]) -> Table:
@@ -180,8 +182,7 @@ def best_match(one: Matching, name: str, cut: Cut) -> float:
 def _print_one(one: Matching, console: Console) -> None:
     title, found = one.title, one.standings
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say = partial(printed, console=console)
 
     say(f"{title}: exact accuracy {one.exact:.4f}")
     for standing in found:

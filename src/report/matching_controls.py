@@ -7,6 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from ..analysis.controls import DECOY, NEGATIVE, POSITIVE
 from ..analysis.matching_controls import Checked
+from .tables import say as printed
 
 FAMILIES = {"trained_on_": "trained on other tasks", "compiled_": "compiled other tasks"}
 HEADER = ("task", "control", "kind", "program", "exact", "verdict", "match", "right", "note",
@@ -67,9 +69,7 @@ def _range(values: Iterable[float | None]) -> str:
 
 def print_counts(found: Sequence[Checked], console: Console) -> None:
     """Print how many controls there were, of each kind, and every exception."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say = partial(printed, console=console)
 
     for kind, claim in (
         (POSITIVE, "follow their program"),

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..config import task_title
 from .page_results import Results, Row, value, whole
 from .seeds import Group, Run
+from .tables import say
 
 HEADER = (
     "task", "group", "seed", "run", "step", "exact", "program", "verdict", "score", "score_low",
@@ -33,10 +35,12 @@ def print_verdicts(groups: Sequence[Group], console: Console) -> None:
         some = [group for group in groups if group.task == task]
         found = [[row for run in group.runs for row in _rows(run)] for group in some]
         programs = sorted({row["program"] for rows in found for row in rows})
-        table = Table(title=escape(f"verdicts on {task}"), title_justify="left", box=SIMPLE)
+        titles = {task_title(run.config) for group in some for run in group.runs}
+        title = titles.pop() if len(titles) == 1 else task  # else the groups' names say it
+        table = Table(title=escape(f"verdicts on {title}"), title_justify="left", box=SIMPLE)
         for heading in ("runs", "seeds", "exact", *programs):
             right = heading in ("seeds", "exact")
-            table.add_column(escape(heading), justify="right" if right else "left")
+            table.add_column(escape(heading), justify="right" if right else "left", overflow="fold")
         for group, rows in zip(some, found, strict=True):
             exact = {row["run"]: value(row, "exact") for row in rows}
             known = [one for one in exact.values() if one is not None]
@@ -44,7 +48,7 @@ def print_verdicts(groups: Sequence[Group], console: Console) -> None:
             mean = f"{fmean(known):.3f}" if known else "-"
             table.add_row(escape(group.name), str(len(exact)), mean, *cells)
         console.print(table)
-    console.print(LEGEND, markup=False, highlight=False, soft_wrap=True)
+    say(LEGEND, console)
 
 
 def verdicts_csv(groups: Iterable[Group]) -> str:

@@ -8,7 +8,7 @@ from ..analysis.attention import active_heads
 from ..analysis.emergence import summaries
 from ..analysis.measurements import Measurement
 from ..analysis.rivals import program_names
-from ..config import Config
+from ..config import Config, model_title, run_title, task_title
 from ..data.inputs import InputSet, input_set
 from ..data.tasks import Task, make_task
 from ..errors import FaultError, UserError
@@ -86,8 +86,7 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
         lacking = Missing("Anything: the run holds no checkpoint yet",
                           commands.resume)  # fmt: skip
         sections.append(Section("learning", "Measurements", "", [lacking]))
-    norm = "" if config.model.normalization == "LN" else " without LayerNorm"
-    name = f"{config.model.name}{norm} learning {config.task.name}, seed {config.seed}"
+    name = run_title(config, "learning")
     warnings = list(_warnings(folder, rows, last_step, meaning(failing, commands.controls)))
     return Page(
         title or name, name if title else "", facts(folder, last, last_step), warnings, hypotheses,
@@ -186,8 +185,9 @@ def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> lis
     norm = "LayerNorm" if model.normalization == "LN" else f"normalisation {model.normalization}"
     shape = f"{layers}, {model.n_heads} heads, width {model.d_model}, {mlp}, {norm}"
     found = [
-        ("exact accuracy", exact), ("model", f"{model.name}: {shape}"),
-        ("task", config.task.name), ("seed", f"{config.seed}. {ONE_SEED[0].upper()}{ONE_SEED[1:]}"),
+        ("exact accuracy", exact), ("model", f"{model_title(config)}: {shape}"),
+        ("task", task_title(config)),
+        ("seed", f"{config.seed}. {ONE_SEED[0].upper()}{ONE_SEED[1:]}"),
         ("state", state_of(folder, last_step)), ("run", folder.id),
     ]  # fmt: skip
     share = lengths["all"].value if "all" in lengths else 0.0

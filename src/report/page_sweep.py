@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..commands import command
-from ..config import configs_dir
+from ..config import configs_dir, model_title
 from ..data.rasp_text import describe
 from ..data.tasks import make_task
 from ..errors import UserError
@@ -474,7 +474,7 @@ def _runs(groups: Sequence[Group], empty: Iterable[RunFolder]) -> Section:
     for folder in empty:
         config = folder.config
         lines.append([
-            Cell(folder.path.name, code=True), Cell(config.task.name), Cell(config.model.name),
+            Cell(folder.path.name, code=True), Cell(config.task.name), Cell(model_title(config)),
             Cell(str(config.seed), config.seed), Cell("-"), Cell("-"),
             Cell("no checkpoint yet", -1),
         ])  # fmt: skip

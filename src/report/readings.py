@@ -51,6 +51,15 @@ def component_label(name: str) -> str:
     return name
 
 
+def drawable(text: str) -> str:
+    """Return a text in letters that every font of a figure has.
+
+    >>> drawable("sort with vocabulary [\u00e9]") == "sort with vocabulary [" + chr(92) + "xe9]"
+    True
+    """
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def of(rows: Iterable[Measurement], measure: str) -> dict[str, Measurement]:
     """Return a checkpoint's rows of a measure by their subject."""
     return {row.subject: row for row in rows if row.measure == measure}

@@ -18,7 +18,7 @@ from ..analysis.emergence import CONTROLS, Summary, summaries
 from ..analysis.measurements import Measurement
 from ..analysis.statistics import t_interval, wilson_interval
 from ..analysis.suite import declared_metrics, headlines
-from ..config import FREE_SETTINGS, Config, flattened
+from ..config import FREE_SETTINGS, Config, departures, flattened, task_title
 from ..errors import FaultError, UserError
 from ..files import faults_named
 from ..tracking.control_record import failing
@@ -162,10 +162,10 @@ def load_runs(folders: Iterable[RunFolder]) -> tuple[list[Run], list[str]]:
 def grouped(runs: Iterable[Run]) -> list[Group]:
     """Return the runs in groups that differ only in seed, by task and then by name.
 
-    A group is named by its model, and by the config keys in which it differs from other groups of
-    the same task and model; by those that are not the task's also where it is only on other tasks
-    that the model's groups differ in them, so that one setting has one name on all tasks. Runs with
-    an inexact reference are groups of their own.
+    A group is named by its model with what departs from it, and by the config keys in which it
+    differs from other groups of the same task and model; by those that are not the task's also
+    where it is only on other tasks that the model's groups differ in them, so that one setting has
+    one name on all tasks. Runs with an inexact reference are groups of their own.
     """
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -182,8 +182,9 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
         shared[base[1]] |= {key for key in telling[base] if _on_any_task(key)}
     groups, there = list[Group](), Counter[tuple[str, str]]()
     for (task, model, exact), several in alike.items():
-        wanted = telling[task, model, exact] | shared[model]
         for members in several:
+            own = {key for key in departures(members[0].config) if key.startswith("model.")}
+            wanted = telling[task, model, exact] | shared[model] | own
             identity = _identity(members[0])
             words = [f"{key}={_shown(identity[key])}" for key in identity if key in wanted]
             mark = [] if exact else ["(inexact reference)"]
@@ -286,6 +287,9 @@ def notes(groups: Sequence[Group]) -> list[str]:
             lines.append(
                 f"{group.name}: the reference is not its program, and neither is the comparison"
             )
+    if len(titles := {task_title(group.runs[0].config) for group in groups}) == 1:
+        (title,) = titles
+        lines += [f"the task is {title}"] * (title != groups[0].task)
     shared = [settings(group) for group in groups]
     others = [key for key in differing_keys(shared) if not key.startswith("model.")]
     if others:
@@ -298,7 +302,8 @@ def meanings(groups: Iterable[Group]) -> list[str]:
     said: dict[str, str] = {}
     for group in groups:
         folder = group.runs[0].folder
-        said.setdefault(folder.inputs_digest, meaning(group.failing, folder.commands.controls))
+        line = meaning(group.failing, folder.commands.controls, group.estimates)
+        said[folder.inputs_digest] = said.get(folder.inputs_digest) or line
     return list(dict.fromkeys(said.values()))
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ..analysis.subspaces import Question, Subspace
 from ..files import faults_named, write_file
 from .matching import site_label
 from .tables import plain_table
+from .tables import say as printed
 
 HEADER = (
     "run", "step", "program", "variable", "same", "site", "k", "width", "test", "low", "high", "n",
@@ -56,9 +58,7 @@ class Searched:
 
 def print_subspaces(one: Searched, console: Console) -> None:
     """Print a row for each variable and site, and what they amount to for each variable."""
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say = partial(printed, console=console)
 
     if one.found:
         console.print(_table(one))

@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis.measurements import Measurement
+from ..analysis.rerun import MLP
 from ..analysis.suite import declared_metrics, whole
 from ..commands import quoted
+from ..config import run_title
 from ..data.inputs import InputSet, smallest_gap
 from ..data.outputs import Numerical
 from ..models.reference import Reference
@@ -27,22 +29,15 @@ from .readings import (
     relabelings,
     uniform_heads,
 )
-from .tables import plain_table
+from .tables import legend_table, plain_table, say
 
 VALUES_SHOWN = 8
+CONTROL_WORDS = {
+    "_random_init": "untrained models (random init)",
+    "_other_task": "other tasks' compiled programs (other task)",
+}
 SIZES = ("n_layers", "n_heads", "d_model", "d_head", "d_mlp")
 Rows = Sequence[Measurement]
-EXACT = """\
-exact accuracy  share of inputs with the whole output right; control: blind to the tokens"""
-DCKA = """\
-dCKA            deconfounded CKA with the residual stream: each variable, or site of the
-                reference, at its best site; control: the highest of untrained models (random
-                init) and of other tasks' compiled programs (other task), whichever is higher"""
-ATTENTION = """\
-attention       in common with the reference's active heads, each matched with one of the model's"""
-NAMES = """\
-head L.H        blocks.L.attn.hook_z[H]; attention L, MLP L: blocks.L.hook_attn_out, hook_mlp_out
-"""
 
 
 def print_summary(
@@ -57,12 +52,11 @@ def print_summary(
         UserError: the run's checkpoints are gone.
     """
     rows, config = folder.last_rows(), folder.config
-    title = f"{config.model.name} on {config.task.name}, seed {config.seed}, step {rows[0].step}"
+    title = f"{run_title(config, 'on')}, step {rows[0].step}"
     console.print(summary_table(rows, title, failing))
-    print_meaning(failing, folder.commands.controls, console)
-    console.print(
-        "\n".join(_legend(rows, config.analysis.measures)), soft_wrap=True, highlight=False
-    )
+    print_meaning(failing, rows, folder.commands.controls, console)
+    console.print(legend(rows, config.analysis.measures), highlight=False)
+    console.print()
     lines = [
         f"measurements   {folder.path / 'measurements.csv'}",
         f"checkpoints    {folder.path / 'checkpoints'}",
@@ -74,34 +68,64 @@ def print_summary(
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _legend(rows: Rows, measures: Sequence[str]) -> Iterator[str]:
-    """Yield what the lines of the tables are, and of which there are none."""
-    yield EXACT
-    if of(rows, "similarity/matched_deconfounded_cka"):
-        yield DCKA
-    if of(rows, "attention/matched_overlap"):
-        yield ATTENTION
-    yield from nothing_to_compare(rows, measures)
-    yield NAMES
+def legend(rows: Rows, taken: Sequence[str] = ()) -> Table:
+    """Return what the words of a summary of these rows mean.
+
+    Of measures that were `taken` and have no figures it says why.
+    """
+    measures = {row.measure for row in rows}
+
+    def there(start: str) -> bool:
+        return any(measure.startswith(start) for measure in measures)
+
+    lines = []
+    if there("accuracy/exact"):
+        blind = "; control: blind to the tokens" * there("accuracy/blind_exact")
+        lines.append(("exact accuracy", f"share of inputs with the whole output right{blind}"))
+    if there("similarity/matched_deconfounded_cka"):
+        kinds = [
+            words for ending, words in CONTROL_WORDS.items()
+            if any(measure.endswith(ending) for measure in measures)
+        ]  # fmt: skip
+        highest = f"; control: the highest of {' and of '.join(kinds)}" if kinds else ""
+        both = ", whichever is higher" * (len(kinds) > 1)
+        lines.append((
+            "dCKA", "deconfounded CKA with the residual stream: each variable, or site of the "
+            f"reference, at its best site{highest}{both}",
+        ))  # fmt: skip
+    if there("attention/matched_overlap"):
+        lines.append((
+            "attention", "in common with the reference's active heads, each matched with one of "
+            "the model's",
+        ))  # fmt: skip
+    lines += nothing_to_compare(rows, taken)
+    deleted = there("ablation/")
+    if deleted or there("attention/matched_overlap"):
+        lines.append(("head L.H", "blocks.L.attn.hook_z[H]"))
+    if deleted:
+        lines.append(("attention L", "blocks.L.hook_attn_out"))
+        if any(row.subject.endswith(MLP) for row in rows if row.measure.startswith("ablation/")):
+            lines.append(("MLP L", "blocks.L.hook_mlp_out"))
+    return legend_table(lines)
 
 
-def nothing_to_compare(rows: Rows, measures: Sequence[str]) -> Iterator[str]:
+def nothing_to_compare(rows: Rows, taken: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield of which measures that were taken there are no figures, and why."""
-    if "similarity" in measures and not of(rows, "similarity/mean_deconfounded_cka"):
-        yield "dCKA            no variable of the program is more than token and position"
-    if "attention" in measures and not of(rows, "attention/matched_overlap"):
-        yield "attention       the reference has no active heads: nothing to compare"
-    if "sparsity" in measures and "reference:model" not in of(rows, "sparsity/active_share"):
-        yield "MLP neurons     the reference has none: nothing to compare"
+    if "similarity" in taken and not of(rows, "similarity/mean_deconfounded_cka"):
+        yield "dCKA", "no variable of the program is more than token and position"
+    if "attention" in taken and not of(rows, "attention/matched_overlap"):
+        yield "attention", "the reference has no active heads: nothing to compare"
+    if "sparsity" in taken and "reference:model" not in of(rows, "sparsity/active_share"):
+        yield "MLP neurons", "the reference has none: nothing to compare"
     testable = of(rows, "matching/testable_cuts").get("model")
     if testable is not None and testable.value == 0:
-        yield "match           the program has no inner cut that can be tested"
+        yield "match", "the program has no inner cut that can be tested"
 
 
-def print_meaning(failing: Failing, controls: str, console: Console) -> None:
-    """Print what the marks say, or the command that runs the controls, on one line."""
-    if said := meaning(failing, controls):
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
+def print_meaning(failing: Failing, rows: Rows, controls: str, console: Console) -> None:
+    """Print what the marks of these rows say, or the command that runs the controls."""
+    if said := meaning(failing, controls, (row.key for row in rows)):
+        say(said, console)
 
 
 def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]:
@@ -262,7 +286,10 @@ def _compared(rows: Rows, label: str, subjects: list[str], row: Measurement) -> 
 
 
 def _neurons(rows: Rows, failing: Failing) -> Table | None:
-    """Return the model's figures, the reference's, and the difference that H1 speaks of."""
+    """Return the model's figures, the reference's, and the difference that H1 speaks of.
+
+    Nothing where the model has no MLP neurons that were measured.
+    """
     table = plain_table(
         "MLP neurons", "model", "95% interval", "reference", "reference less model (H1)",
         "95% interval",
@@ -271,7 +298,7 @@ def _neurons(rows: Rows, failing: Failing) -> Table | None:
         found = of(rows, f"sparsity/{name}")
         each = [found.get("model"), found.get("reference:model"),
                 of(rows, f"sparsity/h1_{name}").get("model")]  # fmt: skip
-        if not any(each):
+        if each[0] is None:
             continue
         keys = [f"sparsity/model/{name}", f"sparsity/model/h1_{name}"]
         model, reference, h1 = each

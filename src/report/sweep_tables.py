@@ -18,6 +18,7 @@ from pathlib import Path
 from ..analysis.explained import INTACT, NEURONS, TABLES, UNIFORM
 from ..analysis.neurons import VARIES
 from ..commands import command
+from ..config import model_title
 from .families import HEADLINES, compared_with, emerging
 from .gathered import NAMES, ON_OFF_KEYS, Gathered, Member, by_seed
 from .hypotheses import (
@@ -215,7 +216,7 @@ def _runs(found: Gathered) -> Iterator[Record]:
         config = folder.config
         yield {
             "run": folder.path.name, "id": folder.id, "task": config.task.name,
-            "architecture": config.model.name, "seed": config.seed, "state": "no checkpoint yet",
+            "architecture": model_title(config), "seed": config.seed, "state": "no checkpoint yet",
         }  # fmt: skip
 
 

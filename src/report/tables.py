@@ -1,9 +1,18 @@
-"""Tables for the terminal, as narrow as can be."""
+"""Tables and text for the terminal, as narrow as can be."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+PATH = 20  # characters from which on a word with a slash is one
+WORD = re.compile(r"[^\s`]*`[^`\n]+`\S*|\S+")  # a command in backticks is one
 
 
 def plain_table(label: str, *numbers: str) -> Table:
@@ -13,3 +22,43 @@ def plain_table(label: str, *numbers: str) -> Table:
     for column in numbers:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def legend_table(lines: Iterable[tuple[str, str]]) -> Table:
+    """Return terms, each beside what it means."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for term, meaning in lines:
+        table.add_row(escape(term), escape(meaning))
+    return table
+
+
+def say(text: str, console: Console) -> None:
+    """Print a text in lines that fit the terminal; a path and a command are never broken."""
+    for line in wrapped(text, console.width):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return a text in lines of at most a width; a path or a command may make one longer.
+
+    >>> wrapped("  say `algomatch match runs/RUN` of it", 12)
+    ['  say `algomatch match runs/RUN`', '  of it']
+    """
+    lines = list[str]()
+    for line in text.split("\n"):
+        if cell_len(line) <= width:
+            lines.append(line)
+            continue
+        indent = line[: len(line) - len(line.lstrip())]
+        found = ""
+        for word in WORD.findall(line):
+            short = "`" not in word and ("/" not in word or len(word) < PATH)
+            if found and short and cell_len(f"{indent}{found} {word}") > width:
+                lines.append(indent + found)
+                found = word
+            else:
+                found = f"{found} {word}".lstrip()
+        lines.append(indent + found)
+    return lines

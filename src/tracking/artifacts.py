@@ -18,7 +18,7 @@ import wandb
 from ..analysis.measurements import COLUMNS, Measurement
 from ..analysis.suite import headlines
 from ..commands import command
-from ..config import TrackingConfig, group_name, to_mapping
+from ..config import TrackingConfig, group_name, model_title, task_title, to_mapping
 from ..data.copies import copies_in, is_own
 from ..errors import FaultError, UserError, first_line
 from . import checkpoints
@@ -71,8 +71,8 @@ def log_checkpoint(
         metadata={
             "run": folder.id,
             "step": checkpoints.step_of(path),
-            "task": config.task.name,
-            "model": config.model.name,
+            "task": task_title(config),
+            "model": model_title(config),
             "seed": config.seed,
             "exact": exact,
         },

@@ -16,7 +16,7 @@ from .. import __version__
 from ..analysis import separation
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
 from ..analysis.separation import Separation
-from ..config import Config, to_mapping, to_yaml
+from ..config import Config, run_name, to_mapping, to_yaml
 from ..errors import FaultError
 from ..files import cache_folder, faults_named, remove_leftovers, write_file, write_folder
 
@@ -39,8 +39,10 @@ class ControlRecord:
         text = json.dumps([known, inputs_digest, __version__], sort_keys=True, default=str)
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         self._inputs_digest, self._config = inputs_digest, config
-        name = f"{config.task.name}-{config.model.name}-{self.digest}"
-        self.path = Path(config.run_dir or Path(config.runs_dir) / "controls" / name)
+        folder = Path(config.runs_dir) / "controls"
+        earlier = folder / f"{config.task.name}-{config.model.name}-{self.digest}"
+        name = f"{run_name(config).rpartition('-seed')[0]}-{self.digest}"
+        self.path = Path(config.run_dir or (earlier if earlier.exists() else folder / name))
 
     def begin(self) -> None:
         """Make the folder, or take over the one that is there.

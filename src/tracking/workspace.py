@@ -13,7 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from math import ceil, isfinite
 from typing import Any
@@ -24,6 +24,7 @@ from ..analysis.emergence import CONTROLS
 from ..analysis.measurements import Metric
 from ..analysis.similarity import PLAIN
 from ..analysis.suite import declared_metrics
+from ..config import ModelConfig
 from ..errors import FaultError, UserError, first_line
 from .heatmaps import HEATMAPS
 from .wandb_log import STEP
@@ -43,7 +44,11 @@ MOST_CUTS = 4  # in the table of runs
 COLUMNS = 3
 FINAL, BEST, EMERGED = "final/", "best/", "emergence_step/"
 BESIDE = (*CONTROLS, "_reference")  # endings of what stands beside a measure wherever it is logged
-GROUPED_BY = ("task.name", "model.name", "model.normalization")
+NAMED_BY = ("task.name", "model.name", "model.normalization")  # and shown, a column each
+# All of the model: a setting may depart from the file that is named.
+GROUPED_BY = tuple(
+    dict.fromkeys((*NAMED_BY, *(f"model.{one.name}" for one in fields(ModelConfig))))
+)
 PICTURES = tuple(f"heatmaps/{name}" for name in HEATMAPS)
 DCKA = "similarity/model/mean_deconfounded_cka"
 MATCHED = "similarity/model/matched_deconfounded_cka"
@@ -304,7 +309,7 @@ def columns(logged: Mapping[str, int]) -> list[str]:
     A column of emergence steps is there as soon as the curve is; it is empty of runs in which
     nothing emerged. Beside a match is its chance, beside a similarity its controls.
     """
-    config = [f"config:{_value_of(key)}" for key in (*GROUPED_BY, "seed")]
+    config = [f"config:{_value_of(key)}" for key in (*NAMED_BY, "seed")]
     found = ["accuracy/all/exact", "accuracy/all/blind_exact", "accuracy/held_out/exact"]
     keys = [f"{FINAL}{key}" for key in found]
     pattern = "final/matching/(.+)/best_match"
@@ -376,7 +381,7 @@ def _overviews(logged: Mapping[str, int]) -> Iterator[wr.ScatterPlot | wr.Parall
         )  # fmt: skip
     if exact in logged:
         keys = [exact, f"{FINAL}accuracy/held_out/exact", *both, *steps]
-        given: list[Any] = [wr.Config(key) for key in (*GROUPED_BY, "seed")]
+        given: list[Any] = [wr.Config(key) for key in (*NAMED_BY, "seed")]
         ended = [wr.SummaryMetric(key) for key in keys if key in logged]
         yield wr.ParallelCoordinatesPlot(
             title="Every run: what it is, and how it ended",

@@ -312,7 +312,7 @@ def test_an_empty_yaml_beside_a_program_says_nothing(tmp_path: Path) -> None:
 def test_a_program_without_a_vocabulary_says_where_to_give_it(tmp_path: Path) -> None:
     path = write_program(tmp_path, "mine", TOKENS)
     assert refusal([f"task={path}:make_it"]) == (
-        "task 'mine.it' needs its vocabulary, as in task.vocabulary=[0,1,2] (or in mine.yaml "
+        "task 'mine.it' needs its vocabulary, as in 'task.vocabulary=[0,1,2]' (or in mine.yaml "
         "beside it)"
     )
 

@@ -39,6 +39,8 @@ EXACT = "accuracy/all/exact"
 SEEDS = (0, 1, 2)
 MODELS = ("1L", "1L_attn_only")
 CONTROLS = "algomatch controls task=reverse 'task.vocabulary=[a,b]' task.max_length=3"
+SHAPE = "model.d_model=16 model.n_heads=2"  # which departs from both
+TASK = "the task is reverse with vocabulary [a, b], max_length 3"
 
 
 def trained(path: Path, *settings: str) -> Path:
@@ -118,11 +120,11 @@ def test_students_interval_covers_the_mean_as_often_as_it_says() -> None:
 
 def test_runs_that_differ_only_in_seed_are_one_group(runs: Path) -> None:
     found = groups_of(runs)
-    assert [group.label for group in found] == [f"reverse {model}" for model in MODELS]
+    assert [group.label for group in found] == [f"reverse {model} {SHAPE}" for model in MODELS]
     for group, model in zip(found, MODELS, strict=True):
         assert [run.config.seed for run in group.runs] == list(SEEDS)
         assert {run.config.model.name for run in group.runs} == {model}
-    assert notes(found) == [meaning(None, CONTROLS)]
+    assert notes(found) == [TASK, meaning(None, CONTROLS)]
 
 
 def test_where_it_ran_and_was_tracked_parts_no_group_but_a_setting_does(
@@ -136,9 +138,9 @@ def test_where_it_ran_and_was_tracked_parts_no_group_but_a_setting_does(
     change_config(mine, "learning_rate: 0.02", "learning_rate: 0.03")
     found = groups_of(runs, mine)
     assert [(group.name, len(group.runs)) for group in found] == [
-        ("1L trainer.learning_rate=0.02", 3),
-        ("1L trainer.learning_rate=0.03", 1),
-        ("1L_attn_only", 3),
+        (f"1L {SHAPE} trainer.learning_rate=0.02", 3),
+        (f"1L {SHAPE} trainer.learning_rate=0.03", 1),
+        (f"1L_attn_only {SHAPE}", 3),
     ]
     assert "the groups differ in more than the model: trainer.learning_rate" in notes(found)
 
@@ -148,10 +150,10 @@ def test_a_setting_has_one_name_on_all_tasks(runs: Path, mine: Path, tmp_path: P
     other = Path(shutil.copytree(runs / "1L-0", tmp_path / "other"))
     change_config(other, "name: reverse\n", "name: another\n")
     assert [group.label for group in groups_of(runs, mine, other)] == [
-        "another 1L trainer.learning_rate=0.02",
-        "reverse 1L trainer.learning_rate=0.02",
-        "reverse 1L trainer.learning_rate=0.03",
-        "reverse 1L_attn_only",
+        f"another 1L {SHAPE} trainer.learning_rate=0.02",
+        f"reverse 1L {SHAPE} trainer.learning_rate=0.02",
+        f"reverse 1L {SHAPE} trainer.learning_rate=0.03",
+        f"reverse 1L_attn_only {SHAPE}",
     ]
 
 
@@ -160,7 +162,7 @@ def test_a_program_that_changed_in_between_is_another_group(runs: Path, mine: Pa
     (mine / "run.json").write_text(json.dumps({**about, "inputs_digest": "another"}))
     names = [group.name for group in groups_of(runs, mine)]
     assert len(names) == 3
-    assert "1L inputs=another" in names
+    assert f"1L {SHAPE} inputs=another" in names
 
 
 def test_groups_that_differ_behind_where_a_value_is_cut_off_have_names_of_their_own(
@@ -171,7 +173,7 @@ def test_groups_that_differ_behind_where_a_value_is_cut_off_have_names_of_their_
     for place, end in ((mine, "1"), (other, "2")):
         about = json.loads((place / "run.json").read_text())
         (place / "run.json").write_text(json.dumps({**about, "inputs_digest": "x" * 80 + end}))
-    shown = f"1L inputs={'x' * 37}..."
+    shown = f"1L {SHAPE} inputs={'x' * 37}..."
     names = [group.name for group in groups_of(runs, mine, other)]
     assert [name for name in names if name.startswith(shown)] == [shown, f"{shown} (2)"]
 
@@ -184,7 +186,7 @@ def test_every_headline_of_the_last_checkpoint_has_its_mean_and_interval(
         finals = [last_rows(runs / f"{model}-{seed}") for seed in SEEDS]
         for key, row in finals[0].items():
             values = [final[key].value for final in finals]
-            line = table[f"reverse {model}", key]
+            line = table[f"reverse {model} {SHAPE}", key]
             half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / math.sqrt(3)
             shown = [float(line[name]) for name in ("mean", "ci_low", "ci_high")]
             mean = np.mean(values)
@@ -207,16 +209,16 @@ def test_emergence_is_how_many_emerged_and_the_mean_step_of_those(
         ]
         for key, one in by_run[0].items():
             if one.threshold is None:
-                assert (f"reverse {model}", f"emerged/{key}") not in table
+                assert (f"reverse {model} {SHAPE}", f"emerged/{key}") not in table
                 continue
             steps = [run[key].emergence_step for run in by_run]
             emerged = [step for step in steps if step is not None]
-            line = table[f"reverse {model}", f"emerged/{key}"]
+            line = table[f"reverse {model} {SHAPE}", f"emerged/{key}"]
             assert float(line["mean"]) == pytest.approx(len(emerged) / 3)
             interval = wilson_interval(len(emerged) / 3, 3)
             assert [float(line["ci_low"]), float(line["ci_high"])] == pytest.approx(interval)
             assert int(line["n"]) == 3
-            at = table.get((f"reverse {model}", f"emergence_step/{key}"))
+            at = table.get((f"reverse {model} {SHAPE}", f"emergence_step/{key}"))
             assert (at is None) == (not emerged)
             if at is not None:
                 assert float(at["mean"]) == pytest.approx(np.mean(emerged))
@@ -274,8 +276,9 @@ def test_an_unfinished_run_and_unequal_last_steps_are_said(runs: Path, mine: Pat
     cut = RunFolder.open(mine).last_rows()[0].step
     assert cut < last
     assert notes([group]) == [
-        f"1L: seed 5 is unfinished, at step {cut}",
-        f"1L: the runs' last steps differ ({cut}, {last})",
+        f"1L {SHAPE}: seed 5 is unfinished, at step {cut}",
+        f"1L {SHAPE}: the runs' last steps differ ({cut}, {last})",
+        TASK,
         meaning(None, CONTROLS),
     ]
     one = group.estimates[EXACT]
@@ -286,14 +289,15 @@ def test_an_unfinished_run_and_unequal_last_steps_are_said(runs: Path, mine: Pat
 
 def test_the_same_seed_twice_is_said(runs: Path, mine: Path, tmp_path: Path) -> None:
     found = printed(runs / "1L-0", mine, output=tmp_path / "out")
-    assert "! 1L: 2 runs have the same seed 0: they are not independent" in found
+    said = f"! 1L {SHAPE}: 2 runs have the same seed 0: they are not independent"
+    assert said in " ".join(found.split())
 
 
 def test_runs_with_an_inexact_reference_are_a_marked_group(runs: Path, mine: Path) -> None:
     about = json.loads((mine / "run.json").read_text())
     (mine / "run.json").write_text(json.dumps({**about, "exact": False}))
     found = groups_of(runs / "1L-1", mine)
-    assert [group.name for group in found] == ["1L", "1L (inexact reference)"]
+    assert [group.name for group in found] == [f"1L {SHAPE}", f"1L {SHAPE} (inexact reference)"]
     assert any("inexact reference): the reference is not" in line for line in notes(found))
 
 
@@ -335,9 +339,11 @@ def test_the_figure_shows_every_seed_and_every_family(runs: Path, whole: tuple[s
     legend = curve.get_legend()
     assert legend is not None
     labels = [str(text.get_text()) for text in legend.get_texts()]
-    assert labels == [*MODELS, "blind to the tokens"]
+    assert labels == [*(f"{model} {SHAPE}" for model in MODELS), "blind to the tokens"]
     ticks = [text.get_text() for text in accuracy.get_xticklabels()]
-    assert ticks == [f"{model}\n3 seeds" for model in MODELS]
+    assert [" ".join(tick.split()) for tick in ticks] == [
+        f"{model} {SHAPE} 3 seeds" for model in MODELS
+    ]
 
 
 def test_every_family_has_curves_where_there_are_too_many_to_draw(runs: Path) -> None:
@@ -361,7 +367,7 @@ def test_runs_without_anything_to_show_are_compared_all_the_same(tmp_path: Path)
     found = printed(run, output=tmp_path / "out")
     assert found.startswith("reverse")
     groups = {group for group, _ in table_of(tmp_path / "out")}
-    assert groups == {"reverse 1L_attn_only"}
+    assert groups == {f"reverse 1L_attn_only {SHAPE}"}
 
 
 @pytest.mark.slow
@@ -373,7 +379,7 @@ def test_tasks_are_tables_of_their_own(runs: Path, tmp_path: Path) -> None:
     assert tables.count("over seeds ") == 2
     assert all(len(line) <= 78 for line in tables.splitlines())
     groups = {group for group, _ in table_of(tmp_path / "out")}
-    assert groups == {"reverse 1L", "reverse_fixed 1L"}
+    assert groups == {f"reverse 1L {SHAPE}", f"reverse_fixed 1L {SHAPE}"}
     assert (tmp_path / "out/comparison.png").stat().st_size > 10_000
 
 
@@ -393,7 +399,7 @@ def test_the_command_compares_and_says_where_the_numbers_are(
     output = tmp_path / "out"
     assert main(["compare", arguments[0], "--output", str(output), *arguments[1:]]) == 0
     assert "comparison.csv" in capsys.readouterr().out
-    assert table_of(output)["reverse 1L", EXACT]["n"] == "3"
+    assert table_of(output)[f"reverse 1L {SHAPE}", EXACT]["n"] == "3"
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,22 @@ def test_each_similarity_has_its_highest_control_and_which_it_is(folder: RunFold
     assert "0.987 other task" in line(printed(summary_table(swapped, "x")), "dCKA, length")
 
 
+def test_what_is_not_shown_is_not_explained(folder: RunFolder) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(folder, None, console)
+    assert isinstance(console.file, io.StringIO)
+    out = console.file.getvalue()
+    accuracy_only, attn_only = (
+        folder.config.analysis.name == "accuracy_only", folder.config.model.attn_only
+    )  # fmt: skip
+    assert "exact accuracy  share of inputs" in out
+    for term in ("dCKA  ", "attention  ", "head L.H", "attention L", "percentage points"):
+        assert (term in out) == (not accuracy_only), term
+    for term in ("MLP L", "MLP neurons", "heads and MLPs"):
+        assert term not in out or not (accuracy_only or attn_only), term
+    assert ("MLP neurons" in out) == ("MLP L" in out) == (not accuracy_only and not attn_only)
+
+
 def test_the_neurons_have_the_difference_that_h1_speaks_of(folder: RunFolder) -> None:
     rows = folder.last_rows()
     found = {row.measure: row for row in rows if row.subject == "model"}

@@ -77,8 +77,9 @@ def test_two_agents_run_each_cell_of_a_sweep_once(tmp_path: Path) -> None:
             config = seen.config
             assert not any("." in key for key in config)
             architecture = config["model"]["name"]
-            assert seen.name == f"reverse-{architecture}-seed{config['seed']}"
-            assert str(seen.group).startswith(f"reverse-{architecture} ")
+            trained = f"reverse-vocabulary.a.b-max_length3-{architecture}-d_model16"
+            assert seen.name == f"{trained}-seed{config['seed']}"
+            assert str(seen.group).startswith(f"{trained}-")
             assert seen.job_type == "train"
             numbers = [v for key, v in seen.summary.items() if not key.startswith("_")]
             assert all(isinstance(value, int | float) for value in numbers)
@@ -173,7 +174,9 @@ def test_an_array_job_without_a_server_is_stopped_and_goes_on(tmp_path: Path) ->
     # As one of several tasks, which Lightning must not take for processes of one training.
     task = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "algomatch"}
     job = batch_job("local.sbatch", tmp_path, "sweep.yaml", variables=task)
-    folder = tmp_path / "runs" / "sweep" / "0000-reverse-1L-seed1"
+    folder = (
+        tmp_path / "runs" / "sweep" / "0000-reverse-vocabulary.a.b-max_length3-1L-d_model16-seed1"
+    )
     wait_until(lambda: len(kept_steps(folder)) >= 6, job)
     job.send_signal(signal.SIGTERM)
     out, _ = job.communicate(timeout=TIMEOUT)

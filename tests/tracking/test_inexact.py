@@ -123,7 +123,7 @@ def test_the_share_on_which_the_reference_is_right_is_a_measurement(marked: Mark
 
 def test_the_mark_is_in_wandb_as_name_tag_id_and_curve(marked: Marked) -> None:
     seen = marked.seen
-    assert seen.name == marked.folder.name == f"mostly-1L-seed0-{INEXACT}"
+    assert seen.name == marked.folder.name == f"mostly-1L-d_model16-n_heads2-seed0-{INEXACT}"
     assert seen.tags == ["mine", INEXACT]
     assert seen.id == marked.folder.id
     assert seen.summary["accuracy/all/reference_exact"] == pytest.approx(11 / 14)
@@ -134,7 +134,7 @@ def test_the_mark_is_printed_at_the_start_and_over_the_summary(marked: Marked) -
     out = flat(marked.out)
     assert "INEXACT, wrong on 3 of 14 inputs (the first variable to be wrong is 'mostly'" in out
     assert "every result of this run is measured against an inexact reference" in out
-    assert f"1L on mostly, seed 0, step 10 {NOTE}" in out
+    assert f"1L with d_model 16, n_heads 2 on mostly, seed 0, step 10 {NOTE}" in out
     assert NOTE in printed(summary_table(marked.folder.last_rows(), "x"))
 
 
@@ -182,7 +182,7 @@ def test_an_exact_reference_carries_no_mark_although_an_inexact_one_was_allowed(
     rows = folder.measurements()
     assert folder.exact
     assert RunFolder.open(folder.path).exact
-    assert folder.name == "reverse-1L-seed0"
+    assert folder.name == "reverse-vocabulary.a.b-max_length3-1L-d_model16-n_heads2-seed0"
     everything = [
         folder.id, folder.path.name, out.getvalue(), run_figure(folder, rows).get_suptitle(),
         printed(summary_table(rows, "x")), printed(full_table(folder.last_rows(), "x")),

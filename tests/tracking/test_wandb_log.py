@@ -14,6 +14,7 @@ from support.wandb_server import WandbServer
 from algomatch.config import group_name
 from algomatch.tracking.run_folder import RunFolder
 
+NAME = "reverse-vocabulary.a.b-max_length3-1L-d_model16-n_heads2-seed0"
 # Allowing an inexact reference marks nothing where the reference is exact.
 ONLINE = (
     *TINY, "tracking=online", "tracking.tags=[first,second]", "trainer.checkpoints=8",
@@ -37,7 +38,7 @@ def test_an_online_run_that_was_killed_and_resumed_is_complete_on_the_server(
         assert code == 0, err
         [seen] = server.runs.values()
         assert seen.id == RunFolder.open(folder).id
-        assert (seen.name, seen.job_type) == ("reverse-1L-seed0", "train")
+        assert (seen.name, seen.job_type) == (NAME, "train")
         assert seen.group == group_name(RunFolder.open(folder).config)
         assert not any(
             isinstance(value, dict) for key, value in seen.summary.items() if key != "_wandb"
