@@ -71,12 +71,12 @@ def write_folder(path: Path, files: Mapping[str, bytes], *, replace: bool = True
             (temporary / name).write_bytes(content)
             _sync(temporary / name)
         _sync(temporary)
-        if replace and path.exists():
-            os.rename(path, replaced)
         try:
+            if replace and path.exists():
+                os.rename(path, replaced)
             os.rename(temporary, path)
-        except OSError:
-            if replaced.exists():
+        except BaseException:  # Ctrl-C too
+            if replaced.exists() and not path.exists():
                 os.rename(replaced, path)
             raise
     finally:

@@ -16,7 +16,7 @@ from ..analysis.statistics import t_interval
 from ..analysis.suite import declared_metrics
 from .families import FAMILIES, Family, compared_with
 from .marks import marked
-from .panels import COLOURS
+from .panels import COLOURS, step_axis
 from .seeds import Group, failing_of, notes
 
 COLUMNS = 4  # panels beside each other
@@ -148,9 +148,7 @@ def _learning_curves(axes: Axes, groups: Sequence[Group], title: str, key: str) 
                 axes.plot(steps, means, color=colour, linestyle=STYLES[style], linewidth=1.2)
     handles, labels = axes.get_legend_handles_labels()
     handles += [Line2D([], [], color="grey", linestyle=STYLES[i]) for i in compared.values()]
-    axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("training step (log scale from 1 on)", size=7)
+    step_axis(axes)
     axes.set_title(title, size=10)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
