@@ -34,7 +34,11 @@ TRACKING_MODES = ("disabled", "offline", "online")
 ARTIFACTS = ("none", "best_and_latest", "all")
 UNREACHABLE = ("offline", "stop")
 # What changes neither a run's weights nor its numbers (but for rounding on an accelerator).
-FREE_SETTINGS = ("run_dir", "runs_dir", "tracking", "trainer.accelerator")
+FREE_SETTINGS = (
+    "run_dir", "runs_dir", "tracking", "trainer.accelerator", "trainer.save_every_seconds",
+)  # fmt: skip
+# What runs of one group may differ in, too: how often the loss is logged says nothing of a model.
+UNGROUPED_SETTINGS = (*FREE_SETTINGS, "trainer.log_every")
 GROUP_LENGTH = 120  # W&B takes 128 characters
 
 
@@ -301,7 +305,7 @@ def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
     >>> group_name(compose(["task=sort", "model=1L", "trainer.learning_rate=0.01", "seed=3"]))
     'sort-1L learning_rate=0.01'
     """
-    left = {"model.normalization", *leaving_out}  # the architecture says it
+    left = {"model.normalization", *UNGROUPED_SETTINGS, *leaving_out}  # the architecture says it
     own = {key: value for key, value in departures(config).items() if key not in left}
     parts = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in own.items()]
     name = " ".join((_architecture(config), *parts))

@@ -175,4 +175,6 @@ def _grid(axes: Axes, one: Standing) -> AxesImage:
 
 
 def _box(x: int, y: int) -> Rectangle:
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=PATH, linewidth=2)
+    return Rectangle(
+        (x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=PATH, linewidth=2, clip_on=False
+    )

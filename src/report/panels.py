@@ -291,11 +291,11 @@ def step_axis(axes: Axes, fontsize: float = SMALL) -> None:
     axes.set_xlabel("training step (log scale from 1 on)", fontsize=fontsize, labelpad=1)
 
 
-def legend(axes: Axes) -> None:
+def legend(axes: Axes, most: int = 4) -> None:
     """Put a panel's legend below it, in as many columns as its labels leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
-    columns = 4 if longest <= 18 else 3 if longest <= 26 else 2
+    columns = min(most, 4 if longest <= 18 else 3 if longest <= 26 else 2)
     axes.legend(
         handles, labels, fontsize=SMALL, ncols=columns, loc="upper center", columnspacing=1.2,
         bbox_to_anchor=(0.5, -0.14), frameon=False, handlelength=2.2, borderpad=0,
