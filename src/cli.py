@@ -311,7 +311,7 @@ def _say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
-    line = f"{', '.join(names)}: {folders[-1]}{more}; of all checkpoints: {where}"
+    line = f"{', '.join(names)}: {folders[-1]}{more}; gathered: {where}"
     console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
