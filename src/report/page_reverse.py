@@ -632,7 +632,9 @@ def _methods(rows: Sequence[Row], results: Results) -> Table:
     columns = ("ablation", "method", "edges", "faithful", "95% interval", "other edges alone",
                "exact accuracy")  # fmt: skip
     caption = "The smallest surely faithful circuit of each method under each kind of ablation"
-    note = "Pairs that are not listed have no surely faithful circuit."
+    note = (
+        f"Searched for: {_searched(results)}. What is not listed of it has no surely faithful one."
+    )
     return Table(caption, columns, lines, (2, 3, 4, 5, 6), True, note)
 
 
@@ -678,7 +680,8 @@ def _edges(rows: Sequence[Row], count: int, least: float) -> Table:
         [
             Cell(row["edge"], code=True), _need(row, least),
             Cell(interval(value(row, "needed_low"), value(row, "needed_high"), 4)),
-            Cell(row["carries"] or "no variable alone"), cell(value(row, "share"), 2),
+            Cell(row["carries"] or ("no variable alone" if row["share"] else "-")),
+            cell(value(row, "share"), 2),
             Cell(interval(value(row, "share_low"), value(row, "share_high"), 2)),
             cell(value(row, "chance"), 2),
         ]
@@ -692,6 +695,8 @@ def _edges(rows: Sequence[Row], count: int, least: float) -> Table:
         f"squared difference). Of {count} edges {sure[0]} are surely needed (*: at least "
         f"{least:g}, `analysis.circuit_threshold`), {sure[1]} surely do anything (+: above 0)."
     )
+    if not lows:
+        note = "What each edge is needed for was not measured yet."
     more = count - len(lines)
     note += f" {more} more are in circuit/edges.csv." if more else ""
     return Table("Edges, those needed most first", columns, lines, (1, 2, 4, 5, 6), True, note)
