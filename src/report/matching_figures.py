@@ -126,8 +126,12 @@ def diagram(one: Matching) -> Figure:
     found = one.standings
     heights = [max(2, len(one.candidate.cuts.all)) for one in found]
     sites = max(len(by_site(one.matches)) for one in found)
+    longest = max(len(cut_label(cut)) for one in found for cut in one.candidate.cuts.all)
     figure = Figure(
-        figsize=(4.5 + 0.62 * sites, 1.3 + sum(0.42 * h + 0.9 for h in heights)),
+        figsize=(
+            max(4.5, 2.8 + 0.085 * longest) + 0.62 * sites,
+            1.3 + sum(0.42 * h + 0.9 for h in heights),
+        ),
         layout="constrained",
     )
     figure.suptitle(one.title)

@@ -116,12 +116,12 @@ class Results:
     @cached_property
     def circuit_step(self) -> int | None:
         """The last checkpoint of which circuits are there."""
-        return last_step_of(self._circuits.rows)
+        return last_step_of(self._circuits.rows or self._edges.rows)
 
     @cached_property
     def explained_step(self) -> int | None:
         """The last checkpoint that was explained."""
-        return last_step_of(self._heads.rows)
+        return last_step_of(self._heads.rows or self._neurons.rows)
 
     @cached_property
     def circuit_left(self) -> Result | None:
@@ -174,11 +174,15 @@ class Results:
         needed = ("model", "ablation", "method", "edges", "faithfulness", "exact", "chosen")
         return read_table(self.folder / "circuit" / "circuits.csv", needed)
 
-    @cached_property
+    @property
     def edges(self) -> Left:
         """Every edge of the model."""
+        return of_step(self._edges, self.circuit_step)
+
+    @cached_property
+    def _edges(self) -> Left:
         needed = ("model", "edge", "in_circuit", "needed", "carries", "share", "chance")
-        return of_step(read_table(self.folder / "circuit" / "edges.csv", needed), self.circuit_step)
+        return read_table(self.folder / "circuit" / "edges.csv", needed)
 
     @cached_property
     def carried(self) -> Left:
@@ -212,13 +216,15 @@ class Results:
                   "table_overlap", "uniform")  # fmt: skip
         return read_table(self.folder / "explanation" / "heads.csv", needed)
 
-    @cached_property
+    @property
     def neurons(self) -> Left:
         """When each neuron is on."""
+        return of_step(self._neurons, self.explained_step)
+
+    @cached_property
+    def _neurons(self) -> Left:
         needed = ("model", "layer", "neuron", "state", "predicate", "accuracy", "shuffled")
-        return of_step(
-            read_table(self.folder / "explanation" / "neurons.csv", needed), self.explained_step
-        )
+        return read_table(self.folder / "explanation" / "neurons.csv", needed)
 
     @cached_property
     def untrained_neurons(self) -> Left:

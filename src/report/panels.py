@@ -295,7 +295,7 @@ def legend(axes: Axes, most: int = 4) -> None:
     """Put a panel's legend below it, in as many columns as its labels leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
-    columns = min(most, 4 if longest <= 18 else 3 if longest <= 26 else 2)
+    columns = min(most, 4 if longest <= 18 else 3 if longest <= 26 else 2 if longest <= 60 else 1)
     axes.legend(
         handles, labels, fontsize=SMALL, ncols=columns, loc="upper center", columnspacing=1.2,
         bbox_to_anchor=(0.5, -0.14), frameon=False, handlelength=2.2, borderpad=0,
