@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from .analysis.carried import Carried, carried
 from .analysis.circuits import (
@@ -42,12 +34,13 @@ from .data.donors import bases_of
 from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .errors import UserError, one_of
-from .experiment import advance, bridge_of
+from .experiment import bridge_of
 from .kept import Kept
 from .models.learned import learned_shape
 from .models.reference import Reference, build_reference
 from .models.subject import Subject, subject_of
 from .models.wiring import Edge, Wiring, wired
+from .progress import Steps, Told, stage
 from .report.circuits import Circuits, Truth
 from .tracking import checkpoints
 
@@ -136,39 +129,36 @@ def find_circuits(
     wanted = [kind for kind in _chosen("kind", kinds, KINDS) if kind in some.kinds]
     if not wanted:
         raise UserError(f"all lists have the same length: there is no {', '.join(kinds)}")
-    found = Circuits(name, exact_share(subject, inputs), inputs, wiring, config.circuit_faithful)
+    found = Circuits(
+        name, exact_share(subject, inputs), inputs, wiring, config.circuit_faithful,
+        config.circuit_threshold,
+    )  # fmt: skip
     found.searched_on = len(rows)
     if compiled and reference is not None:
         found.truth = Truth(true_edges(wiring.native, wiring))
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) as progress:  # fmt: skip
-        overall = progress.add_task("circuits", total=len(wanted) * len(chosen) + 2)
+    with Steps(console, "circuits", len(wanted) * len(chosen) + 3) as steps:
         for kind in wanted:
             one, all_of_them = Ablated(wiring, some, kind), Ablated(wiring, whole, kind)
             if found.truth is not None:
                 found.truth.visible[kind] = visible(one, found.truth.real)
             for method in chosen:
-                bar = progress.add_task(f"{method}, {kind}", total=None)
-                step = partial(advance, progress, bar)
-                _search(found, method, one, all_of_them, config, step)
-                progress.remove_task(bar)
-                progress.advance(overall)
-                if keep is not None:
-                    keep(found)
-        bar = progress.add_task("the circuit", total=None)
-        _look_into(found, some, others, whole, config, partial(advance, progress, bar))
-        progress.advance(overall)
-        if reference is not None and not compiled:
-            _beside_reference(found, subject, reference, rows, config)
-        progress.advance(overall)
-        if untrained is not None and found.main is not None:
-            inner = [one.edge for one in found.carried if wiring.nodes[one.edge.node].layer >= 0]
-            theirs = cases_of(inputs, untrained, config.seed, rows)
-            control = Ablated(Wiring(untrained.model), theirs, found.main.kind)
-            step = partial(advance, progress, progress.add_task("a random init", total=None))
-            found.untrained = carried(control, inner, config.bootstrap, config.seed, step)
+                with steps.part(f"{method}, {kind}") as told:
+                    _search(found, method, one, all_of_them, config, told)
+                    if keep is not None:
+                        keep(found)
+        with steps.part("the circuit") as told:
+            _look_into(found, some, others, whole, config, told)
+        with steps.part("the reference's edges") as told:
+            if reference is not None and not compiled:
+                _beside_reference(found, subject, reference, rows, config, told)
+        with steps.part("a random init's edges") as told:
+            if untrained is not None and found.main is not None:
+                inner = [
+                    one.edge for one in found.carried if wiring.nodes[one.edge.node].layer >= 0
+                ]
+                theirs = cases_of(inputs, untrained, config.seed, rows)
+                control = Ablated(Wiring(untrained.model), theirs, found.main.kind)
+                found.untrained = carried(control, inner, config.bootstrap, config.seed, told)
     return found
 
 
@@ -200,20 +190,21 @@ def _search(
     one: Ablated,
     whole: Ablated,
     config: AnalysisConfig,
-    step: partial[None],
+    step: Told,
 ) -> None:
     """Find the circuits of a method under a kind of ablation, on some inputs; judge them on all."""
     draws, seed, key = config.bootstrap, config.seed, (one.kind, method)
+    search, judge = stage(step, 0, 2), stage(step, 1, 2)
     if method == "acdc":
-        kept = reaching(one.wiring, acdc(one, config.circuit_threshold, step))
+        kept = reaching(one.wiring, acdc(one, config.circuit_threshold, search))
         scores = Scores(method, one.kind, _as_scores(one.wiring, kept), kept.any(0).double())
-        found.curves[key] = rated(whole, method, [kept], draws, seed) if kept.any() else []
+        found.curves[key] = rated(whole, method, [kept], draws, seed, judge) if kept.any() else []
     else:
         if method == "exact":
-            scores = exact(one, step)
+            scores = exact(one, search)
         else:
-            scores = attribution(one, config.circuit_steps if method == "eap_ig" else None, step)
-        found.curves[key] = curve(whole, scores, draws, seed, step)
+            scores = attribution(one, config.circuit_steps if method == "eap_ig" else None, search)
+        found.curves[key] = curve(whole, scores, draws, seed, judge)
     found.scores[key] = scores
     best = smallest(found.curves[key], found.faithful)
     if best is not None:
@@ -230,7 +221,7 @@ def _look_into(
     others: Cases,
     whole: Cases,
     config: AnalysisConfig,
-    step: partial[None],
+    step: Told,
 ) -> None:
     """Look at the smallest circuit: what of it is needed, how it does by length, what it carries.
 
@@ -242,13 +233,13 @@ def _look_into(
         return
     one = Ablated(found.wiring, some, main.kind)
     draws, seed = config.bootstrap, config.seed
-    there = needed(Ablated(found.wiring, others, main.kind), main.edges, step)
+    there = needed(Ablated(found.wiring, others, main.kind), main.edges, stage(step, 0, 2))
     found.needed, found.needed_on = there.shares(draws, seed), len(others.inputs)
     all_of_them = Ablated(found.wiring, whole, main.kind)
     found.lengths = by_length(all_of_them, main.edges, draws, seed)
     found.minimal = {length: minimal(there.shares(draws, seed, length)) for length in found.lengths}
     edges = main.edges if found.truth is None else found.truth.real
-    found.carried = carried(one, _edges(edges), draws, seed, step)
+    found.carried = carried(one, _edges(edges), draws, seed, stage(step, 1, 2))
 
 
 def _edges(mask: torch.Tensor) -> list[Edge]:
@@ -261,6 +252,7 @@ def _beside_reference(
     reference: Reference,
     rows: torch.Tensor,
     config: AnalysisConfig,
+    step: Told,
 ) -> None:
     """Say what the reference's true edges carry, and where the model holds each variable."""
     inputs, bridge = found.inputs, reference.bridge
@@ -274,7 +266,7 @@ def _beside_reference(
         edges = _edges(true_edges(wiring.native, wiring))
         return [
             (wiring.edge_label(each.edge), each)
-            for each in carried(one, edges, config.bootstrap, config.seed)
+            for each in carried(one, edges, config.bootstrap, config.seed, step)
         ]
 
     key = f"{inputs.digest()} {reference.compiled.digest} {config!r}"

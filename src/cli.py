@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .config import Config
     from .stopping import Stop
     from .tracking.agent import Assigned
+    from .tracking.results import Key
+    from .tracking.run_folder import RunFolder
 
 MATCHED_TASKS = [  # of `match --controls`
     "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
@@ -301,29 +303,83 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
         _match_runs([Path(path) for path in given], options, console)
         return
     from . import match
-    from .report.matching import print_matching
-    from .report.matching_figures import save_matching
-    from .several import marking
+    from .files import Unwritten
+    from .report.matching import Matching, print_matching
+    from .report.matching_figures import draw_emergence, keep_matching
     from .tracking import checkpoints
     from .tracking.run_folder import RunFolder
 
     path = Path(given[0])
-    paths = (RunFolder.open(path).checkpoint_folders() if options.all else []) or [path]
-    found = match.match_checkpoints(
-        paths, options.programs, options.device, console, not options.no_sides
-    )
+    paths = RunFolder.open(path).checkpoint_folders() if options.all else [path]
+    if not paths:
+        raise UserError(f"'{path}' holds no checkpoint yet")
+    checkpoint = checkpoints.load(paths[-1])
     where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
-    with marking(where, _to_mark(options, paths[-1]), _said(options)):
-        print_matching(found, console)
-        save_matching(found, where, console)
-        if options.subspaces and found[-1].exact < found[-1].rule.solved:
-            console.print("no subspaces are searched for: the model does not solve the task")
-        elif options.subspaces:
-            from .report.subspaces import print_subspaces, save_subspaces
+    settings = _settings(options, checkpoint.config.analysis.device)
+    kept, unwritten = list[Path](), Unwritten()
 
-            searched = match.search_subspaces(paths[-1], found[-1], options.programs, console)
-            print_subspaces(searched, console)
-            save_subspaces(searched, where, console)
+    def keep(one: Matching) -> None:
+        with unwritten.noted():
+            kept.append(keep_matching(one, where, settings, not options.no_sides))
+
+    found = match.match_checkpoints(
+        paths, options.programs, options.device, console, not options.no_sides, keep
+    )
+    print_matching(found, console)
+    unwritten.tell()
+    draw_emergence(where)
+    _say_where(kept, where, console)
+    if options.subspaces:
+        from .report.subspaces import Searched, keep_subspaces, print_subspaces
+
+        own = _subspace_settings(options)
+        if found[-1].exact < found[-1].rule.solved:
+            console.print("no subspaces are searched for: the model does not solve the task")
+            nothing = Searched(checkpoint.run, checkpoint.step, "", (), {}, (), ())
+            keep_subspaces(nothing, where, own)
+            return
+        searched = match.search_subspaces(paths[-1], found[-1], options.programs, console)
+        print_subspaces(searched, console)
+        _say_where([keep_subspaces(searched, where, own)], where, console)
+
+
+def _say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
+    """Say where results are, and what of them is gathered."""
+    from .tracking.results import SETTINGS
+
+    names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
+    more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
+    line = f"{', '.join(names)}: {folders[-1]}{more}; gathered: {where}"
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _settings(options: argparse.Namespace, device: str) -> tuple[str, ...]:
+    """Return the options that change the numbers of a result, and are not the defaults.
+
+    `device` is that of the config.
+    """
+    from .analysis.circuits import METHODS
+    from .analysis.rerun import KINDS
+    from .tracking.results import setting
+
+    found = []
+    for name, known in (("programs", ()), ("methods", METHODS), ("kinds", KINDS)):
+        values = getattr(options, name, None) or []
+        if values and set(values) != set(known):
+            found.append(setting(name, values))
+    if getattr(options, "no_sides", False):
+        found.append(setting("no-sides"))
+    own = getattr(options, "device", None)
+    if own is not None and own != device:
+        found.append(setting("device", [own]))
+    return tuple(found)
+
+
+def _subspace_settings(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return what a search of subspaces is set off by: it is of one program."""
+    from .tracking.results import setting
+
+    return (setting("subspaces", options.programs[:1]),)
 
 
 def _are_several(given: Sequence[str]) -> bool:
@@ -351,12 +407,6 @@ def _said(options: argparse.Namespace) -> list[str]:
     return said
 
 
-def _to_mark(options: argparse.Namespace, path: Path | None) -> Path | None:
-    """Return the checkpoint, where its results go to the run's own folder; of others none."""
-    elsewhere = options.output is not None or getattr(options, "reference", False)
-    return None if elsewhere else path
-
-
 def _refuse_output(options: argparse.Namespace, folder: str) -> None:
     if options.output is not None:
         raise UserError(f"--output is of one run: of several, results go to RUN/{folder}")
@@ -373,9 +423,26 @@ def _each_alone(
     from .workers import cores
 
     said = tuple(_said(options))
-    works = [Work(run, run.path / folder, said) for run in find_runs(paths)]
+    works = [
+        Work(run, run.path / folder, said, tuple(_keys(run, folder, options)))
+        for run in find_runs(paths)
+    ]
     jobs = options.jobs or cores()
     each_alone(options.command, works, jobs, options.again, main, console)
+
+
+def _keys(run: RunFolder, folder: str, options: argparse.Namespace) -> Iterator[Key]:
+    """Yield what the command's results of a run are of."""
+    from .tracking import checkpoints
+    from .tracking.results import CIRCUIT, EXPLANATION, MATCH, SUBSPACES, Key
+
+    what = {"matching": MATCH, "circuit": CIRCUIT, "explanation": EXPLANATION}[folder]
+    steps = [checkpoints.step_of(path) for path in run.checkpoint_folders()]
+    settings = _settings(options, run.config.analysis.device)
+    for step in steps if getattr(options, "all", False) else steps[-1:]:
+        yield Key(what, run.id, step, settings)
+        if getattr(options, "subspaces", False):
+            yield Key(SUBSPACES, run.id, step, _subspace_settings(options))
 
 
 def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Console) -> None:
@@ -433,13 +500,18 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
     config, folder = _composed(overrides), Path(folders[0])
     from . import match
     from .report.matching import print_matching
-    from .report.matching_figures import save_matching
+    from .report.matching_figures import keep_matching
+    from .tracking.results import setting
 
     found = match.match_folder(
         folder, config, options.encoder, options.reader, options.programs, console
     )
     print_matching([found], console)
-    save_matching([found], Path(options.output or f"matching-{found.run}"), console)
+    where = Path(options.output or f"matching-{found.run}")
+    functions = [options.encoder, *([options.reader] if options.reader else [])]
+    of = (*sorted(overrides), *functions, *([setting("programs", options.programs)]
+                                           if options.programs else []))  # fmt: skip
+    _say_where([keep_matching(found, where, of)], where, console)
 
 
 def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> None:
@@ -449,26 +521,28 @@ def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> 
         _each_alone([Path(path) for path in given], "circuit", options, console)
         return
     _refuse_several(options)
-    path, config, where = _analysed(given, options, "circuit")
+    path, config, where, key = _analysed(given, options, "circuit")
     from . import circuit
     from .files import Unwritten
-    from .report.circuits import Circuits, print_circuits, save_circuits, write_tables
-    from .several import marking
+    from .report.circuits import Circuits, keep_circuits, print_circuits
 
-    def keep(found: Circuits) -> None:
-        with Unwritten().noted():  # they are written again, and then it is told
-            write_tables(found, where)
+    files, unwritten = list[Path](), Unwritten()
+
+    def keep(found: Circuits, finished: bool = False) -> None:
+        with unwritten.noted():
+            files[:] = keep_circuits(found, where, key, finished)
 
     chosen = options.methods, options.kinds
-    with marking(where, _to_mark(options, path), _said(options)):
-        if config is not None:
-            found = circuit.circuits_of_reference(config, *chosen, keep, console)
-        else:
-            assert path is not None
-            found = circuit.circuits_of_checkpoint(path, *chosen, keep, console)
-        print_circuits(found, console)
-        names = save_circuits(found, where, console)
-    _log(path, "circuit", options, [where / name for name in names], console)
+    if config is not None:
+        found = circuit.circuits_of_reference(config, *chosen, keep, console)
+    else:
+        assert path is not None
+        found = circuit.circuits_of_checkpoint(path, *chosen, keep, console)
+    keep(found, finished=True)
+    print_circuits(found, console)
+    unwritten.tell()
+    _say_where([files[0].parent], where, console)
+    _log(path, "circuit", options, files, console)
 
 
 def _log(
@@ -492,10 +566,11 @@ def _log(
 
 def _analysed(
     given: Sequence[str], options: argparse.Namespace, folder: str
-) -> tuple[Path | None, Config | None, Path]:
+) -> tuple[Path | None, Config | None, Path, Key]:
     """Return the checkpoint, the config of the reference if that is to be analysed, and where to.
 
-    Results go to a folder of that name beside the checkpoint, or here with the task's name.
+    Results go to a folder of that name beside the checkpoint, or here with the task's name; the key
+    says what they are of.
     """
     overrides = [one for one in given if re.match(r"[\w.]+=", one)]
     paths = [one for one in given if one not in overrides]
@@ -504,21 +579,27 @@ def _analysed(
     if len(paths) > 1 or (not paths and not overrides) or (paths and overrides):
         way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if options.reference else "")
         raise UserError(f"{options.command} takes {way}, not {' '.join(given) or 'none'}")
+    from .tracking import checkpoints
+    from .tracking.results import Key
+
     if overrides:
         if not any(one.partition("=")[0] in TASK_KEYS for one in overrides):
             raise UserError("name the task whose program is to be analysed, as in task=reverse")
         config = _composed(overrides)
-        return None, config, Path(options.output or f"{folder}-{config.task.name}")
-    from .tracking import checkpoints
-
+        where = Path(options.output or f"{folder}-{config.task.name}")
+        own = tuple(sorted(one for one in overrides if one != f"task={config.task.name}"))
+        settings = (*own, *_settings(options, config.analysis.device))
+        return None, config, where, Key(folder, f"compiled {config.task.name}", None, settings)
     path = Path(paths[0])
+    checkpoint = checkpoints.load(path)
+    config = checkpoint.config
     name = f"{folder}-reference" if options.reference else folder
     where = Path(options.output) if options.output else checkpoints.beside(path) / name
-    if not options.reference:
-        return path, None, where
-    checkpoint = checkpoints.load(path)
-    checkpoint.config.task = checkpoint.task
-    return path, checkpoint.config, where
+    settings = _settings(options, config.analysis.device)
+    if options.reference:
+        config.task = checkpoint.task
+        return path, config, where, Key(folder, f"compiled {config.task.name}", None, settings)
+    return path, None, where, Key(folder, checkpoint.run, checkpoint.step, settings)
 
 
 def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
@@ -563,30 +644,28 @@ def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> 
         _each_alone([Path(path) for path in given], "explanation", options, console)
         return
     _refuse_several(options)
-    path, config, where = _analysed(given, options, "explanation")
+    path, config, where, key = _analysed(given, options, "explanation")
     from . import explain
     from .files import Unwritten
     from .report.explanation import Explanation, print_explanation
-    from .report.explanation_figures import write_explanation
-    from .several import marking
+    from .report.explanation_figures import keep_explanation
 
-    files, unwritten = list[str](), Unwritten()
+    files, unwritten = list[Path](), Unwritten()
 
     def keep(found: Explanation) -> None:
         with unwritten.noted():
-            files[:] = write_explanation(found, where)
+            files[:] = keep_explanation(found, where, key)
 
-    with marking(where, _to_mark(options, path), _said(options)):
-        if config is not None:
-            config.analysis.device = options.device or config.analysis.device
-            found = explain.explain_reference(config, keep, console)
-        else:
-            assert path is not None
-            found = explain.explain_checkpoint(path, options.device, keep, console)
-        print_explanation(found, console)
-        unwritten.tell()
-    console.print(f"{', '.join(files)}: {where}", soft_wrap=True, highlight=False, markup=False)
-    _log(path, "explanation", options, [where / name for name in files], console)
+    if config is not None:
+        config.analysis.device = options.device or config.analysis.device
+        found = explain.explain_reference(config, keep, console)
+    else:
+        assert path is not None
+        found = explain.explain_checkpoint(path, options.device, keep, console)
+    print_explanation(found, console)
+    unwritten.tell()
+    _say_where([files[0].parent], where, console)
+    _log(path, "explanation", options, files, console)
 
 
 def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:

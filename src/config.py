@@ -36,7 +36,11 @@ TRACKING_MODES = ("disabled", "offline", "online")
 ARTIFACTS = ("none", "best_and_latest", "all")
 UNREACHABLE = ("offline", "stop")
 # What changes neither a run's weights nor its numbers (but for rounding on an accelerator).
-FREE_SETTINGS = ("run_dir", "runs_dir", "tracking", "trainer.accelerator")
+FREE_SETTINGS = (
+    "run_dir", "runs_dir", "tracking", "trainer.accelerator", "trainer.save_every_seconds",
+)  # fmt: skip
+# What runs of one group may differ in, too: how often the loss is logged says nothing of a model.
+UNGROUPED_SETTINGS = (*FREE_SETTINGS, "trainer.log_every")
 GROUP_LENGTH = 120  # W&B takes 128 characters
 NAME_LENGTH = 84  # of a run without its seed: an id has more
 TITLE_LENGTH = 40  # of a value in a title
@@ -342,8 +346,8 @@ def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
     >>> group_name(compose(["task=sort", "model=1L", "trainer.learning_rate=0.01", "seed=3"]))
     'sort-1L-learning_rate0.01'
     """
-    return _cut("-".join((_trained(config, leaving_out), *_parts(config, "trainer", leaving_out))),
-                GROUP_LENGTH)  # fmt: skip
+    left = {*UNGROUPED_SETTINGS, *leaving_out}
+    return _cut("-".join((_trained(config, left), *_parts(config, "trainer", left))), GROUP_LENGTH)
 
 
 def model_title(config: Config) -> str:

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,14 +17,6 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -66,6 +57,7 @@ from .models.bridges import make_bridge, make_native
 from .models.learned import learned_shape
 from .models.reference import build_reference
 from .models.training import AlgorithmicTask, checkpoint_steps
+from .progress import Steps
 from .report.control_table import controls_figure, print_controls
 from .report.figures import save_run_figure
 from .report.summary import how_many, output_text, print_summary, reference_text
@@ -255,24 +247,18 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
     planned = controls(setting.inputs, setting.reference, setting.shape, config)
     measured, notes = list[tuple[Control, Sequence[Measurement]]](), dict[str, str]()
     kept, unwritten = list[Kept](), Unwritten()
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) as progress:  # fmt: skip
-        whole = progress.add_task("controls", total=len(planned))
+    with Steps(console, "controls", len(planned)) as steps:
         for control in planned:
             one = None if again else record.kept(control.name)
-            if one is None:
-                bar = progress.add_task(control.name, total=None)
-                one = _measured(control, setting, partial(advance, progress, bar))
-                with unwritten.noted():
-                    record.keep(control.name, one)
-                progress.remove_task(bar)
+            with steps.part(control.name) as told:
+                if one is None:
+                    one = _measured(control, setting, told)
+                    with unwritten.noted():
+                        record.keep(control.name, one)
             notes[control.name] = one.note
             if one.rows:
                 measured.append((control, one.rows))
                 kept.append(one)
-            progress.advance(whole)
     found = separations(measured)
     title = f"Controls of {task_title(config)}, {model_title(config)}"
     print_controls(title, measured, notes, found, console)
@@ -280,11 +266,6 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
     record.finish(kept, found, controls_figure(title, measured, found))
     console.print(f"measurements, verdicts and figure: {record.path}", soft_wrap=True)
     return record
-
-
-def advance(progress: Progress, bar: TaskID, step: int, steps: int) -> None:
-    """Move a bar to a step of so many."""
-    progress.update(bar, completed=step, total=steps)
 
 
 def _measured(control: Control, setting: Setting, progress: Callable[[int, int], None]) -> Kept:

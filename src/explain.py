@@ -7,13 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from transformer_lens.model_bridge import TransformerBridge
 
 from .analysis.accuracy import outcome
@@ -35,6 +28,7 @@ from .kept import Kept
 from .models.bridges import plain_model
 from .models.learned import learned_shape
 from .models.reference import build_reference
+from .progress import Steps, Told
 from .report.explanation import Explanation
 from .tracking import checkpoints
 
@@ -108,45 +102,52 @@ def _explain(
         some.output, known,
     )  # fmt: skip
     layers = bridge.cfg.n_layers
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) as progress:  # fmt: skip
-
-        def bar(name: str, total: int) -> Callable[[], None]:
-            made = progress.add_task(name, total=total)
-            return lambda: progress.advance(made)
-
+    with Steps(console, "explaining", 5) as steps:
         untrained = [
             record(one, some, analysis.batch_size)
             for one in random_inits(bridge.cfg, INITS, analysis.seed, analysis.device)
         ]
         search = Search(some, known, judged, programs, analysis)
-        heads = explain_heads(recording, untrained, search, bar("heads", layers))
+        with steps.part("heads") as told:
+            heads = explain_heads(recording, untrained, search, counting(told, layers))
         found = replace(found, heads=heads)
         keep(found)
-        neurons = explain_neurons(recording, places, judged, analysis, bar("neurons", layers))
+        with steps.part("neurons") as told:
+            step = counting(told, layers)
+            neurons = explain_neurons(recording, places, judged, analysis, step)
         found = replace(found, neurons=tuple(neurons))
         keep(found)
 
         def explain_untrained() -> tuple[Heads, Sequence[NeuronExplanation]]:
-            return (
-                explain_heads(untrained[0], [], search, bar("heads of a random init", layers)),
-                explain_neurons(
-                    untrained[0], places, judged, analysis,
-                    bar("neurons of a random init", layers), effects=False,
-                ),
-            )  # fmt: skip
+            with steps.part("heads of a random init") as told:
+                heads = explain_heads(untrained[0], [], search, counting(told, layers))
+            with steps.part("neurons of a random init") as told:
+                return heads, explain_neurons(
+                    untrained[0], places, judged, analysis, counting(told, layers), effects=False
+                )
 
         theirs, theirs_too = _untrained.of(controls, explain_untrained)
+        steps.to(4)  # also where they were kept
         found = replace(found, untrained=tuple(theirs_too))
         chosen = variants(
             heads.each, neurons, (theirs.each, theirs_too, untrained[0]), recording, places, judged
         )
-        rows = explained(
-            plain_model(bridge), some, judged, chosen,
-            bar("the explained model", 1 + layers * len(chosen)),
-        )  # fmt: skip
+        with steps.part("the explained model") as told:
+            rows = explained(
+                plain_model(bridge), some, judged, chosen, counting(told, 1 + layers * len(chosen))
+            )
         found = replace(found, rows=tuple(rows))
         keep(found)
     return found
+
+
+def counting(told: Told, total: int) -> Callable[[], None]:
+    """Return what is called after each of so many steps, to tell how many are done."""
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        told(done, total)
+
+    return step

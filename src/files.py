@@ -112,12 +112,12 @@ def write_folder(path: Path, files: Mapping[str, bytes], *, replace: bool = True
             _sync(temporary / name)
         for folder in {(temporary / name).parent for name in files} | {temporary}:
             _sync(folder)
-        if replace and path.exists():
-            os.rename(path, replaced)
         try:
+            if replace and path.exists():
+                os.rename(path, replaced)
             os.rename(temporary, path)
-        except OSError:
-            if replaced.exists():
+        except BaseException:  # Ctrl-C too
+            if replaced.exists() and not path.exists():
                 os.rename(replaced, path)
             raise
     finally:

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from transformer_lens.model_bridge import TransformerBridge
 
 from .analysis.any_bridge import match_bridge
@@ -43,7 +35,7 @@ from .data.inputs import InputSet, input_set
 from .data.tasks import make_task
 from .devices import check_accelerator, check_device
 from .errors import UserError
-from .experiment import advance, bridge_of, prepare
+from .experiment import bridge_of, prepare
 from .kept import Kept
 from .models.alignment import sites_of
 from .models.bridges import make_bridge
@@ -51,6 +43,7 @@ from .models.brought import load_gpt2, random_gpt2
 from .models.learned import learned_shape
 from .models.subject import subject_of
 from .models.training import mean_loss
+from .progress import Steps, Told
 from .report.matching import Matching
 from .report.subspaces import Searched
 from .tracking import checkpoints
@@ -69,6 +62,8 @@ class _Prepared:
 
 _prepared = Kept[_Prepared]()
 
+Keep = Callable[[Matching], object]
+
 
 def match_checkpoints(
     paths: Sequence[Path],
@@ -76,11 +71,12 @@ def match_checkpoints(
     device: str | None,
     console: Console,
     sides: bool = True,
+    keep: Keep = lambda one: None,
 ) -> list[Matching]:
     """Match checkpoints of one run with the programs of its task: all, or those named.
 
     `device` is the config's unless given. `sides` says whether to look too at what each block's
-    attention reads, which takes most of the time.
+    attention reads, which takes most of the time. `keep` is told of each checkpoint as it is there.
 
     Raises:
         UserError: a path is no checkpoint, or a name none of the task's programs.
@@ -89,40 +85,38 @@ def match_checkpoints(
     config = loaded[0][1].config
     check_device(config.analysis.device)
     found: list[Matching] = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) as progress:  # fmt: skip
-        known = _prepare(loaded[0][1].task, config, programs, sides, progress)
+    settings = loaded[0][1].task
+    count = len(list(programs_of(make_task(settings), programs)))
+    with Steps(console, "matching", count + len(loaded) * count) as steps:
+        known = _prepare(settings, config, programs, sides, steps)
+        steps.to(count)  # also where they were kept
         shape = learned_shape(config.model, known.inputs, config.seed)
         model = repr(config.model)  # whose random inits are the selectors' control
         if model not in known.selectors:
             untrained = untrained_of(shape, known.inputs, config.analysis)
             known.selectors[model] = selectors_of(known.chosen, untrained, config.analysis)
-        for path, checkpoint in progress.track(loaded, description="checkpoints"):
+        for path, checkpoint in loaded:
             bridge = bridge_of(checkpoint, path, known.inputs, shape)
             compare = known.selectors[model]
-            found.append(_matched(checkpoint, bridge, known.inputs, known.chosen, compare, sides))
+            with steps.part(f"step {checkpoint.step}", count) as told:
+                found.append(
+                    _matched(checkpoint, bridge, known.inputs, known.chosen, compare, sides, told)
+                )
+                keep(found[-1])
     return found
 
 
 def _prepare(
-    settings: TaskConfig,
-    config: Config,
-    programs: Sequence[str],
-    sides: bool,
-    progress: Progress,
+    settings: TaskConfig, config: Config, programs: Sequence[str], sides: bool, steps: Steps
 ) -> _Prepared:
     """Return what runs of one task share."""
 
     def make() -> _Prepared:
         task = make_task(settings)
-        chosen = progress.track(
-            candidates(task, settings, config.analysis, programs, sides),
-            total=len(list(programs_of(task, programs))),
-            description="programs",
-        )
-        return _Prepared(input_set(task, settings), list(chosen), {})
+        names = [name for name, _ in programs_of(task, programs)]
+        found = candidates(task, settings, config.analysis, programs, sides)
+        chosen = [next(found) for _ in steps.each(names, lambda name: f"program {name}")]
+        return _Prepared(input_set(task, settings), chosen, {})
 
     told = (same_programs(settings), config.analysis, list(programs), sides)
     return _prepared.of(repr(told), make)
@@ -142,9 +136,10 @@ def _matched(
     chosen: Sequence[Candidate],
     compare: Selectors,
     sides: bool,
+    told: Told,
 ) -> Matching:
     config, subject = checkpoint.config.analysis, subject_of(bridge, inputs)
-    table, heads = compared(bridge, subject, chosen, compare, config, sides)
+    table, heads = compared(bridge, subject, chosen, compare, config, sides, told)
     loss = float(mean_loss(inputs.output, subject.logits(), inputs.targets))
     return Matching(checkpoint.run, checkpoint.step, loss, table, rule_of(config), heads)
 
@@ -174,10 +169,13 @@ def match_folder(
         random_gpt2(folder, init_seed(analysis.seed, i), analysis.device)
         for i in range(analysis.random_inits)
     ]
-    with console.status(f"matching {folder.resolve().name}"):
+    with (
+        Steps(console, "matching", 1) as steps,
+        steps.part(folder.resolve().name) as told,
+    ):
         found, heads = match_bridge(
-            bridge, make_task(config.task), encode, read,
-            settings=config.task, config=config.analysis, programs=programs, untrained=untrained,
+            bridge, make_task(config.task), encode, read, settings=config.task,
+            config=config.analysis, programs=programs, untrained=untrained, progress=told,
         )  # fmt: skip
     return Matching(folder.resolve().name, None, None, found, rule_of(config.analysis), heads)
 
@@ -220,19 +218,16 @@ def search_subspaces(
     searched = Searched(checkpoint.run, checkpoint.step, name, all_sites, sites, asked, ())
     if not any(one.answerable and sites[one.names[0]] for one in asked):
         return searched
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) as progress:  # fmt: skip
-        bar = progress.add_task("training on shuffled labels", total=None)
-        by_heart = learned_by_heart(inputs, shape, config, partial(advance, progress, bar))
-        bar = progress.add_task("searches", total=None)
-        found = subspaces(
-            make_bridge(shape, checkpoint.weights), inputs, asked, sites,
-            random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
-            settings, partial(advance, progress, bar),
-        )  # fmt: skip
-        return replace(searched, found=tuple(found), note=by_heart.note)
+    with Steps(console, "subspaces", 10) as steps:
+        with steps.part("training on shuffled labels") as told:
+            by_heart = learned_by_heart(inputs, shape, config, told)
+        with steps.part("searches", 9) as told:
+            found = subspaces(
+                make_bridge(shape, checkpoint.weights), inputs, asked, sites,
+                random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
+                settings, told,
+            )  # fmt: skip
+            return replace(searched, found=tuple(found), note=by_heart.note)
 
 
 def match_controls(config: Config, console: Console) -> list[Checked]:
@@ -251,14 +246,8 @@ def match_controls(config: Config, console: Console) -> list[Checked]:
     every = controls(setting.inputs, setting.reference, setting.shape, config, MATCHED_INITS)
     planned = of_matching(every, known[0], setting)
     found: list[Checked] = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) as progress:  # fmt: skip
-        whole = progress.add_task(config.task.name, total=len(planned))
+    with Steps(console, config.task.name, len(planned)) as steps:
         for control in planned:
-            bar = progress.add_task(control.name, total=None)
-            found += check(control, known, setting, partial(advance, progress, bar))
-            progress.remove_task(bar)
-            progress.advance(whole)
+            with steps.part(control.name) as told:
+                found += check(control, known, setting, told)
     return found

@@ -1,15 +1,13 @@
 """What a command does with several runs: each alone, side by side, those that it has done left.
 
-What was done of a run is marked in the folder of its results, with the checkpoint and the options.
+What was done of a run is known from the results that are there, by checkpoint and settings.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -18,12 +16,11 @@ from pathlib import Path
 from rich.console import Console
 
 from .errors import FaultError, Interrupted, UserError
-from .files import faults_named, last_words, write_file
-from .tracking import checkpoints
+from .files import faults_named, last_words
+from .tracking.results import Key, adopt, is_there
 from .tracking.run_folder import RunFolder
 from .workers import Ended, Job, Report, work_off
 
-MARK = "done.json"
 LOG = "log.txt"  # what the command would have printed
 TOGETHER = 5  # runs of one process, which share what is prepared for their task and architecture
 MOST_TOLD = 5  # failures, each with its last words
@@ -33,11 +30,12 @@ Main = Callable[[Sequence[str]], int]
 
 @dataclass(frozen=True)
 class Work:
-    """A run, the folder of its results, and the options of the command."""
+    """A run, the folder of its results, the options of the command, and the results they make."""
 
     run: RunFolder
     where: Path
     options: tuple[str, ...]
+    keys: tuple[Key, ...]
 
     @property
     def name(self) -> str:
@@ -46,39 +44,8 @@ class Work:
 
     @property
     def is_done(self) -> bool:
-        """Whether these results are there, of the run's last checkpoint, with these options."""
-        return _mark(self.where) == {"step": self.step, "options": list(self.options)}
-
-    @property
-    def step(self) -> int | None:
-        """The run's last checkpoint's."""
-        folders = self.run.checkpoint_folders()
-        return checkpoints.step_of(folders[-1]) if folders else None
-
-
-@contextmanager
-def marking(where: Path, path: Path | None, options: Sequence[str]) -> Iterator[None]:
-    """Mark results as done when the block has ended well; until then they are not.
-
-    `path` is the checkpoint that they are of; of none nothing is marked.
-
-    Raises:
-        FaultError: the mark cannot be written.
-    """
-    with faults_named(f"write into '{where}'"):
-        (where / MARK).unlink(missing_ok=True)
-    yield
-    if path is not None:
-        done = {"step": checkpoints.load(path).step, "options": list(options)}
-        with faults_named(f"write into '{where}'"):
-            write_file(where / MARK, (json.dumps(done) + "\n").encode())
-
-
-def _mark(where: Path) -> object:
-    try:
-        return json.loads((where / MARK).read_bytes())
-    except (OSError, ValueError):
-        return None
+        """Whether all results that the command would make are there."""
+        return bool(self.keys) and all(is_there(self.where, key) for key in self.keys)
 
 
 def each_alone(
@@ -93,6 +60,10 @@ def each_alone(
         FaultError: some runs failed; the results of the others are there.
         Interrupted: a signal stopped it.
     """
+    for work in works:
+        with faults_named(f"write into '{work.where}'"):
+            for what in dict.fromkeys(key.what for key in work.keys):
+                adopt(work.where, what)
     left = [work for work in works if again or not work.is_done]
     parts = list(_together(left))
     ended = work_off(

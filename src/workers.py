@@ -20,22 +20,15 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from . import terminal
 from .errors import reported
 from .files import faults_named
+from .progress import Steps
 from .stopping import heeded
 
 SECONDS_SHOWN = 0.5  # between two states of the bar
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SPEED_SECONDS = 600.0  # over which the remaining time is estimated
 
 Report = Callable[[int], None]  # of the steps that are done
 
@@ -88,21 +81,10 @@ def work_off(
     workers = _Workers(at_once, imports, after)
     before = {number: signal.signal(number, workers.stop) for number in heeded(STOPPING)}
     try:
-        with Progress(
-            TextColumn(label),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("remaining"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[at_work]}"),
-            console=console,
-            transient=True,
-            speed_estimate_period=SPEED_SECONDS,
-        ) as progress:
-            total = done + sum(job.weight for job in jobs)
-            bar = progress.add_task("", total=total, completed=done, at_work="")
+        total = done + sum(job.weight for job in jobs)
+        with Steps(console, label, total, start=done) as steps:
             for more, at_work in workers.run(jobs):
-                progress.update(bar, completed=done + more, at_work=at_work)
+                steps.to(done + more, at_work)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

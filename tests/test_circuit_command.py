@@ -33,14 +33,16 @@ def test_a_trained_models_circuits_are_found_drawn_and_written(
 ) -> None:
     assert cli.main(["circuit", str(trained)]) == 0
     said = capsys.readouterr().out
-    for part in ("edges among 8 nodes", "resample_across", "the circuit:", "surely needed",
+    for part in ("edges among 8 nodes", "resample_across", "the circuit:",
+                 "are surely needed (without one the outputs are at least 0.01 nats further off)",
+                 "surely do anything (above 0)", "+ surely above 0, * surely at least 0.01 (",
                  "of a random init's ", "inputs, judged on 14",
                  "a node's score", "variables over edges"):  # fmt: skip
         assert part in said
     where = trained / "circuit"
     assert {path.name for path in where.iterdir()} == {
         "carried.csv", "circuits.csv", "edges.csv", "nodes.csv", "lengths.csv", "curves.png",
-        "circuit.png", "done.json",
+        "circuit.png", "step-00000200",
     }  # fmt: skip
     edges, circuits = table(where / "edges.csv"), table(where / "circuits.csv")
     assert len(edges) == len({row["edge"] for row in edges})
@@ -96,7 +98,31 @@ def test_what_was_found_before_an_interrupt_is_there(
     assert cli.main(["circuit", str(trained), "--output", str(tmp_path / "some")]) == 130
     found = table(tmp_path / "some" / "circuits.csv")
     assert {(row["ablation"], row["method"]) for row in found} == {("zero", "exact")}
+    assert (tmp_path / "some" / "step-00000200-unfinished" / "circuits.csv").is_file()
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_smaller_search_takes_nothing_away_nor_does_one_that_is_interrupted(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    given = ["circuit", str(trained), "--output", str(tmp_path)]
+    assert cli.main([*given, "--methods", "eap", "exact", "--kinds", "mean", "zero"]) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert cli.main([*given, "--methods", "eap", "--kinds", "mean"]) == 0
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    small = tmp_path / "step-00000200-methods=eap-kinds=mean"
+    assert {(row["ablation"], row["method"]) for row in table(small / "circuits.csv")} == {
+        ("mean", "eap")
+    }
+
+    from algomatch import circuit
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(circuit, "carried", interrupted)
+    assert cli.main([*given, "--methods", "eap", "exact", "--kinds", "mean", "zero"]) == 130
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
 
 
 @pytest.mark.parametrize("task", ["shift_by", "previous_token", "reverse_fixed"])

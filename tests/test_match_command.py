@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +29,13 @@ from algomatch.data.cuts import effect
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
 from algomatch.experiment import prepare, train
+from algomatch.match import match_checkpoints
 from algomatch.models.reference import build_reference
 from algomatch.models.subject import subject_of
+from algomatch.report.matching import Matching
 from algomatch.report.matching_controls import checked_csv, print_counts
+from algomatch.report.matching_figures import keep_matching
+from algomatch.tracking.results import SETTINGS
 
 TASK = (
     "task=double_hist", "task.vocabulary=[a,b,c]", "task.max_length=4", "analysis.bootstrap=100",
@@ -67,15 +72,11 @@ def test_a_run_is_matched_with_every_program_of_its_task(run: Path, capsys: Capt
     ):  # fmt: skip
         assert expected in out
     written = run / "matching"
-    names = {
-        "match.csv",
-        "programs.csv",
-        "selectors.csv",
-        "match.png",
-        "emergence.png",
-        "done.json",
-    }
-    assert {path.name for path in written.iterdir()} == names
+    tables = {"match.csv", "programs.csv", "selectors.csv", "emergence.csv", "match.png"}
+    kept = {path.name for path in (run / "checkpoints").iterdir()}
+    assert {path.name for path in written.iterdir()} == {*tables, "emergence.png", *kept}
+    for name in kept:
+        assert {path.name for path in (written / name).iterdir()} == {*tables, SETTINGS}
     rows = list(csv.DictReader((written / "match.csv").read_text().splitlines()))
     steps = sorted({int(row["step"]) for row in rows})
     assert steps == [int(path.name[5:]) for path in sorted((run / "checkpoints").iterdir())]
@@ -100,8 +101,46 @@ def test_one_program_of_one_checkpoint_goes_where_it_is_told(
     out = capsys.readouterr().out
     assert NOT_SOLVED in out  # it is untrained
     assert "reverse_by_counting" not in out
-    names = {"match.csv", "programs.csv", "selectors.csv", "match.png"}
-    assert {path.name for path in (tmp_path / "here").iterdir()} == names
+    tables = {"match.csv", "programs.csv", "selectors.csv", "emergence.csv", "match.png"}
+    own = f"{first.name}-programs=reverse"
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {*tables, own}
+    assert {path.name for path in (tmp_path / "here" / own).iterdir()} == {*tables, SETTINGS}
+
+
+def test_one_checkpoint_matched_after_all_takes_nothing_away(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    assert cli.main(["match", str(copy), "--all", "--no-sides"]) == 0
+    tables = ("match.csv", "programs.csv", "selectors.csv", "emergence.csv")
+    before = {name: (copy / "matching" / name).read_bytes() for name in tables}
+    picture = (copy / "matching" / "emergence.png").read_bytes()
+    last = sorted((copy / "checkpoints").iterdir())[-1]
+    given = ["match", str(last), "--programs", "reverse", "--no-sides"]
+    assert cli.main(given) == 0
+    told = capsys.readouterr().out
+    assert f"{copy / 'matching' / f'{last.name}-programs=reverse-no-sides'}; gathered: " in told
+    assert before == {name: (copy / "matching" / name).read_bytes() for name in tables}
+    assert (copy / "matching" / "emergence.png").read_bytes() == picture
+
+
+def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path) -> None:
+    """Ctrl-C after the second checkpoint."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(copy / "matching", ignore_errors=True)
+    steps = sorted((copy / "checkpoints").iterdir())
+    found: list[Matching] = []
+
+    def keep(one: Matching) -> None:
+        keep_matching(one, copy / "matching", (), sides=False)
+        found.append(one)
+        if len(found) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        match_checkpoints(steps, (), None, quiet(), sides=False, keep=keep)
+    rows = csv.DictReader((copy / "matching" / "programs.csv").read_text().splitlines())
+    assert sorted({int(row["step"]) for row in rows}) == [int(one.name[5:]) for one in steps[:2]]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import time
@@ -15,7 +14,8 @@ from support.runs import TINY, finish, quiet, run, start
 from algomatch import cli
 from algomatch.config import compose
 from algomatch.experiment import train
-from algomatch.several import LOG, MARK
+from algomatch.several import LOG
+from algomatch.tracking.results import SETTINGS, results
 
 RUNS = {"one": ("model=1L", "seed=0"), "two": ("model=1L", "seed=1"), "three": ("model=2L",)}
 CIRCUIT = ("--methods", "eap", "--kinds", "mean")
@@ -39,22 +39,29 @@ def runs(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def marks(runs: Path, folder: str) -> dict[str, object]:
-    """What was marked as done, by run."""
-    return {
-        path.parent.parent.name: json.loads(path.read_text())
-        for path in runs.glob(f"*/{folder}/{MARK}")
+def done(runs: Path, folder: str) -> dict[str, list[tuple[int | None, tuple[str, ...]]]]:
+    """The finished results by run: step and settings."""
+    found = {
+        path.name: [
+            (one.key.step, one.key.settings) for one in results(path / folder) if one.finished
+        ]
+        for path in runs.iterdir()
     }
+    return {name: some for name, some in found.items() if some}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "folder", "options", "tables"),
+    ("command", "folder", "options", "settings", "tables"),
     [
-        ("circuit", "circuit", CIRCUIT, ("circuits.csv", "edges.csv", "carried.csv")),
-        ("explain", "explanation", (), ("heads.csv", "neurons.csv", "explained.csv")),
         (
-            "match", "matching", ("--no-sides",), ("match.csv", "programs.csv", "selectors.csv"),
+            "circuit", "circuit", CIRCUIT, ("methods=eap", "kinds=mean"),
+            ("circuits.csv", "edges.csv", "carried.csv"),
+        ),
+        ("explain", "explanation", (), (), ("heads.csv", "neurons.csv", "explained.csv")),
+        (
+            "match", "matching", ("--no-sides",), ("no-sides",),
+            ("match.csv", "programs.csv", "selectors.csv"),
         ),
     ],
 )  # fmt: skip
@@ -62,6 +69,7 @@ def test_each_run_has_what_it_has_alone(
     command: str,
     folder: str,
     options: Sequence[str],
+    settings: Sequence[str],
     tables: Sequence[str],
     runs: Path,
     tmp_path: Path,
@@ -72,7 +80,7 @@ def test_each_run_has_what_it_has_alone(
     monkeypatch.chdir(tmp_path)  # where the verdicts of `match` go
     assert cli.main([command, str(runs), *options, "--jobs", "2"]) == 0
     assert "3 runs: 3 done, 0 were there" in capsys.readouterr().out
-    assert marks(runs, folder) == {key: {"step": 60, "options": list(options)} for key in RUNS}
+    assert done(runs, folder) == {key: [(60, settings)] for key in RUNS}
     for name in RUNS:
         alone = tmp_path / "alone" / name
         assert cli.main([command, str(runs / name), *options, "--output", str(alone)]) == 0
@@ -83,7 +91,7 @@ def test_each_run_has_what_it_has_alone(
         assert log.splitlines()[-1].split(": ")[0] == printed.splitlines()[-1].split(": ")[0]
     assert cli.main([command, str(runs), *options]) == 0
     assert "3 runs: 0 done, 3 were there" in capsys.readouterr().out
-    (runs / "one" / folder / MARK).write_text('{"step": 1, "options": []}')
+    shutil.rmtree(next((runs / "one" / folder).glob("step-*")))
     assert cli.main([command, str(runs), *options]) == 0
     assert "3 runs: 1 done, 2 were there" in capsys.readouterr().out
     assert cli.main([command, str(runs / "one"), str(runs / "two"), *options, "--again"]) == 0
@@ -101,7 +109,7 @@ def test_a_run_that_fails_keeps_no_others_from_being_done(
     assert "3 runs: 2 done, 0 were there, 1 failed" in told.out
     assert f"! one: algomatch: '{runs / 'one'}" in told.out
     assert "1 of 3 runs failed; the same command tries again" in told.err
-    assert set(marks(runs, "circuit")) == {"two", "three"}
+    assert set(done(runs, "circuit")) == {"two", "three"}
 
 
 @pytest.mark.slow
@@ -111,17 +119,17 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(runs: Path, number: sign
         shutil.copytree(runs / "three", runs / f"three-{copy}")
     process = start("circuit", str(runs), *CIRCUIT, "--jobs", "1")
     until = time.monotonic() + SECONDS
-    while not marks(runs, "circuit") and time.monotonic() < until:
+    while not done(runs, "circuit") and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(number)
     code, out, error = finish(process)
     assert code == 128 + number, error
-    done = len(marks(runs, "circuit"))
-    assert 1 <= done < 9
-    assert f"{done} done" in out
+    count = len(done(runs, "circuit"))
+    assert 1 <= count < 9
+    assert f"{count} done" in out
     code, out, error = run("circuit", str(runs), *CIRCUIT, "--jobs", "2")
     assert code == 0, error
-    assert f"9 runs: {9 - done} done, {done} were there" in out
+    assert f"9 runs: {9 - count} done, {count} were there" in out
 
 
 @pytest.mark.parametrize(
@@ -143,4 +151,4 @@ def test_a_mistake_gives_one_line(
     error = capsys.readouterr().err
     assert message.replace("RUNS", str(trained)) in error
     assert error.count("\n") == 1
-    assert not list(trained.glob(f"*/*/{MARK}"))
+    assert not list(trained.glob(f"*/*/*/{SETTINGS}"))

@@ -10,7 +10,16 @@ from ..config import AnalysisConfig, TaskConfig
 from ..data.inputs import input_set
 from ..data.tasks import Task
 from ..models.encoding import Encode, Read, encoded_subject
-from .rivals import Finer, Standing, candidates, compared, ranked, selectors_of, standing
+from .rivals import (
+    Finer,
+    Progress,
+    Standing,
+    candidates,
+    compared,
+    ranked,
+    selectors_of,
+    standing,
+)
 
 
 def match_bridge(
@@ -23,6 +32,7 @@ def match_bridge(
     config: AnalysisConfig | None = None,
     programs: Sequence[str] = (),
     untrained: Iterable[TransformerBridge] = (),
+    progress: Progress = lambda done, total: None,
 ) -> tuple[list[Standing], Finer | None]:
     """Return how a task's programs, all or those named, stand with a model, the best first.
 
@@ -33,7 +43,8 @@ def match_bridge(
     turns a list of its tokens into the ids that the model reads: a prefix that is always the same,
     BOS or a prompt, then one id for each token. `read` turns an output into the id of its logit,
     by default that of the token that it is. `settings` say how many inputs are drawn, and how;
-    `config` with how many cases they are matched, and from what on a cut is realised.
+    `config` with how many cases they are matched, and from what on a cut is realised. `progress` is
+    told after each program.
 
     Raises:
         UserError: model, task, encoder and reader do not fit each other, a program fails on its
@@ -50,4 +61,4 @@ def match_bridge(
     if not random:
         return ranked(standing(subject, one, config) for one in known), None
     selectors = selectors_of(known, lambda: random, config)
-    return compared(bridge, subject, known, selectors, config)
+    return compared(bridge, subject, known, selectors, config, progress=progress)

@@ -7,7 +7,7 @@ their testable cuts cannot be told apart by cuts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -29,6 +29,8 @@ from .matching import Match, exact_share, matches, side_matches
 from .selectors import Decision, Met, Selectors, Untrained
 from .statistics import bootstrap_counts, percentile_interval
 from .verdicts import FOLLOWS, NOT_SOLVED, Rule, Verdict, held, judge, testable
+
+Progress = Callable[[int, int], None]  # told what is done, and of how much
 
 
 @dataclass(frozen=True)
@@ -294,11 +296,15 @@ def compared(
     selectors: Selectors,
     config: AnalysisConfig,
     sides: bool = True,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[list[Standing], Finer]:
     """Return how programs stand with a model, the best first, and what its heads decide.
 
-    `sides` as in `standing`.
+    `sides` as in `standing`; `progress` is told after each program.
     """
-    found = [standing(subject, one, config, sides) for one in known]
+    found = []
+    for number, one in enumerate(known, start=1):
+        found.append(standing(subject, one, config, sides))
+        progress(number, len(known))
     heads = finer(selectors, bridge, subject, found)
     return order(found, heads.decisions), heads

@@ -22,12 +22,13 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from ..analysis.carried import Carried, summed
-from ..analysis.circuits import METHODS, Scores, reaching
+from ..analysis.circuits import METHODS, Scores, all_edges, reaching
 from ..analysis.faithfulness import AtLength, Circuit, Share
 from ..analysis.matching import Match
 from ..data.inputs import InputSet
-from ..files import faults_named, write_file
+from ..data.outputs import Categorical
 from ..models.wiring import Edge, Wiring
+from ..tracking.results import Key, save
 from .graphs import Layout, arrow, box, canvas, layered, roles_legend
 from .matching import site_label
 from .panels import COLOURS, png
@@ -46,9 +47,10 @@ METHOD_LEGEND = (
     "the circuit's own accuracy"
 )
 EDGE_LEGEND = (
-    "needed: how much further from the model the outputs are without the edge (nats, or squared "
-    "difference), * surely; carries: the program's variable that is most of what counts on the "
-    "edge (share), and by chance; named if surely 0.9, and 0.9 of what chance leaves"
+    "needed: how much further from the model the outputs are without the edge ({unit}), + surely "
+    "above 0, * surely at least {least:g} (analysis.circuit_threshold, below which acdc takes an "
+    "edge away); carries: the program's variable that is most of what counts on the edge (share), "
+    "and by chance; named if surely 0.9, and 0.9 of what chance leaves"
 )
 
 
@@ -76,6 +78,7 @@ class Circuits:
     inputs: InputSet
     wiring: Wiring
     faithful: float
+    least: float = 0.0  # from which on an edge matters
     truth: Truth | None = None
     scores: dict[tuple[str, str], Scores] = field(default_factory=dict)
     curves: dict[tuple[str, str], list[Circuit]] = field(default_factory=dict)
@@ -100,6 +103,21 @@ class Circuits:
             if found:
                 return min(found, key=lambda one: one.size)
         return None
+
+    @property
+    def most(self) -> int:
+        """How many edges the whole model has on a way to the output: no circuit has more."""
+        return int(reaching(self.wiring, all_edges(self.wiring)).sum())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the circuit is the whole model, since no smaller one is faithful."""
+        return self.main is not None and self.main.size >= self.most
+
+    @property
+    def unit(self) -> str:
+        """What outputs that are apart are measured in."""
+        return "nats" if isinstance(self.inputs.output, Categorical) else "squared difference"
 
     @property
     def drawn(self) -> Bool[Tensor, "reader node"] | None:
@@ -173,7 +191,7 @@ def print_circuits(found: Circuits, console: Console) -> None:
     say("")
     say(_title(found) + ("; the edges below are all real ones" if found.truth else ""))
     console.print(_edges_table(found))
-    say(EDGE_LEGEND)
+    say(EDGE_LEGEND.format(unit=found.unit, least=found.least))
     console.print(_lengths_table(found))
     console.print(_nodes_table(found))
     say(NODE_LEGEND)
@@ -268,15 +286,28 @@ def idle_kinds(found: Circuits) -> list[str]:
 def _title(found: Circuits) -> str:
     main = found.main
     assert main is not None
-    needed = sum(one.low > 0 for one in found.needed.values())
     inner = [one for one in found.carried if found.wiring.nodes[one.edge.node].layer >= 0]
     named = sum(map(_named, inner))
+    size = f"the circuit: {main.size} of {found.most} edges"
+    if found.is_whole:
+        size = f"all {main.size} edges: the whole model, no smaller circuit is surely faithful"
     return (
-        f"the circuit: {main.size} of {len(found.wiring.edges)} edges ({main.method}, "
-        f"{main.kind}); {needed} of {len(found.needed)} are surely needed (minimality, on "
+        f"{size} ({main.method}, {main.kind}); {_needed(found)} (minimality, on "
         f"{found.needed_on:,} inputs); {named} of {len(inner)} that do not come from an embedding "
         "carry a variable"
         + (f" (of a random init's {sum(map(_named, there))})" if (there := found.untrained) else "")
+    )
+
+
+def _needed(found: Circuits) -> str:
+    """Return how many edges of the circuit matter, and how many do anything at all."""
+    shares = found.needed.values()
+    matter, above = (
+        sum(one.low >= at and one.low > 0 for one in shares) for at in (found.least, 0)
+    )
+    return (
+        f"of {len(found.needed)} edges {matter} are surely needed (without one the outputs are at "
+        f"least {found.least:g} {found.unit} further off), {above} surely do anything (above 0)"
     )
 
 
@@ -302,7 +333,7 @@ def _edges_table(found: Circuits) -> Table:
         held = one.highest
         table.add_row(
             found.wiring.edge_label(one.edge), f"{there.value:.3f}" if there else "-",
-            "*" if there and there.low > 0 else "",
+            _sure(there, found.least),
             escape(one.name or "no variable alone") if held else "nothing that counts",
             f"{held.share:.2f}" if held else "-",
             f"{held.low:.2f}..{held.high:.2f}" if held else "-",
@@ -313,8 +344,16 @@ def _edges_table(found: Circuits) -> Table:
     return table
 
 
+def _sure(there: Share | None, least: float) -> str:
+    if there is None or there.low <= 0:
+        return ""
+    return "*" if there.low >= least else "+"
+
+
 def _lengths_table(found: Circuits) -> Table:
-    table = plain_table("length", "inputs", "faithful", "95%", "complete", "95%", "exact", "needed")
+    table = plain_table(
+        "length", "inputs", "faithful", "95%", "complete", "95%", "exact", "above 0"
+    )
     for length, one in found.lengths.items():
         table.add_row(
             str(length), f"{one.n:,}", *_cells(one.faithfulness), *_cells(one.completeness),
@@ -380,7 +419,7 @@ def circuits_csv(found: Circuits) -> str:
     writer.writerow(
         ["model", "ablation", "method", "edges", "faithfulness", "faithfulness_low",
          "faithfulness_high", "exact", "exact_low", "exact_high", "chosen", "completeness",
-         "completeness_low", "completeness_high"]
+         "completeness_low", "completeness_high", "whole"]
     )  # fmt: skip
     for (kind, method), circuits in found.curves.items():
         best = found.chosen.get((kind, method))
@@ -390,7 +429,8 @@ def circuits_csv(found: Circuits) -> str:
             shares = [one.faithfulness, one.exact]
             values = [value for share in shares for value in (share.value, share.low, share.high)]
             more = (rest.value, rest.low, rest.high) if rest else ("", "", "")
-            writer.writerow([found.name, kind, method, one.size, *values, chosen, *more])
+            whole = one.size >= found.most
+            writer.writerow([found.name, kind, method, one.size, *values, chosen, *more, whole])
     return out.getvalue()
 
 
@@ -548,7 +588,10 @@ def graph_figure(found: Circuits) -> Figure | None:
     hidden = _hidden(found)
     if hidden.any() and main is not None:
         note += f"; thin: out of the sight of {main.kind}"
-    axes.set_title(f"{found.name}: {what}, {int(mask.sum())} edges{note}", fontsize=9)
+    size = f"{what}, {int(mask.sum())} edges"
+    if found.truth is None and found.is_whole:
+        size = f"all {found.most} edges, the whole model: no smaller circuit is surely faithful"
+    axes.set_title(f"{found.name}: {size}{note}", fontsize=9)
     carried = {one.edge: one for one in found.carried}
     for edge, (source, target, side) in zip(edges, named, strict=True):
         way = layout.ways[source, target]
@@ -601,42 +644,26 @@ def _label(axes: Axes, way: list[tuple[float, float]], one: Carried | None, side
     )  # fmt: skip
 
 
-def write_tables(found: Circuits, folder: Path) -> list[str]:
-    """Write what was found so far as CSV; return the files' names.
+def keep_circuits(found: Circuits, where: Path, key: Key, finished: bool = True) -> list[Path]:
+    """Write what was found whole, by step and settings; return the files.
+
+    What is not `finished` has no pictures, and takes no place of what is.
 
     Raises:
         FaultError: the file system failed.
     """
-    files = {
+    texts = {
         "circuits.csv": circuits_csv(found),
         "edges.csv": edges_csv(found),
         "nodes.csv": nodes_csv(found),
     }
     if found.lengths:
-        files["lengths.csv"] = lengths_csv(found)
+        texts["lengths.csv"] = lengths_csv(found)
     if found.carried:
-        files["carried.csv"] = carried_csv(found)
-    with faults_named(f"write into '{folder}'"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            write_file(folder / name, text.encode())
-    return list(files)
-
-
-def save_circuits(found: Circuits, folder: Path, console: Console) -> list[str]:
-    """Write tables and pictures, say where they are, and return the files' names.
-
-    Raises:
-        FaultError: the file system failed.
-    """
-    names = write_tables(found, folder)
-    (folder / "circuit.png").unlink(missing_ok=True)  # of an earlier circuit, if there is none now
-    pictures = {"curves.png": curves_figure(found), "circuit.png": graph_figure(found)}
-    with faults_named(f"write into '{folder}'"):
-        for name, figure in pictures.items():
-            if figure is not None:
-                write_file(folder / name, png(figure))
-                names.append(name)
-    say = f"{', '.join(names)}: {folder}"
-    console.print(say, soft_wrap=True, highlight=False, markup=False)
-    return names
+        texts["carried.csv"] = carried_csv(found)
+    files = {name: text.encode() for name, text in texts.items()}
+    if finished:
+        figures = {"curves.png": curves_figure(found), "circuit.png": graph_figure(found)}
+        files |= {name: png(figure) for name, figure in figures.items() if figure is not None}
+    path = save(where, key, files, (len(found.scores),), finished)
+    return [path / name for name in files]

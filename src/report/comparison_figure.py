@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,10 +17,11 @@ from ..analysis.statistics import t_interval
 from ..analysis.suite import declared_metrics
 from .families import FAMILIES, Family, compared_with
 from .marks import marked
-from .panels import COLOURS
+from .panels import COLOURS, legend, step_axis
 from .seeds import Group, failing_of, notes
 
-COLUMNS = 4  # panels beside each other
+COLUMNS = 4  # panels beside each other, of few groups
+MOST_SLIM = 8  # groups that a slim panel has room for
 MOST_LINES = 8  # measures in a panel of final values
 MOST_CURVES = 12  # panels of curves of one task
 STYLES = (
@@ -29,37 +31,90 @@ STYLES = (
     (0, (1, 3)),
     (0, (6, 1, 1, 1)),
 )  # of what is compared with, in its order
-PANEL = (4.2, 3.1)  # inches
+MARKERS = "os^Dvp*"  # of the first groups, of those that repeat their colours
+PANEL = (4.2, 3.2)  # inches
+LINE, HEAD = 0.18, 0.7  # inches: a line of a key, what is above and below it
+KEY, WIDE, SHORT = 250, 170, 42  # letters of a line of a key, of a note, over a panel
 
 
 def comparison_figure(groups: Sequence[Group]) -> Figure:
-    """Return the figure of groups: a block for each task, of final values and of curves."""
+    """Return the figure of groups: a block for each task, of final values and of curves.
+
+    Groups have a letter and a colour each, which the key at the head of the block explains.
+    """
     tasks = [list(part) for _, part in groupby(groups, key=lambda group: group.task)]
     plans = [_plan(part) for part in tasks]
-    rows = [sum(math.ceil(len(panels) / COLUMNS) for panels in plan) for plan in plans]
-    heights = [max(1, height) for height in rows]  # a task may have nothing to show
-    figure = Figure(
-        figsize=(PANEL[0] * COLUMNS, PANEL[1] * sum(heights) + 0.9 * len(tasks)),
-        layout="constrained",
-    )
-    blocks = figure.subfigures(len(tasks), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for block, part, (finals, curves), height in zip(blocks, tasks, plans, heights, strict=True):
-        block.suptitle(
+    keys = [_key(part) for part in tasks]
+    rows = [
+        max(1, sum(math.ceil(len(panels) / _columns(part)) for panels in plan))
+        for part, plan in zip(tasks, plans, strict=True)
+    ]
+    heads = [HEAD + LINE * sum(label.count("\n") + 1 for label in key) for key in keys]
+    below = [0.3 + LINE * len(_notes(part)) for part in tasks]
+    heights = [
+        height
+        for head, count, foot in zip(heads, rows, below, strict=True)
+        for height in (head, PANEL[1] * count + foot)
+    ]
+    figure = Figure(figsize=(PANEL[0] * COLUMNS, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for number, (part, (finals, curves), key) in enumerate(zip(tasks, plans, keys, strict=True)):
+        head, block = parts[2 * number], parts[2 * number + 1]
+        head.suptitle(
             f"{part[0].task}: dots are seeds, bars their mean and its 95% interval; "
             "curves are means over seeds, bands 95%"
         )
-        block.supxlabel("\n".join(notes(part)), size=8)
-        axes = list(block.subplots(height, COLUMNS, squeeze=False).flat)
-        second = math.ceil(len(finals) / COLUMNS) * COLUMNS
+        handles = [Line2D([], [], ls="-", **look) for look in _looks(len(part))]
+        head.legend(handles, key, loc="lower left", fontsize=8, frameon=False)
+        block.supxlabel("\n".join(_notes(part)), size=8)
+        columns = _columns(part)
+        axes = list(block.subplots(rows[number], columns, squeeze=False).flat)
+        second = math.ceil(len(finals) / columns) * columns
         used = [*axes[: len(finals)], *axes[second : second + len(curves)]]
-        for panel, (family, keys) in zip(axes, finals, strict=False):
-            _final_values(panel, part, family, keys)
-        for panel, (family, key, label) in zip(axes[second:], curves, strict=False):
-            _learning_curves(panel, part, f"{family.title}: {label}", key)
+        for panel, (family, measures) in zip(axes, finals, strict=False):
+            _final_values(panel, part, family, measures)
+        for panel, (family, measure, label) in zip(axes[second:], curves, strict=False):
+            _learning_curves(panel, part, f"{family.title}: {label}", measure)
         for panel in axes:
             if panel not in used:
                 panel.set_axis_off()
     return figure
+
+
+def _columns(groups: Sequence[Group]) -> int:
+    """Return how many panels are beside each other: of many groups half as many."""
+    return COLUMNS if len(groups) <= MOST_SLIM else COLUMNS // 2
+
+
+def _letter(number: int) -> str:
+    """Return a group's letter, from A on.
+
+    >>> _letter(0), _letter(27)
+    ('A', 'BB')
+    """
+    turn, place = divmod(number, 26)
+    return chr(ord("A") + place) * (turn + 1)
+
+
+def _key(groups: Sequence[Group]) -> list[str]:
+    """Return what each group's letter stands for."""
+    return [
+        "\n".join(textwrap.wrap(f"{_letter(i)}: {group.name} ({_seeds(group)})", KEY))
+        for i, group in enumerate(groups)
+    ]
+
+
+def _notes(groups: Sequence[Group]) -> list[str]:
+    return [part for line in notes(groups) for part in textwrap.wrap(line, WIDE)]
+
+
+def _looks(n: int) -> list[dict[str, Any]]:
+    """Return the colour and the marker of each of so many groups."""
+    count = len(COLOURS)
+    return [
+        {"color": COLOURS[i % count], "marker": MARKERS[i // count % len(MARKERS)]}
+        for i in range(n)
+    ]
 
 
 Finals = list[tuple[Family, dict[str, str]]]
@@ -118,44 +173,41 @@ def _final_values(
     for words, style in drawn.items():
         axes.plot([], [], color="grey", linestyle=STYLES[style], label=words)
     left_out = len(keys) - len(shown)
-    axes.set_title(family.title + (f" ({left_out} more in the CSV)" if left_out else ""), size=10)
-    names = ["\n".join([*textwrap.wrap(group.name, 24), _seeds(group)]) for group in groups]
-    slanted = len(groups) > 3
-    axes.set_xticks(
-        range(len(groups)), names, size=7, rotation=30 if slanted else 0,
-        ha="right" if slanted else "center",
-    )  # fmt: skip
+    _title(axes, family.title + (f" ({left_out} more in the CSV)" if left_out else ""))
+    axes.set_xticks(range(len(groups)), [_letter(i) for i in range(len(groups))], size=8)
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.grid(axis="y", alpha=0.25)
     _within(axes, groups, [key for key, _ in shown], ends)
-    below = -0.42 if slanted else -0.2
-    axes.legend(fontsize=6, ncols=3, loc="upper center", bbox_to_anchor=(0.5, below))
+    legend(axes, 3)
 
 
 def _learning_curves(axes: Axes, groups: Sequence[Group], title: str, key: str) -> None:
     compared: dict[str, int] = {}
-    for group, colour in zip(groups, _colours(len(groups)), strict=True):
+    for group, look in zip(groups, _looks(len(groups)), strict=True):
         steps, means, bands = mean_curve(group, key)
         if not steps:
             continue
-        axes.plot(steps, means, color=colour, label=group.name, marker="o", ms=2.5)
+        axes.plot(steps, means, ms=2.5 if look["marker"] == "o" else 4, **look)
         if bands is not None:
-            axes.fill_between(steps, *bands, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(steps, *bands, color=look["color"], alpha=0.15, linewidth=0)
         for style, (other, words) in enumerate(compared_with(key).items()):
             steps, means, _ = mean_curve(group, other)
             if steps:
                 compared[words] = style
-                axes.plot(steps, means, color=colour, linestyle=STYLES[style], linewidth=1.2)
-    handles, labels = axes.get_legend_handles_labels()
-    handles += [Line2D([], [], color="grey", linestyle=STYLES[i]) for i in compared.values()]
-    axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("training step (log scale from 1 on)", size=7)
-    axes.set_title(title, size=10)
+                axes.plot(steps, means, color=look["color"], linestyle=STYLES[style], linewidth=1.2)
+    step_axis(axes)
+    _title(axes, title)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
     _within(axes, groups, [key], ())
-    axes.legend(handles, [*labels, *compared], fontsize=6)
+    for words, style in compared.items():
+        axes.plot([], [], color="grey", linestyle=STYLES[style], label=words)
+    if compared:
+        axes.legend(fontsize=6)
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title("\n".join(textwrap.wrap(text, SHORT)), size=9)
 
 
 def mean_curve(
@@ -176,10 +228,6 @@ def mean_curve(
     if len(intervals) < len(steps) or not steps:
         return steps, means, None
     return steps, means, ([low for low, _ in intervals], [high for _, high in intervals])
-
-
-def _colours(n: int) -> Iterable[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]
 
 
 def _seeds(group: Group) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from itertools import cycle
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from ..analysis.explained import CONTROLS, INTACT, Explained
 from ..analysis.heads import HeadExplanation
-from ..files import faults_named, write_file
+from ..tracking.results import Key, save
 from .explanation import (
     Explanation,
     explained_csv,
@@ -23,15 +22,17 @@ from .explanation import (
     shares,
     untrained_csv,
 )
-from .panels import COLOURS
+from .panels import COLOURS, png
 from .readings import drawable
 
 MOST_HEADS = 16  # drawn
 TITLE = 26  # letters of a pattern's name above its picture
 
 
-def write_explanation(one: Explanation, folder: Path) -> list[str]:
-    """Write what is there of an explanation as CSV, and the figure once all of it is.
+def keep_explanation(one: Explanation, where: Path, key: Key) -> list[Path]:
+    """Write what is there of an explanation whole, the figure once all of it is; return the files.
+
+    What is not all of it takes no place of what is.
 
     Raises:
         FaultError: the file system failed.
@@ -45,14 +46,11 @@ def write_explanation(one: Explanation, folder: Path) -> list[str]:
         files["neurons-random-init.csv"] = untrained_csv(one).encode()
     if one.rows is not None:
         files["explained.csv"] = explained_csv(one).encode()
-        content = io.BytesIO()
-        explanation_figure(one).savefig(content, format="png", dpi=110)
-        files["explanation.png"] = content.getvalue()
-    with faults_named(f"write into '{folder}'"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, made in files.items():
-            write_file(folder / name, made)
-    return list(files)
+        files["explanation.png"] = png(explanation_figure(one))
+    parts = [one.heads, one.neurons, one.rows]
+    there = sum(part is not None for part in parts)
+    path = save(where, key, files, (there,), there == len(parts))
+    return [path / name for name in files]
 
 
 def explanation_figure(one: Explanation) -> Figure:

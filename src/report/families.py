@@ -50,8 +50,8 @@ FAMILIES = (
         "{v}",
         True,
     ),
-    Family("match (testable cuts)", r"matching/(?P<v>.+)/best_match", "{v}"),
-    Family("match (variables)", r"matching/(?P<v>.+)/variable_match", "{v}"),
+    Family("light match (testable cuts)", r"matching/(?P<v>.+)/best_match", "{v}"),
+    Family("light match (variables)", r"matching/(?P<v>.+)/variable_match", "{v}"),
     Family("surely realised", r"matching/(?P<v>.+)/(?:variable_)?realised", "{v}", True),
     Family("attention", r"attention/model/(?P<name>matched_overlap)", "{name}", True),
     Family(

@@ -12,7 +12,7 @@ from ..config import run_title
 from ..files import write_file
 from ..tracking.run_folder import RunFolder
 from .marks import Failing, meaning
-from .panels import PANELS
+from .panels import PANELS, step_axis
 from .readings import drawable
 from .summary import inexact_note
 
@@ -47,8 +47,6 @@ def run_figure(folder: RunFolder, rows: Sequence[Measurement], failing: Failing 
     for axes, panel in zip(grid.flat, PANELS, strict=True):
         panel(axes, rows, failing)
         if axes.lines:
-            axes.set_xscale("symlog", linthresh=1)
-            axes.set_xlim(left=0)
-            axes.set_xlabel("training step (log scale from 1 on)", fontsize=8, labelpad=1)
+            step_axis(axes, 8)
             axes.grid(alpha=0.25)
     return figure

@@ -143,7 +143,8 @@ class CircuitFound:
     `own` are the variables that are the program's steps, neither its input nor its output; `still`
     those of them that the resampling which the circuit was found by leaves as they are, so that
     no edge is found for what they do. None where it is not known. `step` is the checkpoint's,
-    `ablation` the kind of resampling.
+    `ablation` the kind of resampling; `whole` says that it is the whole model: no smaller circuit
+    is faithful.
     """
 
     step: int | None
@@ -158,6 +159,7 @@ class CircuitFound:
     inputs: int | None = None
     still: frozenset[str] = frozenset()
     ablation: str = ""
+    whole: bool = False
 
     @property
     def steps(self) -> tuple[frozenset[str], frozenset[str]] | None:
@@ -350,6 +352,9 @@ def h2(
     if circuit.step != last_step:
         when = "at an unknown step" if circuit.step is None else f"at step {circuit.step}"
         return say(UNDECIDED, f"the circuit is of a checkpoint {when}, not of the last one")
+    if circuit.whole:
+        why = f"no circuit is surely faithful but all {circuit.edges} edges, the whole model"
+        return say(UNDECIDED, why)
     deciding = [one for one in evidence if one.decides]
     counts = Counter(one.says for one in deciding)
     n, heads = len(deciding), attention.says if attention is not None else NEITHER
@@ -394,10 +399,13 @@ def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None
 def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
     value, low, high = found.faithful
     on = f"{found.inputs:,} inputs" if found.inputs is not None else ""
+    why = "says that there is a circuit, not which"
+    if found.whole:
+        why = "says nothing: the whole model is always faithful"
+    kind = "faithfulness of the circuit"
     yield Evidence(
-        f"faithfulness of the circuit ({found.edges} of {found.of_edges} edges)", value, low, high,
-        on, f"needed {found.at_least:g}", NEITHER, "says that there is a circuit, not which",
-        decides=False, level=found.at_least, kind="faithfulness of the circuit",
+        f"{kind} ({_edges_of(found)})", value, low, high, on, f"needed {found.at_least:g}",
+        NEITHER, why, decides=False, level=found.at_least, kind=kind,
     )  # fmt: skip
     model, untrained, reference = found.model, found.untrained, found.reference
     if model is not None and untrained is not None and model.edges and untrained.edges:
@@ -412,7 +420,7 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
         yield Evidence(
             "share of inner edges that carry one variable", share, low, high,
             f"{model.edges} edges", f"{theirs:.3f} ({lower:.3f} to {higher:.3f}) random init, "
-            f"n={untrained.edges}", says, level=theirs,
+            f"n={untrained.edges}", says, decides=not found.whole, level=theirs,
         )  # fmt: skip
     if found.steps is not None:
         wanted, here = found.steps
@@ -428,8 +436,14 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
             yield Evidence(
                 "steps of the program that run over inner edges of both", share, None, None,
                 f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
-                why, level=1.0,
+                why, decides=not found.whole, level=1.0,
             )  # fmt: skip
+
+
+def _edges_of(found: CircuitFound) -> str:
+    if found.whole:
+        return f"all {found.edges} edges: the whole model"
+    return f"{found.edges} of {found.of_edges} edges"
 
 
 def _is_step(name: str, own: frozenset[str]) -> bool:
@@ -573,7 +587,8 @@ def _emerged(found: Emergence) -> Iterable[Evidence]:
     for cut, step in found.cuts.items():
         when = "at no checkpoint" if step is None else f"from step {step:,} on"
         yield Evidence(
-            f"when {cut.replace('+', ', ')} is realised", None, None, None, "checkpoints",
+            f"when {cut.replace('+', ', ')} is realised", None, None, None,
+            "checkpoints, light measure",
             f"task solved {solved}", NEITHER, f"surely realised {when}", decides=False,
         )  # fmt: skip
 
@@ -586,7 +601,7 @@ def _light(rows: Sequence[Measurement]) -> Iterable[Evidence]:
         why = "surely realised" if surely and surely.value == 1 else "not surely realised"
         yield Evidence(
             f"cut {cut.replace('+', ', ')}", row.value, row.ci_low, row.ci_high,
-            f"{row.n:,} cases", f"{chance.value:.3f} chance" if chance else "", NEITHER, why,
+            f"light, {row.n:,} cases", f"{chance.value:.3f} chance" if chance else "", NEITHER, why,
             decides=False, level=chance.value if chance else None,
         )  # fmt: skip
 

@@ -46,6 +46,7 @@ SELECTORS_HEADER = (
     "run", "step", "program", "selectors", "uses", "head", "overlap", "low", "high", "uniform",
     "random_init",
 )  # fmt: skip
+EMERGENCE_HEADER = ("run", "step", "exact", "loss", "program", "kind", "name", "match")
 LONGEST = 60
 MOST_SHOWN = 9  # cuts with a column each
 SIDES = {
@@ -67,7 +68,11 @@ def site_label(site: str) -> str:
 
 def cut_label(cut: Cut) -> str:
     """Return a cut's variables, shortened where they are many."""
-    name = ", ".join(cut.variables)
+    return short(", ".join(cut.variables))
+
+
+def short(name: str) -> str:
+    """Return a name, cut off where it is long."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
@@ -399,6 +404,28 @@ def selectors_csv(found: Sequence[Matching]) -> str:
                     one.run, one.step, program, names, uses, row.head, row.value, row.low,
                     row.high, row.uniform, row.random_init,
                 ])  # fmt: skip
+    return out.getvalue()
+
+
+def emergence_csv(found: Sequence[Matching]) -> str:
+    """Return what emerges over training as CSV: a row for each testable cut and each variable.
+
+    `match` is the best match of its own, at a site that no later cut explains; the row of the kind
+    `model` says how the checkpoint does the task.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(EMERGENCE_HEADER)
+    for one in found:
+        about = (one.run, one.step, one.exact, "" if one.loss is None else one.loss)
+        writer.writerow([*about, "", "model", "", ""])
+        for program, cut in tested_cuts(one):
+            match = best_match(one, program, cut)
+            writer.writerow([*about, program, "cut", cut.name, match])
+        for standing in sorted(one.standings, key=lambda each: each.candidate.name):
+            program = standing.candidate.name
+            for name, (match,) in variable_curves([one], program).items():
+                writer.writerow([*about, program, "variable", name, match])
     return out.getvalue()
 
 

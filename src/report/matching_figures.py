@@ -2,107 +2,136 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from rich.console import Console
 
 from ..analysis.matching import by_site
 from ..analysis.rivals import Standing
 from ..analysis.verdicts import NOT_TESTABLE, REALISED
 from ..files import faults_named, write_file
+from ..tracking.results import MATCH, Key, save
 from .matching import (
+    EMERGENCE_HEADER,
     Matching,
-    best_match,
     cut_label,
+    emergence_csv,
     programs_csv,
     selectors_csv,
+    short,
     site_label,
-    tested_cuts,
     to_csv,
-    variable_curves,
 )
-from .panels import COLOURS, legend, png
+from .page_results import Row, read_table, value
+from .panels import COLOURS, legend, png, step_axis
+
+PATH = "#d55e00"
+LEGEND = (
+    "box: the cut is held there, and no later one; dot: on the program's path through the sites"
+)
 
 
-def write_matching(found: Sequence[Matching], folder: Path) -> list[str]:
-    """Write every test as CSV, the last checkpoint's diagram, and of several their curves.
-
-    Raises:
-        FaultError: the file system failed.
-    """
-    last = found[-1]
+def matching_files(one: Matching) -> dict[str, bytes]:
+    """Return every test of a checkpoint as CSV, the verdicts, and its diagram, by file name."""
     files = {
-        "match.csv": to_csv(found).encode(),
-        "programs.csv": programs_csv(found).encode(),
-        "match.png": png(diagram(last)),
+        "match.csv": to_csv([one]).encode(),
+        "programs.csv": programs_csv([one]).encode(),
+        "emergence.csv": emergence_csv([one]).encode(),
+        "match.png": png(diagram(one)),
     }
-    if any(one.finer is not None for one in found):
-        files["selectors.csv"] = selectors_csv(found).encode()
-    if len(found) > 1:
-        files["emergence.png"] = png(emergence(found))
-    with faults_named(f"write into '{folder}'"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_file(folder / name, content)
-    return list(files)
+    if one.finer is not None:
+        files["selectors.csv"] = selectors_csv([one]).encode()
+    return files
 
 
-def save_matching(found: Sequence[Matching], folder: Path, console: Console) -> None:
-    """Write what there is to write, and say where it is.
+def keep_matching(
+    one: Matching, where: Path, settings: Sequence[str] = (), sides: bool = True
+) -> Path:
+    """Write a checkpoint's result whole, by its step and settings; return its folder.
 
     Raises:
         FaultError: the file system failed.
     """
-    files = ", ".join(write_matching(found, folder))
-    console.print(f"{files}: {folder}", soft_wrap=True, highlight=False, markup=False)
+    key = Key(MATCH, one.run, one.step, tuple(settings))
+    return save(where, key, matching_files(one), (len(one.standings), int(sides)))
 
 
-def emergence(found: Sequence[Matching]) -> Figure:
-    """Draw each testable cut's and variable's best match over training, below accuracy and loss."""
+def draw_emergence(where: Path) -> list[str]:
+    """Draw when each cut appears, from the gathered tables; nothing of one checkpoint.
+
+    Raises:
+        FaultError: the file system failed.
+    """
+    name = "emergence.png"
+    rows = read_table(where / "emergence.csv", EMERGENCE_HEADER).rows
+    if len({row["step"] for row in rows}) < 2:
+        return []
+    with faults_named(f"write into '{where}'"):
+        write_file(where / name, png(emergence(rows)))
+    return [name]
+
+
+def emergence(rows: Sequence[Row]) -> Figure:
+    """Draw each testable cut's and variable's best match over training, below accuracy and loss.
+
+    `rows` are those of `emergence_csv`. What was not asked at a checkpoint is a gap.
+    """
     figure = Figure(figsize=(8, 6.5), layout="constrained")
-    figure.suptitle(f"{found[-1].run}: when each cut appears")
+    figure.suptitle(f"{rows[-1]['run']}: when each cut appears")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-    steps = [one.step for one in found]
+    models = [row for row in rows if row["kind"] == "model"]
+    steps = [int(row["step"]) for row in models]
+
+    def curve(some: Sequence[Row], column: str) -> list[float]:
+        at = {int(row["step"]): value(row, column) for row in some}
+        known = (at.get(step) for step in steps)
+        return [math.nan if one is None else one for one in known]
+
     (line,) = above.plot(
-        steps, [one.exact for one in found], color="black", marker=".", label="exact accuracy"
+        steps, curve(models, "exact"), color="black", marker=".", label="exact accuracy"
     )
     above.set(ylabel="exact accuracy", ylim=(-0.03, 1.03))
     beside = above.twinx()
     (other,) = beside.plot(
-        steps, [one.loss for one in found], color="0.5", ls="--", marker=".", label="loss"
+        steps, curve(models, "loss"), color="0.5", ls="--", marker=".", label="loss"
     )
     beside.set(ylabel="loss per position", yscale="log")
     above.legend(handles=[line, other], fontsize=7, loc="center left")
-    for (name, cut), colour in zip(tested_cuts(found[-1]), cycle(COLOURS), strict=False):
-        values = [best_match(one, name, cut) for one in found]
-        below.plot(steps, values, marker=".", color=colour, label=f"{name}: {cut_label(cut)}")
-    styles = cycle(COLOURS)
-    for standing in sorted(found[-1].standings, key=lambda one: one.candidate.name):
-        program = standing.candidate.name
-        curves = variable_curves(found, program)
-        for (variable, values), colour in zip(curves.items(), styles, strict=False):
-            label = f"{program}: {variable} alone"
-            below.plot(steps, values, ls="--", lw=0.8, color=colour, label=label)
-    below.set(ylabel="best match of its own", xlabel="training step (log scale from 1 on)")
-    below.set(ylim=(-0.03, 1.03))
-    below.set_xscale("symlog", linthresh=1)
+    styles: dict[str, tuple[dict[str, Any], str]] = {
+        "cut": ({"marker": "."}, "{program}: {name}"),
+        "variable": ({"ls": "--", "lw": 0.8}, "{program}: {name} alone"),
+    }
+    for kind, (style, label) in styles.items():
+        some = [row for row in rows if row["kind"] == kind]
+        names = dict.fromkeys((row["program"], row["name"]) for row in some)
+        for (program, name), colour in zip(names, cycle(COLOURS), strict=False):
+            own = [row for row in some if (row["program"], row["name"]) == (program, name)]
+            text = label.format(program=program, name=short(name.replace("+", ", ")))
+            below.plot(steps, curve(own, "match"), color=colour, label=text, **style)
+    below.set(ylabel="best match of its own", ylim=(-0.03, 1.03))
+    step_axis(below)
     legend(below)
     return figure
 
 
 def diagram(one: Matching) -> Figure:
-    """Draw each program's cuts over the model's sites: the match, and the path through them."""
+    """Draw each program's cuts over the model's sites: the match, and which cells the path has."""
     found = one.standings
     heights = [max(2, len(one.candidate.cuts.all)) for one in found]
     sites = max(len(by_site(one.matches)) for one in found)
+    longest = max(len(cut_label(cut)) for one in found for cut in one.candidate.cuts.all)
     figure = Figure(
-        figsize=(4.5 + 0.62 * sites, 1.3 + sum(0.42 * h + 0.9 for h in heights)),
+        figsize=(
+            max(4.5, 2.8 + 0.085 * longest) + 0.62 * sites,
+            1.3 + sum(0.42 * h + 0.9 for h in heights),
+        ),
         layout="constrained",
     )
     figure.suptitle(one.title)
@@ -110,6 +139,7 @@ def diagram(one: Matching) -> Figure:
     for standing, ax in zip(found, axes, strict=True):
         image = _grid(ax, standing)
     figure.colorbar(image, ax=list(axes), label="match (lowest of scrub and interchange)")
+    figure.supxlabel(LEGEND, fontsize=7)
     return figure
 
 
@@ -128,12 +158,12 @@ def _grid(axes: Axes, one: Standing) -> AxesImage:
     axes.set_yticks(range(len(all_cuts)), labels)
     axes.set_title(f"{one.candidate.name}: {one.verdict.verdict}", fontsize=10, loc="left")
     for y, verdict in enumerate(one.verdict.cuts):
-        for x, (site, value) in enumerate(zip(rows, values[y], strict=True)):
+        for x, (site, match) in enumerate(zip(rows, values[y], strict=True)):
             own = site in verdict.sites
-            if value == value:
+            if not math.isnan(match):
                 axes.text(
-                    x, y, f"{value:.2f}", ha="center", va="center", fontsize=7,
-                    color="black" if value > 0.6 else "white",
+                    x, y, f"{match:.2f}", ha="center", va="center", fontsize=7,
+                    color="black" if match > 0.6 else "white",
                     fontweight="bold" if own else "normal",
                 )  # fmt: skip
             if own and verdict.verdict in (REALISED, NOT_TESTABLE):
@@ -143,9 +173,12 @@ def _grid(axes: Axes, one: Standing) -> AxesImage:
         for x, match in enumerate(one.verdict.path.values())
         if match is not None
     ]
-    axes.plot(*zip(*path, strict=True), color="#d55e00", lw=1.2, alpha=0.7, zorder=1.5)
+    for x, y in path:
+        axes.plot(x, y + 0.36, "o", color=PATH, ms=3.5, mec="white", mew=0.4)
     return image
 
 
 def _box(x: int, y: int) -> Rectangle:
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#d55e00", linewidth=2)
+    return Rectangle(
+        (x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=PATH, linewidth=2, clip_on=False
+    )

@@ -14,6 +14,7 @@ from .families import FAMILIES
 from .marks import Failing, marked, meaning
 from .page_blocks import Cell, Details, Missing, Section, Table, Text, cell, interval, number
 from .page_charts import Lines, colour, dash_of
+from .page_results import Row, value
 from .readings import (
     NEURON_LABELS,
     PLAIN_LABELS,
@@ -381,13 +382,36 @@ def _figures(last: Rows, failing: Failing) -> Iterator[list[Cell]]:
         ]
 
 
+def emergence_curves(rows: Sequence[Row], how: str) -> list[Any]:
+    """Return the curves of what `match` found over checkpoints; nothing of one checkpoint."""
+    if len({row["step"] for row in rows}) < 2:
+        return []
+    chart = Lines(
+        "emergence", f"Match with every program's testable cuts: {how}",
+        "Curves of each testable cut's and variable's best match over training steps",
+        "lower of scrub and interchange",
+    )  # fmt: skip
+    some = [row for row in rows if row["kind"] != "model"]
+    names = dict.fromkeys((row["program"], row["kind"], row["name"]) for row in some)
+    for place, (program, kind, name) in enumerate(names):
+        own = [row for row in some if (row["program"], row["kind"], row["name"]) ==
+               (program, kind, name)]  # fmt: skip
+        alone, dash = (" alone", "dash") if kind == "variable" else ("", dash_of(place))
+        chart.add(
+            f"{program}: {name.replace('+', ', ')}{alone}", [int(row["step"]) for row in own],
+            [value(row, "match") or 0.0 for row in own], colour(place), dash, 1.6,
+        )  # fmt: skip
+    return [chart.chart()] if names else []
+
+
 def matching_curves(rows: Rows, failing: Failing) -> list[Any]:
     """Return the curves of the light matching at every checkpoint, and when cuts emerge."""
     found = curves(rows, "matching/best_match")
     if not found:
         return []
+    cases = max(row.n for curve in found.values() for row in curve)
     chart = Lines(
-        "matching", "Match with the reference program's testable cuts",
+        "matching", f"Match with the reference program's testable cuts: light, {cases:,} cases",
         "Curves of each testable cut's best match over training steps, dotted its chance level",
         "lower of scrub and interchange",
     )  # fmt: skip
@@ -410,9 +434,14 @@ def matching_curves(rows: Rows, failing: Failing) -> list[Any]:
         lines.append(_emerging(words, curve, surely.get(name, ()), ()))
         place += 1
     made = chart.chart()
-    columns = ("cut or variable", "match at the end", "95% interval", "n cases", "chance",
+    columns = ("cut or variable", "light match at the end", "95% interval", "n cases", "chance",
                "surely realised from step")  # fmt: skip
-    table = Table("When the reference program's cuts emerge", columns, lines, (1, 2, 3, 4, 5))
+    table = Table(
+        "When the reference program's cuts emerge, by the light measure",
+        columns,
+        lines,
+        (1, 2, 3, 4, 5),
+    )
     return [made, table]
 
 

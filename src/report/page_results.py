@@ -8,9 +8,11 @@ import math
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+from ..tracking.results import CIRCUIT, EXPLANATION, Result, results
 
 Row = Mapping[str, str]
 
@@ -90,11 +92,52 @@ def step_in(title: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def last_step_of(rows: Iterable[Row]) -> int | None:
+    """Return the last step in the titles of results."""
+    steps = (step_in(row["model"]) for row in rows)
+    return max((step for step in steps if step is not None), default=None)
+
+
+def of_step(left: Left, step: int | None) -> Left:
+    """Return a table's rows of one step."""
+    rows = tuple(row for row in left.rows if step_in(row["model"]) == step)
+    return replace(left, rows=rows)
+
+
 @dataclass(frozen=True)
 class Results:
-    """The results of `match`, `circuit` and `explain` in a run's folder."""
+    """The results of `match`, `circuit` and `explain` in a run's folder.
+
+    What `match` left is of every checkpoint that it looked at, what the others left of the last.
+    """
 
     folder: Path
+
+    @cached_property
+    def circuit_step(self) -> int | None:
+        """The last checkpoint of which circuits are there."""
+        return last_step_of(self._circuits.rows or self._edges.rows)
+
+    @cached_property
+    def explained_step(self) -> int | None:
+        """The last checkpoint that was explained."""
+        return last_step_of(self._heads.rows or self._neurons.rows)
+
+    @cached_property
+    def circuit_left(self) -> Result | None:
+        """The result that the circuit's tables are of; None of an earlier version."""
+        return self._left("circuit", CIRCUIT, self.circuit_step)
+
+    @cached_property
+    def explanation_left(self) -> Result | None:
+        """The result that the explanation's tables are of; None of an earlier version."""
+        return self._left("explanation", EXPLANATION, self.explained_step)
+
+    def _left(self, name: str, what: str, step: int | None) -> Result | None:
+        some = [one for one in results(self.folder / name) if one.key.what == what]
+        return max(
+            (one for one in some if one.key.step == step), key=lambda one: one.rank, default=None
+        )
 
     @cached_property
     def matches(self) -> Left:
@@ -110,20 +153,34 @@ class Results:
         return read_table(self.folder / "matching" / "programs.csv", needed)
 
     @cached_property
+    def emergence(self) -> Left:
+        """The best match of each testable cut and variable, of each checkpoint matched."""
+        needed = ("step", "program", "kind", "name", "match")
+        return read_table(self.folder / "matching" / "emergence.csv", needed)
+
+    @cached_property
     def selectors(self) -> Left:
         """How heads meet the programs' selectors."""
         needed = ("step", "program", "selectors", "head", "overlap", "low", "high", "random_init")
         return read_table(self.folder / "matching" / "selectors.csv", needed)
 
-    @cached_property
+    @property
     def circuits(self) -> Left:
         """Every circuit of every curve."""
+        return of_step(self._circuits, self.circuit_step)
+
+    @cached_property
+    def _circuits(self) -> Left:
         needed = ("model", "ablation", "method", "edges", "faithfulness", "exact", "chosen")
         return read_table(self.folder / "circuit" / "circuits.csv", needed)
 
-    @cached_property
+    @property
     def edges(self) -> Left:
         """Every edge of the model."""
+        return of_step(self._edges, self.circuit_step)
+
+    @cached_property
+    def _edges(self) -> Left:
         needed = ("model", "edge", "in_circuit", "needed", "carries", "share", "chance")
         return read_table(self.folder / "circuit" / "edges.csv", needed)
 
@@ -131,29 +188,41 @@ class Results:
     def carried(self) -> Left:
         """What edges carry, in the model, the reference and a random init."""
         needed = ("model", "of", "edge", "inner", "carries", "share", "chance")
-        return read_table(self.folder / "circuit" / "carried.csv", needed)
+        return of_step(
+            read_table(self.folder / "circuit" / "carried.csv", needed), self.circuit_step
+        )
 
     @cached_property
     def lengths(self) -> Left:
         """How the circuit does by length."""
         needed = ("model", "length", "inputs", "faithfulness", "completeness", "exact")
-        return read_table(self.folder / "circuit" / "lengths.csv", needed)
+        return of_step(
+            read_table(self.folder / "circuit" / "lengths.csv", needed), self.circuit_step
+        )
 
     @property
     def circuit_picture(self) -> str:
         """The circuit's picture as a data URI."""
         return picture(self.folder / "circuit" / "circuit.png")
 
-    @cached_property
+    @property
     def heads(self) -> Left:
         """What explains each head."""
+        return of_step(self._heads, self.explained_step)
+
+    @cached_property
+    def _heads(self) -> Left:
         needed = ("model", "layer", "head", "level", "selector", "selector_overlap", "table",
                   "table_overlap", "uniform")  # fmt: skip
         return read_table(self.folder / "explanation" / "heads.csv", needed)
 
-    @cached_property
+    @property
     def neurons(self) -> Left:
         """When each neuron is on."""
+        return of_step(self._neurons, self.explained_step)
+
+    @cached_property
+    def _neurons(self) -> Left:
         needed = ("model", "layer", "neuron", "state", "predicate", "accuracy", "shuffled")
         return read_table(self.folder / "explanation" / "neurons.csv", needed)
 
@@ -161,10 +230,15 @@ class Results:
     def untrained_neurons(self) -> Left:
         """The same of a random init."""
         needed = ("model", "layer", "neuron", "state", "explained")
-        return read_table(self.folder / "explanation" / "neurons-random-init.csv", needed)
+        return of_step(
+            read_table(self.folder / "explanation" / "neurons-random-init.csv", needed),
+            self.explained_step,
+        )
 
     @cached_property
     def explained(self) -> Left:
         """How the explained model does."""
         needed = ("model", "explained", "control", "up_to_layer", "inputs", "length", "n", "exact")
-        return read_table(self.folder / "explanation" / "explained.csv", needed)
+        return of_step(
+            read_table(self.folder / "explanation" / "explained.csv", needed), self.explained_step
+        )

@@ -9,6 +9,7 @@ from typing import Any
 from ..analysis.measurements import Measurement
 from ..analysis.verdicts import NOT_TESTABLE
 from ..commands import command
+from ..tracking.results import Result
 from .marks import Failing
 from .matching import head_label
 from .page_attention import Attention
@@ -27,17 +28,25 @@ from .page_blocks import (
     number,
 )
 from .page_charts import scatter
-from .page_measures import exact_by_step, heads_compared, matching_curves, neurons_compared
+from .page_measures import (
+    emergence_curves,
+    exact_by_step,
+    heads_compared,
+    matching_curves,
+    neurons_compared,
+)
 from .page_results import Left, Results, Row, step_in, value, whole
+from .page_verdicts import is_whole
 from .readings import component_label
 
 Rows = Sequence[Measurement]
 NEURONS_SHOWN, NEURONS_LISTED = 20, 300
 EDGES_SHOWN = 60
 LIGHT = (
-    "Every checkpoint has a lighter measure: the reference program's testable cuts alone, with "
-    "fewer cases, of which short lists are a larger part. So its values differ from those of "
-    "`algomatch match`."
+    "The light measure: at every checkpoint the reference program's testable cuts alone, with at "
+    "most {light} cases a test. They are others than the {full} of `algomatch match`, and short "
+    "lists are a larger part of them, so its values differ: where a checkpoint was matched, its "
+    "verdict is that of `match`."
 )
 SITE_KINDS = {"hook_resid_pre": "before block {}", "hook_resid_post": "after block {}"}
 
@@ -95,22 +104,26 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
     exact = exact_by_step(rows)
     if matches.there:
         steps = {whole(row, "step") for row in matches.rows}
+        full = f"match, up to {_cases(matches.rows):,} cases a test"
         for number_of, program in enumerate(dict.fromkeys(row["program"] for row in matches.rows)):
             own = [row for row in matches.rows if row["program"] == program]
-            blocks.append(_diagram(f"full-{number_of}", program, own, exact))
-        if len(steps) == 1 and len({row.step for row in rows}) > 1:
-            blocks.append(Missing("All programs at the other checkpoints", match_all))
+            blocks.append(_diagram(f"full-{number_of}", program, own, exact, full))
+        blocks += emergence_curves(results.emergence.rows, full)
+        if left := {row.step for row in rows} - steps:
+            blocks.append(Missing(f"All programs at the other {len(left)} checkpoints", match_all))
     light = [row for row in rows if row.measure == "matching/match"]
     testable = [row for row in rows if row.measure == "matching/testable_cuts"]
     if light:
-        diagram = _light_diagram(rows, light, exact)
-        text = Text(LIGHT, "note")
-        summary = "The lighter measure that every checkpoint takes, of the reference program alone"
+        cases = f"{max(row.n for row in light):,}"
+        diagram = _light_diagram(rows, light, exact, f"light, up to {cases} cases a test")
+        others = f"{_cases(matches.rows):,}" if matches.there else "more"
+        text = Text(LIGHT.format(light=cases, full=others), "note")
+        parts = [text, diagram, *matching_curves(rows, failing)]
         if matches.there:
-            blocks.append(Details(summary, [text, diagram]))
+            summary = f"The light measure of every checkpoint (up to {cases} cases a test)"
+            blocks.append(Details(summary, parts))
         else:
-            blocks += [text, diagram]
-        blocks += matching_curves(rows, failing)
+            blocks += parts
     elif testable and testable[-1].value == 0:
         blocks.append(Text("The reference program has no inner cut that can be tested, so the "
                            "checkpoints have no matches."))  # fmt: skip
@@ -121,6 +134,11 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
         blocks.append(Details("Which heads meet the programs' selectors",
                               [_selectors(results.selectors.rows)]))  # fmt: skip
     return Section("matching", "Matching: which program does it run?", lead, blocks)
+
+
+def _cases(rows: Sequence[Row]) -> int:
+    """Return the most cases that a test has."""
+    return max((whole(row, "n") or 0 for row in rows), default=0)
 
 
 def _last(rows: Sequence[Row]) -> list[Row]:
@@ -148,7 +166,9 @@ def _programs(rows: Sequence[Row]) -> Table:
     return Table(caption, columns, lines, (2, 3, 4), note=note)
 
 
-def _diagram(name: str, program: str, rows: Sequence[Row], exact: Mapping[int, str]) -> Diagram:
+def _diagram(
+    name: str, program: str, rows: Sequence[Row], exact: Mapping[int, str], how: str
+) -> Diagram:
     rows = [row for row in rows if row["site"].endswith(("resid_pre", "resid_post"))]
     cuts = list(dict.fromkeys(row["cut"] for row in rows))
     sites = list(dict.fromkeys(row["site"] for row in rows))
@@ -169,7 +189,7 @@ def _diagram(name: str, program: str, rows: Sequence[Row], exact: Mapping[int, s
             "verdicts": [_cut_verdict(cut, place, len(cuts), verdicts, untestable)
                          for place, cut in enumerate(cuts)],
         })  # fmt: skip
-    caption = f"Cuts of the program {program} (rows) at the model's sites (columns)"
+    caption = f"Cuts of the program {program} (rows) at the model's sites (columns): {how}"
     return Diagram(
         name, caption, [cut.replace("+", ", ") for cut in cuts], list(map(site_words, sites)),
         frames,
@@ -195,10 +215,10 @@ def _tests(row: Row | None) -> str:
     if row is None:
         return "not tested"
     ends = interval(value(row, "match_low"), value(row, "match_high"), 2)
-    return f"95% {ends}, chance {number(value(row, 'chance'), 2)}"
+    return f"95% {ends}, chance {number(value(row, 'chance'), 2)}, n={row['n']}"
 
 
-def _light_diagram(rows: Rows, light: Rows, exact: Mapping[int, str]) -> Diagram:
+def _light_diagram(rows: Rows, light: Rows, exact: Mapping[int, str], how: str) -> Diagram:
     pairs = [row.subject.rpartition("@")[::2] for row in light]
     cuts = list(dict.fromkeys(cut for cut, _ in pairs))
     sites = sorted(dict.fromkeys(site for _, site in pairs), key=_site_order)
@@ -233,7 +253,7 @@ def _light_diagram(rows: Rows, light: Rows, exact: Mapping[int, str]) -> Diagram
             "held": [[0 for _ in sites] for _ in cuts],
             "verdicts": ["surely realised" if (step, cut) in realised else "" for cut in cuts],
         })  # fmt: skip
-    caption = "Testable cuts of the reference program (rows) at the model's sites (columns)"
+    caption = f"Testable cuts of the reference program (rows) at the model's sites (columns): {how}"
     return Diagram(
         "light", caption, [cut.replace("+", ", ") for cut in cuts], list(map(site_words, sites)),
         frames,
@@ -284,6 +304,7 @@ def attention(
     heads = results.heads
     steps = {step_in(row["model"]) for row in heads.rows}
     blocks += unread(heads) + stale(steps, last_step, explain)
+    blocks += unfinished(results.explanation_left, _explained_parts(results), explain)
     if not heads.there:
         blocks.append(Missing("What explains each head", explain))
     told = {f"{row['layer']}.{row['head']}": row for row in heads.rows}
@@ -307,6 +328,12 @@ def attention(
     blocks += heads_compared(rows, last, failing, rerun)
     blocks += _explained_model(results, explain)
     return Section("attention", "Attention: where does each head look?", lead, blocks)
+
+
+def _explained_parts(results: Results) -> str:
+    """Return what is there of an explanation."""
+    parts = {"heads": results.heads, "neurons": results.neurons, "the model": results.explained}
+    return ", ".join(name for name, left in parts.items() if left.there)
 
 
 def _nearest(last: Rows) -> dict[str, list[str]]:
@@ -478,8 +505,11 @@ def _adds(row: Row) -> str:
     return ", ".join(f"{name} {known[name]:+.2g}" for name in ends)
 
 
-def circuit(results: Results, last_step: int, at_least: float, path: Path) -> Section:
-    """Return the circuit's drawing, how good it is, and what runs over its edges."""
+def circuit(results: Results, last_step: int, at_least: float, least: float, path: Path) -> Section:
+    """Return the circuit's drawing, how good it is, and what runs over its edges.
+
+    It is faithful from `at_least` on; an edge matters from `least` on.
+    """
     lead = (
         "Which connections between embeddings, heads and MLPs the model needs. An edge is taken "
         "away by giving its reader something else. Faithful: 1 is what the model does, 0 what is "
@@ -490,31 +520,68 @@ def circuit(results: Results, last_step: int, at_least: float, path: Path) -> Se
     if not results.circuits.there:
         lacking = Missing("The circuit", find)
         return Section("circuit", title, lead, [*unread(results.circuits), lacking])
-    blocks: list[Any] = [*stale({step_in(row["model"]) for row in results.circuits.rows},
-                                last_step, find)]  # fmt: skip
+    rows = results.circuits.rows
+    blocks: list[Any] = [*stale({step_in(row["model"]) for row in rows}, last_step, find)]
+    blocks += unfinished(results.circuit_left, _searched(results), find)
     edges = [row for row in results.edges.rows if row["in_circuit"] == "True"]
+    chosen = [row for row in rows if row["chosen"] == "True"]
     drawing = results.circuit_picture
-    if drawing:
-        words = "; ".join(_edge(row) for row in _by_need(edges)[:12])
-        blocks.append(
-            Picture(
-                f"The circuit as a graph of {len(edges)} edges, embeddings on top, output at the "
-                f"bottom. The edges that are needed most: {words}.",
-                "The circuit: what reads what, as value, key or query; a name on an edge is the "
-                "program's variable that it carries. Of more than 50 edges the strongest.",
-                uri=drawing,
-            )
-        )
+    if not chosen:
+        blocks.append(Text(f"No circuit of those searched for is surely {at_least:.0%} faithful: "
+                           f"{_searched(results)}."))  # fmt: skip
     else:
-        blocks.append(Text(f"No circuit is surely {at_least:.0%} faithful, so none is drawn."))
+        if _is_main_whole(edges, chosen, results):
+            told = f"It takes all {len(edges)} edges: the whole model. No smaller circuit is surely"
+            blocks.append(Text(f"{told} {at_least:.0%} faithful.", "warning"))
+        if drawing:
+            words = "; ".join(_edge(row) for row in _by_need(edges)[:12])
+            blocks.append(
+                Picture(
+                    f"The circuit as a graph of {len(edges)} edges, embeddings on top, output at "
+                    f"the bottom. The edges that are needed most: {words}.",
+                    "The circuit: what reads what, as value, key or query; a name on an edge is "
+                    "the program's variable that it carries. Of more than 50 edges the strongest.",
+                    uri=drawing,
+                )
+            )
+        else:
+            blocks.append(Missing("The circuit's drawing", find))
+    blocks.append(_methods(rows, results))
     blocks += unread(results.edges) + _carried(results, find)
-    blocks.append(_methods(results.circuits.rows))
-    blocks += _curves(results.circuits.rows, at_least)
+    blocks += _curves(rows, at_least)
     if results.lengths.there:
         blocks.append(_by_length(results.lengths.rows))
+    elif chosen:
+        blocks.append(Missing("The circuit by length", find))
     if edges:
-        blocks.append(Details("The circuit's edges", [_edges(_by_need(edges), len(edges))]))
+        table = _edges(_by_need(edges), len(edges), least)
+        blocks.append(Details("The circuit's edges", [table]))
     return Section("circuit", title, lead, blocks)
+
+
+def unfinished(left: Result | None, what: str, command: str) -> list[Any]:
+    """Return a warning where a command was interrupted, with what it had done."""
+    if left is None or left.finished:
+        return []
+    return [Text(f"`{command}` was interrupted. What it had done is shown: {what}. The rest is "
+                 "missing.", "warning")]  # fmt: skip
+
+
+def _searched(results: Results) -> str:
+    """Return what was searched for: methods by kind of ablation."""
+    names = [name.partition("/") for name in (results.edges.rows or ({},))[0] if "/" in name]
+    pairs = [(kind, method) for method, _, kind in names if method != "visible"]
+    pairs = pairs or [(row["ablation"], row["method"]) for row in results.circuits.rows]
+    found: dict[str, dict[str, None]] = {}
+    for kind, method in pairs:
+        found.setdefault(kind, {})[method] = None
+    return "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in found.items())
+
+
+def _is_main_whole(edges: Sequence[Row], chosen: Sequence[Row], results: Results) -> bool:
+    """Return whether the circuit, that of the fewest edges, is the whole model."""
+    own = [row for row in chosen if value(row, "edges") == len(edges)]
+    return any(is_whole(row, results) for row in own)
 
 
 def _edge(row: Row) -> str:
@@ -528,6 +595,10 @@ def _by_need(edges: Sequence[Row]) -> list[Row]:
 
 def _carried(results: Results, find: str) -> list[Any]:
     rows = [row for row in results.carried.rows if row["inner"] == "True"]
+    if not rows and results.carried.there:
+        return [
+            Text("All edges of the circuit come from embeddings: none inside carries a variable.")
+        ]
     if not rows:
         return [*unread(results.carried),
                 Missing("What runs over edges, here, in the reference and in a random init",
@@ -547,11 +618,12 @@ what counts on the edge."
     return [Table("What runs over the edges", columns, lines, (1, 2, 3), note=note)]
 
 
-def _methods(rows: Sequence[Row]) -> Table:
+def _methods(rows: Sequence[Row], results: Results) -> Table:
     chosen = [row for row in rows if row["chosen"] == "True"]
     lines = [
         [
-            Cell(row["ablation"]), Cell(row["method"]), Cell(row["edges"], value(row, "edges")),
+            Cell(row["ablation"]), Cell(row["method"]),
+            Cell(row["edges"] + " (the whole model)" * is_whole(row, results), value(row, "edges")),
             cell(value(row, "faithfulness"), 2),
             Cell(interval(value(row, "faithfulness_low"), value(row, "faithfulness_high"), 2)),
             cell(value(row, "completeness"), 2),
@@ -562,7 +634,9 @@ def _methods(rows: Sequence[Row]) -> Table:
     columns = ("ablation", "method", "edges", "faithful", "95% interval", "other edges alone",
                "exact accuracy")  # fmt: skip
     caption = "The smallest surely faithful circuit of each method under each kind of ablation"
-    note = "Pairs that are not listed have no surely faithful circuit."
+    note = (
+        f"Searched for: {_searched(results)}. What is not listed of it has no surely faithful one."
+    )
     return Table(caption, columns, lines, (2, 3, 4, 5, 6), True, note)
 
 
@@ -599,22 +673,38 @@ def _by_length(rows: Sequence[Row]) -> Table:
         for row in rows
     ]  # fmt: skip
     columns = ("length", "n inputs", "faithful", "95% interval", "other edges alone",
-               "exact accuracy", "share of edges needed")  # fmt: skip
+               "exact accuracy", "share of edges that surely do anything")  # fmt: skip
     return Table("The circuit by length", columns, lines, (1, 2, 3, 4, 5, 6))
 
 
-def _edges(rows: Sequence[Row], count: int) -> Table:
+def _edges(rows: Sequence[Row], count: int, least: float) -> Table:
     lines = [
         [
-            Cell(row["edge"], code=True), cell(value(row, "needed"), 4),
+            Cell(row["edge"], code=True), _need(row, least),
             Cell(interval(value(row, "needed_low"), value(row, "needed_high"), 4)),
-            Cell(row["carries"] or "no variable alone"), cell(value(row, "share"), 2),
+            Cell(row["carries"] or ("no variable alone" if row["share"] else "-")),
+            cell(value(row, "share"), 2),
             Cell(interval(value(row, "share_low"), value(row, "share_high"), 2)),
             cell(value(row, "chance"), 2),
         ]
         for row in rows[:EDGES_SHOWN]
     ]  # fmt: skip
     columns = ("edge", "needed", "95% interval", "carries", "share", "95% interval", "by chance")
+    lows = [low for row in rows if (low := value(row, "needed_low")) is not None]
+    sure = [sum(low >= at and low > 0 for low in lows) for at in (least, 0)]
+    note = (
+        "Needed: how much further off the outputs are without the edge, in nats (of numbers: the "
+        f"squared difference). Of {count} edges {sure[0]} are surely needed (*: at least "
+        f"{least:g}, `analysis.circuit_threshold`), {sure[1]} surely do anything (+: above 0)."
+    )
+    if not lows:
+        note = "What each edge is needed for was not measured yet."
     more = count - len(lines)
-    note = f"{more} more are in circuit/edges.csv." if more else ""
+    note += f" {more} more are in circuit/edges.csv." if more else ""
     return Table("Edges, those needed most first", columns, lines, (1, 2, 4, 5, 6), True, note)
+
+
+def _need(row: Row, least: float) -> Cell:
+    needed, low = value(row, "needed"), value(row, "needed_low")
+    mark = "" if low is None or low <= 0 else " *" if low >= least else " +"
+    return Cell(number(needed, 4) + mark, needed)

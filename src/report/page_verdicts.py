@@ -58,11 +58,17 @@ def judged(
             circuit,
             step,
             commands,
-            results.circuits.there,
+            _searched(results),
             "attention" in config.analysis.measures,
         ),
         h3(last, solved, program_verdicts(results), step, commands, emergence(curves), programs),
     ]
+
+
+def _searched(results: Results) -> bool:
+    """Return whether a search for circuits was done, to its end."""
+    left = results.circuit_left
+    return results.circuits.there and (left is None or left.finished)
 
 
 def emergence(curves: Mapping[str, Summary]) -> Emergence:
@@ -130,6 +136,14 @@ def circuit_found(
     return None
 
 
+def is_whole(row: Row, results: Results) -> bool:
+    """Return whether a circuit is the whole model.
+
+    Tables of earlier versions do not say so: there it is one of all edges.
+    """
+    return row.get("whole", str(row["edges"] == str(len(results.edges.rows)))) == "True"
+
+
 def _size(row: Row) -> float:
     return value(row, "edges") or 0.0
 
@@ -145,7 +159,7 @@ def _found(
         step_in(row["model"]), whole(row, "edges") or 0, len(results.edges.rows),
         (faithful[0], faithful[1], faithful[2]), at_least, _carried(results, "model"),
         _carried(results, "reference"), _carried(results, "random init"),
-        frozenset(steps), sum(inputs) or None, frozenset(still), kind,
+        frozenset(steps), sum(inputs) or None, frozenset(still), kind, is_whole(row, results),
     )  # fmt: skip
 
 

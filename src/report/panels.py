@@ -232,8 +232,10 @@ def loss(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 def matching(axes: Axes, rows: Rows, failing: Failing) -> None:
     """Draw each testable cut's best match, its variables' thin, and where they emerge."""
-    axes.set_title("Match with the program's testable cuts (a square: surely realised)")
     found = curves(rows, "matching/best_match")
+    cases = max((row.n for curve in found.values() for row in curve), default=0)
+    light = f"light, {cases:,} cases" if cases else "light"
+    axes.set_title(f"Match with the program's testable cuts ({light}; square: surely realised)")
     if not found:
         measured = curves(rows, "matching/testable_cuts")
         nothing(axes, "no cut of the program can be tested" if measured else "not measured")
@@ -282,11 +284,18 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def legend(axes: Axes) -> None:
+def step_axis(axes: Axes, fontsize: float = SMALL) -> None:
+    """Make the horizontal axis one of training steps: from 0, on a log scale from 1 on."""
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("training step (log scale from 1 on)", fontsize=fontsize, labelpad=1)
+
+
+def legend(axes: Axes, most: int = 4) -> None:
     """Put a panel's legend below it, in as many columns as its labels leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
-    columns = 4 if longest <= 18 else 3 if longest <= 26 else 2
+    columns = min(most, 4 if longest <= 18 else 3 if longest <= 26 else 2 if longest <= 60 else 1)
     axes.legend(
         handles, labels, fontsize=SMALL, ncols=columns, loc="upper center", columnspacing=1.2,
         bbox_to_anchor=(0.5, -0.14), frameon=False, handlelength=2.2, borderpad=0,

@@ -18,14 +18,16 @@ from ..analysis.emergence import CONTROLS, Summary, summaries
 from ..analysis.measurements import Measurement
 from ..analysis.statistics import t_interval, wilson_interval
 from ..analysis.suite import declared_metrics, headlines
-from ..config import FREE_SETTINGS, Config, departures, flattened, task_title
+from ..config import UNGROUPED_SETTINGS, Config, departures, flattened, task_title
 from ..errors import FaultError, UserError
 from ..files import faults_named
 from ..tracking.control_record import failing
 from ..tracking.run_folder import RunFolder
 from .marks import Failing, meaning
 
-FREE = ("seed", *FREE_SETTINGS)  # what runs of one group may differ in
+FREE = ("seed", *UNGROUPED_SETTINGS)  # what runs of one group may differ in
+OF_A_TARGET = ("trainer.evaluate_every", "trainer.steps_after_target")  # nothing without one
+UNTARGETED = (*FREE, *OF_A_TARGET)
 EMERGED, EMERGENCE_STEP = "emerged", "emergence_step"
 HIGHEST = "highest"  # before a control's key: the highest of the models that it is the mean of
 VALUE_SHOWN = 40  # characters of a config value in a label
@@ -224,7 +226,7 @@ def settings(group: Group) -> dict[str, Any]:
 def _identity(run: Run) -> dict[str, Any]:
     """Return what the runs of a group have in common: config, inputs, whether the proof held."""
     return {
-        **flattened(run.config, FREE),
+        **flattened(run.config, FREE if run.config.trainer.target_accuracy else UNTARGETED),
         "inputs": run.folder.inputs_digest,
         "exact": run.folder.exact,
     }

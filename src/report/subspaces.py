@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ..analysis.subspaces import Question, Subspace
-from ..files import faults_named, write_file
+from ..tracking.results import SUBSPACES, Key, save
 from .matching import site_label
 from .tables import plain_table
 from .tables import say as printed
@@ -168,15 +168,15 @@ def directions_of(one: Searched) -> dict[str, Tensor]:
     }
 
 
-def save_subspaces(one: Searched, folder: Path, console: Console) -> None:
-    """Write every search as CSV, and the directions as safetensors.
+def keep_subspaces(one: Searched, where: Path, settings: Sequence[str] = ()) -> Path:
+    """Write every search as CSV, and the directions as safetensors; return their folder.
 
     Raises:
         FaultError: the file system failed.
     """
-    path, directions = folder / "subspaces.csv", folder / "subspaces.safetensors"
-    with faults_named(f"write '{path}'"):
-        write_file(path, to_csv(one).encode())
-        write_file(directions, safetensors.torch.save(directions_of(one)))
-    say = f"every search: {path}, its directions: {directions}"
-    console.print(say, soft_wrap=True, highlight=False, markup=False)
+    files = {
+        "subspaces.csv": to_csv(one).encode(),
+        "subspaces.safetensors": safetensors.torch.save(directions_of(one)),
+    }
+    key = Key(SUBSPACES, one.run, one.step, tuple(settings))
+    return save(where, key, files, (len(one.found),))

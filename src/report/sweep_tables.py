@@ -310,7 +310,8 @@ def _circuits(found: Gathered) -> Iterator[Record]:
                 share, low, high = circuit.faithful
                 made |= {
                     "ablation": circuit.ablation, "edges": circuit.edges,
-                    "of_edges": circuit.of_edges, "faithfulness": share, "low": low, "high": high,
+                    "of_edges": circuit.of_edges, "whole": circuit.whole,
+                    "faithfulness": share, "low": low, "high": high,
                     "reference_steps": None if wanted is None else len(wanted),
                     "model_steps": None if here is None else len(here),
                 }  # fmt: skip
@@ -437,8 +438,8 @@ TABLES_OF: dict[str, tuple[tuple[str, ...], Rows]] = {
         _programs,
     ),
     "circuits": (
-        (*RUN, "step", "last_step", "found", "ablation", "edges", "of_edges", "faithfulness",
-         "low", "high",
+        (*RUN, "step", "last_step", "found", "ablation", "edges", "of_edges", "whole",
+         "faithfulness", "low", "high",
          *(f"{words}_{end}" for words in CIRCUIT_OF.values() for end in ("named", "inner")),
          "reference_steps", "model_steps", "attention", "attention_low", "attention_high",
          "attention_control", "attention_control_of"),

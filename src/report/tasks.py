@@ -11,7 +11,6 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..config import compose
@@ -21,6 +20,7 @@ from ..data.tasks import Task, make_task, task_names
 from ..errors import FaultError, UserError
 from ..files import Unwritten
 from ..models.reference import Reference, build_reference
+from ..progress import Steps
 from .graphs import save_program_graph
 from .summary import how_many, output_text, reference_text
 
@@ -140,22 +140,12 @@ def check_tasks(names: Sequence[str], overrides: Sequence[str], console: Console
     found: list[Checked] = []
     names = names or task_names()
     total = sum(_programs(name, overrides) for name in names)
-    progress = Progress(
-        TextColumn("checking {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("programs, remaining"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
     try:
-        with progress:
-            bar = progress.add_task("", total=total)
+        with Steps(console, "checking programs", total) as steps:
             for name in names:
                 for checked in _check(name, overrides):
                     found.append(checked)
-                    progress.update(bar, advance=1, description=checked.name)
+                    steps.to(len(found), checked.name)
     finally:  # what is known is shown, also after Ctrl-C
         console.print(_checked_table(found))
     wrong = [one for one in found if one.problem is not None]

@@ -371,7 +371,7 @@ def log_analysis(
     """Log an analysis's CSV tables and PNG pictures as a W&B run of its own, in the run's group.
 
     The run itself stays as it is: its history is that of its training. The record is kept beside
-    the files; what W&B cannot do is said, and no error.
+    the results' folder; what W&B cannot do is said, and no error.
     """
     settings, config = folder.config.tracking, folder.config
     if settings.mode == "disabled" or not files:
@@ -387,7 +387,7 @@ def log_analysis(
                 name=f"{folder.name} {what}",
                 id=f"{folder.id}-{what}-{secrets.token_hex(3)}",
                 tags=list(settings.tags),
-                dir=str(files[0].parent),
+                dir=str(files[0].parent.parent),
                 mode="offline" if settings.mode == "offline" else "online",
                 config={**to_mapping(config), "of": folder.id},
                 settings=bounded(settings),

@@ -113,17 +113,19 @@ SECTIONS = (
     ),
     Part(
         "Matching and emergence",
-        "Match: the lower of scrub and interchange; beside it what chance gives, and whether it is "
+        "Light match: the lower of scrub and interchange, on fewer cases than `algomatch match` "
+        "has, so its values differ; beside it what chance gives, and whether it is "
         "surely realised (0 or 1; of several runs, the share). An emergence step is the mean of "
         "the runs in which it came: see how many in the table of runs, where it is empty for the "
         "others.",
         (
-            Row("Match, cut {0}", "matching/(.+)/best_match",
+            Row("Light match, cut {0}", "matching/(.+)/best_match",
                 ("matching/{0}/best_match_chance", "matching/{0}/realised")),
-            Row("Match, variable {0} alone; chance of its cuts", "matching/(.+)/variable_match",
+            Row("Light match, variable {0} alone; chance of its cuts",
+                "matching/(.+)/variable_match",
                 (r"matching/(?:.+\+)?{0}(?:\+.+)?/best_match_chance",
                  "matching/{0}/variable_realised")),
-            Row("Final match, cut {0}", "final/matching/(.+)/best_match",
+            Row("Final light match, cut {0}", "final/matching/(.+)/best_match",
                 ("final/matching/{0}/best_match_chance",)),
             Row("Emergence step: surely realised",
                 "emergence_step/matching/.+/(?:variable_)?realised", together=True),

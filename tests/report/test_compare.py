@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
 from scipy import stats
@@ -72,6 +74,10 @@ def whole(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Pa
 def mine(runs: Path, tmp_path: Path) -> Path:
     """A copy of one run, to be changed."""
     return Path(shutil.copytree(runs / "1L-0", tmp_path / "mine"))
+
+
+def title_of(axes: Axes) -> str:
+    return " ".join(axes.get_title().split())
 
 
 def groups_of(*paths: Path) -> list[Group]:
@@ -134,6 +140,11 @@ def test_where_it_ran_and_was_tracked_parts_no_group_but_a_setting_does(
     change_config(mine, "\nruns_dir: runs", "\nruns_dir: elsewhere")
     change_config(mine, "accelerator: auto", "accelerator: cpu")
     change_config(mine, "project: algomatch", "project: another")
+    for old, new in (
+        ("save_every_seconds: 30.0", "save_every_seconds: 7.0"), ("log_every: 10", "log_every: 5"),
+        ("evaluate_every: 50", "evaluate_every: 20"),  # without a target to be reached
+    ):  # fmt: skip
+        change_config(mine, old, new)
     assert [len(group.runs) for group in groups_of(runs, mine)] == [4, 3]
     change_config(mine, "learning_rate: 0.02", "learning_rate: 0.03")
     found = groups_of(runs, mine)
@@ -326,7 +337,7 @@ def test_the_figure_shows_every_seed_and_every_family(runs: Path, whole: tuple[s
     groups = groups_of(runs)
     figure = comparison_figure(groups)
     keys = [key for group in groups for key in group.estimates]
-    by_title = {axes.get_title(): axes for axes in figure.axes}
+    by_title = {title_of(axes): axes for axes in figure.axes}
     for family in FAMILIES:
         if family.chosen(keys):
             assert family.title in by_title
@@ -335,15 +346,34 @@ def test_the_figure_shows_every_seed_and_every_family(runs: Path, whole: tuple[s
     for group in groups:
         for run in group.runs:
             assert round(run.final[EXACT].value, 9) in drawn
-    curve = by_title["accuracy: exact, all"]
-    legend = curve.get_legend()
+    legend = by_title["accuracy: exact, all"].get_legend()
     assert legend is not None
-    labels = [str(text.get_text()) for text in legend.get_texts()]
-    assert labels == [*(f"{model} {SHAPE}" for model in MODELS), "blind to the tokens"]
-    ticks = [text.get_text() for text in accuracy.get_xticklabels()]
-    assert [" ".join(tick.split()) for tick in ticks] == [
-        f"{model} {SHAPE} 3 seeds" for model in MODELS
-    ]
+    assert [str(text.get_text()) for text in legend.get_texts()] == ["blind to the tokens"]
+    keys_of = [text.get_text() for part in figure.subfigs for legend in part.legends
+               for text in legend.get_texts()]  # fmt: skip
+    assert keys_of == [f"{letter}: {model} {SHAPE} (3 seeds)" for letter, model in
+                       zip("AB", MODELS, strict=True)]  # fmt: skip
+    assert [text.get_text() for text in accuracy.get_xticklabels()] == ["A", "B"]
+
+
+@pytest.mark.parametrize("count", [1, 8, 20])
+def test_the_figure_of_many_groups_of_long_names_can_be_read(runs: Path, count: int) -> None:
+    """No text is drawn over another panel, and matplotlib warns of nothing."""
+    first = groups_of(runs / "1L-0")[0]
+    words = " ".join(f"trainer.setting_{i}=0.00{i}" for i in range(12))
+    groups = [replace(first, name=f"{i:02} {words}") for i in range(count)]
+    figure = comparison_figure(groups)
+    figure.savefig(io.BytesIO(), format="png")
+    panels = [axes for axes in figure.axes if axes.axison]
+    for panel in panels:
+        texts = [*panel.get_xticklabels(), panel.title, panel.xaxis.label]
+        for text in (one for one in texts if one.get_text()):
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1
+            assert not any(box.overlaps(other.get_window_extent()) for other in panels)
+        labels = [text.get_window_extent() for text in panel.get_xticklabels()]
+        assert not any(one.overlaps(other) for one, other in pairwise(labels))
 
 
 def test_every_family_has_curves_where_there_are_too_many_to_draw(runs: Path) -> None:
@@ -351,7 +381,7 @@ def test_every_family_has_curves_where_there_are_too_many_to_draw(runs: Path) ->
     curve = group.runs[0].curves["similarity/reverse/best_deconfounded_cka"]
     added = {f"similarity/v{i}/best_deconfounded_cka": curve for i in range(30)}
     run = replace(group.runs[0], curves={**group.runs[0].curves, **added})
-    titles = [axes.get_title() for axes in comparison_figure(grouped([run])).figure.axes]
+    titles = [title_of(axes) for axes in comparison_figure(grouped([run])).figure.axes]
     [similarity] = [family for family in FAMILIES if family.title.startswith("similarity")]
     left_out = len(similarity.chosen(run.curves)) - 8
     assert left_out > 20
