@@ -31,7 +31,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 # Arrows point up this list only: a file imports from its own folder or from one above it.
 LAYERS = (
-    "__init__", "errors", "environment", "terminal", "files", "kept", "stopping", "workers",
+    "__init__", "errors", "environment", "terminal", "files", "kept", "stopping", "progress", "workers",
     "values", "config", "devices", "commands", "sweep_file", "sweep_cells", "data", "models",
     "analysis", "tracking", "report", "experiment", "match", "circuit", "explain", "sweep",
     "several", "command_line", "cli", "__main__",
