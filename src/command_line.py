@@ -20,7 +20,7 @@ EPILOG = """examples:
   algomatch tasks sort
   algomatch controls task=sort
   algomatch workspace my-team/algomatch
-  algomatch train task=my_program.py:make_my_program task.vocabulary=[0,1,2] task.max_length=6
+  algomatch train task=my_program.py:make_my_program 'task.vocabulary=[0,1,2]' task.max_length=6
 """
 
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
