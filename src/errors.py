@@ -47,7 +47,7 @@ def reported(action: Callable[[], None]) -> int:
     try:
         action()
     except (UserError, FaultError, Interrupted) as error:
-        print(f"algomatch: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"algomatch: {' '.join(_lines(error))}", file=sys.stderr)
         return error.exit_code
     except (MemoryError, RuntimeError) as error:
         if "memory" not in f"{type(error).__name__} {error}".lower():
@@ -58,6 +58,11 @@ def reported(action: Callable[[], None]) -> int:
         print("algomatch: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _lines(error: BaseException) -> list[str]:
+    """Return an error's lines; blanks within one stay, for a path or a command may hold them."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()]
 
 
 def first_line(error: BaseException) -> str:

@@ -164,7 +164,7 @@ def resume(
     folder = RunFolder.open(path)
     if folder.finished():
         with folder.lock():
-            folder.repair(console.print)
+            folder.repair(partial(console.print, highlight=False, markup=False, soft_wrap=True))
         _say_finished(folder, console)
         return folder
     check_accelerator(folder.config.trainer.accelerator)
@@ -176,7 +176,8 @@ def resume(
 def _say_finished(folder: RunFolder, console: Console) -> None:
     ended = folder.finished()
     assert ended is not None, "it is asked of a finished run"
-    console.print(f"'{folder.path}' finished at step {ended['step']} ({ended['reason']})")
+    told = f"'{folder.path}' finished at step {ended['step']} ({ended['reason']})"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
     print_summary(folder, None, console, failing(folder.inputs_digest))
 
 
@@ -265,7 +266,8 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
     print_controls(title, measured, notes, found, console)
     unwritten.tell()
     record.finish(kept, found, controls_figure(title, measured, found))
-    console.print(f"measurements, verdicts and figure: {record.path}", soft_wrap=True)
+    told = f"measurements, verdicts and figure: {record.path}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
     return record
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .commands import quoted
 from .errors import FaultError, UserError, first_line, one_of
 from .values import Plain, as_yaml_1_1, read_text, resolved, shown
 
@@ -95,7 +96,8 @@ class SweepFile:
         if self.method == "bayes":
             raise UserError(
                 f"'{self.path}' has method bayes, which needs a server that sees all runs: "
-                f"`wandb sweep {self.path}`, then `wandb agent`; without one: grid, random"
+                f"`{quoted('wandb', 'sweep', self.path)}`, then `wandb agent`; without one: grid, "
+                "random"
             )
         count = self.run_cap if count is None else count
         if self.method == "grid":

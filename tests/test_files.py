@@ -155,8 +155,8 @@ def test_a_folder_is_made_with_its_parents_and_replaced_whole(tmp_path: Path) ->
 def test_a_failure_in_the_middle_leaves_the_old_folder(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     write_folder(path, {"one": b"old"})
-    with pytest.raises(FileNotFoundError):
-        write_folder(path, {"one": b"new", "no/such/folder": b"new"})
+    with pytest.raises(FileExistsError):
+        write_folder(path, {"one": b"new", "one/two": b""})
     assert contents(tmp_path) == {"folder": None, "folder/one": b"old"}
 
 

@@ -11,9 +11,9 @@ from ..config import compose
 from ..data.tasks import make_task, task_names
 
 NEXT = """\
-algomatch tasks NAME        shows one: programs, variables, reference, examples
+algomatch tasks sort        shows one: programs, variables, reference, examples
 algomatch tasks --check     compiles and validates every program
-algomatch tasks FILE.py:make_it 'task.vocabulary=[0,1]'     shows one of your own
+algomatch tasks FILE.py:make_it 'task.vocabulary=[0,1]'   shows one of your own
 """
 
 

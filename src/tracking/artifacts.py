@@ -175,7 +175,7 @@ def _refuse_code(text: str, folder: Path) -> None:
     told = []
     for path in copies_in(folder):
         lines = len(path.read_text(errors="replace").splitlines())
-        told.append(f"{path.relative_to(folder)} ({lines} lines)")
+        told.append(f"{path.relative_to(folder)} ({lines} line{'s' * (lines != 1)})")
     if not told:
         raise UserError(
             f"the task of '{text}' is a program of its maker's own, which did not come with it: "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.logged import STEP, check_complete, sync
+from support.programs import LARGER, LARGER_YAML, write_program
 from support.runs import TIMEOUT, TINY, finish, kept_steps, run, start, wait_until
 from support.wandb_server import WandbServer
 
@@ -183,3 +184,32 @@ def test_artifacts_go_up_and_an_analysis_of_one_gives_the_same_numbers(tmp_path:
     code, _, err = run("analyze", name, environment=environment, cwd=tmp_path)
     assert code == 1
     assert "W&B did not give" in err
+
+
+def test_a_program_that_comes_with_an_artifact_is_run_only_if_it_is_trusted(tmp_path: Path) -> None:
+    folder, mark = tmp_path / "run", tmp_path / "was run"
+    write_program(tmp_path / "user", "helper_of_ranks", f"open({os.fspath(mark)!r}, 'w').close()\n")
+    text = f"import helper_of_ranks\n{LARGER}"
+    program = write_program(tmp_path / "user", "ranks", text, LARGER_YAML)
+    settings = (f"task={program}:make_larger", "task.vocabulary=[0,1,2]", *SHORT[1:])
+    with WandbServer() as server:
+        environment = {**server.environment(), "WANDB_DIR": os.fspath(tmp_path)}
+        online = ("tracking=online", "analysis=accuracy_only", f"run_dir={folder}")
+        code, _, err = run("train", *settings, *online, environment=environment)
+        assert code == 0, err
+        [seen] = server.runs.values()
+        mark.unlink()
+        name = f"wandb:tester/algomatch/model-{seen.id}:latest"
+        code, _, err = run("analyze", name, environment=environment, cwd=tmp_path)
+        assert code == 2, err
+        lines = len(text.splitlines())
+        assert f"program/helper_of_ranks.py (1 line), program/ranks.py ({lines} lines)" in err
+        assert f"`algomatch analyze {name} --trust` runs it" in err
+        assert not mark.exists()
+        assert len(server.runs) == 1, "no run of an analysis was begun"
+        (tmp_path / "user").rename(tmp_path / "gone")
+        arguments = ("analyze", name, "--trust")
+        code, out, err = run(*arguments, environment=environment, cwd=tmp_path)
+        assert code == 0, err
+        assert "equal the recorded ones exactly" in out
+        assert mark.exists()
