@@ -479,7 +479,7 @@ def _adds(row: Row) -> str:
 def circuit(results: Results, last_step: int, at_least: float, path: str) -> Section:
     """Return the circuit's drawing, how good it is, and what runs over its edges."""
     lead = (
-        "Which connections between embeddings, heads and MLPs the model needs. An edge is taken "
+        "Which connections between the model's parts it needs. An edge is taken "
         "away by giving its reader something else. Faithful: 1 is what the model does, 0 what is "
         "left without any edge."
     )
