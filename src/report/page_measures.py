@@ -7,7 +7,7 @@ from typing import Any
 
 from ..analysis.emergence import Summary, summaries
 from ..analysis.measurements import Measurement
-from ..analysis.rerun import KINDS
+from ..analysis.rerun import KINDS, MLP
 from ..analysis.suite import whole
 from .deletion import NOT_JUDGED, verdict
 from .families import FAMILIES
@@ -318,10 +318,11 @@ def redundant_text(last: Rows) -> str:
         return f"Redundancy: {NOT_JUDGED}, the model does not solve the task."
     flags = of(last, "ablation/in_redundant_set")
     inside = [component_label(name) for name, row in flags.items() if row.value == 1]
+    what = "heads and MLPs" if any(name.endswith(MLP) for name in flags) else "heads"
     if not inside:
-        return f"No set of the {len(flags)} heads and MLPs is redundant."
+        return f"No set of the {len(flags)} {what} is redundant."
     return (
-        f"Redundant together, by all kinds: {len(inside)} of {len(flags)} heads and MLPs "
+        f"Redundant together, by all kinds: {len(inside)} of {len(flags)} {what} "
         f"({', '.join(inside)}). It is one such set, not the only one."
     )
 
@@ -359,7 +360,7 @@ def neurons_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> li
             key = found["model"][-1].key
             chart.curve(marked(words, [key], failing), found["model"], colour(place), band=False)
     if not chart.traces:
-        return [Text("The model has attention only. The reference's neurons:"), table]
+        return [Text("The model has attention only: it has no neurons.")]
     return [table, chart.chart()]
 
 

@@ -511,7 +511,7 @@ def circuit(results: Results, last_step: int, at_least: float, least: float, pat
     It is faithful from `at_least` on; an edge matters from `least` on.
     """
     lead = (
-        "Which connections between embeddings, heads and MLPs the model needs. An edge is taken "
+        "Which connections between the model's parts it needs. An edge is taken "
         "away by giving its reader something else. Faithful: 1 is what the model does, 0 what is "
         "left without any edge."
     )

@@ -35,8 +35,12 @@ def legend_table(lines: Iterable[tuple[str, str]]) -> Table:
 
 
 def say(text: str, console: Console) -> None:
-    """Print a text in lines that fit the terminal; a path and a command are never broken."""
-    for line in wrapped(text, console.width):
+    """Print a text in lines that fit the terminal; a path and a command are never broken.
+
+    Where there is no terminal, and its width is not given either, lines are left whole.
+    """
+    given = console.is_terminal or console._width is not None  # by COLUMNS, or by the caller
+    for line in wrapped(text, console.width) if given else text.split("\n"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

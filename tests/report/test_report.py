@@ -16,6 +16,8 @@ from algomatch.analysis.measurements import Measurement
 from algomatch.config import compose
 from algomatch.experiment import train
 from algomatch.report.figures import run_figure
+from algomatch.report.page_blocks import Text
+from algomatch.report.page_measures import neurons_compared
 from algomatch.report.summary import full_table, print_summary, summary_table
 from algomatch.tracking.run_folder import RunFolder
 
@@ -247,6 +249,9 @@ def test_what_is_not_shown_is_not_explained(folder: RunFolder) -> None:
     for term in ("MLP L", "MLP neurons", "heads and MLPs"):
         assert term not in out or not (accuracy_only or attn_only), term
     assert ("MLP neurons" in out) == ("MLP L" in out) == (not accuracy_only and not attn_only)
+    on_page = neurons_compared(folder.measurements(), folder.last_rows(), None, "again")
+    if attn_only and not accuracy_only:
+        assert on_page == [Text("The model has attention only: it has no neurons.")]
 
 
 def test_the_neurons_have_the_difference_that_h1_speaks_of(folder: RunFolder) -> None:
