@@ -293,7 +293,6 @@ class _Lowering:
     def _foreseen(self, sop: Any, name: str) -> tuple[Value, ...]:
         """Return the values that Tracr foresees of a lowered s-op, of equal ones the first."""
         found: Iterable[Any]
-        values: tuple[Any, ...]
         match sop:
             case rasp.Map():
                 values = self.values[sop.inner.label]
@@ -306,10 +305,11 @@ class _Lowering:
             case rasp.SelectorWidth():
                 found = range(self._task.max_length + 1)
             case _:
-                found = values = self.values[sop.sop.label]
+                found = self.values[sop.sop.label]
                 if rasp.is_numerical(sop):
+                    numbers: Any = found
                     lengths = range(1, self._task.max_length + 1)
-                    found = (value / length for value in values for length in lengths)
+                    found = (value / length for value in numbers for length in lengths)
         return tuple(dict.fromkeys(value for value in found if value is not None))
 
 
@@ -320,7 +320,7 @@ class _Joint:
     sop: Any
     labels: tuple[str, ...]
 
-    def read(self, value: Any, part: Any) -> Value:
+    def read(self, value: Any, part: Any) -> Any:
         """Return what a part has where the joint s-op has a value."""
         if _is_constant(part):
             return part.f.value

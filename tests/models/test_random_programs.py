@@ -169,7 +169,7 @@ def outcome(task: Task) -> str:
 def test_a_random_program_is_refused_in_one_line_or_its_reference_is_right() -> None:
     seen: Counter[str] = Counter()
 
-    @seed(2)
+    @seed(0)
     @given(make=PROGRAMS, vocabulary=st.sampled_from(VOCABULARIES), causal=st.booleans())
     @settings(
         max_examples=80,

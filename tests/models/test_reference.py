@@ -745,7 +745,6 @@ MIXED = (1, "a", 2)
 def test_another_process_makes_the_same_references_and_takes_ours_without_jax(
     own_cache: Path,
 ) -> None:
-    """That process draws haiku's random weights, too: they are not in the reference."""
     made = build(small_task())
     task = Task("frac_prevs", make_frac_prevs(MIXED), MIXED, 1, 2)
     script = f"""
