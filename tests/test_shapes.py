@@ -104,7 +104,7 @@ def test_every_command(
     name: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run, overrides = trained(name, tmp_path)
+    run, overrides = trained(name, tmp_path, "tracking=disabled")
     assert kept_steps(run)
     capsys.readouterr()
     of_task = taken(overrides, "task")
@@ -122,7 +122,6 @@ def test_every_command(
     said(capsys, "explain", "--reference", *reference)
     said(capsys, "report", str(run), "--output", "page.html")
     assert "NaN" not in Path("page.html").read_text().partition("<body")[2].partition("<script")[0]
-    assert "W&B cannot be reached" in said(capsys, "log", str(run), code=1)
     (row, *_) = Results(run).programs.rows
     if name in UNTOLD:
         assert row["verdict"] in ("undecided", "does not solve the task")

@@ -244,7 +244,7 @@ class _Layer:
             logits = continue_from(
                 model, site, without.flatten(0, 1).to(device), mask.repeat(len(part), 1).to(device)
             ).cpu()  # fmt: skip
-            each = logits.unflatten(0, (len(part), len(rows)))
+            each = logits.view(len(part), len(rows), *logits.shape[1:])
             for at, given in zip(part.tolist(), each, strict=True):
                 after = outcome(given, some.targets, some.output)
                 lost = float((after.loss - loss.loss).sum() / loss.count.sum())
