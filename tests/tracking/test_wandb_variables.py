@@ -112,7 +112,7 @@ def test_a_run_has_one_id_whatever_the_environment_says(tmp_path: Path, stale: s
         environment = {**server.environment(), **STALE[stale]}
         arguments = ("train", *SHORT, "tracking=online", f"run_dir={folder}")
         code, out, err = run(*arguments, environment=environment)
-        assert (code, err) == (0, "")
+        assert code == 0, err
         assert "do not count" in out or "does not count" in out
         [seen] = server.runs.values()
         about = json.loads((folder / "run.json").read_text())
@@ -122,6 +122,6 @@ def test_a_run_has_one_id_whatever_the_environment_says(tmp_path: Path, stale: s
         assert str(seen.group).startswith("reverse-1L")
         check_complete(seen, folder)
         code, out, err = run("log", os.fspath(folder), environment=environment)
-        assert (code, err) == (0, "")
+        assert code == 0, err
         assert [*server.runs.values()] == [seen]
         check_complete(seen, folder)
