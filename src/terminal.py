@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import sys
-from typing import TextIO
+from typing import Any
 
 _HANDLER = "algomatch.terminal"
 _LIKE = {"…": "~", "±": "~", "✗": "x", "÷": "/"}  # of what commands print
@@ -53,7 +53,7 @@ def fault() -> str | None:
     return None
 
 
-def _lasting(stream: TextIO | None) -> TextIO:
+def _lasting(stream: Any) -> Any:
     if stream is None:  # it was closed before the command began
         return open(os.devnull, "w", encoding="utf-8")
     if not isinstance(stream, io.TextIOWrapper):  # in memory: it has no encoding

@@ -186,3 +186,12 @@ def test_tables_and_pictures_reach_weights_and_biases(tmp_path: Path) -> None:
     assert len(pictures) == 2
     assert len(tables) == len(list((folder / "circuit").glob("*.csv")))
     assert own.exit_code == 0
+
+
+def test_circuits_that_cannot_be_written_are_shown(trained: Path, capsys: Capture) -> None:
+    arguments = ["circuit", str(trained), "--methods", "eap", "--kinds", "mean"]
+    assert cli.main([*arguments, "--output", "/proc/none"]) == 1
+    printed = capsys.readouterr()
+    assert "edges among 8 nodes" in printed.out
+    assert printed.err.startswith("algomatch: cannot write into '/proc/none'")
+    assert printed.err.count("\n") == 1

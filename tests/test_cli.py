@@ -543,3 +543,38 @@ def test_the_console_script_refuses_as_python_does(here: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "unknown key 'tsak'" in one_line(done.stderr)
     assert contents(here) == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["train trainer.accelerator=gpu", "controls analysis.device=cuda", "analyze x --device cuda"],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused_before_all_but_torch_is_imported(
+    here: Path, arguments: str
+) -> None:
+    program = (
+        "import sys; from algomatch.cli import main; code = main(sys.argv[1:]); "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules})); sys.exit(code)"
+    )
+    done = command(sys.executable, "-c", program, *arguments.split(), cwd=here)
+    assert done.returncode == 2
+    assert "=gpu is not available here" in done.stderr or "=cuda cannot be used" in done.stderr
+    heavy = {"pytorch_lightning", "transformer_lens", "jax", "wandb", "matplotlib", "scipy"}
+    imported = {*done.stdout.split()}
+    assert "torch" in imported
+    assert not heavy & imported
+    assert contents(here) == {}
+
+
+def test_what_was_computed_is_shown_before_a_file_that_cannot_be_written_is_named(
+    capsys: Capture, finished_run: Path
+) -> None:
+    for arguments, last in (
+        (("tasks", "task=reverse", "task.vocabulary=[a,b]", "--picture", "/proc/x.png"), "  ->  "),
+        (("analyze", str(finished_run), "--output", "/proc/x.csv"), "equal the recorded ones"),
+    ):
+        assert main(arguments) == 1
+        printed = capsys.readouterr()
+        assert last in printed.out.splitlines()[-1]
+        assert "'/proc/x." in one_line(printed.err)

@@ -165,3 +165,11 @@ def test_a_mistake_gives_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_explanation_that_cannot_be_written_is_shown(run: Path, capsys: Capture) -> None:
+    assert cli.main(["explain", str(run), "--output", "/proc/none"]) == 1
+    printed = capsys.readouterr()
+    assert "by length" in printed.out
+    assert printed.err.startswith("algomatch: cannot write into '/proc/none'")
+    assert printed.err.count("\n") == 1
