@@ -33,8 +33,7 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 LAYERS = (
     "__init__", "errors", "files", "kept", "progress", "stopping", "workers", "config",
     "sweep_file", "sweep_cells", "data", "models", "analysis", "tracking", "report", "experiment",
-    "match",
-    "circuit", "explain", "sweep", "several", "command_line", "cli", "__main__",
+    "match", "circuit", "explain", "sweep", "several", "command_line", "cli", "__main__",
 )  # fmt: skip
 SOURCES = sorted(path.relative_to(SRC) for path in SRC.rglob("*.py"))
 TINY = (
