@@ -31,10 +31,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 # Arrows point up this list only: a file imports from its own folder or from one above it.
 LAYERS = (
-    "__init__", "errors", "environment", "terminal", "files", "kept", "stopping", "progress", "workers",
-    "values", "config", "devices", "commands", "sweep_file", "sweep_cells", "data", "models",
-    "analysis", "tracking", "report", "experiment", "match", "circuit", "explain", "sweep",
-    "several", "command_line", "cli", "__main__",
+    "__init__", "errors", "environment", "terminal", "files", "kept", "progress", "stopping",
+    "workers", "values", "config", "devices", "commands", "sweep_file", "sweep_cells", "data",
+    "models", "analysis", "tracking", "report", "experiment", "match", "circuit", "explain",
+    "sweep", "several", "command_line", "cli", "__main__",
 )  # fmt: skip
 SOURCES = sorted(path.relative_to(SRC) for path in SRC.rglob("*.py"))
 TINY = (

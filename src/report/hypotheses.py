@@ -500,7 +500,7 @@ def h3(
     if not programs:
         if testable is not None and testable.value == 0:
             return say(UNDECIDED, "no inner cut of the reference program can be tested")
-        return say(NOT_MEASURED, "the checkpoints' lighter measure gives no verdict on programs")
+        return say(NOT_MEASURED, "the checkpoints' light measure gives no verdict on programs")
     steps = {one.step for one in programs}
     if steps != {last_step}:
         shown = ", ".join("unknown" if one is None else str(one) for one in sorted(

@@ -189,7 +189,9 @@ def _print_one(one: Matching, console: Console) -> None:
 
     say = partial(printed, console=console)
 
-    say(f"{title}: exact accuracy {one.exact:.4f}")
+    scores = (score for standing in found for match in standing.matches for score in match.scores)
+    cases = max((score.n for score in scores), default=0)
+    say(f"{title}: exact accuracy {one.exact:.4f}; matched with up to {cases:,} cases a test")
     for standing in found:
         console.print(_table(standing))
         for line in _legend(standing):

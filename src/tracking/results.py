@@ -169,9 +169,7 @@ def gather(where: Path, key: Key) -> None:
     chosen = fullest(results(where), key)
     names = FILES[key.what]
     tables = {
-        name: joined(
-            [(one.path / name).read_text() for one in chosen if (one.path / name).exists()]
-        )
+        name: joined([text for one in chosen if (text := _text(one.path / name))])
         for name in names
         if name.endswith(".csv")
     }
@@ -185,6 +183,14 @@ def gather(where: Path, key: Key) -> None:
             (where / name).unlink(missing_ok=True)
     for name, content in made.items():
         write_file(where / name, content)
+
+
+def _text(path: Path) -> str:
+    """Return a table's text, nothing where there is none or it is damaged."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
 
 
 def fullest(found: Iterable[Result], key: Key) -> list[Result]:
@@ -212,7 +218,9 @@ def joined(texts: Sequence[str]) -> str:
     rows = [list(table) for table in tables]
     columns = dict.fromkeys(name for table in tables for name in table.fieldnames or ())
     out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, list(columns), restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        out, list(columns), restval="", extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     for part in rows:
         writer.writerows(part)
@@ -248,14 +256,16 @@ def _order(checkpoint: tuple[str, int | None]) -> tuple[int, str]:
 
 
 def _by_checkpoint(path: Path) -> dict[tuple[str, int | None], str]:
-    """Return the parts of a table by the model and the step that they are of."""
-    header, *rows = csv.reader(io.StringIO(path.read_text(), newline=""))
+    """Return the parts of a table by the model and the step that they are of; of a damaged none."""
+    header, *rows = list(csv.reader(io.StringIO(_text(path), newline=""))) or [[]]
     parts: dict[tuple[str, int | None], io.StringIO] = {}
     for row in rows:
         cells = dict(zip(header, row, strict=False))
         model, step = cells.get("run", cells.get("model", "")), cells.get("step", "")
         if told := re.fullmatch(r"(.*), step (\d+)", model):
             model, step = told.groups()
+        if step and not step.isdecimal():
+            return {}
         key = (model, int(step) if step else None)
         if key not in parts:
             parts[key] = io.StringIO(newline="")

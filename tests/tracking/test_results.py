@@ -123,6 +123,15 @@ def test_tables_of_an_earlier_version_are_kept_as_results(tmp_path: Path) -> Non
     assert not (tmp_path / "done.json").exists()
 
 
+@pytest.mark.parametrize("damaged", [b"", b"\xff\xfe\xff", b"run,step\none,x\n"])
+def test_a_damaged_table_of_an_earlier_version_is_in_no_ones_way(
+    damaged: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "programs.csv").write_bytes(damaged)
+    matched(tmp_path, 10, "a")
+    assert table(tmp_path) == [("10", "a")]
+
+
 def test_options_of_an_earlier_version_are_known_again(tmp_path: Path) -> None:
     (tmp_path / "circuits.csv").write_text('model,ablation,method\n"one, step 10",zero,eap\n')
     options = ["--methods", "exact", "eap", "--kinds", "zero"]
