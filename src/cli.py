@@ -125,9 +125,12 @@ def _composed(overrides: Sequence[str], file: str | None = None) -> Config:
 def _check_devices_of(run: Path) -> None:
     """Refuse to go on with a run whose config names a device that is not there."""
     from .config import from_mapping, read_yaml
+    from .files import faults_named
 
     file = run / "config.yaml"
-    if file.is_file() and not (run / "finished.json").exists():
+    with faults_named("look for the run folder"):
+        is_to_go_on = file.is_file() and not (run / "finished.json").exists()
+    if is_to_go_on:
         check_devices(from_mapping(read_yaml(file), str(file)))
 
 

@@ -474,7 +474,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     try:
-        values = read_text(path.read_text(encoding="utf-8"))
+        values: Any = read_text(path.read_text(encoding="utf-8"))
         values = {} if values is None else change(values)
     except FileNotFoundError:
         raise UserError(f"config file '{path}' does not exist") from None
@@ -487,7 +487,8 @@ def _read(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dic
         message = f"config file '{path}' is not valid YAML or JSON: {first_line(error)}"
         raise UserError(message) from error
     if not isinstance(values, dict):
-        raise UserError(f"config file '{path}' must hold `key: value` pairs")
+        kind = ", not a list" if isinstance(values, list) else ""
+        raise UserError(f"config file '{path}' must hold `key: value` pairs{kind}")
     return {str(key): value for key, value in values.items()}
 
 

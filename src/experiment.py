@@ -266,8 +266,8 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
     print_controls(title, measured, notes, found, console)
     unwritten.tell()
     record.finish(kept, found, controls_figure(title, measured, found))
-    told = f"measurements, verdicts and figure: {record.path}"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    where = f"measurements, verdicts and figure: {record.path}"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)
     return record
 
 

@@ -209,8 +209,9 @@ def make_undefined():
     return rasp.Aggregate(nobody, rasp.tokens).named("undefined")
 
 
-def make_length():
-    return rasp.SequenceMap(lambda n, i: n - i, rasp.length, rasp.indices).named("later")
+def make_sum():
+    share = rasp.numerical(rasp.Map(lambda token: token / 2, rasp.tokens))
+    return rasp.SequenceMap(lambda x, i: x + i, share, rasp.indices).named("later")
 
 
 def make_infinite():
@@ -249,8 +250,11 @@ CHOICES = "valid: is_nothing, is_short, make_for, make_inf"
         ("task=own.py:make_nothing", ["returned None: it must return an s-op"]),
         ("task=own.py:make_mistake", ["'make_mistake' raises (line 23): TypeError: "]),
         (
-            "task=own.py:make_length",
-            ["task 'own.length': Tracr cannot compile the program: ValueError: Unsupported S-Op"],
+            "task=own.py:make_sum",
+            [
+                "task 'own.sum': Tracr cannot compile the program: 'later' is a sequence map that "
+                "reads a number; write rasp.numerical(rasp.LinearSequenceMap(x, y, a, b)) "
+            ],
         ),
         (
             "task=own.py:make_inverse",

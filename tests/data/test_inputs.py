@@ -508,7 +508,7 @@ def test_a_program_that_raises_at_some_lengths_is_told_of_the_others(
     )
     if advice:
         key, value = advice.rpartition("task.")[2].split("=")
-        assert len(input_set(replace(task, **{key: int(value)}), SMALL)) > 1
+        assert len(input_set(replace(task, **dict[str, Any]({key: int(value)})), SMALL)) > 1
 
 
 def test_an_inner_number_that_is_none_is_refused_by_its_name() -> None:

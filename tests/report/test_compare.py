@@ -464,7 +464,7 @@ def test_a_run_that_cannot_be_read_is_left_out(runs: Path, tmp_path: Path) -> No
     shown = printed(runs / "1L-1", tmp_path / "bare", tmp_path / "damaged", output=tmp_path)
     assert f"! left out: '{tmp_path}/bare' holds no checkpoint" in " ".join(shown.split())
     assert "! left out: " in shown.partition("bare'")[2]
-    assert table_of(tmp_path)["reverse 1L", EXACT]["n"] == "1"
+    assert table_of(tmp_path)[f"reverse 1L {SHAPE}", EXACT]["n"] == "1"
 
 
 def test_help_costs_no_torch() -> None:

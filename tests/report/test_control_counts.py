@@ -40,7 +40,7 @@ def test_controls_that_differ_in_seed_or_task_are_one_line_with_their_range() ->
 
 
 def test_counts_say_what_lies_between_and_name_every_exception() -> None:
-    text = printed(print_counts, ROWS)
+    text = " ".join(printed(print_counts, ROWS).split())
     assert "1 of 1 positives follow their program" in text
     assert "3 of 4 negatives realise no inner cut" in text
     assert "a positive on a testable cut: 0.970 (sort: reference); highest of a negative: " in text

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from algomatch.commands import RunCommands
+from algomatch.config import Config
 from algomatch.report.hypotheses import SUPPORTED, UNDECIDED, Carried, CircuitFound, Solved, h2
 from algomatch.report.page_blocks import Details, Missing, Table, Text
 from algomatch.report.page_results import Results
@@ -45,7 +47,7 @@ def blocks_of(results: Results, least: float = 0.01) -> list[Any]:
         for block in blocks:
             yield from every(block.blocks) if isinstance(block, Details) else (block,)
 
-    return list(every(circuit(results, 10, 0.9, least, "RUN").blocks))
+    return list(every(circuit(results, 10, 0.9, least, Path("RUN")).blocks))
 
 
 def texts(blocks: Iterable[Any]) -> str:
@@ -109,7 +111,9 @@ def test_the_whole_model_is_no_circuit_to_judge_h2_by(whole: bool) -> None:
         10, 30, 30, (0.95, 0.93, 0.97), 0.9, Carried(30, ("length",) * 30),
         Carried(3, ("length",) * 3), Carried(30, ()), frozenset({"length"}), whole=whole,
     )  # fmt: skip
-    verdict = h2(rows, Solved(rows[0], 0.99), {}, found, 10, "reverse", "RUN", True)
+    config = Config()
+    commands = RunCommands(Path("RUN"), config, config.task)
+    verdict = h2(rows, Solved(rows[0], 0.99), {}, found, 10, commands, searched=True)
     assert verdict.verdict == (UNDECIDED if whole else SUPPORTED)
     assert ("but all 30 edges, the whole model" in verdict.why) == whole
     told = [one.what for one in verdict.evidence if one.decides]

@@ -89,7 +89,9 @@ def test_one_task_is_shown_whole(
     assert ("undefined at 78.9% of the positions" in text) == (name == "induction")
     assert ("causal: no position sees a later one" in text) == row.causal
     assert ("no token twice in a list" in text) == row.unique
-    assert len(text.partition("examples\n")[2].splitlines()) == 6
+    *examples, picture = text.partition("examples\n")[2].splitlines()
+    assert len(examples) == 6
+    assert picture.startswith("graph ")
 
 
 def _count(name: str) -> int:
