@@ -279,7 +279,7 @@ CHOICES = "valid: is_nothing, is_short, make_for, make_inf"
         ("task=reverse task.restrict=uniqe", ["task.restrict=uniqe: did you mean 'unique'?"]),
         (
             "task=own.py:make_odd task.restrict=is_short",
-            ["task.restrict=is_short raises on [0] (line 53): AttributeError: 'list' object"],
+            ["task.restrict=is_short raises on [0] (line 54): AttributeError: 'list' object"],
         ),
         (
             "task=own.py:make_odd task.restrict=is_nothing",
