@@ -266,8 +266,12 @@ def _token(key: str, values: Sequence[Any], place: int) -> Any:
     value, text = resolved(given), shown(given)
     quoted = [f"'{text}'" if at == place else _again(one) for at, one in enumerate(values)]
     here, advice = f"{key}[{place}]={text}", f"quote it, {_quoted(key, quoted)}"
-    if value is None or isinstance(value, bool):
-        more = "" if value is None else " (unquoted, W&B reads yes, no, on and off as booleans too)"
+    if value is None or not isinstance(value, str | int | float) or isinstance(value, bool):
+        more = (
+            ""
+            if not isinstance(value, bool)
+            else " (unquoted, W&B reads yes, no, on and off as booleans too)"
+        )
         raise UserError(f"{here}: tokens must be strings or numbers: {advice}{more}")
     if not isinstance(given, Plain):
         return value

@@ -222,6 +222,8 @@ def plain_value(value: Any) -> Value:
     """
     if isinstance(value, tuple):
         return tuple(map(plain_value, value))
+    if isinstance(value, frozenset):
+        return frozenset(map(plain_value, value))  # type: ignore[return-value]
     if isinstance(value, np.generic):
         return plain_value(value.item())
     if value is None or isinstance(value, (str, bool, int, float)):

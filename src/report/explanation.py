@@ -54,7 +54,7 @@ WITH_PREDICATES = f"{UNIFORM}, {NEURONS}"
 PATTERNS_LOOKED_UP = "Patterns are looked up, not computed by the model."
 LOOKED_UP = (
     "Patterns and what predicates ask of the program's variables are looked up, not computed by "
-    f"the model: where `{WITH_PREDICATES}` is as good, the answer came with the predicates"
+    f"the model: where '{WITH_PREDICATES}' is as good, the answer came with the predicates"
 )
 
 

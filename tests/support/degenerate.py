@@ -143,7 +143,6 @@ def config_of(shape: Shape, folder: Path) -> list[str]:
 REFUSED = {  # shapes that are no task, and what is said of each
     "output is the input": "it is tokens itself, and computes nothing",
     "output is the place": "it is indices itself, and computes nothing",
-    "output is the place, mapped": "A program must include rasp.tokens",
     "one class": "the program's output is 7 on every input: there is nothing to learn",
     "one number": "the program's output is 0 on every input: there is nothing to learn",
     "one token": "task.vocabulary=[0] must have at least 2 tokens",
