@@ -280,7 +280,7 @@ def _token(key: str, values: Sequence[Any], place: int) -> Any:
     if isinstance(value, float) and math.isinf(value):
         raise UserError(f"{here}: a number must be finite: {advice}")
     if isinstance(value, str):
-        number = _integer(given)
+        number: int | float | None = _integer(given)
         if number is None:
             return value
     else:
