@@ -352,17 +352,15 @@ def h2(
     if circuit.step != last_step:
         when = "at an unknown step" if circuit.step is None else f"at step {circuit.step}"
         return say(UNDECIDED, f"the circuit is of a checkpoint {when}, not of the last one")
-    if circuit.whole:
-        why = f"no circuit is surely faithful but all {circuit.edges} edges, the whole model"
-        return say(UNDECIDED, why)
     deciding = [one for one in evidence if one.decides]
     counts = Counter(one.says for one in deciding)
     n, heads = len(deciding), attention.says if attention is not None else NEITHER
+    size = f"; its circuit is {_edges_of(circuit)}" if circuit.whole else ""
     if heads == FOR and counts[FOR] == n >= 2 and circuit.model is not None and not lacking:
-        return say(SUPPORTED, f"all {n} comparisons are surely beyond their controls")
+        return say(SUPPORTED, f"all {n} comparisons are surely beyond their controls{size}")
     if heads == AGAINST and counts[AGAINST] == n >= 2 and not lacking:
-        return say(NOT_SUPPORTED, f"none of {n} comparisons is beyond its controls")
-    told = f"of {n} comparisons {counts[FOR]} speak for it, {counts[AGAINST]} against"
+        return say(NOT_SUPPORTED, f"none of {n} comparisons is beyond its controls{size}")
+    told = f"of {n} comparisons {counts[FOR]} speak for it, {counts[AGAINST]} against{size}"
     if counts[FOR] and counts[AGAINST]:
         return say(MIXED, told)
     told += ", the rest say nothing" if counts[FOR] + counts[AGAINST] < n else ""
@@ -420,7 +418,7 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
         yield Evidence(
             "share of inner edges that carry one variable", share, low, high,
             f"{model.edges} edges", f"{theirs:.3f} ({lower:.3f} to {higher:.3f}) random init, "
-            f"n={untrained.edges}", says, decides=not found.whole, level=theirs,
+            f"n={untrained.edges}", says, level=theirs,
         )  # fmt: skip
     if found.steps is not None:
         wanted, here = found.steps
@@ -436,7 +434,7 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
             yield Evidence(
                 "steps of the program that run over inner edges of both", share, None, None,
                 f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
-                why, decides=not found.whole, level=1.0,
+                why, level=1.0,
             )  # fmt: skip
 
 
