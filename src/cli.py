@@ -204,11 +204,10 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
 
 def _log_runs(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    from .report.seeds import find_runs
     from .tracking.replay import log_run
 
     failed: list[UserError | FaultError] = []
-    folders = find_runs([Path(path) for path in (*options.runs, *rest)])
+    folders = _readable_runs([*options.runs, *rest], console)
     for folder in folders:
         try:
             url = log_run(folder, console.print)
@@ -415,21 +414,28 @@ def _refuse_output(options: argparse.Namespace, folder: str) -> None:
         raise UserError(f"--output is of one run: of several, results go to RUN/{folder}")
 
 
+def _readable_runs(given: Sequence[str], console: Console) -> list[RunFolder]:
+    """Return the runs at the paths; say of those that cannot be opened why they are left out."""
+    from .report.seeds import find_runs
+
+    left_out = list[str]()
+    runs = find_runs([Path(path) for path in given], left_out)
+    for line in left_out:
+        console.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
+    return runs
+
+
 def _each_alone(
-    paths: Sequence[Path], folder: str, options: argparse.Namespace, console: Console
+    runs: Sequence[RunFolder], folder: str, options: argparse.Namespace, console: Console
 ) -> None:
     """Do with each of several runs what the command does with one; results go to that folder."""
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs {options.jobs} must be at least 1")
-    from .report.seeds import find_runs
     from .several import Work, each_alone
     from .workers import cores
 
     said = tuple(_said(options))
-    works = [
-        Work(run, run.path / folder, said, tuple(_keys(run, folder, options)))
-        for run in find_runs(paths)
-    ]
+    works = [Work(run, run.path / folder, said, tuple(_keys(run, folder, options))) for run in runs]
     jobs = options.jobs or cores()
     each_alone(options.command, works, jobs, options.again, main, console)
 
@@ -457,12 +463,13 @@ def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Con
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
     failed: FaultError | None = None
+    left_out = list[str]()
+    runs = find_runs(paths, left_out)
     try:
-        _each_alone(paths, "matching", options, console)
+        _each_alone(runs, "matching", options, console)
     except FaultError as error:  # of some runs: the verdicts on the others are shown
         failed = error
-    runs, left_out = load_runs(find_runs(paths))
-    groups = grouped(runs)
+    groups = grouped(load_runs(runs, left_out))
     print_verdicts(groups, console)
     for line in left_out:
         console.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
@@ -521,7 +528,7 @@ def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> 
     given = [*options.checkpoint, *rest]
     if _are_several(given) and not options.reference:
         _refuse_output(options, "circuit")
-        _each_alone([Path(path) for path in given], "circuit", options, console)
+        _each_alone(_readable_runs(given, console), "circuit", options, console)
         return
     _refuse_several(options)
     path, config, where, key = _analysed(given, options, "circuit")
@@ -644,7 +651,7 @@ def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> 
     given = [*options.checkpoint, *rest]
     if _are_several(given) and not options.reference:
         _refuse_output(options, "explanation")
-        _each_alone([Path(path) for path in given], "explanation", options, console)
+        _each_alone(_readable_runs(given, console), "explanation", options, console)
         return
     _refuse_several(options)
     path, config, where, key = _analysed(given, options, "explanation")

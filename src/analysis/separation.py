@@ -81,15 +81,20 @@ def separations(
 ) -> list[Separation]:
     """Return how each measure does on the controls that qualify.
 
-    A control that has no value of a measure (nothing to measure it on) counts as 0. Measures with
-    no negative or no positive are left out.
+    A control that has no value of a measure counts as 0; where it has nothing that measures of this
+    kind are taken of, as neurons, it is left out. Measures with no negative or no positive are left
+    out.
     """
     good = [(control, tested(rows)) for control, rows in measured if qualifies(control, rows)]
     keys = list(dict.fromkeys(key for _, values in good for key in values))
     found = []
     for key in keys:
         sides = {
-            kind: [(values.get(key, 0.0), one) for one, values in good if one.kind == kind]
+            kind: [
+                (values.get(key, 0.0), one)
+                for one, values in good
+                if one.kind == kind and any(_kind(other) == _kind(key) for other in values)
+            ]
             for kind in (POSITIVE, NEGATIVE)
         }
         if not all(sides.values()):
@@ -99,6 +104,11 @@ def separations(
         why = "" if low > high else _why(positive, negative)
         found.append(Separation(key, low, positive.name, high, negative.name, why))
     return found
+
+
+def _kind(key: str) -> str:
+    """Return what a measure is taken of: `sparsity` of neurons."""
+    return key.partition("/")[0]
 
 
 def _why(positive: Control, negative: Control) -> str:

@@ -53,8 +53,8 @@ def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file: give a folder")
-    runs, left_out = load_runs(find_runs(paths))
-    groups = grouped(runs)
+    left_out = list[str]()
+    groups = grouped(load_runs(find_runs(paths, left_out), left_out))
     for part in by_task(groups):
         console.print(table(part))
         for line in notes(part):

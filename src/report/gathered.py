@@ -5,7 +5,7 @@ The page of several runs and the tables beside it are made from this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from .hypotheses import CircuitFound, Hypothesis, ProgramVerdict, over_seeds
 from .page_results import Results
 from .page_run import own_steps
 from .page_verdicts import circuit_found, judged, program_verdicts
-from .seeds import Group, Run, grouped, load_run
+from .seeds import Group, Run, grouped, load_runs
 
 Say = Callable[[str], None]
 NAMES = ("H1", "H2", "H3")
@@ -51,13 +51,14 @@ class Gathered:
     """Runs in groups that differ in more than the seed; `members` and `over` by a group's label.
 
     `over` are the three hypotheses over the seeds of a group, `empty` the runs that have no
-    checkpoint yet.
+    checkpoint yet; `left_out` says of the runs that cannot be read why.
     """
 
     groups: Sequence[Group]
     members: Members
     over: Over
     empty: Sequence[RunFolder]
+    left_out: Sequence[str] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -65,22 +66,29 @@ class Gathered:
         return [run for group in self.groups for run in group.runs]
 
 
-def gather(folders: Sequence[RunFolder], where: str, say: Say) -> Gathered:
+def gather(
+    folders: Sequence[RunFolder], where: str, say: Say, left_out: Sequence[str] = ()
+) -> Gathered:
     """Return several runs in their groups; `say` is told what is being done.
+
+    A run that cannot be read is left out, beside those that were before.
 
     Raises:
         UserError: no run has a checkpoint.
-        FaultError: a checkpoint's measurements are missing or damaged.
+        FaultError: the measurements of all runs are missing or damaged.
     """
     started = [folder for folder in folders if folder.checkpoint_folders()]
     empty = [folder for folder in folders if not folder.checkpoint_folders()]
     if not started:
         raise UserError(f"none of the {len(folders)} runs in '{where}' holds a checkpoint yet")
-    runs = []
-    for number_of, folder in enumerate(started, start=1):
-        say(f"reading run {number_of} of {len(started)}")
-        runs.append(load_run(folder))
-    groups = grouped(runs)
+    lines = list(left_out)
+
+    def read() -> Iterator[RunFolder]:
+        for number_of, folder in enumerate(started, start=1):
+            say(f"reading run {number_of} of {len(started)}")
+            yield folder
+
+    groups = grouped(load_runs(read(), lines))
     tasks = _tasks_of(groups)
     members = {
         group.label: [_member(run, group, *tasks[group.label]) for run in group.runs]
@@ -88,7 +96,7 @@ def gather(folders: Sequence[RunFolder], where: str, say: Say) -> Gathered:
     }
     say("comparing")
     over = {group.label: _over_seeds(group, members[group.label]) for group in groups}
-    return Gathered(groups, members, over, empty)
+    return Gathered(groups, members, over, empty, lines)
 
 
 def by_seed(members: Sequence[Member], name: str) -> dict[int, Hypothesis]:

@@ -53,7 +53,8 @@ def write_report(
         raise UserError(f"--tables {tables} is a file: give a folder")
     for path in paths:
         _check(path)
-    folders = find_runs(paths)
+    left_out = list[str]()
+    folders = find_runs(paths, left_out)
     if tables is not None and len(folders) == 1:
         raise UserError(
             "--tables is of several runs, and there is only one: its page has its numbers, and "
@@ -71,7 +72,8 @@ def write_report(
         if len(folders) == 1:
             page = run_page(folders[0], title, say)
         else:
-            found = gather(folders, where, say)
+            found = gather(folders, where, say, left_out)
+            left_out = list(found.left_out)
             page = sweep_page(found, title, paths)
             if tables is not None:
                 say("drawing the tables")
@@ -87,7 +89,7 @@ def write_report(
                 write_file(tables / name, part)
     size = len(content) / 1e6
     told = f"report of {len(folders)} run{'s' * (len(folders) != 1)}: {output} ({size:.1f} MB)"
-    lines = [told]
+    lines = [told, *(f"! {line}" for line in left_out)]
     if tables is not None:
         lines += [f"! {line}" for line in lacking]
         lines.append(f"tables and figures: {tables} ({', '.join(made)})")

@@ -96,6 +96,7 @@ def sweep_page(found: Gathered, title: str | None, paths: Sequence[Path]) -> Pag
         warnings.append(
             f"{len(unfinished)} runs are unfinished{told}; {len(empty)} have no checkpoint yet."
         )
+    warnings += found.left_out
     single = sum(len(set(seeds_of(group))) == 1 for group in groups)
     if single:
         warnings.append(

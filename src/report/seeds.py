@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..analysis.emergence import CONTROLS, Summary, summaries
 from ..analysis.measurements import Measurement
@@ -31,6 +31,9 @@ UNTARGETED = (*FREE, *OF_A_TARGET)
 EMERGED, EMERGENCE_STEP = "emerged", "emergence_step"
 HIGHEST = "highest"  # before a control's key: the highest of the models that it is the mean of
 VALUE_SHOWN = 40  # characters of a config value in a label
+
+Source = TypeVar("Source")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -91,20 +94,40 @@ class Group:
         return f"{self.task} {self.name}"
 
 
-def find_runs(paths: Iterable[Path]) -> list[RunFolder]:
+def find_runs(paths: Iterable[Path], left_out: list[str] | None = None) -> list[RunFolder]:
     """Return the run folders at the paths, each a run's own or a folder of several.
 
+    Of a run that cannot be opened beside others, `left_out` gets a line that says why.
+
     Raises:
-        UserError: a path is neither, or a run is named twice.
+        UserError: a path is neither, or a run is named twice; no run can be opened, or one cannot
+            and there is no `left_out`: what is wrong with the first.
+        FaultError: the same, where the file system failed.
     """
-    found: dict[Path, RunFolder] = {}
+    folders: dict[Path, Path] = {}
     for path in paths:
         for folder in _run_folders(path):
-            whole = folder.resolve()
-            if whole in found:
+            if folder.resolve() in folders:
                 raise UserError(f"run folder '{folder}' is given twice: name every run once")
-            found[whole] = RunFolder.open(folder)
-    return list(found.values())
+            folders[folder.resolve()] = folder
+    return _readable(RunFolder.open, folders.values(), left_out)
+
+
+def _readable(
+    read: Callable[[Source], Made], sources: Iterable[Source], left_out: list[str] | None
+) -> list[Made]:
+    """Return what is read of sources; of each that cannot be, `left_out` gets a line."""
+    readable, errors = list[Made](), list[UserError | FaultError]()
+    for source in sources:
+        try:
+            readable.append(read(source))
+        except (UserError, FaultError) as error:
+            errors.append(error)
+    if errors and (not readable or left_out is None):
+        raise errors[0]
+    if left_out is not None:
+        left_out += [f"left out: {error}" for error in errors]
+    return readable
 
 
 def _run_folders(path: Path) -> list[Path]:
@@ -112,8 +135,10 @@ def _run_folders(path: Path) -> list[Path]:
         return all((folder / name).is_file() for name in ("config.yaml", "run.json"))
 
     with faults_named(f"look for runs in '{path}'"):
-        if is_run(path) or not path.exists():
-            return [path]  # opening it says what is wrong
+        if not path.exists():
+            raise UserError(f"'{path}' does not exist")
+        if is_run(path):
+            return [path]
         inside = sorted(path.iterdir()) if path.is_dir() else []
         runs = [one for one in inside if not one.name.startswith(".") and is_run(one)]
     if not runs:
@@ -143,22 +168,14 @@ def load_run(folder: RunFolder) -> Run:
     return Run(folder, dict(curves), summaries(rows), last_step, finished)
 
 
-def load_runs(folders: Iterable[RunFolder]) -> tuple[list[Run], list[str]]:
-    """Return the runs that can be read, and of each other one, in a line, why it is left out.
+def load_runs(folders: Iterable[RunFolder], left_out: list[str]) -> list[Run]:
+    """Return the runs that can be read; of each other one `left_out` gets a line that says why.
 
     Raises:
         UserError: no run can be read: what is wrong with the first.
         FaultError: the same, where it is damaged.
     """
-    found, errors = list[Run](), list[UserError | FaultError]()
-    for folder in folders:
-        try:
-            found.append(load_run(folder))
-        except (UserError, FaultError) as error:  # the others are compared all the same
-            errors.append(error)
-    if errors and not found:
-        raise errors[0]
-    return found, [f"left out: {error}" for error in errors]
+    return _readable(load_run, folders, left_out)
 
 
 def grouped(runs: Iterable[Run]) -> list[Group]:

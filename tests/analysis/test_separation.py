@@ -130,6 +130,13 @@ def test_a_missing_value_counts_as_nothing() -> None:
     assert by_key(negative) == by_key(STUDY)
 
 
+def test_what_has_nothing_that_a_measure_is_taken_of_decides_nothing() -> None:
+    """As a network without MLPs has no neurons."""
+    without = (control("no neurons", POSITIVE), rows(1))
+    assert not separation.tested(without[1])
+    assert by_key([*STUDY, without]) == by_key(STUDY)
+
+
 @pytest.mark.parametrize("kind", [POSITIVE, NEGATIVE])
 def test_one_side_alone_gives_no_verdict(kind: str) -> None:
     assert separations([pair for pair in STUDY if pair[0].kind == kind]) == []

@@ -460,10 +460,19 @@ def test_a_mistake_is_one_line(
 
 def test_a_run_that_cannot_be_read_is_left_out(runs: Path, tmp_path: Path) -> None:
     for name, left in (("bare", "step-*"), ("damaged", "measurements.csv")):
-        shutil.copytree(runs / "1L-0", tmp_path / name, ignore=shutil.ignore_patterns(left))
-    shown = printed(runs / "1L-1", tmp_path / "bare", tmp_path / "damaged", output=tmp_path)
-    assert f"! left out: '{tmp_path}/bare' holds no checkpoint" in " ".join(shown.split())
-    assert "! left out: " in shown.partition("bare'")[2]
+        shutil.copytree(
+            runs / "1L-0", tmp_path / "runs" / name, ignore=shutil.ignore_patterns(left)
+        )
+    shutil.copytree(runs / "1L-0", tmp_path / "runs" / "unread")
+    (tmp_path / "runs" / "unread" / "config.yaml").write_text("seed: [")
+    shutil.copytree(runs / "1L-1", tmp_path / "runs" / "whole")
+    shown = " ".join(printed(tmp_path / "runs", output=tmp_path).split())
+    assert f"! left out: '{tmp_path}/runs/bare' holds no checkpoint" in shown
+    assert f"! left out: config file '{tmp_path}/runs/unread/config.yaml' is not valid" in shown
+    assert shown.count("! left out: ") == 3
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "runs"), "--output", str(page)]) == 0
+    assert page.read_text().count("Left out: ") == 2, "the run without a checkpoint is listed"
     assert table_of(tmp_path)[f"reverse 1L {SHAPE}", EXACT]["n"] == "1"
 
 
