@@ -121,7 +121,8 @@ def test_every_command(
     said(capsys, "explain", str(run))
     said(capsys, "explain", "--reference", *reference)
     said(capsys, "report", str(run), "--output", "page.html")
-    assert "NaN" not in Path("page.html").read_text().partition("<body")[2].partition("<script")[0]
+    page = re.sub(r"base64,[\w+/=]*", "", Path("page.html").read_text())
+    assert "NaN" not in page.partition("<body")[2].partition("<script")[0]
     (row, *_) = Results(run).programs.rows
     if name in UNTOLD:
         assert row["verdict"] in ("undecided", "does not solve the task")
@@ -149,7 +150,7 @@ def test_a_folder_of_all_shapes_is_compared_matched_and_reported(
     (tmp_path / "runs" / "length-1-only" / "checkpoints").rename(tmp_path / "gone")
     capsys.readouterr()
     shown = said(capsys, "compare", "runs")
-    assert "reverse over seeds" in shown
+    assert re.search(r"reverse .*over seeds", " ".join(shown.split()))
     assert "! left out: 'runs/length-1-only' holds no checkpoint" in shown
     shown = said(capsys, "match", "runs", code=1)
     assert "verdicts on reverse" in shown

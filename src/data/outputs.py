@@ -60,7 +60,10 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Numerical:
-    """A number; the model gives it, and is right within a tolerance."""
+    """A number; the model gives it, and is right within a tolerance.
+
+    Of a model of another task, which gives more, the first is taken for it.
+    """
 
     tolerance: float
     width = 1
@@ -70,13 +73,13 @@ class Numerical:
         return ~targets.isnan()
 
     def right(
-        self, given: Float[Tensor, "*cases 1"], targets: Float[Tensor, "*cases"]
+        self, given: Float[Tensor, "*cases width"], targets: Float[Tensor, "*cases"]
     ) -> Bool[Tensor, "*cases"]:
         """Return where the number is within the tolerance; nowhere where there is no target."""
         return (given[..., 0] - targets).abs() <= self.tolerance
 
     def loss(
-        self, given: Float[Tensor, "*cases 1"], targets: Float[Tensor, "*cases"]
+        self, given: Float[Tensor, "*cases width"], targets: Float[Tensor, "*cases"]
     ) -> Float[Tensor, "*cases"]:
         """Return the squared error; 0 where there is no target."""
         number = given[..., 0]

@@ -148,7 +148,7 @@ def _grid(axes: Axes, one: Standing) -> AxesImage:
     rows, all_cuts = by_site(one.matches), one.candidate.cuts.all
     none = float("nan")
     values = [
-        [row[cut.name].value if cut.name in row else none for row in rows.values()]
+        [row[cut.name].value if cut.name in row else none for row in rows.values()] or [none]
         for cut in all_cuts
     ]
     image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")

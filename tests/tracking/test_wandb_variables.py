@@ -14,6 +14,7 @@ from support.wandb_server import WandbServer
 
 from algomatch.config import TrackingConfig
 from algomatch.tracking.agent import VARIABLES, Assigned, assigned
+from algomatch.tracking.run_folder import RunFolder
 from algomatch.tracking.wandb_settings import client, tell_what_counts
 
 SHORT = (*TINY, "trainer.checkpoints=6", "analysis.measures=[accuracy]")
@@ -118,8 +119,9 @@ def test_a_run_has_one_id_whatever_the_environment_says(tmp_path: Path, stale: s
         about = json.loads((folder / "run.json").read_text())
         assert seen.id == about["wandb_id"] == about["id"]
         assert about["wandb_project"] == ["tester", "algomatch"]
-        assert (seen.name, seen.job_type) == ("reverse-1L-seed0", "train")
-        assert str(seen.group).startswith("reverse-1L")
+        name = RunFolder.open(folder).name
+        assert (seen.name, seen.job_type) == (name, "train")
+        assert str(seen.group).startswith(name.removesuffix("-seed0"))
         check_complete(seen, folder)
         code, out, err = run("log", os.fspath(folder), environment=environment)
         assert code == 0, err
