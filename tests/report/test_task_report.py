@@ -162,7 +162,7 @@ def test_a_users_mistake_is_one_line(
 
 
 def test_the_docs_say_of_every_program_how_it_goes_about_it() -> None:
-    text = DOCS.read_text()
+    text = DOCS.read_text(encoding="utf-8")
     for name, row in REGISTRY.items():
         (line,) = re.findall(rf"^\| `{name}` \|.*$", text, re.M)
         for make in (row.make, *row.alternatives):
@@ -170,7 +170,7 @@ def test_the_docs_say_of_every_program_how_it_goes_about_it() -> None:
         assert row.about in line
         assert f"length {row.min_length} to {row.max_length}" in line
     alternatives = sum(len(row.alternatives) for row in REGISTRY.values())
-    readme = (DOCS.parents[1] / "README.md").read_text()
+    readme = (DOCS.parents[1] / "README.md").read_text(encoding="utf-8")
     assert f"# {len(REGISTRY)} tasks" in readme
     assert f"their {alternatives} alternatives" in readme
     assert "ALGOMATCH_CACHE" in os.environ, "references of tests stay out of the user's cache"
