@@ -16,6 +16,7 @@ import pytest
 import torch
 from support.runs import TIMEOUT, TINY, command, run
 
+from algomatch.config import compose, run_name
 from algomatch.tracking.run_folder import RunFolder
 
 PRINTED = "± … ✗ ÷ é \U0001f600 \udce9"
@@ -143,7 +144,8 @@ def test_a_run_whose_terminal_is_closed_saves_its_state(tmp_path: Path, name: st
     (tmp_path / "seeds.yaml").write_text("method: grid\nparameters: {seed: {value: 0}}\n")
     folder, line = tmp_path / "run", command("train", *LONG, "run_dir=run")
     if name == "sweep":
-        folder = tmp_path / "runs" / "0000-reverse-1L-seed0"
+        name = run_name(compose([*LONG, "seed=0"]))
+        folder = tmp_path / "runs" / f"0000-{name}"
         line = command("sweep", "seeds.yaml", *LONG, "--output", "runs")
     with Terminal(line, tmp_path) as terminal:
         terminal.wait(lambda: steps(folder) >= 6)

@@ -158,7 +158,7 @@ def _grid(axes: Axes, one: Standing) -> AxesImage:
     axes.set_yticks(range(len(all_cuts)), labels)
     axes.set_title(f"{one.candidate.name}: {one.verdict.verdict}", fontsize=10, loc="left")
     for y, verdict in enumerate(one.verdict.cuts):
-        for x, (site, match) in enumerate(zip(rows, values[y], strict=True)):
+        for x, (site, match) in enumerate(zip(rows, values[y], strict=False)):
             own = site in verdict.sites
             if not math.isnan(match):
                 axes.text(
