@@ -172,11 +172,8 @@ def is_gathered(where: Path, key: Key) -> bool:
         for one in some:
             for name in _tables(key.what):
                 if (one.path / name).exists():
-                    try:
-                        written = (where / name).stat().st_mtime
-                    except OSError:
-                        return False
-                    if written < one.written:
+                    table = where / name
+                    if not table.is_file() or table.stat().st_mtime < one.written:
                         return False
     return True
 
