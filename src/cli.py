@@ -490,10 +490,9 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
         raise UserError(
             "--all and --subspaces are for runs, not for a model's folder: leave them out"
         )
-    overrides = [one for one in given if re.match(r"[\w.]+=", one)]
-    if options.device is not None:
-        overrides.append(f"analysis.device={options.device}")
-    folders = [one for one in given if one not in overrides]
+    own = [one for one in given if re.match(r"[\w.]+=", one)]
+    overrides = [*own, *([f"analysis.device={options.device}"] if options.device else [])]
+    folders = [one for one in given if one not in own]
     if len(folders) != 1:
         raise UserError(f"match with --encoder takes one model folder, not {len(folders)}")
     if options.encoder is None:
@@ -513,15 +512,31 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
     from .report.matching_figures import keep_matching
     from .tracking.results import setting
 
+    weights = _weights_of(folder)
     found = match.match_folder(
         folder, config, options.encoder, options.reader, options.programs, console
     )
     print_matching([found], console)
     where = Path(options.output or f"matching-{found.run}")
     functions = [options.encoder, *([options.reader] if options.reader else [])]
-    of = (*sorted(overrides), *functions, *([setting("programs", options.programs)]
-                                           if options.programs else []))  # fmt: skip
-    _say_where([keep_matching(found, where, of)], where, console)
+    said = [("programs", options.programs), ("device", options.device and [options.device])]
+    settings = [setting(name, values) for name, values in said if values]
+    of = (*sorted(own), *functions, weights)
+    _say_where([keep_matching(found, where, settings, of=of)], where, console)
+
+
+def _weights_of(folder: Path) -> str:
+    """Return what tells a model's folder from others: a digest of its config and weights.
+
+    Raises:
+        FaultError: the file system failed.
+    """
+    from .files import digest, faults_named
+    from .models.brought import CONFIG, WEIGHTS
+
+    with faults_named(f"read '{folder}'"):
+        files = [folder / name for name in (CONFIG, WEIGHTS)]
+        return f"model={digest([one for one in files if one.is_file()])[:8]}"
 
 
 def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> None:
@@ -598,8 +613,8 @@ def _analysed(
         config = _composed(overrides)
         where = Path(options.output or f"{folder}-{config.task.name}")
         own = tuple(sorted(one for one in overrides if one != f"task={config.task.name}"))
-        settings = (*own, *_settings(options, config.analysis.device))
-        return None, config, where, Key(folder, f"compiled {config.task.name}", None, settings)
+        settings = _settings(options, config.analysis.device)
+        return None, config, where, Key(folder, f"compiled {config.task.name}", None, settings, own)
     path = Path(paths[0])
     checkpoint = checkpoints.load(path)
     config = checkpoint.config
@@ -607,8 +622,16 @@ def _analysed(
     where = Path(options.output) if options.output else checkpoints.beside(path) / name
     settings = _settings(options, config.analysis.device)
     if options.reference:
+        from .commands import setting_words
+        from .config import AnalysisConfig
+
         config.task = checkpoint.task
-        return path, config, where, Key(folder, f"compiled {config.task.name}", None, settings)
+        usual = vars(AnalysisConfig())
+        own = (
+            f"inputs={checkpoint.inputs_digest[:8]}",
+            *setting_words("analysis", vars(config.analysis), usual),
+        )
+        return path, config, where, Key(folder, f"compiled {config.task.name}", None, settings, own)
     return path, None, where, Key(folder, checkpoint.run, checkpoint.step, settings)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -124,6 +125,20 @@ def write_folder(path: Path, files: Mapping[str, bytes], *, replace: bool = True
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Return a hash of files: their names and what they hold.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    whole = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(repr((path.name, own)).encode())
+    return whole.hexdigest()
 
 
 def cache_folder(name: str) -> Path:

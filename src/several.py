@@ -5,24 +5,28 @@ What was done of a run is known from the results that are there, by checkpoint a
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
 
 from .errors import FaultError, Interrupted, UserError
 from .files import faults_named, last_words
-from .tracking.results import Key, adopt, is_there
+from .tracking.results import MATCH, Key, adopt, gather, is_gathered, is_there
 from .tracking.run_folder import RunFolder
 from .workers import Ended, Job, Report, work_off
 
 LOG = "log.txt"  # what the command would have printed
 TOGETHER = 5  # runs of one process, which share what is prepared for their task and architecture
+NOT_ENDED = -1  # where an exit code would be
 MOST_TOLD = 5  # failures, each with its last words
 
 Main = Callable[[Sequence[str]], int]
@@ -48,6 +52,14 @@ class Work:
         return bool(self.keys) and all(is_there(self.where, key) for key in self.keys)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one process does: some runs; what the command with each ended with, once it has."""
+
+    works: Sequence[Work]
+    codes: ctypes.Array[ctypes.c_longlong]
+
+
 def each_alone(
     command: str, works: Sequence[Work], jobs: int, again: bool, main: Main, console: Console
 ) -> None:
@@ -61,16 +73,55 @@ def each_alone(
         Interrupted: a signal stopped it.
     """
     for work in works:
-        with faults_named(f"write into '{work.where}'"):
+        with suppress(OSError):  # it says so itself when it is done, and keeps no others from it
             for what in dict.fromkeys(key.what for key in work.keys):
                 adopt(work.where, what)
     left = [work for work in works if again or not work.is_done]
-    parts = list(_together(left))
+    lacking = [(work, why) for work in works if work not in left and (why := _not_gathered(work))]
+    parts = [_Part(some, get_context("forkserver").Array("q", [NOT_ENDED] * len(some), lock=False))
+             for some in _together(left)]  # fmt: skip
     ended = work_off(
         [_job(key, command, part, main, again) for key, part in enumerate(parts)],
         jobs, "runs", len(works) - len(left), [f"{__package__}.{command}"], console,
     )  # fmt: skip
-    _tell(command, works, left, ended, console)
+    for key, part in enumerate(parts):
+        for work, code in zip(part.works, part.codes, strict=True):
+            if _is_lacking(work, code, key, ended, again):
+                lacking.append((work, last_words(work.where / LOG)))
+    _tell(command, works, left, lacking, ended, console)
+
+
+def _not_gathered(work: Work) -> str:
+    """Gather the tables of what is done where that was not; return why it cannot, if it cannot."""
+    try:
+        for key in {key.what: key for key in work.keys}.values():
+            if is_gathered(work.where, key):
+                continue
+            gather(work.where, key)
+            if key.what == MATCH:
+                from .report.matching_figures import draw_emergence
+
+                draw_emergence(work.where)
+    except OSError as error:
+        return f"its tables cannot be gathered: {error.strerror or error} ({work.where})"
+    except FaultError as error:
+        return str(error)
+    return ""
+
+
+def _is_lacking(work: Work, code: int, key: int, ended: Ended, again: bool) -> bool:
+    """Return whether a run was not done: its results were there before, or its command failed.
+
+    `code` is what the command with it ended with; `key` is that of the process, which may have
+    been killed before.
+    """
+    if not work.is_done:
+        return True
+    if ended.signal is not None:
+        return again and code != 0
+    if code == NOT_ENDED:
+        return again or ended.codes.get(key, 0) != 0
+    return code != 0
 
 
 def _together(works: Sequence[Work]) -> Iterator[list[Work]]:
@@ -84,21 +135,22 @@ def _together(works: Sequence[Work]) -> Iterator[list[Work]]:
         yield from (some[i : i + TOGETHER] for i in range(0, len(some), TOGETHER))
 
 
-def _job(key: int, command: str, works: Sequence[Work], main: Main, again: bool) -> Job:
+def _job(key: int, command: str, part: _Part, main: Main, again: bool) -> Job:
+    works = part.works
     return Job(
         key, f"{works[0].name}{f' and {len(works) - 1} more' if len(works) > 1 else ''}",
-        works[0].where / LOG, len(works), partial(_do, command, works, main),
+        works[0].where / LOG, len(works), partial(_do, command, part, main),
         lambda: not again and all(work.is_done for work in works), len(works),
     )  # fmt: skip
 
 
-def _do(command: str, works: Sequence[Work], main: Main, report: Report) -> None:
+def _do(command: str, part: _Part, main: Main, report: Report) -> None:
     """Do some runs, one after another, in a process of its own."""
     from .tracking.wandb_log import end_service
 
     worst = 0
     try:
-        for number, work in enumerate(works):
+        for number, work in enumerate(part.works):
             with faults_named(f"write '{work.where / LOG}'"):
                 work.where.mkdir(parents=True, exist_ok=True)
                 log = os.open(work.where / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -107,6 +159,7 @@ def _do(command: str, works: Sequence[Work], main: Main, report: Report) -> None
             os.close(log)
             code = main([command, str(work.run.path), *work.options])
             sys.stdout.flush()
+            part.codes[number] = code
             if code >= 128:  # stopped
                 sys.exit(code)
             worst = max(worst, code)
@@ -117,17 +170,20 @@ def _do(command: str, works: Sequence[Work], main: Main, report: Report) -> None
 
 
 def _tell(
-    command: str, works: Sequence[Work], left: Sequence[Work], ended: Ended, console: Console
+    command: str,
+    works: Sequence[Work],
+    left: Sequence[Work],
+    lacking: Sequence[tuple[Work, str]],
+    ended: Ended,
+    console: Console,
 ) -> None:
-    """Say what was done and where it is; raise what went wrong."""
-    lacking = [work for work in left if not work.is_done]
-    done = len(left) - len(lacking)
+    """Say what was done and where it is; raise what went wrong: `lacking` says of each why."""
+    done = len(left) - sum(work in left for work, _ in lacking)
     lines = [f"{len(works)} runs: {done} done, {len(works) - len(left)} were there"]
     if lacking:
         lines[0] += f", {len(lacking)} {'left' if ended.signal else 'failed'}"
     if lacking and ended.signal is None:
-        told = [f"! {work.name}: {last_words(work.where / LOG)}" for work in lacking]
-        lines += told[:MOST_TOLD]
+        lines += [f"! {work.name}: {why}" for work, why in lacking[:MOST_TOLD]]
     lines.append(f"results of each run, and what it printed: RUN/{works[0].where.name}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     if ended.signal is not None:

@@ -13,13 +13,20 @@ from pathlib import Path
 import pytest
 
 from algomatch.errors import FaultError
-from algomatch.files import faults_named, remove_leftovers, replacing, write_file, write_folder
+from algomatch.files import (
+    digest,
+    faults_named,
+    remove_leftovers,
+    replacing,
+    write_file,
+    write_folder,
+)
 
 ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from algomatch.errors import FaultError
-from algomatch.files import faults_named, write_file, write_folder
+from algomatch.files import digest, faults_named, write_file, write_folder
 
 path, kind = Path(sys.argv[1]), sys.argv[2]
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -247,3 +254,14 @@ def test_a_fault_says_what_could_not_be_done_and_why(error: OSError, text: str) 
 def test_other_errors_are_not_taken_for_faults() -> None:
     with pytest.raises(StopHalfwayError), faults_named("save"):
         raise StopHalfwayError
+
+
+def test_a_digest_tells_files_apart_by_name_and_content(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"1")
+    second.write_bytes(b"1")
+    before = digest([first]), digest([second]), digest([first, second])
+    assert len(set(before)) == 3
+    assert digest([first]) == before[0]
+    first.write_bytes(b"2")
+    assert digest([first]) != before[0]

@@ -15,7 +15,8 @@ from algomatch import cli
 from algomatch.config import compose
 from algomatch.experiment import train
 from algomatch.several import LOG
-from algomatch.tracking.results import SETTINGS, results
+from algomatch.tracking.results import SETTINGS, Key, results, save
+from algomatch.tracking.run_folder import RunFolder
 
 RUNS = {"one": ("model=1L", "seed=0"), "two": ("model=1L", "seed=1"), "three": ("model=2L",)}
 CIRCUIT = ("--methods", "eap", "--kinds", "mean")
@@ -110,6 +111,62 @@ def test_a_run_that_fails_keeps_no_others_from_being_done(
     assert f"! one: algomatch: '{runs / 'one'}" in told.out
     assert "1 of 3 runs failed; the same command tries again" in told.err
     assert set(done(runs, "circuit")) == {"two", "three"}
+
+
+def left_by_circuit(run: Path) -> Key:
+    """Leave a result of `circuit` in a run's folder, as if it had been done; return its key."""
+    key = Key("circuit", RunFolder.open(run).id, 60, ("methods=eap", "kinds=mean"))
+    save(run / "circuit", key, {"circuits.csv": b"model,edges\none,1\n"}, (1,))
+    return key
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_again_is_named_and_what_was_there_stays(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [runs / name for name in ("one", "two")]
+    for path in given:
+        left_by_circuit(path)
+    for weights in (runs / "one").glob("checkpoints/*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:100])
+    assert cli.main(["circuit", *map(str, given), *CIRCUIT, "--again"]) == 1
+    told = capsys.readouterr()
+    assert "2 runs: 1 done, 0 were there, 1 failed" in told.out
+    assert f"! one: algomatch: '{runs / 'one'}" in told.out
+    old, new = ((path / "circuit" / "circuits.csv").read_bytes() for path in given)
+    assert old == b"model,edges\none,1\n" != new
+
+
+def test_what_was_never_gathered_is_gathered_where_all_is_done(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [runs / name for name in ("one", "two")]
+    for path in given:
+        left_by_circuit(path)
+    table = runs / "one" / "circuit" / "circuits.csv"
+    table.unlink()
+    assert cli.main(["circuit", *map(str, given), *CIRCUIT]) == 0
+    assert "2 runs: 0 done, 2 were there" in capsys.readouterr().out
+    assert table.read_bytes() == b"model,edges\none,1\n"
+    table.unlink()
+    table.mkdir()  # it cannot be written
+    (table / "mine").touch()
+    assert cli.main(["circuit", *map(str, given), *CIRCUIT]) == 1
+    assert "! one: its tables cannot be gathered" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_old_tables_that_cannot_be_kept_hold_up_no_other_run(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left_by_circuit(runs / "two")
+    (runs / "one" / "circuit").mkdir()
+    (runs / "one" / "circuit" / "circuits.csv").write_text('model,edges\n"one, step 60",1\n')
+    (runs / "one" / "circuit" / "done.json").mkdir()  # it cannot be removed as a file
+    code = cli.main(["circuit", str(runs / "two"), str(runs / "one"), *CIRCUIT])
+    told = capsys.readouterr()
+    assert "1 were there" in told.out, told.err
+    assert code == 0
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ class CircuitFound:
     those of them that the resampling which the circuit was found by leaves as they are, so that
     no edge is found for what they do. None where it is not known. `step` is the checkpoint's,
     `ablation` the kind of resampling; `whole` says that it is the whole model: no smaller circuit
-    is faithful.
+    is faithful; `across` that one was searched for by resampling across lengths, too.
     """
 
     step: int | None
@@ -160,6 +160,7 @@ class CircuitFound:
     still: frozenset[str] = frozenset()
     ablation: str = ""
     whole: bool = False
+    across: bool = False
 
     @property
     def steps(self) -> tuple[frozenset[str], frozenset[str]] | None:
@@ -329,7 +330,7 @@ def h2(
             lacking.append(
                 Lacking("what edges carry, here and in controls", commands.of("circuit"))
             )
-        if circuit.unseen:
+        if circuit.unseen and not circuit.across:
             what = f"whether {', '.join(sorted(circuit.unseen))} runs over the model's edges"
             lacking.append(Lacking(what, commands.of("circuit", "--kinds", "resample_across")))
 

@@ -52,14 +52,20 @@ def matching_files(one: Matching) -> dict[str, bytes]:
 
 
 def keep_matching(
-    one: Matching, where: Path, settings: Sequence[str] = (), sides: bool = True
+    one: Matching,
+    where: Path,
+    settings: Sequence[str] = (),
+    sides: bool = True,
+    of: Sequence[str] = (),
 ) -> Path:
     """Write a checkpoint's result whole, by its step and settings; return its folder.
+
+    `of` is what else says which model and task it is, where the run's name does not.
 
     Raises:
         FaultError: the file system failed.
     """
-    key = Key(MATCH, one.run, one.step, tuple(settings))
+    key = Key(MATCH, one.run, one.step, tuple(settings), tuple(of))
     return save(where, key, matching_files(one), (len(one.standings), int(sides)))
 
 

@@ -160,7 +160,15 @@ def _found(
         (faithful[0], faithful[1], faithful[2]), at_least, _carried(results, "model"),
         _carried(results, "reference"), _carried(results, "random init"),
         frozenset(steps), sum(inputs) or None, frozenset(still), kind, is_whole(row, results),
+        _is_across(results),
     )  # fmt: skip
+
+
+def _is_across(results: Results) -> bool:
+    """Return whether circuits were searched for by resampling across lengths, found or not."""
+    kinds = {row["ablation"] for row in results.circuits.rows}
+    kinds |= {name.partition("/")[2] for row in results.edges.rows[:1] for name in row}
+    return "resample_across" in kinds
 
 
 def _carried(results: Results, of_what: str) -> Carried | None:

@@ -2,8 +2,10 @@
 
 FOLDER/step-00000052/             a result: its tables and pictures, and settings.json
 FOLDER/step-00000052-no-sides/    another one of the same checkpoint, with other settings
-FOLDER/NAME.csv                   the tables, gathered: of every checkpoint the fullest result
+FOLDER/NAME.csv                   the tables, gathered: of every checkpoint the fullest result, of
+                                  circuits what all its results found, by ablation and method
 FOLDER/NAME.png                   the pictures of the last checkpoint's
+FOLDER/NAME.csv.old               a table that could not be read, put aside
 """
 
 from __future__ import annotations
@@ -49,14 +51,17 @@ Fullness = tuple[int, ...]
 class Key:
     """What a result is of: a kind of result, the model, its step (None: it has none), settings.
 
-    `model` is a run's id, or the name of a model from elsewhere; `settings` are those that change
-    the numbers and are not the defaults. Results of the same key are the same.
+    `model` is a run's id, or the name of a model from elsewhere; `of` is what else says which model
+    and task it is, where the name does not. `settings` are a command's options that change the
+    numbers and are not the defaults. Results of the same key are the same; those that differ only
+    in settings are of the same thing.
     """
 
     what: str
     model: str
     step: int | None
     settings: tuple[str, ...] = ()
+    of: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -66,7 +71,7 @@ class Key:
         'step-00000052-programs=reverse-no-sides'
         """
         base = "result" if self.step is None else step_folder(self.step)
-        whole = "-".join([base, *self.settings])
+        whole = "-".join([base, *self.of, *self.settings])
         name = re.sub(r"[^\w.=+,-]", "_", whole)
         if len(name) <= LONGEST:
             return name
@@ -106,10 +111,11 @@ def _read(path: Path) -> Result | None:
         about = json.loads((path / SETTINGS).read_bytes())
         step = None if about["step"] is None else int(about["step"])
         settings = tuple(map(str, about["settings"]))
-        key = Key(str(about["what"]), str(about["model"]), step, settings)
+        of = tuple(map(str, about.get("of", ())))
+        key = Key(str(about["what"]), str(about["model"]), step, settings, of)
         fullness = tuple(map(int, about["fullness"]))
         return Result(path, key, fullness, bool(about["finished"]), float(about["written"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -144,8 +150,8 @@ def _save(where: Path, key: Key, files: Files, fullness: Fullness, finished: boo
     path = same[0] if same else _free(where, key.name + "-unfinished" * (not finished))
     about: dict[str, Any] = {
         "what": key.what, "model": key.model, "step": key.step, "settings": list(key.settings),
-        "finished": finished, "fullness": list(fullness), "written": time.time(),
-        "version": __version__,
+        "of": list(key.of), "finished": finished, "fullness": list(fullness),
+        "written": time.time(), "version": __version__,
     }  # fmt: skip
     write_folder(path, {**files, SETTINGS: (json.dumps(about, indent=1) + "\n").encode()})
     return path
@@ -160,24 +166,42 @@ def _free(where: Path, name: str) -> Path:
     return path
 
 
+def is_gathered(where: Path, key: Key) -> bool:
+    """Return whether the tables of a result's model are gathered since the last was written."""
+    for some in _by_step(results(where), key):
+        for one in some:
+            for name in _tables(key.what):
+                if (one.path / name).exists():
+                    table = where / name
+                    if not table.is_file() or table.stat().st_mtime < one.written:
+                        return False
+    return True
+
+
 def gather(where: Path, key: Key) -> None:
     """Write the tables of all checkpoints of a result's model, and the last one's pictures.
 
     Raises:
         OSError: the file system refused.
     """
-    chosen = fullest(results(where), key)
     names = FILES[key.what]
+    parts = [
+        _found_circuits(some) if key.what == CIRCUIT else (some[0], _texts(some[0]))
+        for some in _by_step(results(where), key)
+    ]
     tables = {
-        name: joined([text for one in chosen if (text := _text(one.path / name))])
-        for name in names
-        if name.endswith(".csv")
+        name: joined([texts[name] for _, texts in parts if texts[name]])
+        for name in _tables(key.what)
     }
     made = {name: text.encode() for name, text in tables.items() if text}
-    last = chosen[-1].path
+    last = parts[-1][0].path
     for name in names:
         if not name.endswith(".csv") and (last / name).exists():
             made[name] = (last / name).read_bytes()
+    for name in tables:  # what was gathered of a table that is damaged since is the only copy
+        damaged = any(_decoded(one.path / name) is None for one, _ in parts)
+        if damaged and not _aside(where / name).exists():
+            _put_aside(where / name)
     for name in (*names, *DRAWN.get(key.what, ())):
         if name not in made:  # of earlier results: no old one stays beside new ones
             (where / name).unlink(missing_ok=True)
@@ -185,23 +209,119 @@ def gather(where: Path, key: Key) -> None:
         write_file(where / name, content)
 
 
-def _text(path: Path) -> str:
-    """Return a table's text, nothing where there is none or it is damaged."""
+def _tables(what: str) -> list[str]:
+    return [name for name in FILES[what] if name.endswith(".csv")]
+
+
+def _texts(one: Result) -> dict[str, str]:
+    return {name: _decoded(one.path / name) or "" for name in _tables(one.key.what)}
+
+
+def _decoded(path: Path) -> str | None:
+    """Return a table's text, nothing where there is none; None where it is damaged."""
     try:
-        return path.read_text()
-    except (FileNotFoundError, UnicodeDecodeError):
+        return path.read_bytes().decode()
+    except FileNotFoundError:
         return ""
+    except UnicodeDecodeError:
+        return None
 
 
-def fullest(found: Iterable[Result], key: Key) -> list[Result]:
-    """Return the fullest result of each checkpoint of a result's model, first step first."""
-    best: dict[int, Result] = {}
+def _aside(path: Path, number: int = 1) -> Path:
+    return path.with_name(f"{path.name}.old{'' if number == 1 else f'-{number}'}")
+
+
+def _put_aside(path: Path) -> None:
+    """Give a table that is not to be lost another name."""
+    if not path.exists():
+        return
+    number = 1
+    while _aside(path, number).exists():
+        number += 1
+    path.rename(_aside(path, number))
+
+
+def _by_step(found: Iterable[Result], key: Key) -> list[list[Result]]:
+    """Return the results of each checkpoint of a key's model, first step first, the fullest first.
+
+    What is not finished is left out where there is a finished one.
+    """
+    steps: dict[int, list[Result]] = {}
     for one in found:
-        if (one.key.what, one.key.model) == (key.what, key.model):
-            step = -1 if one.key.step is None else one.key.step
-            if step not in best or one.rank > best[step].rank:
-                best[step] = one
-    return [best[step] for step in sorted(best)]
+        if (one.key.what, one.key.model, one.key.of) == (key.what, key.model, key.of):
+            steps.setdefault(-1 if one.key.step is None else one.key.step, []).append(one)
+    ranked = [sorted(steps[step], key=lambda one: one.rank, reverse=True) for step in sorted(steps)]
+    return [[one for one in some if one.finished] or some[:1] for some in ranked]
+
+
+def _found_circuits(some: Sequence[Result]) -> tuple[Result, dict[str, str]]:
+    """Return what results of one checkpoint found together, and the one that has its circuit.
+
+    Of an ablation and a method that several have, it is what the fullest one found.
+    """
+    texts = [_texts(one) for one in some]
+    rows: dict[tuple[str, str], list[dict[str, str]]] = {}
+    source: dict[tuple[str, str], int] = {}
+    for at, own in enumerate(texts):
+        for row in _rows(own["circuits.csv"]):
+            pair = (row.get("ablation", ""), row.get("method", ""))
+            if source.setdefault(pair, at) == at:
+                rows.setdefault(pair, []).append(row)
+    main = _smallest([row for part in rows.values() for row in part])
+    at = 0 if main is None else source[main]
+    whole = dict(texts[at])
+    if len(some) > 1:
+        whole["circuits.csv"] = _csv([row for part in rows.values() for row in part])
+        for name, of in (("edges.csv", "edge"), ("nodes.csv", "node")):
+            whole[name] = _with_scores(whole[name], [own[name] for own in texts], of)
+    return some[at], whole
+
+
+def _smallest(rows: Sequence[Mapping[str, str]]) -> tuple[str, str] | None:
+    """Return the ablation and the method of the circuit, as a search of all would choose it."""
+    chosen = [
+        row for row in rows if row.get("chosen") == "True" and row.get("edges", "").isdecimal()
+    ]
+    kinds = dict.fromkeys(("resample_across", "resample_within",
+                           *(row["ablation"] for row in chosen)))  # fmt: skip
+    for kind in kinds:
+        if own := [row for row in chosen if row["ablation"] == kind]:
+            best = min(own, key=lambda row: int(row["edges"]))
+            return best["ablation"], best["method"]
+    return None
+
+
+def _with_scores(text: str, others: Sequence[str], of: str) -> str:
+    """Return a table of edges or nodes with the scores, METHOD/KIND, that other tables have."""
+    rows = _rows(text)
+    for other in map(_rows, others):
+        own = {row.get(of): row for row in other}
+        more = [name for name in (other[0] if other else ()) if "/" in name]
+        for name in [name for name in more if rows and name not in rows[0]]:
+            for row in rows:
+                row[name] = own.get(row.get(of), {}).get(name, "")
+    return _csv(rows)
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    """Return a table's rows, without lines that have another number of cells."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error:
+        return []
+    return [row for row in rows if None not in row and None not in row.values()]
+
+
+def _csv(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows as a table with the columns of all; nothing of none."""
+    if not rows:
+        return ""
+    out = io.StringIO(newline="")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def joined(texts: Sequence[str]) -> str:
@@ -247,6 +367,10 @@ def adopt(where: Path, what: str) -> None:
             content |= {n: (where / n).read_bytes() for n in there if not n.endswith(".csv")}
         key = Key(what, model, step, _old_settings(where, step))
         _save(where, key, content, (_old_fullness(what, files),), True)
+    for name, parts in tables.items():
+        text = _decoded(where / name)
+        if not parts and (text is None or len(text.splitlines()) > 1):  # damaged
+            _put_aside(where / name)
     (where / OLD_MARK).unlink(missing_ok=True)
 
 
@@ -257,7 +381,10 @@ def _order(checkpoint: tuple[str, int | None]) -> tuple[int, str]:
 
 def _by_checkpoint(path: Path) -> dict[tuple[str, int | None], str]:
     """Return the parts of a table by the model and the step that they are of; of a damaged none."""
-    header, *rows = list(csv.reader(io.StringIO(_text(path), newline=""))) or [[]]
+    try:
+        header, *rows = list(csv.reader(io.StringIO(_decoded(path) or "", newline=""))) or [[]]
+    except csv.Error:
+        return {}
     parts: dict[tuple[str, int | None], io.StringIO] = {}
     for row in rows:
         cells = dict(zip(header, row, strict=False))
@@ -287,12 +414,18 @@ def _old_settings(where: Path, step: int | None) -> tuple[str, ...]:
 
 
 def _as_settings(options: Sequence[str]) -> Iterator[str]:
-    """Yield an earlier version's options as settings."""
+    """Yield an earlier version's options as settings.
+
+    Raises:
+        ValueError: they are no options.
+    """
     values: dict[str, list[str]] = {}
     for one in options:
         if one.startswith("--"):
             name = one.removeprefix("--")
             values[name] = []
+        elif not values:
+            raise ValueError(f"'{one}' is of no option")
         else:
             values[name].append(one)
     for name, some in values.items():

@@ -195,6 +195,7 @@ def test_h2_holds_against_a_model_no_step_that_no_edge_could_have_been_found_for
     assert [one.command for one in found.lacking] == [
         "algomatch circuit runs/RUN --kinds resample_across"
     ]
+    assert not h2(circuit=replace(within, across=True)).lacking
     part = replace(within, still=frozenset({"length"}))  # the other one could have been found
     steps = next(one for one in h2(circuit=part).evidence if "steps" in one.what)
     assert steps.says == hy.AGAINST

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import locale
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from algomatch.tracking.results import (
     SETTINGS,
     Key,
     adopt,
+    gather,
+    is_gathered,
     is_there,
     joined,
     results,
@@ -149,3 +154,113 @@ def test_a_long_name_is_cut_off_and_stays_its_own() -> None:
 def test_tables_of_different_columns_are_joined() -> None:
     assert joined([]) == ""
     assert joined(["a,b\n1,2\n", "b,a\n3,4\n"]) == "a,b\n1,2\n4,3\n"
+
+
+def with_circuits(
+    where: Path, sizes: dict[tuple[str, str], int], in_circuit: str, settings: Sequence[str] = ()
+) -> Path:
+    """A result of a search, by ablation and method, with a circuit of each size."""
+    title = '"one, step 10"'
+    circuits = "model,ablation,method,edges,chosen\n" + "".join(
+        f"{title},{kind},{method},{size},True\n" for (kind, method), size in sizes.items()
+    )
+    scores = [f"{method}/{kind}" for kind, method in sizes]
+    edges = f"model,edge,{','.join(scores)},in_circuit\n" + "".join(
+        f"{title},{edge},{','.join(edge for _ in scores)},{edge == in_circuit}\n" for edge in "12"
+    )
+    files = {
+        "circuits.csv": circuits.encode(),
+        "edges.csv": edges.encode(),
+        "circuit.png": in_circuit.encode(),
+    }
+    return save(where, Key(CIRCUIT, "one", 10, tuple(settings)), files, (len(sizes),))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def test_what_several_searches_of_a_checkpoint_found_is_gathered_together(tmp_path: Path) -> None:
+    """The circuit is the one that a search by all of it would choose."""
+    more = {("resample_within", "eap"): 5, ("zero", "eap"): 2, ("zero", "exact"): 3}
+    with_circuits(tmp_path, more, "1", ["kinds=resample_within+zero"])
+    assert (tmp_path / "circuit.png").read_bytes() == b"1"
+    with_circuits(tmp_path, {("resample_across", "eap"): 9}, "2", ["kinds=resample_across"])
+    pairs = [
+        (row["ablation"], row["method"], row["edges"]) for row in rows_of(tmp_path / "circuits.csv")
+    ]
+    assert pairs == [
+        ("resample_within", "eap", "5"), ("zero", "eap", "2"), ("zero", "exact", "3"),
+        ("resample_across", "eap", "9"),
+    ]  # fmt: skip
+    edges = rows_of(tmp_path / "edges.csv")
+    assert [row["in_circuit"] for row in edges] == ["False", "True"]
+    assert [row["exact/zero"] + row["eap/resample_across"] for row in edges] == ["11", "22"]
+    assert (tmp_path / "circuit.png").read_bytes() == b"2"
+    with_circuits(tmp_path, {("zero", "eap"): 1}, "1", ["kinds=zero", "methods=eap"])
+    assert len(rows_of(tmp_path / "circuits.csv")) == 4  # a smaller search changes nothing
+    assert (tmp_path / "circuit.png").read_bytes() == b"2"
+
+
+def test_results_of_another_task_take_no_place_of_what_was_just_written(tmp_path: Path) -> None:
+    """And replace nothing: they are of the same model's name only."""
+    tasks = {"task=induction": 3, "task=reverse": 1}
+    paths = []
+    for task, count in tasks.items():
+        names = "abc"[:count]
+        files = {"programs.csv": programs(0, *names, run=task)}
+        paths.append(save(tmp_path, Key(MATCH, "gpt2", None, (), (task,)), files, (count, 1)))
+        assert rows_of(tmp_path / "programs.csv") == rows_of(paths[-1] / "programs.csv")
+    assert paths[0] != paths[1]
+    assert {one.key.of for one in results(tmp_path)} == {(task,) for task in tasks}
+
+
+def test_tables_that_are_no_utf8_are_put_aside_and_others_read_as_it(tmp_path: Path) -> None:
+    old = HEADER.encode() + b"one,10,\xe9,different\n"  # Latin-1
+    (tmp_path / "programs.csv").write_bytes(old)
+    matched(tmp_path, 20, "é", "b")
+    assert (tmp_path / "programs.csv.old").read_bytes() == old
+    assert [row["program"] for row in rows_of(tmp_path / "programs.csv")] == ["é", "b"]
+    before = (tmp_path / "programs.csv").read_bytes()
+    (tmp_path / "step-00000020" / "programs.csv").write_bytes(old)
+    (tmp_path / "programs.csv.old").unlink()
+    matched(tmp_path, 30, "a", "b")
+    assert (tmp_path / "programs.csv.old").read_bytes() == before
+    assert table(tmp_path) == [("30", "a"), ("30", "b")]
+
+
+def test_tables_are_read_the_same_whatever_the_locale(tmp_path: Path) -> None:
+    (tmp_path / "programs.csv").write_bytes(programs(10, "é", "ü"))
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        matched(tmp_path, 20, "a")
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert [row["program"] for row in rows_of(tmp_path / "programs.csv")] == ["é", "ü", "a"]
+
+
+def test_what_was_not_gathered_is_known(tmp_path: Path) -> None:
+    key = Key(MATCH, "one", 10)
+    matched(tmp_path, 10, "a", "b")
+    assert is_gathered(tmp_path, key)
+    (tmp_path / "programs.csv").unlink()
+    assert not is_gathered(tmp_path, key)
+    gather(tmp_path, key)
+    assert is_gathered(tmp_path, key)
+    assert table(tmp_path) == [("10", "a"), ("10", "b")]
+    earlier = (tmp_path / "step-00000010" / SETTINGS).stat().st_mtime - 60
+    os.utime(tmp_path / "programs.csv", (earlier, earlier))
+    assert not is_gathered(tmp_path, key)
+
+
+@pytest.mark.parametrize(
+    "damaged", [{"step": 10, "options": ["x"]}, {"step": 10, "options": "--all"}, [], {}]
+)
+def test_damaged_options_of_an_earlier_version_are_unknown_ones(
+    damaged: object, tmp_path: Path
+) -> None:
+    (tmp_path / "programs.csv").write_bytes(programs(10, "a"))
+    (tmp_path / "done.json").write_text(json.dumps(damaged))
+    adopt(tmp_path, MATCH)
+    assert [one.key for one in results(tmp_path)] == [Key(MATCH, "one", 10, ("earlier",))]
