@@ -45,14 +45,15 @@ class Unwritten:
         except FaultError as error:
             self._first = self._first or error
 
-    def tell(self) -> None:
-        """Raise the first FaultError, if there was one.
+    def tell(self, *faults: str) -> None:
+        """Raise the first FaultError, if there was one, in one message with other faults.
 
         Raises:
-            FaultError: something could not be written.
+            FaultError: something could not be written, or there are other faults.
         """
-        if self._first is not None:
-            raise self._first
+        written = [] if self._first is None else [str(self._first)]
+        if faults or written:
+            raise FaultError("; ".join([*faults, *written])) from self._first
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -22,8 +23,10 @@ from safetensors import safe_open
 
 from algomatch import __version__, experiment
 from algomatch.cli import main
-from algomatch.config import compose
-from algomatch.tracking.checkpoints import ROWS, WEIGHTS
+from algomatch.config import compose, to_yaml
+from algomatch.sweep_cells import plan
+from algomatch.tracking.checkpoints import ROWS, WEIGHTS, find
+from algomatch.tracking.run_folder import RunFolder
 
 SMALL = (
     "task.vocabulary=[a,b]", "task.max_length=3", "model=1L", "model.d_model=8", "model.n_heads=2",
@@ -473,6 +476,52 @@ def test_an_output_that_cannot_be_written_is_a_fault(
     line = one_line(capsys.readouterr().err)
     assert line.startswith(f"cannot write '{output}'")
     assert contents(here) == {}
+
+
+def test_a_difference_and_a_file_that_cannot_be_written_are_both_told(
+    capsys: Capture, here: Path, finished_run: Path
+) -> None:
+    shutil.copytree(finished_run / LAST, here / "step")
+    record = (here / "step" / ROWS).read_text().replace("ablation/", "other/")
+    (here / "step" / ROWS).write_text(record)
+
+    def sign(header: dict[str, Any]) -> None:
+        header["rows_digest"] = hashlib.sha256(record.encode()).hexdigest()
+
+    rewrite_header(finished_run / LAST / WEIGHTS, here / "step" / WEIGHTS, sign)
+    assert main(["analyze", "step", "--output", "/proc/x.csv"]) == 1
+    line = one_line(capsys.readouterr().err)
+    assert "measurements differ from the record" in line
+    assert "cannot write '/proc/x.csv'" in line
+
+
+def test_a_copy_of_a_checkpoint_is_no_checkpoint_of_the_run(here: Path, finished_run: Path) -> None:
+    run = Path(shutil.copytree(finished_run, here / "run"))
+    for name in ("-old", ".bak"):
+        shutil.copytree(run / LAST, run / f"{LAST}{name}")
+    before = RunFolder.open(finished_run)
+    folder = RunFolder.open(run)
+    names = [path.name for path in before.checkpoint_folders()]
+    assert [path.name for path in folder.checkpoint_folders()] == names
+    assert folder.measurements() == before.measurements()
+    assert find(run) == run / LAST / WEIGHTS
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_finished_sweep_needs_no_device(capsys: Capture, here: Path, finished_run: Path) -> None:
+    (here / "one.yaml").write_text("method: grid\nparameters: {seed: {values: [0, 1]}}\n")
+    given = ["sweep", "one.yaml", *SMALL, "analysis.device=cuda", "--output", "runs"]
+    cells = plan(Path("one.yaml"), given[2:-2], Path("runs")).cells
+    for cell in cells:
+        shutil.copytree(finished_run, cell.folder)
+        (cell.folder / "config.yaml").write_text(to_yaml(cell.config))
+    assert main(given) == 0
+    assert "2 finished" in capsys.readouterr().out
+    assert main([*given, "--index", "1"]) == 0
+    (cells[1].folder / "finished.json").unlink()
+    for more, code in (((), 2), (("--index", "1"), 2), (("--index", "0"), 0)):
+        assert main([*given, *more]) == code
+        assert ("analysis.device=cuda cannot be used" in capsys.readouterr().err) == (code == 2)
 
 
 def copied(run: Path, folder: Path) -> Path:

@@ -107,6 +107,7 @@ class BroughtFile(MetaPathFinder):
         self.path, self.folder = path, path.parent
         self.sources: dict[str, tuple[Path, bytes]] = {}
         self._path = [str(self.folder), *sys.path]
+        self._theirs = {Path(given).resolve() for given in sys.path}
         self._modules: dict[str, ModuleType] = {}
         self._names = _beside(self.folder)
         self._entered = False
@@ -206,8 +207,23 @@ class BroughtFile(MetaPathFinder):
         if isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Loader(fullname, spec.loader.path, self)
         elif spec.origin is not None:
-            self.sources[fullname] = Path(spec.origin), b""
+            self.sources[fullname] = self._compiled(fullname, Path(spec.origin)), b""
         return spec
+
+    def _compiled(self, fullname: str, file: Path) -> Path:
+        """Return the file of a module without a source, if the process itself could import it.
+
+        Raises:
+            ImportError: it lies beside the program, or where only the program looks for it.
+        """
+        is_package = file.name.partition(".")[0] == "__init__"
+        root = [*file.parents][: fullname.count(".") + is_package + 1][-1].resolve()
+        if root == self.folder or root not in self._theirs:
+            raise ImportError(
+                f"'{file}' is no source file: a program's own modules are read from .py files only",
+                name=fullname,
+            )
+        return file
 
     def keep(self, module: ModuleType, path: str, content: bytes) -> None:
         """Keep what was read of a module that is about to run, and give it the file's imports."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config import TaskConfig, names_file, split_place
+from ..config import TaskConfig, from_mapping, names_file, read_yaml, split_place
 from ..errors import UserError
 from .brought import file_of, loaded
 
@@ -64,7 +64,8 @@ def in_copies(task: TaskConfig, home: Path, source: str) -> TaskConfig:
     """Return a task with its own programs' files as they were copied into a folder.
 
     `source` is what is called so in errors. A run's folder of before copies were made keeps the
-    files that its config names, or its copy of the one file if that is not the same any more.
+    files that its own config.yaml names, or its copy of the one file if that is not the same any
+    more. Of all other folders no file elsewhere is read.
 
     Raises:
         UserError: the folder holds no copies, and is no run's.
@@ -75,7 +76,7 @@ def in_copies(task: TaskConfig, home: Path, source: str) -> TaskConfig:
         root, copies = _root(task), Path(os.path.abspath(home / COPIES))
         return _moved(task, lambda path: copies / path.relative_to(root))
     program, copy = _own_program(task), home / ONE_COPY
-    if (home / "run.json").is_file():
+    if _is_run_on(task, home):
         if program is None or not copy.is_file() or _same(program, copy):
             return task
         return _moved(task, lambda path: Path(os.path.abspath(copy)) if path == program else path)
@@ -85,6 +86,17 @@ def in_copies(task: TaskConfig, home: Path, source: str) -> TaskConfig:
         f"{source}: its task is a program of your own, which does not lie beside it: give the "
         "checkpoint in its run folder, which holds the program"
     )
+
+
+def _is_run_on(task: TaskConfig, home: Path) -> bool:
+    """Return whether a folder is that of a run on a task's files.
+
+    Not one with weights beside its config: that is what an artifact looks like.
+    """
+    if not all((home / name).is_file() for name in ("run.json", "config.yaml")):
+        return False
+    config = from_mapping(read_yaml(home / "config.yaml"), str(home / "config.yaml"))
+    return _files(config.task) == _files(task) and not any(home.glob("*.safetensors"))
 
 
 def same_programs(task: TaskConfig) -> str:

@@ -11,6 +11,7 @@ from ..analysis.rerun import KINDS, MLP
 from ..analysis.suite import whole
 from .deletion import NOT_JUDGED, verdict
 from .families import FAMILIES
+from .hypotheses import NO_NEURONS
 from .marks import Failing, marked, meaning
 from .page_blocks import Cell, Details, Missing, Section, Table, Text, cell, interval, number
 from .page_charts import Lines, colour, dash_of
@@ -27,6 +28,7 @@ from .readings import (
 )
 
 Rows = Sequence[Measurement]
+NO_MLP = "The model has attention only: it has no neurons."
 LINES_SHOWN = 10  # variables in one chart
 KIND_WORDS = {
     "zero": "zero", "mean": "its mean", "resample_within": "another input's, same length",
@@ -338,9 +340,13 @@ def _change(row: Measurement | None) -> Cell:
     return Cell(text + ends, sort=points, shade=min(0.0, row.value))
 
 
-def neurons_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> list[Any]:
-    """Return the neurons' figures beside the reference's, and over training."""
+def neurons_compared(
+    rows: Rows, last: Rows, failing: Failing, was_measured: bool, rerun: str
+) -> list[Any]:
+    """Return the neurons' figures beside the reference's, and over training; or why none."""
     lines = list(_figures(last, failing))
+    if not lines and was_measured:
+        return [Text(f"{NO_MLP} {NO_NEURONS[0].upper()}{NO_NEURONS[1:]}.")]
     if not lines:
         return [Missing("The neurons' figures (`sparsity` in analysis.measures)", rerun)]
     table = Table(
@@ -360,7 +366,9 @@ def neurons_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> li
             key = found["model"][-1].key
             chart.curve(marked(words, [key], failing), found["model"], colour(place), band=False)
     if not chart.traces:
-        return [Text("The model has attention only: it has no neurons.")]
+        return [Text(NO_MLP)]
+    if "reference:model" not in of(last, "sparsity/active_share"):
+        return [table, Text(f"{NO_NEURONS[0].upper()}{NO_NEURONS[1:]}.", "note"), chart.chart()]
     return [table, chart.chart()]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..analysis.measurements import Measurement
 from ..analysis.verdicts import NOT_TESTABLE
 from ..commands import command
+from ..config import Config
 from ..tracking.results import Result
 from .marks import Failing
 from .matching import head_label
@@ -419,7 +420,7 @@ def neurons(
     last: Rows,
     results: Results,
     failing: Failing,
-    has_mlp: bool,
+    config: Config,
     last_step: int,
     path: Path,
     rerun: str,
@@ -431,8 +432,9 @@ def neurons(
     )
     explain = command("explain", path)
     blocks: list[Any] = []
-    blocks += neurons_compared(rows, last, failing, rerun)
-    if has_mlp:
+    was_measured = "sparsity" in config.analysis.measures
+    blocks += neurons_compared(rows, last, failing, was_measured, rerun)
+    if not config.model.attn_only:
         table = results.neurons
         steps = {step_in(row["model"]) for row in table.rows}
         blocks += unread(table) + stale(steps, last_step, explain)

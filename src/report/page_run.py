@@ -80,8 +80,7 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
             circuit(results, last_step, config.analysis.circuit_faithful,
                     config.analysis.circuit_threshold, path),
             ablation(last, failing, rerun),
-            neurons(rows, last, results, failing, not config.model.attn_only, last_step, path,
-                    rerun),
+            neurons(rows, last, results, failing, config, last_step, path, rerun),
         ]  # fmt: skip
     else:
         lacking = Missing("Anything: the run holds no checkpoint yet",

@@ -26,6 +26,7 @@ from .run_folder import RunFolder
 from .wandb_settings import bounded, client, finish_bounded, table_of
 
 SCHEME = "wandb:"
+CONFIG = "config.yaml"
 EXACT, LOSS = "accuracy/all/exact", "accuracy/all/loss"
 
 
@@ -79,7 +80,7 @@ def log_checkpoint(
     )
     for name in (checkpoints.WEIGHTS, checkpoints.ROWS):
         _add(artifact, path / name)
-    for path in (folder.path / "config.yaml", *copies_in(folder.path)):
+    for path in (folder.path / CONFIG, *copies_in(folder.path)):
         _add(artifact, path, str(path.relative_to(folder.path)))
     run.log_artifact(artifact, aliases=list(aliases))
 
@@ -139,7 +140,8 @@ def fetched(text: str, trust: bool = False) -> Iterator[Fetched]:
         if "not found" in str(error).lower() or "404" in str(error):
             raise UserError(f"no artifact '{full}': {first_line(error)}") from error
         raise FaultError(f"W&B did not give '{full}': {first_line(error)}") from error
-    checkpoint = checkpoints.load(folder)
+    # Its weights lie on top, beside its config: so it is no run folder, whatever else it holds.
+    checkpoint = checkpoints.load(folder / checkpoints.WEIGHTS)
     if is_own(checkpoint.config.task) and not (trust and copies_in(folder)):
         _refuse_code(text, folder)
     try:
@@ -172,20 +174,28 @@ def fetched(text: str, trust: bool = False) -> Iterator[Fetched]:
 
 def _refuse_code(text: str, folder: Path) -> None:
     """Refuse to run the program that came with a checkpoint, and say where it can be read."""
-    told = []
-    for path in copies_in(folder):
-        lines = len(path.read_text(errors="replace").splitlines())
-        told.append(f"{path.relative_to(folder)} ({lines} line{'s' * (lines != 1)})")
-    if not told:
+    if not copies_in(folder):
         raise UserError(
             f"the task of '{text}' is a program of its maker's own, which did not come with it: "
             "analyse the run folder, which holds the program"
         )
+    told = []
+    for path in brought_files(folder):
+        n, unit = path.stat().st_size, "byte"
+        if path.suffix == ".py":
+            n, unit = len(path.read_text(errors="replace").splitlines()), "line"
+        told.append(f"{path.relative_to(folder)} ({n:,} {unit}{'s' * (n != 1)})")
     again = command("analyze", text, "--trust")
     raise UserError(
         f"'{text}' brings a program of its own, code that an analysis runs: {', '.join(told)}; "
         f"read it in '{folder}', then `{again}` runs it"
     )
+
+
+def brought_files(folder: Path) -> list[Path]:
+    """Return the files that an artifact holds beside a checkpoint's own: a program may read any."""
+    own = [folder / name for name in (checkpoints.WEIGHTS, checkpoints.ROWS, CONFIG)]
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
 
 
 def log_rows(run: wandb.Run, rows: Sequence[Measurement]) -> None:

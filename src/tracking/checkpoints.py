@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,15 @@ def step_of(folder: Path) -> int:
     42
     """
     return int(folder.name.removeprefix("step-"))
+
+
+def is_step_folder(folder: Path) -> bool:
+    """Return whether a folder has a step's name, and not that of a copy that somebody made.
+
+    >>> [is_step_folder(Path(name)) for name in ("step-00000042", "step-00000042-old")]
+    [True, False]
+    """
+    return re.fullmatch(r"step-[0-9]+", folder.name) is not None
 
 
 def save(
@@ -155,7 +165,8 @@ def find(path: Path) -> Path:
         return path
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
-    in_run = sorted(path.glob(f"checkpoints/step-*/{WEIGHTS}"))
+    files = path.glob(f"checkpoints/step-*/{WEIGHTS}")
+    in_run = sorted(file for file in files if is_step_folder(file.parent))
     if in_run:
         return in_run[-1]
     what = "holds no checkpoint" if path.exists() else "does not exist"

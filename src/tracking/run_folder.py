@@ -205,8 +205,9 @@ class RunFolder:
             self.resume_path.unlink(missing_ok=True)
 
     def checkpoint_folders(self) -> list[Path]:
-        """Return the kept checkpoints' folders, first step first."""
-        return sorted((self.path / "checkpoints").glob("step-*"))
+        """Return the kept checkpoints' folders, first step first; copies of them are left out."""
+        folders = (self.path / "checkpoints").glob("step-*")
+        return sorted(folder for folder in folders if checkpoints.is_step_folder(folder))
 
     def save_checkpoint(self, weights: Any, step: int, rows: Sequence[Measurement]) -> Path:
         """Write a checkpoint with its measurements, and gather the table anew.

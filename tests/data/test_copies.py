@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import py_compile
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.programs import write_program
 
-from algomatch.config import TaskConfig, compose
+from algomatch.config import Config, TaskConfig, compose, to_yaml
 from algomatch.data.brought import load_function
 from algomatch.data.copies import carried, in_copies, is_own, same_programs
 from algomatch.data.tasks import Task, make_task
@@ -193,11 +194,47 @@ def test_a_path_that_a_checkpoint_alone_names_is_not_read(tmp_path: Path) -> Non
     assert not mark.exists()
 
 
+def test_a_run_json_does_not_let_a_checkpoint_name_any_path(tmp_path: Path) -> None:
+    mark, got = tmp_path / "was run", tmp_path / "got"
+    path = write_program(tmp_path, "mine", RUNS.format(mark=str(mark)) + MINE)
+    own, plain = compose(["task=reverse", f"task.restrict={path}:f"]), compose(["task=reverse"])
+    got.mkdir()
+    (got / "run.json").write_text("{}")
+    for config, beside in ((None, "none"), (plain, "none"), (own, "model.safetensors")):
+        if config is not None:  # of another task, or that of an artifact
+            (got / "config.yaml").write_text(to_yaml(config))
+        (got / beside).touch()
+        with pytest.raises(UserError, match="give the checkpoint in its run folder"):
+            make_task(in_copies(own.task, got, "checkpoint"))
+    assert not mark.exists()
+    (got / "model.safetensors").unlink()
+    assert in_copies(own.task, got, "run") is own.task, "a run folder of an earlier version"
+
+
+def test_a_module_without_its_source_is_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "was run"
+    (tmp_path / "lib").mkdir()
+    for name in ("lib/hidden", "near_hidden"):
+        source = write_program(tmp_path, Path(name).name, RUNS.format(mark=str(mark)))
+        py_compile.compile(str(source), str(tmp_path / f"{name}.pyc"))
+        source.unlink()
+        lines = (
+            "import os, sys\nsys.path.append(os.path.dirname(os.path.abspath(__file__)) + '/lib')\n"
+        )
+        path = write_program(
+            tmp_path, f"mine_{Path(name).name}", f"{lines}import {Path(name).name}\n"
+        )
+        with pytest.raises(UserError, match=rf"{name}.pyc' is no source file"):
+            load_function(f"{path}:f")
+    assert not mark.exists()
+
+
 def test_an_earlier_run_has_one_copy(tmp_path: Path) -> None:
     path = written(tmp_path / "user")
     task, home = task_of_file(path, "task.vocabulary=[0,1,2]"), tmp_path / "run"
     home.mkdir()
     (home / "run.json").touch()
+    (home / "config.yaml").write_text(to_yaml(Config(task=task)))
     (home / "program.py").write_bytes(path.read_bytes())
     assert in_copies(task, home, "run") is task, "its imports are beside the original"
     plain = "from tracr.rasp import rasp\n\n\ndef make_mine():\n    return rasp.indices\n"

@@ -249,9 +249,14 @@ def test_what_is_not_shown_is_not_explained(folder: RunFolder) -> None:
     for term in ("MLP L", "MLP neurons", "heads and MLPs"):
         assert term not in out or not (accuracy_only or attn_only), term
     assert ("MLP neurons" in out) == ("MLP L" in out) == (not accuracy_only and not attn_only)
-    on_page = neurons_compared(folder.measurements(), folder.last_rows(), None, "again")
+    rows, last = folder.measurements(), folder.last_rows()
+    on_page = neurons_compared(rows, last, None, not accuracy_only, "again")
     if attn_only and not accuracy_only:
         assert on_page == [Text("The model has attention only: it has no neurons.")]
+        without = [row for row in last if not row.measure.startswith("sparsity/")]
+        [said] = neurons_compared(without, without, None, True, "again")
+        assert isinstance(said, Text), "neither it nor the reference has any: no command mends it"
+        assert "The reference has no MLP neurons to compare with." in said.text
 
 
 def test_the_neurons_have_the_difference_that_h1_speaks_of(folder: RunFolder) -> None:
