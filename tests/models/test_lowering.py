@@ -133,6 +133,12 @@ LOWERED: dict[str, Written] = {
     ),
     "numerical tokens": Written(mean(everywhere, rasp.numerical(rasp.tokens), default=0), DIGITS),
     "negative numbers": Written(number(lambda token: -1.0 if token == "a" else 0.5)),
+    "a negative number everywhere": Written(
+        linear(rasp.numerical(rasp.Full(-2)), number(float, is_a), 1, 3)
+    ),
+    "the mean of a negative number": Written(
+        mean(before, rasp.numerical(rasp.Full(-2)), default=0)
+    ),
     "the mean of negative numbers": Written(
         mean(before, number(lambda token: -1.0 if token == "a" else 0.5), default=0)
     ),
