@@ -40,7 +40,7 @@ from ..files import cache_folder, write_file
 from .bridges import make_native, weights_digest
 from .compiling import HEAD, Compiled, compile_program
 
-CACHE_FORMAT = 5
+CACHE_FORMAT = 6
 LIBRARIES = ("tracr-pypi", "transformer-lens", "torch", "jax", "dm-haiku")
 SHOWN = 5  # counterexamples
 RECHECKED = 256  # inputs on which a validation from the cache is repeated
@@ -332,7 +332,9 @@ def _cache_path(task: Task, mlp_exactness: int) -> Path | None:
     versions = [version(library) for library in LIBRARIES]
     vocabulary = [repr(token) for token in task.vocabulary]
     names = list(task.variables)
-    key = [CACHE_FORMAT, program, names, vocabulary, task.max_length, task.causal, mlp_exactness]
+    # In a causal task, rasp.length is compiled of lists of one length only.
+    lengths = [task.max_length, task.causal and task.min_length == task.max_length]
+    key = [CACHE_FORMAT, program, names, vocabulary, lengths, task.causal, mlp_exactness]
     digest = _sha(json.dumps([*key, versions]))[:32]
     return cache_folder("references") / f"{digest}.safetensors"
 

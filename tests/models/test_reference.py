@@ -725,6 +725,17 @@ def test_another_program_or_task_is_not_taken_from_the_cache(own_cache: Path) ->
     assert build(replace(task, program=plus(3))).from_cache
 
 
+def test_a_length_that_a_causal_task_cannot_see_is_not_taken_from_the_cache(
+    own_cache: Path,
+) -> None:
+    left = rasp.SequenceMap(lambda n, i: n - i, rasp.length, rasp.indices).named("left")
+    task = Task("left", left, ("a", "b"), 3, 3, causal=True)
+    assert build(task).exact
+    assert build(task).from_cache
+    with pytest.raises(UserError, match="no position of a causal task sees how long the list is"):
+        build(replace(task, min_length=1))
+
+
 def test_a_variables_name_inside_the_program_is_part_of_the_key(own_cache: Path) -> None:
     def program(name: str) -> Any:
         return rasp.Map(lambda x: x, rasp.Map(lambda x: x, rasp.tokens, False).named(name), False)
