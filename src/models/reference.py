@@ -33,7 +33,7 @@ from ..data.inputs import (
 from ..data.interpreter import Value
 from ..data.outputs import IGNORE, Categorical, Numerical, Output
 from ..data.rasp_text import edges
-from ..data.selectors import selected
+from ..data.selectors import equal_values, selected
 from ..data.tasks import Task
 from ..errors import UserError
 from ..files import cache_folder, write_file
@@ -205,15 +205,18 @@ def _cause(
     for name, variable in inputs.variables.items():
         off = _differs(compiled, variable, name, rows, residual)
         if off is not None and off.any():
-            why = _likely(inputs.at(rows), name, off)
+            why = _likely(inputs, rows, name, off)
             return f"the first variable to be wrong is '{name}': {why}"
     if isinstance(inputs.output, Numerical):
         return f"no number is off by more than {READ_TOLERANCE}: a numerical MLP is inexact"
     return "no variable but the output is wrong: Tracr does not foresee some of its values"
 
 
-def _likely(inputs: InputSet, name: str, off: Bool[Tensor, "wrong pos"]) -> str:
+def _likely(
+    every: InputSet, rows: Int64[Tensor, " wrong"], name: str, off: Bool[Tensor, "wrong pos"]
+) -> str:
     """Return why a variable is likely wrong on these inputs, and what to write instead."""
+    inputs = every.at(rows)
     sop = inputs.task.variables[name]
     read = [source for source, target, _ in edges(inputs.task.program) if target == name]
     numbers = [source for source in read if inputs.variables[source].numerical]
@@ -238,6 +241,12 @@ def _likely(inputs: InputSet, name: str, off: Bool[Tensor, "wrong pos"]) -> str:
             "nothing by a composite selector: let it select a position everywhere, as in lambda "
             "key, query: key == max(query - 1, 0)"
         )
+    if undefined and selects and _is_negated(sop.selector):
+        return (
+            f"it reads '{undefined[0]}', which is undefined on some inputs, where Tracr selects "
+            "nothing and a negated selector (~) may select all: put the negation inside, as in "
+            "lambda key, query: None not in (key, query) and not (...)"
+        )
     if undefined and selects:
         return (
             f"it reads '{undefined[0]}', which is undefined on some inputs, where Tracr selects "
@@ -251,6 +260,12 @@ def _likely(inputs: InputSet, name: str, off: Bool[Tensor, "wrong pos"]) -> str:
             f"it reads the number '{numbers[0]}', of which Tracr foresees the shares 0 and 1/n "
             "only (inexact numerical MLP): write it with counts, by rasp.SelectorWidth"
         )
+    for source in read if not isinstance(sop, rasp.Aggregate) else ():
+        if alike := equal_values(every, every.task.variables[source]):
+            return (
+                f"it reads '{source}', whose values {', '.join(map(repr, alike))} are equal, and "
+                "one to Tracr: let it have values that are not equal, as texts"
+            )
     if isinstance(sop, rasp.SelectorWidth):
         return "a selector width, whose MLP cannot tell 1/n from 1/(n+1), at full length first"
     if isinstance(sop, rasp.Aggregate):
@@ -260,6 +275,13 @@ def _likely(inputs: InputSet, name: str, off: Bool[Tensor, "wrong pos"]) -> str:
             "being rasp.numerical(rasp.Map(float, category)), or count by rasp.SelectorWidth"
         )
     return "an MLP of Tracr's is too coarse"
+
+
+def _is_negated(select: rasp.Select) -> bool:
+    """Return whether a select is what Tracr makes of the negation of another."""
+    predicate = select.predicate
+    owner = getattr(predicate, "__qualname__", "").partition(".")[0]
+    return owner == "selector_not" and predicate.__module__ == rasp.__name__
 
 
 def _differs(
