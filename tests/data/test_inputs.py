@@ -481,7 +481,7 @@ class Place(NamedTuple):
     """A token and where it is."""
 
     token: str
-    index: int
+    at: int
 
 
 class Kind(enum.Enum):
@@ -500,8 +500,8 @@ class Cell:
 VALUES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "a NamedTuple": (lambda token: Place(token, 1), lambda place: place.token),
     "a NamedTuple of numpy's": (
-        lambda token: Place(token, np.int64(1)),
-        lambda place: place.token * place.index,
+        lambda token: Place(token, np.int64(1)),  # type: ignore[arg-type]
+        lambda place: place.token * place.at,
     ),
     "a NamedTuple or a tuple": (
         lambda token: Place(token, 1) if token == "a" else (token, 1),
@@ -527,7 +527,7 @@ def test_any_value_that_has_a_hash_may_lie_between_two_maps(what: str) -> None:
 
 
 def test_a_value_without_a_hash_is_refused_wherever_it_lies() -> None:
-    for function in (lambda x: Cell([x]), lambda x: Place(x, [1]), lambda x: {x: 1}):  # type: ignore[arg-type, return-value]
+    for function in (lambda x: Cell([x]), lambda x: Place(x, [1]), lambda x: {x: 1}):  # type: ignore[arg-type]
         assert "it gives a value of type" in refusal(mapping(function, ("a", "b")))
 
 
