@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -31,7 +32,7 @@ from ..data.inputs import (
     smallest_gap,
 )
 from ..data.interpreter import Value
-from ..data.outputs import IGNORE, Categorical, Numerical, Output
+from ..data.outputs import IGNORE, Categorical, Numerical, Output, stable_text
 from ..data.rasp_text import edges
 from ..data.selectors import equal_values, selected
 from ..data.tasks import Task
@@ -310,7 +311,7 @@ def _differs(
 
 def _place(places: Mapping[str, int], name: str, value: Value) -> int:
     """Return the dimension of a value; equal numbers, as 1, 1.0 and True, are one."""
-    alike = [value]
+    alike: list[object] = [value if isinstance(value, str) else stable_text(value), value]
     if isinstance(value, (int, float)) and math.isfinite(value):
         alike += [one for one in (int(value), float(value), bool(value)) if one == value]
     found = (places[label] for one in alike if (label := f"{name}:{one}") in places)
@@ -389,6 +390,18 @@ def _digest(header: str, weights: Mapping[str, Tensor]) -> str:
     return _sha(f"{header}{weights_digest(weights)}")
 
 
+def _literal(node: ast.expr) -> Any:
+    """Return the value of a literal, which may hold frozensets."""
+    match node:
+        case ast.Tuple(elts=parts):
+            return tuple(map(_literal, parts))
+        case ast.Call(func=ast.Name(id="frozenset"), args=[]):
+            return frozenset()
+        case ast.Call(func=ast.Name(id="frozenset"), args=[ast.Set(elts=parts)]):
+            return frozenset(map(_literal, parts))
+    return ast.literal_eval(node)
+
+
 def _read_cache(path: Path) -> Compiled | None:
     try:
         with safe_open(path, framework="pt") as file:
@@ -400,7 +413,7 @@ def _read_cache(path: Path) -> Compiled | None:
         return Compiled(
             shape=header["shape"],
             weights=weights,
-            outputs=ast.literal_eval(header["outputs"]),
+            outputs=_literal(ast.parse(header["outputs"], mode="eval").body),
             residual_labels=tuple(header["residual_labels"]),
             mlp_exactness=header["mlp_exactness"],
         )
