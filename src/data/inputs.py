@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -348,7 +349,8 @@ def program_outputs(raw: RawInputs) -> dict[str, Variable]:
 
 
 def _refuse_what_is_no_number(variable: Variable, name: str) -> None:
-    for value in variable.values:
+    values: tuple[Any, ...] = variable.values
+    for value in values:
         if not isinstance(value, (int, float, np.number)) or not abs(value) <= LARGEST:
             raise UserError(f"{name} is numerical, but can be {value!r}: not a finite number")
 

@@ -190,7 +190,7 @@ def _sets_in_order() -> Iterator[None]:
     def first(one: Any, other: Any) -> bool:
         if _has_set(one.value) or _has_set(other.value):
             return stable(one) < stable(other)
-        return before(one, other)
+        return bool(before(one, other))
 
     direction.__str__, direction.__lt__ = stable, first
     try:

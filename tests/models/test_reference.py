@@ -725,6 +725,7 @@ def test_another_program_or_task_is_not_taken_from_the_cache(own_cache: Path) ->
     assert build(replace(task, program=plus(3))).from_cache
 
 
+@pytest.mark.slow
 def test_sets_have_one_reference_in_every_process(own_cache: Path) -> None:
     script = """
 from references import make_inputs
