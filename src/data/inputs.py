@@ -349,9 +349,9 @@ def program_outputs(raw: RawInputs) -> dict[str, Variable]:
 
 
 def _refuse_what_is_no_number(variable: Variable, name: str) -> None:
-    values: tuple[Any, ...] = variable.values
-    for value in values:
-        if not isinstance(value, (int, float, np.number)) or not abs(value) <= LARGEST:
+    for value in variable.values:
+        size: Any = abs(value) if isinstance(value, (int, float, np.number)) else math.inf
+        if not size <= LARGEST:
             raise UserError(f"{name} is numerical, but can be {value!r}: not a finite number")
 
 
