@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -349,7 +350,8 @@ def program_outputs(raw: RawInputs) -> dict[str, Variable]:
 
 def _refuse_what_is_no_number(variable: Variable, name: str) -> None:
     for value in variable.values:
-        if not isinstance(value, (int, float, np.number)) or not abs(value) <= LARGEST:
+        size: Any = abs(value) if isinstance(value, (int, float, np.number)) else math.inf
+        if not size <= LARGEST:
             raise UserError(f"{name} is numerical, but can be {value!r}: not a finite number")
 
 

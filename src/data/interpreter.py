@@ -9,7 +9,8 @@ Shapes: `inputs` inputs of one length, `pos` their positions, `query` and `key` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from tracr.rasp import causal_eval, rasp
 
 from ..errors import first_line
 
-Value = None | bool | int | float | str | tuple[Any, ...]
+Value = None | bool | int | float | str | tuple[Any, ...] | Hashable
 DIRECT = 1 << 22  # table sizes up to which codes are counted, not sorted
 
 
@@ -204,7 +205,8 @@ def _pending(sop: Any, known: Mapping[int, Any]) -> list[Any]:
 
 def _identity(value: Any) -> Any:
     """Return what tells values apart that are equal, as 1 and True are."""
-    return tuple(map(_identity, value)) if isinstance(value, tuple) else (type(value), value)
+    parts = tuple(map(_identity, value)) if isinstance(value, tuple) else value
+    return type(value), parts
 
 
 def present(codes: Int[np.ndarray, " *places"], size: int) -> Int[np.ndarray, " distinct"]:
@@ -215,23 +217,32 @@ def present(codes: Int[np.ndarray, " *places"], size: int) -> Int[np.ndarray, " 
 
 
 def plain_value(value: Any) -> Value:
-    """Return what a program's function gave as Python's own value.
+    """Return what a program's function gave, numpy's scalars as Python's own.
 
     Raises:
-        NoValueError: it is no value: a list, a set, an s-op.
+        NoValueError: it is an s-op, or has no hash: a list, a set, an array.
     """
-    if isinstance(value, tuple):
-        return tuple(map(plain_value, value))
-    if isinstance(value, frozenset):
-        return frozenset(map(plain_value, value))  # type: ignore[return-value]
     if isinstance(value, np.generic):
-        return plain_value(value.item())
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    raise NoValueError(
-        f"it gives a value of type {type(_no_sop(value)).__name__}",
-        "a function that gives a text, a number, a truth value, or a tuple of these",
-    )
+        own = value.item()
+        return own if isinstance(own, np.generic) else plain_value(own)
+    if isinstance(value, (tuple, frozenset)):
+        parts = list(map(plain_value, value))
+        if all(map(operator.is_, parts, value)):
+            return value
+        make = getattr(type(value), "_make", tuple if isinstance(value, tuple) else frozenset)
+        made: Value = make(parts)
+        return made
+    try:
+        hash(_no_sop(value))
+    except TypeError as error:
+        if isinstance(error, NoValueError):
+            raise
+        raise NoValueError(
+            f"it gives a value of type {type(value).__name__}",
+            "a function that gives a text, a number, a truth value, or a tuple of these",
+        ) from error
+    plain: Value = value
+    return plain
 
 
 def _no_sop(value: Any) -> Any:

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .inputs import CHUNK, InputSet
-from .interpreter import Column, Interpreter
+from .interpreter import Column, Interpreter, Value
+from .outputs import stable_text
 from .rasp_text import selectors
 
 
@@ -84,6 +85,15 @@ def selected(
         for name, selector in read.items():
             whole[name][rows, places, places] = torch.from_numpy(interpreter.selection(selector))
     return whole
+
+
+def equal_values(inputs: InputSet, sop: Any) -> tuple[Value, ...]:
+    """Return values of an s-op that are equal and of different types, as 1 and True; () if none."""
+    alike: dict[Value, dict[str, Value]] = {}
+    for _, _, interpreter in _interpreted(inputs):
+        for value in interpreter.column(sop).values:
+            alike.setdefault(value, {}).setdefault(stable_text(value), value)
+    return next((tuple(each.values()) for each in alike.values() if len(each) > 1), ())
 
 
 def _interpreted(inputs: InputSet) -> Iterator[tuple[Tensor, int, Any]]:

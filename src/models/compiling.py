@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..data.inputs import InputSet, encode_vocabulary
 from ..data.interpreter import Value
-from ..data.outputs import Categorical
+from ..data.outputs import Categorical, stable_text
 from ..data.tasks import BOS, Task
 from ..errors import UserError
 from .assembling import assemble
@@ -62,7 +62,8 @@ class Compiled:
     @cached_property
     def digest(self) -> str:
         """A hash of the weights and what they mean."""
-        text = repr((self.shape, self.outputs, self.residual_labels, weights_digest(self.weights)))
+        outputs = stable_text(self.outputs)
+        text = repr((self.shape, outputs, self.residual_labels, weights_digest(self.weights)))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def bridge(self, inputs: InputSet) -> TransformerBridge:
@@ -86,10 +87,11 @@ def compile_program(task: Task, mlp_exactness: int) -> Compiled:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # on values that never occur
     try:
-        craft, output = _crafted(low, mlp_exactness)
-        ids = encode_vocabulary(task)
-        tokens = [bases.BasisDirection(rasp.tokens.label, token) for token in ids]
-        made = assemble(craft, tokens, task.max_length, output, task.causal)
+        with _sets_in_order():
+            craft, output = _crafted(low, mlp_exactness)
+            ids = encode_vocabulary(task)
+            tokens = [bases.BasisDirection(rasp.tokens.label, token) for token in ids]
+            made = assemble(craft, tokens, task.max_length, output, task.causal)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
@@ -171,6 +173,36 @@ def _depths_at_once() -> Iterator[None]:
         yield
     finally:
         craft_graph_to_model.compute_computational_depth = original
+
+
+@contextmanager
+def _sets_in_order() -> Iterator[None]:
+    """Let Tracr order and label values that hold sets by their stable texts.
+
+    Sets are ordered in part only, and their own texts are others in every process.
+    """
+    direction = bases.BasisDirection
+    text, before = direction.__str__, direction.__lt__
+
+    def stable(one: Any) -> str:
+        return f"{one.name}:{stable_text(one.value)}" if _has_set(one.value) else text(one)
+
+    def first(one: Any, other: Any) -> bool:
+        if _has_set(one.value) or _has_set(other.value):
+            return stable(one) < stable(other)
+        return bool(before(one, other))
+
+    direction.__str__, direction.__lt__ = stable, first
+    try:
+        yield
+    finally:
+        direction.__str__, direction.__lt__ = text, before
+
+
+def _has_set(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(map(_has_set, value))
+    return isinstance(value, frozenset)
 
 
 def _named_labels(names: Mapping[str, str], labels: Sequence[str]) -> tuple[str, ...]:

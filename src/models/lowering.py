@@ -119,6 +119,8 @@ class _Lowering:
                 return self._number(_same, plain, name) if rasp.is_numerical(sop) else plain
             case rasp.LengthType():
                 return self._length()
+            case rasp.Full() if rasp.is_numerical(sop):
+                return self._number(_Constant(sop.fill), rasp.tokens, name)
             case rasp.Full():
                 return rasp.Map(_Constant(sop.fill), rasp.tokens)
             case rasp.Map():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -31,16 +32,16 @@ from ..data.inputs import (
     smallest_gap,
 )
 from ..data.interpreter import Value
-from ..data.outputs import IGNORE, Categorical, Numerical, Output
+from ..data.outputs import IGNORE, Categorical, Numerical, Output, stable_text
 from ..data.rasp_text import edges
-from ..data.selectors import selected
+from ..data.selectors import equal_values, selected
 from ..data.tasks import Task
 from ..errors import UserError
 from ..files import cache_folder, write_file
 from .bridges import make_native, weights_digest
 from .compiling import HEAD, Compiled, compile_program
 
-CACHE_FORMAT = 5
+CACHE_FORMAT = 6
 LIBRARIES = ("tracr-pypi", "transformer-lens", "torch", "jax", "dm-haiku")
 SHOWN = 5  # counterexamples
 RECHECKED = 256  # inputs on which a validation from the cache is repeated
@@ -205,15 +206,18 @@ def _cause(
     for name, variable in inputs.variables.items():
         off = _differs(compiled, variable, name, rows, residual)
         if off is not None and off.any():
-            why = _likely(inputs.at(rows), name, off)
+            why = _likely(inputs, rows, name, off)
             return f"the first variable to be wrong is '{name}': {why}"
     if isinstance(inputs.output, Numerical):
         return f"no number is off by more than {READ_TOLERANCE}: a numerical MLP is inexact"
     return "no variable but the output is wrong: Tracr does not foresee some of its values"
 
 
-def _likely(inputs: InputSet, name: str, off: Bool[Tensor, "wrong pos"]) -> str:
+def _likely(
+    every: InputSet, rows: Int64[Tensor, " wrong"], name: str, off: Bool[Tensor, "wrong pos"]
+) -> str:
     """Return why a variable is likely wrong on these inputs, and what to write instead."""
+    inputs = every.at(rows)
     sop = inputs.task.variables[name]
     read = [source for source, target, _ in edges(inputs.task.program) if target == name]
     numbers = [source for source in read if inputs.variables[source].numerical]
@@ -238,6 +242,12 @@ def _likely(inputs: InputSet, name: str, off: Bool[Tensor, "wrong pos"]) -> str:
             "nothing by a composite selector: let it select a position everywhere, as in lambda "
             "key, query: key == max(query - 1, 0)"
         )
+    if undefined and selects and _is_negated(sop.selector):
+        return (
+            f"it reads '{undefined[0]}', which is undefined on some inputs, where Tracr selects "
+            "nothing and a negated selector (~) may select all: put the negation inside, as in "
+            "lambda key, query: None not in (key, query) and not (...)"
+        )
     if undefined and selects:
         return (
             f"it reads '{undefined[0]}', which is undefined on some inputs, where Tracr selects "
@@ -251,6 +261,12 @@ def _likely(inputs: InputSet, name: str, off: Bool[Tensor, "wrong pos"]) -> str:
             f"it reads the number '{numbers[0]}', of which Tracr foresees the shares 0 and 1/n "
             "only (inexact numerical MLP): write it with counts, by rasp.SelectorWidth"
         )
+    for source in read if not isinstance(sop, rasp.Aggregate) else ():
+        if alike := equal_values(every, every.task.variables[source]):
+            return (
+                f"it reads '{source}', whose values {', '.join(map(repr, alike))} are equal, and "
+                "one to Tracr: let it have values that are not equal, as texts"
+            )
     if isinstance(sop, rasp.SelectorWidth):
         return "a selector width, whose MLP cannot tell 1/n from 1/(n+1), at full length first"
     if isinstance(sop, rasp.Aggregate):
@@ -260,6 +276,13 @@ def _likely(inputs: InputSet, name: str, off: Bool[Tensor, "wrong pos"]) -> str:
             "being rasp.numerical(rasp.Map(float, category)), or count by rasp.SelectorWidth"
         )
     return "an MLP of Tracr's is too coarse"
+
+
+def _is_negated(select: rasp.Select) -> bool:
+    """Return whether a select is what Tracr makes of the negation of another."""
+    predicate = select.predicate
+    owner = getattr(predicate, "__qualname__", "").partition(".")[0]
+    return owner == "selector_not" and predicate.__module__ == rasp.__name__
 
 
 def _differs(
@@ -288,7 +311,7 @@ def _differs(
 
 def _place(places: Mapping[str, int], name: str, value: Value) -> int:
     """Return the dimension of a value; equal numbers, as 1, 1.0 and True, are one."""
-    alike = [value]
+    alike: list[object] = [value if isinstance(value, str) else stable_text(value), value]
     if isinstance(value, (int, float)) and math.isfinite(value):
         alike += [one for one in (int(value), float(value), bool(value)) if one == value]
     found = (places[label] for one in alike if (label := f"{name}:{one}") in places)
@@ -332,7 +355,9 @@ def _cache_path(task: Task, mlp_exactness: int) -> Path | None:
     versions = [version(library) for library in LIBRARIES]
     vocabulary = [repr(token) for token in task.vocabulary]
     names = list(task.variables)
-    key = [CACHE_FORMAT, program, names, vocabulary, task.max_length, task.causal, mlp_exactness]
+    # In a causal task, rasp.length is compiled of lists of one length only.
+    lengths = [task.max_length, task.causal and task.min_length == task.max_length]
+    key = [CACHE_FORMAT, program, names, vocabulary, lengths, task.causal, mlp_exactness]
     digest = _sha(json.dumps([*key, versions]))[:32]
     return cache_folder("references") / f"{digest}.safetensors"
 
@@ -365,6 +390,18 @@ def _digest(header: str, weights: Mapping[str, Tensor]) -> str:
     return _sha(f"{header}{weights_digest(weights)}")
 
 
+def _literal(node: ast.expr) -> Any:
+    """Return the value of a literal, which may hold frozensets."""
+    match node:
+        case ast.Tuple(elts=parts):
+            return tuple(map(_literal, parts))
+        case ast.Call(func=ast.Name(id="frozenset"), args=[]):
+            return frozenset()
+        case ast.Call(func=ast.Name(id="frozenset"), args=[ast.Set(elts=parts)]):
+            return frozenset(map(_literal, parts))
+    return ast.literal_eval(node)
+
+
 def _read_cache(path: Path) -> Compiled | None:
     try:
         with safe_open(path, framework="pt") as file:
@@ -376,7 +413,7 @@ def _read_cache(path: Path) -> Compiled | None:
         return Compiled(
             shape=header["shape"],
             weights=weights,
-            outputs=ast.literal_eval(header["outputs"]),
+            outputs=_literal(ast.parse(header["outputs"], mode="eval").body),
             residual_labels=tuple(header["residual_labels"]),
             mlp_exactness=header["mlp_exactness"],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 import math
 import os
@@ -10,8 +11,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -41,6 +43,7 @@ from algomatch.data.outputs import IGNORE, Categorical, Numerical
 from algomatch.data.programs import make_reverse
 from algomatch.data.tasks import BOS, PAD, REGISTRY, Task, make_task
 from algomatch.errors import UserError
+from algomatch.models.reference import build_reference
 
 Accepts = Callable[[list[Value]], bool]
 
@@ -472,6 +475,60 @@ def test_a_program_that_gives_no_value_is_told_the_cause_and_what_to_write(what:
     if instead is not None:
         found = program_outputs(all_inputs(Task("mine", instead, ("a", "b"), 1, 3), 100, 0))
         assert len(list(found.values())[-1].values) > 1
+
+
+class Place(NamedTuple):
+    """A token and where it is."""
+
+    token: str
+    at: int
+
+
+class Kind(enum.Enum):
+    """A kind of token."""
+
+    A, OTHER = "a", "other"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A token."""
+
+    token: str
+
+
+VALUES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "a NamedTuple": (lambda token: Place(token, 1), lambda place: place.token),
+    "a NamedTuple of numpy's": (
+        lambda token: Place(token, np.int64(1)),  # type: ignore[arg-type]
+        lambda place: place.token * place.at,
+    ),
+    "a NamedTuple or a tuple": (
+        lambda token: Place(token, 1) if token == "a" else (token, 1),
+        lambda place: place.token if isinstance(place, Place) else place[0],
+    ),
+    "an Enum": (lambda token: Kind.A if token == "a" else Kind.OTHER, lambda kind: kind.value),
+    "a frozen dataclass": (Cell, lambda cell: cell.token),
+    "bytes": (lambda token: token.encode(), lambda text: text.decode()),
+    "a fraction": (lambda token: Fraction(1, 1 + ord(token)), lambda part: part.denominator),
+    "a frozenset": (lambda token: frozenset({token, np.int64(1)}), lambda some: "a" in some),
+}
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_any_value_that_has_a_hash_may_lie_between_two_maps(what: str) -> None:
+    into, out = VALUES[what]
+    program = rasp.Map(out, rasp.Map(into, rasp.tokens).named("between"), simplify=False)
+    task = Task("mine", program.named("it"), ("a", "b"), 1, 2)
+    inputs = input_set(task, SMALL)
+    assert isinstance(inputs.output, Categorical)
+    assert set(inputs.output.values) == {out(into(token)) for token in "ab"}
+    assert build_reference(inputs).exact
+
+
+def test_a_value_without_a_hash_is_refused_wherever_it_lies() -> None:
+    for function in (lambda x: Cell([x]), lambda x: Place(x, [1]), lambda x: {x: 1}):  # type: ignore[arg-type]
+        assert "it gives a value of type" in refusal(mapping(function, ("a", "b")))
 
 
 def test_values_of_numpy_are_pythons_own() -> None:

@@ -133,6 +133,12 @@ LOWERED: dict[str, Written] = {
     ),
     "numerical tokens": Written(mean(everywhere, rasp.numerical(rasp.tokens), default=0), DIGITS),
     "negative numbers": Written(number(lambda token: -1.0 if token == "a" else 0.5)),
+    "a negative number everywhere": Written(
+        linear(rasp.numerical(rasp.Full(-2)), number(float, is_a), 1, 3)
+    ),
+    "the mean of a negative number": Written(
+        mean(before, rasp.numerical(rasp.Full(-2)), default=0)
+    ),
     "the mean of negative numbers": Written(
         mean(before, number(lambda token: -1.0 if token == "a" else 0.5), default=0)
     ),
@@ -405,6 +411,8 @@ def test_a_program_that_tracr_cannot_compile_is_refused_with_what_to_write(what:
     assert "\n" not in str(caught.value)
 
 
+KINDS = {"a": "True", "b": "1", "c": "2"}
+flag_or_number = rasp.Map({"a": True, "b": 1, "c": 2}.get, rasp.tokens).named("flag_or_number")
 WRONG: dict[str, Refused] = {
     "a category's default": Refused(
         Written(rasp.Aggregate(one_before, rasp.tokens, default="a").named("last")),
@@ -453,6 +461,27 @@ WRONG: dict[str, Refused] = {
                 | before
             )
         ),
+    ),
+    "the negation of a select of what is undefined": Refused(
+        Written(width(~rasp.Select(previous, rasp.tokens, lambda key, query: key == query))),
+        "'n': it reads 'previous', which is undefined on some inputs, where Tracr selects nothing "
+        "and a negated selector (~) may select all: put the negation inside, as in lambda key, "
+        "query: None not in (key, query) and not (...)",
+        Written(
+            width(
+                rasp.Select(
+                    previous,
+                    rasp.tokens,
+                    lambda key, query: None not in (key, query) and not key == query,  # noqa: SIM201
+                )
+            )
+        ),
+    ),
+    "a map of values that are equal": Refused(
+        Written(rasp.Map(lambda x: type(x).__name__, flag_or_number, False).named("kind")),
+        "'kind': it reads 'flag_or_number', whose values True, 1 are equal, and one to Tracr: let "
+        "it have values that are not equal, as texts",
+        Written(rasp.Map(lambda x: x[0], rasp.Map(KINDS.get, rasp.tokens), False).named("kind")),
     ),
     "a share that is compared": Refused(
         Written(rasp.Map(lambda x: x > 0.6, share).named("mostly")),

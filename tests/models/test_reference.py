@@ -725,6 +725,47 @@ def test_another_program_or_task_is_not_taken_from_the_cache(own_cache: Path) ->
     assert build(replace(task, program=plus(3))).from_cache
 
 
+@pytest.mark.slow
+def test_sets_have_one_reference_in_every_process(own_cache: Path) -> None:
+    script = """
+from references import make_inputs
+from tracr.rasp import rasp
+from algomatch.data.tasks import Task
+from algomatch.models.reference import build_reference
+
+letters = rasp.Map(lambda token: frozenset((token, "x", "y")), rasp.tokens).named("letters")
+pairs = rasp.SequenceMap(lambda some, i: (frozenset(some | {"xyz"[i]}), i), letters, rasp.indices)
+whole = rasp.Map(lambda pair: pair[0] | {"z"} if pair[1] else frozenset(), pairs, simplify=False)
+made = build_reference(make_inputs(Task("sets", whole.named("whole"), ("a", "b"), 1, 2)))
+labels = [label for label in made.compiled.residual_labels if label.startswith("whole")]
+print(made.from_cache, made.exact, made.compiled.digest, labels, len(made.compiled.outputs))
+"""
+    printed = []
+    for seed, name in (("1", "one"), ("2", "other"), ("3", "one")):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        environment["ALGOMATCH_CACHE"] = str(own_cache / name)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout.split(maxsplit=1))
+    assert [from_cache for from_cache, _ in printed] == ["False", "False", "True"]
+    assert len({rest for _, rest in printed}) == 1
+    assert "{'a', 'x', 'y', 'z'}" in printed[0][1]
+
+
+def test_a_length_that_a_causal_task_cannot_see_is_not_taken_from_the_cache(
+    own_cache: Path,
+) -> None:
+    left = rasp.SequenceMap(lambda n, i: n - i, rasp.length, rasp.indices).named("left")
+    task = Task("left", left, ("a", "b"), 3, 3, causal=True)
+    assert build(task).exact
+    assert build(task).from_cache
+    with pytest.raises(UserError, match="no position of a causal task sees how long the list is"):
+        build(replace(task, min_length=1))
+
+
 def test_a_variables_name_inside_the_program_is_part_of_the_key(own_cache: Path) -> None:
     def program(name: str) -> Any:
         return rasp.Map(lambda x: x, rasp.Map(lambda x: x, rasp.tokens, False).named(name), False)
