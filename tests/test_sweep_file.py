@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 
 from algomatch.config import FREE_SETTINGS, configs_dir, flattened, to_mapping
 from algomatch.data.tasks import task_names
 from algomatch.errors import UserError
-from algomatch.sweep_cells import plan
+from algomatch.report.sweep import print_sweep
+from algomatch.sweep_cells import Outcome, plan
 from algomatch.sweep_file import DISTRIBUTIONS, KEYS, read_sweep
 
 SHIPPED = sorted((configs_dir().parent / "sweeps").glob("*.yaml"))
@@ -247,6 +250,23 @@ def test_a_word_that_wandb_reads_as_something_else_is_refused(
     assert f"W&B reads {word} as {read}: write {read}, or quote it, '{word}'" in message
     settings = plan(written(tmp_path, text(f"'{word}'")), [], tmp_path / "runs").cells[0].config
     assert settings.task.vocabulary == [word, "b"]
+
+
+def test_runs_of_different_settings_are_different_rows(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("")
+    cells = ["[1, 2]", "['1', '2']", "[a.b, c]", "[a, b.c]"]
+    text = (
+        "method: grid\nparameters:\n  seed: {values: [0, 1]}\n  task: {parameters: {"
+        "name: {value: NAME}, vocabulary: {values: [" + ", ".join(cells) + "]}}}\n"
+    )
+    for name in ("reverse", f"{tmp_path}/own.py:make_it"):
+        file = written(tmp_path, text.replace("NAME", name))
+        out = io.StringIO()
+        print_sweep(
+            Outcome(plan(file, [], tmp_path / "runs"), {}, None), Console(file=out, width=200)
+        )
+        rows = [line for line in out.getvalue().splitlines() if "0 of 2" in line]
+        assert len(set(rows)) == len(cells), out.getvalue()
 
 
 @pytest.mark.parametrize("word", ["y", "a", "7", "2.5", "0o17", "1e3x"])
