@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,28 @@ def test_what_may_be_meant_otherwise_is_refused_until_it_is_quoted(
     shell = message.partition('(in a shell "')[2].partition('"')[0]
     quoted = compose([shell]).task.vocabulary
     assert quoted == [word, "zz"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "tokens"),
+    [
+        ('"it\'s",1e3,.5', ["it's", "1e3", ".5"]),
+        ("01,02,03", ["01", "02", "03"]),
+        ("true,false,null", ["true", "false", "null"]),
+        ("a: b,c", ["a: b", "c"]),
+        ("017,1,it's,'a\"b'", ["017", 1, "it's", 'a"b']),
+        ("1e3,'1','\\${x}',\"a\\nb\"", ["1e3", "1", "${x}", "a\nb"]),
+        ("0x10,[a],$a!", ["0x10", "[a]", "$a!"]),
+    ],
+)
+def test_the_advised_list_is_what_was_typed(typed: str, tokens: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        compose([f"task.vocabulary=[{typed}]"])
+    inside, _, after = str(caught.value).partition("quote it, ")[2].partition(" (in a shell ")
+    (tmp_path / "my.yaml").write_text(f"task: {{vocabulary: {inside}}}\n")
+    argument = shlex.split(after.partition(" (unquoted")[0].removesuffix(")"))
+    for config in (compose([], tmp_path / "my.yaml"), compose(argument)):
+        assert kinds(config.task.vocabulary or []) == kinds(tokens)
 
 
 def test_a_token_that_a_server_made_a_boolean_is_refused(tmp_path: Path) -> None:
