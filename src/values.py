@@ -12,7 +12,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints
@@ -169,6 +169,21 @@ def typed(schema: type, values: Mapping[str, Any], prefix: str = "") -> dict[str
 _hints = cache(get_type_hints)
 
 
+def scalar_type(schema: type, key: str) -> type | None:
+    """Return the type of a dotted key's value, of a list its items'; None where it has no one."""
+    hint: Any = schema
+    for name in key.split("."):
+        hint = _hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+    while get_origin(hint) in (UnionType, list):
+        hint = next(inner for inner in get_args(hint) if inner is not type(None))
+    return hint if hint in READERS else None
+
+
+def typed_scalar(kind: type, value: Any) -> Any:
+    """Return a value as a type's keys have it, None where it cannot be of the type."""
+    return READERS[kind](value)
+
+
 def _value(hint: Any, key: str, value: Any, counts: str) -> Any:
     optional = get_origin(hint) is UnionType
     if optional:
@@ -185,8 +200,7 @@ def _value(hint: Any, key: str, value: Any, counts: str) -> Any:
             ]
         what = f"a list, as in '{key}=[{_listed(inner, value)}]'"
     elif not isinstance(value, list | tuple | Mapping):
-        read = {int: _integer, float: _float, bool: _boolean, str: _text}[hint]
-        result = read(value)
+        result = READERS[hint](value)
         if result is not None:
             return result
     what = what or WHAT[hint] + (f" ({counts})" if counts else "")
@@ -240,6 +254,11 @@ def _text(value: Any) -> str | None:
     if isinstance(value, str | int | float):
         return str(value)
     return os.fspath(value) if isinstance(value, os.PathLike) else None
+
+
+READERS: Mapping[Any, Callable[[Any], Any]] = {
+    int: _integer, float: _float, bool: _boolean, str: _text,
+}  # fmt: skip
 
 
 def _number(text: str) -> int | float | None:
