@@ -487,11 +487,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the mapping of a user's YAML or JSON file, unquoted values as they were typed.
 
+    A `${...}` is a reference to another key, but in what a run recorded it is the text.
+
     Raises:
         UserError: the file is missing, is no YAML or is no mapping.
         FaultError: the file cannot be read.
     """
-    return _read(path, _interpolated)
+    recorded = path.name == "config.yaml" and (path.parent / "run.json").is_file()
+    return _read(path, (lambda values: values) if recorded else _interpolated)
 
 
 def _read(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
@@ -559,7 +562,14 @@ def _interpolated(values: Any) -> Any:
     plain = resolved(values)
     if "${" not in str(plain):
         return values
-    return replaced(values, OmegaConf.to_container(OmegaConf.create(plain), resolve=True))
+    try:
+        resolution = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+    except Exception as error:
+        raise UserError(
+            f"{first_line(error)}: `${{...}}` is read as a reference to another key; the text is "
+            r"`\${...}`, without quotes or in single ones"
+        ) from error
+    return replaced(values, resolution)
 
 
 def _group_layers(

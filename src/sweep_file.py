@@ -175,7 +175,8 @@ def _refuse_words(values: Any, at: tuple[str, ...], file: Path) -> None:
         inner = (*at, str(key))
         if isinstance(value, dict | list):
             _refuse_words(value, inner, file)
-            if _key(inner) == "task.vocabulary" and _holds_tokens(inner, value):
+            of_key = _key(inner) == "task.vocabulary" and inner[-1] != "values"
+            if of_key and isinstance(value, list):  # a vocabulary, not several that are swept
                 try:
                     tokens(".".join(inner), value, swept=True)
                 except UserError as error:
@@ -196,11 +197,6 @@ def _key(at: tuple[str, ...]) -> str:
     """
     words = ("parameters", "value", "values")
     return ".".join(name for name in at if name not in words and not name.isdecimal())
-
-
-def _holds_tokens(at: tuple[str, ...], value: Any) -> bool:
-    """Return whether a value is a vocabulary itself, not the list of those that are swept."""
-    return isinstance(value, list) and at[-1] != "values"
 
 
 def _misread(key: str, value: Plain) -> str | None:

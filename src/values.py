@@ -173,7 +173,7 @@ def scalar_type(schema: type, key: str) -> type | None:
     """Return the type of a dotted key's value, of a list its items'; None where it has no one."""
     hint: Any = schema
     for name in key.split("."):
-        hint = _hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+        hint = _hints(cast(type, hint)).get(name) if dataclasses.is_dataclass(hint) else None
     while get_origin(hint) in (UnionType, list):
         hint = next(inner for inner in get_args(hint) if inner is not type(None))
     return hint if hint in READERS else None

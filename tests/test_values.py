@@ -216,3 +216,25 @@ def test_what_is_interpolated_is_as_before(tmp_path: Path) -> None:
     file.write_text("seed: 3\nthreads: ${seed}\nrun_dir: runs/no-${seed}\ntracking: {tags: [on]}\n")
     config = compose([], file)
     assert (config.threads, config.run_dir, config.tracking.tags) == (3, "runs/no-3", ["on"])
+
+
+@pytest.mark.parametrize("word", ["${x}", "${", "${a b}"])
+def test_a_reference_to_nothing_is_told_from_a_text(word: str, tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(f"task: {{vocabulary: ['{word}', a]}}\n")
+    for arguments, path in (([f"task.vocabulary=['{word}',a]"], None), ([], file)):
+        with pytest.raises(UserError) as caught:
+            compose(arguments, path)
+        said = str(caught.value)
+        assert "`${...}` is read as a reference to another key; the text is `\\${...}`" in said
+    file.write_text(f"task: {{vocabulary: ['\\{word}', a]}}\n")
+    for config in (compose([f"task.vocabulary=['\\{word}',a]"]), compose([], file)):
+        assert config.task.vocabulary == [word, "a"]
+
+
+def test_a_recorded_reference_is_the_text_that_it_was(tmp_path: Path) -> None:
+    config = compose(["task.vocabulary=['\\${x}','\\${seed}',a]"])
+    record = tmp_path / "config.yaml"
+    record.write_text(to_yaml(config))
+    (tmp_path / "run.json").write_text("{}")
+    assert compose([], record).task.vocabulary == ["${x}", "${seed}", "a"]
