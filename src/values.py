@@ -334,13 +334,22 @@ def _again(value: Any, swept: bool = False) -> str:
     return _in_quotes(_as_typed(value)) if _misread(value, swept) else shown(value)
 
 
+def escape_references(text: str) -> str:
+    r"""Return what a text is typed as, so that a `${...}` in it is no reference to another key.
+
+    >>> print(escape_references("a${x}"))
+    a\${x}
+    """
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
 def _in_quotes(text: str) -> str:
     """Return a text in YAML's quotes.
 
     >>> _in_quotes("it's")
     "'it''s'"
     """
-    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # else it is read as a reference
+    escaped = escape_references(text)
     if not text.isprintable():
         return json.dumps(escaped)
     return "'" + escaped.replace("'", "''") + "'"

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from algomatch.commands import task_words
 from algomatch.config import Config, compose, from_mapping, read_yaml, to_mapping, to_yaml
 from algomatch.errors import UserError
 
@@ -238,3 +239,11 @@ def test_a_recorded_reference_is_the_text_that_it_was(tmp_path: Path) -> None:
     record.write_text(to_yaml(config))
     (tmp_path / "run.json").write_text("{}")
     assert compose([], record).task.vocabulary == ["${x}", "${seed}", "a"]
+
+
+def test_a_printed_command_gives_the_same_tokens() -> None:
+    vocabulary = ["${x}", "\\${x}", "it's", "1e3", "no", 1, "a"]
+    config = compose()
+    config.task.vocabulary = vocabulary
+    given = compose(task_words(config.task)).task
+    assert kinds(given.vocabulary or []) == kinds(vocabulary)
