@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from .config import AnalysisConfig, Config, TaskConfig, usual_task
+from .values import escape_references
 
 BARE = re.compile(r"[A-Za-z_][\w.-]*")  # a text that YAML reads as itself, if it is no word of its
 
@@ -94,4 +95,4 @@ def _value(value: Any) -> str:
         return f"[{','.join(map(_value, value))}]"
     if isinstance(value, str) and BARE.fullmatch(value) and yaml.safe_load(value) == value:
         return value
-    return json.dumps(value)
+    return json.dumps(escape_references(value) if isinstance(value, str) else value)

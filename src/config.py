@@ -41,10 +41,12 @@ FREE_SETTINGS = (
 )  # fmt: skip
 # What runs of one group may differ in, too: how often the loss is logged says nothing of a model.
 UNGROUPED_SETTINGS = (*FREE_SETTINGS, "trainer.log_every")
+NOT_TRAINED = ("alternatives", "allow_inexact")  # of a task: they change nothing of what is trained
 GROUP_LENGTH = 120  # W&B takes 128 characters
 NAME_LENGTH = 84  # of a run without its seed: an id has more
 TITLE_LENGTH = 40  # of a value in a title
 VALUE_LENGTH = 24  # of a value in a name
+TEXT = re.compile(r"(?!-?[0-9]+$)[A-Za-z0-9_-]+")  # in a list, it is taken for nothing else
 
 
 def _counting(default: int | None, what: str) -> Any:
@@ -350,6 +352,18 @@ def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
     return _cut("-".join((_trained(config, left), *_parts(config, "trainer", left))), GROUP_LENGTH)
 
 
+def group_settings(config: Config) -> dict[str, Any]:
+    """Return all settings of what is trained, by dotted key: runs of one group have the same."""
+    left = (
+        *UNGROUPED_SETTINGS,
+        "analysis",
+        "seed",
+        "threads",
+        *(f"task.{key}" for key in NOT_TRAINED),
+    )
+    return flattened(config, left)
+
+
 def model_title(config: Config) -> str:
     """Return the architecture as titles have it, with what departs from its file.
 
@@ -401,7 +415,7 @@ def _own(config: Config, group: str) -> dict[str, Any]:
     return {
         name: getattr(getattr(config, group), name)
         for of, name in pairs
-        if of == group and name not in ("alternatives", "allow_inexact")
+        if of == group and name not in NOT_TRAINED
     }
 
 
@@ -423,14 +437,22 @@ def _parts(config: Config, group: str, leaving_out: Collection[str]) -> list[str
 def _short(value: Any) -> str:
     """Return a value in letters that every shell, file system and server takes.
 
-    >>> _short(3), _short("gelu"), _short(["a", "b"]), _short(["a b", "c"])
-    ('3', '.gelu', '.a.b', '.ab.c.0201b139')
+    A list that may be taken for another one by these letters alone has a digest.
+
+    >>> _short(3), _short("gelu"), _short(["a", "b"]), _short(["1", 2])
+    ('3', '.gelu', '.a.b', '1.2.888964ae')
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     whole = f"{value:.10g}" if number else shown(value)
-    text = ".".join(map(str, value)) if isinstance(value, list) else whole
+    text, readable = whole, bool(whole)
+    if isinstance(value, list):
+        text, whole = ".".join(map(str, value)), repr(value)
+        readable = bool(value) and (
+            all(type(inner) is int for inner in value)
+            or all(isinstance(inner, str) and TEXT.fullmatch(inner) for inner in value)
+        )
     safe = re.sub(r"[^A-Za-z0-9_.-]", "", text)[:VALUE_LENGTH]
-    digest = "" if safe == text and text else f".{_digest(whole)}"
+    digest = "" if safe == text and readable else f".{_digest(whole)}"
     return f"{'' if safe[:1].isdecimal() else '.'}{safe}{digest}"
 
 
@@ -465,11 +487,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the mapping of a user's YAML or JSON file, unquoted values as they were typed.
 
+    A `${...}` is a reference to another key, but in what a run recorded it is the text.
+
     Raises:
         UserError: the file is missing, is no YAML or is no mapping.
         FaultError: the file cannot be read.
     """
-    return _read(path, _interpolated)
+    recorded = path.name == "config.yaml" and (path.parent / "run.json").is_file()
+    return _read(path, (lambda values: values) if recorded else _interpolated)
 
 
 def _read(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
@@ -537,7 +562,14 @@ def _interpolated(values: Any) -> Any:
     plain = resolved(values)
     if "${" not in str(plain):
         return values
-    return replaced(values, OmegaConf.to_container(OmegaConf.create(plain), resolve=True))
+    try:
+        resolution = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+    except Exception as error:
+        raise UserError(
+            f"{first_line(error)}: `${{...}}` is read as a reference to another key; the text is "
+            r"`\${...}`, without quotes or in single ones"
+        ) from error
+    return replaced(values, resolution)
 
 
 def _group_layers(

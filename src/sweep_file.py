@@ -16,8 +16,18 @@ import numpy as np
 import yaml
 
 from .commands import quoted
+from .config import Config
 from .errors import FaultError, UserError, first_line, one_of
-from .values import Plain, as_yaml_1_1, read_text, resolved, shown
+from .values import (
+    Plain,
+    as_yaml_1_1,
+    read_text,
+    resolved,
+    scalar_type,
+    shown,
+    tokens,
+    typed_scalar,
+)
 
 METHODS = ("grid", "random", "bayes")
 # What W&B reads of a sweep file; what is not used here is still the server's.
@@ -139,7 +149,7 @@ def read_sweep(path: Path) -> SweepFile:
         raise UserError(f"sweep file '{path}' does not exist, or is a folder") from None
     except OSError as error:
         raise FaultError(f"cannot read sweep file '{path}': {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that there is not, or no text
         raise UserError(f"sweep file '{path}' is not valid YAML: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"sweep file '{path}' must hold `method` and `parameters`")
@@ -165,13 +175,46 @@ def _refuse_words(values: Any, at: tuple[str, ...], file: Path) -> None:
         inner = (*at, str(key))
         if isinstance(value, dict | list):
             _refuse_words(value, inner, file)
-        elif isinstance(value, Plain) and {"value", "values"} & {*inner}:
-            read = as_yaml_1_1(value)
-            if not isinstance(read, str) and repr(read) != repr(resolved(value)):
-                raise UserError(
-                    f"{'.'.join(inner)}={value} in sweep file '{file}': W&B reads {value} as "
-                    f"{shown(read)}: write {shown(read)}, or quote it, '{value}'"
-                )
+            of_key = _key(inner) == "task.vocabulary" and inner[-1] != "values"
+            if of_key and isinstance(value, list):  # a vocabulary, not several that are swept
+                try:
+                    tokens(".".join(inner), value, swept=True)
+                except UserError as error:
+                    raise UserError(f"{error}; in sweep file '{file}'") from None
+        elif (
+            isinstance(value, Plain)
+            and {"value", "values"} & {*inner}
+            and (advice := _misread(_key(inner), value))
+        ):
+            raise UserError(f"{'.'.join(inner)}={value} in sweep file '{file}': {advice}")
+
+
+def _key(at: tuple[str, ...]) -> str:
+    """Return the config's key of a place in a sweep file.
+
+    >>> _key(("task", "parameters", "vocabulary", "values", "0"))
+    'task.vocabulary'
+    """
+    words = ("parameters", "value", "values")
+    return ".".join(name for name in at if name not in words and not name.isdecimal())
+
+
+def _misread(key: str, value: Plain) -> str | None:
+    """Return what W&B reads, and what to write, where that is not what the key would be given."""
+    read = as_yaml_1_1(value)
+    if isinstance(read, str) or repr(read) == repr(resolved(value)):
+        return None
+    kind = scalar_type(Config, key)
+    typed = None if kind is None else typed_scalar(kind, value)
+    if kind is not None and typed == typed_scalar(kind, read):
+        return None
+    advice = []
+    if isinstance(read, int | float) and not isinstance(read, bool) and math.isfinite(read):
+        advice.append(f"write {shown(read)}")
+    if kind is None or typed is not None:
+        advice.append(f"quote it, '{value}'")
+    meant = shown(read) if isinstance(read, int | float) or read is None else "a date"
+    return f"W&B reads {value} as {meant}: {', or '.join(advice)}"
 
 
 def _parameters(values: Mapping[Any, Any], at: tuple[str, ...], file: Path) -> Iterator[Parameter]:

@@ -7,11 +7,12 @@ what was typed until the key that it is given to says what it must be.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints
@@ -168,6 +169,21 @@ def typed(schema: type, values: Mapping[str, Any], prefix: str = "") -> dict[str
 _hints = cache(get_type_hints)
 
 
+def scalar_type(schema: type, key: str) -> type | None:
+    """Return the type of a dotted key's value, of a list its items'; None where it has no one."""
+    hint: Any = schema
+    for name in key.split("."):
+        hint = _hints(cast(type, hint)).get(name) if dataclasses.is_dataclass(hint) else None
+    while get_origin(hint) in (UnionType, list):
+        hint = next(inner for inner in get_args(hint) if inner is not type(None))
+    return hint if hint in READERS else None
+
+
+def typed_scalar(kind: type, value: Any) -> Any:
+    """Return a value as a type's keys have it, None where it cannot be of the type."""
+    return READERS[kind](value)
+
+
 def _value(hint: Any, key: str, value: Any, counts: str) -> Any:
     optional = get_origin(hint) is UnionType
     if optional:
@@ -184,8 +200,7 @@ def _value(hint: Any, key: str, value: Any, counts: str) -> Any:
             ]
         what = f"a list, as in '{key}=[{_listed(inner, value)}]'"
     elif not isinstance(value, list | tuple | Mapping):
-        read = {int: _integer, float: _float, bool: _boolean, str: _text}[hint]
-        result = read(value)
+        result = READERS[hint](value)
         if result is not None:
             return result
     what = what or WHAT[hint] + (f" ({counts})" if counts else "")
@@ -241,6 +256,11 @@ def _text(value: Any) -> str | None:
     return os.fspath(value) if isinstance(value, os.PathLike) else None
 
 
+READERS: Mapping[Any, Callable[[Any], Any]] = {
+    int: _integer, float: _float, bool: _boolean, str: _text,
+}  # fmt: skip
+
+
 def _number(text: str) -> int | float | None:
     """Return the number that a text is in YAML 1.2."""
     if INTEGER.fullmatch(text):
@@ -250,60 +270,97 @@ def _number(text: str) -> int | float | None:
     return None
 
 
-def tokens(key: str, values: Sequence[Any]) -> list[Any]:
+def tokens(key: str, values: Sequence[Any], swept: bool = False) -> list[Any]:
     """Return a vocabulary's tokens: each is what was typed.
 
-    An unquoted token is a number where it is written as this number is, else a text.
+    An unquoted token is a number where it is written as this number is, else a text. In a sweep
+    file, which W&B reads too, a number must be written as YAML 1.1 has it.
 
     Raises:
         UserError: an unquoted token that may be meant as something else: quote it.
     """
-    return [_token(key, values, place) for place in range(len(values))]
+    for place, value in enumerate(values):
+        if why := _misread(value, swept):
+            text = _as_typed(value)
+            listed = f"[{', '.join(_again(each, swept) for each in values)}]"
+            advice = f"quote it, {listed if swept else _in_a_shell(key, listed)}"
+            raise UserError(f"{key}[{place}]={text}{why.replace(QUOTE, advice)}")
+    return [resolved(value) for value in values]
 
 
-def _token(key: str, values: Sequence[Any], place: int) -> Any:
-    given = values[place]
-    value, text = resolved(given), shown(given)
-    quoted = [f"'{text}'" if at == place else _again(one) for at, one in enumerate(values)]
-    here, advice = f"{key}[{place}]={text}", f"quote it, {_quoted(key, quoted)}"
+QUOTE = "QUOTE IT"  # stands for the advice
+
+
+def _misread(given: Any, swept: bool = False) -> str | None:
+    """Return why a token may be meant as something else, after its text; None where it may not."""
+    value = resolved(given)
     if value is None or not isinstance(value, str | int | float) or isinstance(value, bool):
-        more = (
-            ""
-            if not isinstance(value, bool)
-            else " (unquoted, W&B reads yes, no, on and off as booleans too)"
-        )
-        raise UserError(f"{here}: tokens must be strings or numbers: {advice}{more}")
+        more = ""
+        if isinstance(value, bool):
+            more = " (unquoted, W&B reads yes, no, on and off as booleans too)"
+        return f": tokens must be strings or numbers: {QUOTE}{more}"
     if not isinstance(given, Plain):
-        return value
+        return None
     if isinstance(value, float) and math.isnan(value):
-        raise UserError(f"{here}: a token must equal itself, not nan: {advice}")
+        return f": a token must equal itself, not nan: {QUOTE}"
     if isinstance(value, float) and math.isinf(value):
-        raise UserError(f"{here}: a number must be finite: {advice}")
-    if isinstance(value, str):
-        number: int | float | None = _integer(given)
-        if number is None:
-            return value
-    else:
-        number = value
-        if given in (repr(value), _in_yaml(value)):
-            return value
-    raise UserError(f"{here} may be a text or the number {number}: write {number}, or {advice}")
+        return f": a number must be finite: {QUOTE}"
+    number = _integer(given) if isinstance(value, str) else value
+    if number is None:
+        return None
+    written = _in_yaml(number)
+    if not isinstance(value, str) and given in ((written,) if swept else (written, repr(value))):
+        return None
+    return f" may be a text or the number {written}: write {written}, or {QUOTE}"
 
 
 def _in_yaml(number: float) -> str:
     return str(yaml.safe_dump(number)).splitlines()[0]
 
 
-def _again(value: Any) -> str:
-    """Return a value as it may be typed again in a list."""
+def _as_typed(value: Any) -> str:
+    """Return a token's text; of `a: b`, which YAML takes for a key and its value, without braces.
+
+    >>> _as_typed({"a": "b"}), _as_typed(1)
+    ('a: b', '1')
+    """
+    return shown(value)[1:-1] if isinstance(value, Mapping) and len(value) == 1 else shown(value)
+
+
+def _again(value: Any, swept: bool = False) -> str:
+    """Return a token as it may be typed again in a list, in quotes where it needs them."""
     if isinstance(value, str) and not isinstance(value, Plain):
-        return f"'{value}'"
-    return shown(value)
+        return _in_quotes(value)
+    return _in_quotes(_as_typed(value)) if _misread(value, swept) else shown(value)
 
 
-def _quoted(key: str, value: str | Sequence[str]) -> str:
-    """Return a value in quotes, as it is written in a file, and as an argument in a shell."""
-    text = f"'{value}'" if isinstance(value, str) else f"[{', '.join(value)}]"
+def escape_references(text: str) -> str:
+    r"""Return what a text is typed as, so that a `${...}` in it is no reference to another key.
+
+    >>> print(escape_references("a${x}"))
+    a\${x}
+    """
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def _in_quotes(text: str) -> str:
+    """Return a text in YAML's quotes.
+
+    >>> _in_quotes("it's")
+    "'it''s'"
+    """
+    escaped = escape_references(text)
+    if not text.isprintable():
+        return json.dumps(escaped)
+    return "'" + escaped.replace("'", "''") + "'"
+
+
+def _quoted(key: str, text: str) -> str:
+    """Return a text in quotes, as it is written in a file, and as an argument in a shell."""
+    return _in_a_shell(key, _in_quotes(text))
+
+
+def _in_a_shell(key: str, text: str) -> str:
     argument = f'"{key}={text}"'
     if set('"$`!\\') & set(text):
         argument = shlex.quote(f"{key}={text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 
 from algomatch.config import FREE_SETTINGS, configs_dir, flattened, to_mapping
 from algomatch.data.tasks import task_names
 from algomatch.errors import UserError
-from algomatch.sweep_cells import plan
+from algomatch.report.sweep import print_sweep
+from algomatch.sweep_cells import Outcome, plan
 from algomatch.sweep_file import DISTRIBUTIONS, KEYS, read_sweep
 
 SHIPPED = sorted((configs_dir().parent / "sweeps").glob("*.yaml"))
@@ -229,8 +232,9 @@ def test_settings_given_for_all_runs_may_not_be_swept_ones(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("word", "read"),
-    [("no", "false"), ("On", "true"), ("1_000", "1000"), ("0x10", "16"), ("12:30", "750"),
-     ("2024-01-01", "2024-01-01"), ("017", "15")],
+    [("no", "false: "), ("On", "true: "), ("1_000", "1000: write 1000, or "),
+     ("0x10", "16: write 16, or "), ("12:30", "750: write 750, or "), ("017", "15: write 15, or "),
+     ("2024-01-01", "a date: "), ("2024-01-01t10:00:00", "a date: ")],
 )  # fmt: skip
 @pytest.mark.parametrize("fields", ["value: [{}, b]", "values: [[{}, b], [c, d]]"])
 def test_a_word_that_wandb_reads_as_something_else_is_refused(
@@ -244,9 +248,75 @@ def test_a_word_that_wandb_reads_as_something_else_is_refused(
         read_sweep(written(tmp_path, text(word)))
     message = str(caught.value)
     assert message.startswith("task.parameters.vocabulary.value")
-    assert f"W&B reads {word} as {read}: write {read}, or quote it, '{word}'" in message
+    assert f"W&B reads {word} as {read}quote it, '{word}'" in message
     settings = plan(written(tmp_path, text(f"'{word}'")), [], tmp_path / "runs").cells[0].config
     assert settings.task.vocabulary == [word, "b"]
+
+
+def of_key(key: str, text: str) -> str:
+    for name in reversed(key.split(".")[1:]):
+        text = f"parameters: {{{name}: {{{text}}}}}"
+    return f"method: grid\nparameters: {{{key.partition('.')[0]}: {{{text}}}}}\n"
+
+
+@pytest.mark.parametrize("word", ["1e3", "1.50", ".5", "1e-07", "+1", "0o17", ".inf", "true", "~"])
+@pytest.mark.parametrize("fields", ["value: [{}, b]", "values: [[c, d], [{}, b]]", "whole"])
+def test_a_token_of_a_sweep_file_is_what_was_typed(word: str, fields: str, tmp_path: Path) -> None:
+    def text(token: str) -> str:
+        if fields == "whole":
+            return of_key("task", f"value: {{vocabulary: [{token}, b]}}")
+        return of_key("task.vocabulary", fields.format(token))
+
+    with pytest.raises(UserError, match=r"^task\..*vocabulary.*in sweep file") as caught:
+        plan(written(tmp_path, text(word)))
+    advised = f"['{word}', b]"
+    assert f"quote it, {advised}" in str(caught.value)
+    cells = plan(written(tmp_path, text(word).replace(f"[{word}, b]", advised))).cells
+    assert cells[-1].config.task.vocabulary == [word, "b"]
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "expected"),
+    [("model.attn_only", "no", False), ("task.causal", "On", True), ("model.attn_only", "y", True),
+     ("trainer.max_steps", "1_000", 1000), ("model.d_model", "0x10", 16),
+     ("trainer.learning_rate", "1e-3", 1e-3)],
+)  # fmt: skip
+def test_what_a_key_gives_the_same_meaning_is_no_ambiguity(
+    key: str, word: str, expected: Any, tmp_path: Path
+) -> None:
+    config = plan(written(tmp_path, of_key(key, f"values: [{word}]"))).cells[0].config
+    assert flattened(config)[key] == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "advice"),
+    [("trainer.max_steps", "12:30", "as 750: write 750$"),
+     ("trainer.max_steps", "017", "as 15: write 15, or quote it, '017'$"),
+     ("tracking.project", "no", "as false: quote it, 'no'$"),
+     ("tracking.project", "2024-13-45", "not valid YAML: month must be in 1..12")],
+)  # fmt: skip
+def test_what_is_advised_can_be_given_to_the_key(
+    key: str, word: str, advice: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=advice):
+        plan(written(tmp_path, of_key(key, f"value: {word}")))
+
+
+def test_runs_of_different_settings_are_different_rows(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("")
+    cells = ["[1, 2]", "['1', '2']", "[a.b, c]", "[a, b.c]"]
+    text = (
+        "method: grid\nparameters:\n  seed: {values: [0, 1]}\n  task: {parameters: {"
+        "name: {value: NAME}, vocabulary: {values: [" + ", ".join(cells) + "]}}}\n"
+    )
+    for name in ("reverse", f"{tmp_path}/own.py:make_it"):
+        file = written(tmp_path, text.replace("NAME", name))
+        out = io.StringIO()
+        print_sweep(
+            Outcome(plan(file, [], tmp_path / "runs"), {}, None), Console(file=out, width=200)
+        )
+        rows = [line for line in out.getvalue().splitlines() if "0 of 2" in line]
+        assert len(set(rows)) == len(cells), out.getvalue()
 
 
 @pytest.mark.parametrize("word", ["y", "a", "7", "2.5", "0o17", "1e3x"])

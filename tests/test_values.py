@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from algomatch.commands import task_words
 from algomatch.config import Config, compose, from_mapping, read_yaml, to_mapping, to_yaml
 from algomatch.errors import UserError
 
@@ -89,6 +91,28 @@ def test_what_may_be_meant_otherwise_is_refused_until_it_is_quoted(
     shell = message.partition('(in a shell "')[2].partition('"')[0]
     quoted = compose([shell]).task.vocabulary
     assert quoted == [word, "zz"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "tokens"),
+    [
+        ('"it\'s",1e3,.5', ["it's", "1e3", ".5"]),
+        ("01,02,03", ["01", "02", "03"]),
+        ("true,false,null", ["true", "false", "null"]),
+        ("a: b,c", ["a: b", "c"]),
+        ("017,1,it's,'a\"b'", ["017", 1, "it's", 'a"b']),
+        ("1e3,'1','\\${x}',\"a\\nb\"", ["1e3", "1", "${x}", "a\nb"]),
+        ("0x10,[a],$a!", ["0x10", "[a]", "$a!"]),
+    ],
+)
+def test_the_advised_list_is_what_was_typed(typed: str, tokens: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        compose([f"task.vocabulary=[{typed}]"])
+    inside, _, after = str(caught.value).partition("quote it, ")[2].partition(" (in a shell ")
+    (tmp_path / "my.yaml").write_text(f"task: {{vocabulary: {inside}}}\n")
+    argument = shlex.split(after.partition(" (unquoted")[0].removesuffix(")"))
+    for config in (compose([], tmp_path / "my.yaml"), compose(argument)):
+        assert kinds(config.task.vocabulary or []) == kinds(tokens)
 
 
 def test_a_token_that_a_server_made_a_boolean_is_refused(tmp_path: Path) -> None:
@@ -193,3 +217,33 @@ def test_what_is_interpolated_is_as_before(tmp_path: Path) -> None:
     file.write_text("seed: 3\nthreads: ${seed}\nrun_dir: runs/no-${seed}\ntracking: {tags: [on]}\n")
     config = compose([], file)
     assert (config.threads, config.run_dir, config.tracking.tags) == (3, "runs/no-3", ["on"])
+
+
+@pytest.mark.parametrize("word", ["${x}", "${", "${a b}"])
+def test_a_reference_to_nothing_is_told_from_a_text(word: str, tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(f"task: {{vocabulary: ['{word}', a]}}\n")
+    for arguments, path in (([f"task.vocabulary=['{word}',a]"], None), ([], file)):
+        with pytest.raises(UserError) as caught:
+            compose(arguments, path)
+        said = str(caught.value)
+        assert "`${...}` is read as a reference to another key; the text is `\\${...}`" in said
+    file.write_text(f"task: {{vocabulary: ['\\{word}', a]}}\n")
+    for config in (compose([f"task.vocabulary=['\\{word}',a]"]), compose([], file)):
+        assert config.task.vocabulary == [word, "a"]
+
+
+def test_a_recorded_reference_is_the_text_that_it_was(tmp_path: Path) -> None:
+    config = compose(["task.vocabulary=['\\${x}','\\${seed}',a]"])
+    record = tmp_path / "config.yaml"
+    record.write_text(to_yaml(config))
+    (tmp_path / "run.json").write_text("{}")
+    assert compose([], record).task.vocabulary == ["${x}", "${seed}", "a"]
+
+
+def test_a_printed_command_gives_the_same_tokens() -> None:
+    vocabulary = ["${x}", "\\${x}", "it's", "1e3", "no", 1, "a"]
+    config = compose()
+    config.task.vocabulary = vocabulary
+    given = compose(task_words(config.task)).task
+    assert kinds(given.vocabulary or []) == kinds(vocabulary)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..commands import command, quoted
-from ..config import departures, group_name
+from ..config import departures, group_name, group_settings
 from ..errors import FaultError, UserError
 from ..files import last_words
 from ..sweep_cells import Cell, Outcome, Sweep
@@ -42,8 +42,11 @@ def print_cells(sweep: Sweep, console: Console) -> None:
 def print_sweep(outcome: Outcome, console: Console) -> None:
     """Print a sweep's runs over their seeds: how many finished, and the accuracies of those."""
     sweep, groups = outcome.sweep, defaultdict[str, list[Cell]](list)
+    names = dict[str, str]()
     for cell, name in zip(sweep.cells, _names(sweep), strict=True):
-        groups[name].append(cell)
+        settings = repr(group_settings(cell.config))
+        names[settings] = name
+        groups[settings].append(cell)
     table = Table(
         title=escape(str(sweep.folder)), title_justify="left", box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -53,10 +56,10 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
     for label in (*SHOWN.values(), "last step"):
         table.add_column(label, justify="right", no_wrap=True)
     found = {cell.index: _end(cell) for cell in sweep.cells if cell.finished}
-    for name, cells in groups.items():
+    for settings, cells in groups.items():
         ends = [found[cell.index] for cell in cells if cell.index in found]
         values = [_cell([end[key] for end in ends if key in end]) for key in (*SHOWN, "step")]
-        table.add_row(escape(name), f"{len(ends)} of {len(cells)}", *values)
+        table.add_row(escape(names[settings]), f"{len(ends)} of {len(cells)}", *values)
     console.print(table)
     states = Counter(map(outcome.state, sweep.cells))
     lines = [
@@ -90,7 +93,17 @@ def _names(sweep: Sweep) -> list[str]:
     configs = [cell.config for cell in sweep.cells]
     found = [departures(config) for config in configs]
     shared = {key for key, value in found[0].items() if all(o.get(key) == value for o in found)}
-    return [group_name(config, shared) for config in configs]
+    names = [group_name(config, shared) for config in configs]
+    settings, alike = list(map(group_settings, configs)), defaultdict[str, list[int]](list)
+    for place, name in enumerate(names):
+        alike[name].append(place)
+    for places in alike.values():  # a program of the user's own is called the same in all of them
+        several = [settings[place] for place in places]
+        differing = [key for key in several[0] if len({repr(s[key]) for s in several}) > 1]
+        for place in places:
+            told = "".join(f" {key}={settings[place][key]!r}" for key in differing)
+            names[place] += told
+    return names
 
 
 def _end(cell: Cell) -> dict[str, float]:
