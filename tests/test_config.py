@@ -693,7 +693,7 @@ def test_a_run_is_named_by_what_was_trained(overrides: list[str], name: str, tit
     assert run_title(config, "on") == title
 
 
-ALIKE = [  # vocabularies whose tokens read the same once they are joined
+ALIKE: list[list[Any]] = [  # vocabularies whose tokens read the same once they are joined
     [1, 2], ["1", 2], ["1", "2"], [1.0, 2], [1, 0, 2], ["1.0", 2], ["1", "0", "2"], [1.5], [1, 5],
     ["a.b", "c"], ["a", "b.c"], ["a", "b", "c"], ["a b", "c"], ["", "a"], ["a"], ["a", ""], [],
 ]  # fmt: skip
@@ -704,7 +704,7 @@ def test_different_vocabularies_have_different_names() -> None:
     for name in (run_name, group_name):
         names = list[str]()
         for vocabulary in ALIKE:
-            config.task.vocabulary = vocabulary
+            config.task.vocabulary = list(vocabulary)
             names.append(name(config))
         assert len(set(names)) == len(ALIKE), names
         assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)

@@ -60,12 +60,14 @@ def copies_in(home: Path) -> list[Path]:
     return [*sorted((home / COPIES).rglob("*.py")), *([one] if one.is_file() else [])]
 
 
-def in_copies(task: TaskConfig, home: Path, source: str) -> TaskConfig:
+def in_copies(
+    task: TaskConfig, home: Path, source: str, *, even_the_same: bool = False
+) -> TaskConfig:
     """Return a task with its own programs' files as they were copied into a folder.
 
-    `source` is what is called so in errors. A run's folder of before copies were made keeps the
-    files that its own config.yaml names, or its copy of the one file if that is not the same any
-    more. Of all other folders no file elsewhere is read.
+    `source` is what is called so in errors. A run's folder keeps the files that its own config.yaml
+    names while they are the same as its copies, unless these are to be named `even_the_same`. Of
+    all other folders no file elsewhere is read.
 
     Raises:
         UserError: the folder holds no copies, and is no run's.
@@ -74,6 +76,8 @@ def in_copies(task: TaskConfig, home: Path, source: str) -> TaskConfig:
         return task
     if (home / COPIES).is_dir():
         root, copies = _root(task), Path(os.path.abspath(home / COPIES))
+        if not even_the_same and _is_run_on(task, home) and _all_the_same(root, copies):
+            return task  # there the program finds the data that it reads
         return _moved(task, lambda path: copies / path.relative_to(root))
     program, copy = _own_program(task), home / ONE_COPY
     if _is_run_on(task, home):
@@ -156,6 +160,11 @@ def _moved(task: TaskConfig, to: Callable[[Path], Path]) -> TaskConfig:
         restrict=task.restrict and moved(task.restrict),
         alternatives=task.alternatives and [moved(place) for place in task.alternatives],
     )
+
+
+def _all_the_same(root: Path, copies: Path) -> bool:
+    """Return whether every copy is what lies at its place now."""
+    return all(_same(root / copy.relative_to(copies), copy) for copy in copies.rglob("*.py"))
 
 
 def _same(path: Path, copy: Path) -> bool:

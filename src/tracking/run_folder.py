@@ -70,7 +70,9 @@ class RunFolder:
     @property
     def commands(self) -> RunCommands:
         """What to say of the run: its commands, as they can be pasted."""
-        return RunCommands(self.path, self.config, self.task)
+        source = f"run '{self.path}'"
+        task = in_copies(self.config.task, self.path, source, even_the_same=True)
+        return RunCommands(self.path, self.config, task)
 
     @classmethod
     def create(

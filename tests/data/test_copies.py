@@ -246,6 +246,26 @@ def test_an_earlier_run_has_one_copy(tmp_path: Path) -> None:
     assert outputs(make_task(in_copies(task, home, "run"))) == [[0, 1, 2]]
 
 
+def test_a_program_that_reads_data_is_read_where_it_was(tmp_path: Path) -> None:
+    """The data is not carried; while no file was edited the run's own folder is not asked."""
+    text = (
+        "from pathlib import Path\nfrom tracr.rasp import rasp\n\n"
+        "STEP = int((Path(__file__).parent / 'step.txt').read_text())\n\n\n"
+        "def make_it():\n    return rasp.Map(lambda x: (x + STEP) % 3, rasp.tokens)\n"
+    )
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "step.txt").write_text("1")
+    path = write_program(tmp_path / "user", "mine", text)
+    config = compose([f"task={path}:make_it", "task.vocabulary=[0,1,2]", "task.max_length=3"])
+    home = copied(config.task, tmp_path / "run")
+    (home / "run.json").write_text("{}")
+    (home / "config.yaml").write_text(to_yaml(config))
+    make_task(in_copies(config.task, home, "run"))
+    path.write_text(text + "# edited\n")
+    with pytest.raises(UserError, match="cannot be imported"):
+        make_task(in_copies(config.task, home, "run"))
+
+
 def test_the_search_path_holds_while_a_function_runs(tmp_path: Path) -> None:
     text = "import sys\n\nsys.path.insert(0, '/a/folder/of/mine')\n\n\n"
     path = write_program(tmp_path, "mine", f"{text}def paths():\n    return sys.path[:2]\n")
