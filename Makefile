@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check format lint types bench api study study-small clean install
+.PHONY: demo test slow check format lint rooms types bench api study study-small clean install
 
 demo: $(READY)
 	$(BIN)/algomatch train task=reverse model=2L_attn_only
@@ -21,6 +21,7 @@ slow: $(READY)
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) rooms
 	$(MAKE) types
 	$(MAKE) test
 
@@ -30,6 +31,10 @@ format: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+
+# Which room may import which: the contracts in pyproject.toml.
+rooms: $(READY)
+	$(BIN)/lint-imports --no-logo
 
 # mypy looks for a folder of the import's name; the package's is src/.
 types: $(READY)

@@ -12,13 +12,19 @@ from results import PAIRS, Result, show, timed
 from rich.console import Console
 from torch import Tensor
 
-from algomatch.analysis.circuits import NOTHING, Ablated, cases_of, divergence, exact_edges
-from algomatch.config import compose
+from algomatch.analysis.circuits.edge_scores import (
+    NOTHING,
+    Ablated,
+    cases_of,
+    divergence,
+    exact_edges,
+)
+from algomatch.config.schema import compose
 from algomatch.data.donors import bases_of
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
-from algomatch.models.subject import subject_of
+from algomatch.models.task_model import subject_of
 from algomatch.models.wiring import MLP_IN, OUTPUT, wired
 
 CASES, KIND = 300, "resample_across"

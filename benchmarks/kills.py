@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support.runs import TINY, kept_steps, rows_of, weights_of
 from support.wandb_server import WandbServer
 
-from algomatch.errors import FaultError, UserError
-from algomatch.tracking import checkpoints
-from algomatch.tracking.run_folder import RunFolder
+from algomatch.infra.errors import FaultError, UserError
+from algomatch.runs import checkpoints
+from algomatch.runs.run_folder import RunFolder
 
 SEED = 0
 KILLS = 40

@@ -16,18 +16,18 @@ from rich.console import Console
 from rich.table import Table
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.matching import Match, matches
-from algomatch.analysis.setting import Setting
-from algomatch.analysis.suite import measure
-from algomatch.config import Config, compose
-from algomatch.data.cuts import cuts
+from algomatch.analysis.base import Setting
+from algomatch.analysis.matching.cut_tests import Match, matches
+from algomatch.analysis.measures.suite import measure
+from algomatch.api.training_runs import prepare
+from algomatch.config.schema import Config, compose
 from algomatch.data.donors import cut_trials
 from algomatch.data.inputs import InputSet, input_set
+from algomatch.data.rasp.cuts import cuts
 from algomatch.data.tasks import make_task
-from algomatch.experiment import prepare
 from algomatch.models.bridges import make_bridge, make_native, plain_model
-from algomatch.models.learned import learned_shape
-from algomatch.models.subject import subject_of
+from algomatch.models.shapes import learned_shape
+from algomatch.models.task_model import subject_of
 from algomatch.models.training import fit
 
 LENGTHS = (5, 8, 12, 20)

@@ -17,9 +17,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 
-from algomatch.config import compose
-from algomatch.experiment import train
-from algomatch.report.page import write_report
+from algomatch.api.training_runs import train
+from algomatch.config.schema import compose
+from algomatch.report.html.page import write_report
 
 MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")
 SEEDS = 10

@@ -28,10 +28,11 @@ from rich.console import Console
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.accuracy import Outcome, outcome, side_by_side
 from algomatch.analysis.activations import Recording, record
+from algomatch.analysis.base import Setting
 from algomatch.analysis.measurements import Measurement
-from algomatch.analysis.rerun import (
+from algomatch.analysis.measures.accuracy import Outcome, outcome, side_by_side
+from algomatch.analysis.measures.rerun import (
     KINDS,
     Component,
     Donors,
@@ -41,21 +42,20 @@ from algomatch.analysis.rerun import (
     places,
     single,
 )
-from algomatch.analysis.setting import Setting
-from algomatch.analysis.suite import measure
-from algomatch.config import Config, compose
+from algomatch.analysis.measures.suite import measure
+from algomatch.api.training_runs import make_trainer, prepare, quiet_lightning
+from algomatch.config.schema import Config, compose
 from algomatch.data.datamodule import StratifiedBatches, TaskDataModule
 from algomatch.data.inputs import input_set
 from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task
-from algomatch.experiment import make_trainer, prepare, quiet_lightning
+from algomatch.infra.signals import Stop
 from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.compiling import compile_program
 from algomatch.models.reference import validate
 from algomatch.models.training import AlgorithmicTask, fit, learning_rate_factor
-from algomatch.stopping import Stop
+from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking.callbacks import GracefulStop, ProgressBar, Recorder
-from algomatch.tracking.run_folder import RunFolder
 from algomatch.tracking.wandb_log import WandbLog
 
 STEPS = 200
@@ -263,9 +263,9 @@ def streamed_memory() -> Result:
     script = """
 import re
 from pathlib import Path
-from algomatch.analysis.suite import measure
-from algomatch.config import compose
-from algomatch.experiment import prepare
+from algomatch.analysis.measures.suite import measure
+from algomatch.config.schema import compose
+from algomatch.api.training_runs import prepare
 from algomatch.models.bridges import make_bridge
 config = compose([
     "model=1L", "model.d_model=256", "task.min_length=20", "task.max_length=20",
@@ -331,7 +331,7 @@ def second_start(task: str) -> Result:
     """What a fresh process spends on a task that was started before: inputs and reference."""
     script = """
 import sys, time
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
@@ -385,7 +385,7 @@ def compiling() -> Result:
     script = """
 import sys, time
 from tracr.compiler.compiling import compile_rasp_to_model
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.tasks import BOS, PAD, REGISTRY, make_task
 from algomatch.models.compiling import compile_program
 
@@ -414,7 +414,7 @@ def a_hundred_programs() -> Result:
 import re, tempfile
 from pathlib import Path
 from tracr.rasp import rasp
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import task_of
 from algomatch.models.reference import build_reference
@@ -450,7 +450,7 @@ def a_million_inputs(task: str) -> tuple[Result, Result]:
     script = """
 import re, sys, time
 from pathlib import Path
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
 started = time.perf_counter()

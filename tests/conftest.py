@@ -23,9 +23,9 @@ check_shapes("algomatch")
 
 from support.pages import small_sweep, whole_run  # noqa: E402
 
-from algomatch.analysis.setting import Setting  # noqa: E402
-from algomatch.config import compose  # noqa: E402
-from algomatch.experiment import prepare  # noqa: E402
+from algomatch.analysis.base import Setting  # noqa: E402
+from algomatch.api.training_runs import prepare  # noqa: E402
+from algomatch.config.schema import compose  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

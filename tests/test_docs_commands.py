@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from support.runs import TINY, run
 
-from algomatch.command_line import parser
-from algomatch.config import compose
+from algomatch.cli.options import parser
+from algomatch.config.schema import compose
 from algomatch.data.tasks import make_task, task_names
-from algomatch.report.registry import NEXT
-from algomatch.sweep_cells import plan
+from algomatch.report.terminal.task_list import NEXT
+from algomatch.runs.sweep_cells import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

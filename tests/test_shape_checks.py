@@ -12,7 +12,7 @@ from support.shapes import with_checks
 
 import algomatch
 from algomatch.data.outputs import Categorical
-from algomatch.data.selectors import Selection
+from algomatch.data.program_selectors import Selection
 
 SRC = Path(algomatch.__file__).parent
 

@@ -10,8 +10,8 @@ import pytest
 from support.degenerate import REFUSED, SHAPES, config_of
 from support.runs import kept_steps
 
-from algomatch.cli import main
-from algomatch.report.page_results import Results
+from algomatch.cli.main import main
+from algomatch.report.html.stored_tables import Results
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ("no attention", "no MLP in the program", "length 1 only", "output is the token",

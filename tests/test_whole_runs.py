@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from support.programs import LARGER, LARGER_YAML, write_program
 
-from algomatch.cli import main
-from algomatch.config import compose
+from algomatch.cli.main import main
+from algomatch.config.schema import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
-from algomatch.tracking.control_record import failing
-from algomatch.tracking.run_folder import RunFolder
+from algomatch.runs.control_record import failing
+from algomatch.runs.run_folder import RunFolder
 
 Capture = pytest.CaptureFixture[str]
 HOME = "it's [a] home"  # what a shell reads as something else, unless it is quoted

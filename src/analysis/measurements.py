@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..errors import FaultError
+from ..infra.errors import FaultError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..errors import UserError
+from ..infra.errors import UserError
 from .inputs import InputSet
 
 

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from .cuts import Cut, labels
 from .inputs import InputSet
 from .outputs import IGNORE
-from .overridden import overridden_targets
+from .overridden_variables import overridden_targets
+from .rasp.cuts import Cut, labels
 
 SCRUB = "scrub"
 REDRAWN = 4  # times that another donor is drawn for what is its own donor

@@ -21,8 +21,8 @@ from tracr.craft import bases
 from tracr.rasp import rasp
 from tracr.transformer import encoder
 
-from ..config import TaskConfig
-from ..errors import UserError, first_line
+from ..config.schema import TaskConfig
+from ..infra.errors import UserError, first_line
 from .interpreter import Column, Interpreter, ProgramError, Value, present, trace
 from .outputs import IGNORE, Categorical, Numerical, Output, ordered, stable_text
 from .tasks import BOS, PAD, Task

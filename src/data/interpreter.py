@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from tracr.rasp import causal_eval, rasp
 
-from ..errors import first_line
+from ..infra.errors import first_line
 
 Value = None | bool | int | float | str | tuple[Any, ...] | Hashable
 DIRECT = 1 << 22  # table sizes up to which codes are counted, not sorted

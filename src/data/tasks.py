@@ -12,11 +12,12 @@ from typing import Any
 
 from tracr.rasp import rasp
 
-from ..config import TaskConfig, group_names, names_file, split_place
-from ..errors import UserError, first_line, one_of
-from . import programs, rasp_text
-from .brought import load_function, where_raised
+from ..config.schema import TaskConfig, group_names, names_file, split_place
+from ..infra.errors import UserError, first_line, one_of
+from . import programs
 from .interpreter import Value
+from .rasp import text as rasp_text
+from .user_functions import load_function, where_raised
 
 BOS = "BOS"
 PAD = "PAD"

@@ -23,7 +23,7 @@ from ..data.inputs import InputSet, encode_vocabulary
 from ..data.interpreter import Value
 from ..data.outputs import Categorical, stable_text
 from ..data.tasks import BOS, Task
-from ..errors import UserError
+from ..infra.errors import UserError
 from .assembling import assemble
 from .bridges import make_bridge, weights_digest
 from .lowering import Lowered, lowered

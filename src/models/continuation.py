@@ -23,7 +23,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.native import NativeModel
 from transformer_lens.utilities.activation_functions import apply_softcap
 
-from ..errors import UserError, one_of
+from ..infra.errors import UserError, one_of
 from .bridges import plain_model
 
 SIDES = ("q", "k", "v")

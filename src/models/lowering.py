@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 from tracr.rasp import rasp
 
 from ..data.interpreter import Value, plain_value
-from ..data.rasp_text import expressions, selectors
+from ..data.rasp.text import expressions, selectors
 from ..data.tasks import Task
-from ..errors import UserError
+from ..infra.errors import UserError
 
 LARGEST_MAP = 2_500  # pairs of values of a sequence map; Tracr's time grows with their cube
 LARGEST_LINEAR = 250_000  # pairs of numbers of a linear sequence map

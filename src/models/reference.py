@@ -23,7 +23,6 @@ from tracr.rasp import rasp
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from ..data.fingerprint import fingerprint
 from ..data.inputs import (
     APART,
     WIDEST_TOLERANCE,
@@ -33,11 +32,12 @@ from ..data.inputs import (
 )
 from ..data.interpreter import Value
 from ..data.outputs import IGNORE, Categorical, Numerical, Output, stable_text
-from ..data.rasp_text import edges
-from ..data.selectors import equal_values, selected
+from ..data.program_selectors import equal_values, selected
+from ..data.rasp.fingerprint import fingerprint
+from ..data.rasp.text import edges
 from ..data.tasks import Task
-from ..errors import UserError
-from ..files import cache_folder, write_file
+from ..infra.errors import UserError
+from ..infra.files import cache_folder, write_file
 from .bridges import make_native, weights_digest
 from .compiling import HEAD, Compiled, compile_program
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge.sources.native import NativeModel
 
-from ..config import TrainerConfig
+from ..config.schema import TrainerConfig
 from ..data.datamodule import Batch, StratifiedBatches
 from ..data.inputs import InputSet
 from ..data.outputs import Output
-from ..errors import NotFiniteError
+from ..infra.errors import NotFiniteError
 from .bridges import make_native
 
 EVALUATED = 4096  # inputs that are run at once

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.native import NativeModel
 
-from ..errors import UserError
+from ..infra.errors import UserError
 from .continuation import SIDES, without_hooks
 
 EMBED, POSITIONS = "hook_embed", "hook_pos_embed"

@@ -16,13 +16,13 @@ from pathlib import Path
 import wandb
 
 from ..analysis.measurements import COLUMNS, Measurement
-from ..analysis.suite import headlines
-from ..commands import command
-from ..config import TrackingConfig, group_name, model_title, task_title, to_mapping
-from ..data.copies import copies_in, is_own
-from ..errors import FaultError, UserError, first_line
-from . import checkpoints
-from .run_folder import RunFolder
+from ..analysis.measures.suite import headlines
+from ..config.printed_commands import command
+from ..config.schema import TrackingConfig, group_name, model_title, task_title, to_mapping
+from ..data.program_copies import copies_in, is_own
+from ..infra.errors import FaultError, UserError, first_line
+from ..runs import checkpoints
+from ..runs.run_folder import RunFolder
 from .wandb_settings import bounded, client, finish_bounded, table_of
 
 SCHEME = "wandb:"

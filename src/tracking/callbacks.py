@@ -17,12 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..analysis.base import Setting
 from ..analysis.measurements import Measurement, from_csv, to_csv
-from ..analysis.setting import Setting
-from ..analysis.suite import measure
-from ..config import TrainerConfig
-from ..errors import NotFiniteError
-from ..files import faults_named, replacing
+from ..analysis.measures.suite import measure
+from ..config.schema import TrainerConfig
+from ..infra.errors import NotFiniteError
+from ..infra.files import faults_named, replacing
+from ..infra.signals import Stop
 from ..models.bridges import make_bridge
 from ..models.training import (
     AlgorithmicTask,
@@ -30,8 +31,7 @@ from ..models.training import (
     exact_accuracy,
     learning_rate_factor,
 )
-from ..stopping import Stop
-from .run_folder import RunFolder
+from ..runs.run_folder import RunFolder
 from .wandb_log import WandbLog
 
 SECONDS_SHOWN = 0.5  # between two states of the bar: drawing it costs as much as a training step

@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from ..analysis.emergence import CONTROLS
 from ..analysis.measurements import Measurement
-from ..analysis.rerun import KINDS
-from ..analysis.similarity import PLAIN
-from ..analysis.sparsity import MEANS, SHARES
+from ..analysis.measures.emergence import CONTROLS
+from ..analysis.measures.rerun import KINDS
+from ..analysis.measures.similarity import PLAIN
+from ..analysis.measures.sparsity import MEANS, SHARES
 
 MISSING = (205, 205, 205)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)

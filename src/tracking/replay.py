@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..errors import FaultError
-from .run_folder import RunFolder
+from ..infra.errors import FaultError
+from ..runs.run_folder import RunFolder
 from .wandb_log import WandbLog
 
 

@@ -22,18 +22,18 @@ from typing import Any
 
 import wandb
 
-from ..analysis.emergence import Summary, summaries
 from ..analysis.measurements import COLUMNS, Measurement
-from ..analysis.separation import COLUMNS as SEPARATION_COLUMNS
-from ..analysis.suite import declared_metrics, headlines
-from ..config import TrackingConfig, group_name, to_mapping
-from ..errors import FaultError, first_line
+from ..analysis.measures.emergence import Summary, summaries
+from ..analysis.measures.separation import COLUMNS as SEPARATION_COLUMNS
+from ..analysis.measures.suite import declared_metrics, headlines
+from ..config.schema import TrackingConfig, group_name, to_mapping
+from ..infra.errors import FaultError, first_line
+from ..runs.checkpoints import step_of
+from ..runs.control_record import failing, verdicts
+from ..runs.run_folder import INEXACT, RunFolder
 from .agent import Assigned, assigned
 from .artifacts import EXACT, kept, log_checkpoint, log_measurements
-from .checkpoints import step_of
-from .control_record import failing, verdicts
 from .heatmaps import heatmaps
-from .run_folder import INEXACT, RunFolder
 from .wandb_settings import bounded, client, finish_bounded, table_of, tell_what_counts
 
 STEP = "trainer/global_step"

@@ -13,9 +13,9 @@ from threading import Thread
 
 import wandb
 
-from ..config import TrackingConfig
-from ..environment import hidden
-from ..errors import FaultError, first_line
+from ..config.schema import TrackingConfig
+from ..infra.environment import hidden
+from ..infra.errors import FaultError, first_line
 from .agent import VARIABLES, Assigned
 
 GRACE_SECONDS = 5  # beyond W&B's own bound, which it does not always keep

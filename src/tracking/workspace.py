@@ -20,12 +20,12 @@ from typing import Any
 
 import wandb
 
-from ..analysis.emergence import CONTROLS
 from ..analysis.measurements import Metric
-from ..analysis.similarity import PLAIN
-from ..analysis.suite import declared_metrics
-from ..config import ModelConfig
-from ..errors import FaultError, UserError, first_line
+from ..analysis.measures.emergence import CONTROLS
+from ..analysis.measures.similarity import PLAIN
+from ..analysis.measures.suite import declared_metrics
+from ..config.schema import ModelConfig
+from ..infra.errors import FaultError, UserError, first_line
 from .heatmaps import HEATMAPS
 from .wandb_log import STEP
 from .wandb_settings import client

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from algomatch.analysis.activations import has_mlp, record, recorded_names, residual_sites
-from algomatch.analysis.setting import Setting
+from algomatch.analysis.base import Setting
 from algomatch.models.bridges import make_bridge
 
 KINDS = ("full", "attn_only", "reference")

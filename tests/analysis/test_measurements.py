@@ -19,7 +19,7 @@ from algomatch.analysis.measurements import (
     joined_csv,
     to_csv,
 )
-from algomatch.errors import FaultError
+from algomatch.infra.errors import FaultError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 measurements = st.builds(
@@ -114,7 +114,7 @@ def test_a_short_line_is_refused_in_production_too() -> None:
     # here the types of all arguments are checked, which would hide a missing check of its own
     code = (
         "from algomatch.analysis.measurements import from_csv\n"
-        "from algomatch.errors import FaultError\n"
+        "from algomatch.infra.errors import FaultError\n"
         "try:\n"
         f"    print(from_csv({DAMAGED['a line that ends before its interval'].encode()!r}, 'a'))\n"
         "except FaultError:\n"

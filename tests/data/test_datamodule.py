@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.datamodule import Batch, StratifiedBatches, TaskDataModule
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.programs import make_frac_prevs, make_reverse
 from algomatch.data.tasks import Task
-from algomatch.errors import UserError
+from algomatch.infra.errors import UserError
 
 
 def make_inputs(

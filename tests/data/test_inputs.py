@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tracr.compiler import compiling
 from tracr.rasp import causal_eval, rasp
 
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data import inputs as inputs_module
 from algomatch.data.inputs import (
     InputSet,
@@ -42,7 +42,7 @@ from algomatch.data.interpreter import Value
 from algomatch.data.outputs import IGNORE, Categorical, Numerical
 from algomatch.data.programs import make_reverse
 from algomatch.data.tasks import BOS, PAD, REGISTRY, Task, make_task
-from algomatch.errors import UserError
+from algomatch.infra.errors import UserError
 from algomatch.models.reference import build_reference
 
 Accepts = Callable[[list[Value]], bool]
@@ -775,7 +775,7 @@ def test_the_digest_and_the_order_of_classes_are_the_same_in_every_process() -> 
     script = """
 import hashlib
 from tracr.rasp import rasp
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import REGISTRY, Task, make_task
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracr.rasp import causal_eval, rasp
 
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data import interpreter
 from algomatch.data.interpreter import Column, Interpreter, ProgramError, Value, trace
-from algomatch.data.rasp_text import variables
+from algomatch.data.rasp.text import variables
 from algomatch.data.tasks import REGISTRY, make_task
 
 TASKS = {name: make_task(TaskConfig(name=name)) for name in REGISTRY}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tracr.rasp import causal_eval, rasp
 
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.tasks import REGISTRY, Task, make_task
-from algomatch.errors import UserError
+from algomatch.infra.errors import UserError
 
 MOST_INPUTS = 400  # the oracles see every input up to the length that keeps to this many
 

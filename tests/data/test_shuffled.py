@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import InputSet, input_set, shuffled
 from algomatch.data.outputs import IGNORE, Categorical
 from algomatch.data.tasks import make_task

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracr.rasp import rasp
 
-from algomatch.config import TaskConfig, compose, group_names
+from algomatch.config.schema import TaskConfig, compose, group_names
 from algomatch.data import tasks
 from algomatch.data.tasks import BOS, PAD, REGISTRY, Maker, Task, TaskRow, make_task
-from algomatch.errors import UserError
+from algomatch.infra.errors import UserError
 
 PROGRAMS = sorted(
     {*REGISTRY}

@@ -15,12 +15,11 @@ from torch import Tensor
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.model_bridge.sources.native import NativeModel
 
-from algomatch.analysis.setting import Setting
-from algomatch.analysis.sparsity import real_neurons
-from algomatch.errors import UserError
+from algomatch.analysis.base import Setting
+from algomatch.analysis.measures.sparsity import real_neurons
+from algomatch.infra.errors import UserError
 from algomatch.models import continuation
 from algomatch.models.bridges import make_bridge, narrowed, plain_model
-from algomatch.models.brought import load_gpt2
 from algomatch.models.continuation import (
     SIDES,
     attention_inputs,
@@ -30,6 +29,7 @@ from algomatch.models.continuation import (
     residuals,
     without_hooks,
 )
+from algomatch.models.foreign import load_gpt2
 
 MODERN = {  # what NativeModels can have that none of ours has
     "normalization_type": "RMS",

@@ -6,19 +6,19 @@ import copy
 
 import pytest
 import torch
-from references import make_inputs
+from support.references import make_inputs
 from torch import Tensor
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge.sources.native import NativeModel
 
-from algomatch.config import TrainerConfig, compose
+from algomatch.config.schema import TrainerConfig, compose
 from algomatch.data.datamodule import StratifiedBatches
 from algomatch.data.inputs import InputSet, shuffled
 from algomatch.data.programs import make_frac_prevs, make_previous_token, make_reverse
 from algomatch.data.tasks import Task
-from algomatch.errors import NotFiniteError, UserError
+from algomatch.infra.errors import NotFiniteError, UserError
 from algomatch.models.bridges import make_native
-from algomatch.models.learned import learned_shape
+from algomatch.models.shapes import learned_shape
 from algomatch.models.training import exact_accuracy, fit, mean_loss, optimise, weights_of
 
 SETTINGS = TrainerConfig(

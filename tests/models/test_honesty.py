@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tracr.rasp import rasp
 
-from algomatch.config import TaskConfig, compose
+from algomatch.config.schema import TaskConfig, compose
 from algomatch.data.inputs import InputSet, difference, input_set
 from algomatch.data.outputs import Numerical
 from algomatch.data.tasks import Task, make_task
-from algomatch.errors import UserError
+from algomatch.infra.errors import UserError
 from algomatch.models import reference
 from algomatch.models.compiling import compile_program
 from algomatch.models.reference import build_reference, validate
@@ -88,7 +88,7 @@ def test_a_task_of_sets_is_the_same_task_in_every_process(tmp_path: Path) -> Non
         "    return rasp.SelectorWidth(rasp.Select(held, held, rasp.Comparison.EQ)).named('sets')\n"
     )
     script = (
-        "import sys; from algomatch.config import compose\n"
+        "import sys; from algomatch.config.schema import compose\n"
         "from algomatch.data.inputs import input_set\n"
         "from algomatch.data.tasks import make_task\n"
         "config = compose(['task=sets.py:make_sets', 'task.vocabulary=[a,b]']).task\n"

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from references import EQ, LEQ, TRUE, decoded, interpreted, make_inputs, make_share
-from references import one_level as one_level
-from references import own_cache as own_cache
+from support.references import EQ, LEQ, TRUE, decoded, interpreted, make_inputs, make_share
+from support.references import one_level as one_level
+from support.references import own_cache as own_cache
 from tracr.rasp import rasp
 
-from algomatch.data.cuts import cuts
 from algomatch.data.inputs import InputSet
 from algomatch.data.interpreter import Value
-from algomatch.data.overridden import overridden_targets
-from algomatch.data.rasp_text import describe
-from algomatch.data.selectors import selections
+from algomatch.data.overridden_variables import overridden_targets
+from algomatch.data.program_selectors import selections
+from algomatch.data.rasp.cuts import cuts
+from algomatch.data.rasp.text import describe
 from algomatch.data.tasks import Task
-from algomatch.errors import UserError
+from algomatch.infra.errors import UserError
 from algomatch.models.lowering import lowered
 from algomatch.models.reference import Reference, build_reference
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import (
+from support.references import (
     compile_with_tracr,
     corrupted,
     fit,
@@ -21,10 +21,10 @@ from references import (
     make_inputs,
     make_share,
 )
-from references import fast_compiles as fast_compiles
+from support.references import fast_compiles as fast_compiles
 from tracr.rasp import rasp
 
-from algomatch.config import TaskConfig, TrainerConfig, compose
+from algomatch.config.schema import TaskConfig, TrainerConfig, compose
 from algomatch.data.datamodule import Batch
 from algomatch.data.inputs import InputSet
 from algomatch.data.outputs import Numerical
@@ -32,12 +32,12 @@ from algomatch.data.tasks import BOS, Task, make_task
 from algomatch.models import reference
 from algomatch.models.bridges import make_native
 from algomatch.models.compiling import Compiled, compile_program
-from algomatch.models.learned import learned_shape
 from algomatch.models.reference import (
     Reference,
     build_reference,
     validate,
 )
+from algomatch.models.shapes import learned_shape
 from algomatch.models.training import AlgorithmicTask
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from references import decoded, interpreted, make_inputs
-from references import fast_compiles as fast_compiles
-from references import one_level as one_level
+from support.references import decoded, interpreted, make_inputs
+from support.references import fast_compiles as fast_compiles
+from support.references import one_level as one_level
 from tracr.rasp import rasp
 
 from algomatch.data.tasks import Task
-from algomatch.errors import UserError
+from algomatch.infra.errors import UserError
 from algomatch.models.reference import build_reference
 
 COMPARISONS = (rasp.Comparison.EQ, rasp.Comparison.NEQ, rasp.Comparison.TRUE, rasp.Comparison.LEQ)

@@ -22,7 +22,8 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import (
+from safetensors import safe_open
+from support.references import (
     LEQ,
     TRUE,
     compile_with_tracr,
@@ -35,21 +36,20 @@ from references import (
     make_share,
     small_task,
 )
-from references import fast_compiles as fast_compiles
-from references import one_level as one_level
-from references import own_cache as own_cache
-from safetensors import safe_open
+from support.references import fast_compiles as fast_compiles
+from support.references import one_level as one_level
+from support.references import own_cache as own_cache
 from torch import Tensor
 from tracr.rasp import rasp
 from transformer_lens.utilities import tracr as converter
 
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import InputSet, encode_vocabulary
 from algomatch.data.interpreter import Value
 from algomatch.data.outputs import IGNORE, Categorical, Numerical
 from algomatch.data.programs import make_frac_prevs, make_hist, make_reverse, make_sort
 from algomatch.data.tasks import BOS, REGISTRY, Task, make_task
-from algomatch.errors import UserError
+from algomatch.infra.errors import UserError
 from algomatch.models import reference
 from algomatch.models.compiling import Compiled, compile_program
 from algomatch.models.reference import (
@@ -728,7 +728,7 @@ def test_another_program_or_task_is_not_taken_from_the_cache(own_cache: Path) ->
 @pytest.mark.slow
 def test_sets_have_one_reference_in_every_process(own_cache: Path) -> None:
     script = """
-from references import make_inputs
+from support.references import make_inputs
 from tracr.rasp import rasp
 from algomatch.data.tasks import Task
 from algomatch.models.reference import build_reference

@@ -11,21 +11,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import fit, make_inputs
 from rich.console import Console
+from support.references import fit, make_inputs
 from tracr.rasp import rasp
 from transformer_lens.config import TransformerBridgeConfig
 
-from algomatch.config import TrainerConfig, compose
+from algomatch.api.training_runs import train
+from algomatch.config.schema import TrainerConfig, compose
 from algomatch.data.datamodule import Batch, TaskDataModule
 from algomatch.data.inputs import InputSet
 from algomatch.data.outputs import IGNORE
 from algomatch.data.programs import make_reverse
 from algomatch.data.tasks import Task
-from algomatch.errors import NotFiniteError
-from algomatch.experiment import train
+from algomatch.infra.errors import NotFiniteError
 from algomatch.models.bridges import make_native
-from algomatch.models.learned import learned_shape
+from algomatch.models.shapes import learned_shape
 from algomatch.models.training import (
     AlgorithmicTask,
     checkpoint_steps,

@@ -11,9 +11,9 @@ from support.gpt2 import padded_tokens, saved_gpt2
 from support.models import SHAPES, bridge_of
 from torch import Tensor
 
-from algomatch.analysis.setting import Setting
-from algomatch.errors import UserError
-from algomatch.models.brought import load_gpt2
+from algomatch.analysis.base import Setting
+from algomatch.infra.errors import UserError
+from algomatch.models.foreign import load_gpt2
 from algomatch.models.wiring import HEAD, MLP_IN, OUTPUT, Wiring, wired
 
 KINDS = ["reference", *SHAPES]

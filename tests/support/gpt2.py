@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from algomatch.config import Config, compose
+from algomatch.config.schema import Config, compose
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Categorical
 from algomatch.data.tasks import make_task
-from algomatch.models.learned import learned_shape
+from algomatch.models.shapes import learned_shape
 from algomatch.models.training import fit
 
 INDUCTION = (

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from algomatch.analysis.emergence import summaries
-from algomatch.analysis.suite import declared_metrics, headlines
-from algomatch.config import AnalysisConfig, to_mapping
+from algomatch.analysis.measures.emergence import summaries
+from algomatch.analysis.measures.suite import declared_metrics, headlines
+from algomatch.config.schema import AnalysisConfig, to_mapping
+from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking.heatmaps import HEATMAPS, heatmaps
-from algomatch.tracking.run_folder import RunFolder
 from support.runs import TIMEOUT, kept_steps
 from support.wandb_server import ServerRun, WandbServer
 

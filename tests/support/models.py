@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.activations import Recording
+from algomatch.analysis.base import Setting
 from algomatch.analysis.measurements import Measurement
-from algomatch.analysis.setting import Setting
 from algomatch.models.bridges import make_bridge, make_native
 
 Rows = dict[tuple[str, str], Measurement]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from algomatch.cli import main
-from algomatch.config import compose
-from algomatch.experiment import train
+from algomatch.api.training_runs import train
+from algomatch.cli.main import main
+from algomatch.config.schema import compose
 from support.runs import TINY, quiet
 
 HOSTILE = "<img src=x onerror=alert(1)>"

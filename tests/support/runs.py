@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from algomatch.analysis.measurements import Measurement
-from algomatch.tracking.run_folder import RunFolder
+from algomatch.runs.run_folder import RunFolder
 
 TINY = (
     "task.vocabulary=[a,b]",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from algomatch.config import TaskConfig
+from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.tasks import REGISTRY, Task, make_task
 

@@ -15,7 +15,7 @@ from support.logged import check_complete
 from support.runs import TIMEOUT, kept_steps, run, wait_until
 from support.wandb_server import WandbServer
 
-from algomatch.tracking.run_folder import RunFolder
+from algomatch.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * TIMEOUT)]
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from algomatch.analysis.base import Setting
 from algomatch.analysis.measurements import Measurement
-from algomatch.analysis.rerun import KINDS
-from algomatch.analysis.setting import Setting
-from algomatch.analysis.sparsity import MEANS, SHARES
-from algomatch.analysis.suite import measure
+from algomatch.analysis.measures.rerun import KINDS
+from algomatch.analysis.measures.sparsity import MEANS, SHARES
+from algomatch.analysis.measures.suite import measure
 from algomatch.models.bridges import make_bridge
 from algomatch.tracking.heatmaps import (
     CELL,

@@ -12,9 +12,9 @@ from support.logged import check_complete
 from support.runs import TIMEOUT, TINY, run
 from support.wandb_server import WandbServer
 
-from algomatch.config import TrackingConfig
+from algomatch.config.schema import TrackingConfig
+from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking.agent import VARIABLES, Assigned, assigned
-from algomatch.tracking.run_folder import RunFolder
 from algomatch.tracking.wandb_settings import client, tell_what_counts
 
 SHORT = (*TINY, "trainer.checkpoints=6", "analysis.measures=[accuracy]")

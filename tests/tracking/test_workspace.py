@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from support.runs import TIMEOUT, TINY, run
 from support.wandb_server import ENTITY, WandbServer
 
-from algomatch.analysis.emergence import CONTROLS, summaries
+from algomatch.analysis.base import Setting
 from algomatch.analysis.measurements import Measurement
-from algomatch.analysis.setting import Setting
-from algomatch.analysis.suite import headlines, measure
-from algomatch.cli import main
-from algomatch.config import compose
-from algomatch.experiment import prepare
+from algomatch.analysis.measures.emergence import CONTROLS, summaries
+from algomatch.analysis.measures.suite import headlines, measure
+from algomatch.api.training_runs import prepare
+from algomatch.cli.main import main
+from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge
+from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking import workspace
-from algomatch.tracking.run_folder import RunFolder
 from algomatch.tracking.wandb_log import WandbLog, run_summary
 
 ws: Any = vars(workspace)["ws"]  # imported there without its warnings

@@ -1,0 +1,1 @@
+"""Which edges of a model matter, and what they carry."""

@@ -1,0 +1,425 @@
+"""Which edges of a model matter: exact patching, its recursive form, and gradients.
+
+An edge is taken away by giving its reader what the node writes under an ablation: zero, its mean,
+or what it writes on another input (`rerun.KINDS`), at every position at once.
+
+- `exact`: each edge alone, run for real; the score is the divergence of the outputs from those of
+  the intact model.
+- `acdc`: edges are taken away one after another, from the output back, each for good if that moves
+  the outputs less than a threshold (Conmy et al. 2023).
+- `eap`: edge attribution patching, the loss's gradient at the reader times the change (Syed et al.
+  2023); `eap_ig` takes the mean of the gradients on the way from ablated to intact embeddings
+  (Hanna et al. 2024). An edge of which the gradient says nothing on any input (zero, but for
+  rounding) gets what exact patching does to the loss: compiled steps and attention pass none.
+
+Divergence: of classes the KL divergence from the intact model's, in nats, of numbers the squared
+difference; mean over the positions where the program is defined.
+
+Shapes: as in `wiring`; `edge` the edges of a graph in its order, `stack` several ways at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from ...data.inputs import InputSet
+from ...data.outputs import Categorical, Output
+from ...models.task_model import Subject
+from ...models.wiring import Edge, Run, Wiring
+from ..measures.rerun import Donors, donors
+
+METHODS = ("exact", "acdc", "eap", "eap_ig")
+NOTHING = 1e-9  # of a divergence, a loss, an attribution: what rounding may make of nothing
+ROUNDING = 1e-4  # of the largest value: what rounding, and soft attention of 1e-5, may make
+VALUES_AT_ONCE = 2**23  # numbers of a residual stream, over all that is run side by side
+Progress = Callable[[int, int], None]
+Measured = Callable[[Tensor, Tensor], Tensor]  # outputs and the intact ones, to a value an input
+
+
+def divergence(
+    output: Output,
+    given: Float[Tensor, "*stack inputs pos width"],
+    intact: Float[Tensor, "inputs pos width"],
+    defined: Bool[Tensor, "inputs pos"],
+) -> Float64[Tensor, "*stack inputs"]:
+    """Return how far outputs are from the intact model's, per input: mean over defined places."""
+    if isinstance(output, Categorical):
+        old, new = (one.double().log_softmax(-1) for one in (intact, given))
+        apart = (old.exp() * (old - new)).sum(-1).clamp(min=0)
+    else:
+        apart = (given.double() - intact.double())[..., 0] ** 2
+    found: Tensor = (apart * defined).sum(-1) / defined.sum(-1).clamp(min=1)
+    return found
+
+
+def losses(
+    inputs: InputSet, given: Float[Tensor, "*stack inputs pos width"]
+) -> Float64[Tensor, "*stack inputs"]:
+    """Return the loss on each input: mean over the positions where the program is defined."""
+    targets = inputs.targets.expand(given.shape[:-1])
+    loss = inputs.output.loss(given.double(), targets.to(_as(inputs)))
+    found: Tensor = loss.sum(-1) / inputs.defined.sum(-1).clamp(min=1)
+    return found
+
+
+def _as(inputs: InputSet) -> torch.dtype:
+    return torch.int64 if isinstance(inputs.output, Categorical) else torch.float64
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Inputs as a model meets them, each with another one that gives in its place."""
+
+    inputs: InputSet
+    subject: Subject
+    given: dict[str, Donors]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of ablation that there are of these inputs."""
+        return ["zero", "mean", *self.given]
+
+
+def cases_of(
+    inputs: InputSet, subject: Subject, seed: int, rows: Int64[Tensor, " some"] | None = None
+) -> Cases:
+    """Return inputs, all or some, with those that give in their place, drawn as for ablation."""
+    if rows is not None:
+        inputs, subject = inputs.at(rows), subject.at(rows)
+    return Cases(inputs, subject, donors(inputs, seed))
+
+
+class Ablated:
+    """A model's graph on inputs, and what its nodes give there under one kind of ablation."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        cases: Cases,
+        kind: str,
+        other: Float[Tensor, "node inputs pos d_model"] | None = None,
+    ):
+        self.wiring, self.cases, self.kind = wiring, cases, kind
+        self.inputs, self.subject = cases.inputs, cases.subject
+        self.tokens, self.key_mask = cases.subject.tokens, cases.subject.key_mask
+        self._other = other
+
+    @cached_property
+    def intact(self) -> Run:
+        """The model as it is."""
+        with torch.inference_mode():
+            return self.wiring.run(self.tokens, self.key_mask)
+
+    @cached_property
+    def other(self) -> Float[Tensor, "node inputs pos d_model"]:
+        """What the nodes write under the ablation."""
+        if self._other is not None:
+            return self._other
+        written = self.intact.written
+        if self.kind == "zero":
+            return torch.zeros_like(written)
+        if self.kind == "mean":
+            reached = self.key_mask[..., None].to(written)
+            total = (written * reached).sum(1, keepdim=True)
+            return (total / reached.sum(0).clamp(min=1)).expand_as(written)
+        drawn = self.cases.given[self.kind]
+        rows, positions = self.subject.own_places(drawn.rows, drawn.positions)
+        return written[:, rows, positions]
+
+    def parts(self, size: int) -> Iterator[tuple[slice, Ablated]]:
+        """Yield the same on a few inputs at a time."""
+        mean = self._mean(size) if self.kind == "mean" else None
+        for at in range(0, len(self.inputs), size):
+            rows = torch.arange(at, min(at + size, len(self.inputs)))
+            part = Cases(self.inputs.at(rows), self.subject.at(rows), {})
+            other = mean if mean is None else mean.expand(-1, len(rows), -1, -1)
+            if self.kind in self.cases.given:
+                drawn = self.cases.given[self.kind]
+                theirs = self.subject.at(drawn.rows[rows])
+                written = self._written(theirs)
+                own = torch.arange(len(rows))
+                there = self.subject.own_places(own, drawn.positions[rows])
+                other = written[:, there[0], there[1]]
+            yield slice(at, at + len(rows)), Ablated(self.wiring, part, self.kind, other)
+
+    def _mean(self, size: int) -> Float[Tensor, "node 1 pos d_model"]:
+        total, count = torch.zeros(()).double(), torch.zeros(()).double()
+        for some in torch.split(torch.arange(len(self.inputs)), size):
+            subject = self.subject.at(some)
+            reached = subject.key_mask[..., None].float()
+            total = total + (self._written(subject) * reached).double().sum(1, keepdim=True)
+            count = count + reached.double().sum(0)
+        return (total / count.clamp(min=1)).float()
+
+    @torch.inference_mode()
+    def _written(self, subject: Subject) -> Float[Tensor, "node inputs pos d_model"]:
+        return self.wiring.run(subject.tokens, subject.key_mask).written
+
+    def read(self, logits: Float[Tensor, "*stack inputs own classes"]) -> Tensor:
+        """Return the outputs of the task's positions and classes."""
+        return self.subject.read(logits)
+
+    def subject_real(self) -> Bool[Tensor, "inputs own"]:
+        """Return the model's positions that are a list's."""
+        real = self.inputs.real
+        return torch.cat([torch.zeros(len(real), self.subject.lead).bool(), real], dim=1)
+
+    @cached_property
+    def outputs(self) -> Float[Tensor, "inputs pos width"]:
+        """The intact model's outputs."""
+        found: Tensor = self.read(self.intact.logits)
+        return found
+
+    def divergence(
+        self, logits: Float[Tensor, "*stack inputs own classes"]
+    ) -> Float64[Tensor, "*stack inputs"]:
+        """Return how far some logits are from the intact model's, per input."""
+        return divergence(self.inputs.output, self.read(logits), self.outputs, self.inputs.defined)
+
+    @torch.inference_mode()
+    def without(
+        self, removed: Bool[Tensor, "reader node"], start: int = 0
+    ) -> Float[Tensor, "inputs own classes"]:
+        """Return the logits with some edges removed, none of them into a block before `start`."""
+        before = None
+        if start:
+            count = self.wiring.readers[self.wiring.first_reader[start]].nodes
+            before = self.intact.written[:count]
+        return self.wiring.run(
+            self.tokens, self.key_mask, removed, self.other, start=start, before=before
+        ).logits
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every edge's and node's score, and how many edges fell back to exact patching.
+
+    Both are in the graph's order. A node is taken away with all edges from it.
+    """
+
+    method: str
+    kind: str
+    values: Float64[Tensor, " edge"]
+    nodes: Float64[Tensor, " node"]
+    fallen_back: int = 0
+
+    @property
+    def order(self) -> Int64[Tensor, " edge"]:
+        """The edges from the one with the highest score down."""
+        return self.values.argsort(descending=True, stable=True)
+
+
+@torch.inference_mode()
+def patched(
+    one: Ablated,
+    edges: Sequence[Edge],
+    measured: Measured,
+    progress: Progress | None = None,
+) -> Float64[Tensor, " edge"]:
+    """Return what taking away each of some edges alone does, mean over inputs.
+
+    `measured` compares outputs with the intact model's, input by input. Only what comes after the
+    reader is run, all edges of a reader side by side, and only where its node writes something
+    else at all; of idle readers nothing.
+    """
+    wiring, intact, done = one.wiring, one.intact, 0
+    found = torch.zeros(len(edges), dtype=torch.float64)
+    by_reader: dict[int, list[int]] = {}
+    change = one.other - intact.written
+    varied = change.flatten(1).any(1).tolist()
+    for i, edge in enumerate(edges):
+        if varied[edge.node] and not wiring.idle[edge.reader]:
+            by_reader.setdefault(edge.reader, []).append(i)
+    count, stream = -1, torch.empty(0)
+    for reader, places in by_reader.items():
+        if wiring.readers[reader].nodes != count:
+            count, stream = wiring.readers[reader].nodes, wiring.stream(reader, intact.written)
+        for some in _portions(places, stream.numel()):
+            nodes = [edges[i].node for i in some]
+            stack = torch.cat([torch.zeros_like(stream)[None], change[nodes]])
+            given = wiring.given(reader, stream, stack, one.key_mask)
+            moved = torch.nonzero((given[1:] != given[0]).flatten(1).any(1))[:, 0]
+            if len(moved):
+                asked = torch.cat([given[:1], given[1:][moved]])
+                out = one.read(wiring.after(reader, stream, asked, intact, one.key_mask))
+                effect = measured(out[1:], out[0]).mean(-1)
+                found[[some[i] for i in moved.tolist()]] = effect
+            done += len(some)
+            if progress is not None:
+                progress(done, len(edges))
+    return torch.where(found > NOTHING, found, 0.0)
+
+
+def _portions(places: list[int], size: int) -> Iterator[list[int]]:
+    count = max(1, VALUES_AT_ONCE // size)
+    for at in range(0, len(places), count):
+        yield places[at : at + count]
+
+
+@torch.no_grad()
+def visible(one: Ablated, real: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
+    """Return the real edges that an ablation can see: it alone changes what their readers write.
+
+    At a position of a list. An edge that carries a constant is out of the sight of resampling, and
+    within one length so is all that only the length changes.
+    """
+    wiring, intact, found = one.wiring, one.intact, torch.zeros_like(real)
+    counted = one.subject_real()[..., None]
+    for r in torch.nonzero(real.any(1))[:, 0].tolist():
+        nodes = torch.nonzero(real[r])[:, 0]
+        change = one.other[nodes] - intact.written[nodes]
+        stacked = torch.cat([torch.zeros_like(change[:1]), change])
+        given = wiring.given(r, wiring.stream(r, intact.written), stacked, one.key_mask) * counted
+        moved = (given[1:] - given[0]).abs().flatten(1).amax(1)
+        found[r, nodes] = moved > ROUNDING * given[0].abs().max()
+    return found
+
+
+def exact(one: Ablated, progress: Progress | None = None) -> Scores:
+    """Return the divergence that taking away each edge alone makes, and each node."""
+    edges = exact_edges(one, progress)
+    nodes = without_nodes(one, range(len(one.wiring.nodes)), _apart(one))
+    return Scores("exact", one.kind, edges, nodes)
+
+
+def exact_edges(one: Ablated, progress: Progress | None = None) -> Float64[Tensor, " edge"]:
+    """Return the divergence that taking away each edge alone makes."""
+    return patched(one, one.wiring.edges, _apart(one), progress)
+
+
+def _apart(one: Ablated) -> Measured:
+    inputs = one.inputs
+
+    def measured(given: Tensor, intact: Tensor) -> Tensor:
+        return divergence(inputs.output, given, intact, inputs.defined)
+
+    return measured
+
+
+def without_nodes(
+    one: Ablated, nodes: Iterable[int], measured: Measured
+) -> Float64[Tensor, " some"]:
+    """Return what taking away all that each of some nodes writes does, mean over inputs."""
+    found = []
+    for u in nodes:
+        removed = torch.zeros(len(one.wiring.readers), len(one.wiring.nodes), dtype=torch.bool)
+        removed[:, u] = True
+        found.append(float(measured(one.read(one.without(removed)), one.outputs).mean()))
+    values = torch.tensor(found, dtype=torch.float64)
+    return torch.where(values > NOTHING, values, 0.0)
+
+
+def acdc(
+    one: Ablated, threshold: float, progress: Progress | None = None
+) -> Bool[Tensor, "reader node"]:
+    """Return the edges that are kept where each is removed that moves the outputs less.
+
+    From the output back, the latest node first; less than `threshold`, on top of what the edges
+    removed before have moved. Of a node that nothing reads any more no edge is kept.
+    """
+    wiring = one.wiring
+    removed = torch.zeros(len(wiring.readers), len(wiring.nodes), dtype=torch.bool)
+    moved, done = 0.0, 0
+    for r, reader in reversed(list(enumerate(wiring.readers))):
+        node = reader.node
+        dead = node is not None and not _kept(wiring, removed)[:, wiring.nodes.index(node)].any()
+        for u in reversed(range(reader.nodes)):
+            removed[r, u] = True
+            done += 1
+            if not dead:
+                now = float(one.divergence(one.without(removed, reader.layer)).mean())
+                if now - moved < threshold:
+                    moved = now
+                else:
+                    removed[r, u] = False
+            if progress is not None:
+                progress(done, len(wiring.edges))
+    return _kept(wiring, removed)
+
+
+def _kept(wiring: Wiring, removed: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
+    return all_edges(wiring) & ~removed
+
+
+def all_edges(wiring: Wiring) -> Bool[Tensor, "reader node"]:
+    """Return which readers read which nodes."""
+    counts = torch.tensor([reader.nodes for reader in wiring.readers])
+    return torch.arange(len(wiring.nodes)) < counts[:, None]
+
+
+def attribution(one: Ablated, steps: int | None = None, progress: Progress | None = None) -> Scores:
+    """Return each edge's attribution: the gradient of the loss at the reader times the change.
+
+    With `steps`, the mean of the gradients at so many points from ablated to intact embeddings.
+    """
+    wiring, method = one.wiring, "eap" if steps is None else "eap_ig"
+    own = wiring.embedded(one.tokens)
+    count = len(own)
+    shares = [1.0] if steps is None else [(i + 1) / steps for i in range(steps)]
+    gradient = torch.zeros(len(wiring.readers), *own.shape[1:])
+    for i, share in enumerate(shares):
+        embeddings = one.other[:count] + share * (own - one.other[:count])
+        gradient += _gradient(one, embeddings) / len(shares)
+        if progress is not None:
+            progress(i + 1, len(shares))
+    change = one.other - one.intact.written
+    nodes = torch.zeros(len(wiring.nodes), dtype=torch.float64)
+    values, silent = torch.zeros(len(wiring.edges), dtype=torch.float64), list[int]()
+    starts = [i for i, edge in enumerate(wiring.edges) if edge.node == 0]
+    for r, reader in enumerate(wiring.readers):
+        each = torch.einsum("unpd,npd->un", change[: reader.nodes], gradient[r]).double()
+        here = torch.arange(starts[r], starts[r] + reader.nodes)
+        values[here] = each.mean(-1).abs()
+        nodes[: reader.nodes] += each.mean(-1)  # the sum over its edges is the node's gradient
+        silent += here[each.abs().amax(-1) <= NOTHING].tolist()
+
+    def dearer(given: Tensor, intact: Tensor) -> Tensor:
+        return (losses(one.inputs, given) - losses(one.inputs, intact)).abs()
+
+    asked = [wiring.edges[i] for i in silent]
+    if asked:
+        values[silent] = patched(one, asked, dearer)
+    nodes = nodes.abs()
+    quiet = torch.nonzero(nodes <= NOTHING)[:, 0].tolist()
+    nodes[quiet] = without_nodes(one, quiet, dearer)
+    return Scores(method, one.kind, values, nodes, len(asked))
+
+
+def _gradient(
+    one: Ablated, embeddings: Float[Tensor, "node inputs pos d_model"]
+) -> Float[Tensor, "reader inputs pos d_model"]:
+    """Return the gradient of each input's loss by what each reader reads."""
+    with torch.enable_grad():
+        added = torch.zeros(len(one.wiring.readers), *embeddings.shape[1:], requires_grad=True)
+        run = one.wiring.run(one.tokens, one.key_mask, added=added, embeddings=embeddings.clone())
+        loss = losses(one.inputs, one.read(run.logits)).sum()
+        (found,) = torch.autograd.grad(loss, [added])
+    return found
+
+
+def reaching(wiring: Wiring, kept: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
+    """Return the kept edges on a way to the output.
+
+    A node of which no edge is kept still gives something: what it makes of ablated values, and of
+    the length, which attention sees without an edge.
+    """
+    found = kept.clone()
+    for r, reader in reversed(list(enumerate(wiring.readers))):
+        node = reader.node
+        if node is not None and not found[:, wiring.nodes.index(node)].any():
+            found[r] = False
+    return found
+
+
+def top(wiring: Wiring, scores: Scores, count: int) -> Bool[Tensor, "reader node"]:
+    """Return the edges with the highest scores above zero, of those on a way to the output."""
+    kept = torch.zeros(len(wiring.readers), len(wiring.nodes), dtype=torch.bool)
+    for i in scores.order[:count].tolist():
+        kept[wiring.edges[i]] = bool(scores.values[i] > 0)
+    return reaching(wiring, kept)

@@ -1,0 +1,1 @@
+"""Models whose answer is known: what a measure is compared with."""

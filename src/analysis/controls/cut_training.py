@@ -1,0 +1,166 @@
+"""A learned architecture trained to hold a program's cuts: interchange training of whole residuals.
+
+At a site of each cut the residual of every position is replaced by that of another input's, as the
+trials of matching do; the output must become what the program gives then (Geiger et al. 2022,
+arXiv:2112.00826). The result is a positive control: a learned model whose whole residual stream is
+known to carry one cut after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge.sources.native import NativeModel
+
+from ...config.schema import TrainerConfig
+from ...data.donors import CutTrials, Trial, cut_trials, joined
+from ...data.inputs import InputSet
+from ...data.rasp.cuts import Cut
+from ...infra.errors import UserError
+from ...models.bridges import make_native
+from ...models.continuation import continue_from, residual_stream, residuals
+from ...models.task_model import subject_of
+from ...models.training import Progress, exact_accuracy, mean_loss, optimise, weights_of, with_seed
+from .interchange_training import drawn
+
+POOL = 256  # inputs, at most, whose trials are trained on in one step
+POOLS, NEW = 16, 64  # pools at most, of which each has so many inputs of its own
+CASES = 4096  # of a trial, drawn from a pool
+MEASURED, FRESH = 2048, 1024  # inputs and cases of a trial to measure on
+SOLVED = 0.99  # share of the cases of every trial at which training ends
+WEIGHT = 3.0  # of the trials' loss
+OWN_SEEDS = 2_000_000  # far from those of matching: what is trained on is not what is measured on
+SETTINGS = TrainerConfig(
+    max_steps=1500, batch_size=128, learning_rate=2e-3, warmup_steps=50, evaluate_every=100
+)
+
+
+@dataclass(frozen=True)
+class CutImplementation:
+    """A model trained to hold cuts, and how well it does.
+
+    `sites` says where it holds each cut, by the cut's name. `exact` is the share of inputs whose
+    outputs are all right, `held` for each cut the lowest share of its trials, drawn anew.
+    """
+
+    weights: dict[str, Tensor]
+    sites: dict[str, str]
+    exact: float
+    held: dict[str, float]
+    steps: int
+
+    @property
+    def solved(self) -> bool:
+        """Whether it does all that it was trained for."""
+        return self.exact == 1 and min(self.held.values(), default=1) >= SOLVED
+
+
+def implement_cuts(
+    inputs: InputSet,
+    shape: TransformerBridgeConfig,
+    cuts: Sequence[Cut],
+    seed: int,
+    settings: TrainerConfig = SETTINGS,
+    progress: Progress | None = None,
+) -> CutImplementation:
+    """Return a new model of a shape, trained to hold cuts, given in program order, one by one.
+
+    `settings.batch_size` counts the cases of each cut; all inputs are trained on, held out or not.
+    Training ends early where every input is right and the share of every trial is at least 0.99.
+
+    Raises:
+        UserError: the model has too few blocks, or no order of the program's steps has all cuts.
+        NotFiniteError: the loss is infinite or not a number.
+    """
+    sites = cut_sites(shape, cuts)
+    first = OWN_SEEDS * (seed + 1)
+    count = min(POOLS, 1 + len(inputs) // NEW)
+    pools = [_pool(inputs, cuts, POOL, CASES, first + at) for at in range(count)]
+    measured, fresh = _pool(inputs, cuts, MEASURED, FRESH, first + POOLS)
+    model = make_native(with_seed(shape, seed))
+    last = residual_stream(model)[-1]
+
+    def loss_at(step: int) -> Tensor:
+        generator = np.random.default_rng([seed, step])
+        some, tests = pools[step % count]
+        streams = residuals(model, some.tokens, some.key_mask, [*sites.values(), last])
+        given = continue_from(model, last, streams[last], some.key_mask)
+        loss = mean_loss(some.output, given, some.targets)
+        for one in tests:
+            if one.trials:
+                site, trial = sites[one.cut.name], _drawn(one, settings.batch_size, generator)
+                donated = streams[site][trial.rows, trial.positions]
+                given = continue_from(model, site, donated, some.key_mask[trial.bases])
+                share = WEIGHT / len(tests)
+                loss = loss + share * mean_loss(some.output, given, trial.targets)
+        return loss
+
+    def solved() -> bool:
+        shares = _held(model, sites, measured, fresh).values()
+        return min(shares, default=1) >= SOLVED and exact_accuracy(model, inputs) == 1
+
+    steps = optimise(model, loss_at, settings, progress, solved)
+    held = _held(model, sites, measured, fresh)
+    return CutImplementation(weights_of(model), sites, exact_accuracy(model, inputs), held, steps)
+
+
+def cut_sites(shape: TransformerBridgeConfig, cuts: Sequence[Cut]) -> dict[str, str]:
+    """Return the site of each cut, by its name: after blocks spread evenly, never after the last.
+
+    Raises:
+        UserError: the model has too few blocks, or no order of the program's steps has all cuts.
+    """
+    count, blocks = len(cuts), shape.n_layers
+    if count >= blocks:
+        raise UserError(
+            f"{count} cuts are held after {count} blocks, and the output after another: the model "
+            f"has {blocks}"
+        )
+    for before, after in pairwise(cuts):
+        if not after.later(before):
+            raise UserError(f"no order of the program's steps has {before.name}, then {after.name}")
+    return {
+        cut.name: f"blocks.{(at + 1) * blocks // (count + 1) - 1}.hook_resid_post"
+        for at, cut in enumerate(cuts)
+    }
+
+
+def _pool(
+    inputs: InputSet, cuts: Sequence[Cut], size: int, count: int, seed: int
+) -> tuple[InputSet, list[CutTrials]]:
+    """Return inputs, half of them drawn evenly over the lengths, and trials among them."""
+    pairs = drawn(inputs, size // 2, np.random.default_rng(seed))
+    some = inputs.at(torch.from_numpy(np.unique(pairs)))
+    return some, cut_trials(some, cuts, count, seed)
+
+
+def _drawn(tests: CutTrials, count: int, generator: np.random.Generator) -> Trial:
+    """Return cases of all trials of a cut, as many of each."""
+    sizes = map(len, np.array_split(np.arange(count), len(tests.trials)))
+    parts = [
+        trial.at(torch.from_numpy(generator.integers(len(trial), size=size)))
+        for trial, size in zip(tests.trials, sizes, strict=True)
+    ]
+    return joined(parts, count)
+
+
+def _held(
+    model: NativeModel, sites: Mapping[str, str], inputs: InputSet, tests: Sequence[CutTrials]
+) -> dict[str, float]:
+    """Return the lowest share of each cut's trials whose outputs all become the targets."""
+    subject, held = subject_of(model, inputs), dict[str, float]()
+    streams = dict(subject.recorded(list(sites.values())))
+    for one in tests:
+        site, shares = sites[one.cut.name], list[float]()
+        for trial in one.trials:
+            right = inputs.output.right(subject.given(site, streams[site], trial), trial.targets)
+            whole = (right | ~inputs.output.defined(trial.targets)).all(-1)
+            shares.append(float(whole.double().mean()))
+        held[one.cut.name] = min(shares, default=1.0)
+    return held

@@ -1,0 +1,223 @@
+"""Models whose answer is known: what a measure must be compared with to mean anything.
+
+Positives run the program by construction, or were trained to implement it; negatives do not run
+it; decoys compute the same map by another program. Each is made when it is asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
+
+from ...config.schema import Config
+from ...data.inputs import InputSet, input_set, shuffled
+from ...data.outputs import Categorical, Numerical, Output
+from ...infra.errors import UserError, first_line
+from ...models.bridges import make_bridge
+from ...models.compiling import HEAD, Compiled
+from ...models.reference import Reference, build_reference
+from ...models.shapes import learned_shape
+from ...models.training import Progress, fit
+from .interchange_training import Implementation, implement
+from .other_tasks import other_references
+from .variants import hardest_noise, permuted, reparametrised, rotated
+
+# Far from the seeds people give their runs, so that no control is the run's own start.
+RANDOM_INIT_SEEDS = 1_000_000
+POSITIVE, NEGATIVE, DECOY = "positive", "negative", "decoy"
+DRAWS = 2  # seeds of what is changed at random
+INITS = 5  # random inits that are measured in full
+TRIES = 3  # seeds with which interchange training is tried
+CONDITION = 3.0  # of the map by which the reference is reparametrised
+
+
+class NotMadeError(Exception):
+    """A control that cannot be had for a task, and why."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A control's model, and what there is to say of this one."""
+
+    bridge: TransformerBridge
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A model whose answer is known: several of one `group` differ in their seed or task.
+
+    `make` is told how far training is; it raises NotMadeError.
+    """
+
+    name: str
+    kind: str
+    group: str
+    make: Callable[[Progress], Made]
+
+
+def init_seed(seed: int, index: int) -> int:
+    """Return the seed of one of the random inits that an analysis draws."""
+    return (RANDOM_INIT_SEEDS * (seed + 1) + index) % 2**63
+
+
+def random_inits(
+    shape: TransformerBridgeConfig, count: int, seed: int, device: str
+) -> list[TransformerBridge]:
+    """Return untrained models of a learned model's shape: the negative control of similarity."""
+    bridges = []
+    for i in range(count):
+        one = copy.copy(shape)  # dataclasses.replace would lose attention_dir
+        one.seed = init_seed(seed, i)
+        bridges.append(make_bridge(one, device=device))
+    return bridges
+
+
+def learned_by_heart(
+    inputs: InputSet, shape: TransformerBridgeConfig, config: Config, progress: Progress
+) -> Made:
+    """Return a model of a shape, trained as a config says, but on shuffled labels.
+
+    Raises:
+        NotFiniteError: training diverged.
+    """
+    given = shuffled(inputs, config.analysis.seed)
+    weights, exact, steps = fit(given, shape, config.trainer, config.seed, progress)
+    note = f"{exact:.1%} of its own labels right after {steps} steps"
+    return Made(make_bridge(shape, weights, config.analysis.device), note)
+
+
+def controls(
+    inputs: InputSet,
+    reference: Reference,
+    shape: TransformerBridgeConfig,
+    config: Config,
+    inits: int = INITS,
+) -> list[Control]:
+    """Return the controls of a task for a learned model of a shape: positives, negatives, decoys.
+
+    `inits` of the negatives are random inits.
+
+    Raises:
+        UserError: a program of the task fails on its inputs.
+    """
+    return [
+        *_positives(inputs, reference, shape, config),
+        *_negatives(inputs, shape, config, inits),
+        *_decoys(inputs, config),
+    ]
+
+
+def _positives(
+    inputs: InputSet, reference: Reference, shape: TransformerBridgeConfig, config: Config
+) -> Iterator[Control]:
+    compiled, seed = reference.compiled, config.analysis.seed
+
+    def as_is(progress: Progress) -> Made:
+        return Made(reference.bridge, f"{reference.validation.n_wrong} wrong")
+
+    def changed(progress: Progress, change: Callable[[Compiled], Compiled], note: str) -> Made:
+        return Made(change(compiled).bridge(inputs), note)
+
+    def noised(progress: Progress, at: int) -> Made:
+        found = hardest_noise(compiled, inputs, at)
+        if found is None:
+            raise NotMadeError("no noise is survived")
+        return Made(found[0].bridge(inputs), f"relative noise {found[1]:g}")
+
+    yield Control("reference", POSITIVE, "reference", as_is)
+    for i in range(DRAWS):
+        at = seed + i
+        for name, change, note in (
+            ("rotated", partial(rotated, seed=at), ""),
+            (
+                "reparametrised",
+                partial(reparametrised, seed=at, condition=CONDITION),
+                f"condition number {CONDITION:g}",
+            ),
+            ("permuted", partial(permuted, seed=at), ""),
+        ):
+            make = partial(changed, change=change, note=note)
+            yield Control(f"{name}-{i + 1}", POSITIVE, name, make)
+        yield Control(f"noised-{i + 1}", POSITIVE, "noised", partial(noised, at=at))
+
+    def implemented(progress: Progress) -> Made:
+        tried: list[Implementation] = []
+        for i in range(TRIES):
+            one = implement(inputs, shape, seed + i, progress=progress)
+            tried.append(one)
+            if one.exact == 1:
+                swaps = ", ".join(f"{name} {share:.3f}" for name, share in one.interchange.items())
+                note = f"interchange {swaps}" if swaps else "no inner variable to interchange"
+                return Made(make_bridge(shape, one.weights, config.analysis.device), note)
+        best = max(one.exact for one in tried)
+        raise NotMadeError(f"interchange training reached exact accuracy {best:.4f}, not 1")
+
+    yield Control("implemented", POSITIVE, "implemented", implemented)
+
+
+def _negatives(
+    inputs: InputSet, shape: TransformerBridgeConfig, config: Config, inits: int
+) -> Iterator[Control]:
+    settings, device, seed = config.trainer, config.analysis.device, config.analysis.seed
+
+    def untrained(progress: Progress, index: int) -> Made:
+        return Made(random_inits(shape, index + 1, seed, device)[index])
+
+    for i in range(inits):
+        make = partial(untrained, index=i)
+        yield Control(f"random_init-{i + 1}", NEGATIVE, "random init", make)
+
+    by_heart = partial(learned_by_heart, inputs, shape, config)
+    yield Control("shuffled_labels", NEGATIVE, "shuffled labels", by_heart)
+
+    def trained(progress: Progress, other: Reference) -> Made:
+        theirs = learned_shape(config.model, other.inputs, config.seed)
+        weights, exact, steps = fit(other.inputs, theirs, settings, config.seed, progress)
+        note = f"{exact:.1%} right at its own task after {steps} steps"
+        weights[HEAD] = _read_as(weights[HEAD], other.inputs.output, inputs.output)
+        return Made(make_bridge(shape, weights, device), note)
+
+    def compiled(progress: Progress, other: Reference) -> Made:
+        return Made(other.compiled.bridge(inputs))
+
+    for other in other_references(inputs, config.task, max(1, config.analysis.other_tasks)):
+        name = other.inputs.task.name
+        yield Control(
+            f"trained_on_{name}", NEGATIVE, "trained other", partial(trained, other=other)
+        )
+        yield Control(
+            f"compiled_{name}", NEGATIVE, "compiled other", partial(compiled, other=other)
+        )
+
+
+def _read_as(
+    head: Float[Tensor, "theirs d_model"], theirs: Output, ours: Output
+) -> Float[Tensor, "ours d_model"]:
+    """Return an output head with a row for each of our outputs, zeros for what it does not have."""
+    if isinstance(theirs, Numerical) and isinstance(ours, Numerical):
+        return head
+    rows = dict(zip(theirs.values, head, strict=True)) if isinstance(theirs, Categorical) else {}
+    values = ours.values if isinstance(ours, Categorical) else (None,)
+    return torch.stack([rows.get(value, torch.zeros(head.shape[1])) for value in values])
+
+
+def _decoys(inputs: InputSet, config: Config) -> Iterator[Control]:
+    def alternative(progress: Progress, name: str) -> Made:
+        try:
+            other = input_set(inputs.task.with_program(name), config.task)
+            reference = build_reference(other)
+        except UserError as error:
+            raise NotMadeError(first_line(error)) from error
+        return Made(reference.compiled.bridge(inputs))
+
+    for name in inputs.task.alternatives:
+        yield Control(name, DECOY, "decoy", partial(alternative, name=name))

@@ -1,0 +1,1 @@
+"""What each head attends to, when each neuron is on, and how much that explains."""

@@ -1,0 +1,292 @@
+"""A model in which explanations stand for what they explain, and what it still gets right.
+
+Attention patterns are replaced by those of selectors or tables, values stay what they are; neurons
+by what they give on average where their predicate holds, and where it does not. It is done layer by
+layer from the first on, and the rest of the model reads what comes of it. Beside stand the intact
+model, attention to everything, neurons at their mean, and the explanations of a random init.
+
+What a predicate asks of the program's variables is looked up, not computed by the model. One that
+asks for the program's output brings the answer along. So neurons are put in a second time by
+predicates that are not told the output, and with attention to everything, where all that is right
+beyond it comes from what is looked up.
+
+Shapes: `inputs`, `pos` positions, `query` and `key` positions, `cells` combinations of features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from transformer_lens.model_bridge.sources.native import NativeModel
+
+from ...data.inputs import InputSet
+from ...models.continuation import embedded
+from ..activations import Recording
+from ..measures.accuracy import Outcome, outcome
+from ..measures.attention import flat
+from ..measures.sparsity import ACTIVATIONS
+from ..statistics import wilson_interval
+from .heads import HeadExplanation
+from .neurons import NeuronExplanation
+from .position_features import Cells
+
+INTACT, UNIFORM, AT_MEAN, UNTRAINED = (
+    "intact", "uniform attention", "neurons at mean", "random init's explanations",
+)  # fmt: skip
+SELECTORS, TABLES, NEURONS = "selectors", "selectors and tables", "neurons"
+UNTOLD = "neurons not told the output"
+CONTROLS = (
+    INTACT,
+    UNIFORM,
+    f"{UNIFORM}, {NEURONS}",
+    f"{UNIFORM}, {UNTOLD}",
+    AT_MEAN,
+    UNTRAINED,
+)
+BATCH = 1024
+Patterns = Mapping[tuple[int, int], Float[Tensor, "inputs query key"]]
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronValues:
+    """What some neurons of a layer give, by the cell of a place."""
+
+    indices: Int64[Tensor, " neurons"]
+    by_cell: Float[Tensor, "cells neurons"]
+    cell: Int64[Tensor, "inputs pos"]
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """What is put into the model: patterns by (layer, head), neurons by layer."""
+
+    name: str
+    patterns: Patterns = field(default_factory=dict, repr=False)
+    neurons: Mapping[int, NeuronValues] = field(default_factory=dict, repr=False)
+
+    def up_to(self, layer: int) -> Variant:
+        """Return what is put into the first layers, up to one."""
+        patterns = {at: one for at, one in self.patterns.items() if at[0] <= layer}
+        neurons = {at: one for at, one in self.neurons.items() if at <= layer}
+        return Variant(self.name, patterns, neurons)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of inputs with its interval; nan of none."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How a model does with its first layers explained, up to one (-1: none)."""
+
+    variant: str
+    layer: int
+    exact: Share
+    held_out: Share
+    token: float
+    by_length: Mapping[int, Share]
+
+
+def variants(
+    heads: Sequence[HeadExplanation],
+    neurons: Sequence[NeuronExplanation],
+    untrained: tuple[Sequence[HeadExplanation], Sequence[NeuronExplanation], Recording],
+    recording: Recording,
+    cells: Cells,
+    held_out: Bool[Tensor, " inputs"],
+) -> list[Variant]:
+    """Return all that is put into a model, explanations first, then controls.
+
+    `untrained` is a random init, explained.
+    """
+    active = [one for one in heads if one.active]
+    hard = {(one.layer, one.head): one.hard.pattern for one in active}
+    best = {(one.layer, one.head): one.best.pattern for one in active}
+    uniform = flat(recording.inputs)
+    everywhere = dict.fromkeys(best, uniform)
+    theirs = {(one.layer, one.head): one.best.pattern for one in untrained[0]}
+    theirs = {at: pattern for at, pattern in theirs.items() if at in best}
+    found = [Variant(SELECTORS, hard), Variant(TABLES, best)]
+    if not neurons:
+        return [*found, Variant(UNIFORM, everywhere), Variant(UNTRAINED, theirs)]
+    train = ~held_out
+    said = by_predicates(neurons, recording, cells, train)
+    untold = by_predicates(neurons, recording, cells, train, told=False)
+    return [
+        *found,
+        Variant(NEURONS, {}, said),
+        Variant(f"{SELECTORS}, {NEURONS}", hard, said),
+        Variant(f"{TABLES}, {NEURONS}", best, said),
+        Variant(f"{TABLES}, {UNTOLD}", best, untold),
+        Variant(UNIFORM, everywhere),
+        Variant(f"{UNIFORM}, {NEURONS}", everywhere, said),
+        Variant(f"{UNIFORM}, {UNTOLD}", everywhere, untold),
+        Variant(AT_MEAN, {}, at_mean(neurons, recording, cells)),
+        Variant(UNTRAINED, theirs, by_predicates(untrained[1], untrained[2], cells, train)),
+    ]
+
+
+def by_predicates(
+    neurons: Sequence[NeuronExplanation],
+    recording: Recording,
+    cells: Cells,
+    train: Bool[Tensor, " inputs"],
+    told: bool = True,
+) -> dict[int, NeuronValues]:
+    """Return what neurons give by their predicates: the mean where it holds, and where not.
+
+    Means are over training inputs, the list's places apart from BOS. A neuron that does not vary
+    gives its mean. The predicates are those that may ask for the program's output if `told`.
+    """
+    inputs, codes, at_bos = recording.inputs, cells.codes.numpy(), _at_bos(cells)
+    act = ACTIVATIONS[recording.bridge.cfg.act_fn]
+
+    def holds(one: NeuronExplanation) -> Bool[Tensor, " cells"]:
+        predicate = one.predicate if told else one.untold
+        if predicate is None:
+            return torch.ones_like(at_bos)
+        return torch.from_numpy(predicate.holds(codes))
+
+    found = {}
+    for layer in sorted({one.layer for one in neurons}):
+        some = [one for one in neurons if one.layer == layer]
+        indices = torch.tensor([one.index for one in some])
+        post = act(recording[f"blocks.{layer}.mlp.hook_pre"][..., indices])
+        where = torch.stack([holds(one) for one in some], dim=1)
+        bos = torch.zeros_like(inputs.real)
+        bos[:, 0] = True
+        means = [
+            _means_by(post[rows], where[cells.at[rows]])
+            for rows in (inputs.real & train[:, None], bos & train[:, None])
+        ]
+        listed, first = (torch.where(where, one[1], one[0]) for one in means)
+        values = torch.where(at_bos[:, None], first, listed)
+        found[layer] = NeuronValues(indices, values.float(), cells.at)
+    return found
+
+
+def at_mean(
+    neurons: Sequence[NeuronExplanation], recording: Recording, cells: Cells
+) -> dict[int, NeuronValues]:
+    """Return neurons at their mean over the list's places, and over BOS."""
+    inputs, at_bos = recording.inputs, _at_bos(cells)
+    act = ACTIVATIONS[recording.bridge.cfg.act_fn]
+    found = {}
+    for layer in sorted({one.layer for one in neurons}):
+        post = act(recording[f"blocks.{layer}.mlp.hook_pre"])
+        means = torch.stack([post[inputs.real].mean(0), post[:, 0].mean(0)])
+        indices = torch.arange(means.shape[1])
+        found[layer] = NeuronValues(indices, means[at_bos.long()], cells.at)
+    return found
+
+
+def _means_by(
+    values: Float[Tensor, "places neurons"], where: Bool[Tensor, "places neurons"]
+) -> Float[Tensor, "2 neurons"]:
+    """Return each neuron's mean over the places where not, and where so; of none, over all."""
+    whole = values.double().mean(0)
+    parts = [(values.double() * rows).sum(0) / rows.sum(0) for rows in (~where, where)]
+    return torch.stack([torch.where(part.isnan(), whole, part) for part in parts])
+
+
+def _at_bos(cells: Cells) -> Bool[Tensor, " cells"]:
+    place = next(at for at, one in enumerate(cells.features) if one.name == "index")
+    values: tuple[object, ...] = cells.features[place].values
+    found: Tensor = cells.codes[:, place] == values.index(-1)
+    return found
+
+
+@torch.inference_mode()
+def logits_of(
+    model: NativeModel, inputs: InputSet, variant: Variant
+) -> Float[Tensor, "inputs pos classes"]:
+    """Return the outputs of a model with explanations in the place of what they explain."""
+    device, found = model.cfg.device, list[Tensor]()
+    for start in range(0, len(inputs), BATCH):
+        rows = slice(start, start + BATCH)
+        mask = inputs.key_mask[rows].to(device)
+        residual = embedded(model, inputs.tokens[rows].to(device))
+        for layer, block in enumerate(model.layers):
+            heads = {
+                head: given[rows].to(device)
+                for (at, head), given in variant.patterns.items()
+                if at == layer
+            }
+            residual = (
+                residual
+                + block.attn(block.ln1(residual), attention_mask=mask, pattern_fn=_put(heads))[0]
+            )
+            if not model.cfg.attn_only:
+                hidden = block.mlp.act(block.mlp.fc_in(block.ln2(residual)))
+                if (given := variant.neurons.get(layer)) is not None:
+                    cell = given.cell[rows].clamp(min=0)
+                    hidden[..., given.indices.to(device)] = given.by_cell[cell].to(device)
+                residual = residual + block.mlp.fc_out(hidden)
+        found.append(model.head(model.ln_out(residual)).cpu())
+    return torch.cat(found)
+
+
+def _put(heads: Mapping[int, Float[Tensor, "inputs query key"]]) -> Callable[[Tensor], Tensor]:
+    """Return what replaces the patterns of some heads."""
+
+    def put(pattern: Tensor) -> Tensor:
+        pattern = pattern.clone()
+        for head, given in heads.items():
+            pattern[:, head] = given
+        return pattern
+
+    return put
+
+
+def explained(
+    model: NativeModel,
+    inputs: InputSet,
+    held_out: Bool[Tensor, " inputs"],
+    chosen: Sequence[Variant],
+    step: Callable[[], None] = lambda: None,
+) -> list[Explained]:
+    """Return how a model does intact, and with each variant put in, layer by layer.
+
+    `step` is called after each run.
+    """
+    found = []
+    runs = [(Variant(INTACT), -1)]
+    runs += [(one, layer) for one in chosen for layer in range(model.cfg.n_layers)]
+    for one, layer in runs:
+        logits = logits_of(model, inputs, one.up_to(layer))
+        found.append(_row(one.name, layer, outcome(logits, inputs.targets, inputs.output), inputs,
+                          held_out))  # fmt: skip
+        step()
+    return found
+
+
+def _row(
+    name: str, layer: int, given: Outcome, inputs: InputSet, held_out: Bool[Tensor, " inputs"]
+) -> Explained:
+    asked = given.count > 0
+    lengths = {
+        length: _share(given.over(asked & (inputs.lengths == length)))
+        for length in inputs.task.lengths
+    }
+    return Explained(
+        name, layer, _share(given.over(asked)), _share(given.over(asked & held_out)),
+        given.means()["token"], lengths,
+    )  # fmt: skip
+
+
+def _share(given: Outcome) -> Share:
+    n = len(given.exact)
+    if not n:
+        return Share(float("nan"), float("nan"), float("nan"), 0)
+    value = float(given.exact.mean())
+    return Share(value, *wilson_interval(value, n), n)

@@ -1,0 +1,238 @@
+"""Which of a program's cuts a model realises, and where: interchange and scrub of whole residuals.
+
+The hypothesis (site, cut) says that at every position the residual stream at the site carries the
+cut's values there, and that the rest of the model does with them what the rest of the program does.
+*Scrub* replaces the residual at every position by that of another input, at whatever position, with
+the same values: the output must not change (Chan et al. 2022). *Interchange* gives one variable
+other values: the output must become the program's with these (Geiger et al. 2021). What comes
+before the site does not matter, so only the rest of the model is run.
+
+Shapes: `inputs` inputs, `pos` positions of an encoded input (BOS, the list, padding), `cases` what
+is replaced at once: an input and a donor for each of its positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64, UInt8
+from torch import Tensor
+
+from ...data.donors import SCRUB, CutTrials, Donated, Trial, anywhere
+from ...data.inputs import InputSet
+from ...data.rasp.cuts import Cut
+from ...models.task_model import Subject, block_after
+from ..statistics import bootstrap_counts, percentile_interval, weighted_sums, wilson_interval
+
+Given = Callable[[Donated], Tensor]  # a model's logits on cases of donated residual streams
+TOGETHER = "hook_attn_in"
+SIDE_SITES = {  # what is replaced at the inputs of each
+    "hook_q_input": ("q",),
+    "hook_k_input": ("k",),
+    "hook_v_input": ("v",),
+    TOGETHER: ("q", "k", "v"),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """How often a test's whole output became what it must, with interval and chance level.
+
+    `chance` is the same with residuals of any inputs at any positions, or of the best one answer
+    at all positions of all cases, whichever is higher; `right` says of each case whether it did,
+    `bases` of which input it was.
+    """
+
+    test: str
+    value: float
+    low: float
+    high: float
+    chance: float
+    right: Bool[Tensor, " cases"]
+    bases: Int64[Tensor, " cases"]
+
+    @property
+    def n(self) -> int:
+        """How many cases there were."""
+        return len(self.right)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A cut at a site: the lowest of its tests' scores, with a bootstrap interval over inputs.
+
+    Of few cases the bootstrap is too sure: the interval is no narrower than the scores' own.
+    """
+
+    site: str
+    cut: Cut
+    scores: tuple[Score, ...]
+    value: float
+    low: float
+    high: float
+
+    @property
+    def chance(self) -> float:
+        """The lowest chance level of the tests: what passes them all by chance passes that one."""
+        return min(score.chance for score in self.scores)
+
+    def resampled(self, counts: UInt8[Tensor, "draws inputs"]) -> Float64[Tensor, " draws"]:
+        """Return the match in resamples of the inputs."""
+        return _lowest(self.scores, counts)
+
+    def of(self, variable: str) -> Match:
+        """Return the match of one variable: of the scrub and its own interchange."""
+        scores = tuple(score for score in self.scores if score.test in (SCRUB, variable))
+        low, high = min(score.low for score in scores), min(score.high for score in scores)
+        return Match(self.site, self.cut, scores, min(score.value for score in scores), low, high)
+
+    @property
+    def weakest(self) -> Score:
+        """The test that says least."""
+        return min(self.scores, key=lambda score: score.value)
+
+
+@torch.inference_mode()
+def matches(
+    subject: Subject,
+    inputs: InputSet,
+    trials: Sequence[CutTrials],
+    sites: Sequence[str],
+    draws: int,
+    seed: int,
+) -> Iterator[Match]:
+    """Yield each cut's match at each site, the sites in the order given."""
+    judge = Judge(inputs, trials, draws, seed)
+    for site, residual in subject.recorded(sites):
+        yield from judge.matches(site, given_at(subject, site, residual))
+
+
+@torch.inference_mode()
+def side_matches(
+    subject: Subject,
+    inputs: InputSet,
+    trials: Sequence[CutTrials],
+    draws: int,
+    seed: int,
+) -> Iterator[Match]:
+    """Yield each cut's match at what each block's attention reads: queries, keys, values, all.
+
+    The site is the input of that side (`blocks.1.hook_q_input`), of all three together
+    `blocks.1.hook_attn_in`; everything else of the model goes on from the base's own residual
+    stream. A variable is used at a side where it can be interchanged there alone.
+    """
+    judge = Judge(inputs, trials, draws, seed)
+    for site, residual in subject.recorded(subject.sites):
+        layer = block_after(site, subject.model)
+        if layer is None:
+            continue
+        read = subject.attention_inputs(layer)
+        for name, sides in SIDE_SITES.items():
+            some = {side: read[side] for side in sides}
+            given = partial(subject.given_sides, site, residual, some)
+            yield from judge.matches(f"blocks.{layer}.{name}", given)
+
+
+def exact_share(subject: Subject, inputs: InputSet) -> float:
+    """Return the share of inputs whose whole output is right, of those that have one."""
+    answered = inputs.defined.any(-1)
+    right = _right(inputs, subject.logits(), inputs.targets)[answered]
+    return float(right.double().mean())
+
+
+def given_at(subject: Subject, site: str, residual: Tensor) -> Given:
+    """Return what gives a model's logits on cases whose residual streams at a site are donated."""
+    return partial(subject.given, site, residual)
+
+
+class Judge:
+    """The trials of cuts, the chance level's donors, and resamples of the inputs."""
+
+    def __init__(self, inputs: InputSet, trials: Iterable[CutTrials], draws: int, seed: int):
+        self._inputs = inputs
+        self._trials = [one for one in trials if one.trials]
+        self._counts = bootstrap_counts(len(inputs), draws, seed)
+        bases = [trial.bases for one in self._trials for trial in one.trials]
+        some = torch.unique(torch.cat(bases)) if bases else torch.empty(0, dtype=torch.int64)
+        self._lost = anywhere(inputs, some, np.random.default_rng([seed, 7]))
+        self._answers = {
+            id(trial): _one_answer(inputs, trial.targets)
+            for one in self._trials
+            for trial in one.trials
+        }
+
+    def matches(
+        self, site: str, given: Given, chosen: Sequence[Cut] | None = None
+    ) -> Iterator[Match]:
+        """Yield each cut's match, or the chosen ones', where `given` gives logits of cases."""
+        trials = [one for one in self._trials if chosen is None or one.cut in chosen]
+        if not trials:
+            return
+        lost = given(self._lost)
+        for one in trials:
+            scores = tuple(self._score(trial, given, lost) for trial in one.trials)
+            yield _match(site, one.cut, scores, self._counts)
+
+    def _score(self, trial: Trial, given: Given, lost: Tensor) -> Score:
+        right = _right(self._inputs, given(trial), trial.targets)
+        astray = lost[torch.searchsorted(self._lost.bases, trial.bases)]
+        by_chance = float(_right(self._inputs, astray, trial.targets).double().mean())
+        chance = max(by_chance, self._answers[id(trial)])
+        value = float(right.double().mean())
+        low, high = wilson_interval(value, len(right))
+        return Score(trial.name, value, low, high, chance, right, trial.bases)
+
+
+def _right(inputs: InputSet, given: Tensor, targets: Tensor) -> Bool[Tensor, " cases"]:
+    """Return whether all outputs are the targets, where these are defined."""
+    defined = inputs.output.defined(targets)
+    right: Tensor = (inputs.output.right(given, targets) | ~defined).all(-1)
+    return right
+
+
+def _one_answer(inputs: InputSet, targets: Tensor) -> float:
+    """Return the share of cases in which the best one answer is right at all positions."""
+    defined = inputs.output.defined(targets)
+    largest = targets[defined].max()
+    answers = torch.where(defined, targets, largest).amin(-1)
+    one = (inputs.output.same(targets, answers[:, None]) | ~defined).all(-1)
+    if not one.any():
+        return 0.0
+    return int(torch.unique(answers[one], return_counts=True)[1].max()) / len(targets)
+
+
+def _match(
+    site: str, cut: Cut, scores: tuple[Score, ...], counts: UInt8[Tensor, "draws inputs"]
+) -> Match:
+    """Return the match, its interval from resamples of the inputs, no surer than its tests'."""
+    low, high = percentile_interval(_lowest(scores, counts))
+    low = min(low, *(score.low for score in scores))
+    high = max(high, min(score.high for score in scores))
+    return Match(site, cut, scores, min(score.value for score in scores), low, high)
+
+
+def _lowest(
+    scores: Sequence[Score], counts: UInt8[Tensor, "draws inputs"]
+) -> Float64[Tensor, " draws"]:
+    """Return the lowest of the tests' shares in each resample of the inputs."""
+    draws, n = counts.shape
+    lowest: Float64[Tensor, " draws"] = torch.full((draws,), torch.inf, dtype=torch.float64)
+    for score in scores:
+        columns = torch.zeros(n, 2, dtype=torch.float64)
+        columns[:, 0].index_add_(0, score.bases, score.right.double())
+        columns[:, 1].index_add_(0, score.bases, torch.ones(len(score.bases), dtype=torch.float64))
+        sums = weighted_sums(counts, columns)
+        lowest = torch.minimum(lowest, sums[:, 0] / sums[:, 1].clamp(min=1))
+    return lowest
+
+
+def by_site(found: Sequence[Match]) -> Mapping[str, dict[str, Match]]:
+    """Return matches by site and cut's name."""
+    table: dict[str, dict[str, Match]] = {}
+    for one in found:
+        table.setdefault(one.site, {})[one.cut.name] = one
+    return table

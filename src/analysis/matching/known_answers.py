@@ -1,0 +1,189 @@
+"""Whether matching gives the answer that is known: positives, negatives and decoys of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from ...infra.errors import NotFiniteError, UserError, first_line
+from ...models.bridges import make_bridge
+from ...models.task_model import Subject, subject_of
+from ...models.training import Progress
+from ..base import Setting
+from ..controls.cut_training import SOLVED, CutImplementation, implement_cuts
+from ..controls.known_models import DECOY, NEGATIVE, POSITIVE, TRIES, Control, Made, NotMadeError
+from .cut_verdicts import FOLLOWS, Rule, realised
+from .head_selectors import untrained_of
+from .program_ranking import (
+    Candidate,
+    Standing,
+    finer,
+    rule_of,
+    selectors_of,
+    standing,
+    told_by_cuts,
+)
+
+MATCHED_INITS = 10  # random inits that are matched: each takes a second
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A control matched with a program.
+
+    `match` is the lowest over the testable inner cuts of a positive, the highest of another
+    control; None where there is no such cut. `right` is None where no answer is
+    known: a decoy that has all the program's testable cuts, or a control that could not be made.
+    `recognised` says of a decoy or the reference whether its own program is told from every other
+    of the task (False: another is taken for it), by cuts or by selectors; None, and why, if it
+    cannot be.
+    """
+
+    task: str
+    control: str
+    kind: str
+    program: str
+    exact: float | None
+    verdict: str
+    match: float | None
+    right: bool | None
+    note: str = ""
+    recognised: bool | None = None
+    recognised_note: str = ""
+
+
+def of_matching(planned: Sequence[Control], own: Candidate, setting: Setting) -> list[Control]:
+    """Return a task's controls, the one trained to implement its program trained to hold its cuts.
+
+    A model that holds variables beside other things does not hold a cut, and is no positive here.
+    """
+    make = partial(_implemented, own=own, setting=setting)
+    return [
+        replace(control, make=make) if control.name == "implemented" else control
+        for control in planned
+    ]
+
+
+def _implemented(progress: Progress, own: Candidate, setting: Setting) -> Made:
+    if not own.testable:
+        raise NotMadeError(f"{own.name} has no inner cut that can be tested, so none to hold")
+    config, tried = setting.config, list[CutImplementation]()
+    for i in range(TRIES):
+        try:
+            one = implement_cuts(
+                own.inputs, setting.shape, own.testable, config.seed + i, progress=progress
+            )
+        except UserError as error:
+            raise NotMadeError(first_line(error)) from error
+        tried.append(one)
+        if one.solved:
+            note = ", ".join(f"{name} {share:.3f}" for name, share in one.held.items())
+            return Made(make_bridge(setting.shape, one.weights, config.device), f"holds {note}")
+    best = max(tried, key=lambda one: min(one.held.values()))
+    raise NotMadeError(
+        f"interchange training reached {min(best.held.values()):.3f} of its trials, not {SOLVED}, "
+        f"and exact accuracy {best.exact:.4f}"
+    )
+
+
+def check(
+    control: Control,
+    known: Sequence[Candidate],
+    setting: Setting,
+    progress: Callable[[int, int], None],
+) -> Iterator[Checked]:
+    """Yield how a control stands with the task's programs of which the answer is known.
+
+    The first of `known` is the task's own program, which a positive follows and a negative realises
+    no inner cut of, nor of its rivals; a decoy follows its own program and not this one.
+    """
+    task, config = setting.inputs.task.name, setting.config
+    try:
+        bridge = control.make(progress).bridge
+    except (NotMadeError, NotFiniteError) as error:
+        yield Checked(
+            task, control.name, control.kind, "", None, "not made", None, None, str(error)
+        )
+        return
+    subject = subject_of(bridge, setting.inputs)
+    all_of_them = control.kind != POSITIVE or control.group == "reference"
+    found = [
+        standing(subject, one, config, sides=False)
+        for one in known
+        if all_of_them or one is known[0]
+    ]
+    own_name = control.name if control.kind == DECOY else known[0].name
+    for one in found:
+        program, own = one.candidate, one.candidate.name == own_name
+        if not (own or control.kind == NEGATIVE or (control.kind == DECOY and one is found[0])):
+            continue
+        matched = one.best_of(program.testable)
+        right, note = _as_known(control, program, own, one, known, rule_of(config))
+        low = min if own and control.kind != NEGATIVE else max
+        told = own and all_of_them and control.kind != NEGATIVE
+        said = recognised(bridge, subject, one, found, setting) if told else (None, "")
+        yield Checked(
+            task, control.name, control.kind, program.name, one.exact, one.verdict.verdict,
+            low(matched.values(), default=None), right, note, *said,
+        )  # fmt: skip
+
+
+def recognised(
+    bridge: TransformerBridge,
+    subject: Subject,
+    own: Standing,
+    found: Sequence[Standing],
+    setting: Setting,
+) -> tuple[bool | None, str]:
+    """Return whether a model's own program is told from each of the others, and how or why not."""
+    name = own.candidate.name
+    untrained = untrained_of(bridge.cfg, setting.inputs, setting.config)
+    compare = selectors_of([one.candidate for one in found], untrained, setting.config)
+    said: list[tuple[bool | None, str]] = []
+    for one in found:
+        theirs = one.candidate.name
+        follow = [each.verdict.verdict == FOLLOWS for each in (own, one)]
+        if theirs == name:
+            continue
+        if not told_by_cuts(own, one):
+            (decision,) = finer(compare, bridge, subject, [own, one]).decisions or (None,)
+            decided = None if decision is None else decision.decided
+            why = "the task is not solved" if decision is None else decision.text
+            said.append((None if decided is None else decided == name, why))
+        elif follow[0] == follow[1]:
+            said.append((None, f"the model follows neither {name} nor {theirs} by cuts"))
+        else:
+            winner, loser = (name, theirs) if follow[0] else (theirs, name)
+            said.append((follow[0], f"decided by cuts: {winner} over {loser}"))
+    for answer in (False, None):
+        if notes := [note for told, note in said if told is answer]:
+            return answer, "; ".join(notes)
+    return True, "; ".join(note for _, note in said)
+
+
+def _as_known(
+    control: Control,
+    one: Candidate,
+    own: bool,
+    there: Standing,
+    known: Sequence[Candidate],
+    rule: Rule,
+) -> tuple[bool | None, str]:
+    """Return whether a control's verdict is what is known of it; None, and why, if nothing is."""
+    if not one.testable:
+        return None, f"{one.name} has no inner cut that can be tested"
+    if control.kind == NEGATIVE:
+        there_too = realised(there.matches, rule)
+        return not any(cut.name in there_too for cut in one.testable), ""
+    follows = there.verdict.verdict == FOLLOWS
+    if own:
+        return follows, ""
+    theirs = next((each for each in known if each.name == control.name), None)
+    if theirs is None:
+        return None, "it cannot be compiled"
+    if one.effects <= theirs.all_effects:
+        return None, f"its rest goes by all that the testable cuts of {one.name} are"
+    return not follows, ""

@@ -1,0 +1,153 @@
+"""What deleting components does to the task, one at a time and jointly, in four ways.
+
+Every head, attention layer and MLP, and sets of them, are replaced by zero, by their mean, and by
+what they give on other inputs (of the same length, of another). The four disagree, and tell
+different things: so a component is called redundant only where all of them leave the task as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from ..activations import Recording, Source, taken
+from ..base import Setting
+from ..measurements import Measurement, Metric
+from ..statistics import percentile_intervals
+from . import redundancy
+from .accuracy import Outcome, changes, outcome
+from .accuracy import joined as joined_outcomes
+from .rerun import KINDS, Component, Means, Rerun, donors, places, single
+
+EFFECTS = {  # name: (unit, better, low, high, about)
+    "exact": ("share of inputs", "higher", -1.0, 1.0, "exact-sequence accuracy"),
+    "token": ("share of positions", "higher", -1.0, 1.0, "token accuracy"),
+    "loss": (
+        "nats, or squared error, per position",
+        "lower",
+        -float("inf"),
+        float("inf"),
+        "the loss",
+    ),
+}
+
+METRICS = (
+    *(
+        Metric(f"ablation/{kind}_delta_{effect}", unit, better, low, high, f"change of {about} "
+               f"when a component's output is replaced by {by}: ablated minus intact")
+        for kind, by in KINDS.items()
+        for effect, (unit, better, low, high, about) in EFFECTS.items()
+    ),
+    Metric("ablation/harmless_kinds", "kinds of ablation", "neither", 0, len(KINDS), "under how "
+           "many the exact accuracy surely falls by no more than the margin; n is of how many"),
+    Metric("ablation/redundant", "yes or no", "neither", 0, 1, "harmless under every kind of "
+           "ablation; said only of a model that solves the task"),
+    Metric("ablation/in_redundant_set", "yes or no", "neither", 0, 1, "in the set of heads and "
+           "MLPs that are redundant together, grown greedily"),
+    Metric("ablation/redundant_share", "share of heads and MLPs", "neither", 0, 1, "that are "
+           "redundant together"),
+    Metric("ablation/redundant_alone_share", "share of heads and MLPs", "neither", 0, 1, "that "
+           "are redundant one at a time, which says little"),
+)  # fmt: skip
+
+
+class Ablation:
+    """The effect of ablating each component on loss and accuracies, overall and per length.
+
+    Sets of components are ablated of a model that solves the task, and which are redundant is said
+    of such a one only.
+    """
+
+    def __init__(self, source: Source, setting: Setting):
+        self._source, self._setting = source, setting
+        self._means = Means(source.bridge)
+        self._intact: list[Outcome] = []
+
+    def add(self, part: Recording, rows: slice) -> None:
+        """Take in the means, and how the intact model does."""
+        self._means.add(part)
+        self._intact.append(outcome(part.logits, part.inputs.targets, part.inputs.output))
+
+    def rows(self) -> Iterator[Measurement]:
+        """Yield every component's effects, then which are redundant."""
+        setting, bridge = self._setting, self._source.bridge
+        given = setting.once("donors", lambda: donors(setting.inputs, setting.config.seed))
+        again, intact = Rerun(self._source, self._means, given), joined_outcomes(self._intact)
+        self._lengths = [
+            (n, rows)
+            for n in setting.inputs.task.lengths
+            if (rows := setting.inputs.rows("all", n) & (intact.count > 0)).any()
+        ]
+
+        def effects(components: Sequence[Component]) -> Outcome:
+            runs = [(one, kind) for one in components for kind in again.kinds]
+            return changes(again.outcomes(runs), intact)
+
+        solved = intact.means()["exact"] >= setting.config.solved
+        components = [single(place) for place in places(bridge)]
+        if solved:  # of one that does not, no set can be called redundant
+            components += redundancy.joint_sets(bridge)
+        measured, margin = effects(components), setting.config.margin
+        yield from self._effects(components, again.kinds, measured)
+        judged = list(zip(components, self._harms(measured, again.kinds), strict=True))
+        yield from redundancy.verdicts(judged, margin, solved)
+        if not solved:
+            return
+        grown = redundancy.grow(
+            judged, margin, lambda one: self._harms(effects([one]), again.kinds)[0]
+        )
+        yield from redundancy.rows_of(judged, grown, margin)
+        if grown.places:
+            together = effects([grown])
+            yield from self._effects([grown], again.kinds, together)
+            found = [(grown, self._harms(together, again.kinds)[0])]
+            yield from redundancy.verdicts(found, margin, solved)
+
+    def _harms(self, change: Outcome, kinds: Sequence[str]) -> list[redundancy.Harm]:
+        """Return each component's lowest likely change of exact accuracy, by kind."""
+        drawn = change.weighted(self._setting.bootstrap)["exact"]
+        lowest = [low for low, _ in percentile_intervals(drawn)]
+        starts = range(0, len(lowest), len(kinds))
+        return [dict(zip(kinds, lowest[at : at + len(kinds)], strict=True)) for at in starts]
+
+    def _effects(
+        self, components: Sequence[Component], kinds: Sequence[str], change: Outcome
+    ) -> Iterator[Measurement]:
+        draws = self._setting.bootstrap
+        yield from _rows(components, kinds, "", change, draws)
+        for length, rows in self._lengths:
+            subset = draws if rows.all() else draws[:, rows]
+            some = subset if (there := subset.sum(-1) > 0).all() else subset[there]
+            yield from _rows(components, kinds, f".length_{length}", change.over(rows), some)
+
+
+def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+    """Yield what ablating the components of a source does."""
+    return taken(Ablation(source, setting), source)
+
+
+def _rows(
+    components: Sequence[Component],
+    kinds: Sequence[str],
+    suffix: str,
+    change: Outcome,
+    draws: Tensor,
+) -> Iterator[Measurement]:
+    n = int((change.count[:, 0] > 0).sum())
+    values, drawn = change.weighted(change.once), change.weighted(draws)
+    none = [(None, None)] * (len(components) * len(kinds))
+    intervals = {
+        effect: percentile_intervals(drawn[effect]) if n > 1 else none for effect in EFFECTS
+    }
+    value = {effect: values[effect][0].tolist() for effect in EFFECTS}
+    runs = [(component, kind) for component in components for kind in kinds]
+    for i, (component, kind) in enumerate(runs):
+        for effect in EFFECTS:
+            yield Measurement(
+                f"ablation/{kind}_delta_{effect}",
+                f"{component.name}{suffix}",
+                value[effect][i],
+                n,
+                *intervals[effect][i],
+            )

@@ -1,0 +1,212 @@
+"""How alike the attention of a learned model's heads and of the reference's is.
+
+Two patterns overlap by the attention they have in common, 1 less their total variation distance,
+averaged over the queries where the program is defined. The reference's active heads (those that
+write something: Tracr pads its layers with heads that do not) are matched one to one with the
+learned heads so that the sum of the overlaps is largest (Kuhn 1955, scipy). A head of the reference
+that attends to everything alike is like any untrained head, and left out of the model's figure.
+
+Shapes: `inputs`, `head` one side's heads and `other` the other's, `query` and `key` positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from ...data.inputs import InputSet
+from ..activations import Held, Recording, Source, taken
+from ..base import CONTROLS, Setting
+from ..measurements import Measurement, Metric
+from ..statistics import percentile_intervals, weighted_sums
+
+UNIFORM = 0.95  # overlap with attention to everything from which a head counts as uniform
+PATTERN = "attn.hook_pattern"
+
+METRICS = (
+    Metric("attention/overlap", "share of attention", "neither", 0, 1, "what a head of the "
+           "reference and one of the model have in common, mean over queries"),
+    Metric("attention/matched_overlap", "share of attention", "higher", 0, 1, "a head of the "
+           "reference and the model's head it is matched with (0: there are not enough); of the "
+           "model: the mean over the reference's active heads that are not uniform", match=True),
+    Metric("attention/matched_overlap_random_init", "share of attention", "neither", 0, 1, "the "
+           "same of random inits: their mean, and as interval the lowest and highest of them"),
+    Metric("attention/matched_overlap_other_task", "share of attention", "neither", 0, 1, "the "
+           "same of compiled programs of other tasks: mean, lowest and highest"),
+    Metric("attention/uniform_overlap", "share of attention", "neither", 0, 1, "an active head of "
+           "the reference and attention to everything alike"),
+)  # fmt: skip
+
+
+def active_heads(bridge: TransformerBridge) -> list[tuple[int, int]]:
+    """Return (layer, head) of the heads that write something: neither values nor output all 0."""
+    found = []
+    for layer in range(bridge.cfg.n_layers):
+        attention = bridge.blocks[layer].attn
+        values = (attention.W_V != 0).flatten(1).any(1) | (attention.b_V != 0).any(-1).flatten()
+        writes = values & (attention.W_O != 0).flatten(1).any(1)
+        found += [(layer, head) for head in torch.nonzero(writes)[:, 0].tolist()]
+    return found
+
+
+def name_of(head: tuple[int, int]) -> str:
+    """Return a head's name: its pattern's hook name, with its index in brackets."""
+    return f"blocks.{head[0]}.{PATTERN}[{head[1]}]"
+
+
+def overlaps(
+    one: Float[Tensor, "inputs head query key"],
+    other: Float[Tensor, "inputs other query key"],
+    counted: Float[Tensor, "inputs query"],
+) -> Float64[Tensor, "inputs head other"]:
+    """Return the attention that each pair of heads has in common, summed over counted queries."""
+    found = torch.empty(len(one), one.shape[1], other.shape[1], dtype=torch.float64)
+    for i in range(one.shape[1]):
+        found[:, i] = (torch.minimum(one[:, [i]], other).sum(-1) * counted[:, None]).sum(-1)
+    return found
+
+
+def flat(inputs: InputSet) -> Float[Tensor, "inputs query key"]:
+    """Return attention to every key that a query may attend to, each alike."""
+    n_pos = inputs.tokens.shape[1]
+    may = inputs.key_mask[:, None, :].expand(-1, n_pos, -1)
+    if inputs.task.causal:
+        may = may & torch.ones(n_pos, n_pos, dtype=torch.bool).tril()
+    return may.float() / may.sum(-1, keepdim=True)
+
+
+def matching(values: Float64[Tensor, "head other"]) -> dict[int, int]:
+    """Return for each row the column it is matched with, one to one, so that the sum is largest."""
+    rows, columns = linear_sum_assignment(values.numpy(), maximize=True)
+    return dict(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Each reference head's overlap with each of a model's, summed over the queries of an input."""
+
+    heads: list[tuple[int, int]]
+    sums: Float64[Tensor, "inputs head other"]
+    count: Float64[Tensor, " inputs"]
+
+    @property
+    def means(self) -> Float64[Tensor, "head other"]:
+        """Overlaps, mean over queries."""
+        return self.sums.sum(0) / self.count.sum().clamp(min=1)
+
+    def matched(self, rows: list[int]) -> Float64[Tensor, "inputs rows"]:
+        """Return some of the reference's heads' sums with the heads they are matched with."""
+        pairs = matching(self.means[rows])
+        nothing = torch.zeros(len(self.sums), dtype=torch.float64)
+        chosen = [
+            self.sums[:, row, pairs[i]] if i in pairs else nothing for i, row in enumerate(rows)
+        ]
+        return torch.stack(chosen, dim=1) if chosen else self.sums[:, :0, 0]
+
+
+class Attention:
+    """Compares the heads of a source with the reference's active ones."""
+
+    def __init__(self, source: Source, setting: Setting):
+        self._source, self._setting = source, setting
+        setting.will_compare(compare)
+        self._theirs = active_heads(setting.reference.bridge)
+        self._held = setting.once("patterns of the reference", Held)
+        cfg = source.bridge.cfg
+        self._ours = [(n, head) for n in range(cfg.n_layers) for head in range(cfg.n_heads)]
+        self._sums: list[Tensor] = []
+        self._counts: list[Tensor] = []
+
+    def add(self, part: Recording, rows: slice) -> None:
+        """Take in the patterns of a part."""
+        reference, counted = self._setting.reference_source, part.inputs.defined.float()
+        theirs = self._held.of(rows, lambda: _patterns(reference.at(rows), self._theirs))
+        ours = _patterns(part, self._ours)
+        self._sums.append(overlaps(theirs, ours, counted))
+        self._counts.append(counted.sum(-1).double())
+
+    def found(self) -> Found:
+        """Return what the heads have in common."""
+        return Found(self._ours, torch.cat(self._sums), torch.cat(self._counts))
+
+    def rows(self) -> Iterator[Measurement]:
+        """Yield all pairs, the matched ones, and the model's figure beside its controls."""
+        setting, found = self._setting, self.found()
+        if not self._theirs:
+            return
+        uniform = setting.once("uniform heads", lambda: _uniform(setting, self._theirs))
+        inits, others = (setting.compared(kind, compare) for kind in CONTROLS)
+        n, draws = int(found.count.sum()), setting.bootstrap
+        for i, theirs in enumerate(self._theirs):
+            yield Measurement("attention/uniform_overlap", name_of(theirs), uniform[i], n)
+            for j, ours in enumerate(self._ours):
+                pair = f"{name_of(theirs)}~{name_of(ours)}"
+                yield Measurement("attention/overlap", pair, float(found.means[i, j]), n)
+        every = list(range(len(self._theirs)))
+        telling = [i for i in every if uniform[i] < UNIFORM]
+        sums = found.matched(every)
+        for i, (value, interval) in enumerate(_values(sums, found.count, draws)):
+            yield Measurement(
+                "attention/matched_overlap", name_of(self._theirs[i]), value, n, *interval
+            )
+        if not telling:
+            return
+        whole = found.matched(telling).mean(1, keepdim=True)
+        value, interval = _values(whole, found.count, draws)[0]
+        yield Measurement("attention/matched_overlap", "model", value, n, *interval)
+        for suffix, models in (("random_init", inits), ("other_task", others)):
+            values = [float(one.matched(telling).mean(1).sum() / one.count.sum()) for one in models]
+            if values:
+                ends = (min(values), max(values))
+                mean = sum(values) / len(values)
+                yield Measurement(f"attention/matched_overlap_{suffix}", "model", mean, n, *ends)
+
+
+def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+    """Yield how alike the attention of a source and of the reference is."""
+    return taken(Attention(source, setting), source)
+
+
+def compare(source: Source, setting: Setting) -> Found:
+    """Return what a source's heads have in common with the reference's active ones."""
+    statistic = Attention(source, setting)
+    for rows, part in source.parts():
+        statistic.add(part, rows)
+    return statistic.found()
+
+
+def _patterns(
+    part: Recording, heads: list[tuple[int, int]]
+) -> Float[Tensor, "inputs head query key"]:
+    n_inputs, n_pos = part.inputs.tokens.shape
+    chosen = torch.empty(n_inputs, len(heads), n_pos, n_pos)
+    for i, (layer, head) in enumerate(heads):
+        chosen[:, i] = part[f"blocks.{layer}.{PATTERN}"][:, head]
+    return chosen
+
+
+def _uniform(setting: Setting, heads: list[tuple[int, int]]) -> list[float]:
+    """Return each head's overlap with attention to every key that it may attend to."""
+    total, count = torch.zeros(len(heads), dtype=torch.float64), 0.0
+    for _, part in setting.reference_source.parts():
+        everywhere = flat(part.inputs)[:, None]
+        counted = part.inputs.defined.float()
+        total += overlaps(_patterns(part, heads), everywhere, counted).sum((0, 2))
+        count += float(counted.sum())
+    return (total / max(1.0, count)).tolist()
+
+
+def _values(
+    sums: Float64[Tensor, "inputs k"], count: Float64[Tensor, " inputs"], draws: Tensor
+) -> list[tuple[float, tuple[float, float]]]:
+    """Return means over queries with their bootstrap intervals over inputs."""
+    drawn = weighted_sums(draws, torch.column_stack([sums, count]))
+    drawn = drawn[:, :-1] / drawn[:, -1:].clamp(min=1)
+    means = (sums.sum(0) / count.sum().clamp(min=1)).tolist()
+    return list(zip(means, percentile_intervals(drawn), strict=True))

@@ -1,0 +1,131 @@
+"""The light version of matching: how far a model realises its program's cuts, at a checkpoint.
+
+Only the cuts that the compiled reference shows to be testable are tried after each block, with
+fewer cases; a later cut only where one of these matches, for then it may be what the site holds.
+A variable's match is the lower of scrub and its own interchange, at the best such site.
+
+Shapes: `inputs` inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from ...models.task_model import subject_of
+from ..activations import Recording, Source
+from ..base import Setting
+from ..matching.cut_tests import Judge, Match, given_at
+from ..matching.cut_verdicts import Rule, best_of, clear, held, surely, variable_matches
+from ..matching.program_ranking import Candidate, candidate, rule_of
+from ..measurements import Measurement, Metric
+
+MODEL = "model"
+METRICS = (
+    Metric("matching/match", "share of cases", "higher", 0, 1, "a cut of the program at a site: "
+           "the lowest of scrub and interchange"),
+    Metric("matching/best_match", "share of cases", "higher", 0, 1, "a testable inner cut at the "
+           "best site that no later cut explains; 0 where there is none"),
+    Metric("matching/best_match_chance", "share of cases", "neither", 0, 1, "what residuals of any "
+           "inputs, or one answer to everything, give there; the highest of the sites"),
+    Metric("matching/variable_match", "share of cases", "higher", 0, 1, "a variable of a testable "
+           "cut that is not the input's: the lower of scrub and its interchange, at the best site"),
+    Metric("matching/realised", "0 or 1", "higher", 0, 1, "whether a testable inner cut is surely "
+           "realised, by a model that solves the task", emerges=1),
+    Metric("matching/variable_realised", "0 or 1", "higher", 0, 1, "whether a variable surely is, "
+           "by a model that solves the task", emerges=1),
+    Metric("matching/testable_cuts", "cuts", "neither", 0, float("inf"), "inner cuts of which "
+           "anything can be said; n: the program's cuts, input and output too"),
+)  # fmt: skip
+
+
+class Realisation:
+    """Matches a source with the reference program's testable cuts, after each block."""
+
+    def __init__(self, source: Source, setting: Setting):
+        self._bridge, self._setting = source.bridge, setting
+        self._right = self._answered = 0
+
+    def add(self, part: Recording, rows: slice) -> None:
+        """Count the inputs whose whole output is right."""
+        inputs = part.inputs
+        correct = inputs.output.right(part.logits, inputs.targets)
+        answered = inputs.defined.any(-1)
+        self._right += int(((correct | ~inputs.defined).all(-1) & answered).sum())
+        self._answered += int(answered.sum())
+
+    def rows(self) -> Iterator[Measurement]:
+        """Yield each site's matches, then what they amount to for each cut and variable."""
+        setting, rule = self._setting, rule_of(self._setting.config)
+        one, judge = setting.once("matching", lambda: _prepared(setting))
+        n_cuts = len(one.cuts.all)
+        yield Measurement("matching/testable_cuts", MODEL, len(one.testable), n_cuts)
+        if not one.testable:
+            return
+        solved = self._right >= rule.solved * self._answered
+        found = list(_matches(self._bridge, one, judge))
+        for match in found:
+            yield _measured("matching/match", f"{match.cut.name}@{match.site}", match)
+        own = [match for row in held(found, rule).values() for match in row]
+        for cut in one.testable:
+            everywhere = [match for match in found if match.cut == cut]
+            mine = [match for match in own if match.cut == cut]
+            best = best_of([m for m in mine if clear(m, found, rule)] or mine)
+            sure = solved and best is not None and clear(best, found, rule)
+            yield from _rows("best_match", "realised", cut.name, best, everywhere, rule, sure)
+            chance = max(match.chance for match in everywhere)
+            n = everywhere[0].weakest.n
+            yield Measurement("matching/best_match_chance", cut.name, chance, n)
+        tested = [match for match in found if match.cut in one.testable]
+        variables = variable_matches(found, one.cuts, one.testable, rule)
+        for name, best in variables.items():
+            yield from _rows(
+                "variable_match", "variable_realised", name, best, tested, rule, solved
+            )
+
+
+def _prepared(setting: Setting) -> tuple[Candidate, Judge]:
+    """Return the reference program with its trials, and what judges a model by them."""
+    config = dataclasses.replace(setting.config, match_cases=setting.config.match_checkpoint_cases)
+    inputs = setting.inputs
+    one = candidate(inputs.task.name, inputs, setting.reference, config, sides=False)
+    return one, Judge(inputs, one.trials[1:], config.bootstrap, config.seed)
+
+
+@torch.inference_mode()
+def _matches(bridge: TransformerBridge, one: Candidate, judge: Judge) -> Iterator[Match]:
+    """Yield the testable cuts after each block, and the matches of cuts that may explain theirs."""
+    subject = subject_of(bridge, one.inputs)
+    others = [cut for cut in one.cuts.all[1:] if cut not in one.testable]
+    for site, residual in subject.recorded(subject.sites[1:]):
+        given = given_at(subject, site, residual)
+        found = list(judge.matches(site, given, one.testable))
+        yield from found
+        there = [match.cut for match in found if match.low > match.chance]
+        later = [cut for cut in others if any(cut.later(before) for before in there)]
+        yield from judge.matches(site, given, later)
+
+
+def _rows(
+    name: str,
+    realised: str,
+    subject: str,
+    best: Match | None,
+    found: Sequence[Match],
+    rule: Rule,
+    solved: bool,
+) -> Iterator[Measurement]:
+    """Yield the best match, 0 where no site has one of its own, and whether it is surely enough."""
+    n = (best or found[0]).weakest.n
+    if best is None:
+        yield Measurement(f"matching/{name}", subject, 0.0, n)
+    else:
+        yield _measured(f"matching/{name}", subject, best)
+    yield Measurement(f"matching/{realised}", subject, float(solved and surely(best, rule)), n)
+
+
+def _measured(measure: str, subject: str, match: Match) -> Measurement:
+    return Measurement(measure, subject, match.value, match.weakest.n, match.low, match.high)

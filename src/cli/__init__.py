@@ -1,0 +1,1 @@
+"""The `algomatch` command."""

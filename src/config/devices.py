@@ -1,0 +1,64 @@
+"""Whether the accelerators that a config names are there.
+
+torch alone can say. It is imported only where it has to, so the answer comes before all else that
+a command imports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..infra.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from .schema import Config
+
+
+def check_devices(config: Config) -> None:
+    """Refuse a config whose accelerators are not there.
+
+    Raises:
+        UserError: one of them is not.
+    """
+    check_accelerator(config.trainer.accelerator)
+    check_device(config.analysis.device)
+
+
+def check_device(device: str) -> None:
+    """Refuse an analysis.device that is not there.
+
+    Raises:
+        UserError: it cannot be used here.
+    """
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = first_line(error).split(". ")[0]
+        raise UserError(
+            f"analysis.device={device} cannot be used here ({reason}): cpu always can"
+        ) from error
+
+
+def check_accelerator(name: str) -> None:
+    """Refuse a trainer.accelerator that is not there.
+
+    Raises:
+        UserError: it is not available here.
+    """
+    if name in ("auto", "cpu"):
+        return
+    import torch
+
+    available = {
+        "auto": True,
+        "cpu": True,
+        "gpu": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available[name]:
+        usable = ", ".join(key for key, there in available.items() if there)
+        raise UserError(f"trainer.accelerator={name} is not available here; valid: {usable}")

@@ -1,0 +1,106 @@
+"""What a program's selectors select on an input set, those that select the same as one.
+
+Shapes: `inputs` inputs, `query` and `key` positions of an encoded input (BOS, the list, padding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .inputs import CHUNK, InputSet
+from .interpreter import Column, Interpreter, Value
+from .outputs import stable_text
+from .rasp.text import selectors
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The keys that selectors select at each query, by the names and the uses of them all.
+
+    Selected is nothing at BOS, at padding, and, unless asked for, where the output is undefined.
+    """
+
+    names: tuple[str, ...]
+    uses: frozenset[str]
+    selected: Bool[Tensor, "inputs query key"]
+
+    @property
+    def name(self) -> str:
+        """The first selector's name."""
+        return self.names[0]
+
+    @cached_property
+    def key(self) -> bytes:
+        """What is the same for selectors that select the same."""
+        return np.packbits(self.selected.numpy()).tobytes()
+
+    @cached_property
+    def counted(self) -> Bool[Tensor, "inputs query"]:
+        """The queries that select something."""
+        return self.selected.any(-1)
+
+    def pattern(self, rows: slice) -> Float[Tensor, "inputs query key"]:
+        """Return the attention of a head that selects just these keys, each alike."""
+        chosen = self.selected[rows].float()
+        return chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
+
+
+def selections(inputs: InputSet, everywhere: bool = False) -> list[Selection]:
+    """Return what is selected by the selectors of the inputs' program, in program order.
+
+    At queries where there is an output, or `everywhere` in the list. Those that select nothing at
+    any of these are left out.
+    """
+    found: dict[bytes, Selection] = {}
+    read = selectors(inputs.task.program)
+    whole = selected(inputs, {name: selector for name, (selector, _) in read.items()})
+    asked = (inputs.real if everywhere else inputs.defined)[:, :, None]
+    for name, (_, uses) in read.items():
+        one = Selection((name,), uses, whole[name] & asked)
+        if one.key in found:
+            same = found[one.key]
+            one = replace(same, names=(*same.names, name), uses=same.uses | uses)
+        if one.counted.any():
+            found[one.key] = one
+    return list(found.values())
+
+
+def selected(
+    inputs: InputSet, read: Mapping[str, Any]
+) -> dict[str, Bool[Tensor, "inputs query key"]]:
+    """Return what selectors of the inputs' program select, by their names."""
+    whole = {
+        name: torch.zeros(*inputs.tokens.shape, inputs.tokens.shape[1]).bool() for name in read
+    }
+    for rows, length, interpreter in _interpreted(inputs):
+        places = slice(1, length + 1)
+        for name, selector in read.items():
+            whole[name][rows, places, places] = torch.from_numpy(interpreter.selection(selector))
+    return whole
+
+
+def equal_values(inputs: InputSet, sop: Any) -> tuple[Value, ...]:
+    """Return values of an s-op that are equal and of different types, as 1 and True; () if none."""
+    alike: dict[Value, dict[str, Value]] = {}
+    for _, _, interpreter in _interpreted(inputs):
+        for value in interpreter.column(sop).values:
+            alike.setdefault(value, {}).setdefault(stable_text(value), value)
+    return next((tuple(each.values()) for each in alike.values() if len(each) > 1), ())
+
+
+def _interpreted(inputs: InputSet) -> Iterator[tuple[Tensor, int, Any]]:
+    """Yield rows of one length, the length, and the program's interpreter on them."""
+    vocabulary = tuple(sorted(inputs.token_ids, key=inputs.token_ids.__getitem__))
+    for length in torch.unique(inputs.lengths).tolist():
+        rows = torch.nonzero(inputs.lengths == length)[:, 0]
+        for part in torch.split(rows, max(1, CHUNK // length**2)):
+            tokens = inputs.tokens[part, 1 : length + 1].numpy()
+            yield part, length, Interpreter(Column(tokens, vocabulary), inputs.task.causal)

@@ -1,0 +1,218 @@
+"""Cuts of a program: sets of variables through which every path from input to output passes.
+
+After some of a program's steps are done, what is still needed is the cut there: the variables that
+a later step reads. Cuts that determine each other on the inputs are one, for whatever holds the one
+holds the other, and no test on activations can tell them apart.
+
+Shapes: `inputs` inputs, `pos` positions of an encoded input, `cases` the lists' positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from tracr.rasp import rasp
+
+from ..inputs import InputSet
+from ..outputs import IGNORE
+from ..overridden_variables import overridden_targets
+from .text import edges
+
+MOST = 512  # sets of done steps that are looked through, before only program order is
+CONTEXTS = 64  # inputs and positions at which combinations of values are tried
+FEW = 24  # cuts, beyond which those of program order alone are kept
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Variables that hold all that the rest of the program needs, in program order.
+
+    `same` are the other cuts that determine it, and are determined by it, on these inputs;
+    `steps` says which steps may have been done where it is all that is needed.
+    """
+
+    variables: tuple[str, ...]
+    same: tuple[tuple[str, ...], ...]
+    steps: frozenset[frozenset[str]]
+
+    @property
+    def name(self) -> str:
+        """The variables, joined."""
+        return "+".join(self.variables)
+
+    def later(self, other: Cut) -> bool:
+        """Return whether more steps are done at this cut than at the other."""
+
+        def beyond(one: Cut, before: Cut) -> bool:
+            return any(more > fewer for more in one.steps for fewer in before.steps)
+
+        return self is not other and beyond(self, other) and not beyond(other, self)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """A program's cuts in program order, the input's first and the output's last.
+
+    `complete` is False where there are too many and only those of program order are here;
+    `given` are the variables that the input's values determine at each position.
+    """
+
+    all: tuple[Cut, ...]
+    complete: bool
+    given: frozenset[str] = frozenset()
+
+    @property
+    def inner(self) -> tuple[Cut, ...]:
+        """The cuts between input and output: only these tell programs apart."""
+        return self.all[1:-1]
+
+
+def cuts(inputs: InputSet) -> Cuts:
+    """Return the cuts of the inputs' program, those that are one on these inputs merged."""
+    reads = _reads(inputs)
+    start = _start(inputs, reads)
+    done, complete = _done_sets(reads, start)
+    found = _merged(inputs, reads, done)
+    if complete and len(found) > FEW:
+        done, complete = _in_order(reads, start), False
+        found = _merged(inputs, reads, done)
+    first = found[0].variables
+    whole = partition(inputs, first)
+    given = {name for name in inputs.variables if partition(inputs, (*first, name)) == whole}
+    return Cuts(tuple(found), complete, frozenset(given))
+
+
+def labels(inputs: InputSet, names: Iterable[str]) -> Int64[Tensor, "inputs pos"]:
+    """Return a number for each combination of variables' values, -1 at BOS and padding."""
+    real = inputs.real
+    joint = torch.zeros(int(real.sum()), dtype=torch.int64)
+    for name in names:
+        variable = inputs.variables[name]
+        codes = variable.codes[real].long()
+        codes = torch.where(codes == IGNORE, len(variable.values), codes)
+        joint = joint * (len(variable.values) + 1) + codes
+        joint = torch.unique(joint, return_inverse=True)[1]
+    found = torch.full(real.shape, -1)
+    found[real] = joint
+    return found
+
+
+def partition(inputs: InputSet, names: Iterable[str]) -> bytes:
+    """Return what is the same for variables that determine each other on the inputs."""
+    return _first_seen(labels(inputs, names)[inputs.real]).numpy().tobytes()
+
+
+def effect(inputs: InputSet, names: Sequence[str], seed: int) -> bytes:
+    """Return what is the same for variables that the rest of their programs goes by alike.
+
+    Two combinations of values are one where the program gives the same with either of them, put at
+    a position of an input, in every one of `CONTEXTS` drawn: then no use of them differs.
+    """
+    found, real = labels(inputs, names), inputs.real
+    where = torch.nonzero(real)
+    _, index = torch.unique(found[real], return_inverse=True)
+    first = torch.full((int(index.max()) + 1,), len(index))
+    first.scatter_reduce_(0, index, torch.arange(len(index)), "amin")
+    members = where[first]  # one (input, position) of each combination
+    generator = np.random.default_rng([seed, 11])
+    contexts = where[torch.from_numpy(generator.integers(len(where), size=CONTEXTS))]
+    bases = contexts[:, 0].repeat_interleave(len(members))
+    places = contexts[:, 1].repeat_interleave(len(members))
+    rows, positions = (members[:, at].repeat(CONTEXTS) for at in (0, 1))
+    codes = {}
+    for name in names:
+        values = inputs.variables[name].codes
+        codes[name] = values[bases].clone()
+        codes[name][torch.arange(len(bases)), places] = values[rows, positions]
+    targets = torch.nan_to_num(overridden_targets(inputs, bases, codes).double(), nan=-1e9)
+    each = targets.view(CONTEXTS, len(members), -1).transpose(0, 1).flatten(1)
+    _, alike = torch.unique(each, dim=0, return_inverse=True)
+    return _first_seen(alike[index]).numpy().tobytes()
+
+
+def _reads(inputs: InputSet) -> dict[str, set[str]]:
+    """Return what each variable reads, in program order; inputs and constants read nothing."""
+    reads: dict[str, set[str]] = {name: set() for name in inputs.variables}
+    for source, target, _ in edges(inputs.task.program):
+        reads[target].add(source)
+    return reads
+
+
+def _start(inputs: InputSet, reads: dict[str, set[str]]) -> frozenset[str]:
+    """Return what is there before any step: what reads nothing, but not how long the list is."""
+    nothing = [name for name, sources in reads.items() if not sources]
+    named = inputs.task.variables
+    given = [name for name in nothing if not isinstance(named[name], rasp.LengthType)]
+    return frozenset(given or nothing)
+
+
+def _done_sets(
+    reads: dict[str, set[str]], start: frozenset[str]
+) -> tuple[list[frozenset[str]], bool]:
+    """Return all sets of variables that can be done before the others, smallest first."""
+    found, at = {start: None}, 0
+    queue = [start]
+    while at < len(queue):
+        done, at = queue[at], at + 1
+        for name, sources in reads.items():
+            if name not in done and sources <= done:
+                more = done | {name}
+                if more not in found:
+                    found[more] = None
+                    queue.append(more)
+        if len(queue) > MOST:
+            return _in_order(reads, start), False
+    return queue, True
+
+
+def _in_order(reads: dict[str, set[str]], start: frozenset[str]) -> list[frozenset[str]]:
+    done, found = start, [start]
+    for name in reads:
+        if name not in start:
+            done |= {name}
+            found.append(done)
+    return found
+
+
+def _needed(reads: dict[str, set[str]], done: frozenset[str]) -> tuple[str, ...]:
+    """Return the done variables that the others read; the output where it is done."""
+    output = list(reads)[-1]
+    if output in done:
+        return (output,)
+    wanted = {source for name, sources in reads.items() if name not in done for source in sources}
+    return tuple(name for name in reads if name in wanted & done)
+
+
+def _merged(
+    inputs: InputSet, reads: dict[str, set[str]], done: Sequence[frozenset[str]]
+) -> list[Cut]:
+    """Return the cuts after each set of done steps, equal ones as one."""
+    partitions: dict[tuple[str, ...], bytes] = {}
+    groups: dict[bytes, tuple[dict[tuple[str, ...], None], set[frozenset[str]]]] = {}
+    for steps in done:
+        names = _needed(reads, steps)
+        if names not in partitions:
+            partitions[names] = partition(inputs, names)
+        members, sets = groups.setdefault(partitions[names], ({}, set()))
+        members[names] = None
+        sets.add(steps)
+    output = (list(reads)[-1],)
+    found = []
+    for members, sets in groups.values():
+        name = output if output in members else next(iter(members))
+        same = tuple(other for other in members if other != name)
+        found.append(Cut(name, same, frozenset(sets)))
+    return sorted(found, key=lambda cut: cut.variables == output)
+
+
+def _first_seen(codes: Int64[Tensor, " cases"]) -> Int64[Tensor, " cases"]:
+    """Return the codes renumbered in the order in which they first occur."""
+    _, index = torch.unique(codes, return_inverse=True)
+    first = torch.full((int(index.max()) + 1,), len(index))
+    first.scatter_reduce_(0, index, torch.arange(len(index)), "amin")
+    return first.argsort().argsort()[index]

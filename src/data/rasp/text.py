@@ -1,0 +1,121 @@
+"""A RASP program as text: names for its variables, a line for each, and its dataflow graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tracr.rasp import rasp
+
+from .functions import is_numerical
+from .names import Names, given_name
+from .writer import Writer, run
+
+AGGREGATED, COUNTED = "aggregated", "counted"  # what a selector is for
+
+
+def variables(program: Any) -> dict[str, Any]:
+    """Return a program's variables, name to s-op, inputs first and the output last.
+
+    An unnamed s-op is named by what it computes from its inputs' names. Names are unique and the
+    same in every process, and hold no space, control character, '/' or '@'.
+    """
+    found = expressions(program)
+    names = Names(found).of_sops
+    return {names[id(sop)]: sop for sop in found if isinstance(sop, rasp.SOp)}
+
+
+def describe(program: Any) -> list[str]:
+    """Return the program as RASP text, a line per variable but tokens and indices.
+
+    A selector that is named or used more than once has a line of its own. `x: number` is an
+    s-op with numerical encoding.
+    """
+    found = expressions(program)
+    names = Names(found)
+    of_selectors = names.of_selectors(_shown_selectors(found))
+    writer = Writer({**names.of_sops, **of_selectors})
+    written = {**names.of_sops, **of_selectors}
+    lines = (
+        f"{written[id(one)]}{_mark(one)} = {run(writer.definition(one))}"
+        for one in found
+        if written.get(id(one), "tokens") not in ("tokens", "indices")
+    )
+    return [re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", line) for line in lines]
+
+
+def selectors(program: Any) -> dict[str, tuple[Any, frozenset[str]]]:
+    """Return the selectors that s-ops read, name to selector and its uses, in program order.
+
+    A use is `AGGREGATED` or `COUNTED`, by a selector width. Of composed selectors the whole is read
+    and not its parts.
+    """
+    found = expressions(program)
+    uses: dict[int, set[str]] = {}
+    for one in found:
+        if isinstance(one, (rasp.Aggregate, rasp.SelectorWidth)):
+            use = AGGREGATED if isinstance(one, rasp.Aggregate) else COUNTED
+            uses.setdefault(id(one.selector), set()).add(use)
+    read = [one for one in found if id(one) in uses]
+    names = Names(found).of_selectors(read)
+    return {names[id(one)]: (one, frozenset(uses[id(one)])) for one in read}
+
+
+def edges(program: Any) -> list[tuple[str, str, str]]:
+    """Return the dataflow between variables: source, target and role, in program order.
+
+    The role is `value`, or `key` or `query` where the source reaches the target by a selector.
+    """
+    named = variables(program)
+    names = {id(sop): name for name, sop in named.items()}
+    found: dict[tuple[str, str, str], None] = {}
+    for target, sop in named.items():
+        for source, role in _sources(sop):
+            if id(source) in names:
+                found[names[id(source)], target, role] = None
+    return list(found)
+
+
+def _sources(sop: Any) -> Iterator[tuple[Any, str]]:
+    waiting, visited = [(sop, "value")], set()
+    while waiting:
+        expression, role = waiting.pop()
+        if isinstance(expression, rasp.SOp) and expression is not sop:
+            yield expression, role
+        elif id(expression) not in visited:
+            visited.add(id(expression))
+            selects = isinstance(expression, rasp.Select)
+            roles = ("key", "query") if selects else ("value",) * len(expression.children)
+            waiting += reversed(list(zip(expression.children, roles, strict=True)))
+
+
+def expressions(program: Any) -> list[Any]:
+    """Return every expression once, depth first, each after what it is made from."""
+    found: list[Any] = []
+    visited = {id(program)}
+    path = [(program, iter(program.children))]
+    while path:
+        expression, children = path[-1]
+        for child in children:
+            if id(child) not in visited:
+                visited.add(id(child))
+                path.append((child, iter(child.children)))
+                break
+        else:
+            found.append(expression)
+            path.pop()
+    return found
+
+
+def _shown_selectors(expressions: Sequence[Any]) -> list[Any]:
+    uses = {id(expressions[-1]): 2}
+    for expression in expressions:
+        for child in expression.children:
+            uses[id(child)] = uses.get(id(child), 0) + 1
+    selectors = (one for one in expressions if isinstance(one, rasp.Selector))
+    return [one for one in selectors if given_name(one) or uses[id(one)] > 1]
+
+
+def _mark(expression: Any) -> str:
+    return ": number" if is_numerical(expression) else ""

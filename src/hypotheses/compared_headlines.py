@@ -1,0 +1,114 @@
+"""Which headlines a comparison shows, under what heading, and what each is compared with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..analysis.measures.emergence import CONTROLS
+from .seed_groups import EMERGED, HIGHEST
+
+
+@dataclass(frozen=True)
+class Family:
+    """Headlines that belong together: `pattern` matches their keys whole, and names a line.
+
+    `label` is filled with the pattern's groups, of which `name` is put in words. `emergence` also
+    says when they emerged.
+    """
+
+    title: str
+    pattern: str
+    label: str
+    emergence: bool = False
+
+    def chosen(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return the keys of the family, each with its label."""
+        match, found = re.compile(self.pattern).fullmatch, {}
+        for key in keys:
+            if (matched := match(key)) is not None:
+                words = matched.groupdict()
+                if "name" in words:
+                    words["name"] = words["name"].replace("_", " ")
+                found[key] = self.label.format(**words)
+        return found
+
+
+# Of what no pattern matches only the CSV speaks. Controls and references are no lines of their own.
+FAMILIES = (
+    Family("accuracy", r"accuracy/(?P<name>all|held_out)/exact", "exact, {name}", True),
+    Family(
+        "deconfounded CKA (variables, mean; sites, matched)",
+        r"similarity/model/(?P<name>mean|matched)_deconfounded_cka",
+        "{name}",
+        True,
+    ),
+    Family(
+        "similarity (deconfounded CKA)",
+        r"similarity/(?P<v>[^@]+)/best_deconfounded_cka",
+        "{v}",
+        True,
+    ),
+    Family("light match (testable cuts)", r"matching/(?P<v>.+)/best_match", "{v}"),
+    Family("light match (variables)", r"matching/(?P<v>.+)/variable_match", "{v}"),
+    Family("surely realised", r"matching/(?P<v>.+)/(?:variable_)?realised", "{v}", True),
+    Family("attention", r"attention/model/(?P<name>matched_overlap)", "{name}", True),
+    Family(
+        "ablation (worst component)",
+        r"ablation/worst_component/(?P<name>\w+)_delta_exact",
+        "by {name}",
+    ),
+    Family(
+        "redundant together (heads and MLPs)",
+        r"ablation/model/(?P<name>redundant_share)",
+        "{name}",
+    ),
+    Family("H1 (reference less model)", r"sparsity/model/h1_(?P<name>\w+)", "{name}"),
+    Family("MLP neurons", r"sparsity/model/(?P<name>(?!h1_)\w+)", "{name}"),
+)
+
+HEADLINES = {  # of the tables of architectures by tasks
+    "accuracy/all/exact": "Exact accuracy, all inputs",
+    "accuracy/held_out/exact": "Exact accuracy, held-out inputs",
+    "similarity/model/mean_deconfounded_cka": "Deconfounded CKA, mean of the variables",
+    "similarity/model/matched_deconfounded_cka": "Deconfounded CKA, the reference's sites matched",
+    "attention/model/matched_overlap": "Attention in common with the reference's heads",
+    "ablation/model/redundant_share": "Share of heads and MLPs that are redundant together (of the "
+    "runs that solve the task)",
+    "sparsity/model/h1_bimodal_share": "H1: bimodal neurons, reference less model",
+}
+
+
+def emerging(keys: Iterable[str]) -> dict[str, str]:
+    """Return the headlines among the keys of estimates that can emerge, each with its label."""
+    known = dict.fromkeys(keys)
+    return {
+        key: f"{family.title.partition(' (')[0]}: {label}"
+        for family in FAMILIES
+        if family.emergence
+        for key, label in family.chosen(known).items()
+        if f"{EMERGED}/{key}" in known
+    }
+
+
+def compared_with(key: str) -> dict[str, str]:
+    """Return the keys that a headline may be compared with, and their labels: controls first.
+
+    Of a control of several models it is the highest, as it is for the emergence.
+
+    >>> compared_with("accuracy/all/exact")["accuracy/all/blind_exact"]
+    'blind to the tokens'
+    """
+    group, _, rest = key.partition("/")
+    subject, _, name = rest.rpartition("/")
+    controls = {
+        f"{HIGHEST}/{key}{ending}": f"{ending.replace('_', ' ').strip()}, highest"
+        for ending in CONTROLS
+    }
+    return {
+        **controls,
+        f"{group}/{subject}/blind_{name}": "blind to the tokens",
+        f"{group}/{subject}/{name}_chance": "chance",
+        f"{group}/reference:{subject}/{name}": "reference",
+    }

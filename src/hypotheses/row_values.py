@@ -1,0 +1,122 @@
+"""What tables and figures read off a checkpoint's or a run's rows, and what they call it."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..analysis.measurements import Measurement
+from ..analysis.measures.attention import UNIFORM
+from ..analysis.measures.emergence import CONTROLS
+from ..analysis.measures.redundancy import REDUNDANT_SET
+from ..analysis.measures.rerun import KINDS
+
+Curves = dict[str, list[Measurement]]
+SHORT_KINDS = {kind: kind.removeprefix("resample_") for kind in KINDS}
+LONGEST = 34  # characters of relabelings that are named in one label
+PLAIN_LABELS = {
+    "plain_cka": "plain CKA", "rsa": "RSA", "procrustes": "Procrustes", "svcca": "SVCCA",
+}  # fmt: skip
+NEURON_LABELS = {
+    "bimodal_share": "bimodal (dip test)",
+    "dip": "dip",
+    "bimodality": "bimodality (Sarle)",
+    "hoyer": "Hoyer sparsity",
+    "gini": "Gini",
+    "active_share": "active share",
+    "dead_share": "dead",
+    "always_on_share": "always on",
+}
+_COMPONENTS = (
+    (r"blocks\.(\d+)\.attn\.hook_(?:z|pattern)\[(\d+)\]", "head {}.{}"),
+    (r"blocks\.(\d+)\.attn\.hook_z\.all", "all heads in {}"),
+    (r"blocks\.(\d+)\.hook_attn_out", "attention {}"),
+    (r"blocks\.(\d+)\.hook_mlp_out", "MLP {}"),
+    (r"hook_attn_out\.all_but_(\d+)", "attention but {}"),
+    (r"hook_mlp_out\.all_but_(\d+)", "all MLPs but {}"),
+    (re.escape(REDUNDANT_SET), "redundant set"),
+)
+
+
+def component_label(name: str) -> str:
+    """Return a component's name in few words, or the name itself if it is of another kind.
+
+    >>> component_label("blocks.2.attn.hook_z[3]"), component_label("hook_mlp_out.all_but_0")
+    ('head 2.3', 'all MLPs but 0')
+    """
+    for pattern, words in _COMPONENTS:
+        if found := re.fullmatch(pattern, name):
+            return words.format(*found.groups())
+    return name
+
+
+def drawable(text: str) -> str:
+    """Return a text in letters that every font of a figure has.
+
+    >>> drawable("sort with vocabulary [\u00e9]") == "sort with vocabulary [" + chr(92) + "xe9]"
+    True
+    """
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def of(rows: Iterable[Measurement], measure: str) -> dict[str, Measurement]:
+    """Return a checkpoint's rows of a measure by their subject."""
+    return {row.subject: row for row in rows if row.measure == measure}
+
+
+def curves(rows: Iterable[Measurement], measure: str) -> Curves:
+    """Return the rows of a measure over a run's steps by their subject."""
+    found: Curves = defaultdict(list)
+    for row in rows:
+        if row.measure == measure:
+            found[row.subject].append(row)
+    return {subject: sorted(curve, key=lambda r: r.step) for subject, curve in found.items()}
+
+
+def top(row: Measurement) -> float:
+    """Return the upper end of a row's interval: of several controls the highest one."""
+    return row.value if row.ci_high is None else row.ci_high
+
+
+def highest_control(
+    rows: Iterable[Measurement], measure: str, subject: str
+) -> tuple[float, str] | None:
+    """Return the highest control of a measure of a subject, and which kind of control it is."""
+    wanted = {f"{measure}{ending}": ending.strip("_").replace("_", " ") for ending in CONTROLS}
+    ends = [
+        (top(row), wanted[row.measure])
+        for row in rows
+        if row.subject == subject and row.measure in wanted
+    ]
+    return max(ends, default=None)
+
+
+def relabelings(found: Mapping[str, Sequence[Measurement]]) -> dict[str, list[str]]:
+    """Return the subjects by label, those of equal values as one: a measure cannot tell them apart.
+
+    A label names as many of them as are short together, and says how many more there are.
+    """
+    groups: dict[tuple[float, ...], list[str]] = defaultdict(list)
+    for name, curve in found.items():
+        groups[tuple(round(row.value, 6) for row in curve)].append(name)
+    return {joined(names): names for names in groups.values()}
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return names that mean the same as one label.
+
+    >>> joined(["opp_idx", "opp_idx-1"])
+    'opp_idx = opp_idx-1'
+    """
+    shown = list(names)
+    while len(shown) > 1 and len(" = ".join(shown)) > LONGEST:
+        shown.pop()
+    rest = len(names) - len(shown)
+    return " = ".join(shown) + (f" (+{rest})" if rest else "")
+
+
+def uniform_heads(rows: Iterable[Measurement]) -> set[str]:
+    """Return the reference's heads that attend to everything alike."""
+    measure = "attention/uniform_overlap"
+    return {row.subject for row in rows if row.measure == measure and row.value >= UNIFORM}

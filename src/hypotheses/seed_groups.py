@@ -1,0 +1,331 @@
+"""Runs that differ only in their seed, as groups, and what each headline is over the seeds.
+
+An interval here is over seeds alone, by Student's t: inputs and positions vary within a run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..analysis.measurements import Measurement
+from ..analysis.measures.emergence import CONTROLS, Summary, summaries
+from ..analysis.measures.suite import declared_metrics, headlines
+from ..analysis.statistics import t_interval, wilson_interval
+from ..config.schema import UNGROUPED_SETTINGS, Config, departures, flattened, task_title
+from ..infra.errors import FaultError, UserError
+from ..infra.files import faults_named
+from ..runs.control_record import failing
+from ..runs.run_folder import RunFolder
+from .failed_controls import Failing, meaning
+
+FREE = ("seed", *UNGROUPED_SETTINGS)  # what runs of one group may differ in
+OF_A_TARGET = ("trainer.evaluate_every", "trainer.steps_after_target")  # nothing without one
+UNTARGETED = (*FREE, *OF_A_TARGET)
+EMERGED, EMERGENCE_STEP = "emerged", "emergence_step"
+HIGHEST = "highest"  # before a control's key: the highest of the models that it is the mean of
+VALUE_SHOWN = 40  # characters of a config value in a label
+
+Source = TypeVar("Source")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: the curves of its headlines, by key and step, and what they amount to.
+
+    A control of several models has a second curve, of the highest of them.
+    """
+
+    folder: RunFolder
+    curves: Mapping[str, Mapping[int, Measurement]]
+    summaries: Mapping[str, Summary]
+    last_step: int
+    finished: bool
+
+    @property
+    def config(self) -> Config:
+        """The run's whole config."""
+        return self.folder.config
+
+    @property
+    def final(self) -> dict[str, Measurement]:
+        """The headlines of the last checkpoint, by key."""
+        last = self.last_step
+        return {key: curve[last] for key, curve in self.curves.items() if last in curve}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value over seeds: its mean, interval (None for one seed), n and range."""
+
+    key: str
+    mean: float
+    interval: tuple[float, float] | None
+    n: int
+    lowest: float
+    highest: float
+    better: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only in their seed; `name` says what sets it off within its task."""
+
+    task: str
+    name: str
+    runs: tuple[Run, ...]
+    estimates: Mapping[str, Estimate]
+
+    @property
+    def failing(self) -> Failing:
+        """The measures that do not separate on the task's controls."""
+        return failing(self.runs[0].folder.inputs_digest)
+
+    @property
+    def label(self) -> str:
+        """Task and name."""
+        return f"{self.task} {self.name}"
+
+
+def find_runs(paths: Iterable[Path], left_out: list[str] | None = None) -> list[RunFolder]:
+    """Return the run folders at the paths, each a run's own or a folder of several.
+
+    Of a run that cannot be opened beside others, `left_out` gets a line that says why.
+
+    Raises:
+        UserError: a path is neither, or a run is named twice; no run can be opened, or one cannot
+            and there is no `left_out`: what is wrong with the first.
+        FaultError: the same, where the file system failed.
+    """
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        for folder in _run_folders(path):
+            if folder.resolve() in folders:
+                raise UserError(f"run folder '{folder}' is given twice: name every run once")
+            folders[folder.resolve()] = folder
+    return _readable(RunFolder.open, folders.values(), left_out)
+
+
+def _readable(
+    read: Callable[[Source], Made], sources: Iterable[Source], left_out: list[str] | None
+) -> list[Made]:
+    """Return what is read of sources; of each that cannot be, `left_out` gets a line."""
+    readable, errors = list[Made](), list[UserError | FaultError]()
+    for source in sources:
+        try:
+            readable.append(read(source))
+        except (UserError, FaultError) as error:
+            errors.append(error)
+    if errors and (not readable or left_out is None):
+        raise errors[0]
+    if left_out is not None:
+        left_out += [f"left out: {error}" for error in errors]
+    return readable
+
+
+def _run_folders(path: Path) -> list[Path]:
+    def is_run(folder: Path) -> bool:
+        return all((folder / name).is_file() for name in ("config.yaml", "run.json"))
+
+    with faults_named(f"look for runs in '{path}'"):
+        if not path.exists():
+            raise UserError(f"'{path}' does not exist")
+        if is_run(path):
+            return [path]
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        runs = [one for one in inside if not one.name.startswith(".") and is_run(one)]
+    if not runs:
+        raise UserError(f"'{path}' is not a run folder, and there is none directly in it")
+    return runs
+
+
+def load_run(folder: RunFolder) -> Run:
+    """Return a run with the headlines of all its checkpoints.
+
+    Raises:
+        UserError: it holds no checkpoint.
+        FaultError: a checkpoint's measurements are missing or damaged.
+    """
+    rows = [row for row in folder.measurements() if not row.measure.startswith("training/")]
+    if not rows:
+        raise UserError(f"'{folder.path}' holds no checkpoint, and so no measurements")
+    curves: dict[str, dict[int, Measurement]] = defaultdict(dict)
+    for step, at_step in groupby(rows, key=lambda row: row.step):
+        for row in headlines(at_step):
+            curves[row.key][step] = row
+            if row.measure.endswith(CONTROLS):
+                end = row.value if row.ci_high is None else row.ci_high
+                highest = replace(row, value=end, ci_low=None, ci_high=None)
+                curves[f"{HIGHEST}/{row.key}"][step] = highest
+    last_step, finished = max(row.step for row in rows), folder.finished() is not None
+    return Run(folder, dict(curves), summaries(rows), last_step, finished)
+
+
+def load_runs(folders: Iterable[RunFolder], left_out: list[str]) -> list[Run]:
+    """Return the runs that can be read; of each other one `left_out` gets a line that says why.
+
+    Raises:
+        UserError: no run can be read: what is wrong with the first.
+        FaultError: the same, where it is damaged.
+    """
+    return _readable(load_run, folders, left_out)
+
+
+def grouped(runs: Iterable[Run]) -> list[Group]:
+    """Return the runs in groups that differ only in seed, by task and then by name.
+
+    A group is named by its model with what departs from it, and by the config keys in which it
+    differs from other groups of the same task and model; by those that are not the task's also
+    where it is only on other tasks that the model's groups differ in them, so that one setting has
+    one name on all tasks. Runs with an inexact reference are groups of their own.
+    """
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[json.dumps(_identity(run), sort_keys=True, default=str)].append(run)
+    alike: dict[tuple[str, str, bool], list[list[Run]]] = defaultdict(list)
+    for members in found.values():
+        config = members[0].config
+        base = (config.task.name, config.model.name, members[0].folder.exact)
+        alike[base].append(sorted(members, key=lambda run: run.config.seed))
+    shared: dict[str, set[str]] = defaultdict(set)  # by model
+    telling = {}
+    for base, several in alike.items():
+        telling[base] = set(_telling([_identity(members[0]) for members in several]))
+        shared[base[1]] |= {key for key in telling[base] if _on_any_task(key)}
+    groups, there = list[Group](), Counter[tuple[str, str]]()
+    for (task, model, exact), several in alike.items():
+        for members in several:
+            own = {key for key in departures(members[0].config) if key.startswith("model.")}
+            wanted = telling[task, model, exact] | shared[model] | own
+            identity = _identity(members[0])
+            words = [f"{key}={_shown(identity[key])}" for key in identity if key in wanted]
+            mark = [] if exact else ["(inexact reference)"]
+            name = " ".join([model, *words, *mark])
+            there[task, name] += 1
+            if there[task, name] > 1:  # long values are shown cut off, and may look alike
+                name = f"{name} ({there[task, name]})"
+            groups.append(Group(task, name, tuple(members), dict(_estimates(members))))
+    return sorted(groups, key=lambda group: (group.task, group.name))
+
+
+def differing_keys(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that do not have the same value in all of several mappings."""
+    keys = dict.fromkeys(key for identity in identities for key in identity)
+    return [
+        key for key in keys if any(one.get(key) != identities[0].get(key) for one in identities)
+    ]
+
+
+def _telling(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the config keys that tell groups apart; the inputs' hash only where it must."""
+    keys = [key for key in differing_keys(identities) if key != "inputs"]
+    apart = {tuple(str(identity[key]) for key in keys) for identity in identities}
+    return keys if len(apart) == len(identities) else [*keys, "inputs"]
+
+
+def _on_any_task(key: str) -> bool:
+    """Return whether a key of an identity means the same on every task."""
+    return "." in key and not key.startswith("task.")
+
+
+def settings(group: Group) -> dict[str, Any]:
+    """Return the config that all runs of a group share, by dotted key."""
+    return {key: value for key, value in _identity(group.runs[0]).items() if "." in key}
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """Return what the runs of a group have in common: config, inputs, whether the proof held."""
+    return {
+        **flattened(run.config, FREE if run.config.trainer.target_accuracy else UNTARGETED),
+        "inputs": run.folder.inputs_digest,
+        "exact": run.folder.exact,
+    }
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= VALUE_SHOWN else f"{text[: VALUE_SHOWN - 3]}..."
+
+
+def _estimates(runs: Sequence[Run]) -> Iterator[tuple[str, Estimate]]:
+    """Yield the estimates of every headline, and of its emergence, by key."""
+    metrics, finals = declared_metrics(), [run.final for run in runs]
+    measures = {key: row.measure for final in finals for key, row in final.items()}
+    for key, measure in measures.items():
+        metric = metrics.get(measure)
+        better = metric.better if metric is not None else "neither"
+        yield key, estimate(key, [final[key].value for final in finals if key in final], better)
+    for key in measures:
+        known = [run.summaries[key] for run in runs if key in run.summaries]
+        judged = [summary for summary in known if summary.threshold is not None]
+        if judged:
+            steps = [s.emergence_step for s in judged if s.emergence_step is not None]
+            share, n = len(steps) / len(judged), len(judged)
+            name = f"{EMERGED}/{key}"
+            interval = wilson_interval(share, n) if n > 1 else None
+            low, high = float(len(steps) == n), float(len(steps) > 0)
+            yield name, Estimate(name, share, interval, n, low, high, "neither")
+            if steps:
+                name = f"{EMERGENCE_STEP}/{key}"
+                yield name, estimate(name, steps, "neither")
+
+
+def estimate(key: str, values: Sequence[float], better: str) -> Estimate:
+    """Return the mean over seeds, its interval by Student's t, n and the range of the values."""
+    mean = math.fsum(values) / len(values)
+    return Estimate(key, mean, t_interval(values), len(values), min(values), max(values), better)
+
+
+def notes(groups: Sequence[Group]) -> list[str]:
+    """Return what a reader of a comparison of one task must know, one line each."""
+    lines = []
+    for group in groups:
+        lines += [
+            f"{group.name}: seed {run.config.seed} is unfinished, at step {run.last_step}"
+            for run in group.runs
+            if not run.finished
+        ]
+        steps = sorted({run.last_step for run in group.runs})
+        if len(steps) > 1:
+            shown = ", ".join(map(str, steps))
+            lines.append(f"{group.name}: the runs' last steps differ ({shown})")
+        for seed, times in Counter(run.config.seed for run in group.runs).items():
+            if times > 1:
+                lines.append(
+                    f"{group.name}: {times} runs have the same seed {seed}: they are not "
+                    "independent, and the interval is too narrow"
+                )
+        if not group.runs[0].folder.exact:
+            lines.append(
+                f"{group.name}: the reference is not its program, and neither is the comparison"
+            )
+    if len(titles := {task_title(group.runs[0].config) for group in groups}) == 1:
+        (title,) = titles
+        lines += [f"the task is {title}"] * (title != groups[0].task)
+    shared = [settings(group) for group in groups]
+    others = [key for key in differing_keys(shared) if not key.startswith("model.")]
+    if others:
+        lines.append(f"the groups differ in more than the model: {', '.join(others)}")
+    return [*lines, *(line for line in meanings(groups) if line)]
+
+
+def meanings(groups: Iterable[Group]) -> list[str]:
+    """Return what the marks of groups say, and how to find out, once for each task's inputs."""
+    said: dict[str, str] = {}
+    for group in groups:
+        folder = group.runs[0].folder
+        line = meaning(group.failing, folder.commands.controls, group.estimates)
+        said[folder.inputs_digest] = said.get(folder.inputs_digest) or line
+    return list(dict.fromkeys(said.values()))
+
+
+def failing_of(groups: Iterable[Group]) -> dict[str, str]:
+    """Return the measures that do not separate on the controls of any of the groups, and why."""
+    return {key: why for group in groups for key, why in (group.failing or {}).items()}

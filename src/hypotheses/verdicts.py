@@ -1,0 +1,683 @@
+"""What a run, or the seeds of an architecture, say of H1, H2 and H3.
+
+Each verdict has the numbers that it comes from, what would have changed it, and what was not
+measured. Words are chosen so that nothing is claimed that an interval, a control or the number of
+seeds does not carry: of a model that does not solve its task nothing is said, a measure that fails
+the task's controls says nothing (but for H1, which is about compiling: its figures decide all the
+same, and are marked), and one seed says nothing about an architecture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..analysis.matching.cut_verdicts import DIFFERENT, FOLLOWS, FUSES, NOT_SOLVED
+from ..analysis.matching.cut_verdicts import UNDECIDED as CUT_UNDECIDED
+from ..analysis.measurements import Measurement
+from ..analysis.statistics import wilson_interval
+from ..config.printed_commands import RunCommands
+from .failed_controls import Failing
+from .row_values import NEURON_LABELS, highest_control, of
+from .seed_groups import Estimate
+
+SUPPORTED, NOT_SUPPORTED, MIXED = "supported", "not supported", "mixed"
+UNDECIDED, NOT_JUDGED, NOT_MEASURED = "undecided", "not judged", "not measured"
+NO_NEURONS = "the reference has no MLP neurons to compare with"
+TOO_FEW = "the on/off figures of neurons are not defined on so few positions"
+NO_HEADS = "no head of the reference attends to some positions more than to others"
+FOR, AGAINST, NEITHER = "for", "against", "says nothing"
+CLAIMS = {
+    "H1": "Compiled transformers are more interpretable: their activations are on or off.",
+    "H2": "Compiled and learned transformers form the same kind of circuit.",
+    "H3": "Causal matching identifies the learned algorithm automatically.",
+}
+ON_OFF = ("bimodal_share", "dip", "bimodality")  # they decide H1
+BESIDE = ("hoyer", "gini", "active_share")  # these do not
+ONE_SEED = "one seed: says nothing about the architecture"
+LEAST_SEEDS = 3  # from which on seeds that agree say something
+ATTENTION = "attention/matched_overlap"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A number that a verdict comes from; `says` is FOR, AGAINST or NEITHER, and `why` so.
+
+    `control` says in words what the value is compared with, `level` is that number where it is one.
+    `kind` is what the evidence is, whatever the seed, where `what` tells more than that.
+    """
+
+    what: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: str
+    control: str
+    says: str
+    why: str = ""
+    failing: bool = False
+    decides: bool = True
+    level: float | None = None
+    kind: str = ""
+
+    @property
+    def over_seeds(self) -> str:
+        """What it is, in the same words for every seed."""
+        return self.kind or self.what
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What was not measured, and the command that does."""
+
+    what: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A hypothesis and what is said of it: a word, a sentence, the numbers, and how far they go.
+
+    `scope` says how many seeds there are, and what that allows to say; `change` what would have
+    changed the verdict.
+    """
+
+    name: str
+    verdict: str
+    why: str
+    scope: str
+    evidence: tuple[Evidence, ...] = ()
+    change: tuple[str, ...] = ()
+    lacking: tuple[Lacking, ...] = ()
+
+    @property
+    def claim(self) -> str:
+        """What is claimed."""
+        return CLAIMS[self.name]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A run's exact accuracy at its last checkpoint, and from which on it solves the task."""
+
+    exact: Measurement | None
+    at_least: float
+
+    @property
+    def yes(self) -> bool:
+        """Whether the task is solved, as far as is known."""
+        return self.exact is not None and self.exact.value >= self.at_least
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing is judged; empty where the task is solved."""
+        if self.exact is None:
+            return "exact accuracy was not measured, so it is not known to solve the task"
+        if self.yes:
+            return ""
+        return (
+            f"the model does not solve the task: exact accuracy {self.exact.value:.3f} "
+            f"(n={self.exact.n:,}) is below {self.at_least:g}"
+        )
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Inner edges of a model's circuit: how many there are, and the variable that each carries."""
+
+    edges: int
+    names: tuple[str, ...]
+
+    @property
+    def named(self) -> int:
+        """How many carry a variable."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class CircuitFound:
+    """What `circuit` left: the circuit, and what runs over it, a random init and the reference.
+
+    `own` are the variables that are the program's steps, neither its input nor its output; `still`
+    those of them that the resampling which the circuit was found by leaves as they are, so that
+    no edge is found for what they do. None where it is not known. `step` is the checkpoint's,
+    `ablation` the kind of resampling; `whole` says that it is the whole model: no smaller circuit
+    is faithful; `across` that one was searched for by resampling across lengths, too.
+    """
+
+    step: int | None
+    edges: int
+    of_edges: int
+    faithful: tuple[float, float, float]
+    at_least: float
+    model: Carried | None
+    reference: Carried | None
+    untrained: Carried | None
+    own: frozenset[str]
+    inputs: int | None = None
+    still: frozenset[str] = frozenset()
+    ablation: str = ""
+    whole: bool = False
+    across: bool = False
+
+    @property
+    def steps(self) -> tuple[frozenset[str], frozenset[str]] | None:
+        """The program's steps over the reference's inner edges, and those of them over the model's.
+
+        None where either's edges are not known.
+        """
+        if self.model is None or self.reference is None:
+            return None
+        wanted = frozenset(name for name in self.reference.names if _is_step(name, self.own))
+        return wanted, frozenset(self.model.names) & wanted
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """The steps over the reference's edges that could not be found over the model's."""
+        wanted, here = self.steps or (frozenset(), frozenset())
+        return frozenset(one for one in wanted - here if set(one.split(" = ")) <= self.still)
+
+
+@dataclass(frozen=True)
+class ProgramVerdict:
+    """The verdict of `match` on one program, as it left it, and its cuts' highest chance level."""
+
+    step: int | None
+    program: str
+    verdict: str
+    why: str
+    score: tuple[float, float, float] | None
+    testable: int
+    shared_with: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Emergence:
+    """From which step on a run solves its task, and surely realises each testable cut."""
+
+    solved: int | None = None
+    cuts: Mapping[str, int | None] = field(default_factory=dict)
+
+
+def h1(
+    rows: Sequence[Measurement],
+    solved: Solved,
+    failing: Failing,
+    neurons: bool,
+    commands: RunCommands,
+) -> Hypothesis:
+    """Judge H1 by a run's last checkpoint: the reference's neurons less the model's.
+
+    `neurons` says whether the model has any. Supported where each of the three on/off figures is
+    surely higher in the reference, not supported where each surely is not; figures that fail the
+    task's controls too, for what they say is not of this program but of compiling.
+    """
+    evidence = tuple(_differences(rows, failing))
+    deciding = [one for one in evidence if one.decides]
+    measured = bool(deciding)
+
+    def say(verdict: str, why: str, *lacking: Lacking) -> Hypothesis:
+        if failing is None and measured:
+            lacking += (
+                Lacking("whether these figures are of this program alone", commands.controls),
+            )
+        return Hypothesis("H1", verdict, why, ONE_SEED, evidence, _change_h1(verdict), lacking)
+
+    if not neurons:
+        return say(NOT_JUDGED, "the model has no MLP, and so no neurons to compare")
+    taken = of(rows, "sparsity/active_share")
+    if not measured and "model" in taken:
+        return say(NOT_JUDGED, TOO_FEW if "reference:model" in taken else NO_NEURONS)
+    if not measured:
+        what = "the neurons' figures (`sparsity` in analysis.measures)"
+        lacks = Lacking(what, commands.measure_all)
+        return say(NOT_MEASURED, "the neurons were not measured", lacks)
+    if solved.refusal:
+        return say(NOT_JUDGED, solved.refusal)
+    counts = Counter(one.says for one in deciding)
+    n = len(ON_OFF)
+    if counts[FOR] == n:
+        why = f"each of the {n} on/off figures is surely higher in the reference"
+        if any(one.failing for one in deciding):
+            why += "; they fail the task's controls (✗): it is so of compiling, not of this program"
+        return say(SUPPORTED, why)
+    if counts[AGAINST] == n:
+        return say(NOT_SUPPORTED, f"each of the {n} on/off figures is surely higher in the model")
+    if counts[FOR] and counts[AGAINST]:
+        return say(
+            MIXED, f"of {n} on/off figures {counts[FOR]} are surely higher in the reference, and "
+            f"{counts[AGAINST]} in the model",
+        )  # fmt: skip
+    where = "above" if counts[FOR] else "below"
+    some = counts[FOR] or counts[AGAINST]
+    return say(UNDECIDED, f"of {n} on/off figures {some} are surely {where} zero; all must be")
+
+
+def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evidence]:
+    for name in (*ON_OFF, *BESIDE):
+        row = of(rows, f"sparsity/h1_{name}").get("model")
+        if row is None:
+            continue
+        each = of(rows, f"sparsity/{name}")
+        ours, theirs = each.get("model"), each.get("reference:model")
+        control = f"model {ours.value:.3f}, reference {theirs.value:.3f}" if ours and theirs else ""
+        keys = (f"sparsity/model/{name}", row.key)
+        fails = [(failing or {})[key] for key in keys if key in (failing or ())]
+        yield Evidence(
+            f"{NEURON_LABELS[name]}: reference less model", row.value, row.ci_low, row.ci_high,
+            f"{row.n:,} neuron{'s' * (row.n != 1)}", control, _sign(row.ci_low, row.ci_high),
+            f"fails the task's controls: {fails[0]}" if fails else "", bool(fails),
+            name in ON_OFF, 0.0,
+        )  # fmt: skip
+
+
+def _sign(low: float | None, high: float | None) -> str:
+    """Return what an interval of a difference says, if it surely is on one side of zero."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return NEITHER
+    return FOR if low > 0 else AGAINST if high < 0 else NEITHER
+
+
+def _change_h1(verdict: str) -> tuple[str, ...]:
+    if verdict == SUPPORTED:
+        return ("one of the three intervals reaching zero: undecided",)
+    if verdict in (NOT_JUDGED, NOT_MEASURED):
+        return ("a model with an MLP that solves the task, and all three figures of it",)
+    return ("all three intervals above zero: supported; all below: not supported",)
+
+
+def h2(
+    rows: Sequence[Measurement],
+    solved: Solved,
+    failing: Failing,
+    circuit: CircuitFound | None,
+    last_step: int,
+    commands: RunCommands,
+    searched: bool = False,
+    attended: bool = False,
+) -> Hypothesis:
+    """Judge H2 by a run's last checkpoint: its attention, and what runs over its circuit's edges.
+
+    Where there is no circuit, `searched` says that it was searched for; where there are no figures
+    of attention, `attended` that it was measured: then there was nothing to compare it with.
+
+    Supported where the attention is surely above its controls, and these are known to tell; the
+    circuit's inner edges carry variables surely more often than a random init's; and each step of
+    the program that runs over the reference's edges runs over some of the model's. Not supported
+    where each of these surely fails. Without attention that can be trusted it is neither.
+    """
+    evidence, lacking = [], []
+    attention = _attention(rows, failing)
+    if attention is None and not attended:
+        what = "attention in common (`attention` in analysis.measures)"
+        lacking.append(Lacking(what, commands.measure_all))
+    elif attention is not None:
+        evidence.append(attention)
+        if failing is None:
+            what = "whether overlap of attention can be trusted on this task"
+            lacking.append(Lacking(what, commands.controls))
+    if circuit is None and not searched:
+        lacking.append(
+            Lacking("the model's circuit, and what runs over it", commands.of("circuit"))
+        )
+    elif circuit is not None:
+        evidence += _of_circuit(circuit)
+        if circuit.model is None or circuit.untrained is None or circuit.reference is None:
+            lacking.append(
+                Lacking("what edges carry, here and in controls", commands.of("circuit"))
+            )
+        if circuit.unseen and not circuit.across:
+            what = f"whether {', '.join(sorted(circuit.unseen))} runs over the model's edges"
+            lacking.append(Lacking(what, commands.of("circuit", "--kinds", "resample_across")))
+
+    def say(verdict: str, why: str) -> Hypothesis:
+        return Hypothesis(
+            "H2", verdict, why, ONE_SEED, tuple(evidence), _change_h2(verdict), tuple(lacking)
+        )
+
+    if not evidence and not searched:
+        either = "neither attention nor the circuit was measured"
+        return say(
+            NOT_MEASURED, f"the circuit was not measured; {NO_HEADS}" if attended else either
+        )
+    if solved.refusal:
+        return say(NOT_JUDGED, solved.refusal)
+    if circuit is None and searched:
+        return say(UNDECIDED, "a circuit was searched for, and none is surely faithful")
+    if circuit is None:
+        return say(UNDECIDED, "attention alone does not show a circuit, which was not measured")
+    if circuit.step != last_step:
+        when = "at an unknown step" if circuit.step is None else f"at step {circuit.step}"
+        return say(UNDECIDED, f"the circuit is of a checkpoint {when}, not of the last one")
+    deciding = [one for one in evidence if one.decides]
+    counts = Counter(one.says for one in deciding)
+    n, heads = len(deciding), attention.says if attention is not None else NEITHER
+    size = f"; its circuit is {_edges_of(circuit)}" if circuit.whole else ""
+    if heads == FOR and counts[FOR] == n >= 2 and circuit.model is not None and not lacking:
+        return say(SUPPORTED, f"all {n} comparisons are surely beyond their controls{size}")
+    if heads == AGAINST and counts[AGAINST] == n >= 2 and not lacking:
+        return say(NOT_SUPPORTED, f"none of {n} comparisons is beyond its controls{size}")
+    told = f"of {n} comparisons {counts[FOR]} speak for it, {counts[AGAINST]} against{size}"
+    if counts[FOR] and counts[AGAINST]:
+        return say(MIXED, told)
+    told += ", the rest say nothing" if counts[FOR] + counts[AGAINST] < n else ""
+    if attention is None or not attention.decides:
+        missing = NO_HEADS if attended else "attention in common was not measured"
+        told += f"; {missing if attention is None else f'attention in common {attention.why}'}"
+    return say(UNDECIDED, told)
+
+
+def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None:
+    row = of(rows, ATTENTION).get("model")
+    if row is None:
+        return None
+    control = highest_control(rows, ATTENTION, "model")
+    fails = row.key in (failing or ())
+    says, why = NEITHER, ""
+    if fails:
+        why = "fails the task's controls"
+    elif control is None:
+        why = "without a control"
+    elif failing is None:
+        why = "the controls were not run"
+    elif row.ci_low is not None and row.ci_low > control[0]:
+        says = FOR
+    elif row.ci_high is not None and row.ci_high <= control[0]:
+        says = AGAINST
+    return Evidence(
+        "attention in common with the reference's heads", row.value, row.ci_low, row.ci_high,
+        f"{row.n:,} queries", f"{control[0]:.3f} {control[1]}" if control else "none", says, why,
+        fails, decides=not fails, level=control[0] if control else None,
+    )  # fmt: skip
+
+
+def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
+    value, low, high = found.faithful
+    on = f"{found.inputs:,} inputs" if found.inputs is not None else ""
+    why = "says that there is a circuit, not which"
+    if found.whole:
+        why = "says nothing: the whole model is always faithful"
+    kind = "faithfulness of the circuit"
+    yield Evidence(
+        f"{kind} ({_edges_of(found)})", value, low, high, on, f"needed {found.at_least:g}",
+        NEITHER, why, decides=False, level=found.at_least, kind=kind,
+    )  # fmt: skip
+    model, untrained, reference = found.model, found.untrained, found.reference
+    if model is not None and untrained is not None and model.edges and untrained.edges:
+        share, theirs = model.named / model.edges, untrained.named / untrained.edges
+        low, high = wilson_interval(share, model.edges)
+        lower, higher = wilson_interval(theirs, untrained.edges)
+        least = 0.0  # of the reference's: surely fewer speak against, none of a few do not
+        if reference is not None and reference.edges:
+            least = wilson_interval(reference.named / reference.edges, reference.edges)[0]
+        fewer = high < lower or (not model.named and high < least)
+        says = FOR if low > higher else AGAINST if fewer else NEITHER
+        yield Evidence(
+            "share of inner edges that carry one variable", share, low, high,
+            f"{model.edges} edges", f"{theirs:.3f} ({lower:.3f} to {higher:.3f}) random init, "
+            f"n={untrained.edges}", says, level=theirs,
+        )  # fmt: skip
+    if found.steps is not None:
+        wanted, here = found.steps
+        if wanted:
+            share = len(here) / len(wanted)
+            says = FOR if here == wanted else AGAINST
+            why = f"over this model's: {', '.join(sorted(here)) or 'none'}"
+            if says == AGAINST and (here or found.unseen == wanted):
+                says = NEITHER
+            if found.unseen:
+                left = ", ".join(sorted(found.unseen))
+                why += f"; {found.ablation} leaves {left} as it is, so no edge is found for it"
+            yield Evidence(
+                "steps of the program that run over inner edges of both", share, None, None,
+                f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
+                why, level=1.0,
+            )  # fmt: skip
+
+
+def _edges_of(found: CircuitFound) -> str:
+    if found.whole:
+        return f"all {found.edges} edges: the whole model"
+    return f"{found.edges} of {found.of_edges} edges"
+
+
+def _is_step(name: str, own: frozenset[str]) -> bool:
+    """Return whether an edge's variable is surely a step of the program.
+
+    Variables that are one are `a = b`, of `a or b` it is not known which it is.
+    """
+    return " or " not in name and all(part in own for part in name.split(" = "))
+
+
+def _change_h2(verdict: str) -> tuple[str, ...]:
+    if verdict in (NOT_JUDGED, NOT_MEASURED):
+        return ("a model that solves the task, its circuit, and the task's controls",)
+    if verdict == SUPPORTED:
+        return ("attention within its controls, a step of the program that runs over no edge, or "
+                "as many variables over a random init's edges",)  # fmt: skip
+    return (
+        "supported: attention surely above controls that are known to tell, variables surely over "
+        "more edges than in a random init, and every step of the program over some edge",
+    )
+
+
+def h3(
+    rows: Sequence[Measurement],
+    solved: Solved,
+    programs: Sequence[ProgramVerdict],
+    last_step: int,
+    commands: RunCommands,
+    emerged: Emergence | None = None,
+    of_task: Sequence[str] = (),
+) -> Hypothesis:
+    """Judge H3 by the verdicts of `match` on a run's last checkpoint.
+
+    Supported where one program alone is followed, of at least two, not supported where none is; and
+    all programs `of_task` have to be asked. When cuts `emerged` is told beside it.
+    """
+    testable = of(rows, "matching/testable_cuts").get("model")
+    lacking: tuple[Lacking, ...] = ()
+    if not programs:
+        lacking = (Lacking("a verdict on every program", commands.of("match", "--all")),)
+    unasked = ", ".join(sorted(set(of_task) - {one.program for one in programs}))
+    if programs and unasked:
+        lacking = (Lacking(f"a verdict on {unasked}", commands.of("match")),)
+    known = _light(rows) if not programs else map(_of_program, programs)
+    evidence = (*known, *_emerged(emerged or Emergence()))
+
+    def say(verdict: str, why: str) -> Hypothesis:
+        return Hypothesis("H3", verdict, why, ONE_SEED, evidence, _change_h3(verdict), lacking)
+
+    if not programs and testable is None:
+        return say(NOT_MEASURED, "the model was not matched with its task's programs")
+    if solved.refusal:
+        return say(NOT_JUDGED, solved.refusal)
+    if not programs:
+        if testable is not None and testable.value == 0:
+            return say(UNDECIDED, "no inner cut of the reference program can be tested")
+        return say(NOT_MEASURED, "the checkpoints' light measure gives no verdict on programs")
+    steps = {one.step for one in programs}
+    if steps != {last_step}:
+        shown = ", ".join("unknown" if one is None else str(one) for one in sorted(
+            steps, key=lambda step: -1 if step is None else step))  # fmt: skip
+        return say(UNDECIDED, f"matched was step {shown}, not the last one, {last_step}")
+    followed = [one for one in programs if one.verdict == FOLLOWS]
+    names = ", ".join(one.program for one in followed)
+    if any(one.verdict == NOT_SOLVED for one in programs):
+        return say(NOT_JUDGED, "matching found that the model does not solve the task")
+    if unasked:
+        found = f"follows {names}" if followed else "follows none of the programs asked"
+        return say(UNDECIDED, f"{found}, but {unasked} was not asked")
+    if len(followed) == 1:
+        return _one_followed(followed[0], programs, say)
+    if followed:
+        chosen = [
+            one for one in followed
+            if {other.program for other in followed} - {one.program} <= set(one.decided)
+        ]  # fmt: skip
+        if len(chosen) == 1 and not _unsure(chosen[0], programs):
+            why = f"follows {chosen[0].program}; selectors put it before the others with its cuts"
+            return say(SUPPORTED, why)
+        if len(chosen) == 1:
+            return say(UNDECIDED, _but_of(chosen[0], programs))
+        return say(UNDECIDED, f"follows {names}: nothing tells these apart")
+    if any(one.verdict == CUT_UNDECIDED for one in programs):
+        unsure = ", ".join(one.program for one in programs if one.verdict == CUT_UNDECIDED)
+        return say(UNDECIDED, f"no verdict on {unsure}, and no other program is followed")
+    if all(one.verdict == FUSES for one in programs):
+        return say(UNDECIDED, "the model goes past the programs' steps in one block: there is no "
+                   "site between them to test")  # fmt: skip
+    if all(one.verdict in (DIFFERENT, FUSES) for one in programs):
+        count = len(programs)
+        of_all = "the one program" if count == 1 else f"any of the {count} programs"
+        return say(NOT_SUPPORTED, f"no program was identified: the model does not run {of_all} "
+                   "asked with its variables as the whole residual stream")  # fmt: skip
+    return say(UNDECIDED, "the verdicts on the programs are of unknown kinds")
+
+
+def _one_followed(
+    one: ProgramVerdict, programs: Sequence[ProgramVerdict], say: Callable[[str, str], Hypothesis]
+) -> Hypothesis:
+    if one.shared_with:
+        alike = ", ".join(one.shared_with)
+        if not set(one.shared_with) <= set(one.decided):
+            return say(UNDECIDED, f"follows {one.program}, which shares its cuts with {alike}")
+    if _unsure(one, programs):
+        return say(UNDECIDED, _but_of(one, programs))
+    rivals = len(programs) - 1
+    if not rivals:
+        return say(UNDECIDED, f"follows {one.program}, but the task has no rival program to ask")
+    told = f"follows {one.program} ({one.why}); of {rivals} rivals none is followed"
+    return say(SUPPORTED, told)
+
+
+def _unsure(one: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> list[str]:
+    """Return the programs that nothing is decided of, and that selectors do not put behind one."""
+    return [
+        other.program
+        for other in programs
+        if other.verdict == CUT_UNDECIDED and other.program not in one.decided
+    ]
+
+
+def _but_of(one: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> str:
+    left = ", ".join(_unsure(one, programs))
+    return f"follows {one.program}, but of {left} nothing could be decided"
+
+
+def _of_program(one: ProgramVerdict) -> Evidence:
+    says = {FOLLOWS: FOR, DIFFERENT: AGAINST}.get(one.verdict, NEITHER)
+    value, low, high = one.score or (None, None, None)
+    return Evidence(
+        f"{one.program}: {one.verdict}", value, low, high,
+        f"{one.testable} testable cut{'s' * (one.testable != 1)}",
+        "chance not known" if one.chance is None else f"{one.chance:.3f} chance", says, one.why,
+        level=one.chance, kind=f"program {one.program}",
+    )  # fmt: skip
+
+
+def _emerged(found: Emergence) -> Iterable[Evidence]:
+    """Yield when each testable cut of the reference program was first realised."""
+    solved = "at no checkpoint" if found.solved is None else f"from step {found.solved:,} on"
+    for cut, step in found.cuts.items():
+        when = "at no checkpoint" if step is None else f"from step {step:,} on"
+        yield Evidence(
+            f"when {cut.replace('+', ', ')} is realised", None, None, None,
+            "checkpoints, light measure",
+            f"task solved {solved}", NEITHER, f"surely realised {when}", decides=False,
+        )  # fmt: skip
+
+
+def _light(rows: Sequence[Measurement]) -> Iterable[Evidence]:
+    chances = of(rows, "matching/best_match_chance")
+    realised = of(rows, "matching/realised")
+    for cut, row in of(rows, "matching/best_match").items():
+        chance, surely = chances.get(cut), realised.get(cut)
+        why = "surely realised" if surely and surely.value == 1 else "not surely realised"
+        yield Evidence(
+            f"cut {cut.replace('+', ', ')}", row.value, row.ci_low, row.ci_high,
+            f"light, {row.n:,} cases", f"{chance.value:.3f} chance" if chance else "", NEITHER, why,
+            decides=False, level=chance.value if chance else None,
+        )  # fmt: skip
+
+
+def _change_h3(verdict: str) -> tuple[str, ...]:
+    if verdict in (NOT_JUDGED, NOT_MEASURED):
+        return ("a model that solves the task, matched with every program of it",)
+    if verdict == SUPPORTED:
+        return ("a rival that is followed too, or the interval of a cut reaching below the "
+                "threshold or chance",)  # fmt: skip
+    return (
+        "supported: every testable inner cut of one program surely realised, in its order, and of "
+        "no other program",
+        "another program of the task may be what it runs: `task.alternatives` brings rivals",
+    )
+
+
+def over_seeds(
+    name: str,
+    each: Mapping[int, Hypothesis],
+    repeated: bool = False,
+    estimates: Sequence[Estimate] = (),
+) -> Hypothesis:
+    """Judge a hypothesis over the seeds of one architecture, from the verdicts on each.
+
+    `estimates` are of differences that have to be above zero over the seeds, too. `repeated` says
+    that runs of one seed are there more than once, which are no independent evidence.
+    """
+    counts = Counter(one.verdict for one in each.values())
+    n = len(each)
+    told = ", ".join(f"{word} {count} of {n}" for word, count in counts.most_common())
+    lacking = _together(part for one in each.values() for part in one.lacking)
+    evidence = [_share_of_seeds(word, count, n) for word, count in counts.most_common()]
+    evidence += [_over_seeds(one) for one in estimates]
+    scope = ONE_SEED if n == 1 else f"{n} seeds: {', '.join(map(str, sorted(each)))}"
+
+    def say(verdict: str, why: str) -> Hypothesis:
+        change = (f"the same verdict on every one of at least {LEAST_SEEDS} seeds",)
+        return Hypothesis(name, verdict, why, scope, tuple(evidence), change, lacking)
+
+    judged = counts.total() - counts[NOT_JUDGED] - counts[NOT_MEASURED]
+    if not judged:
+        word = NOT_MEASURED if counts[NOT_MEASURED] else NOT_JUDGED
+        reasons = "; ".join(dict.fromkeys(one.why for one in each.values()))
+        return say(word, f"{told}: {reasons}")
+    if n == 1:
+        return say(UNDECIDED, f"{ONE_SEED} (it alone: {told.partition(' 1 of')[0]})")
+    if counts[SUPPORTED] and counts[NOT_SUPPORTED]:
+        return say(MIXED, f"the seeds disagree: {told}")
+    if repeated:
+        return say(UNDECIDED, f"{told}, but runs of the same seed are no independent evidence")
+    if n < LEAST_SEEDS:
+        return say(UNDECIDED, f"{told}: too few seeds, {LEAST_SEEDS} at least")
+    if counts[SUPPORTED] == n:
+        if any(_sign(*(one.interval or (None, None))) != FOR for one in estimates):
+            return say(UNDECIDED, f"{told}, but over the seeds an interval reaches zero")
+        return say(SUPPORTED, told)
+    if counts[NOT_SUPPORTED] == n:
+        return say(NOT_SUPPORTED, told)
+    return say(MIXED if counts[MIXED] == n else UNDECIDED, told)
+
+
+def _together(every: Iterable[Lacking]) -> tuple[Lacking, ...]:
+    """Return what is lacking, each once with all the commands that measure it."""
+    commands: dict[str, dict[str, None]] = {}
+    for one in every:
+        commands.setdefault(one.what, {})[one.command] = None
+    return tuple(Lacking(what, "\n".join(lines)) for what, lines in commands.items())
+
+
+def _share_of_seeds(word: str, count: int, n: int) -> Evidence:
+    low, high = wilson_interval(count / n, n) if n > 1 else (None, None)
+    return Evidence(f"seeds: {word}", count / n, low, high, f"{n} seeds", "", NEITHER)
+
+
+def _over_seeds(one: Estimate) -> Evidence:
+    low, high = one.interval or (None, None)
+    name = one.key.rpartition("/")[2].removeprefix("h1_")
+    label = f"{NEURON_LABELS.get(name, name)}: reference less model, over seeds"
+    return Evidence(label, one.mean, low, high, f"{one.n} seeds", "0", _sign(low, high))

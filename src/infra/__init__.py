@@ -1,0 +1,1 @@
+"""Files, errors, signals, processes, progress: what has nothing to do with models."""

@@ -1,0 +1,181 @@
+"""Processes that work side by side, so many at once, and stop together.
+
+They are forked from one that has imported everything, so they start at once and are as separate
+as any others.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from . import terminal_output as terminal
+from .errors import reported
+from .files import faults_named
+from .progress import Steps
+from .signals import heeded
+
+SECONDS_SHOWN = 0.5  # between two states of the bar
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Report = Callable[[int], None]  # of the steps that are done
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does, in `total` steps; it prints into `log`.
+
+    `action` is done there and must be picklable; `is_done` says that there is nothing (more) to do,
+    as where another machine has done it. It counts as `weight` on the bar.
+    """
+
+    key: int
+    name: str
+    log: Path
+    total: int
+    action: Callable[[Report], None]
+    is_done: Callable[[], bool]
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The exit codes of the jobs that were begun, by key, and the signal that stopped them all."""
+
+    codes: dict[int, int]
+    signal: int | None
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def work_off(
+    jobs: Sequence[Job],
+    at_once: int,
+    label: str,
+    done: int,
+    imports: Sequence[str],
+    console: Console,
+    after: Callable[[Job], None] = lambda job: None,
+) -> Ended:
+    """Do the jobs, `at_once` side by side, behind a bar on which `done` are done before.
+
+    `imports` are modules that all need; `after` is called here when a job has ended. On Ctrl-C,
+    SIGTERM or SIGHUP every process is asked to stop, the second time ended; SIGHUP is no second
+    time, since the end of a session sends several signals.
+    """
+    workers = _Workers(at_once, imports, after)
+    before = {number: signal.signal(number, workers.stop) for number in heeded(STOPPING)}
+    try:
+        total = done + sum(job.weight for job in jobs)
+        with Steps(console, label, total, start=done) as steps:
+            for more, at_work in workers.run(jobs):
+                steps.to(done + more, at_work)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return Ended(workers.codes, workers.received)
+
+
+@dataclass
+class _Running:
+    """A job that is being done: its process, and the step that it last told."""
+
+    job: Job
+    process: BaseProcess
+    step: Any  # a multiprocessing.Value
+
+    @property
+    def share(self) -> float:
+        """The share of its steps that is done."""
+        return float(self.step.value / self.job.total)
+
+
+@dataclass
+class _Workers:
+    """Processes, so many at once, each for one job."""
+
+    at_once: int
+    imports: Sequence[str]
+    after: Callable[[Job], None]
+    codes: dict[int, int] = field(default_factory=dict)
+    received: int | None = None
+    _running: list[_Running] = field(default_factory=list)
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[float, str]]:
+        """Do the jobs; yield now and then how much is done, in parts too, and what runs."""
+        queue, done = list(jobs), 0
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(self.imports))
+        # It and its children have signals blocked: they are for the jobs, once these begin.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        while self._running or (queue and not self.is_stopped()):
+            while queue and len(self._running) < self.at_once and not self.is_stopped():
+                job, step = queue.pop(0), context.Value("q", 0, lock=False)
+                if job.is_done():
+                    done += job.weight
+                    continue
+                process = context.Process(target=_do, args=(job.action, job.log, step))
+                process.start()
+                self._running.append(_Running(job, process, step))
+                if self.is_stopped():  # while it was started
+                    process.terminate()
+            wait([one.process.sentinel for one in self._running], SECONDS_SHOWN)
+            for one in [one for one in self._running if not one.process.is_alive()]:
+                self._running.remove(one)
+                self.codes[one.job.key] = int(one.process.exitcode or 0)
+                self.after(one.job)
+                done += one.job.weight
+            names = ", ".join(f"{one.job.name} {one.share:.0%}" for one in self._running)
+            yield done + sum(one.share * one.job.weight for one in self._running), names
+
+    def is_stopped(self) -> bool:
+        """Whether all were asked to stop."""
+        return self.received is not None
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Let every process save its state and stop; the second time, end them at once."""
+        again = self.received is not None and signal.SIGHUP not in (number, self.received)
+        self.received = number
+        for one in self._running:
+            (one.process.kill if again else one.process.terminate)()
+
+
+def _do(action: Callable[[Report], None], log: Path, step: Any) -> None:
+    """Do a job in a process of its own, which ends here."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    terminal.make_lasting()
+
+    def report(done: int) -> None:
+        step.value = done
+
+    def run() -> None:
+        with faults_named(f"write '{log}'"):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(opened, sys.stdout.fileno())
+        os.dup2(opened, sys.stderr.fileno())
+        action(report)
+
+    try:
+        sys.exit(reported(run))
+    finally:
+        sys.stdout.flush()  # this kind of process ends without the usual clean-up

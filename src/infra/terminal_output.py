@@ -1,0 +1,90 @@
+"""What a command prints on: no character that it lacks, and no end of it, ends the command."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import sys
+from typing import Any
+
+_HANDLER = "algomatch.infra.terminal_output"
+_LIKE = {"…": "~", "±": "~", "✗": "x", "÷": "/"}  # of what commands print
+_GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # nobody reads it any more
+
+
+class Lasting(io.FileIO):
+    """A file that takes everything; what could not be written is dropped, and why is kept."""
+
+    failure: OSError | None = None
+
+    def write(self, content: object, /) -> int:
+        """Write all of the content, or note why it could not be."""
+        left = memoryview(content).cast("B")  # type: ignore[arg-type]
+        size = len(left)
+        while left:
+            try:
+                left = left[super().write(left) or 0 :]
+            except OSError as error:
+                self.failure = error
+                break
+        return size
+
+
+def make_lasting() -> None:
+    """Let standard output and error stream take every text, also once nobody reads it.
+
+    A character that the encoding lacks is printed as a like one or as its code. Done twice, it
+    changes nothing.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        setattr(sys, name, _lasting(stream))
+
+
+def fault() -> str | None:
+    """Return why some output was not written, where someone waits for it."""
+    with_failure = (getattr(stream, "buffer", None) for stream in (sys.stdout, sys.stderr))
+    for one in with_failure:
+        failure = one.failure if isinstance(one, Lasting) else None
+        if failure is not None and failure.errno not in _GONE:
+            return failure.strerror or str(failure)
+    return None
+
+
+def _lasting(stream: Any) -> Any:
+    if stream is None:  # it was closed before the command began
+        return open(os.devnull, "w", encoding="utf-8")
+    if not isinstance(stream, io.TextIOWrapper):  # in memory: it has no encoding
+        return stream
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    if type(stream) is not io.TextIOWrapper or type(raw) is not io.FileIO:  # someone's own, or ours
+        stream.reconfigure(errors=_HANDLER)
+        return stream
+    stream.flush()
+    # Without a buffer between them, which a signal's handler could not print through.
+    return io.TextIOWrapper(
+        Lasting(raw.fileno(), "w", closefd=False),
+        encoding=stream.encoding,
+        errors=_HANDLER,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _printable(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for the characters that an encoding lacks, and where they end."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_LIKE.get(one) or _code(one) for one in lacking), error.end
+
+
+def _code(character: str) -> str:
+    if "\u2800" <= character <= "\u28ff":  # of what turns while one waits
+        return "*"
+    return character.encode("ascii", "backslashreplace").decode("ascii")
+
+
+codecs.register_error(_HANDLER, _printable)

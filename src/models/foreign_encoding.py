@@ -1,0 +1,198 @@
+"""Another model's own tokens of a task's inputs, and its logits as the task's outputs.
+
+Of any TransformerBridge with a token embedding. An *encoder* says how it reads a list: as a prefix
+that is always the same, BOS or a prompt, and one token for each element. The last of the prefix
+takes the place of BOS. A *reader* says which of its logits stands for an output; the likeliest of
+the task's outputs, at an element's own position, is the model's answer there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import index
+from typing import Any
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from ..data.inputs import InputSet
+from ..data.interpreter import Value
+from ..data.outputs import Categorical
+from ..data.user_functions import where_raised
+from ..infra.errors import UserError, first_line
+from .continuation import residual_stream, without_hooks
+from .task_model import Subject
+
+Encode = Callable[[list[Any]], Sequence[int]]  # a list to the ids of the model's whole input
+Read = Callable[[Any], int]  # an output to the id of its logit
+
+
+def encoded_subject(
+    bridge: TransformerBridge, inputs: InputSet, encode: Encode, read: Read | None = None
+) -> Subject:
+    """Return a model as a task's inputs meet it through an encoder.
+
+    Without `read` an output is read at the id of the token that it is.
+
+    Raises:
+        UserError: the encoder, the reader, the model and the task do not fit each other.
+    """
+    _check_model(bridge)
+    if not isinstance(inputs.output, Categorical):
+        raise UserError(
+            f"task '{inputs.task.name}' gives numbers: a model that is read by its logits can only "
+            "be matched with tasks whose outputs are classes"
+        )
+    lists = [inputs.listed(row) for row in range(len(inputs))]
+    rows = [_called(encode, "encoder", tokens, _ids) for tokens in lists]
+    prefix = _prefix(lists, rows)
+    ids = _token_ids(lists, rows, len(prefix), bridge)
+    _check_context(bridge, inputs, len(prefix))
+    classes = _class_ids(inputs.output.values, ids, read, int(bridge.cfg.d_vocab_out))
+    own = len(prefix) + inputs.task.max_length
+    tokens = [[*row, *prefix[:1] * (own - len(row))] for row in rows]
+    lengths = torch.tensor([len(row) for row in rows])
+    return Subject(
+        without_hooks(bridge),
+        torch.tensor(tokens),
+        torch.arange(own) < lengths[:, None],
+        lead=len(prefix) - 1,
+        classes=torch.tensor(classes),
+    )
+
+
+def _check_model(bridge: TransformerBridge) -> None:
+    if not hasattr(bridge, "embed"):
+        raise UserError("the model has no token embedding: it cannot read a task's lists")
+    sites = residual_stream(bridge)
+    layers = range(bridge.cfg.n_layers)
+    needed = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in layers)]
+    missing = [site for site in needed if site not in sites]
+    if missing:
+        raise UserError(f"the model shows no residual stream at {missing[0]}: it has no such hook")
+    if any(module.training for module in without_hooks(bridge).modules()):
+        raise UserError("the model is being trained, and may drop out at random: call its eval()")
+
+
+def _called(function: Callable[..., Any], what: str, given: Any, read: Callable[..., Any]) -> Any:
+    """Return what the user's function gives, read by another.
+
+    Raises:
+        UserError: it raises, or gives something else.
+    """
+    try:
+        found = function(given)
+    except Exception as error:
+        code = getattr(function, "__code__", None)
+        line = where_raised(error, code.co_filename) if code else ""
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"the {what} raises on {given!r}{line}: {reason}") from error
+    try:
+        return read(found)
+    except (TypeError, RuntimeError, ValueError) as error:
+        wanted = "an id, a whole number" if read is index else "a list of ids, whole numbers"
+        raise UserError(
+            f"the {what} must return {wanted}: of {given!r} it returned "
+            f"{type(found).__name__} {' '.join(repr(found).split())[:80]}"
+        ) from error
+
+
+def _ids(found: Iterable[Any]) -> list[int]:
+    return [index(one) for one in found]
+
+
+def _prefix(lists: Sequence[list[Value]], rows: Sequence[list[int]]) -> list[int]:
+    """Return what comes before each list."""
+    extra = len(rows[0]) - len(lists[0])
+    for tokens, row in zip(lists, rows, strict=True):
+        if len(row) <= len(tokens):
+            raise UserError(
+                f"the encoder returned {row} for {tokens}: there must be a prefix of at least one "
+                "id, BOS or a prompt, and then one id for each token"
+            )
+        if len(row) - len(tokens) != extra:
+            raise UserError(
+                f"the encoder returned {rows[0]} for {lists[0]}, but {row} for {tokens}: after a "
+                "prefix that is always the same there must be exactly one id for each token"
+            )
+    for tokens, row in zip(lists, rows, strict=True):
+        if row[:extra] != rows[0][:extra]:
+            raise UserError(
+                f"the encoder's prefix is {rows[0][:extra]} before {lists[0]}, but {row[:extra]} "
+                f"before {tokens}: it must always be the same"
+            )
+    return rows[0][:extra]
+
+
+def _token_ids(
+    lists: Sequence[list[Value]], rows: Sequence[list[int]], start: int, bridge: TransformerBridge
+) -> dict[Value, int]:
+    """Return the id of each token; check that all are ids of the embedding's."""
+    found, size = dict[Value, int](), int(bridge.cfg.d_vocab)
+    for tokens, row in zip(lists, rows, strict=True):
+        for one in row:
+            if not 0 <= one < size:
+                raise UserError(
+                    f"the encoder returned {row} for {tokens}: {one} is none of the ids of the "
+                    f"model's embedding, 0 to {size - 1}"
+                )
+        for token, one in zip(tokens, row[start:], strict=True):
+            if found.setdefault(token, one) != one:
+                raise UserError(
+                    f"the encoder gives {token!r} the id {found[token]}, but {one} in {tokens}: "
+                    "a token must have the same id everywhere"
+                )
+    _check_apart(found, "encoder", "tokens")
+    return found
+
+
+def _check_apart(ids: dict[Value, int], what: str, things: str) -> None:
+    first: dict[int, Value] = {}
+    for value, one in ids.items():
+        if one in first:
+            raise UserError(
+                f"the {what} gives {first[one]!r} and {value!r} the same id {one}: different "
+                f"{things} need different ids"
+            )
+        first[one] = value
+
+
+def _check_context(bridge: TransformerBridge, inputs: InputSet, prefix: int) -> None:
+    size, longest = int(bridge.cfg.n_ctx), inputs.task.max_length
+    if prefix + longest > size:
+        left = size - prefix
+        change = f"lower task.max_length to {left}" if left > 0 else "shorten the prefix"
+        raise UserError(
+            f"the model reads at most {size} tokens, but a prefix of {prefix} and "
+            f"task.max_length={longest} make {prefix + longest}: {change}"
+        )
+
+
+def _class_ids(
+    values: Sequence[Value], ids: dict[Value, int], read: Read | None, size: int
+) -> list[int]:
+    """Return the id of each output's logit."""
+    found: dict[Value, int] = {}
+    for value in values:
+        if read is not None:
+            found[value] = _called(read, "reader", value, index)
+        else:
+            own = [one for token, one in ids.items() if _same(token, value)]
+            if not own:
+                raise UserError(
+                    f"the output {value!r} is no token of the task, so no logit is known for it: "
+                    "give a reader, a function that returns the id of an output's logit"
+                )
+            found[value] = own[0]
+        if not 0 <= found[value] < size:
+            raise UserError(
+                f"the output {value!r} is read at the id {found[value]}, which is none of the "
+                f"model's logits, 0 to {size - 1}"
+            )
+    _check_apart(found, "reader" if read else "encoder", "outputs")
+    return list(found.values())
+
+
+def _same(token: Value, value: Value) -> bool:
+    """Return whether an output is a token: True is not 1."""
+    return token == value and isinstance(token, bool) == isinstance(value, bool)

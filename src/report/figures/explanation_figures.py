@@ -1,0 +1,174 @@
+"""The figure of an explained model, and all its files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any, cast
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from ...analysis.explain.heads import HeadExplanation
+from ...analysis.explain.substitution import CONTROLS, INTACT, Explained
+from ...hypotheses.row_values import drawable
+from ...runs.result_store import Key, save
+from ..terminal.explanation_tables import (
+    Explanation,
+    explained_csv,
+    heads_csv,
+    neurons_csv,
+    shares,
+    untrained_csv,
+)
+from .panels import COLOURS, png
+
+MOST_HEADS = 16  # drawn
+TITLE = 26  # letters of a pattern's name above its picture
+
+
+def keep_explanation(one: Explanation, where: Path, key: Key) -> list[Path]:
+    """Write what is there of an explanation whole, the figure once all of it is; return the files.
+
+    What is not all of it takes no place of what is.
+
+    Raises:
+        FaultError: the file system failed.
+    """
+    files: dict[str, bytes] = {}
+    if one.heads is not None:
+        files["heads.csv"] = heads_csv(one).encode()
+    if one.neurons:
+        files["neurons.csv"] = neurons_csv(one).encode()
+    if one.untrained:
+        files["neurons-random-init.csv"] = untrained_csv(one).encode()
+    if one.rows is not None:
+        files["explained.csv"] = explained_csv(one).encode()
+        files["explanation.png"] = png(explanation_figure(one))
+    parts = [one.heads, one.neurons, one.rows]
+    there = sum(part is not None for part in parts)
+    path = save(where, key, files, (there,), there == len(parts))
+    return [path / name for name in files]
+
+
+def explanation_figure(one: Explanation) -> Figure:
+    """Draw heads beside their explanations, neurons explained, and the explained model."""
+    assert one.heads is not None
+    assert one.rows is not None
+    heads = [head for head in one.heads.each if head.active]
+    shown = sorted(heads, key=lambda head: -head.best.scored.value)[:MOST_HEADS]
+    shown.sort(key=lambda head: (head.layer, head.head))
+    columns = max(1, min(4, len(shown)))
+    lines = -(-len(shown) // columns) or 1
+    figure = Figure(figsize=(15, 2.1 * lines + 5), layout="constrained")
+    figure.suptitle(drawable(one.title), parse_math=False)
+    above, below = cast(list[SubFigure], figure.subfigures(2, 1, height_ratios=(2.1 * lines, 4.6)))
+    _heads(above, shown, len(heads), columns, lines)
+    panels = below.subplots(1, 3 if one.neurons else 2, squeeze=False)[0]
+    if one.neurons:
+        _neurons(panels[0], one)
+    _by_layer(panels[-2], one.rows)
+    _by_length(panels[-1], one.rows)
+    return figure
+
+
+def _heads(
+    figure: SubFigure, heads: Sequence[HeadExplanation], active: int, columns: int, lines: int
+) -> None:
+    more = f", {len(heads)} of {active} active ones" if len(heads) < active else ""
+    figure.suptitle(
+        f"mean attention on the longest inputs, query down, key across: heads{more}, "
+        "and beside each its best explanation",
+        fontsize=9,
+    )
+    axes = list(figure.subplots(lines, 2 * columns, squeeze=False).flat)
+    for at in axes:
+        at.axis("off")
+    for number, head in enumerate(heads):
+        pair = axes[2 * number], axes[2 * number + 1]
+        name = head.best.scored.name
+        name = name if len(name) <= TITLE else f"{name[: TITLE - 1]}…"
+        verdict = "" if head.level != "nothing" else " (not explained)"
+        said = f"{name}\n{head.best.scored.value:.2f}{verdict}"
+        for place, values, title in zip(
+            pair, (head.seen, head.said), (f"head {head.name}", said), strict=True
+        ):
+            place.axis("on")
+            place.imshow(values.numpy(), vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
+            names = ["B", *map(str, range(len(values) - 1))]
+            few = len(names) <= 8
+            place.set_xticks(range(len(names)) if few else [], names if few else [], fontsize=6)
+            place.set_yticks(range(len(names)) if few else [], names if few else [], fontsize=6)
+            place.tick_params(length=0)
+            place.set_title(title, fontsize=7)
+
+
+def _neurons(axes: Axes, one: Explanation) -> None:
+    """Draw the accuracies of each layer's neurons, a random init's, and the shuffled floor."""
+    neurons = one.neurons or ()
+    found = shares(neurons)
+    for layer, colour in zip(found, cycle(COLOURS), strict=False):
+        values = [each.accuracy for each in neurons if each.layer == layer]
+        share, n = found[layer]
+        label = f"layer {layer}: {share:.0%} of {n} explained"
+        _ranked(axes, values, label, color=colour, marker="." if n < 40 else None)
+    accuracies = [each.accuracy for each in one.untrained]
+    _ranked(axes, accuracies, "random init, all layers", color="0.3", ls="--")
+    _ranked(axes, [each.floor for each in neurons], "shuffled on/off", color="0.5", ls=":")
+    axes.axhline(one.bar, color="black", lw=0.8, ls="-.", label=f"explained at {one.bar:g}")
+    axes.set(ylim=(0.3, 1.03), xlim=(0, 1.02), xlabel="neurons that vary, best first (share)")
+    axes.set_ylabel("balanced accuracy of the predicate, held out", fontsize=8)
+    axes.set_title("neurons", fontsize=9)
+    axes.legend(fontsize=6.5, loc="lower left")
+
+
+def _ranked(axes: Axes, values: Sequence[float], label: str, **style: Any) -> None:
+    """Draw values over their rank, the highest first, as a share of them."""
+    known = sorted((value for value in values if not math.isnan(value)), reverse=True)
+    ranks = [(rank + 1) / len(known) for rank in range(len(known))]
+    axes.plot(ranks, known, label=label, **style)
+
+
+def _styled(rows: Sequence[Explained]) -> list[tuple[str, dict[str, Any]]]:
+    """Return each variant's name and line: controls dotted, others thinner one by one."""
+    names = list(dict.fromkeys(row.variant for row in rows if row.variant != INTACT))
+    colours, greys = cycle(COLOURS), cycle(("0.15", "0.35", "0.5", "0.65"))
+    widths = [max(1.2, 4.5 - 0.7 * at) for at in range(len(names))]
+    return [
+        (
+            name,
+            {"color": next(greys), "ls": ":", "lw": 1.3}
+            if name in CONTROLS
+            else {"color": next(colours), "ls": "-", "lw": width},
+        )
+        for name, width in zip(names, widths, strict=True)
+    ]
+
+
+def _by_layer(axes: Axes, rows: Sequence[Explained]) -> None:
+    layers = sorted({row.layer for row in rows if row.layer >= 0})
+    intact = next(row for row in rows if row.variant == INTACT)
+    for name, style in _styled(rows):
+        of = {row.layer: row.held_out.value for row in rows if row.variant == name}
+        values = [intact.held_out.value, *(of[layer] for layer in layers)]
+        axes.plot(range(len(values)), values, marker=".", **style)
+    axes.set_xticks(range(len(layers) + 1), ["none", *map(str, layers)])
+    axes.set(ylim=(-0.03, 1.03), xlabel="layers explained, up to")
+    axes.set_ylabel("exact accuracy, held out", fontsize=8)
+    axes.set_title("the explained model (dotted: controls)", fontsize=9)
+
+
+def _by_length(axes: Axes, rows: Sequence[Explained]) -> None:
+    last = max(row.layer for row in rows)
+    lengths = [length for length, share in rows[0].by_length.items() if share.n]
+    for name, style in _styled(rows):
+        row = next(row for row in rows if row.variant == name and row.layer == last)
+        values = [row.by_length[length].value for length in lengths]
+        axes.plot(lengths, values, marker=".", **style, label=name)
+    axes.set_xticks(lengths)
+    axes.set(ylim=(-0.03, 1.03), xlabel="length")
+    axes.set_ylabel("exact accuracy, all inputs", fontsize=8)
+    axes.set_title("all layers explained, by length", fontsize=9)
+    axes.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))

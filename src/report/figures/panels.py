@@ -1,0 +1,367 @@
+"""The panels of a run's figure: one family of measures each, over training steps.
+
+Controls are lines in the colour of what they are controls of, at the highest of the models:
+dotted the random inits', dash-dotted that of other tasks' programs.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...analysis.measurements import Measurement
+from ...analysis.measures.emergence import CONTROLS
+from ...analysis.measures.rerun import KINDS
+from ...analysis.measures.suite import whole
+from ...hypotheses.failed_controls import Failing, marked
+from ...hypotheses.row_values import (
+    NEURON_LABELS,
+    PLAIN_LABELS,
+    Curves,
+    component_label,
+    curves,
+    relabelings,
+    top,
+    uniform_heads,
+)
+
+Rows = Sequence[Measurement]
+WORST_SHOWN = 5
+COLOURS = (  # Okabe and Ito's, then four of Tol's
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000",
+    "#882255", "#999933", "#661100", "#888888",
+)  # fmt: skip
+STYLES = ("-", (0, (6, 1.5)), (0, (2, 1)))  # of the first colours, of their repeats
+GREYS = ("0.25", "0.45", "0.6", "0.72")
+CONTROL_STYLES = dict(zip(CONTROLS, (":", "-."), strict=True))
+CONTROL_LABELS = dict(zip(CONTROLS, ("highest random init", "highest other task"), strict=True))
+SPLITS = {"all": "all inputs", "held_out": "held out"}
+SMALL = 7  # font size of legends
+Style = str | tuple[int, tuple[float, float]]
+
+
+def accuracy(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw exact accuracy: all inputs, held out, each length, and blind to the tokens."""
+    axes.set_title("Exact-sequence accuracy (band: Wilson 95%)")
+    found = curves(rows, "accuracy/exact")
+    if not found:
+        nothing(axes, "not measured")
+        return
+    lengths = [subject for subject in found if subject.startswith("all.length_")]
+    for i, subject in enumerate(lengths):
+        grey = f"{0.85 - 0.5 * i / max(1, len(lengths) - 1):.2f}"
+        label = f"length {subject.rpartition('_')[2]}"
+        axes.plot(*_points(found[subject]), color=grey, lw=1, label=label)
+    _draw(axes, found["all"], _label("all inputs", found["all"], failing), COLOURS[0])
+    blind = curves(rows, "accuracy/blind_exact")
+    if "all" in blind:
+        value = blind["all"][-1].value
+        axes.axhline(value, ls=":", color=COLOURS[0], lw=1, label="blind to the tokens")
+    if "held_out" in found:
+        label = _label("held out", found["held_out"], failing)
+        _draw(axes, found["held_out"], label, COLOURS[1], "--")
+    axes.set(ylim=(-0.03, 1.03), ylabel="share of inputs")
+    legend(axes)
+
+
+def variables(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw deconfounded CKA of each variable at its best site, relabelings once."""
+    axes.set_title("Deconfounded CKA with each variable, at its best site")
+    measure = "similarity/best_deconfounded_cka"
+    found = curves(rows, measure)
+    if not found:
+        nothing(axes, "not measured")
+        return
+    for (label, names), (colour, style) in zip(relabelings(found).items(), _looks(), strict=False):
+        first = names[0]
+        keys = [found[name][-1].key for name in names]
+        _draw(axes, found[first], marked(label, keys, failing), colour, style)
+        _controls(axes, rows, measure, first, colour)
+        _ceiling(axes, rows, measure, first, colour)
+    _explain_controls(axes, rows, measure, "the reference itself")
+    axes.set(ylim=(-0.03, 1.03), ylabel="CKA")
+    legend(axes)
+
+
+def means(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw the means of deconfounded CKA, and thin and grey the plain measures."""
+    axes.set_title("Deconfounded CKA, means; thin and grey: plain measures")
+    shown = {"mean": "mean of the variables", "matched": "mean of the reference's sites, matched"}
+    drawn = False
+    for (prefix, words), colour in zip(shown.items(), COLOURS, strict=False):
+        measure = f"similarity/{prefix}_deconfounded_cka"
+        for subject, curve in curves(rows, measure).items():
+            _draw(axes, curve, _label(words, curve, failing), colour)
+            _controls(axes, rows, measure, subject, colour)
+            _ceiling(axes, rows, measure, subject, colour)
+            drawn = True
+    for (name, words), grey, marker in zip(PLAIN_LABELS.items(), GREYS, "sv^d", strict=True):
+        measure = f"similarity/matched_{name}"
+        for subject, curve in curves(rows, measure).items():
+            label = _label(f"{words}, not discriminating", curve, failing)
+            axes.plot(*_points(curve), color=grey, lw=0.8, marker=marker, ms=2.5, label=label)
+            _controls(axes, rows, measure, subject, grey, width=0.6)
+            drawn = True
+    if not drawn:
+        nothing(axes, "not measured")
+        return
+    _explain_controls(axes, rows, "similarity/mean_deconfounded_cka", "the reference itself")
+    axes.set(ylim=(-0.03, 1.03), ylabel="CKA, or similarity")
+    legend(axes)
+
+
+def attention(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw the overlap of attention with the reference's active heads, each one's thin."""
+    axes.set_title("Attention in common with the reference's active heads")
+    measure = "attention/matched_overlap"
+    found = curves(rows, measure)
+    if not found:
+        nothing(axes, _no_heads(rows))
+        return
+    uniform = uniform_heads(rows)
+    looks = _looks()
+    model = found.pop("model", None)
+    colour, _ = next(looks)
+    if model is not None:
+        _draw(axes, model, _label("model, matched", model, failing), colour)
+        _controls(axes, rows, measure, "model", colour)
+    for (head, curve), (other, style) in zip(found.items(), looks, strict=False):
+        words = component_label(head) + (" (uniform, not in the mean)" if head in uniform else "")
+        label = _label(f"reference's {words}", curve, failing)
+        axes.plot(*_points(curve), color=other, ls=style, lw=0.8, label=label)
+    _explain_controls(axes, rows, measure, None)
+    axes.set(ylim=(-0.03, 1.03), ylabel="share of attention, mean over queries")
+    legend(axes)
+
+
+def _no_heads(rows: Rows) -> str:
+    measured = any(row.measure.startswith(("attention/", "similarity/")) for row in rows)
+    return "not measured, or the reference has no active head" if measured else "not measured"
+
+
+def ablation(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw the single components that matter most, over all kinds, and the redundant share."""
+    axes.set_title(
+        f"Change of exact accuracy: the {WORST_SHOWN} worst components\n"
+        "line: mean of the kinds, band: from the worst kind to the best",
+        fontsize=10,
+    )
+    by_kind = {kind: curves(rows, f"ablation/{kind}_delta_exact") for kind in KINDS}
+    found: dict[str, list[Curves]] = {}
+    for given in by_kind.values():
+        for subject in given:
+            if subject.startswith("blocks.") and not subject.endswith(".all") and whole(subject):
+                found.setdefault(subject, []).append(given)
+    if not found:
+        nothing(axes, "not measured")
+        return
+    last = {one: _mean([of[one][-1].value for of in kinds]) for one, kinds in found.items()}
+    for subject, colour in zip(sorted(found, key=last.__getitem__)[:WORST_SHOWN], COLOURS,
+                               strict=False):  # fmt: skip
+        each = [of[subject] for of in found[subject]]
+        steps = [row.step for row in each[0]]
+        values = [[row.value for row in at] for at in zip(*each, strict=True)]
+        label = marked(component_label(subject), [curve[-1].key for curve in each], failing)
+        axes.plot(steps, [*map(_mean, values)], color=colour, marker="o", ms=2.5, label=label)
+        axes.fill_between(
+            steps, [*map(min, values)], [*map(max, values)], color=colour, alpha=0.12, linewidth=0
+        )
+    share = curves(rows, "ablation/redundant_share").get("model")
+    words = "redundant together: share of heads and MLPs"
+    highest = max(0.2, *(float(end) for end in axes.dataLim.intervaly))
+    if share is None:
+        axes.plot([], [], "s", color="none", label=f"{words}: not judged, task not solved")
+    else:
+        label = _label(f"{words} (above 0)", share, failing)
+        axes.plot(*_points(share), color="black", ls="--", marker="s", ms=3.5, label=label)
+        highest = max(highest, *(row.value for row in share))
+    axes.axhline(0, color="0.6", lw=0.6)
+    axes.set(ylim=(-1.05, highest + 0.05), ylabel="ablated minus intact")
+    legend(axes)
+
+
+def sparsity(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw the neurons' figures, the reference's beside them, and H1's differences at the end."""
+    axes.set_title("MLP neurons, learned (lines) and reference (dashed)\n"
+                   "H1: reference less learned, at the end", fontsize=10)  # fmt: skip
+    drawn, reference_only = False, []
+    for (name, words), colour in zip(NEURON_LABELS.items(), COLOURS, strict=False):
+        found = curves(rows, f"sparsity/{name}")
+        reference = found.get("reference:model")
+        if reference is not None:
+            reference_only.append(f"{words}: {reference[-1].value:.2f}")
+        if "model" not in found:
+            continue
+        drawn = True
+        h1 = curves(rows, f"sparsity/h1_{name}").get("model")
+        keys = [curve[-1].key for curve in (found["model"], h1) if curve]
+        label = words + (f", H1 {_difference(h1[-1])}" if h1 else "")
+        _draw(axes, found["model"], marked(label, keys, failing), colour)
+        if reference is not None:
+            axes.axhline(reference[-1].value, ls="--", color=colour, lw=1)
+    if not drawn:
+        also = "The reference's neurons:\n" + "\n".join(reference_only) if reference_only else ""
+        why = "this model has no MLP neurons" if reference_only else "not measured"
+        nothing(axes, f"{why}\n\n{also}".strip())
+        return
+    axes.set(ylim=(-0.03, 1.03), ylabel="share, or coefficient")
+    legend(axes)
+
+
+def loss(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw the loss of each logged batch, and that on all and on held-out inputs."""
+    axes.set_title("Loss")
+    batch = curves(rows, "training/loss").get("batch")
+    if batch is not None:
+        axes.plot(*_points(batch), color="0.7", lw=0.8, label="batch, training")
+    found = curves(rows, "accuracy/loss")
+    for (subject, words), colour in zip(SPLITS.items(), COLOURS, strict=False):
+        if subject in found:
+            _draw(axes, found[subject], _label(words, found[subject], failing), colour)
+    if not axes.lines:
+        nothing(axes, "not measured")
+        return
+    axes.set(ylabel="nats, or squared error, per position")
+    axes.set_yscale("log")
+    legend(axes)
+
+
+def matching(axes: Axes, rows: Rows, failing: Failing) -> None:
+    """Draw each testable cut's best match, its variables' thin, and where they emerge."""
+    found = curves(rows, "matching/best_match")
+    cases = max((row.n for curve in found.values() for row in curve), default=0)
+    light = f"light, {cases:,} cases" if cases else "light"
+    axes.set_title(f"Match with the program's testable cuts ({light}; square: surely realised)")
+    if not found:
+        measured = curves(rows, "matching/testable_cuts")
+        nothing(axes, "no cut of the program can be tested" if measured else "not measured")
+        return
+    realised = curves(rows, "matching/realised")
+    chance = curves(rows, "matching/best_match_chance")
+    looks = _looks()
+    for (cut, curve), (colour, style) in zip(found.items(), looks, strict=False):
+        _draw(axes, curve, _label(cut.replace("+", ", "), curve, failing), colour, style)
+        _mark_first(axes, curve, realised[cut], colour)
+        axes.plot(*_points(chance[cut]), ":", color=colour, lw=0.9, alpha=0.8)
+    own = curves(rows, "matching/variable_match")
+    surely = curves(rows, "matching/variable_realised")
+    for (name, curve), (colour, style) in zip(own.items(), looks, strict=False):
+        label = _label(f"{name} alone", curve, failing)
+        axes.plot(*_points(curve), color=colour, ls=style, lw=0.8, label=label)
+        _mark_first(axes, curve, surely[name], colour)
+    axes.plot([], [], ":", color="grey", label="chance")
+    axes.set(ylim=(-0.03, 1.03), ylabel="lower of scrub and interchange")
+    legend(axes)
+
+
+def _mark_first(
+    axes: Axes, curve: Sequence[Measurement], realised: Sequence[Measurement], colour: str
+) -> None:
+    """Mark the first step at which something is realised."""
+    first = next((row.step for row in realised if row.value == 1), None)
+    for row in curve:
+        if row.step == first:
+            axes.plot([row.step], [row.value], "s", color=colour, ms=6)
+
+
+PANELS = (accuracy, loss, variables, means, matching, attention, ablation, sparsity)
+
+
+def nothing(axes: Axes, why: str) -> None:
+    """Say why a panel is empty."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, wrap=True)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    return content.getvalue()
+
+
+def step_axis(axes: Axes, fontsize: float = SMALL) -> None:
+    """Make the horizontal axis one of training steps: from 0, on a log scale from 1 on."""
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("training step (log scale from 1 on)", fontsize=fontsize, labelpad=1)
+
+
+def legend(axes: Axes, most: int = 4) -> None:
+    """Put a panel's legend below it, in as many columns as its labels leave room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels), default=0)
+    columns = min(most, 4 if longest <= 18 else 3 if longest <= 26 else 2 if longest <= 60 else 1)
+    axes.legend(
+        handles, labels, fontsize=SMALL, ncols=columns, loc="upper center", columnspacing=1.2,
+        bbox_to_anchor=(0.5, -0.14), frameon=False, handlelength=2.2, borderpad=0,
+    )  # fmt: skip
+
+
+def _looks() -> Iterator[tuple[str, Style]]:
+    """Yield colours, and once they repeat other line styles."""
+    for turn in count():
+        for colour in COLOURS:
+            yield colour, STYLES[turn % len(STYLES)]
+
+
+def _points(curve: Iterable[Measurement]) -> tuple[list[int], list[float]]:
+    rows = list(curve)
+    return [row.step for row in rows], [row.value for row in rows]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _label(words: str, curve: Sequence[Measurement], failing: Failing) -> str:
+    return marked(words, [curve[-1].key], failing)
+
+
+def _difference(row: Measurement) -> str:
+    if row.ci_low is None or row.ci_high is None:
+        return f"{row.value:+.2f}"
+    return f"{row.value:+.2f} ({row.ci_low:.2f}..{row.ci_high:.2f})"
+
+
+def _draw(
+    axes: Axes, curve: Sequence[Measurement], label: str, colour: str, style: Style = "-"
+) -> None:
+    steps, values = _points(curve)
+    axes.plot(steps, values, ls=style, label=label, color=colour, marker="o", ms=2.5)
+    low = [r.ci_low for r in curve if r.ci_low is not None]
+    high = [r.ci_high for r in curve if r.ci_high is not None]
+    if len(low) == len(high) == len(curve):
+        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _controls(
+    axes: Axes, rows: Rows, measure: str, subject: str, colour: str, width: float = 0.9
+) -> None:
+    """Draw the highest of each kind of control of one curve."""
+    for ending, style in CONTROL_STYLES.items():
+        curve = curves(rows, f"{measure}{ending}").get(subject)
+        if curve is not None:
+            axes.plot([r.step for r in curve], [top(r) for r in curve], style, color=colour,
+                      lw=width, alpha=0.8)  # fmt: skip
+
+
+def _ceiling(axes: Axes, rows: Rows, measure: str, subject: str, colour: str) -> None:
+    """Mark what the reference itself has, at the panel's right edge."""
+    curve = curves(rows, f"{measure}_reference").get(subject)
+    if curve is not None:
+        axes.plot([1.01], [curve[-1].value], marker="<", color=colour, clip_on=False,
+                  transform=axes.get_yaxis_transform())  # fmt: skip
+
+
+def _explain_controls(axes: Axes, rows: Rows, measure: str, ceiling: str | None) -> None:
+    there: Mapping[str, bool] = {e: bool(curves(rows, f"{measure}{e}")) for e in CONTROLS}
+    for ending, style in CONTROL_STYLES.items():
+        if there[ending]:
+            axes.plot([], [], style, color="grey", label=CONTROL_LABELS[ending])
+    if ceiling is not None:
+        axes.plot([], [], "<", color="grey", label=ceiling)

@@ -1,0 +1,52 @@
+"""The run at a glance: one figure of panels over training steps."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from ...analysis.measurements import Measurement
+from ...config.schema import run_title
+from ...hypotheses.failed_controls import Failing, meaning
+from ...hypotheses.row_values import drawable
+from ...infra.files import write_file
+from ...runs.run_folder import RunFolder
+from ..terminal.summary import inexact_note
+from .panels import PANELS, step_axis
+
+SIZE = (21, 9)  # inches
+COLUMNS = 4
+
+
+def save_run_figure(
+    folder: RunFolder, rows: Sequence[Measurement], failing: Failing = None
+) -> None:
+    """Draw a run's measurements over its steps into its figure.
+
+    `failing` gives the keys of the measures that do not separate on the task's controls, each with
+    a reason; None where the controls were not run.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    content = io.BytesIO()
+    run_figure(folder, rows, failing).savefig(content, format="png", dpi=110)
+    write_file(folder.figure_path, content.getvalue())
+
+
+def run_figure(folder: RunFolder, rows: Sequence[Measurement], failing: Failing = None) -> Figure:
+    """Return the figure of a run; a panel without measurements says so."""
+    config = folder.config
+    figure = Figure(figsize=SIZE, layout="constrained")
+    title = f"{run_title(config, 'learning')}, against the compiled program{inexact_note(rows)}"
+    figure.suptitle(drawable(title), parse_math=False)
+    figure.supxlabel(meaning(failing), fontsize=8)
+    grid = figure.subplots(-(-len(PANELS) // COLUMNS), COLUMNS)
+    for axes, panel in zip(grid.flat, PANELS, strict=True):
+        panel(axes, rows, failing)
+        if axes.lines:
+            step_axis(axes, 8)
+            axes.grid(alpha=0.25)
+    return figure

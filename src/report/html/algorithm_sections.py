@@ -1,0 +1,712 @@
+"""The parts of a run's page that other commands fill: matching, heads, neurons, the circuit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...analysis.matching.cut_verdicts import NOT_TESTABLE
+from ...analysis.measurements import Measurement
+from ...config.printed_commands import command
+from ...config.schema import Config
+from ...hypotheses.evidence import is_whole
+from ...hypotheses.failed_controls import Failing
+from ...hypotheses.row_values import component_label
+from ...runs.result_store import Result
+from ..terminal.matching_tables import head_label
+from .attention_view import Attention
+from .blocks import (
+    Cell,
+    Details,
+    Diagram,
+    Missing,
+    Patterns,
+    Picture,
+    Section,
+    Table,
+    Text,
+    cell,
+    interval,
+    number,
+)
+from .charts import scatter
+from .measure_sections import (
+    emergence_curves,
+    exact_by_step,
+    heads_compared,
+    matching_curves,
+    neurons_compared,
+)
+from .stored_tables import Left, Results, Row, step_in, value, whole
+
+Rows = Sequence[Measurement]
+NEURONS_SHOWN, NEURONS_LISTED = 20, 300
+EDGES_SHOWN = 60
+LIGHT = (
+    "The light measure: at every checkpoint the reference program's testable cuts alone, with at "
+    "most {light} cases a test. They are others than the {full} of `algomatch match`, and short "
+    "lists are a larger part of them, so its values differ: where a checkpoint was matched, its "
+    "verdict is that of `match`."
+)
+SITE_KINDS = {"hook_resid_pre": "before block {}", "hook_resid_post": "after block {}"}
+
+
+def site_words(site: str) -> str:
+    """Return a site of the residual stream in words.
+
+    >>> site_words("blocks.0.hook_resid_pre"), site_words("blocks.1.hook_resid_post")
+    ('embedding', 'after block 1')
+    """
+    parts = site.split(".")
+    if len(parts) != 3 or parts[2] not in SITE_KINDS:
+        return site
+    if parts[1:] == ["0", "hook_resid_pre"]:
+        return "embedding"
+    return SITE_KINDS[parts[2]].format(parts[1])
+
+
+def unread(left: Left) -> list[Any]:
+    """Return a warning where a command's table is there and cannot be read."""
+    return [Text(left.problem, "warning")] if left.problem else []
+
+
+def stale(steps: Iterable[int | None], last_step: int, again: str) -> list[Any]:
+    """Return a warning where results are not of the last checkpoint."""
+    known = {step for step in steps if step is not None}
+    if last_step in known or not known:
+        return []
+    shown = ", ".join(map(str, sorted(known)))
+    return [
+        Text(f"These results are of step {shown}; the last checkpoint is of step {last_step}. "
+             f"`{again}` brings them up to date.", "warning")
+    ]  # fmt: skip
+
+
+def matching(rows: Rows, results: Results, failing: Failing, last_step: int, path: Path) -> Section:
+    """Return the diagrams of cuts by sites over checkpoints, and the verdicts on programs."""
+    lead = (
+        "Does the residual stream at a site hold just a set of the program's variables, and does "
+        "the rest of the model go by them as the program does? A cut is a set of variables "
+        "through which all goes from input to output. A match is the lowest of scrub (the same "
+        "values from another input: the output must stay) and interchange (other values: the "
+        "output must become the program's). A box marks a cut that is held there, while no later "
+        "one is."
+    )
+    match_all = command("match", path, "--all")
+    blocks: list[Any] = []
+    matches = results.matches
+    blocks += unread(matches) + unread(results.programs)
+    if results.programs.there:
+        blocks.append(_programs(results.programs.rows))
+        blocks += stale((whole(row, "step") for row in results.programs.rows), last_step, match_all)
+    else:
+        blocks.append(Missing("The verdict on each program of the task", match_all))
+    exact = exact_by_step(rows)
+    if matches.there:
+        steps = {whole(row, "step") for row in matches.rows}
+        full = f"match, up to {_cases(matches.rows):,} cases a test"
+        for number_of, program in enumerate(dict.fromkeys(row["program"] for row in matches.rows)):
+            own = [row for row in matches.rows if row["program"] == program]
+            blocks.append(_diagram(f"full-{number_of}", program, own, exact, full))
+        blocks += emergence_curves(results.emergence.rows, full)
+        if left := {row.step for row in rows} - steps:
+            blocks.append(Missing(f"All programs at the other {len(left)} checkpoints", match_all))
+    light = [row for row in rows if row.measure == "matching/match"]
+    testable = [row for row in rows if row.measure == "matching/testable_cuts"]
+    if light:
+        cases = f"{max(row.n for row in light):,}"
+        diagram = _light_diagram(rows, light, exact, f"light, up to {cases} cases a test")
+        others = f"{_cases(matches.rows):,}" if matches.there else "more"
+        text = Text(LIGHT.format(light=cases, full=others), "note")
+        parts = [text, diagram, *matching_curves(rows, failing)]
+        if matches.there:
+            summary = f"The light measure of every checkpoint (up to {cases} cases a test)"
+            blocks.append(Details(summary, parts))
+        else:
+            blocks += parts
+    elif testable and testable[-1].value == 0:
+        blocks.append(Text("The reference program has no inner cut that can be tested, so the "
+                           "checkpoints have no matches."))  # fmt: skip
+    elif not matches.there:
+        blocks.append(Missing("Matching at checkpoints (`matching` in analysis.measures)",
+                              match_all))  # fmt: skip
+    if results.selectors.there:
+        blocks.append(Details("Which heads meet the programs' selectors",
+                              [_selectors(results.selectors.rows)]))  # fmt: skip
+    return Section("matching", "Matching: which program does it run?", lead, blocks)
+
+
+def _cases(rows: Sequence[Row]) -> int:
+    """Return the most cases that a test has."""
+    return max((whole(row, "n") or 0 for row in rows), default=0)
+
+
+def _last(rows: Sequence[Row]) -> list[Row]:
+    last = max((whole(row, "step") or 0 for row in rows), default=0)
+    return [row for row in rows if (whole(row, "step") or 0) == last]
+
+
+def _programs(rows: Sequence[Row]) -> Table:
+    last = _last(rows)
+    lines = [
+        [
+            Cell(row["program"], code=True), Cell(row["verdict"]), cell(value(row, "score")),
+            Cell(interval(value(row, "score_low"), value(row, "score_high"))),
+            Cell(f"{row.get('testable', '')} of {row.get('inner', '')}"), Cell(row["why"]),
+        ]
+        for row in last
+    ]  # fmt: skip
+    step = whole(last[0], "step")
+    columns = ("program", "verdict", "score", "95% interval", "cuts that can be tested", "why")
+    caption = f"Verdicts on the programs of the task, step {step}, best first"
+    note = (
+        "Score: mean over the testable inner cuts of the best match that no later cut explains; 1 "
+        "is the compiled program."
+    )
+    return Table(caption, columns, lines, (2, 3, 4), note=note)
+
+
+def _diagram(
+    name: str, program: str, rows: Sequence[Row], exact: Mapping[int, str], how: str
+) -> Diagram:
+    rows = [row for row in rows if row["site"].endswith(("resid_pre", "resid_post"))]
+    cuts = list(dict.fromkeys(row["cut"] for row in rows))
+    sites = list(dict.fromkeys(row["site"] for row in rows))
+    untestable = {row["cut"] for row in rows if row["verdict"] == NOT_TESTABLE}
+    by_step: dict[int, dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        by_step.setdefault(whole(row, "step") or 0, {})[row["cut"], row["site"]] = row
+    frames = []
+    for step, cells in sorted(by_step.items()):
+        verdicts = {cut: row["verdict"] for (cut, _), row in cells.items()}
+        frames.append({
+            "step": step, "exact": exact.get(step, ""),
+            "values": [[_hundredth(cells.get((cut, site)), "match") for site in sites]
+                       for cut in cuts],
+            "told": [[_tests(cells.get((cut, site))) for site in sites] for cut in cuts],
+            "held": [[int(cells.get((cut, site), {}).get("held") == "True") for site in sites]
+                     for cut in cuts],
+            "verdicts": [_cut_verdict(cut, place, len(cuts), verdicts, untestable)
+                         for place, cut in enumerate(cuts)],
+        })  # fmt: skip
+    caption = f"Cuts of the program {program} (rows) at the model's sites (columns): {how}"
+    return Diagram(
+        name, caption, [cut.replace("+", ", ") for cut in cuts], list(map(site_words, sites)),
+        frames,
+    )  # fmt: skip
+
+
+def _cut_verdict(
+    cut: str, place: int, count: int, verdicts: Mapping[str, str], untestable: set[str]
+) -> str:
+    if place == 0:
+        return "the input"
+    if place == count - 1:
+        return "the output"
+    return verdicts.get(cut, "") if cut not in untestable else NOT_TESTABLE
+
+
+def _hundredth(row: Row | None, name: str) -> float | None:
+    found = value(row, name) if row is not None else None
+    return None if found is None else round(found, 3)
+
+
+def _tests(row: Row | None) -> str:
+    if row is None:
+        return "not tested"
+    ends = interval(value(row, "match_low"), value(row, "match_high"), 2)
+    return f"95% {ends}, chance {number(value(row, 'chance'), 2)}, n={row['n']}"
+
+
+def _light_diagram(rows: Rows, light: Rows, exact: Mapping[int, str], how: str) -> Diagram:
+    pairs = [row.subject.rpartition("@")[::2] for row in light]
+    cuts = list(dict.fromkeys(cut for cut, _ in pairs))
+    sites = sorted(dict.fromkeys(site for _, site in pairs), key=_site_order)
+    chances = {
+        (row.step, row.subject): row.value
+        for row in rows
+        if row.measure == "matching/best_match_chance"
+    }
+    realised = {
+        (row.step, row.subject) for row in rows
+        if row.measure == "matching/realised" and row.value == 1
+    }  # fmt: skip
+    by_step: dict[int, dict[tuple[str, str], Measurement]] = {}
+    for row in light:
+        cut, _, site = row.subject.rpartition("@")
+        by_step.setdefault(row.step, {})[cut, site] = row
+    frames = []
+    for step, cells in sorted(by_step.items()):
+
+        def told(cut: str, site: str, step: int = step, cells: Any = cells) -> str:
+            row = cells.get((cut, site))
+            if row is None:
+                return "not tested"
+            ends = interval(row.ci_low, row.ci_high, 2)
+            return f"95% {ends}, chance at most {number(chances.get((step, cut)), 2)}, n={row.n}"
+
+        frames.append({
+            "step": step, "exact": exact.get(step, ""),
+            "values": [[round(cells[cut, site].value, 3) if (cut, site) in cells else None
+                        for site in sites] for cut in cuts],
+            "told": [[told(cut, site) for site in sites] for cut in cuts],
+            "held": [[0 for _ in sites] for _ in cuts],
+            "verdicts": ["surely realised" if (step, cut) in realised else "" for cut in cuts],
+        })  # fmt: skip
+    caption = f"Testable cuts of the reference program (rows) at the model's sites (columns): {how}"
+    return Diagram(
+        "light", caption, [cut.replace("+", ", ") for cut in cuts], list(map(site_words, sites)),
+        frames,
+    )  # fmt: skip
+
+
+def _site_order(site: str) -> tuple[int, str]:
+    parts = site.split(".")
+    return (int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0, site)
+
+
+def _selectors(rows: Sequence[Row]) -> Table:
+    lines = [
+        [
+            Cell(row["program"], code=True), Cell(row["selectors"].replace("+", " = "), code=True),
+            Cell(head_label(row["head"])), cell(value(row, "overlap")),
+            Cell(interval(value(row, "low"), value(row, "high"))),
+            cell(value(row, "uniform")), cell(value(row, "random_init")),
+        ]
+        for row in _last(rows)
+    ]  # fmt: skip
+    columns = ("program", "selector", "best head", "overlap", "95% interval",
+               "attention to everything", "highest random init")  # fmt: skip
+    return Table("Selectors, and the head that meets each best", columns, lines, (3, 4, 5, 6), True)
+
+
+def attention(
+    rows: Rows,
+    last: Rows,
+    results: Results,
+    failing: Failing,
+    patterns: tuple[Attention | str, Attention | str],
+    last_step: int,
+    path: Path,
+    rerun: str,
+) -> Section:
+    """Return each head's attention with what explains it, and the reference's.
+
+    `patterns` are the model's and the reference's, or why there are none.
+    """
+    lead = (
+        "Where each head looks: a row for the position that asks, a column for the one that is "
+        "looked at, bright where all attention goes. What a head attends to does not say what it "
+        "moves, or that it is needed."
+    )
+    explain = command("explain", path)
+    blocks: list[Any] = []
+    heads = results.heads
+    steps = {step_in(row["model"]) for row in heads.rows}
+    blocks += unread(heads) + stale(steps, last_step, explain)
+    blocks += unfinished(results.explanation_left, _explained_parts(results), explain)
+    if not heads.there:
+        blocks.append(Missing("What explains each head", explain))
+    told = {f"{row['layer']}.{row['head']}": row for row in heads.rows}
+    ours, theirs = patterns
+    if isinstance(ours, str):
+        blocks.append(Text(ours, "warning"))
+    else:
+        near = _nearest(last)
+        named = [(name, [*_explained(told.get(name)), *near.get(name, [])]) for name in ours.heads]
+        caption = f"Attention of {len(named)} heads at step {last_step}"
+        blocks.append(Patterns("patterns", named, ours.views, caption))
+    if isinstance(theirs, str):
+        blocks.append(Text(theirs, "note"))
+    else:
+        named = [(name, ["of the compiled program"]) for name in theirs.heads]
+        caption = f"Attention of the compiled reference's {len(named)} active heads"
+        shown = Patterns("reference", named, theirs.views, caption)
+        blocks.append(Details("For comparison: the compiled program's heads", [shown]))
+    if heads.there:
+        blocks.append(Details("All explanations of heads, as a table", [_heads(heads.rows)]))
+    blocks += heads_compared(rows, last, failing, rerun)
+    blocks += _explained_model(results, explain)
+    return Section("attention", "Attention: where does each head look?", lead, blocks)
+
+
+def _explained_parts(results: Results) -> str:
+    """Return what is there of an explanation."""
+    parts = {"heads": results.heads, "neurons": results.neurons, "the model": results.explained}
+    return ", ".join(name for name, left in parts.items() if left.there)
+
+
+def _nearest(last: Rows) -> dict[str, list[str]]:
+    """Return for each head the reference's head that it has most attention in common with."""
+    best: dict[str, Measurement] = {}
+    for row in last:
+        if row.measure == "attention/overlap":
+            ours = head_label(row.subject.rpartition("~")[2])
+            if ours not in best or row.value > best[ours].value:
+                best[ours] = row
+    return {
+        ours: [f"most in common with the reference's "
+               f"{component_label(row.subject.partition('~')[0])}: {row.value:.2f}"]
+        for ours, row in best.items()
+    }  # fmt: skip
+
+
+def _explained(row: Row | None) -> list[str]:
+    if row is None:
+        return ["not explained yet"]
+    if row["level"] == "inactive":
+        return ["inactive: no effect on any input"]
+    selector = row["level"] != "table"
+    part = "selector" if selector else "table"
+    known = {"selector": "attends as", "table": "by a table of"}
+    words = known.get(row["level"], "explained by nothing; nearest")
+    ends = interval(value(row, f"{part}_low"), value(row, f"{part}_high"), 2)
+    return [
+        f"{words}: {row[part]}",
+        f"overlap {number(value(row, f'{part}_overlap'), 2)} ({ends})",
+        f"controls: random init {number(value(row, f'{part}_random_init'), 2)}, "
+        f"to everything {number(value(row, 'uniform'), 2)}",
+    ]
+
+
+def _heads(rows: Sequence[Row]) -> Table:
+    lines = [
+        [
+            Cell(f"{row['layer']}.{row['head']}"), Cell(row["level"]),
+            Cell(row["selector"]), cell(value(row, "selector_overlap"), 2),
+            Cell(interval(value(row, "selector_low"), value(row, "selector_high"), 2)),
+            cell(value(row, "selector_random_init"), 2), Cell(row["table"]),
+            cell(value(row, "table_overlap"), 2), cell(value(row, "table_random_init"), 2),
+            cell(value(row, "uniform"), 2),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    columns = ("head", "explained by", "best selector", "overlap", "95% interval", "random init",
+               "simplest table", "overlap, held out", "random init", "to everything")  # fmt: skip
+    return Table("What explains each head", columns, lines, (3, 4, 5, 7, 8, 9), True)
+
+
+def _explained_model(results: Results, explain: str) -> list[Any]:
+    rows = results.explained.rows
+    if not rows:
+        what = Missing("The explained model: what is right with explanations put in", explain)
+        return [*unread(results.explained), what]
+    layers = max(whole(row, "up_to_layer") or 0 for row in rows)
+    kept = [
+        row for row in rows
+        if row["inputs"] == "held_out" and (whole(row, "up_to_layer") in (layers, -1))
+    ]  # fmt: skip
+    lines = [
+        [
+            Cell("nothing: the model as it is" if row["explained"] == "intact" else
+                 f"control: {row['explained']}" if row["control"] == "True" else row["explained"]),
+            cell(value(row, "exact")), Cell(interval(value(row, "low"), value(row, "high"))),
+            Cell(row["n"], value(row, "n")),
+        ]
+        for row in kept
+    ]  # fmt: skip
+    caption = "Exact accuracy on held-out inputs with explanations in the place of all layers"
+    note = (
+        "Patterns, and what predicates ask of the program's variables, are looked up, not computed "
+        "by the model: where a control is as good, the explanation says nothing."
+    )
+    columns = ("explained", "exact accuracy", "95% interval", "n inputs")
+    return [Table(caption, columns, lines, (1, 2, 3), note=note)]
+
+
+def neurons(
+    rows: Rows,
+    last: Rows,
+    results: Results,
+    failing: Failing,
+    config: Config,
+    last_step: int,
+    path: Path,
+    rerun: str,
+) -> Section:
+    """Return the neurons' figures, and when each is on."""
+    lead = (
+        "Is a neuron sharply on or off, and can one say for what? A predicate is judged on "
+        "held-out inputs, beside the same search on shuffled on/off."
+    )
+    explain = command("explain", path)
+    blocks: list[Any] = []
+    was_measured = "sparsity" in config.analysis.measures
+    blocks += neurons_compared(rows, last, failing, was_measured, rerun)
+    if not config.model.attn_only:
+        table = results.neurons
+        steps = {step_in(row["model"]) for row in table.rows}
+        blocks += unread(table) + stale(steps, last_step, explain)
+        if table.there:
+            blocks += _predicates(table.rows, results.untrained_neurons.rows)
+        else:
+            blocks.append(Missing("When each neuron is on", explain))
+    return Section("neurons", "Neurons", lead, blocks)
+
+
+def _predicates(rows: Sequence[Row], untrained: Sequence[Row]) -> list[Any]:
+    """Return how many neurons are explained, those that matter most, and on demand more."""
+    told = f"Explained: {_share_explained(rows)} of the neurons that are on at some places and off \
+at others."
+    if untrained:
+        told += f" The same search in a random init: {_share_explained(untrained)}."
+    note = (
+        "accuracy: balanced, of the predicate, on held-out inputs (* too rare to be held out: on "
+        "all). loss if off: its rise when the neuron is switched off."
+    )
+    lines = [_neuron(row) for row in rows[:NEURONS_LISTED]]
+    columns = ("neuron", "state", "on where", "on share", "accuracy", "95% interval", "shuffled",
+               "loss if off", "adds to")  # fmt: skip
+    numbers = (3, 4, 5, 6, 7)
+    caption = f"When the {min(NEURONS_SHOWN, len(rows))} most important neurons are on"
+    blocks: list[Any] = [
+        Text(told), Table(caption, columns, lines[:NEURONS_SHOWN], numbers, True, note)
+    ]  # fmt: skip
+    if len(lines) > NEURONS_SHOWN:
+        left = len(rows) - len(lines)
+        more = f"The {left:,} that matter least are in explanation/neurons.csv." if left else ""
+        table = Table("When each neuron is on", columns, lines, numbers, True, more)
+        blocks.append(Details(f"{len(lines)} of {len(rows)} neurons", [table]))
+    return blocks
+
+
+def _neuron(row: Row) -> list[Cell]:
+    accuracy = value(row, "accuracy")
+    mark = "*" if row.get("judged_on") == "all" else ""
+    return [
+        Cell(f"{row['layer']}.{row['neuron']}"), Cell(row["state"]), Cell(row["predicate"]),
+        cell(value(row, "on_share"), 2),
+        Cell(number(accuracy, 2) + mark, accuracy, shade=_above(accuracy)),
+        Cell(interval(value(row, "low"), value(row, "high"), 2)),
+        cell(value(row, "shuffled"), 2), cell(value(row, "loss_change"), 4), Cell(_adds(row)),
+    ]  # fmt: skip
+
+
+def _above(found: float | None) -> float | None:
+    return None if found is None else max(0.0, 2 * found - 1)
+
+
+def _share_explained(rows: Sequence[Row]) -> str:
+    told = [row for row in rows if row.get("explained") in ("True", "False")
+            and value(row, "accuracy") is not None]  # fmt: skip
+    if not told:
+        return "none"
+    count = sum(row["explained"] == "True" for row in told)
+    return f"{count} of {len(told)} ({count / len(told):.1%})"
+
+
+def _adds(row: Row) -> str:
+    found = {name.removeprefix("adds_to_"): value(row, name)
+             for name in row if name.startswith("adds_to_")}  # fmt: skip
+    known = {name: amount for name, amount in found.items() if amount is not None}
+    if not known or max(map(abs, known.values())) < 1e-6:
+        return ""
+    ranked = sorted(known, key=lambda name: -known[name])
+    ends = dict.fromkeys((ranked[0], ranked[-1]))
+    return ", ".join(f"{name} {known[name]:+.2g}" for name in ends)
+
+
+def circuit(results: Results, last_step: int, at_least: float, least: float, path: Path) -> Section:
+    """Return the circuit's drawing, how good it is, and what runs over its edges.
+
+    It is faithful from `at_least` on; an edge matters from `least` on.
+    """
+    lead = (
+        "Which connections between the model's parts it needs. An edge is taken "
+        "away by giving its reader something else. Faithful: 1 is what the model does, 0 what is "
+        "left without any edge."
+    )
+    title = "Circuit"
+    find = command("circuit", path)
+    if not results.circuits.there:
+        lacking = Missing("The circuit", find)
+        return Section("circuit", title, lead, [*unread(results.circuits), lacking])
+    rows = results.circuits.rows
+    blocks: list[Any] = [*stale({step_in(row["model"]) for row in rows}, last_step, find)]
+    blocks += unfinished(results.circuit_left, _searched(results), find)
+    edges = [row for row in results.edges.rows if row["in_circuit"] == "True"]
+    chosen = [row for row in rows if row["chosen"] == "True"]
+    drawing = results.circuit_picture
+    if not chosen:
+        blocks.append(Text(f"No circuit of those searched for is surely {at_least:.0%} faithful: "
+                           f"{_searched(results)}."))  # fmt: skip
+    else:
+        if _is_main_whole(edges, chosen, results):
+            told = f"It takes all {len(edges)} edges: the whole model. No smaller circuit is surely"
+            blocks.append(Text(f"{told} {at_least:.0%} faithful.", "warning"))
+        if drawing:
+            words = "; ".join(_edge(row) for row in _by_need(edges)[:12])
+            blocks.append(
+                Picture(
+                    f"The circuit as a graph of {len(edges)} edges, embeddings on top, output at "
+                    f"the bottom. The edges that are needed most: {words}.",
+                    "The circuit: what reads what, as value, key or query; a name on an edge is "
+                    "the program's variable that it carries. Of more than 50 edges the strongest.",
+                    uri=drawing,
+                )
+            )
+        else:
+            blocks.append(Missing("The circuit's drawing", find))
+    blocks.append(_methods(rows, results))
+    blocks += unread(results.edges) + _carried(results, find)
+    blocks += _curves(rows, at_least)
+    if results.lengths.there:
+        blocks.append(_by_length(results.lengths.rows))
+    elif chosen:
+        blocks.append(Missing("The circuit by length", find))
+    if edges:
+        table = _edges(_by_need(edges), len(edges), least)
+        blocks.append(Details("The circuit's edges", [table]))
+    return Section("circuit", title, lead, blocks)
+
+
+def unfinished(left: Result | None, what: str, command: str) -> list[Any]:
+    """Return a warning where a command was interrupted, with what it had done."""
+    if left is None or left.finished:
+        return []
+    return [Text(f"`{command}` was interrupted. What it had done is shown: {what}. The rest is "
+                 "missing.", "warning")]  # fmt: skip
+
+
+def _searched(results: Results) -> str:
+    """Return what was searched for: methods by kind of ablation."""
+    names = [name.partition("/") for name in (results.edges.rows or ({},))[0] if "/" in name]
+    pairs = [(kind, method) for method, _, kind in names if method != "visible"]
+    pairs = pairs or [(row["ablation"], row["method"]) for row in results.circuits.rows]
+    found: dict[str, dict[str, None]] = {}
+    for kind, method in pairs:
+        found.setdefault(kind, {})[method] = None
+    return "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in found.items())
+
+
+def _is_main_whole(edges: Sequence[Row], chosen: Sequence[Row], results: Results) -> bool:
+    """Return whether the circuit, that of the fewest edges, is the whole model."""
+    own = [row for row in chosen if value(row, "edges") == len(edges)]
+    return any(is_whole(row, results) for row in own)
+
+
+def _edge(row: Row) -> str:
+    carries = f" carries {row['carries']}" if row["carries"] else ""
+    return f"{row['edge']}{carries}"
+
+
+def _by_need(edges: Sequence[Row]) -> list[Row]:
+    return sorted(edges, key=lambda row: -(value(row, "needed") or 0.0))
+
+
+def _carried(results: Results, find: str) -> list[Any]:
+    rows = [row for row in results.carried.rows if row["inner"] == "True"]
+    if not rows and results.carried.there:
+        return [
+            Text("All edges of the circuit come from embeddings: none inside carries a variable.")
+        ]
+    if not rows:
+        return [*unread(results.carried),
+                Missing("What runs over edges, here, in the reference and in a random init",
+                        find)]  # fmt: skip
+    lines = []
+    for of, words in (("model", "this model's circuit"), ("reference", "the reference"),
+                      ("random init", "the same edges of a random init (control)")):  # fmt: skip
+        own = [row for row in rows if row["of"] == of]
+        names = [row["carries"] for row in own if row["carries"]]
+        each = ", ".join(f"{name} ({names.count(name)})" for name in dict.fromkeys(names))
+        share = len(names) / len(own) if own else None
+        lines.append([Cell(words), Cell(str(len(own)), len(own)), Cell(str(len(names)), len(names)),
+                      cell(share, 2), Cell(each or "none")])  # fmt: skip
+    columns = ("", "inner edges", "that carry a variable", "share", "which (edges)")
+    note = "Inner edges do not come from an embedding. A variable is named if it is surely 90% of \
+what counts on the edge."
+    return [Table("What runs over the edges", columns, lines, (1, 2, 3), note=note)]
+
+
+def _methods(rows: Sequence[Row], results: Results) -> Table:
+    chosen = [row for row in rows if row["chosen"] == "True"]
+    lines = [
+        [
+            Cell(row["ablation"]), Cell(row["method"]),
+            Cell(row["edges"] + " (the whole model)" * is_whole(row, results), value(row, "edges")),
+            cell(value(row, "faithfulness"), 2),
+            Cell(interval(value(row, "faithfulness_low"), value(row, "faithfulness_high"), 2)),
+            cell(value(row, "completeness"), 2),
+            cell(value(row, "exact"), hint=_ends(row, "exact")),
+        ]
+        for row in chosen
+    ]  # fmt: skip
+    columns = ("ablation", "method", "edges", "faithful", "95% interval", "other edges alone",
+               "exact accuracy")  # fmt: skip
+    caption = "The smallest surely faithful circuit of each method under each kind of ablation"
+    note = (
+        f"Searched for: {_searched(results)}. What is not listed of it has no surely faithful one."
+    )
+    return Table(caption, columns, lines, (2, 3, 4, 5, 6), True, note)
+
+
+def _curves(rows: Sequence[Row], at_least: float) -> list[Any]:
+    found = []
+    for place, kind in enumerate(dict.fromkeys(row["ablation"] for row in rows)):
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            size, share = value(row, "edges"), value(row, "faithfulness")
+            if row["ablation"] == kind and size and share is not None:
+                lines.setdefault(row["method"], []).append((size, share))
+        chart = scatter(
+            f"faithful-{place}", f"Faithfulness over size: {kind}",
+            f"Curves of faithfulness over the number of edges, by method, for {kind} ablation",
+            lines, ("edges", "faithfulness"), at_least,
+        )  # fmt: skip
+        found.append(chart)
+    return [Details("Faithfulness over the size of the circuit", found)] if found else []
+
+
+def _ends(row: Row, name: str) -> str:
+    return interval(value(row, f"{name}_low"), value(row, f"{name}_high"), 2)
+
+
+def _by_length(rows: Sequence[Row]) -> Table:
+    lines = [
+        [
+            Cell(row["length"], value(row, "length")), Cell(row["inputs"], value(row, "inputs")),
+            cell(value(row, "faithfulness"), 2),
+            Cell(interval(value(row, "faithfulness_low"), value(row, "faithfulness_high"), 2)),
+            cell(value(row, "completeness"), 2, hint=_ends(row, "completeness")),
+            cell(value(row, "exact"), hint=_ends(row, "exact")), cell(value(row, "minimality"), 2),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    columns = ("length", "n inputs", "faithful", "95% interval", "other edges alone",
+               "exact accuracy", "share of edges that surely do anything")  # fmt: skip
+    return Table("The circuit by length", columns, lines, (1, 2, 3, 4, 5, 6))
+
+
+def _edges(rows: Sequence[Row], count: int, least: float) -> Table:
+    lines = [
+        [
+            Cell(row["edge"], code=True), _need(row, least),
+            Cell(interval(value(row, "needed_low"), value(row, "needed_high"), 4)),
+            Cell(row["carries"] or ("no variable alone" if row["share"] else "-")),
+            cell(value(row, "share"), 2),
+            Cell(interval(value(row, "share_low"), value(row, "share_high"), 2)),
+            cell(value(row, "chance"), 2),
+        ]
+        for row in rows[:EDGES_SHOWN]
+    ]  # fmt: skip
+    columns = ("edge", "needed", "95% interval", "carries", "share", "95% interval", "by chance")
+    lows = [low for row in rows if (low := value(row, "needed_low")) is not None]
+    sure = [sum(low >= at and low > 0 for low in lows) for at in (least, 0)]
+    note = (
+        "Needed: how much further off the outputs are without the edge, in nats (of numbers: the "
+        f"squared difference). Of {count} edges {sure[0]} are surely needed (*: at least "
+        f"{least:g}, `analysis.circuit_threshold`), {sure[1]} surely do anything (+: above 0)."
+    )
+    if not lows:
+        note = "What each edge is needed for was not measured yet."
+    more = count - len(lines)
+    note += f" {more} more are in circuit/edges.csv." if more else ""
+    return Table("Edges, those needed most first", columns, lines, (1, 2, 4, 5, 6), True, note)
+
+
+def _need(row: Row, least: float) -> Cell:
+    needed, low = value(row, "needed"), value(row, "needed_low")
+    mark = "" if low is None or low <= 0 else " *" if low >= least else " +"
+    return Cell(number(needed, 4) + mark, needed)

@@ -1,0 +1,79 @@
+"""Attention patterns of a checkpoint, computed again from its weights, for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from ...analysis.activations import record
+from ...analysis.explain.position_features import some_of
+from ...config.schema import AnalysisConfig
+from ...data.inputs import InputSet
+
+CHOSEN = 4  # inputs
+AT_MOST = 1024  # inputs that are averaged over
+PERCENT = 100
+PATTERN = "blocks.{}.attn.hook_pattern"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of every head: means over the inputs of each length, and of some inputs.
+
+    A view has a `label`, its `axis` (what stands at each position), and for each head the rows of
+    its pattern, query by query, in percent.
+    """
+
+    heads: tuple[str, ...]
+    views: tuple[Mapping[str, Any], ...]
+
+
+@torch.inference_mode()
+def attention_of(
+    bridge: TransformerBridge,
+    inputs: InputSet,
+    config: AnalysisConfig,
+    heads: Sequence[tuple[int, int]] | None = None,
+) -> Attention:
+    """Return the attention patterns of a model's heads, all or some, the longest inputs' first."""
+    some = some_of(inputs, AT_MOST, config.seed)
+    recording = record(bridge, some, config.batch_size)
+    if heads is None:
+        heads = list(product(range(bridge.cfg.n_layers), range(bridge.cfg.n_heads)))
+    each = [recording[PATTERN.format(layer)][:, head] for layer, head in heads]
+    patterns = torch.stack(each, dim=1)
+    views = []
+    for length in reversed(torch.unique(some.lengths).tolist()):
+        of_length = some.lengths == length
+        label = f"mean over {int(of_length.sum()):,} lists of length {length}"
+        axis = ["BOS", *(str(place) for place in range(1, length + 1))]
+        views.append(_view(label, axis, patterns[of_length].mean(0)))
+    for row in _chosen(some):
+        tokens = [str(token) for token in some.listed(row)]
+        views.append(_view(f"the list {' '.join(tokens)}", ["BOS", *tokens], patterns[row]))
+    return Attention(tuple(f"{layer}.{head}" for layer, head in heads), tuple(views))
+
+
+def _view(label: str, axis: Sequence[str], patterns: Tensor) -> dict[str, Any]:
+    size = len(axis)
+    shares = (PERCENT * patterns[:, :size, :size]).round().int().tolist()
+    return {"label": label, "axis": list(axis), "heads": shares}
+
+
+def _chosen(inputs: InputSet) -> list[int]:
+    """Return some rows of different lengths, of the longest two, the same every time."""
+    lengths = torch.unique(inputs.lengths).tolist()
+    rows: list[int] = []
+    for length in reversed(lengths):
+        there = (inputs.lengths == length).nonzero()[:, 0].tolist()
+        for part in (0.37, 0.71):
+            row = there[int(part * len(there))]
+            if row not in rows and len(rows) < CHOSEN:
+                rows.append(row)
+    return rows

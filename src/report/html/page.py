@@ -1,0 +1,221 @@
+"""`algomatch report`: one HTML page of a run or of many, which needs nothing but itself."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+from rich.console import Console
+
+from ... import __version__
+from ...hypotheses.seed_groups import find_runs
+from ...hypotheses.verdicts import AGAINST, FOR, NOT_JUDGED
+from ...infra.errors import FaultError, UserError
+from ...infra.files import faults_named, refuse_unwritable, write_file
+from ..figures.sweep_figures import summary_files
+from .blocks import Details, Page, Section, interval, number
+from .grouped_runs import gather
+from .run_page import run_page
+from .sweep_page import sweep_page
+from .sweep_tables import not_measured
+
+TEMPLATES = "templates"
+TEMPLATE, STYLE, SCRIPT = "report.html.j2", "report.css", "report.js"
+ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+DATA_KINDS = ("chart", "diagram", "patterns")  # blocks whose data the script draws
+
+
+def write_report(
+    paths: Sequence[Path],
+    output: Path,
+    title: str | None,
+    console: Console,
+    tables: Path | None = None,
+) -> None:
+    """Write the page of the runs at the paths: one run's, or many's side by side.
+
+    Of many, the tables behind it and figures of them go into the folder `tables`, if it is given.
+
+    Raises:
+        UserError: a path holds no run, no run of several has a checkpoint, `output` is a folder, or
+            `tables` a file, or given with one run.
+        FaultError: a run cannot be read, or the output not be written.
+    """
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder: give a file, as in {output}/report.html")
+    if tables is not None and tables.exists() and not tables.is_dir():
+        raise UserError(f"--tables {tables} is a file: give a folder")
+    for path in paths:
+        _check(path)
+    left_out = list[str]()
+    folders = find_runs(paths, left_out)
+    if tables is not None and len(folders) == 1:
+        raise UserError(
+            "--tables is of several runs, and there is only one: its page has its numbers, and "
+            f"{folders[0].path}/measurements.csv"
+        )
+    refuse_unwritable(output)
+    where = " ".join(map(str, paths))
+    made: dict[str, bytes] = {}
+    lacking: list[str] = []
+    with console.status("report") as status:
+
+        def say(text: str) -> None:
+            status.update(f"report: {text}")
+
+        if len(folders) == 1:
+            page = run_page(folders[0], title, say)
+        else:
+            found = gather(folders, where, say, left_out)
+            left_out = list(found.left_out)
+            page = sweep_page(found, title, paths)
+            if tables is not None:
+                say("drawing the tables")
+                made, lacking = summary_files(found), not_measured(found, paths)
+        say("writing")
+        content = rendered(page).encode()
+    with faults_named(f"write '{output}'"):
+        write_file(output, content)
+    if tables is not None:
+        with faults_named(f"write into '{tables}'"):
+            tables.mkdir(parents=True, exist_ok=True)
+            for name, part in made.items():
+                write_file(tables / name, part)
+    size = len(content) / 1e6
+    told = f"report of {len(folders)} run{'s' * (len(folders) != 1)}: {output} ({size:.1f} MB)"
+    lines = [told, *(f"! {line}" for line in left_out)]
+    if tables is not None:
+        lines += [f"! {line}" for line in lacking]
+        lines.append(f"tables and figures: {tables} ({', '.join(made)})")
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _check(path: Path) -> None:
+    """Refuse a path that does not exist, with the nearest that does.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    with faults_named(f"look for runs in '{path}'"):
+        if path.exists():
+            return
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        names = [one.name for one in beside if one.is_dir() and not one.name.startswith(".")]
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    hint = f": did you mean '{path.parent / near[0]}'?" if near else ""
+    raise UserError(f"'{path}' does not exist{hint}")
+
+
+def rendered(page: Page) -> str:
+    """Return a page as HTML: everything it needs is in it, and every text is escaped."""
+    environment = Environment(
+        loader=FunctionLoader(_read),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+    )
+    environment.filters |= {"number": number, "coded": coded, "sentence": sentence}
+    environment.globals["interval"] = interval
+    template = environment.get_template(TEMPLATE)
+    return template.render(
+        page=page,
+        version=__version__,
+        style=Markup(_read(STYLE)),
+        script=Markup(_in_script(_read(SCRIPT))),
+        plotly=Markup(_in_script(_plotly())),
+        data=Markup(as_json(_data(page.sections))),
+        FOR=FOR,
+        AGAINST=AGAINST,
+        NOT_JUDGED=NOT_JUDGED,
+    )
+
+
+def coded(text: str) -> Markup:
+    """Return a text as HTML, with what stands between backticks as code.
+
+    >>> coded("run `a < b`")
+    Markup('run <code>a &lt; b</code>')
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a lone one means nothing
+        return escape(text)
+    made = (
+        Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts)
+    )
+    return Markup("").join(made)
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital letter, and a full stop at its end.
+
+    >>> sentence("it is so")
+    'It is so.'
+    """
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!', ':')) else '.'}"
+
+
+def as_json(value: Any) -> str:
+    r"""Return a value as JSON that can stand in a script element: no sign there means markup.
+
+    >>> as_json({"name": "</script>"})
+    '{"name":"\\u003c/script\\u003e"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(ESCAPES)
+
+
+def _data(sections: Sequence[Section]) -> dict[str, Any]:
+    """Return what the script draws, by the blocks' names."""
+    found: dict[str, Any] = {}
+
+    def gather(blocks: Sequence[Any]) -> None:
+        for block in blocks:
+            if isinstance(block, Details):
+                gather(block.blocks)
+            elif block.kind in DATA_KINDS:
+                assert block.name not in found, f"two blocks are named {block.name}"
+                found[block.name] = _of_block(block)
+
+    for section in sections:
+        gather(section.blocks)
+    return found
+
+
+def _of_block(block: Any) -> dict[str, Any]:
+    if block.kind == "chart":
+        return {"data": list(block.data), "layout": dict(block.layout)}
+    if block.kind == "diagram":
+        return {"frames": list(block.frames)}
+    return {"views": list(block.views)}
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(TEMPLATES, name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs  # it takes a moment
+
+    return str(get_plotlyjs())
+
+
+def _in_script(text: str) -> str:
+    """Return a script's text, refused where it would end its own element.
+
+    Raises:
+        FaultError: it would.
+    """
+    if "</script" in text.lower() or "<!--" in text:
+        raise FaultError(
+            "the installed plotly cannot stand in a page: it holds the end of a script"
+        )
+    return text

@@ -1,0 +1,210 @@
+"""The page of one run: what it learned, what was measured of it, and what that says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ...analysis.matching.program_ranking import program_names
+from ...analysis.measurements import Measurement
+from ...analysis.measures.attention import active_heads
+from ...analysis.measures.emergence import summaries
+from ...config.schema import Config, model_title, run_title, task_title
+from ...data.inputs import InputSet, input_set
+from ...data.tasks import Task, make_task
+from ...hypotheses.evidence import INPUTS, circuit_found, judged, solved_of
+from ...hypotheses.failed_controls import meaning
+from ...hypotheses.row_values import of
+from ...hypotheses.verdicts import ONE_SEED, Hypothesis
+from ...infra.errors import FaultError, UserError
+from ...models.bridges import make_bridge
+from ...models.reference import build_reference
+from ...models.shapes import learned_shape
+from ...runs import checkpoints
+from ...runs.control_record import failing as failing_measures
+from ...runs.run_folder import RunFolder
+from ..terminal.summary import inexact_note
+from .algorithm_sections import attention, circuit, matching, neurons
+from .attention_view import Attention, attention_of
+from .blocks import Judgement, Missing, Page, Section, Text, interval, number
+from .measure_sections import ablation, learning, similarity
+from .stored_tables import Results
+from .task_section import task_section
+
+Say = Callable[[str], None]
+VERDICTS_LEAD = (
+    "What this run says of the three hypotheses. Each verdict has its numbers, its controls, and "
+    "what would have changed it."
+)
+
+
+def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
+    """Return the page of a run; `say` is told what is being done.
+
+    Raises:
+        FaultError: a checkpoint's measurements are missing or damaged.
+    """
+    config, path, commands = folder.config, folder.path, folder.commands
+    say("reading measurements")
+    rows = folder.measurements()
+    steps = [row.step for row in rows]
+    last_step = max(steps, default=0)
+    last = [row for row in rows if row.step == last_step]
+    failing = failing_measures(folder.inputs_digest)
+    results = Results(folder.path)
+    rerun = commands.measure_all
+    say("the task and its program")
+    task, inputs, problem = _task(folder)
+    circuit_of = circuit_found(results, config.analysis.circuit_faithful, own_steps(inputs))
+    say("attention patterns")
+    patterns = _patterns(folder, inputs), _reference(config, inputs)
+    programs = program_names(task) if task is not None else ()
+    hypotheses = (
+        judged(last, results, config, failing, circuit_of, commands, summaries(rows), programs)
+        if rows
+        else []
+    )
+    sections = [
+        task_section(task, inputs, config)
+        if task is not None and inputs is not None
+        else Section("task", "Task and program", problem, [Text(problem, "warning")])
+    ]
+    if rows:
+        arguments = (failing, commands.controls)
+        sections = [
+            verdict_section(hypotheses, VERDICTS_LEAD),
+            *sections,
+            learning(rows, last, failing, rerun),
+            matching(rows, results, failing, last_step, path),
+            similarity(rows, last, *arguments, rerun),
+            attention(rows, last, results, failing, patterns, last_step, path, rerun),
+            circuit(results, last_step, config.analysis.circuit_faithful,
+                    config.analysis.circuit_threshold, path),
+            ablation(last, failing, rerun),
+            neurons(rows, last, results, failing, config, last_step, path, rerun),
+        ]  # fmt: skip
+    else:
+        lacking = Missing("Anything: the run holds no checkpoint yet",
+                          commands.resume)  # fmt: skip
+        sections.append(Section("learning", "Measurements", "", [lacking]))
+    name = run_title(config, "learning")
+    warnings = list(_warnings(folder, rows, last_step, meaning(failing, commands.controls)))
+    return Page(
+        title or name, name if title else "", facts(folder, last, last_step), warnings, hypotheses,
+        sections,
+    )  # fmt: skip
+
+
+def verdict_section(hypotheses: Sequence[Hypothesis], lead: str) -> Section:
+    """Return the section of the three hypotheses."""
+    return Section("verdicts", "The three hypotheses", lead, [Judgement(one) for one in hypotheses])
+
+
+def own_steps(inputs: InputSet | None) -> dict[str, bool] | None:
+    """Return the program's own steps, not its input, nor its output, by name.
+
+    Each with whether it moves: whether it differs, at one position, among lists of one length.
+    """
+    if inputs is None:
+        return None
+    lengths = sorted(set(inputs.lengths.tolist()))
+    return {
+        name: any(
+            bool((codes != codes[:1]).any())
+            for codes in (variable.codes[inputs.lengths == n] for n in lengths)
+        )
+        for name, variable in list(inputs.variables.items())[:-1]
+        if name not in INPUTS
+    }
+
+
+def _task(folder: RunFolder) -> tuple[Task | None, InputSet | None, str]:
+    try:
+        settings = folder.task
+        task = make_task(settings)
+        return task, input_set(task, settings), ""
+    except UserError as error:
+        return None, None, f"The task's program is not to be had any more: {error}"
+
+
+def _patterns(folder: RunFolder, inputs: InputSet | None) -> Attention | str:
+    """Return the attention of the last checkpoint, or why there is none."""
+    config = folder.config
+    if inputs is None:
+        return "Without the task's program there are no inputs to show attention on."
+    try:
+        checkpoint = checkpoints.load(folder.path)
+        if checkpoint.inputs_digest != inputs.digest():
+            return (
+                "The task's program or inputs are not what the checkpoint was trained on: its "
+                "attention is not computed again."
+            )
+        shape = learned_shape(config.model, inputs, config.seed)
+        bridge = make_bridge(shape, checkpoint.weights, "cpu")
+    except (UserError, FaultError, RuntimeError) as error:
+        return f"The last checkpoint's weights are gone or damaged: no patterns. {error}"
+    return attention_of(bridge, inputs, config.analysis)
+
+
+def _reference(config: Config, inputs: InputSet | None) -> Attention | str:
+    """Return the attention of the compiled reference's active heads, or why there is none."""
+    if inputs is None:
+        return "Without the task's program there is no reference."
+    try:
+        bridge = build_reference(inputs, config.task.allow_inexact).bridge
+    except UserError as error:
+        return f"The reference cannot be compiled any more: {error}"
+    heads = active_heads(bridge)
+    if not heads:
+        return "The reference has no active head."
+    return attention_of(bridge, inputs, config.analysis, heads)
+
+
+def state_of(folder: RunFolder, last_step: int) -> str:
+    """Return how a run ended, or the step that it is at."""
+    ended = folder.finished()
+    most = folder.config.trainer.max_steps
+    if ended is None:
+        return f"unfinished, at step {last_step:,} of {most:,}"
+    return f"finished at step {ended['step']:,} ({ended['reason']})"
+
+
+def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> list[tuple[str, str]]:
+    """Return what is to be known of a run at a glance, name and text."""
+    config = folder.config
+    model = config.model
+    solved = solved_of(last, config)
+    exact = "not measured"
+    if solved.exact is not None:
+        row = solved.exact
+        ends = interval(row.ci_low, row.ci_high)
+        word = "solved" if solved.yes else f"not solved (needs {solved.at_least:g})"
+        exact = f"{number(row.value)} ({ends}; n={row.n:,}): {word}"
+    mlp = "attention only" if model.attn_only else f"MLPs of {model.mlp_width}"
+    lengths = of(last, "accuracy/undefined_share")
+    layers = f"{model.n_layers} layer{'s' * (model.n_layers != 1)}"
+    norm = "LayerNorm" if model.normalization == "LN" else f"normalisation {model.normalization}"
+    shape = f"{layers}, {model.n_heads} heads, width {model.d_model}, {mlp}, {norm}"
+    found = [
+        ("exact accuracy", exact), ("model", f"{model_title(config)}: {shape}"),
+        ("task", task_title(config)),
+        ("seed", f"{config.seed}. {ONE_SEED[0].upper()}{ONE_SEED[1:]}"),
+        ("state", state_of(folder, last_step)), ("run", folder.id),
+    ]  # fmt: skip
+    share = lengths["all"].value if "all" in lengths else 0.0
+    if share:
+        found.append(("undefined", f"{share:.1%} of the positions, left out"))
+    return found
+
+
+def _warnings(
+    folder: RunFolder, rows: Sequence[Measurement], last_step: int, marks: str
+) -> list[str]:
+    found: list[str] = []
+    if folder.finished() is None:
+        found.append(f"This run is unfinished: what follows is of step {last_step:,}.")
+    note = inexact_note(rows).strip(" []")
+    if note or not folder.exact:
+        found.append(note or "The reference is not its program.")
+    if marks:
+        found.append(f"{marks[0].upper()}{marks[1:]}.")
+    return found

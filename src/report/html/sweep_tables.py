@@ -1,0 +1,455 @@
+"""The tables behind the page of several runs: long in form, a row for each thing that is known.
+
+What was not measured has no row. `group` is that of `algomatch compare`. Intervals of groups are
+over their seeds, by Student's t; those of runs are over inputs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...analysis.explain.neurons import VARIES
+from ...analysis.explain.substitution import INTACT, NEURONS, TABLES, UNIFORM
+from ...config.printed_commands import command
+from ...config.schema import model_title
+from ...hypotheses.compared_headlines import HEADLINES, compared_with, emerging
+from ...hypotheses.evidence import solved_of
+from ...hypotheses.row_values import NEURON_LABELS
+from ...hypotheses.seed_groups import EMERGED, EMERGENCE_STEP, HIGHEST, Estimate, Group, meanings
+from ...hypotheses.verdicts import (
+    AGAINST,
+    FOR,
+    NEITHER,
+    NOT_JUDGED,
+    NOT_MEASURED,
+    Carried,
+    Evidence,
+    Hypothesis,
+)
+from .grouped_runs import NAMES, ON_OFF_KEYS, Gathered, Member, by_seed
+from .run_page import state_of
+from .stored_tables import Row, step_in, value, whole
+
+Value = str | int | float | None
+Record = Mapping[str, Value]
+GROUP = ("task", "architecture", "group")
+RUN = ("run", "id", *GROUP, "seed")
+OVER = ("mean", "low", "high", "n", "lowest", "highest")
+AT_LENGTH = re.compile(r"accuracy/(?P<split>\w+)\.length_(?P<length>\d+)/exact")
+NOT_RUN = "controls not run"
+ATTENTION = "attention/model/matched_overlap"
+EVERYTHING, EVERYWHERE = f"{TABLES}, {NEURONS}", f"{UNIFORM}, {NEURONS}"
+CIRCUIT_OF = {"model": "model", "reference": "reference", "untrained": "random_init"}
+
+
+@dataclass(frozen=True)
+class SummaryTable:
+    """A table: its columns, and its rows by column; what a row has no value for is left empty."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Record, ...]
+
+    def csv(self) -> bytes:
+        """Return it as CSV: numbers with six digits, nothing for what is not a number."""
+        lines = [_line(self.columns)]
+        lines += [_line([_written(row.get(key)) for key in self.columns]) for row in self.rows]
+        return "".join(lines).encode()
+
+
+def _line(cells: Sequence[str]) -> str:
+    r"""Return a line of CSV that ends in a newline alone.
+
+    Cells with a lone carriage return are quoted, too: before Python 3.13 only a writer whose own
+    lines end in one does that.
+
+    >>> _line(["a", "b,c", "d\re"])
+    'a,"b,c","d\re"\n'
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _written(one: Value) -> str:
+    """Return a value as it stands in a table.
+
+    >>> _written(1 / 3), _written(None), _written(True)
+    ('0.333333', '', 'yes')
+    """
+    if isinstance(one, bool):
+        return "yes" if one else "no"
+    if isinstance(one, float):
+        return f"{one:.6g}" if math.isfinite(one) else ""
+    return "" if one is None else str(one)
+
+
+def summary_tables(found: Gathered) -> dict[str, SummaryTable]:
+    """Return the tables of several runs by their names, those without rows too."""
+    return {
+        name: SummaryTable(columns, tuple(rows(found)))
+        for name, (columns, rows) in TABLES_OF.items()
+    }
+
+
+def not_measured(found: Gathered, paths: Sequence[Path]) -> list[str]:
+    """Return a line for each table that lacks runs, with the command that measures them."""
+    members = [one for group in found.groups for one in found.members[group.label]]
+    lines = []
+    for name, what, there in (
+        ("programs.csv", "match", lambda one: bool(one.programs)),
+        ("circuits.csv", "circuit", lambda one: one.results.circuits.there),
+        ("explained.csv", "explain", lambda one: one.results.explained.there),
+    ):
+        lacking = [one.run.folder.path for one in members if not there(one)]
+        if lacking:
+            count = f"{len(lacking)} of {len(members)} runs"
+            lines.append(f"{name}: not measured in {count}: {command(what, *paths)}")
+    for one in members:
+        left = one.results
+        tables = (left.matches, left.programs, left.circuits, left.edges, left.carried, left.heads,
+                  left.neurons, left.untrained_neurons, left.explained)  # fmt: skip
+        lines += [f"{one.run.folder.path}: {each.problem}" for each in tables if each.problem]
+    return [*lines, *meanings(group for group in found.groups if group.failing is None)]
+
+
+def _of_group(group: Group) -> dict[str, Value]:
+    return {"task": group.task, "architecture": group.name, "group": group.label}
+
+
+def _of_run(group: Group, member: Member) -> dict[str, Value]:
+    run = member.run
+    about = {"run": run.folder.path.name, "id": run.folder.id}
+    return {**about, **_of_group(group), "seed": run.config.seed}
+
+
+def _over(one: Estimate) -> dict[str, Value]:
+    low, high = one.interval or (None, None)
+    return {
+        "mean": one.mean, "low": low, "high": high, "n": one.n, "lowest": one.lowest,
+        "highest": one.highest,
+    }  # fmt: skip
+
+
+def _counted(words: Iterable[str]) -> str:
+    """Return how often there is which word, as `supported 3; undecided 2`."""
+    return "; ".join(f"{word} {count}" for word, count in Counter(words).most_common())
+
+
+def _fails(group: Group, *keys: str) -> str:
+    """Return why a measure does not separate on the task's controls; nothing where it does."""
+    if group.failing is None:
+        return NOT_RUN
+    return "; ".join(dict.fromkeys(group.failing[key] for key in keys if key in group.failing))
+
+
+def _verdicts(found: Gathered) -> Iterator[Record]:
+    for group in found.groups:
+        for one in found.over[group.label]:
+            each = by_seed(found.members[group.label], one.name)
+            yield {
+                **_of_group(group), "hypothesis": one.name, "seeds": len(each),
+                "verdict": one.verdict, "why": _reason(one, each.values()),
+                "by_verdict": _counted(seed.verdict for seed in each.values()),
+            }  # fmt: skip
+
+
+def _reason(one: Hypothesis, each: Iterable[Hypothesis]) -> str:
+    """Return why a verdict over seeds is what it is, without the numbers of each seed."""
+    if one.verdict in (NOT_JUDGED, NOT_MEASURED):
+        return "; ".join(dict.fromkeys(seed.why.partition(":")[0] for seed in each))
+    return one.why
+
+
+def _evidence(found: Gathered) -> Iterator[Record]:
+    for group in found.groups:
+        for name in NAMES:
+            each = by_seed(found.members[group.label], name).values()
+            kinds: dict[str, list[Evidence]] = {}
+            for one in each:
+                for part in one.evidence:
+                    kinds.setdefault(part.over_seeds, []).append(part)
+            for kind, parts in kinds.items():
+                yield {
+                    **_of_group(group), "hypothesis": name, "evidence": kind,
+                    "decides": any(part.decides for part in parts), "seeds": len(parts),
+                    **_told(parts),
+                }  # fmt: skip
+
+
+def _told(parts: Sequence[Evidence]) -> dict[str, Value]:
+    says = Counter(part.says for part in parts)
+    values = [part.value for part in parts if part.value is not None]
+    return {
+        "for": says[FOR], "against": says[AGAINST], "says_nothing": says[NEITHER],
+        "mean": _mean(values), "lowest": min(values, default=None),
+        "highest": max(values, default=None),
+        "control": _mean([part.level for part in parts if part.level is not None]),
+    }  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _runs(found: Gathered) -> Iterator[Record]:
+    for group in found.groups:
+        for member in found.members[group.label]:
+            run = member.run
+            solved = solved_of(list(run.final.values()), run.config)
+            exact = solved.exact
+            yield {
+                **_of_run(group, member), "step": run.last_step,
+                "state": state_of(run.folder, run.last_step),
+                "exact": exact.value if exact else None, "low": exact.ci_low if exact else None,
+                "high": exact.ci_high if exact else None, "inputs": exact.n if exact else None,
+                "solved": solved.yes,
+                **{name: one.verdict for name, one in member.hypotheses.items()},
+            }  # fmt: skip
+    for folder in found.empty:
+        config = folder.config
+        yield {
+            "run": folder.path.name, "id": folder.id, "task": config.task.name,
+            "architecture": model_title(config), "seed": config.seed, "state": "no checkpoint yet",
+        }  # fmt: skip
+
+
+def _lengths(found: Gathered) -> Iterator[Record]:
+    for group in found.groups:
+        for key, one in group.estimates.items():
+            matched = AT_LENGTH.fullmatch(key)
+            if matched is not None:
+                inputs = [run.final[key].n for run in group.runs if key in run.final]
+                yield {
+                    **_of_group(group), "split": matched["split"], "length": int(matched["length"]),
+                    **_over(one), "inputs": _mean(inputs),
+                }  # fmt: skip
+
+
+def _headlines(found: Gathered) -> Iterator[Record]:
+    on_off = {
+        key: f"H1: {NEURON_LABELS[key.rpartition('h1_')[2]]}, reference less model"
+        for key in ON_OFF_KEYS
+    }
+    for group in found.groups:
+        for key, label in {**HEADLINES, **on_off}.items():
+            one = group.estimates.get(key)
+            if one is not None:
+                yield {
+                    **_of_group(group), "headline": key, "label": label, **_over(one),
+                    **_compared(group, key),
+                    "fails_controls": _fails(group, key, key.replace("/h1_", "/")),
+                }  # fmt: skip
+
+
+def _compared(group: Group, key: str) -> dict[str, Value]:
+    """Return the highest control of a headline and its mean, and the reference's value."""
+    there = {
+        words: group.estimates[other].mean
+        for other, words in compared_with(key).items()
+        if other in group.estimates
+    }
+    reference = there.pop("reference", None)
+    name = max(there, key=lambda words: there[words], default=None)
+    return {
+        "control": name, "control_mean": None if name is None else there[name],
+        "reference_mean": reference,
+    }  # fmt: skip
+
+
+def _emergence(found: Gathered) -> Iterator[Record]:
+    for group in found.groups:
+        for key, label in emerging(group.estimates).items():
+            share = group.estimates[f"{EMERGED}/{key}"]
+            steps = group.estimates.get(f"{EMERGENCE_STEP}/{key}")
+            at = {} if steps is None else _over(steps)
+            yield {
+                **_of_group(group), "measure": key, "label": label,
+                "emerged": 0 if steps is None else steps.n, "seeds": share.n,
+                **{f"step_{name}": at.get(name) for name in OVER if name != "n"},
+                "fails_controls": _fails(group, key),
+            }  # fmt: skip
+
+
+def _programs(found: Gathered) -> Iterator[Record]:
+    for group in found.groups:
+        members = found.members[group.label]
+        verdicts = [one for member in members for one in member.programs]
+        for program in dict.fromkeys(one.program for one in verdicts):
+            some = [one for one in verdicts if one.program == program]
+            scores = [one.score[0] for one in some if one.score is not None]
+            yield {
+                **_of_group(group), "program": program, "seeds": len(some),
+                "by_verdict": _counted(one.verdict for one in some), "mean": _mean(scores),
+                "lowest": min(scores, default=None), "highest": max(scores, default=None),
+                "chance": _mean([one.chance for one in some if one.chance is not None]),
+            }  # fmt: skip
+
+
+def _circuits(found: Gathered) -> Iterator[Record]:
+    for group in found.groups:
+        for member in found.members[group.label]:
+            if not member.results.circuits.there:
+                continue
+            made: dict[str, Value] = {
+                **_of_run(group, member), "last_step": member.run.last_step,
+                "step": step_in(member.results.circuits.rows[0]["model"]),
+                "found": member.circuit is not None,
+            }  # fmt: skip
+            circuit = member.circuit
+            if circuit is not None:
+                for name, words in CIRCUIT_OF.items():
+                    made |= _carried(words, getattr(circuit, name))
+                wanted, here = circuit.steps or (None, None)
+                share, low, high = circuit.faithful
+                made |= {
+                    "ablation": circuit.ablation, "edges": circuit.edges,
+                    "of_edges": circuit.of_edges, "whole": circuit.whole,
+                    "faithfulness": share, "low": low, "high": high,
+                    "reference_steps": None if wanted is None else len(wanted),
+                    "model_steps": None if here is None else len(here),
+                }  # fmt: skip
+            yield {**made, **_attention(member)}
+
+
+def _carried(words: str, one: Carried | None) -> dict[str, Value]:
+    """Return how many inner edges there are, and how many of them carry a variable."""
+    return {
+        f"{words}_named": None if one is None else one.named,
+        f"{words}_inner": None if one is None else one.edges,
+    }
+
+
+def _attention(member: Member) -> dict[str, Value]:
+    """Return the attention in common with the reference, and its highest control."""
+    final = member.run.final
+    if ATTENTION not in final:
+        return {}
+    levels = {
+        words: final[other].value
+        for other, words in compared_with(ATTENTION).items()
+        if other.startswith(HIGHEST) and other in final
+    }
+    name = max(levels, key=lambda words: levels[words], default=None)
+    row = final[ATTENTION]
+    return {
+        "attention": row.value, "attention_low": row.ci_low, "attention_high": row.ci_high,
+        "attention_control": None if name is None else levels[name],
+        "attention_control_of": name,
+    }  # fmt: skip
+
+
+def _explained(found: Gathered) -> Iterator[Record]:
+    for group in found.groups:
+        for member in found.members[group.label]:
+            results, bar = member.results, member.run.config.analysis.explain_at
+            there = [
+                left for left in (results.heads, results.neurons, results.explained) if left.there
+            ]
+            if there:
+                heads = [row for row in results.heads.rows if row["level"] != "inactive"]
+                yield {
+                    **_of_run(group, member), "last_step": member.run.last_step,
+                    "step": step_in(there[0].rows[0]["model"]), "threshold": bar,
+                    **_neurons(results.neurons.rows, results.untrained_neurons.rows, bar),
+                    "active_heads": len(heads) if results.heads.there else None,
+                    "heads_by_selector": _share(row["level"] == "selector" for row in heads),
+                    "heads_by_table": _share(row["level"] == "table" for row in heads),
+                    **_put_in(results.explained.rows),
+                }  # fmt: skip
+
+
+def _neurons(rows: Sequence[Row], untrained: Sequence[Row], bar: float) -> dict[str, Value]:
+    """Return the shares of the neurons that vary which predicates explain, and the controls'."""
+    varying = [row for row in rows if row["state"] == VARIES]
+    floors = [one for row in varying if (one := value(row, "shuffled")) is not None]
+    theirs = [row for row in untrained if row["state"] == VARIES]
+    return {
+        "neurons": len(varying) if rows else None,
+        "neurons_explained": _share(row.get("explained") == "True" for row in varying),
+        "neurons_shuffled": _share(floor >= bar for floor in floors),
+        "random_init_neurons": len(theirs) if untrained else None,
+        "random_init_explained": _share(row["explained"] == "True" for row in theirs),
+    }
+
+
+def _share(flags: Iterable[bool]) -> float | None:
+    known = list(flags)
+    return sum(known) / len(known) if known else None
+
+
+def _put_in(rows: Sequence[Row]) -> dict[str, Value]:
+    """Return held-out exact accuracy with all layers explained, and beside it the controls'."""
+    last = max((whole(row, "up_to_layer") or 0 for row in rows), default=0)
+    kept = {
+        row["explained"]: row
+        for row in rows
+        if row["inputs"] == "held_out" and not row["length"]
+        and whole(row, "up_to_layer") in (last, -1)
+    }  # fmt: skip
+    with_neurons = EVERYTHING in kept
+    whole_model = kept.get(EVERYTHING if with_neurons else TABLES)
+    control = kept.get(EVERYWHERE if with_neurons else UNIFORM)
+    found: dict[str, Value] = {
+        f"exact_{words}": None if row is None else value(row, "exact")
+        for words, row in (
+            ("intact", kept.get(INTACT)), ("explained", whole_model), ("uniform", control),
+        )
+    }  # fmt: skip
+    if whole_model is not None:
+        found |= {
+            "explained_low": value(whole_model, "low"),
+            "explained_high": value(whole_model, "high"),
+            "inputs": whole(whole_model, "n"),
+        }  # fmt: skip
+    return found
+
+
+Rows = Callable[[Gathered], Iterator[Record]]
+TABLES_OF: dict[str, tuple[tuple[str, ...], Rows]] = {
+    "verdicts": ((*GROUP, "hypothesis", "seeds", "verdict", "why", "by_verdict"), _verdicts),
+    "evidence": (
+        (*GROUP, "hypothesis", "evidence", "decides", "seeds", "for", "against", "says_nothing",
+         "mean", "lowest", "highest", "control"),
+        _evidence,
+    ),
+    "runs": (
+        (*RUN, "step", "state", "exact", "low", "high", "inputs", "solved", *NAMES), _runs,
+    ),
+    "lengths": ((*GROUP, "split", "length", *OVER, "inputs"), _lengths),
+    "headlines": (
+        (*GROUP, "headline", "label", *OVER, "control", "control_mean", "reference_mean",
+         "fails_controls"),
+        _headlines,
+    ),
+    "emergence": (
+        (*GROUP, "measure", "label", "emerged", "seeds",
+         *(f"step_{name}" for name in OVER if name != "n"), "fails_controls"),
+        _emergence,
+    ),
+    "programs": (
+        (*GROUP, "program", "seeds", "by_verdict", "mean", "lowest", "highest", "chance"),
+        _programs,
+    ),
+    "circuits": (
+        (*RUN, "step", "last_step", "found", "ablation", "edges", "of_edges", "whole",
+         "faithfulness", "low", "high",
+         *(f"{words}_{end}" for words in CIRCUIT_OF.values() for end in ("named", "inner")),
+         "reference_steps", "model_steps", "attention", "attention_low", "attention_high",
+         "attention_control", "attention_control_of"),
+        _circuits,
+    ),
+    "explained": (
+        (*RUN, "step", "last_step", "threshold", "neurons", "neurons_explained",
+         "neurons_shuffled", "random_init_neurons", "random_init_explained", "active_heads",
+         "heads_by_selector", "heads_by_table", "exact_intact", "exact_explained", "explained_low",
+         "explained_high", "exact_uniform", "inputs"),
+        _explained,
+    ),
+}  # fmt: skip

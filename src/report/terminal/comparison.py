@@ -1,0 +1,160 @@
+"""`algomatch compare`: runs of several seeds side by side, as tables, a CSV and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ...hypotheses.compared_headlines import FAMILIES, Family, compared_with
+from ...hypotheses.failed_controls import marked
+from ...hypotheses.seed_groups import (
+    EMERGED,
+    EMERGENCE_STEP,
+    Estimate,
+    Group,
+    failing_of,
+    find_runs,
+    grouped,
+    load_runs,
+    notes,
+)
+from ...infra.errors import UserError
+from ...infra.files import faults_named, write_file
+from ..figures.comparison_figure import comparison_figure
+from .tables import say
+
+TABLE, FIGURE = "comparison.csv", "comparison.png"
+COLUMNS = (
+    "group", "measure", "mean", "ci_low", "ci_high", "n", "lowest", "highest", "better",
+    "fails_on_controls",
+)  # fmt: skip
+LEGEND = """\
+Mean over seeds ± half its 95% interval (Student's t over the seeds, nothing else); n seeds.
+Indented: what the line above is to be compared with, its controls or the compiled reference;
+emerged: how many seeds passed the controls (accuracy: 0.99), mean of the first steps that did."""
+
+
+def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group]:
+    """Compare runs over their seeds: print tables, write a CSV and a figure into `output`.
+
+    A run that cannot be read is left out, and named.
+
+    Raises:
+        UserError: a path holds no run, no run a checkpoint, or `output` is a file.
+        FaultError: no run can be read, or the output not be written.
+    """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file: give a folder")
+    left_out = list[str]()
+    groups = grouped(load_runs(find_runs(paths, left_out), left_out))
+    for part in by_task(groups):
+        console.print(table(part))
+        for line in notes(part):
+            say(f"! {line}", console)
+    for line in left_out:
+        say(f"! {line}", console)
+    say(LEGEND, console)
+    content = io.BytesIO()
+    comparison_figure(groups).savefig(content, format="png", dpi=110)
+    with faults_named(f"write into '{output}'"):
+        output.mkdir(parents=True, exist_ok=True)
+        write_file(output / TABLE, to_csv(groups))
+        write_file(output / FIGURE, content.getvalue())
+    for label, name in (("all numbers", TABLE), ("figure", FIGURE)):
+        console.print(f"{label:<12} {output / name}", markup=False, highlight=False, soft_wrap=True)
+    return groups
+
+
+def by_task(groups: Iterable[Group]) -> list[list[Group]]:
+    """Return sorted groups in lists of one task each."""
+    return [list(part) for _, part in groupby(groups, key=lambda group: group.task)]
+
+
+def to_csv(groups: Iterable[Group]) -> bytes:
+    """Return every estimate of every group as CSV; floats read back exactly."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for group in groups:
+        marks = group.failing
+        for one in group.estimates.values():
+            low, high = one.interval or ("", "")
+            writer.writerow(
+                (group.label, one.key, one.mean, low, high, one.n, one.lowest, one.highest,
+                 one.better, "not run" if marks is None else marks.get(one.key, ""))
+            )  # fmt: skip
+    return text.getvalue().encode()
+
+
+def table(groups: Sequence[Group]) -> Table:
+    """Return the table of one task: measures by groups, each mean with its interval and n."""
+    found = Table(
+        title=escape(groups[0].task),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    found.add_column("over seeds", no_wrap=True)
+    for group in groups:
+        found.add_column(escape(group.name), justify="right", overflow="fold")
+    for family in FAMILIES:
+        lines = list(_lines(family, groups))
+        if lines:
+            found.add_row(f"[bold]{family.title}[/bold]")
+            for label, cells in lines:
+                found.add_row(escape(label), *cells)
+            found.add_section()
+    return found
+
+
+def _lines(family: Family, groups: Sequence[Group]) -> Iterator[tuple[str, list[str]]]:
+    """Yield a family's lines: each measure, what it is compared with, and when it emerged."""
+    keys = dict.fromkeys(key for group in groups for key in group.estimates)
+    failing = failing_of(groups)
+    for key, label in family.chosen(keys).items():
+        yield marked(label, [key], failing), [_cell(group.estimates.get(key)) for group in groups]
+        for other, words in compared_with(key).items():
+            if other in keys:
+                yield f"  {words}", [_compared(group, key, other) for group in groups]
+        if family.emergence and f"{EMERGED}/{key}" in keys:
+            yield "  emerged", [_emerged(group, key) for group in groups]
+
+
+def _cell(one: Estimate | None) -> str:
+    if one is None:
+        return ""
+    if one.interval is None:
+        return f"{one.mean:.3f} (one seed)"
+    return f"{one.mean:.3f} ±{_half(one):.3f} (n={one.n})"
+
+
+def _compared(group: Group, key: str, other: str) -> str:
+    """Return what a cell is compared with; without an interval where all seeds share it."""
+    one = group.estimates.get(other)
+    if one is None or key not in group.estimates:
+        return ""
+    return f"{one.mean:.3f}" if one.lowest == one.highest else _cell(one)
+
+
+def _half(one: Estimate) -> float:
+    low, high = one.interval or (one.mean, one.mean)
+    return (high - low) / 2
+
+
+def _emerged(group: Group, key: str) -> str:
+    share = group.estimates.get(f"{EMERGED}/{key}")
+    if share is None:
+        return ""
+    step = group.estimates.get(f"{EMERGENCE_STEP}/{key}")
+    text = f"{step.n if step else 0} of {share.n}"
+    if step is None:
+        return text
+    return f"{text}, step {step.mean:.0f}" + (f" ±{_half(step):.0f}" if step.interval else "")

@@ -1,0 +1,224 @@
+"""A task's controls: the table of what each measure gives on them, and a figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement as Width
+from rich.table import Table
+
+from ...analysis.controls.known_models import DECOY, NEGATIVE, POSITIVE, Control
+from ...analysis.measurements import Measurement
+from ...analysis.measures.separation import EXACT, Separation, qualifies
+from ...analysis.measures.sparsity import REFERENCE
+from ...analysis.measures.suite import headlines
+from ...hypotheses.row_values import drawable
+from .tables import say
+
+COLUMNS = {  # group: (heading, which of several is shown)
+    "reference": ("refer-\nence", min),
+    "rotated": ("rota-\nted", min),
+    "reparametrised": ("repara-\nmetrised", min),
+    "permuted": ("permu-\nted", min),
+    "noised": ("noised", min),
+    "implemented": ("imple-\nmented", min),
+    "random init": ("random\ninit", max),
+    "shuffled labels": ("shuffled\nlabels", max),
+    "trained other": ("trained\nother", max),
+    "compiled other": ("compiled\nother", max),
+    "decoy": ("decoy", max),
+}
+MARKERS = {POSITIVE: "o", NEGATIVE: "x", DECOY: "d"}
+COLOURS = {POSITIVE: "#0072b2", NEGATIVE: "#d55e00", DECOY: "#888888"}
+Measured = Sequence[tuple[Control, Sequence[Measurement]]]
+Values = Sequence[tuple[Control, Mapping[str, float]]]
+DESCRIBING = ("ablation/", "sparsity/")
+GAP = "gap"  # the column of verdicts
+SHOWN = {  # what the columns hold
+    "reference": "the compiled reference",
+    "rotated": "in another basis (rotated)",
+    "reparametrised": "in another basis, by a map of condition number 3 (reparametrised)",
+    "permuted": "with heads, neurons and dimensions permuted",
+    "noised": "noised as hard as it survives",
+    "implemented": "a learned network trained to implement it by interchange",
+    "random init": "random inits",
+    "shuffled labels": "trained on shuffled labels",
+    "trained other": "trained on another task",
+    "compiled other": "another task's compiled program",
+}
+KINDS = {
+    POSITIVE: "Positives run the program (the lowest of several is shown): ",
+    NEGATIVE: "Negatives do not (the highest is shown): ",
+}
+
+
+def legend(measured: Measured) -> str:
+    """Return what the controls are that were measured, and what a gap is."""
+    there = {control.kind: dict[str, None]() for control, _ in measured}
+    for control, _ in measured:
+        there[control.kind][SHOWN.get(control.group, control.group)] = None
+    lines = [f"{start}{'; '.join(there[kind])}." for kind, start in KINDS.items() if kind in there]
+    if DECOY in there:
+        lines.append("Decoys compute the same map by another program, and decide nothing.")
+    lines.append(
+        "gap: the lowest positive less the highest negative. A measure without a gap does not tell "
+        "the program from other models on this task.\n"
+    )
+    return "\n".join(lines)
+
+
+def print_controls(
+    title: str,
+    measured: Measured,
+    notes: Mapping[str, str],
+    found: Sequence[Separation],
+    console: Console,
+) -> None:
+    """Print the table of measures by controls, which separate, and what the controls are."""
+    values = _values(measured)
+    judged = {one.key: one for one in found}
+    others = dict.fromkeys(
+        key
+        for _, held in values
+        for key in held
+        if key not in judged and key.startswith(DESCRIBING)
+    )
+    _print_table(title, values, list(judged), judged, console)
+    if others:
+        about = "What describes a model, and tests no program"
+        _print_table(about, values, list(others), {}, console)
+    say(legend(measured), console)
+    for control, rows in measured:
+        exact = next((f"exact {row.value:.3f}" for row in rows if row.key == EXACT), "")
+        left_out = "" if qualifies(control, rows) else "LEFT OUT: it is not what it is meant to be"
+        about = "; ".join(part for part in (exact, notes.get(control.name), left_out) if part)
+        say(f"{control.kind:8} {control.name}: {about}", console)
+    for name in notes:
+        if name not in {control.name for control, _ in measured}:
+            say(f"not made {name}: {notes[name]}", console)
+    failing = [one for one in found if not one.separates]
+    say(f"\n{len(found) - len(failing)} of {len(found)} measures separate", console)
+    for one in failing:
+        say(
+            f"\u2717 {_label(one.key)}: {one.negative} {one.highest_negative:.3f} is not below "
+            f"{one.positive} {one.lowest_positive:.3f}: {one.why}",
+            console,
+        )
+
+
+def _print_table(
+    title: str,
+    values: Values,
+    keys: Sequence[str],
+    verdicts: Mapping[str, Separation],
+    console: Console,
+) -> None:
+    """Print a table, in as many parts as a narrow terminal needs: no column is lost."""
+    there = {control.group for control, _ in values}
+    free = console.options.update(max_width=1000)
+    columns = [*(group for group in COLUMNS if group in there), *[GAP] * bool(verdicts)]
+    while columns:
+        count = len(columns)
+        while True:
+            part = _table(title, values, keys, columns[:count], verdicts)
+            if count == 1 or Width.get(console, free, part).maximum <= console.width:
+                break
+            count -= 1
+        console.print(part)
+        columns = columns[count:]
+
+
+def _values(measured: Measured) -> Values:
+    """Return each control's headlines by key, without those of other models beside it."""
+    return [
+        (
+            control,
+            {
+                row.key: row.value
+                for row in headlines(rows)
+                if not row.subject.startswith(REFERENCE) and "/h1_" not in row.key
+            },
+        )
+        for control, rows in measured
+    ]
+
+
+def _table(
+    title: str,
+    values: Values,
+    keys: Sequence[str],
+    columns: Sequence[str],
+    verdicts: Mapping[str, Separation],
+) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("measure", overflow="fold")
+    for column in columns:
+        heading = column if column == GAP else COLUMNS[column][0]
+        table.add_column(heading, justify="right", no_wrap=True)
+    if GAP in columns:
+        table.add_column("", no_wrap=True)
+    for key in keys:
+        cells = []
+        for column in columns:
+            if column == GAP:
+                one = verdicts[key]
+                cells += [f"{one.gap:+.3f}", "separates" if one.separates else "\u2717 fails"]
+                continue
+            held = [row[key] for control, row in values if control.group == column and key in row]
+            cells.append(f"{COLUMNS[column][1](held):.2f}" if held else "-")
+        table.add_row(escape(_label(key)), *cells)
+    return table
+
+
+def _label(key: str) -> str:
+    """Return a key without what all of its kind share.
+
+    >>> _label("similarity/length/best_deconfounded_cka")
+    'dCKA length'
+    """
+    group, _, rest = key.partition("/")
+    subject, _, name = rest.rpartition("/")
+    if name == "best_deconfounded_cka":
+        return f"dCKA {subject}"
+    words = name.replace("deconfounded_cka", "dCKA").replace("_", " ")
+    return f"{group} {words}" if subject == "model" else f"{group} {subject} {words}"
+
+
+def controls_figure(title: str, measured: Measured, found: Sequence[Separation]) -> bytes:
+    """Return a PNG: each measure's values on all controls, those that fail in grey print."""
+    figure = Figure(figsize=(11, 1.6 + 0.32 * max(1, len(found))), layout="constrained")
+    axes = figure.add_subplot()
+    values = _values(measured)
+    shown = set[str]()
+    for place, one in enumerate(reversed(found)):
+        axes.axhline(place, color="0.9", lw=0.8, zorder=0)
+        if one.separates:
+            span = [one.highest_negative, one.lowest_positive]
+            axes.plot(span, [place, place], color="#009e73", lw=5, alpha=0.35, zorder=1)
+        for kind in (NEGATIVE, DECOY, POSITIVE):
+            there = [held[one.key] for c, held in values if c.kind == kind and one.key in held]
+            axes.scatter(
+                there, [place] * len(there), s=26, color=COLOURS[kind], alpha=0.75,
+                marker=MARKERS[kind], label=None if kind in shown else f"{kind} controls",
+            )  # fmt: skip
+            shown.add(kind)
+    labels = [
+        f"{_label(one.key)}  ({one.gap:+.2f}{'' if one.separates else ', fails'})"
+        for one in reversed(found)
+    ]
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    for tick, one in zip(axes.get_yticklabels(), reversed(found), strict=True):
+        tick.set_color("black" if one.separates else "0.55")
+    words = f"{drawable(title)}: green is the gap between positives and negatives"
+    axes.set_title(words, parse_math=False)
+    axes.set_xlabel("value of the measure")
+    if found:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.05), ncols=3, fontsize=8)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()

@@ -1,0 +1,123 @@
+"""What happens if components are deleted: one table, the four kinds of ablation side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.text import Text
+
+from ...analysis.measurements import Measurement
+from ...analysis.measures.redundancy import REDUNDANT_SET
+from ...analysis.measures.rerun import ATTENTION, HEAD, KINDS, MLP
+from ...analysis.measures.suite import whole
+from ...hypotheses.failed_controls import Failing, marked
+from ...hypotheses.row_values import SHORT_KINDS, component_label, of
+from .tables import plain_table
+
+Rows = Sequence[Measurement]
+WORST_SHOWN = 3  # of the heads
+NOT_JUDGED = "not judged"
+WORDS = {  # of the kinds
+    "zero": "zero", "mean": "its mean",
+    "resample_within": "another input's output of the same length (within)",
+    "resample_across": "another input's output of another length (across)",
+}  # fmt: skip
+
+
+def legend(kinds: Sequence[str]) -> str:
+    """Return what the changes are that a table of these kinds of ablation shows.
+
+    >>> legend(["zero"])[-19:]
+    'if replaced by zero'
+    """
+    return (
+        "change of exact accuracy in percentage points, ± to the farther end of its 95% interval, "
+        f"if replaced by {', by '.join(WORDS[kind] for kind in kinds)}"
+    )
+
+
+def deletion(rows: Rows, failing: Failing = None) -> list[RenderableType]:
+    """Return the table of attention layers, MLPs, sets and the worst heads, and what it says.
+
+    Nothing where ablation was not measured.
+    """
+    changes = {kind: of(rows, f"ablation/{kind}_delta_exact") for kind in KINDS}
+    kinds = [kind for kind, found in changes.items() if found]
+    if not kinds:
+        return []
+    table = plain_table("deleted", *(SHORT_KINDS[kind] for kind in kinds))
+    table.add_column(" verdict", overflow="fold")
+    judged = of(rows, "ablation/redundant")
+    harmless = of(rows, "ablation/harmless_kinds")
+    for section in _sections(list(changes[kinds[0]]), changes):
+        for name in section:
+            each = {kind: changes[kind][name] for kind in kinds if name in changes[kind]}
+            agreeing = int(harmless[name].value) if name in judged and name in harmless else None
+            keys = [row.key for row in each.values()] + [f"ablation/{name}/redundant"]
+            table.add_row(
+                escape(marked(component_label(name), keys, failing)),
+                *(_change(each[kind]) if kind in each else "" for kind in kinds),
+                f" {verdict(each, agreeing)}",
+            )
+        table.add_section()
+    said = _said(rows) if judged else f"{NOT_JUDGED}: the model does not solve the task"
+    return [table, Text(said), Text(legend(kinds), style="dim")]
+
+
+def verdict(changes: dict[str, Measurement], harmless: int | None) -> str:
+    """Return what the kinds of ablation say together, `harmless` being how many are.
+
+    Those are the ones whose intervals' lower ends are highest, whatever the margin was.
+    """
+    if harmless is None:
+        return NOT_JUDGED
+    if harmless == 0:
+        return "needed"
+    if harmless == len(changes):
+        return "redundant"
+    ranked = sorted(changes, key=lambda kind: -_lowest(changes[kind]))[:harmless]
+    names = ", ".join(SHORT_KINDS[kind] for kind in changes if kind in ranked)
+    return f"disagree: harmless by {names}"
+
+
+def _lowest(row: Measurement) -> float:
+    return row.value if row.ci_low is None else row.ci_low
+
+
+def _sections(names: list[str], changes: dict[str, dict[str, Measurement]]) -> Iterator[list[str]]:
+    """Yield the components that are shown, in parts: layers, sets, heads."""
+    single = [name for name in names if name.startswith("blocks.")]
+    yield [name for hook in (ATTENTION, MLP) for name in single if name.endswith(hook)]
+    sets = [name for name in names if ".all_but_" in name and whole(name)]
+    yield [*(name for name in single if name.endswith(f"{HEAD}.all")), *sets]
+
+    def worst(name: str) -> float:
+        return min(found[name].value for found in changes.values() if name in found)
+
+    heads = sorted((name for name in single if name.endswith("]")), key=worst)[:WORST_SHOWN]
+    yield [*heads, *(name for name in names if name == REDUNDANT_SET)]
+
+
+def _change(row: Measurement) -> str:
+    """Return a change in percentage points and how far its interval reaches.
+
+    >>> _change(Measurement("", "", -0.004, 1364, -0.008, -0.001))
+    '-0.4 ±0.4'
+    """
+    points = f"{100 * row.value:.1f}"
+    points = "0.0" if points == "-0.0" else points
+    if row.ci_low is None or row.ci_high is None:
+        return points
+    return f"{points} ±{100 * max(row.value - row.ci_low, row.ci_high - row.value):.1f}"
+
+
+def _said(rows: Rows) -> str:
+    """Return which heads and MLPs are redundant together."""
+    flags = of(rows, "ablation/in_redundant_set")
+    inside = [component_label(name) for name, row in flags.items() if row.value == 1]
+    what = "heads and MLPs" if any(name.endswith(MLP) for name in flags) else "heads"
+    if not inside:
+        return f"no set of the {len(flags)} {what} is redundant"
+    return f"redundant together ({len(inside)} of {len(flags)} {what}): {', '.join(inside)}"

@@ -1,0 +1,445 @@
+"""What programs a model was matched with: tables, the verdicts, and a diagram of each program."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, product
+from string import ascii_uppercase
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ...analysis.matching.cut_tests import Match, by_site
+from ...analysis.matching.cut_verdicts import (
+    NOT_SOLVED,
+    NOT_TESTABLE,
+    REALISED,
+    CutVerdict,
+    Placement,
+    Rule,
+    placements,
+    surely,
+    variable_matches,
+)
+from ...analysis.matching.program_ranking import Candidate, Finer, Standing, indistinguishable
+from ...data.rasp.cuts import Cut
+from .tables import plain_table
+from .tables import say as printed
+
+HEADER = (
+    "run", "step", "program", "cut", "site", "match", "match_low", "match_high", "chance", "test",
+    "score", "low", "high", "test_chance", "n", "verdict", "held",
+)  # fmt: skip
+PROGRAMS_HEADER = (
+    "run", "step", "exact", "program", "verdict", "score", "score_low", "score_high", "testable",
+    "inner", "shared_with", "decided", "fused", "path", "why",
+)  # fmt: skip
+SELECTORS_HEADER = (
+    "run", "step", "program", "selectors", "uses", "head", "overlap", "low", "high", "uniform",
+    "random_init",
+)  # fmt: skip
+EMERGENCE_HEADER = ("run", "step", "exact", "loss", "program", "kind", "name", "match")
+LONGEST = 60
+MOST_SHOWN = 9  # cuts with a column each
+SIDES = {
+    "hook_q_input": "queries", "hook_k_input": "keys", "hook_v_input": "values",
+    "hook_attn_in": "several sides",
+}  # fmt: skip
+SELECTORS = (
+    "selectors: the best head's overlap with what each selects; uniform: attention to "
+    "everything; init: the highest of random inits"
+)
+LEGEND = "match: the lowest of scrub and interchange; * holds the cut, and no later one"
+
+
+def site_label(site: str) -> str:
+    """Return a site's short label: embed, 0.post, ..."""
+    _, layer, kind = site.split(".")
+    return "embed" if kind == "hook_resid_pre" else f"{layer}.{kind.removeprefix('hook_resid_')}"
+
+
+def cut_label(cut: Cut) -> str:
+    """Return a cut's variables, shortened where they are many."""
+    return short(", ".join(cut.variables))
+
+
+def short(name: str) -> str:
+    """Return a name, cut off where it is long."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A checkpoint matched with programs: how each of them stands, the best first.
+
+    A model from elsewhere has no step.
+    """
+
+    run: str
+    step: int | None
+    loss: float | None
+    standings: Sequence[Standing]
+    rule: Rule
+    finer: Finer | None = None
+
+    @property
+    def exact(self) -> float:
+        """The model's exact accuracy, the same to all programs of a task."""
+        return self.standings[0].exact
+
+    @property
+    def title(self) -> str:
+        """The run and the step."""
+        return self.run if self.step is None else f"{self.run}, step {self.step}"
+
+
+def print_matching(found: Sequence[Matching], console: Console) -> None:
+    """Print the last checkpoint's tables and verdicts, and of several, when each cut appears."""
+    last = found[-1]
+    _print_one(last, console)
+    if len(found) > 1:
+        console.print()
+        console.print(_over_steps(found))
+        for line in emerged(found):
+            printed(line, console)
+
+
+def _over_steps(found: Sequence[Matching]) -> Table:
+    table = Table(title=f"{found[-1].run}: matches over training", title_justify="left")
+    for heading in ("step", "exact"):
+        table.add_column(heading, justify="right")
+    tested = tested_cuts(found[-1])
+    for name, cut in tested:
+        table.add_column(escape(f"{name}:\n{cut_label(cut)}"), justify="right")
+    for one in found:
+        values = [best_match(one, name, cut) for name, cut in tested]
+        table.add_row(str(one.step), f"{one.exact:.3f}", *(f"{value:.2f}" for value in values))
+    return table
+
+
+def emerged(found: Sequence[Matching]) -> Iterator[str]:
+    """Yield the first step at which each testable cut and variable of a program is realised."""
+    for standing in sorted(found[-1].standings, key=lambda one: one.candidate.name):
+        program = standing.candidate.name
+        steps: dict[tuple[str, str], int | None] = {}
+        for one in found:
+            (there,) = [each for each in one.standings if each.candidate.name == program]
+            for part in _realised(there, one.rule):
+                steps.setdefault(part, one.step)
+        cuts = [("cut", cut.name) for cut in standing.candidate.testable]
+        names = variable_matches(
+            standing.matches, standing.candidate.cuts, standing.candidate.testable, found[-1].rule
+        )
+        for kind, name in [*cuts, *(("variable", name) for name in names)]:
+            step = steps.get((kind, name))
+            when = "at no checkpoint" if step is None else f"from step {step} on"
+            yield f"{program}: {kind} {name.replace('+', ', ')} realised {when}"
+
+
+def _realised(one: Standing, rule: Rule) -> Iterator[tuple[str, str]]:
+    """Yield the testable cuts and the variables that a model that solves the task realises."""
+    if one.exact < rule.solved:
+        return
+    tested = one.candidate.testable
+    for verdict in one.verdict.cuts:
+        if verdict.cut in tested and verdict.verdict == REALISED:
+            yield "cut", verdict.cut.name
+    for name, match in variable_matches(one.matches, one.candidate.cuts, tested, rule).items():
+        if surely(match, rule):
+            yield "variable", name
+
+
+def variable_curves(found: Sequence[Matching], program: str) -> dict[str, list[float]]:
+    """Return each variable's best match of its own over checkpoints, 0 where there is none."""
+    curves: dict[str, list[float]] = {}
+    for one in found:
+        (there,) = [each for each in one.standings if each.candidate.name == program]
+        known, tested = there.candidate.cuts, there.candidate.testable
+        for name, match in variable_matches(there.matches, known, tested, one.rule).items():
+            curves.setdefault(name, []).append(match.value if match else 0.0)
+    return curves
+
+
+def tested_cuts(one: Matching) -> list[tuple[str, Cut]]:
+    """Return the programs' testable cuts, by program."""
+    standings = sorted(one.standings, key=lambda standing: standing.candidate.name)
+    return [(s.candidate.name, cut) for s in standings for cut in s.candidate.testable]
+
+
+def best_match(one: Matching, name: str, cut: Cut) -> float:
+    """Return a program's cut's best match at a site that no later cut explains."""
+    for standing in one.standings:
+        if standing.candidate.name == name:
+            for verdict in standing.verdict.cuts:
+                if verdict.cut == cut:
+                    return verdict.best.value if verdict.best else 0.0
+    return 0.0
+
+
+def _print_one(one: Matching, console: Console) -> None:
+    title, found = one.title, one.standings
+
+    say = partial(printed, console=console)
+
+    scores = (score for standing in found for match in standing.matches for score in match.scores)
+    cases = max((score.n for score in scores), default=0)
+    say(f"{title}: exact accuracy {one.exact:.4f}; matched with up to {cases:,} cases a test")
+    for standing in found:
+        console.print(_table(standing))
+        for line in _legend(standing):
+            say(line)
+        say(f"verdict: {standing.verdict.verdict}: {standing.verdict.why}")
+        if standing.sides and standing.verdict.verdict != NOT_SOLVED:
+            console.print(_placed(standing, one.rule))
+        for line in _notes(standing.candidate):
+            say(f"  {line}")
+        say("")
+    if len(found) > 1:
+        say("programs by their testable inner cuts (mean of the best match of each):")
+        for place, standing in enumerate(found, start=1):
+            score = "no cut to tell it by"
+            if standing.score is not None:
+                value, low, high = standing.score
+                score = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+            name, verdict = standing.candidate.name, standing.verdict.verdict
+            say(f"  {place}. {name}: {score}; {verdict}")
+    say(LEGEND)
+    for group in indistinguishable([standing.candidate for standing in found]):
+        names = " and ".join(one.name for one in group)
+        say(f"{names} share all testable cuts: no test of cuts tells them apart")
+    if one.finer is not None:
+        _print_finer(one.finer, console, say)
+
+
+def _print_finer(found: Finer, console: Console, say: Callable[[str], None]) -> None:
+    """Print each selector with the head that meets it best, and what is decided by them."""
+    table = plain_table("selector", "overlap", "interval", "uniform", "init", "head")
+    for program, met in found.met.items():
+        if met:
+            table.add_row(escape(program))
+        for one in met:
+            table.add_row(
+                escape(f"  {' = '.join(one.selection.names)} ({' and '.join(one.uses)})"),
+                f"{one.value:.2f}", escape(f"[{one.low:.2f}, {one.high:.2f}]"),
+                f"{one.uniform:.2f}", f"{one.random_init:.2f}", escape(head_label(one.head)),
+            )  # fmt: skip
+    if table.row_count:
+        console.print(table)
+        say(SELECTORS)
+    if without := [program for program, met in found.met.items() if not met]:
+        say(f"no selector to compare attention with: {', '.join(without)}")
+    for decision in found.decisions:
+        say(decision.text)
+
+
+def head_label(head: str) -> str:
+    """Return a head's short label: 0.1 for the second head of the first block."""
+    found = re.fullmatch(r"blocks\.(\d+)\..*\[(\d+)\]", head)
+    return ".".join(found.groups()) if found else "-"
+
+
+def _table(one: Standing) -> Table:
+    """Return the sites with their matches, a column for each cut, by letter."""
+    rows, shown = by_site(one.matches), _shown(one)
+    table = Table(title=escape(f"program {one.candidate.name}"), title_justify="left", box=SIMPLE)
+    table.add_column("site")
+    for letter in shown:
+        table.add_column(letter, justify="right")
+    for site, row in rows.items():
+        cells = [
+            _cell(row[verdict.cut.name], site in verdict.sites) if verdict.cut.name in row else "-"
+            for verdict in shown.values()
+        ]
+        table.add_row(site_label(site), *cells)
+    chances = [
+        max((row[one.cut.name].chance for row in rows.values() if one.cut.name in row), default=0)
+        for one in shown.values()
+    ]
+    table.add_section()
+    table.add_row("chance", *(f"{chance:.2f}" for chance in chances))
+    return table
+
+
+def _placed(one: Standing, rule: Rule) -> Table:
+    """Return which side of which block reads each variable, in the model and the reference."""
+    table = Table(title="used by attention at", title_justify="left", box=SIMPLE)
+    for heading in ("variable", "of the cut", "model", "reference"):
+        table.add_column(heading, overflow="fold")
+    theirs = {(p.cut.name, p.variable): p for p in placements(one.candidate.sides, rule)}
+    for place in placements(one.sides, rule):
+        reference = theirs.get((place.cut.name, place.variable))
+        table.add_row(
+            escape(place.variable), escape(cut_label(place.cut)), _where(place),
+            _where(reference) if reference else "-",
+        )  # fmt: skip
+    return table
+
+
+def _where(place: Placement) -> str:
+    if place.sites:
+        return ", ".join(map(side_label, place.sites))
+    return f"no side alone (best: {side_label(place.best.site)}, {place.best.value:.2f})"
+
+
+def side_label(site: str) -> str:
+    """Return the side of a block's attention that a site is, in words.
+
+    >>> side_label("blocks.2.hook_q_input")
+    'queries of 2'
+    """
+    _, layer, kind = site.split(".")
+    return f"{SIDES[kind]} of {layer}"
+
+
+def _shown(one: Standing) -> dict[str, CutVerdict]:
+    """Return the cuts worth a column, by letter: all if they are few, else those with a verdict."""
+    verdicts = list(one.verdict.cuts)
+    if len(verdicts) > MOST_SHOWN:
+        kept = [verdict for verdict in verdicts[1:-1] if verdict.verdict != NOT_TESTABLE]
+        verdicts = [verdicts[0], *kept, verdicts[-1]]
+    letters = chain.from_iterable(map("".join, product(ascii_uppercase, repeat=n)) for n in (1, 2))
+    return dict(zip(letters, verdicts, strict=False))
+
+
+def _legend(one: Standing) -> Iterator[str]:
+    first, last = one.candidate.cuts.all[0], one.candidate.cuts.all[-1]
+    for letter, verdict in _shown(one).items():
+        said = verdict.verdict
+        if verdict.cut in (first, last):
+            said = "the input" if verdict.cut == first else "the output"
+        elif verdict.sites:
+            said += f" at {', '.join(map(site_label, verdict.sites))}"
+        yield f"{letter}  {cut_label(verdict.cut)}: {said}"
+
+
+def _cell(match: Match, own: bool) -> str:
+    text = f"{match.value:.2f}"
+    return f"[bold green]{text}*[/]" if own else f"{text} "
+
+
+def _notes(one: Candidate) -> Iterator[str]:
+    if one.why:
+        yield f"not compiled, so nothing is known to be testable: {one.why}"
+    for cut in one.cuts.all:
+        if cut.same:
+            others = "; ".join(", ".join(names) for names in cut.same[:3])
+            more = f" and {len(cut.same) - 3} more" if len(cut.same) > 3 else ""
+            yield f"{cut_label(cut)}: one with {others}{more} on these inputs"
+    for tests in one.trials:
+        if tests.untestable and tests.cut in one.testable:
+            names = ", ".join(tests.untestable)
+            name = cut_label(tests.cut)
+            yield f"{name}: no valid interchange of {names} (the rest determines it)"
+    if not one.cuts.complete:
+        yield "more cuts than are looked at: those of program order only"
+
+
+def to_csv(found: Sequence[Matching]) -> str:
+    """Return every test of every cut at every site of every checkpoint as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HEADER)
+    for one in found:
+        for standing in one.standings:
+            _write(writer, one, standing)
+    return out.getvalue()
+
+
+def programs_csv(found: Sequence[Matching]) -> str:
+    """Return the verdict on every program at every checkpoint as CSV.
+
+    `shared_with` are programs that no test of cuts tells apart, `decided` those that selectors put
+    behind this one.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(PROGRAMS_HEADER)
+    for one in found:
+        alike = indistinguishable([standing.candidate for standing in one.standings])
+        finer = one.finer.decisions if one.finer is not None else ()
+        for standing in one.standings:
+            name, verdict = standing.candidate.name, standing.verdict
+            groups = [[each.name for each in group] for group in alike]
+            shared = [each for group in groups if name in group for each in group if each != name]
+            behind = [
+                side.program
+                for decision in finer
+                if decision.decided == name
+                for side in decision.sides
+                if side.program != name
+            ]
+            writer.writerow([
+                one.run, one.step, one.exact, name, verdict.verdict,
+                *(standing.score or ("", "", "")), len(standing.candidate.testable),
+                len(standing.candidate.cuts.inner), " ".join(shared), " ".join(behind),
+                " ".join(verdict.fused), path_text(standing), verdict.why,
+            ])  # fmt: skip
+    return out.getvalue()
+
+
+def path_text(one: Standing) -> str:
+    """Return the cut that each site holds on the path, as one line; a dash where it holds none."""
+    return "; ".join(
+        f"{site_label(site)}: {f'{cut_label(match.cut)} {match.value:.2f}' if match else '-'}"
+        for site, match in one.verdict.path.items()
+    )
+
+
+def selectors_csv(found: Sequence[Matching]) -> str:
+    """Return how the heads of every checkpoint meet every program's selectors as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(SELECTORS_HEADER)
+    for one in found:
+        for program, met in one.finer.met.items() if one.finer is not None else ():
+            for row in met:
+                names, uses = ("+".join(part) for part in (row.selection.names, row.uses))
+                writer.writerow([
+                    one.run, one.step, program, names, uses, row.head, row.value, row.low,
+                    row.high, row.uniform, row.random_init,
+                ])  # fmt: skip
+    return out.getvalue()
+
+
+def emergence_csv(found: Sequence[Matching]) -> str:
+    """Return what emerges over training as CSV: a row for each testable cut and each variable.
+
+    `match` is the best match of its own, at a site that no later cut explains; the row of the kind
+    `model` says how the checkpoint does the task.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(EMERGENCE_HEADER)
+    for one in found:
+        about = (one.run, one.step, one.exact, "" if one.loss is None else one.loss)
+        writer.writerow([*about, "", "model", "", ""])
+        for program, cut in tested_cuts(one):
+            match = best_match(one, program, cut)
+            writer.writerow([*about, program, "cut", cut.name, match])
+        for standing in sorted(one.standings, key=lambda each: each.candidate.name):
+            program = standing.candidate.name
+            for name, (match,) in variable_curves([one], program).items():
+                writer.writerow([*about, program, "variable", name, match])
+    return out.getvalue()
+
+
+def _write(writer: Any, matching: Matching, one: Standing) -> None:
+    verdicts = {verdict.cut.name: verdict for verdict in one.verdict.cuts}
+    for match in (*one.matches, *one.sides):
+        verdict = verdicts[match.cut.name]
+        of_match = (
+            matching.run, matching.step, one.candidate.name, match.cut.name, match.site,
+            match.value, match.low, match.high, match.chance,
+        )  # fmt: skip
+        for score in match.scores:
+            of_test = (score.test, score.value, score.low, score.high, score.chance, score.n)
+            held = match.site in verdict.sites
+            writer.writerow([*of_match, *of_test, verdict.verdict, held])

@@ -1,0 +1,182 @@
+"""In what subspaces a program's variables were found: a table, a sentence for each, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import safetensors.torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from ...analysis.matching.subspaces import Question, Subspace
+from ...runs.result_store import SUBSPACES, Key, save
+from .matching_tables import site_label
+from .tables import plain_table
+from .tables import say as printed
+
+HEADER = (
+    "run", "step", "program", "variable", "same", "site", "k", "width", "test", "low", "high", "n",
+    "train", "start", "chance", "random_inits", "shuffled_labels", "rival",
+    "rivalled", "threshold", "found",
+)  # fmt: skip
+COLUMNS = (
+    "site", "k", "test", "95%", "train", "start", "chance", "random", "shuffled", "rival", "",
+)  # fmt: skip
+LEGEND = (
+    "test: cases not searched on; start: before the search; chance: random directions; random, "
+    "shuffled: the most that the same search reaches in random inits and in a model of shuffled "
+    "labels; rival: what another variable of the program would give in its place. What is not "
+    "found may be there all the same."
+)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A checkpoint searched for a program's variables: the sites of each, and what was found.
+
+    At the others of `all_sites` the whole residual is a cut that has the variable; `note` says how
+    well the control learned its shuffled labels.
+    """
+
+    run: str
+    step: int
+    program: str
+    all_sites: Sequence[str]
+    sites: Mapping[str, Sequence[str]]
+    asked: Sequence[Question]
+    found: Sequence[Subspace]
+    note: str = ""
+
+
+def print_subspaces(one: Searched, console: Console) -> None:
+    """Print a row for each variable and site, and what they amount to for each variable."""
+    say = partial(printed, console=console)
+
+    if one.found:
+        console.print(_table(one))
+        say(LEGEND)
+        say(f"the model of shuffled labels has {one.note}")
+    for line in sentences(one):
+        say(line)
+
+
+def _table(one: Searched) -> Table:
+    table = plain_table("variable", *COLUMNS)
+    table.title, table.title_justify = escape(f"subspaces, program {one.program}"), "left"
+    for best in per_site(one.found):
+        table.add_row(
+            escape(_names(best)), site_label(best.site), str(best.k), f"{best.test:.2f}",
+            f"{best.low:.2f}-{best.high:.2f}", f"{best.train:.2f}", f"{best.start:.2f}",
+            f"{best.chance:.2f}", f"{max(best.random_inits):.2f}",
+            f"{max(best.shuffled_labels):.2f}", f"{best.rivalled:.2f}",
+            "[bold green]found[/]" if best.found else "-",
+        )  # fmt: skip
+    return table
+
+
+def per_site(found: Sequence[Subspace]) -> list[Subspace]:
+    """Return for each variable and site the fewest directions in which it is found, else the best.
+
+    Of equally good ones it is the fewest.
+    """
+    groups = groupby(found, key=lambda one: (one.variable, one.site))
+    return [
+        min(group, key=lambda one: (not one.found, one.k if one.found else -one.test, one.k))
+        for _, group in groups
+    ]
+
+
+def sentences(one: Searched) -> Iterator[str]:
+    """Yield what is said of each variable."""
+    if not one.sites:
+        yield f"no subspaces: {one.program} has no inner variable to search for"
+    if not one.all_sites:
+        yield "no subspaces: the model has no site between its embedding and its last"
+        return
+    for _, group in groupby(per_site(one.found), key=lambda best: best.variable):
+        tried = list(group)
+        yield f"{_names(tried[0])}: {_said(tried)}"
+    for each in one.asked:
+        if not each.answerable:
+            yield (
+                f"{' = '.join(each.names)}: not searched for: donated values of {each.rival} would "
+                f"give the same in {each.rivalled:.1%} of the cases"
+            )
+    told = {name for each in one.asked for name in each.names}
+    for variable, sites in one.sites.items():
+        if answered := [site_label(site) for site in one.all_sites if site not in sites]:
+            where = ", ".join(answered)
+            yield f"{variable}: not searched for at {where}: the whole residual is a cut with it"
+        if sites and variable not in told:
+            yield f"{variable}: not searched for: it changes the output too seldom"
+
+
+def _said(tried: Sequence[Subspace]) -> str:
+    width = tried[0].directions.shape[0]
+    there = [best for best in tried if best.found]
+    if there:
+        places = ", ".join(
+            f"{site_label(best.site)} ({best.k} of {width} directions)" for best in there
+        )
+        return f"found in a subspace at {places}"
+    best = max(tried, key=lambda one: one.test)
+    if best.rivalled > best.control:
+        other = f"{best.rival} in its place would give {best.rivalled:.2f}"
+    else:
+        other = f"a control gives {best.control:.2f}"
+    return (
+        f"found in no subspace; at best {best.test:.2f} of the test cases "
+        f"({site_label(best.site)}, {best.k} of {width} directions), where {other}"
+    )
+
+
+def _names(one: Subspace) -> str:
+    return " = ".join((one.variable, *one.same))
+
+
+def to_csv(one: Searched) -> str:
+    """Return every search, one row for each variable, site and number of directions, as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HEADER)
+    for each in one.found:
+        several = (each.same, each.random_inits, each.shuffled_labels)
+        same, random_inits, shuffled_labels = (" ".join(map(str, values)) for values in several)
+        writer.writerow(
+            [
+                one.run, one.step, one.program, each.variable, same, each.site, each.k,
+                each.directions.shape[0], each.test, each.low, each.high, each.n, each.train,
+                each.start, each.chance, random_inits, shuffled_labels, each.rival, each.rivalled,
+                each.threshold, each.found,
+            ]
+        )  # fmt: skip
+    return out.getvalue()
+
+
+def directions_of(one: Searched) -> dict[str, Tensor]:
+    """Return every search's directions, each [d_model, k], by `VARIABLE@SITE/k`."""
+    return {
+        f"{each.variable}@{each.site}/{each.k}": each.directions.contiguous() for each in one.found
+    }
+
+
+def keep_subspaces(one: Searched, where: Path, settings: Sequence[str] = ()) -> Path:
+    """Write every search as CSV, and the directions as safetensors; return their folder.
+
+    Raises:
+        FaultError: the file system failed.
+    """
+    files = {
+        "subspaces.csv": to_csv(one).encode(),
+        "subspaces.safetensors": safetensors.torch.save(directions_of(one)),
+    }
+    key = Key(SUBSPACES, one.run, one.step, tuple(settings))
+    return save(where, key, files, (len(one.found),))

@@ -1,0 +1,212 @@
+"""Tasks in the terminal: one in full, and the check of all."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ...config.schema import compose
+from ...data.inputs import InputSet, difference, input_set
+from ...data.rasp.text import describe
+from ...data.tasks import Task, make_task, task_names
+from ...infra.errors import FaultError, UserError
+from ...infra.files import Unwritten
+from ...infra.progress import Steps
+from ...models.reference import Reference, build_reference
+from ..figures.graphs import save_program_graph
+from .summary import how_many, output_text, reference_text
+
+EXAMPLES = 6
+VALUES_SHOWN = 6
+SIZES = ("n_layers", "n_heads", "d_model", "d_mlp")
+
+
+def print_task(overrides: Sequence[str], picture: Path | None, console: Console) -> None:
+    """Print one task in full, and draw its program.
+
+    Raises:
+        UserError: the task or its program is not valid.
+        FaultError: an alternative is another map, or the picture could not be written.
+    """
+    config = compose(overrides).task
+    task = make_task(config)
+    picture = picture or Path(f"task-{task.name}.png")
+    inputs = input_set(task, config)
+
+    def say(text: str = "") -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"{task.name}: {task.about}" if task.about else task.name)
+    algorithm = next(iter(task.algorithms.values()), "")
+    say(f"\nprogram: {algorithm}" if algorithm else "\nprogram")
+    for line in describe(task.program):
+        say(f"  {line}")
+    wrong: list[str] = []
+    for name, alternative in task.alternatives.items():
+        say(f"\nalternative {name}: {task.algorithms.get(name, '')}".rstrip().rstrip(":"))
+        for line in describe(alternative):
+            say(f"  {line}")
+        other = input_set(task.with_program(name), config)
+        differs = difference(inputs, other)
+        equal = f"the same outputs on {how_many(inputs)}"
+        say(f"  -> NOT THE SAME MAP: {differs}" if differs else f"  -> {equal}")
+        wrong += [name] if differs else []
+    console.print(_variables(inputs))
+    tokens = ", ".join(map(str, task.vocabulary))
+    limits = [note for note, there in _limits(task) if there]
+    say(
+        f"inputs      {how_many(inputs)} of length {task.min_length} to {task.max_length} over "
+        f"{tokens}{''.join(f'; {limit}' for limit in limits)}"
+    )
+    say(f"output      {output_text(inputs)}")
+    reference = build_reference(inputs, config.allow_inexact)
+    say(f"reference   {reference_text(reference)}")
+    say("examples")
+    for row in examples(inputs):
+        given = " ".join(map(str, inputs.listed(row)))
+        say(f"  {given}  ->  {' '.join(shown(value) for value in inputs.values_at(row))}")
+    unwritten = Unwritten()
+    with unwritten.noted():
+        save_program_graph(task, picture)
+        say(f"graph       {picture}")
+    if wrong:
+        raise FaultError(f"{', '.join(wrong)} in task.alternatives: not the map of {task.name}")
+    unwritten.tell()
+
+
+def _limits(task: Task) -> Iterator[tuple[str, bool]]:
+    yield "no token twice in a list", task.unique
+    yield "restricted by task.restrict", task.accepts is not None
+    yield "causal: no position sees a later one", task.causal
+
+
+def _variables(inputs: InputSet) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("variable", overflow="fold")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("values")
+    table.add_column("undefined", justify="right", no_wrap=True)
+    real = inputs.real
+    for name, variable in inputs.variables.items():
+        values = ", ".join(shown(value) for value in variable.values[:VALUES_SHOWN])
+        more = len(variable.values) - VALUES_SHOWN
+        share = float((real & ~variable.defined).sum() / real.sum())
+        table.add_row(
+            escape(name),
+            "number" if variable.numerical else "category",
+            escape(values + (f", and {more} more" if more > 0 else "")),
+            f"{share:.1%}" if share else "",
+        )
+    return table
+
+
+def shown(value: object) -> str:
+    """Return a value of a variable as text."""
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def examples(inputs: InputSet) -> list[int]:
+    """Return some rows of the longest lists, the same every time."""
+    rows = (inputs.lengths == inputs.lengths.max()).nonzero()[:, 0].tolist()
+    return sorted(random.Random(0).sample(rows, min(EXAMPLES, len(rows))))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How a program fared in the check; `problem` is None where it is exact and the same map."""
+
+    name: str
+    inputs: InputSet | None
+    reference: Reference | None
+    seconds: float
+    problem: str | None
+    alternative: bool
+
+
+def check_tasks(names: Sequence[str], overrides: Sequence[str], console: Console) -> list[Checked]:
+    """Compile and validate every program of the named tasks, and print the table.
+
+    Raises:
+        FaultError: a program is not exact, or an alternative not the same map.
+    """
+    found: list[Checked] = []
+    names = names or task_names()
+    total = sum(_programs(name, overrides) for name in names)
+    try:
+        with Steps(console, "checking programs", total) as steps:
+            for name in names:
+                for checked in _check(name, overrides):
+                    found.append(checked)
+                    steps.to(len(found), checked.name)
+    finally:  # what is known is shown, also after Ctrl-C
+        console.print(_checked_table(found))
+    wrong = [one for one in found if one.problem is not None]
+    for one in wrong:
+        console.print(f"{one.name}: {one.problem}", markup=False, highlight=False, soft_wrap=True)
+    if wrong:
+        raise FaultError(f"{len(wrong)} of {len(found)} programs failed the check")
+    return found
+
+
+def _programs(name: str, overrides: Sequence[str]) -> int:
+    """Return how many programs a task has; 1 where it is none."""
+    try:
+        return 1 + len(make_task(compose([f"task={name}", *overrides]).task).alternatives)
+    except UserError:
+        return 1
+
+
+def _check(name: str, overrides: Sequence[str]) -> Iterator[Checked]:
+    start = time.monotonic()
+    inputs: InputSet | None = None
+    try:
+        config = compose([f"task={name}", *overrides]).task
+        task = make_task(config)
+        inputs = input_set(task, config)
+        reference = build_reference(inputs)
+    except UserError as error:
+        yield Checked(name, inputs, None, time.monotonic() - start, str(error), alternative=False)
+        return
+    yield Checked(name, inputs, reference, time.monotonic() - start, None, alternative=False)
+    for other_name in task.alternatives:
+        start, problem, other = time.monotonic(), None, None
+        try:
+            other_inputs = input_set(task.with_program(other_name), config)
+            differs = difference(inputs, other_inputs)
+            problem = f"not the map of {name}: {differs}" if differs else None
+            other = build_reference(other_inputs)
+        except UserError as error:
+            problem = str(error)
+        seconds = time.monotonic() - start
+        yield Checked(other_name, inputs, other, seconds, problem, alternative=True)
+
+
+def _checked_table(found: Sequence[Checked]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("program", no_wrap=True)
+    table.add_column("inputs", justify="right", no_wrap=True)
+    table.add_column("layers/heads/\nd_model/d_mlp", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("exact", no_wrap=True)
+    for one in found:
+        shape = one.reference.compiled.shape if one.reference else {}
+        size = "/".join(str(shape[key]) for key in SIZES if shape)
+        name = escape(f" {one.name}" if one.alternative else one.name)
+        count = f"{len(one.inputs):,}" if one.inputs else ""
+        table.add_row(name, count, size, f"{one.seconds:.1f}", "NO" if one.problem else _yes(one))
+    return table
+
+
+def _yes(one: Checked) -> str:
+    assert one.reference is not None
+    error = one.reference.validation.largest_error
+    sampled = "" if one.reference.inputs.exhaustive else ", sampled"
+    return f"yes{sampled}" if error is None else f"to {error:.0e}{sampled}"

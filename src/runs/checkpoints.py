@@ -1,0 +1,197 @@
+"""Checkpoints: a folder with the weights and the measurements taken of them, written as one.
+
+`model.safetensors` alone is enough to measure again: its header holds the config, the step
+and the run, and checksums of the weights and of the measurements beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..analysis.measurements import Measurement, from_csv, to_csv
+from ..config.schema import Config, TaskConfig, from_mapping, to_mapping
+from ..data.program_copies import in_copies
+from ..infra.errors import FaultError, UserError
+from ..infra.files import faults_named, write_folder
+from ..models.bridges import weights_digest
+
+WEIGHTS = "model.safetensors"
+ROWS = "measurements.csv"
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A learned model at a step of a run: NativeModel weights and the config that made it.
+
+    `home` is its run's folder, or its own where it lies alone.
+    """
+
+    weights: dict[str, Tensor]
+    config: Config
+    run: str
+    step: int
+    rows_digest: str
+    inputs_digest: str
+    home: Path
+
+    @property
+    def task(self) -> TaskConfig:
+        """The config's task, with a program of the user's own as it lies in `home`.
+
+        No file elsewhere that the config names is read: who gave a checkpoint may have named any.
+
+        Raises:
+            UserError: the task is a program of the user's own, and does not lie there.
+        """
+        return in_copies(self.config.task, self.home, f"checkpoint of '{self.run}'")
+
+
+def step_folder(step: int) -> str:
+    """Return the name of a step's folder; names sort as steps do.
+
+    >>> step_folder(42)
+    'step-00000042'
+    """
+    return f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the step of a step's folder.
+
+    >>> step_of(Path("checkpoints/step-00000042"))
+    42
+    """
+    return int(folder.name.removeprefix("step-"))
+
+
+def is_step_folder(folder: Path) -> bool:
+    """Return whether a folder has a step's name, and not that of a copy that somebody made.
+
+    >>> [is_step_folder(Path(name)) for name in ("step-00000042", "step-00000042-old")]
+    [True, False]
+    """
+    return re.fullmatch(r"step-[0-9]+", folder.name) is not None
+
+
+def save(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Config,
+    run: str,
+    step: int,
+    rows: Sequence[Measurement],
+    inputs_digest: str,
+) -> Path:
+    """Write the checkpoint of a step below `folder`, whole or not at all; return its folder.
+
+    `inputs_digest` is the `InputSet`'s, so that another task is noticed.
+
+    Raises:
+        FaultError: it could not be written; what was there is untouched.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    table = to_csv(rows)
+    header = {
+        "format": FORMAT,
+        "run": run,
+        "step": step,
+        "config": to_mapping(config),
+        "weights_digest": weights_digest(tensors),
+        "rows_digest": hashlib.sha256(table).hexdigest(),
+        "inputs_digest": inputs_digest,
+    }
+    content = safetensors.torch.save(tensors, {"algomatch": json.dumps(header)})
+    path = folder / step_folder(step)
+    with faults_named(f"write the checkpoint of step {step}"):
+        write_folder(path, {WEIGHTS: content, ROWS: table})
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Return the checkpoint at `path`: its file, its folder, or a run folder (its last one).
+
+    Raises:
+        UserError: nothing there, or something that is no whole checkpoint of this project.
+        FaultError: the file cannot be read.
+    """
+    with faults_named("look for the checkpoint"):
+        file = find(path)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except PermissionError as error:
+        raise FaultError(f"cannot read checkpoint '{file}': {error.strerror}") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"'{file}' is not a whole safetensors file (truncated, or of another kind): {error}"
+        ) from error
+    if "algomatch" not in metadata:
+        raise UserError(f"'{file}' is a safetensors file, but not a checkpoint of algomatch")
+    try:
+        header = json.loads(metadata["algomatch"])
+        digest, number = header["weights_digest"], header["format"]
+        run, step, rows_digest = header["run"], int(header["step"]), header["rows_digest"]
+        inputs_digest = str(header["inputs_digest"])
+        values: Mapping[str, Any] = header["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the header of checkpoint '{file}' is damaged: {error}") from error
+    if number != FORMAT:
+        raise UserError(f"checkpoint '{file}' has format {number}, this version reads {FORMAT}")
+    if digest != weights_digest(weights):
+        raise UserError(f"checkpoint '{file}' is damaged: its weights differ from their checksum")
+    config = from_mapping(values, str(file))
+    return Checkpoint(weights, config, run, step, rows_digest, inputs_digest, beside(file))
+
+
+def find(path: Path) -> Path:
+    """Return the weights file that `path` means: itself, a step's folder's, or a run's last.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path.is_file():
+        return path
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    files = path.glob(f"checkpoints/step-*/{WEIGHTS}")
+    in_run = sorted(file for file in files if is_step_folder(file.parent))
+    if in_run:
+        return in_run[-1]
+    what = "holds no checkpoint" if path.exists() else "does not exist"
+    raise UserError(f"checkpoint '{path}' {what}: give a {WEIGHTS}, its folder, or a run folder")
+
+
+def beside(path: Path) -> Path:
+    """Return where results on a checkpoint go: its run's folder, or its own if it lies alone.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    folder = find(path).parent
+    return folder.parent.parent if folder.parent.name == "checkpoints" else folder
+
+
+def load_rows(folder: Path, rows_digest: str | None = None) -> list[Measurement]:
+    """Return the measurements of a checkpoint folder, checked against a digest if given.
+
+    Raises:
+        FaultError: they are missing or damaged.
+    """
+    path = folder / ROWS
+    with faults_named(f"read the measurements '{path}'"):
+        content = path.read_bytes()
+    if rows_digest is not None and hashlib.sha256(content).hexdigest() != rows_digest:
+        raise FaultError(f"the measurements in '{path}' differ from their checksum")
+    return from_csv(content, str(path))

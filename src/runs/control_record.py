@@ -1,0 +1,132 @@
+"""The record of a task's controls: measured once, shown wherever results of the task are.
+
+A study's folder holds, for each control, its measurements and a note, so that an interrupted study
+goes on; the verdicts are kept by the task's inputs, in the user's cache, for all its runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__
+from ..analysis.measures import separation
+from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
+from ..analysis.measures.separation import Separation
+from ..config.schema import Config, run_name, to_mapping, to_yaml
+from ..infra.errors import FaultError
+from ..infra.files import cache_folder, faults_named, remove_leftovers, write_file, write_folder
+
+ROWS, ABOUT = "measurements.csv", "about.json"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a control: its measurements and a note; none where it could not be made."""
+
+    rows: Sequence[Measurement]
+    note: str
+
+
+class ControlRecord:
+    """The folder of one study of controls: one task, one architecture, one set of settings."""
+
+    def __init__(self, config: Config, inputs_digest: str):
+        known = {key: value for key, value in to_mapping(config).items() if key not in _ELSEWHERE}
+        text = json.dumps([known, inputs_digest, __version__], sort_keys=True, default=str)
+        self.digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self._inputs_digest, self._config = inputs_digest, config
+        folder = Path(config.runs_dir) / "controls"
+        earlier = folder / f"{config.task.name}-{config.model.name}-{self.digest}"
+        name = f"{run_name(config).rpartition('-seed')[0]}-{self.digest}"
+        self.path = Path(config.run_dir or (earlier if earlier.exists() else folder / name))
+
+    def begin(self) -> None:
+        """Make the folder, or take over the one that is there.
+
+        Raises:
+            FaultError: it cannot be written.
+        """
+        with faults_named(f"make the folder '{self.path}'"):
+            self._each.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self._each)
+            write_file(self.path / "config.yaml", to_yaml(self._config).encode())
+
+    @property
+    def _each(self) -> Path:
+        return self.path / "each"
+
+    def kept(self, name: str) -> Kept | None:
+        """Return a control that was measured before, None where it was not, or is damaged."""
+        folder = self._each / name
+        try:
+            rows = from_csv((folder / ROWS).read_bytes(), str(folder / ROWS))
+            about = json.loads((folder / ABOUT).read_bytes())
+            if about["digest"] != self.digest:
+                return None
+            return Kept(rows, str(about["note"]))
+        except (OSError, ValueError, KeyError, TypeError, FaultError):
+            return None
+
+    def keep(self, name: str, one: Kept) -> None:
+        """Write a control's measurements, whole or not at all.
+
+        Raises:
+            FaultError: they cannot be written.
+        """
+        about = json.dumps({"note": one.note, "digest": self.digest})
+        with faults_named(f"write the control '{name}'"):
+            write_folder(self._each / name, {ROWS: to_csv(one.rows), ABOUT: about.encode()})
+
+    def finish(self, every: Sequence[Kept], found: Sequence[Separation], figure: bytes) -> None:
+        """Write all measurements in one table, the verdicts, and a figure.
+
+        Raises:
+            FaultError: they cannot be written.
+        """
+        table = joined_csv(to_csv(one.rows) for one in every)
+        verdicts = separation.to_csv(found)
+        with faults_named(f"write '{self.path}'"):
+            write_file(self.path / ROWS, table)
+            write_file(self.path / "separation.csv", verdicts)
+            write_file(self.path / "controls.png", figure)
+        try:
+            folder = cache_folder("controls") / self._inputs_digest
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(folder / f"{self._config.model.name}-{self.digest}.csv", verdicts)
+        except OSError:  # a run does without the cache
+            return
+
+
+_ELSEWHERE = ("tracking", "runs_dir", "run_dir")
+
+
+def verdicts(inputs_digest: str) -> list[Separation] | None:
+    """Return how measures did on the controls of a task, by its inputs; None if never studied.
+
+    Where several architectures were studied, a measure's smallest gap counts.
+    """
+    found: dict[str, Separation] = {}
+    studied = False
+    for path in sorted((cache_folder("controls") / inputs_digest).glob("*.csv")):
+        try:
+            here = separation.from_csv(path.read_bytes(), str(path))
+        except (OSError, FaultError):
+            continue
+        studied = True
+        for one in here:
+            if one.key not in found or one.gap < found[one.key].gap:
+                found[one.key] = one
+    return list(found.values()) if studied else None
+
+
+def failing(inputs_digest: str) -> dict[str, str] | None:
+    """Return the measures that do not separate on a task, and why; None if it is not known.
+
+    It is not where no study was made, nor where none had both positive and negative controls.
+    """
+    found = verdicts(inputs_digest)
+    return separation.failing(found) if found else None

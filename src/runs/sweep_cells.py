@@ -1,0 +1,152 @@
+"""The runs that a sweep file stands for: their configs, their folders, and how far they are."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config.schema import (
+    Config,
+    check_same_settings,
+    compose,
+    from_mapping,
+    read_yaml,
+    run_name,
+)
+from ..infra.errors import UserError
+from .sweep_file import SweepFile, read_sweep
+
+BUSY = 75  # the exit code of a cell that another process has (EX_TEMPFAIL)
+STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes of what was stopped before it trained
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: its index, its folder and its config."""
+
+    index: int
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return Path(str(self.config.run_dir))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.folder / "finished.json").is_file()
+
+    @property
+    def log(self) -> Path:
+        """Where its process writes what a run would print."""
+        return self.folder.parent / "logs" / f"{self.folder.name}.txt"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file's cells, all with checked configs, in one folder."""
+
+    file: SweepFile
+    folder: Path
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was run of a sweep: the exit codes by the cells' indices, and whether it was stopped."""
+
+    sweep: Sweep
+    codes: Mapping[int, int]
+    signal: int | None
+
+    def state(self, cell: Cell) -> str:
+        """Return how far a cell is, in words."""
+        code = self.codes.get(cell.index)
+        if cell.finished:
+            return "finished"
+        if code == BUSY:
+            return "in another process"
+        if code is None:
+            return "begun" if cell.folder.exists() else "not begun"
+        if code in STOPPED or code > 128:
+            return "interrupted" if cell.folder.exists() else "not begun"
+        return "killed" if code < 0 else "failed"
+
+    @property
+    def failed(self) -> list[Cell]:
+        """The cells that came to no good end, and were not stopped with the sweep."""
+        bad = ["failed", "killed"] + ["interrupted", "not begun"] * (self.signal is None)
+        return [
+            one for one in self.sweep.cells if one.index in self.codes and self.state(one) in bad
+        ]
+
+
+def plan(
+    path: Path,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    index: int | None = None,
+) -> Sweep:
+    """Return a sweep's cells, each with its whole config; the same arguments give the same cells.
+
+    With an index that one alone is returned. They are in `output`, by default a folder of the
+    file's name in `runs_dir`.
+
+    Raises:
+        UserError: the file is no sweep file, a cell's config is impossible, there is no such
+            index, or the folder holds runs of other settings.
+        FaultError: the file cannot be read.
+    """
+    file = read_sweep(path)
+    swept = [one.key for one in file.parameters]
+    for override in overrides:
+        key = override.partition("=")[0]
+        for one in (*swept, "run_dir"):
+            if key == one or key.startswith(f"{one}.") or key == one.removesuffix(".name"):
+                raise UserError(f"'{override}': the sweep sets {one} itself; change '{path}'")
+    planned = list(enumerate(file.cells(count, seed)))
+    if index is not None and not 0 <= index < len(planned):
+        raise UserError(f"--index {index}: the sweep has the cells 0 to {len(planned) - 1}")
+    found = []
+    folder = output
+    for number, settings in planned if index is None else [planned[index]]:
+        config = compose(overrides, given=settings, source=f"cell {number} of {path}")
+        folder = folder or Path(config.runs_dir) / file.name
+        config.run_dir = str(_cell_folder(folder, number, config))
+        if file.name not in config.tracking.tags:
+            config.tracking.tags.append(file.name)
+        found.append(Cell(number, config))
+    _check_folders(found, folder, alone=index is not None)
+    assert folder is not None, "a sweep has at least one cell"
+    return Sweep(file, folder, tuple(found))
+
+
+def _cell_folder(folder: Path, number: int, config: Config) -> Path:
+    """Return a cell's folder: where an earlier version began it, the one that it made."""
+    earlier = folder / f"{number:04d}-{run_name(config, whole=False)}"
+    begun = (earlier / "run.json").is_file()
+    return earlier if begun else folder / f"{number:04d}-{run_name(config)}"
+
+
+def _check_folders(cells: Sequence[Cell], folder: Path | None, alone: bool) -> None:
+    """Refuse to take the runs of another sweep, or of other settings, for these cells."""
+    for cell in cells:
+        if (cell.folder / "config.yaml").is_file():
+            file = cell.folder / "config.yaml"
+            check_same_settings(cell.folder, cell.config, from_mapping(read_yaml(file), str(file)))
+    if alone or folder is None:
+        return
+    names = {cell.folder.name for cell in cells}
+    for path in sorted(folder.glob("*/run.json")):
+        name = path.parent.name
+        number = name.partition("-")[0]
+        if name not in names and not (number.isdecimal() and int(number) >= len(cells)):
+            raise UserError(
+                f"'{folder}' has a run that is none of this sweep's, '{name}': give another "
+                "--output, or move that one away"
+            )

@@ -1,0 +1,311 @@
+"""Compiled programs are told from their rivals by their heads, and other models are not."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.compiles import fast_compiles as fast_compiles
+from support.gpt2 import saved_gpt2
+from support.models import plain_weights, with_heads
+from support.tasks import TASK_OF, small_inputs
+from transformer_lens.model_bridge import TransformerBridge
+
+from algomatch.analysis.controls.known_models import random_inits
+from algomatch.analysis.controls.variants import permuted, rotated
+from algomatch.analysis.matching.head_selectors import (
+    MET,
+    SAYS_NOTHING,
+    UNMET,
+    UNSURE,
+    Decision,
+    Met,
+    Own,
+    Selectors,
+    Side,
+    untrained_of,
+)
+from algomatch.config.schema import AnalysisConfig, compose
+from algomatch.data.program_selectors import Selection, selections
+from algomatch.data.rasp.text import AGGREGATED, COUNTED
+from algomatch.models.bridges import make_bridge
+from algomatch.models.foreign import load_gpt2
+from algomatch.models.reference import Reference, build_reference
+from algomatch.models.shapes import learned_shape
+from algomatch.models.task_model import Subject
+
+CONFIG = AnalysisConfig(bootstrap=100, random_inits=3)
+# What is decided between two programs, the compiled one first: for it, or for neither.
+DECIDED = {
+    ("reverse", "reverse_by_counting"): False,  # every head that is uniform meets `everything`
+    ("reverse_by_counting", "reverse"): True,
+    ("hist", "hist_by_vocabulary"): True,
+    ("hist_by_vocabulary", "hist"): True,
+    ("hist", "hist_by_share"): False,  # it selects nothing that hist_by_share does not
+    ("hist_by_share", "hist"): True,
+    ("hist_by_share", "hist_by_vocabulary"): True,
+    ("hist_by_vocabulary", "hist_by_share"): True,
+    ("sort", "sort_by_counting"): True,
+    ("sort_by_counting", "sort"): True,
+    ("contains", "contains_by_positions"): True,
+    ("contains_by_positions", "contains"): False,  # all it selects, `one_before` selects too
+    ("previous_token", "previous_token_by_sending"): False,  # causal, and the same selected
+    ("previous_token_by_sending", "previous_token"): False,
+    ("induction", "induction_by_pointer"): True,
+    ("induction_by_pointer", "induction"): True,
+}
+TASKS = list(dict.fromkeys(TASK_OF[model] for model, _ in DECIDED))
+
+
+@cache
+def programs_of(task: str) -> dict[str, list[Selection]]:
+    found = [program for program, own in TASK_OF.items() if own == task]
+    return {program: selections(small_inputs(program)) for program in found}
+
+
+@cache
+def reference_of(program: str) -> Reference:
+    return build_reference(small_inputs(program))
+
+
+def learned(task: str) -> Any:
+    config = compose(["model=2L", "model.d_model=16", "model.n_heads=2"])
+    return learned_shape(config.model, small_inputs(task), 0)
+
+
+@cache
+def compared(task: str, shape_of: str = "") -> Selectors:
+    """A task's selectors for models of a learned shape, or of a compiled program's."""
+    shape = reference_of(shape_of).bridge.cfg if shape_of else learned(task)
+    inputs = small_inputs(task)
+    return Selectors(inputs, programs_of(task), untrained_of(shape, inputs, CONFIG), CONFIG)
+
+
+def decisions(bridge: TransformerBridge, found: Selectors) -> dict[tuple[str, str], Decision]:
+    met = found.met(bridge)
+    names = list(found.programs)
+    return {(a, b): found.decide(met, a, b) for a in names for b in names if a != b}
+
+
+def compiled_decisions(program: str, change: Any = None) -> dict[tuple[str, str], Decision]:
+    compiled = reference_of(program).compiled
+    bridge = (change(compiled) if change else compiled).bridge(small_inputs(program))
+    return decisions(bridge, compared(TASK_OF[program], program))
+
+
+# Compiled programs
+
+
+@pytest.mark.parametrize("pair", DECIDED, ids="-".join)
+def test_a_compiled_program_is_told_from_its_rival_where_it_selects_what_says_something(
+    pair: tuple[str, str],
+) -> None:
+    model, rival = pair
+    found = compiled_decisions(model)
+    expected = model if DECIDED[pair] else None
+    assert found[model, rival].decided == found[rival, model].decided == expected
+
+
+@pytest.mark.parametrize("program", ["reverse_by_counting", "hist_by_share", "sort", "induction"])
+def test_turned_and_permuted_weights_decide_alike(program: str) -> None:
+    plain = compiled_decisions(program)
+    for change in (rotated, permuted):
+        found = compiled_decisions(program, lambda compiled, of=change: of(compiled, 5))
+        assert {pair: one.decided for pair, one in found.items()} == {
+            pair: one.decided for pair, one in plain.items()
+        }
+
+
+@pytest.mark.parametrize("program", ["reverse", "hist_by_vocabulary", "contains"])
+def test_a_compiled_program_meets_all_its_selectors(program: str) -> None:
+    found = compared(TASK_OF[program], program).met(reference_of(program).bridge)[program]
+    assert [one.low for one in found] == pytest.approx([1.0] * len(found), abs=1e-4)
+
+
+def test_the_rival_of_a_program_without_selectors_of_its_own_is_not_met() -> None:
+    """So that the right one can be put first, if nothing is decided."""
+    for model, rival in (("reverse", "reverse_by_counting"), ("hist", "hist_by_share"),
+                         ("contains_by_positions", "contains")):  # fmt: skip
+        own, other = compiled_decisions(model)[model, rival].sides
+        assert not own.telling
+        assert not own.unmet
+        assert other.unmet
+        assert not other.met
+
+
+def test_a_decision_says_why() -> None:
+    decided = compiled_decisions("sort")["sort", "sort_by_counting"]
+    assert decided.text.startswith("decided by selectors: sort 1.00 over sort_by_counting 0.")
+    text = compiled_decisions("reverse")["reverse", "reverse_by_counting"].text
+    assert text.startswith(
+        "not decided by selectors: reverse and reverse_by_counting: reverse's everything says "
+        "nothing, for attention to everything meets it; reverse_by_counting's later is not met (0."
+    )
+    found = compiled_decisions("previous_token")
+    assert found["previous_token", "previous_token_by_sending"].why == "they select the same"
+
+
+# Other models
+
+
+def without(task: str, part: str) -> TransformerBridge:
+    """An untrained model with some of its weights at 0."""
+    weights = plain_weights(random_inits(learned(task), 1, seed=0, device="cpu")[0])
+    assert any(part in name for name in weights)
+    zeroed = {name: value * (part not in name) for name, value in weights.items()}
+    return make_bridge(learned(task), zeroed)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_random_inits_decide_nothing(task: str) -> None:
+    for bridge in random_inits(learned(task), 4, seed=9, device="cpu"):
+        assert {one.decided for one in decisions(bridge, compared(task)).values()} == {None}
+
+
+@pytest.mark.parametrize("task", ["hist", "sort", "contains"])
+def test_attention_to_everything_decides_nothing(task: str) -> None:
+    bridge = without(task, ".attn.q.")
+    met = compared(task).met(bridge)
+    for one in (one for found in met.values() for one in found):
+        if COUNTED in one.selection.uses:
+            assert one.value == pytest.approx(one.uniform, abs=1e-5)
+    assert {one.decided for one in decisions(bridge, compared(task)).values()} == {None}
+
+
+def test_the_order_of_heads_does_not_matter() -> None:
+    program = "sort"
+    bridge, found = reference_of(program).bridge, compared("sort", program)
+    n_heads, cfg = bridge.cfg.n_heads, bridge.cfg
+    places = {(layer, head): [n_heads - head] for layer in range(cfg.n_layers)
+              for head in range(n_heads)}  # fmt: skip
+    moved = with_heads(bridge, places, n_heads + 1)
+    before, after = (found.met(one)[program] for one in (bridge, moved))
+    assert [one.value for one in before] == pytest.approx([one.value for one in after])
+    assert [one.head for one in after] != [one.head for one in before]
+
+
+def test_heads_that_write_nothing_meet_nothing() -> None:
+    met = compared("sort").met(without("sort", ".attn.o."))
+    assert {(one.head, one.value) for found in met.values() for one in found} == {("", 0.0)}
+
+
+# What is compared
+
+
+def pattern_of(bridge: TransformerBridge, task: str, head: str) -> Any:
+    inputs = small_inputs(task)
+    hook, _, index = head.partition("[")
+    _, kept = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
+    return kept[hook][:, int(index[:-1])].double().numpy()
+
+
+@pytest.mark.parametrize("program", ["sort", "hist_by_share", "previous_token"])
+def test_an_overlap_is_that_of_the_pattern_with_the_selected_keys(program: str) -> None:
+    task, inputs = TASK_OF[program], small_inputs(program)
+    bridge = random_inits(learned(task), 1, seed=3, device="cpu")[0]
+    for one in compared(task).met(bridge)[program]:
+        given, wanted, found = pattern_of(bridge, task, one.head), one.selection, list[float]()
+        (use,) = wanted.uses
+        for row in range(len(inputs)):
+            for query in np.flatnonzero(wanted.counted[row].numpy()):
+                keys = np.flatnonzero(wanted.selected[row, query].numpy())
+                attention = given[row, query].copy()
+                if use == COUNTED:
+                    attention[0] = 0
+                    attention /= attention.sum()
+                expected = np.zeros_like(attention)
+                expected[keys] = 1 / len(keys)
+                found.append(1 - np.abs(attention - expected).sum() / 2)
+        assert one.value == pytest.approx(np.mean(found), abs=1e-6)
+        assert one.low <= one.value <= one.high
+
+
+def test_what_is_counted_may_go_to_bos_and_what_is_aggregated_may_not() -> None:
+    inputs = small_inputs("hist")
+    (wanted,) = programs_of("hist")["hist"]
+    aggregated = Selection(wanted.names, frozenset({AGGREGATED}), wanted.selected)
+    found = Selectors(
+        inputs,
+        {"counted": [wanted], "aggregated": [aggregated]},
+        untrained_of(learned("hist"), inputs, CONFIG),
+        CONFIG,
+    ).met(reference_of("hist").bridge)
+    assert found["counted"][0].value == pytest.approx(1, abs=1e-4)
+    assert found["aggregated"][0].value < 0.75
+
+
+def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
+    """A GPT-2 that reads one more token before BOS."""
+    saved_gpt2(tmp_path)
+    bridge, inputs = load_gpt2(tmp_path), small_inputs("hist")
+    first = torch.ones(len(inputs), 1, dtype=torch.int64)
+    tokens = torch.cat([first * 9, inputs.tokens], dim=1)
+    key_mask = torch.cat([first.bool(), inputs.key_mask], dim=1)
+    subject = Subject(bridge, tokens, key_mask, lead=1)
+    _, kept = bridge.run_with_cache(tokens, attention_mask=key_mask)
+    (wanted,) = programs_of("hist")["hist"]
+    aggregated = Selection(wanted.names, frozenset({AGGREGATED}), wanted.selected)
+    programs = {"counted": [wanted], "aggregated": [aggregated]}
+    found = Selectors(inputs, programs, untrained_of(learned("hist"), inputs, CONFIG), CONFIG).met(
+        bridge, subject
+    )
+    for name, share in (("counted", True), ("aggregated", False)):
+        (one,) = found[name]
+        hook, _, index = one.head.partition("[")
+        listed = kept[hook][:, int(index[:-1]), 2:, 2:].double()
+        if share:
+            listed = listed / listed.sum(-1, keepdim=True)
+        expected = torch.minimum(listed, wanted.pattern(slice(None))[:, 1:, 1:]).sum(-1)
+        assert one.value == pytest.approx(float(expected[wanted.counted[:, 1:]].mean()), abs=1e-6)
+
+
+# Verdicts by hand
+
+
+def met(value: float, margin: float = 0.02, uniform: float = 0.2, init: float = 0.2) -> Met:
+    selected = torch.ones(1, 2, 2, dtype=torch.bool)
+    selection = Selection(("one",), frozenset({COUNTED}), selected)
+    resampled = torch.tensor([value], dtype=torch.float64)
+    return Met(selection, "head", value, value - margin, value + margin, uniform, init, resampled)
+
+
+@pytest.mark.parametrize(
+    ("own", "verdict"),
+    [
+        (Own(met(0.95), 0.2, 0.9), MET),
+        (Own(met(0.91), 0.2, 0.9), UNSURE),
+        (Own(met(0.89), 0.2, 0.9), UNSURE),
+        (Own(met(0.85), 0.2, 0.9), UNMET),
+        (Own(met(0.99, uniform=0.95), 0.2, 0.975), SAYS_NOTHING),
+        (Own(met(0.99), 0.95, 0.975), SAYS_NOTHING),
+    ],
+)
+def test_a_selector_is_met_where_it_surely_is(own: Own, verdict: str) -> None:
+    assert own.verdict == verdict
+
+
+def test_a_side_is_met_by_all_its_selectors_that_say_something() -> None:
+    good, bad = Own(met(0.99), 0.2, 0.9), Own(met(0.5), 0.2, 0.9)
+    silent = Own(met(0.99, uniform=0.99), 0.2, 0.995)
+    assert Side("a", (good, silent), None).met
+    assert not Side("a", (good, bad), None).met
+    assert Side("a", (good, bad), None).unmet
+    assert not Side("a", (silent,), None).met
+    assert not Side("a", (silent,), None).unmet
+
+
+def test_controls_raise_the_bar() -> None:
+    """A selector that random inits nearly meet must be met by more than half of what is left."""
+    program, rival = "reverse_by_counting", "reverse"
+    found = compared("reverse", program)
+    own = met(0.97, uniform=0.3, init=0.9)
+    wanted = found.programs[program][0]
+    given = Met(wanted, *(getattr(own, n) for n in ("head", "value", "low", "high", "uniform",
+                "random_init", "resampled")))  # fmt: skip
+    theirs = found.met(reference_of(rival).bridge)
+    sides = found.decide({**theirs, program: [given, *theirs[program][1:]]}, program, rival).sides
+    assert sides[0].telling[0].bar == pytest.approx(0.95)

@@ -1,0 +1,82 @@
+"""The controls of matching: the trained positive holds cuts, where there are any to hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from algomatch.analysis.base import Setting
+from algomatch.analysis.controls.known_models import Control, NotMadeError, controls
+from algomatch.analysis.matching.cut_verdicts import FOLLOWS
+from algomatch.analysis.matching.known_answers import check, of_matching
+from algomatch.analysis.matching.program_ranking import Candidate, candidate
+from algomatch.api.training_runs import prepare
+from algomatch.config.schema import Config, compose
+
+TASK = (
+    "task=reverse", "task.vocabulary=[a,b,c]", "task.max_length=4", "analysis.match_cases=300",
+    "analysis.bootstrap=100", "analysis.other_tasks=1", "model=2L", "model.d_model=32",
+    "model.n_heads=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return compose([*TASK])
+
+
+@pytest.fixture(scope="module")
+def setting(config: Config) -> Setting:
+    return prepare(config)
+
+
+@pytest.fixture(scope="module")
+def own(setting: Setting) -> Candidate:
+    found = candidate("reverse", setting.inputs, setting.reference, setting.config)
+    assert found.testable
+    return found
+
+
+@pytest.fixture(scope="module")
+def planned(config: Config, setting: Setting) -> list[Control]:
+    return controls(setting.inputs, setting.reference, setting.shape, config)
+
+
+def implemented(planned: list[Control], own: Candidate, setting: Setting) -> Control:
+    (one,) = (one for one in of_matching(planned, own, setting) if one.name == "implemented")
+    return one
+
+
+def test_one_control_is_another_and_the_rest_are_the_same(
+    planned: list[Control], own: Candidate, setting: Setting
+) -> None:
+    found = of_matching(planned, own, setting)
+    changed = [one.name for one, other in zip(planned, found, strict=True) if one != other]
+    assert changed == ["implemented"]
+    assert [one.kind for one in planned] == [one.kind for one in found]
+
+
+@pytest.mark.slow
+def test_the_trained_positive_follows_its_program(
+    planned: list[Control], own: Candidate, setting: Setting
+) -> None:
+    told: list[int] = []
+    control = implemented(planned, own, setting)
+    (row,) = check(control, [own], setting, lambda step, steps: told.append(step))
+    assert told
+    assert row.verdict == FOLLOWS
+    assert row.right is True
+    assert row.exact == 1
+    assert (row.match or 0) >= 0.95
+
+
+def test_where_no_cut_can_be_held_it_is_not_made(
+    planned: list[Control], own: Candidate, setting: Setting
+) -> None:
+    none = replace(own, testable=())
+    with pytest.raises(NotMadeError, match="reverse has no inner cut that can be tested"):
+        implemented(planned, none, setting).make(lambda step, steps: None)
+    many = replace(own, testable=own.cuts.all)
+    with pytest.raises(NotMadeError, match=r"3 cuts are held after 3 blocks.* the model has 2"):
+        implemented(planned, many, setting).make(lambda step, steps: None)

@@ -1,0 +1,185 @@
+"""Programs that cuts do not tell apart are told by selectors, and ranked by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from support.compiles import fast_compiles as fast_compiles
+from support.tasks import TASK_OF, small_inputs
+
+from algomatch.analysis.base import Setting
+from algomatch.analysis.controls.known_models import random_inits
+from algomatch.analysis.matching.cut_verdicts import DIFFERENT, FOLLOWS, UNDECIDED
+from algomatch.analysis.matching.head_selectors import Decision, Side, untrained_of
+from algomatch.analysis.matching.known_answers import recognised
+from algomatch.analysis.matching.program_ranking import (
+    Candidate,
+    Finer,
+    Standing,
+    candidate,
+    finer,
+    order,
+    ranked,
+    selectors_of,
+    standing,
+    told_by_cuts,
+)
+from algomatch.config.schema import AnalysisConfig
+from algomatch.models.reference import build_reference
+from algomatch.models.task_model import subject_of
+
+pytestmark = pytest.mark.slow
+
+CONFIG = AnalysisConfig(bootstrap=50, random_inits=2, match_cases=200)
+TASKS = ["reverse", "rank", "double_hist"]
+
+
+@cache
+def known(task: str) -> tuple[Candidate, ...]:
+    programs = [program for program, own in TASK_OF.items() if own == task]
+    inputs = {program: small_inputs(program) for program in programs}
+    return tuple(
+        candidate(name, inputs[name], build_reference(inputs[name]), CONFIG) for name in programs
+    )
+
+
+def program(name: str) -> Candidate:
+    return next(one for one in known(TASK_OF[name]) if one.name == name)
+
+
+@cache
+def standings(model: str) -> tuple[Standing, ...]:
+    """How a task's programs stand with a compiled one."""
+    one = program(model)
+    assert one.reference is not None
+    subject = subject_of(one.reference.bridge, one.inputs)
+    return tuple(standing(subject, other, CONFIG) for other in known(TASK_OF[model]))
+
+
+@cache
+def heads_of(model: str) -> Finer:
+    one = program(model)
+    assert one.reference is not None
+    bridge, programs = one.reference.bridge, known(TASK_OF[model])
+    compare = selectors_of(programs, untrained_of(bridge.cfg, one.inputs, CONFIG), CONFIG)
+    return finer(compare, bridge, subject_of(bridge, one.inputs), standings(model))
+
+
+def names(found: Sequence[Standing]) -> list[str]:
+    return [one.candidate.name for one in found]
+
+
+MODELS = [program for program, task in TASK_OF.items() if task in TASKS]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_compiled_program_is_put_first(model: str) -> None:
+    assert names(order(standings(model), heads_of(model).decisions))[0] == model
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_is_decided_for_another_program(model: str) -> None:
+    decided = [
+        one.decided
+        for one in heads_of(model).decisions
+        if model in {side.program for side in one.sides}
+    ]
+    assert set(decided) <= {None, model}
+
+
+def test_only_what_cuts_do_not_tell_is_asked_of_selectors() -> None:
+    first, second = standings("double_hist")
+    assert told_by_cuts(first, second)
+    assert not heads_of("double_hist").decisions
+    assert not told_by_cuts(*standings("reverse"))
+    assert [one.decided for one in heads_of("reverse").decisions] == [None]
+    assert [one.decided for one in heads_of("reverse_by_counting").decisions] == [
+        "reverse_by_counting"
+    ]
+    followed = [with_verdict(one, FOLLOWS) for one in (first, second)]
+    assert not told_by_cuts(*followed)
+    assert not told_by_cuts(
+        first, replace(second, candidate=replace(second.candidate, testable=()))
+    )
+
+
+def with_verdict(one: Standing, verdict: str) -> Standing:
+    return replace(one, verdict=replace(one.verdict, verdict=verdict))
+
+
+def decisions_with(*verdicts: str) -> tuple[Decision, ...]:
+    """What the heads of a compiled reverse_by_counting decide, were the cuts' verdicts others."""
+    one = program("reverse_by_counting")
+    assert one.reference is not None
+    bridge = one.reference.bridge
+    found = [
+        with_verdict(each, verdict)
+        for each, verdict in zip(standings(one.name), verdicts, strict=True)
+    ]
+    compare = selectors_of(known("reverse"), untrained_of(bridge.cfg, one.inputs, CONFIG), CONFIG)
+    return finer(compare, bridge, subject_of(bridge, one.inputs), found).decisions
+
+
+def test_selectors_decide_nothing_against_cuts() -> None:
+    (decision,) = decisions_with(DIFFERENT, DIFFERENT)
+    assert decision.decided is None
+    assert decision.why == f"the cuts of reverse_by_counting say: {DIFFERENT}"
+    (decision,) = decisions_with(FOLLOWS, FOLLOWS)
+    assert decision.decided == "reverse_by_counting"
+
+
+def test_a_model_that_does_not_solve_the_task_decides_nothing() -> None:
+    own = program("rank")
+    assert own.reference is not None
+    (untrained,) = random_inits(own.reference.bridge.cfg, 1, 3, "cpu")
+    subject = subject_of(untrained, own.inputs)
+    found = [standing(subject, one, CONFIG) for one in known("rank")]
+    compare = selectors_of(known("rank"), untrained_of(untrained.cfg, own.inputs, CONFIG), CONFIG)
+    assert not finer(compare, untrained, subject, found).decisions
+
+
+def test_a_decision_moves_a_program_before_the_other_and_no_undecided_one_past_a_followed() -> None:
+    first, second = ranked(standings("reverse"))
+
+    def preferring(decided: bool) -> Decision:
+        sides = tuple(Side(one.candidate.name, (), None) for one in (first, second))
+        return Decision((sides[0], sides[1]), sides[1].program if decided else None, "")
+
+    assert names(order([first, second], [])) == names([first, second])
+    assert names(order([first, second], [preferring(False)])) == names([first, second])
+    assert names(order([first, second], [preferring(True)])) == names([second, first])
+    unsure = with_verdict(second, UNDECIDED)
+    assert names(order([first, unsure], [preferring(True)])) == names([first, second])
+
+
+def recognised_as(model: str, of: str | None = None) -> tuple[bool | None, str]:
+    """Whether a compiled program is recognised as itself, or as another that it is said to be."""
+    one, said = program(model), of or model
+    assert one.reference is not None
+    bridge = one.reference.bridge
+    own = next(each for each in standings(model) if each.candidate.name == said)
+    setting = Setting(one.inputs, one.reference, bridge.cfg, CONFIG)
+    return recognised(bridge, subject_of(bridge, one.inputs), own, standings(model), setting)
+
+
+def test_decoys_are_recognised_by_cuts_or_by_selectors() -> None:
+    assert recognised_as("double_hist_by_division") == (
+        True,
+        "decided by cuts: double_hist_by_division over double_hist",
+    )
+    told, why = recognised_as("reverse_by_counting")
+    assert told
+    assert why.startswith("decided by selectors: reverse_by_counting 1.00 over reverse")
+    told, why = recognised_as("reverse")
+    assert told is None
+    assert "reverse's everything says nothing" in why
+
+
+def test_a_model_that_is_another_program_is_told_wrongly() -> None:
+    told, why = recognised_as("double_hist", of="double_hist_by_division")
+    assert told is False
+    assert why == "decided by cuts: double_hist over double_hist_by_division"
+    assert recognised_as("reverse_by_counting", of="reverse")[0] is False

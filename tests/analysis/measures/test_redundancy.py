@@ -1,0 +1,298 @@
+"""What is called redundant: compiled models with known answers, and the greedy set by force."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.models import Rows, rows_of, varied, with_config, with_heads
+
+from algomatch.analysis.activations import Recording, record
+from algomatch.analysis.base import Setting
+from algomatch.analysis.measures import ablation
+from algomatch.analysis.measures.redundancy import (
+    REDUNDANT_SET,
+    Harm,
+    grow,
+    harmless,
+    joint_sets,
+    redundant,
+    units,
+    verdicts,
+)
+from algomatch.analysis.measures.redundancy import (
+    rows_of as set_rows,
+)
+from algomatch.analysis.measures.rerun import (
+    ATTENTION,
+    HEAD,
+    KINDS,
+    MLP,
+    Component,
+    Place,
+    places,
+    single,
+)
+from algomatch.api.training_runs import prepare
+from algomatch.config.schema import compose
+from algomatch.models.bridges import make_bridge
+
+MARGIN = 0.01
+SMALL = ("task.vocabulary=[a,b]", "task.max_length=4", "model=2L", "model.d_model=16",
+         "model.n_heads=2", "analysis.bootstrap=100")  # fmt: skip
+
+
+def test_joint_sets_are_the_heads_of_each_layer_and_all_layers_but_one(small: Setting) -> None:
+    bridge = make_bridge(varied(small.shape, n_layers=3, n_heads=2))
+    found = {one.name: {place.name for place in one.places} for one in joint_sets(bridge)}
+    wanted = {
+        f"blocks.{n}.{HEAD}.all": {f"blocks.{n}.{HEAD}[{head}]" for head in range(2)}
+        for n in range(3)
+    }
+    for hook, kept in itertools.product((ATTENTION, MLP), range(3)):
+        others = {f"blocks.{n}.{hook}" for n in range(3) if n != kept}
+        wanted[f"{hook}.all_but_{kept}"] = others
+    assert found == wanted
+    one_head = make_bridge(varied(small.shape, n_layers=2, n_heads=1))
+    assert joint_sets(one_head) == []  # all would be single places, or the whole model
+    attn_only = make_bridge(varied(small.shape, n_layers=3, n_heads=1, attn_only=True))
+    names = [one.name for one in joint_sets(attn_only)]
+    assert names == [f"{ATTENTION}.all_but_{kept}" for kept in range(3)]
+
+
+def test_harm_is_counted_against_the_margin_kind_by_kind() -> None:
+    harm = {"zero": 0.0, "mean": -0.01, "resample_within": -0.011, "resample_across": -1.0}
+    assert harmless(harm, MARGIN) == ["zero", "mean"]
+    assert not redundant(harm, MARGIN)
+    assert redundant(harm, 1.0)
+    assert redundant({"zero": 0.5}, 0.0)
+    assert not redundant({"zero": -1e-9}, 0.0)
+
+
+@pytest.mark.parametrize("solved", [True, False])
+def test_the_word_redundant_is_kept_for_models_that_solve_the_task(solved: bool) -> None:
+    judged = [(Component("one", (Place(0, MLP),)), {"zero": 0.0, "mean": -0.5}),
+              (Component("other", (Place(1, MLP),)), {"zero": 0.0, "mean": 0.0})]  # fmt: skip
+    found = [(row.measure, row.subject, row.value, row.n) for row in verdicts(judged, 0.1, solved)]
+    wanted = [
+        ("ablation/harmless_kinds", "one", 1, 2),
+        ("ablation/redundant", "one", 0, 2),
+        ("ablation/harmless_kinds", "other", 2, 2),
+        ("ablation/redundant", "other", 1, 2),
+    ]
+    assert found == [row for row in wanted if solved or "redundant" not in row[0]]  # fmt: skip
+
+
+Judge = Callable[[Component], Harm]
+
+
+def monotone(layers: int, heads: int, kinds: int, groups: int, seed: int) -> Judge:
+    """Return a harm that only grows with what is ablated.
+
+    It is a sum of what each place does, and of what groups do once all of them are gone.
+    """
+    generator, every = np.random.default_rng(seed), units_of(layers, heads)
+    alone = generator.choice([0, 0, 0, 0.004, 0.02], size=(kinds, len(every)))
+    fatal = [
+        (set(generator.choice(len(every), size=min(len(every), 2 + i % 2), replace=False).tolist()),
+         int(generator.integers(kinds)))
+        for i in range(groups)
+    ]  # fmt: skip
+
+    def harm(component: Component) -> Harm:
+        inside = {every.index(place) for place in component.places}
+        found = alone[:, sorted(inside)].sum(1)
+        for group, kind in fatal:
+            found[kind] += 0.3 * (group <= inside)
+        return {str(kind): -float(value) for kind, value in enumerate(found)}
+
+    return harm
+
+
+def units_of(layers: int, heads: int) -> list[Place]:
+    found = [Place(n, HEAD, head) for n in range(layers) for head in range(heads)]
+    return [*found, *(Place(n, MLP) for n in range(layers))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 5),
+    st.integers(0, 2**31),
+)
+def test_the_grown_set_is_redundant_and_nothing_can_be_added(
+    layers: int, heads: int, kinds: int, groups: int, seed: int
+) -> None:
+    harm = monotone(layers, heads, kinds, groups, seed)
+    components = [single(place) for place in units_of(layers, heads)]
+    asked: list[Component] = []
+
+    def counted(one: Component) -> Harm:
+        asked.append(one)
+        return harm(one)
+
+    judged = [(one, harm(one)) for one in components]
+    grown = grow(judged, MARGIN, counted)
+    inside = set(grown.places)
+    assert grown.name == REDUNDANT_SET
+    assert len(inside) == len(grown.places)
+    assert not inside or redundant(harm(grown), MARGIN)
+    for one in components:
+        if not set(one.places) <= inside:
+            larger = Component("larger", (*grown.places, *one.places))
+            assert not redundant(harm(larger), MARGIN), one.name
+    every = [one.places[0] for one in components]
+    subsets = itertools.chain.from_iterable(
+        itertools.combinations(every, size) for size in range(min(len(every), 7) + 1)
+    )
+    largest = max(
+        (s for s in subsets if not s or redundant(harm(Component("s", s)), MARGIN)), key=len
+    )
+    assert len(inside) >= bool(largest)
+    if len(largest) == len(every):
+        assert inside == set(every)
+        assert len(asked) <= 1  # all at once are tried first
+    assert len(asked) <= 2 * len(every)
+
+
+def test_those_that_harm_least_are_tried_first() -> None:
+    first, second, third = (single(Place(0, HEAD, head)) for head in range(3))
+    alone = {first.name: -0.009, second.name: 0.0, third.name: -0.004}
+
+    def harm(one: Component) -> Harm:  # any two but the two least harmful are too much
+        names = {place.name for place in one.places}
+        pair = names == {second.name, third.name}
+        return {"zero": -0.005 if pair else -0.5}
+
+    judged = [(one, {"zero": alone[one.name]}) for one in (first, second, third)]
+    assert set(grow(judged, MARGIN, harm).places) == {*second.places, *third.places}
+
+
+def test_what_harms_alone_is_never_tried_with_others() -> None:
+    harmful, layer = single(Place(0, HEAD, 0)), single(Place(0, ATTENTION))
+
+    def harm(one: Component) -> Harm:
+        raise AssertionError(one.name)
+
+    judged = [(harmful, {"zero": 0.0, "mean": -0.5}), (layer, {"zero": 0.0, "mean": 0.0})]
+    assert grow(judged, MARGIN, harm).places == ()
+    assert units(judged) == judged[:1]
+    found = set_rows(judged, grow(judged, MARGIN, harm), MARGIN)
+    rows = {(row.measure, row.subject): row.value for row in found}
+    assert rows == {
+        ("ablation/in_redundant_set", harmful.name): 0.0,
+        ("ablation/redundant_share", "model"): 0.0,
+        ("ablation/redundant_alone_share", "model"): 0.0,
+    }
+
+
+@pytest.fixture(scope="module", params=["reverse", "frac_prevs", "previous_token", "shift_by"])
+def compiled(request: pytest.FixtureRequest, small: Setting) -> Setting:
+    if request.param == "reverse":
+        return small
+    return prepare(compose([f"task={request.param}", *SMALL]))
+
+
+def test_of_a_compiled_model_just_what_tracr_left_empty_is_redundant(compiled: Setting) -> None:
+    source = compiled.reference_source
+    assert isinstance(source, Recording)
+    rows = rows_of(ablation.measure(source, compiled))
+    silent = {
+        place.name
+        for place in places(source.bridge)
+        if not source[place.name.partition("[")[0]].any()
+    }
+    single_units = [p for p in places(source.bridge) if p.hook != ATTENTION]
+    for place in places(source.bridge):
+        row = rows["redundant", place.name]
+        assert (row.value, row.n) == (float(place.name in silent), len(KINDS)), place.name
+    for place in single_units:
+        assert rows["in_redundant_set", place.name].value == float(place.name in silent)
+    share = sum(place.name in silent for place in single_units) / len(single_units)
+    assert 0 < share < 1
+    assert rows["redundant_share", "model"].value == share
+    assert rows["redundant_alone_share", "model"].value == share
+    for kind in KINDS:
+        assert rows[f"{kind}_delta_exact", REDUNDANT_SET].value == 0
+        assert rows[f"{kind}_delta_loss", REDUNDANT_SET].value == 0
+    assert rows["harmless_kinds", REDUNDANT_SET].value == len(KINDS)
+    assert rows["redundant", REDUNDANT_SET].value == 1
+
+
+LAST = (3, 0)  # the head that moves the tokens
+
+
+def copied(setting: Setting, copies: int) -> Rows:
+    """Ablate a reference whose last head is there several times, each at full strength."""
+    placed = {(n, 0): [0] for n in range(3)} | {LAST: list(range(copies))}
+    bridge = with_heads(setting.reference.bridge, placed, copies)
+    recording = record(bridge, setting.inputs, 2048)
+    wanted = setting.inputs.targets[setting.inputs.defined]
+    assert (recording.logits.argmax(-1)[setting.inputs.defined] == wanted).all()
+    return rows_of(ablation.measure(recording, setting))
+
+
+def test_heads_that_stand_in_for_each_other_are_redundant_alone_and_not_together(
+    small: Setting,
+) -> None:
+    rows, names = copied(small, 3), [f"blocks.3.{HEAD}[{head}]" for head in range(3)]
+    for name in names:  # two of three outvote whatever the third says
+        assert rows["redundant", name].value == 1
+        for kind in KINDS:
+            assert rows[f"{kind}_delta_exact", name].value == 0
+    together = f"blocks.3.{HEAD}.all"
+    assert rows["redundant", together].value == 0
+    assert rows["harmless_kinds", together].value == 0
+    for kind in KINDS:
+        assert rows[f"{kind}_delta_exact", together].value < -0.5
+    # Any two of them are too many: two with a stranger's word outvote the one that is left.
+    assert sum(rows["in_redundant_set", name].value for name in names) == 1
+    alone, jointly = rows["redundant_alone_share", "model"], rows["redundant_share", "model"]
+    assert alone.value - jointly.value == pytest.approx(2 / alone.n)
+    assert rows["redundant", REDUNDANT_SET].value == 1
+
+
+def test_kinds_disagree_on_one_of_two_copies(small: Setting) -> None:
+    rows = copied(small, 2)
+    for name in (f"blocks.3.{HEAD}[{head}]" for head in range(2)):
+        assert rows["zero_delta_exact", name].value == 0  # the other is as loud as any zero
+        assert rows["resample_within_delta_exact", name].value < -0.1  # a stranger is as loud
+        assert 0 < rows["harmless_kinds", name].value < len(KINDS)
+        assert rows["redundant", name].value == 0
+
+
+def test_nothing_is_called_redundant_in_a_model_that_does_not_solve_the_task(
+    small: Setting,
+) -> None:
+    recording = record(make_bridge(small.shape), small.inputs, 2048)
+    rows = rows_of(ablation.measure(recording, small))
+    names = {name for name, _ in rows}
+    assert "harmless_kinds" in names
+    assert not {name for name in names if "redundant" in name}
+    assert not {subject for _, subject in rows if REDUNDANT_SET in subject}
+
+
+def test_what_counts_as_solved_is_a_share_of_the_inputs(small: Setting) -> None:
+    reference = small.reference_source
+    assert isinstance(reference, Recording)
+    wrong = reference.logits.clone()
+    wrong[-2:] = 0
+    wrong[-2:, :, 0] = -1  # two of the 120 inputs
+    spoilt = Recording(reference.bridge, reference.inputs, wrong, reference.activations)
+    share = 118 / 120
+    for solved, said in ((share, True), (share + 1e-3, False)):
+        rows = rows_of(ablation.measure(spoilt, with_config(small, solved=solved)))
+        assert (("redundant_share", "model") in rows) == said
+        assert ("redundant", "blocks.0.hook_mlp_out") in rows or not said
+
+
+def test_a_wide_margin_makes_everything_redundant(small: Setting) -> None:
+    rows = rows_of(ablation.measure(small.reference_source, with_config(small, margin=1.0)))
+    assert rows["redundant_share", "model"].value == 1
+    assert {row.value for (name, _), row in rows.items() if name == "redundant"} == {1}

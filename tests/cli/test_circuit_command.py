@@ -1,0 +1,197 @@
+"""`algomatch circuit`: of a trained model, of its reference, without a run; and every mistake."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from support.runs import TINY, run
+from support.wandb_server import WandbServer
+
+from algomatch.cli.main import main as cli
+
+OF = ("task=reverse", "task.vocabulary=[a,b]", "task.max_length=3", "analysis.bootstrap=20")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    arguments = [*TINY, "model=2L", "model.d_model=16", "model.n_heads=2", "trainer.max_steps=200",
+                 "analysis=accuracy_only", "tracking=disabled", f"run_dir={folder}"]  # fmt: skip
+    assert cli.main(["train", *arguments]) == 0
+    return folder
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_a_trained_models_circuits_are_found_drawn_and_written(
+    trained: Path, capsys: Capture
+) -> None:
+    assert cli.main(["circuit", str(trained)]) == 0
+    said = capsys.readouterr().out
+    for part in ("edges among 8 nodes", "resample_across", "the circuit:",
+                 "are surely needed (without one the outputs are at least 0.01 nats further off)",
+                 "surely do anything (above 0)", "+ surely above 0, * surely at least 0.01 (",
+                 "of a random init's ", "inputs, judged on 14",
+                 "a node's score", "variables over edges"):  # fmt: skip
+        assert part in said
+    where = trained / "circuit"
+    assert {path.name for path in where.iterdir()} == {
+        "carried.csv", "circuits.csv", "edges.csv", "nodes.csv", "lengths.csv", "curves.png",
+        "circuit.png", "step-00000200",
+    }  # fmt: skip
+    edges, circuits = table(where / "edges.csv"), table(where / "circuits.csv")
+    assert len(edges) == len({row["edge"] for row in edges})
+    assert {row["ablation"] for row in circuits} == {
+        "zero", "mean", "resample_within", "resample_across"
+    }  # fmt: skip
+    assert {row["method"] for row in circuits} >= {"exact", "eap", "eap_ig"}
+    inside = [row for row in edges if row["in_circuit"] == "True"]
+    assert inside
+    assert all(float(row["needed"]) == float(row["needed"]) for row in inside)
+    assert [row["length"] for row in table(where / "lengths.csv")] == ["1", "2", "3"]
+    assert len(table(where / "nodes.csv")) == 8
+    carried = table(where / "carried.csv")
+    assert {row["of"] for row in carried} == {"model", "reference", "random init"}
+    assert len([row for row in carried if row["of"] == "model"]) == len(inside)
+    inner = [row["edge"] for row in carried if row["inner"] == "True"]
+    assert not any(edge.startswith(("tokens", "positions")) for edge in inner)
+
+
+def test_the_reference_of_a_run_is_judged_by_its_true_circuit(
+    trained: Path, capsys: Capture
+) -> None:
+    assert cli.main(["circuit", str(trained), "--reference", "--kinds", "resample_across"]) == 0
+    said = capsys.readouterr().out
+    assert "compiled reverse" in said
+    assert "AUROC" in said
+    assert "resample_across cannot see: tokens -> 0.0 q" in said
+    rows = table(trained / "circuit-reference" / "edges.csv")
+    assert {row["real"] for row in rows} == {"True", "False"}
+    for row in rows:
+        assert float(row["exact/resample_across"]) == 0 or row["visible/resample_across"] == "True"
+
+
+def test_a_program_needs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["circuit", "--reference", *OF, "--methods", "exact", "--kinds", "zero", "mean"]
+    assert cli.main(given) == 0
+    assert "compiled reverse: 94 edges" in capsys.readouterr().out
+    assert (tmp_path / "circuit-reverse" / "circuit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_found_before_an_interrupt_is_there(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from algomatch.api import circuit_search as circuit
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(circuit, "acdc", interrupted)
+    assert cli.main(["circuit", str(trained), "--output", str(tmp_path / "some")]) == 130
+    found = table(tmp_path / "some" / "circuits.csv")
+    assert {(row["ablation"], row["method"]) for row in found} == {("zero", "exact")}
+    assert (tmp_path / "some" / "step-00000200-unfinished" / "circuits.csv").is_file()
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_smaller_search_takes_nothing_away_nor_does_one_that_is_interrupted(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    given = ["circuit", str(trained), "--output", str(tmp_path)]
+    assert cli.main([*given, "--methods", "eap", "exact", "--kinds", "mean", "zero"]) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert cli.main([*given, "--methods", "eap", "--kinds", "mean"]) == 0
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    small = tmp_path / "step-00000200-methods=eap-kinds=mean"
+    assert {(row["ablation"], row["method"]) for row in table(small / "circuits.csv")} == {
+        ("mean", "eap")
+    }
+
+    from algomatch.api import circuit_search as circuit
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(circuit, "carried", interrupted)
+    assert cli.main([*given, "--methods", "eap", "exact", "--kinds", "mean", "zero"]) == 130
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+
+@pytest.mark.parametrize("task", ["shift_by", "previous_token", "reverse_fixed"])
+def test_small_sets_undefined_outputs_causal_and_fixed_lengths_are_analysed_too(
+    task: str, tmp_path: Path, capsys: Capture
+) -> None:
+    given = [f"task={task}", "task.vocabulary=[a,b]", "task.max_length=3", "analysis.bootstrap=20"]
+    given += ["task.min_length=3"] if task == "reverse_fixed" else []
+    more = ["--methods", "exact", "acdc", "--output", str(tmp_path)]
+    assert cli.main(["circuit", "--reference", *given, *more]) == 0
+    said = capsys.readouterr().out
+    assert ("resample_across" in said) == (task == "previous_token"), "the others have one length"
+    assert "surely needed" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "circuit takes one checkpoint, not none"),
+        (["--reference"], "circuit takes one checkpoint, or task=NAME and KEY=VALUE, not none"),
+        (["nowhere"], "nowhere"),
+        (["RUN", "RUN"], "is given twice: name every run once"),
+        (["RUN", "RUN", "--reference"], "circuit takes one checkpoint, or task=NAME"),
+        (["RUN", "task=sort"], "'task=sort' has no say here: a checkpoint has its own config"),
+        (["--reference", "task=sorted"], "unknown task 'sorted': did you mean 'sort'?"),
+        (["RUN", "--methods", "acdcc"], "unknown method 'acdcc': did you mean 'acdc'?"),
+        (["RUN", "--kinds", "means"], "unknown kind 'means': did you mean 'mean'?"),
+        (["RUN", "--methods"], "expected at least one argument"),
+    ],
+)
+def test_a_mistake_gives_one_line(
+    given: list[str], message: str, trained: Path, capsys: Capture
+) -> None:
+    arguments = [str(trained) if one == "RUN" else one for one in given]
+    try:
+        code = cli.main(["circuit", *arguments])
+    except SystemExit as left:  # argparse's own
+        code = int(left.code or 0)
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_tables_and_pictures_reach_weights_and_biases(tmp_path: Path) -> None:
+    """As a run of its own, in the group of the run it is of."""
+    folder = tmp_path / "run"
+    with WandbServer() as server:
+        code, _, error = run(
+            "train", *TINY, "tracking=online", "analysis=accuracy_only", "trainer.max_steps=20",
+            f"run_dir={folder}", environment=server.environment(),
+        )  # fmt: skip
+        assert code == 0, error
+        given = ("--kinds", "mean", "--methods", "exact")
+        code, _, error = run("circuit", str(folder), *given, environment=server.environment())
+        assert code == 0, error
+        (own,) = [each for name, each in server.runs.items() if "-circuit-" in name]
+    pictures = [name for name in own.files if name.endswith(".png")]
+    tables = [name for name in own.files if name.endswith(".table.json")]
+    assert len(pictures) == 2
+    assert len(tables) == len(list((folder / "circuit").glob("*.csv")))
+    assert own.exit_code == 0
+
+
+def test_circuits_that_cannot_be_written_are_shown(trained: Path, capsys: Capture) -> None:
+    arguments = ["circuit", str(trained), "--methods", "eap", "--kinds", "mean"]
+    assert cli.main([*arguments, "--output", "/proc/none"]) == 1
+    printed = capsys.readouterr()
+    assert "edges among 8 nodes" in printed.out
+    assert printed.err.startswith("algomatch: cannot write into '/proc/none'")
+    assert printed.err.count("\n") == 1

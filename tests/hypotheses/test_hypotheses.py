@@ -1,0 +1,359 @@
+"""What may be said of H1, H2 and H3: nothing that intervals, controls or seeds do not carry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from algomatch.analysis.matching.cut_verdicts import (
+    DIFFERENT,
+    FOLLOWS,
+    FUSES,
+    NOT_SOLVED,
+    UNDECIDED,
+)
+from algomatch.analysis.measurements import Measurement
+from algomatch.config.printed_commands import RunCommands
+from algomatch.config.schema import compose
+from algomatch.data.inputs import input_set
+from algomatch.data.tasks import make_task
+from algomatch.hypotheses import verdicts as hy
+from algomatch.hypotheses.seed_groups import Estimate, estimate
+from algomatch.hypotheses.verdicts import Carried, CircuitFound, Hypothesis, ProgramVerdict, Solved
+from algomatch.report.html.run_page import own_steps
+
+RUN = RunCommands(Path("runs/RUN"), compose(), compose().task)
+EXACT = Measurement("accuracy/exact", "all", 1.0, 100, 0.96, 1.0)
+SOLVED = Solved(EXACT, 0.99)
+UNSOLVED = Solved(replace(EXACT, value=0.98), 0.99)
+UNKNOWN = Solved(None, 0.99)
+ON_OFF = ("bimodal_share", "dip", "bimodality")
+
+
+def row(measure: str, value: float, low: float | None, high: float | None) -> Measurement:
+    return Measurement(measure, "model", value, 28, low, high)
+
+
+def differences(*intervals: tuple[float | None, float | None]) -> list[Measurement]:
+    return [
+        row(f"sparsity/h1_{name}", 0.1, low, high)
+        for name, (low, high) in zip(ON_OFF, intervals, strict=False)
+    ]
+
+
+ABOVE, BELOW, ACROSS = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        (differences(ABOVE, ABOVE, ABOVE), hy.SUPPORTED),
+        (differences(BELOW, BELOW, BELOW), hy.NOT_SUPPORTED),
+        (differences(ABOVE, BELOW, ABOVE), hy.MIXED),
+        (differences(ABOVE, ABOVE, ACROSS), hy.UNDECIDED),
+        (differences(ACROSS, ACROSS, ACROSS), hy.UNDECIDED),
+        (differences(ABOVE, ABOVE, (None, None)), hy.UNDECIDED),
+        (differences(ABOVE, ABOVE, (float("nan"), float("nan"))), hy.UNDECIDED),
+        (differences(ABOVE, ABOVE, (0.0, 0.3)), hy.UNDECIDED),  # touching zero is not above it
+        (differences(ABOVE, ABOVE), hy.UNDECIDED),  # one of the three is not there
+        ([row("sparsity/h1_hoyer", 0.5, 0.4, 0.6)], hy.NOT_MEASURED),  # decides nothing
+        ([], hy.NOT_MEASURED),
+    ],
+)
+def test_h1_needs_every_interval_on_one_side(rows: list[Measurement], verdict: str) -> None:
+    found = hy.h1(rows, SOLVED, {}, True, RUN)
+    assert found.verdict == verdict
+    assert found.scope == hy.ONE_SEED
+    assert found.change
+    assert bool(found.lacking) == (verdict == hy.NOT_MEASURED)
+
+
+def test_h1_is_not_judged_of_what_does_not_solve_the_task_or_has_no_neurons() -> None:
+    rows = differences(ABOVE, ABOVE, ABOVE)
+    for solved in (UNSOLVED, UNKNOWN):
+        assert hy.h1(rows, solved, {}, True, RUN).verdict == hy.NOT_JUDGED
+    assert "0.980" in hy.h1(rows, UNSOLVED, {}, True, RUN).why
+    found = hy.h1(rows, SOLVED, {}, False, RUN)
+    assert found.verdict == hy.NOT_JUDGED
+    assert "no MLP" in found.why
+
+
+def test_h1_marks_what_fails_the_controls() -> None:
+    failing = {"sparsity/model/dip": "gap -0.1"}
+    found = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, failing, True, RUN)
+    assert [one.failing for one in found.evidence] == [False, True, False]
+    assert [one.why for one in found.evidence] == ["", "fails the task's controls: gap -0.1", ""]
+    assert "of compiling, not of this program" in found.why
+    unknown = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, None, True, RUN)
+    assert [one.command for one in unknown.lacking] == ["algomatch controls task=reverse"]
+
+
+OWN = frozenset({"length", "opp_idx", "opp_idx-1"})
+CIRCUIT = CircuitFound(
+    step=300, edges=40, of_edges=500, faithful=(0.97, 0.95, 0.99), at_least=0.9,
+    model=Carried(50, ("length",) * 20 + ("opp_idx = opp_idx-1",) * 20),
+    reference=Carried(8, ("length", "opp_idx = opp_idx-1", "tokens", "reverse")),
+    untrained=Carried(50, ()), own=OWN, inputs=1364,
+)  # fmt: skip
+OVERLAP = [
+    row("attention/matched_overlap", 0.8, 0.75, 0.85),
+    row("attention/matched_overlap_random_init", 0.3, 0.2, 0.4),
+    row("attention/matched_overlap_other_task", 0.3, 0.2, 0.5),
+]
+
+
+def h2(
+    rows: list[Measurement] = OVERLAP,
+    circuit: CircuitFound | None = CIRCUIT,
+    solved: Solved = SOLVED,
+    failing: dict[str, str] | None = {},  # noqa: B006
+) -> Hypothesis:
+    return hy.h2(rows, solved, failing, circuit, 300, RUN)
+
+
+def test_h2_is_supported_where_all_comparisons_are_beyond_their_controls() -> None:
+    found = h2()
+    assert found.verdict == hy.SUPPORTED
+    assert [one.says for one in found.evidence if one.decides] == [hy.FOR] * 3
+    assert not found.lacking
+
+
+def test_evidence_has_the_number_of_its_control_and_one_name_for_all_seeds() -> None:
+    found = {one.over_seeds: one.level for one in h2().evidence}
+    assert found == {
+        "attention in common with the reference's heads": 0.5,
+        "faithfulness of the circuit": 0.9,
+        "share of inner edges that carry one variable": 0.0,
+        "steps of the program that run over inner edges of both": 1.0,
+    }
+    steps = frozenset({"length", "opp_idx = opp_idx-1"})
+    assert CIRCUIT.steps == (steps, steps)
+    assert replace(CIRCUIT, reference=None).steps is None
+
+
+@pytest.mark.parametrize("solved", [UNSOLVED, UNKNOWN])
+def test_h2_is_not_judged_of_what_does_not_solve_the_task(solved: Solved) -> None:
+    assert h2(solved=solved).verdict == hy.NOT_JUDGED
+
+
+def test_h2_is_undecided_by_attention_alone_or_by_another_checkpoints_circuit() -> None:
+    assert h2(circuit=None).verdict == hy.UNDECIDED
+    assert [one.command for one in h2(circuit=None).lacking] == ["algomatch circuit runs/RUN"]
+    for step in (200, None):
+        assert h2(circuit=replace(CIRCUIT, step=step)).verdict == hy.UNDECIDED
+    assert h2(rows=[], circuit=None).verdict == hy.NOT_MEASURED
+    none = hy.h2(OVERLAP, SOLVED, {}, None, 300, RUN, searched=True)
+    assert none.verdict == hy.UNDECIDED
+    assert "none is surely faithful" in none.why
+    assert not none.lacking
+
+
+def test_h2_does_not_count_attention_that_fails_its_controls_or_has_none() -> None:
+    failing = h2(failing={"attention/model/matched_overlap": "gap -0.1"})
+    assert failing.evidence[0].failing
+    assert failing.evidence[0].says == hy.NEITHER
+    assert failing.verdict == hy.UNDECIDED  # though the other two comparisons speak for it
+    assert "attention in common fails the task's controls" in failing.why
+    assert h2(failing=None).verdict != hy.SUPPORTED  # whether it can be trusted is not known
+    assert h2(failing=None).evidence[0].says == hy.NEITHER
+    assert "algomatch controls task=reverse" in [one.command for one in h2(failing=None).lacking]
+    assert h2(rows=OVERLAP[:1]).verdict != hy.SUPPORTED
+    without = h2(rows=[])
+    assert without.verdict == hy.UNDECIDED
+    assert any("attention" in one.what for one in without.lacking)
+
+
+def test_h2_is_not_supported_by_as_much_as_a_random_init_has() -> None:
+    as_much = replace(CIRCUIT, untrained=CIRCUIT.model)
+    assert h2(circuit=as_much).verdict == hy.UNDECIDED
+    more = replace(CIRCUIT, model=Carried(50, ("length", "length")), untrained=CIRCUIT.model)
+    assert h2(circuit=more).verdict == hy.MIXED
+    within = [replace(OVERLAP[0], value=0.3, ci_low=0.25, ci_high=0.35), *OVERLAP[1:]]
+    nothing = replace(CIRCUIT, model=Carried(50, ()))
+    assert h2(rows=within, circuit=nothing).verdict == hy.NOT_SUPPORTED
+    for failing in (None, {"attention/model/matched_overlap": "gap -0.1"}):
+        found = h2(rows=within, circuit=nothing, failing=failing)
+        assert found.verdict == hy.UNDECIDED  # attention that is not known to tell says nothing
+    of_few = replace(CIRCUIT, model=Carried(2, ()))  # none of two is not surely fewer
+    assert h2(rows=within, circuit=of_few).verdict == hy.UNDECIDED
+
+
+def test_h2_counts_steps_of_the_program_alone() -> None:
+    given = replace(CIRCUIT, model=Carried(50, ("tokens",) * 20 + ("reverse",) * 20))
+    steps = next(one for one in h2(circuit=given).evidence if "steps" in one.what)
+    assert steps.says == hy.AGAINST  # input and output do not count
+    unsure = replace(CIRCUIT, model=Carried(50, ("length or opp_idx = opp_idx-1",) * 40))
+    steps = next(one for one in h2(circuit=unsure).evidence if "steps" in one.what)
+    assert steps.says == hy.AGAINST  # neither does what may be one or the other
+
+
+def test_h2_holds_against_a_model_no_step_that_no_edge_could_have_been_found_for() -> None:
+    within = replace(
+        CIRCUIT, ablation="resample_within", model=Carried(50, ("tokens",) * 40), still=OWN
+    )
+    found = h2(circuit=within)
+    steps = next(one for one in found.evidence if "steps" in one.what)
+    assert steps.says == hy.NEITHER
+    assert "resample_within leaves length, opp_idx = opp_idx-1 as it is" in steps.why
+    assert found.verdict == hy.UNDECIDED
+    assert [one.command for one in found.lacking] == [
+        "algomatch circuit runs/RUN --kinds resample_across"
+    ]
+    assert not h2(circuit=replace(within, across=True)).lacking
+    part = replace(within, still=frozenset({"length"}))  # the other one could have been found
+    steps = next(one for one in h2(circuit=part).evidence if "steps" in one.what)
+    assert steps.says == hy.AGAINST
+    across = replace(within, ablation="resample_across", still=frozenset())
+    assert h2(circuit=across).verdict == hy.MIXED
+
+
+@pytest.mark.parametrize(
+    ("task", "moving", "still"),
+    [("reverse", set(), {"length", "opp_idx", "opp_idx-1"}), ("sort", {"key", "place"}, set())],
+)
+def test_a_step_moves_within_a_length_if_it_follows_from_more_than_the_place(
+    task: str, moving: set[str], still: set[str]
+) -> None:
+    config = compose([f"task={task}", "task.max_length=3"]).task
+    steps = own_steps(input_set(make_task(config), config))
+    assert steps is not None
+    assert {name for name, moves in steps.items() if moves} >= moving
+    assert {name for name, moves in steps.items() if not moves} == still
+
+
+def test_h2_without_controls_of_what_edges_carry_is_not_supported() -> None:
+    for circuit in (
+        replace(CIRCUIT, model=None),
+        replace(CIRCUIT, untrained=None),
+        replace(CIRCUIT, reference=None),
+    ):
+        found = h2(circuit=circuit)
+        assert found.verdict == hy.UNDECIDED
+        assert found.lacking
+
+
+def program(name: str, verdict: str, **more: object) -> ProgramVerdict:
+    one = ProgramVerdict(300, name, verdict, "why", (0.9, 0.8, 1.0), 1)
+    return replace(one, **more)  # type: ignore[arg-type]
+
+
+def h3(*programs: ProgramVerdict, solved: Solved = SOLVED, rows: object = ()) -> Hypothesis:
+    return hy.h3(list(rows), solved, programs, 300, RUN)  # type: ignore[call-overload]
+
+
+def test_h3_is_supported_where_one_program_alone_is_followed() -> None:
+    found = h3(program("a", FOLLOWS), program("b", DIFFERENT))
+    assert found.verdict == hy.SUPPORTED
+    assert "follows a" in found.why
+    alone = h3(program("a", FOLLOWS))
+    assert alone.verdict == hy.UNDECIDED
+    assert "no rival" in alone.why
+
+
+@pytest.mark.parametrize("verdict", [FOLLOWS, DIFFERENT])
+def test_h3_needs_a_verdict_on_every_program_of_the_task(verdict: str) -> None:
+    asked = [program("a", verdict), program("b", DIFFERENT)]
+    whole = hy.h3([], SOLVED, asked, 300, RUN, of_task=("a", "b"))
+    assert whole.verdict == (hy.SUPPORTED if verdict == FOLLOWS else hy.NOT_SUPPORTED)
+    assert not whole.lacking
+    part = hy.h3([], SOLVED, asked, 300, RUN, of_task=("a", "b", "c"))
+    assert part.verdict == hy.UNDECIDED
+    assert "c was not asked" in part.why
+    assert [one.command for one in part.lacking] == ["algomatch match runs/RUN"]
+
+
+@pytest.mark.parametrize("solved", [UNSOLVED, UNKNOWN])
+def test_h3_is_not_judged_of_what_does_not_solve_the_task(solved: Solved) -> None:
+    assert h3(program("a", FOLLOWS), solved=solved).verdict == hy.NOT_JUDGED
+    assert h3(program("a", NOT_SOLVED)).verdict == hy.NOT_JUDGED
+
+
+@pytest.mark.parametrize(
+    "programs",
+    [
+        (program("a", FOLLOWS), program("b", FOLLOWS)),  # nothing tells them apart
+        (program("a", FOLLOWS, shared_with=("b",)), program("b", UNDECIDED)),
+        (program("a", FOLLOWS), program("b", UNDECIDED)),  # it may be b as well
+        (program("a", UNDECIDED), program("b", DIFFERENT)),
+        (program("a", FUSES), program("b", FUSES)),  # no site to test
+        (program("a", FOLLOWS, step=200),),  # another checkpoint's
+        (program("a", FOLLOWS, step=None),),
+        (program("a", "of another version"),),
+    ],
+)
+def test_h3_is_undecided_where_something_else_may_be_so(
+    programs: tuple[ProgramVerdict, ...],
+) -> None:
+    assert h3(*programs).verdict == hy.UNDECIDED
+
+
+def test_h3_takes_what_selectors_decide_between_programs_of_the_same_cuts() -> None:
+    a = program("a", FOLLOWS, shared_with=("b",), decided=("b",))
+    b = program("b", FOLLOWS, shared_with=("a",))
+    assert h3(a, b).verdict == hy.SUPPORTED
+    assert h3(a, b, program("c", UNDECIDED)).verdict == hy.UNDECIDED
+
+
+def test_h3_is_not_supported_where_no_program_is_followed() -> None:
+    found = h3(program("a", DIFFERENT), program("b", FUSES))
+    assert found.verdict == hy.NOT_SUPPORTED
+    assert "no program was identified" in found.why
+
+
+def test_h3_does_not_take_the_lighter_measure_for_a_verdict() -> None:
+    rows = [
+        row("matching/testable_cuts", 1, None, None),
+        replace(row("matching/best_match", 1.0, 0.98, 1.0), subject="indices+length"),
+        replace(row("matching/realised", 1.0, None, None), subject="indices+length"),
+    ]
+    found = h3(rows=rows)
+    assert found.verdict == hy.NOT_MEASURED
+    assert [one.command for one in found.lacking] == ["algomatch match runs/RUN --all"]
+    assert h3(rows=[row("matching/testable_cuts", 0, None, None)]).verdict == hy.UNDECIDED
+    assert h3().verdict == hy.NOT_MEASURED
+
+
+def each(*verdicts: str) -> dict[int, Hypothesis]:
+    return {seed: Hypothesis("H1", one, "why", hy.ONE_SEED) for seed, one in enumerate(verdicts)}
+
+
+S, N = hy.SUPPORTED, hy.NOT_SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ((S, S, S), S),
+        ((N, N, N), N),
+        ((S, S, N), hy.MIXED),
+        ((S, S), hy.UNDECIDED),  # too few
+        ((S, S, S, hy.UNDECIDED), hy.UNDECIDED),
+        ((S, S, S, hy.NOT_JUDGED), hy.UNDECIDED),  # one does not solve the task
+        ((hy.NOT_JUDGED,) * 3, hy.NOT_JUDGED),
+        ((hy.NOT_MEASURED,) * 3, hy.NOT_MEASURED),
+    ],
+)
+def test_seeds_have_to_agree(verdicts: tuple[str, ...], expected: str) -> None:
+    assert hy.over_seeds("H1", each(*verdicts)).verdict == expected
+
+
+def test_one_seed_says_nothing_about_the_architecture() -> None:
+    found = hy.over_seeds("H1", each(S))
+    assert found.verdict == hy.UNDECIDED
+    assert found.scope == hy.ONE_SEED
+    assert hy.ONE_SEED in found.why
+
+
+def test_runs_of_the_same_seed_are_no_seeds() -> None:
+    assert hy.over_seeds("H1", each(S, S, S), repeated=True).verdict == hy.UNDECIDED
+
+
+def test_over_seeds_an_interval_that_reaches_zero_decides_nothing() -> None:
+    def over(*values: float) -> str:
+        found: Estimate = estimate("sparsity/model/h1_dip", values, "neither")
+        return hy.over_seeds("H1", each(S, S, S), estimates=[found]).verdict
+
+    assert over(0.3, 0.31, 0.32) == S
+    assert over(0.3, 0.01, 0.9) == hy.UNDECIDED

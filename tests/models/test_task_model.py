@@ -1,0 +1,238 @@
+"""A model on donated residual streams: by module hooks set by hand, without continuing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.gpt2 import saved_gpt2
+from support.models import SHAPES, rotated, trained_looking, varied
+from torch import Tensor
+
+from algomatch.analysis.base import Setting
+from algomatch.data.donors import Donated, anywhere
+from algomatch.models import task_model as subject_module
+from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.foreign import load_gpt2
+from algomatch.models.foreign_encoding import encoded_subject
+from algomatch.models.task_model import Subject, block_after, subject_of
+
+PREFIXED = "bidirectional, behind a prefix"
+KINDS = [*SHAPES, PREFIXED, "rotated reference", "GPT-2"]
+IDS = {"a": 7, "b": 3, "c": 10}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A subject, and the same model by other means: its logits with modules' outputs replaced.
+
+    `block` names the module of a block, `sides` what a block's queries, keys and values are of.
+    """
+
+    subject: Subject
+    run: Callable[[Tensor, Tensor], Tensor]
+    blocks: Any
+    side: Callable[[int, str, Tensor, Tensor], Tensor]
+    module: Callable[[int, str], Any]
+
+
+def read_as(tokens: list[Any]) -> list[int]:
+    return [9, 1, 0, *(IDS[one] for one in tokens)]
+
+
+def made(kind: str, small: Setting, folder: Path) -> Case:
+    """A subject of some kind."""
+    if kind == "GPT-2":
+        model = saved_gpt2(folder)
+        subject = encoded_subject(load_gpt2(folder), small.inputs, read_as)
+        return Case(
+            subject,
+            lambda tokens, mask: model(tokens, attention_mask=mask).logits,
+            model.transformer.h,
+            _third,
+            lambda layer, side: model.transformer.h[layer].attn.c_attn,
+        )
+    if kind == "rotated reference":
+        bridge = rotated(small.reference.bridge, 3)
+    else:
+        sizes = {"n_ctx": 7, "d_vocab": 11, "d_vocab_out": 11} if kind == PREFIXED else SHAPES[kind]
+        shape = varied(small.shape, **sizes)
+        bridge = make_bridge(shape, trained_looking(shape))
+    subject = subject_of(bridge, small.inputs)
+    if kind == PREFIXED:
+        subject = encoded_subject(bridge, small.inputs, read_as)
+    native = make_native(bridge.cfg).eval().requires_grad_(False)
+    native.load_state_dict(subject.model.state_dict())
+    return Case(
+        subject,
+        lambda tokens, mask: native(tokens, attention_mask=mask),
+        native.layers,
+        lambda layer, side, output, value: value,
+        lambda layer, side: getattr(native.layers[layer].attn, side),
+    )
+
+
+def _third(layer: int, side: str, output: Tensor, value: Tensor) -> Tensor:
+    """What a GPT-2's one projection gives, with the third of one side replaced."""
+    parts = list(output.chunk(3, dim=-1))
+    parts["qkv".index(side)] = value.flatten(2)
+    return torch.cat(parts, dim=-1)
+
+
+def by_hand(
+    case: Case, bases: Tensor, put: Mapping[Any, Callable[[Any], Any]], before: Any = None
+) -> Tensor:
+    """The logits on the bases' own tokens, with the outputs of modules replaced."""
+    with ExitStack() as hooks:
+        for module, change in put.items():
+            handle = module.register_forward_hook(partial(_changed, change))
+            hooks.callback(handle.remove)
+        if before is not None:
+            handle = case.blocks[0].register_forward_pre_hook(lambda module, args: (before,))
+            hooks.callback(handle.remove)
+        subject = case.subject
+        logits = case.run(subject.tokens[bases], subject.key_mask[bases])[:, subject.lead :]
+    return logits if subject.classes is None else logits[..., subject.classes]
+
+
+def _changed(change: Callable[[Any], Any], module: Any, args: Any, output: Any) -> Any:
+    return change(output)
+
+
+def donated(values: Tensor, cases: Donated, lead: int) -> Tensor:
+    """What each position of each case gets, one by one; before BOS what BOS's donor has there."""
+    found = torch.empty(len(cases), *values.shape[1:])
+    for case in range(len(cases)):
+        for at in range(values.shape[1]):
+            own = max(at - lead, 0)
+            row, position = int(cases.rows[case, own]), int(cases.positions[case, own])
+            found[case, at] = values[row, position + lead if at >= lead else at]
+    return found
+
+
+@pytest.fixture(params=KINDS)
+def case(request: pytest.FixtureRequest, small: Setting, tmp_path: Path) -> Case:
+    return made(request.param, small, tmp_path)
+
+
+@pytest.fixture
+def cases(small: Setting) -> Donated:
+    some = torch.arange(1, len(small.inputs), 9)
+    return anywhere(small.inputs, some, np.random.default_rng(4))
+
+
+def close(given: Tensor, expected: Tensor, mask: Tensor) -> None:
+    torch.testing.assert_close(given[mask], expected[mask], atol=1e-4, rtol=1e-4)
+
+
+def test_its_logits_are_the_models(case: Case, small: Setting) -> None:
+    every = torch.arange(len(small.inputs))
+    close(case.subject.logits(), by_hand(case, every, {}), small.inputs.key_mask)
+
+
+def test_donated_residuals_give_what_hooks_give(
+    case: Case, small: Setting, cases: Donated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject_module, "AT_ONCE", 5)
+    mask, subject = small.inputs.key_mask[cases.bases], case.subject
+    own = by_hand(case, cases.bases, {})
+    assert len(subject.sites) == subject.model.cfg.n_layers + 1
+    for site, residual in subject.recorded(subject.sites):
+        put = donated(residual, cases, subject.lead)
+        if site == "blocks.0.hook_resid_pre":
+            expected = by_hand(case, cases.bases, {}, before=put)
+        else:
+            block = case.blocks[int(site.split(".")[1])]
+            expected = by_hand(case, cases.bases, {block: partial(_in_place_of, put)})
+        close(subject.given(site, residual, cases), expected, mask)
+        assert (expected - own)[mask].abs().max() > 0.01
+
+
+def _in_place_of(put: Tensor, output: Any) -> Any:
+    return (put, *output[1:]) if isinstance(output, tuple) else put
+
+
+@pytest.mark.parametrize("sides", ["q", "k", "v", "qkv", "qk"])
+def test_donated_sides_give_what_hooks_give(
+    case: Case, small: Setting, cases: Donated, sides: str
+) -> None:
+    mask, subject = small.inputs.key_mask[cases.bases], case.subject
+    own, moved = by_hand(case, cases.bases, {}), 0.0
+    for site, residual in subject.recorded(subject.sites):
+        layer = block_after(site, subject.model)
+        if layer is None:
+            continue
+        read = subject.attention_inputs(layer)
+        some = {side: read[side] for side in sides}
+        put: dict[Any, Callable[[Any], Any]] = {}
+        for side, values in some.items():
+            value, module = donated(values, cases, subject.lead), case.module(layer, side)
+            change = partial(_replaced, case, layer, side, value)
+            put[module] = _both(put[module], change) if module in put else change
+        expected = by_hand(case, cases.bases, put)
+        given = subject.given_sides(site, residual, some, cases)
+        close(given, expected, mask)
+        moved = max(moved, float((expected - own)[mask].abs().max()))
+    assert moved > 0.005
+
+
+def _replaced(case: Case, layer: int, side: str, value: Tensor, output: Tensor) -> Tensor:
+    return case.side(layer, side, output, value)
+
+
+def _both(one: Callable[[Any], Any], other: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda output: other(one(output))
+
+
+def test_ones_own_residuals_and_sides_change_nothing(case: Case, small: Setting) -> None:
+    inputs, subject = small.inputs, case.subject
+    every = torch.arange(len(inputs))
+    places = torch.arange(inputs.tokens.shape[1]).expand(len(inputs), -1)
+    itself = Donated(every, every[:, None].expand(places.shape).clone(), places.clone())
+    logits = subject.logits()
+    for site, residual in subject.recorded(subject.sites):
+        close(subject.given(site, residual, itself), logits, inputs.key_mask)
+        layer = block_after(site, subject.model)
+        if layer is not None:
+            read = subject.attention_inputs(layer)
+            close(subject.given_sides(site, residual, read, itself), logits, inputs.key_mask)
+
+
+def test_large_recordings_are_made_one_by_one(
+    small: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    subject = made("2L with LN", small, tmp_path).subject
+    whole = dict(subject.recorded(subject.sites))
+    monkeypatch.setattr(subject_module, "HELD_BYTES", 1)
+    monkeypatch.setattr(subject_module, "AT_ONCE", 7)
+    parts = dict(subject.recorded(subject.sites))
+    assert list(parts) == list(whole) == subject.sites
+    for site, residual in parts.items():
+        torch.testing.assert_close(residual, whole[site], atol=1e-5, rtol=0)
+        assert residual.device.type == "cpu"
+
+
+def test_cases_of_an_input_do_not_depend_on_the_others(
+    small: Setting, tmp_path: Path, cases: Donated
+) -> None:
+    subject = made("GPT-2", small, tmp_path).subject
+    site = subject.sites[1]
+    ((_, residual),) = subject.recorded([site])
+    whole = subject.given(site, residual, cases)
+    for at in range(len(cases)):
+        alone = subject.given(site, residual, cases.at(torch.tensor([at])))
+        mask = small.inputs.key_mask[cases.bases[at]]
+        close(alone[0], whole[at], mask)
+
+
+def test_the_logits_that_are_read_are_those_of_the_classes(small: Setting, tmp_path: Path) -> None:
+    subject = made("2L with LN", small, tmp_path).subject
+    some = replace(subject, classes=torch.tensor([2, 0]))
+    assert torch.equal(some.logits(), subject.logits()[..., [2, 0]])

@@ -1,0 +1,120 @@
+"""A run's page of what `circuit` left: whole, interrupted, or the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from algomatch.config.printed_commands import RunCommands
+from algomatch.config.schema import Config
+from algomatch.hypotheses.evidence import circuit_found
+from algomatch.hypotheses.verdicts import SUPPORTED, Carried, CircuitFound, Solved, h2
+from algomatch.report.html.algorithm_sections import circuit
+from algomatch.report.html.blocks import Details, Missing, Table, Text
+from algomatch.report.html.stored_tables import Results
+from algomatch.runs.result_store import CIRCUIT, Key, save
+
+CIRCUITS = (
+    "model,ablation,method,edges,faithfulness,faithfulness_low,faithfulness_high,exact,exact_low,"
+    "exact_high,chosen,completeness,completeness_low,completeness_high,whole\n"
+)
+EDGES = (
+    "model,edge,exact/zero,exact/mean,in_circuit,needed,needed_low,needed_high,carries,share,"
+    "share_low,share_high,chance\n"
+)
+TITLE = '"one, step 10"'
+
+
+def left(
+    folder: Path, *sizes: tuple[str, int, bool, bool], finished: bool = True, needs: str = ",,"
+) -> Results:
+    """What a search left: the method, size, whether it is chosen, and whole."""
+    circuits = "".join(
+        f"{TITLE},zero,{method},{size},0.95,0.93,0.97,1,1,1,{chosen},0,0,0,{whole}\n"
+        for method, size, chosen, whole in sizes
+    )
+    edges = "".join(f"{TITLE},e{i},1,1,True,{needs},,,,,\n" for i in range(3))
+    files = {"circuits.csv": (CIRCUITS + circuits).encode(), "edges.csv": (EDGES + edges).encode()}
+    save(folder / "circuit", Key(CIRCUIT, "one", 10), files, (len(sizes),), finished)
+    return Results(folder)
+
+
+def blocks_of(results: Results, least: float = 0.01) -> list[Any]:
+    def every(blocks: Iterable[Any]) -> Iterator[Any]:
+        for block in blocks:
+            yield from every(block.blocks) if isinstance(block, Details) else (block,)
+
+    return list(every(circuit(results, 10, 0.9, least, Path("RUN")).blocks))
+
+
+def texts(blocks: Iterable[Any]) -> str:
+    return " ".join(block.text for block in blocks if isinstance(block, Text))
+
+
+def test_an_interrupted_search_shows_what_was_found_and_names_the_rest(tmp_path: Path) -> None:
+    blocks = blocks_of(left(tmp_path, ("exact", 2, True, False), finished=False))
+    said = texts(blocks)
+    assert "`algomatch circuit RUN` was interrupted" in said
+    assert "zero: exact; mean: exact" in said
+    assert "No circuit" not in said
+    assert {"The circuit's drawing", "The circuit by length"} <= {
+        block.what for block in blocks if isinstance(block, Missing)
+    }
+    (table,) = (one for one in blocks if isinstance(one, Table) and "smallest" in one.caption)
+    assert [cell.text for cell in table.rows[0]][:3] == ["zero", "exact", "2"]
+
+
+def test_no_faithful_circuit_is_said_of_what_was_searched_for(tmp_path: Path) -> None:
+    said = texts(blocks_of(left(tmp_path, ("exact", 2, False, False))))
+    assert "No circuit of those searched for is surely 90% faithful: zero: exact" in said
+    assert "interrupted" not in said
+
+
+def test_a_circuit_of_all_edges_is_called_the_whole_model(tmp_path: Path) -> None:
+    results = left(tmp_path, ("exact", 3, True, True))
+    assert "It takes all 3 edges: the whole model. No smaller circuit" in texts(blocks_of(results))
+    found = circuit_found(results, 0.9, None)
+    assert found is not None
+    assert found.whole
+    smaller = left(tmp_path, ("exact", 2, True, False), ("exact", 3, False, True))
+    assert "the whole model" not in texts(blocks_of(smaller))
+
+
+def test_an_edge_is_needed_from_a_least_size_on(tmp_path: Path) -> None:
+    results = left(tmp_path, ("exact", 3, True, True), needs="0.005,0.004,0.006")
+    for least, note, mark in (
+        (0.01, "0 are surely needed (*: at least 0.01", "0.0050 +"),
+        (0.002, "3 are surely needed (*: at least 0.002", "0.0050 *"),
+    ):
+        (table,) = (
+            one for one in blocks_of(results, least)
+            if isinstance(one, Table) and one.caption.startswith("Edges")
+        )  # fmt: skip
+        assert note in table.note
+        assert "3 surely do anything" in table.note
+        assert table.rows[0][1].text == mark
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_h2_says_where_the_circuit_is_the_whole_model(whole: bool) -> None:
+    from algomatch.analysis.measurements import Measurement
+
+    rows = [
+        Measurement("accuracy/exact", "all", 1.0, 100),
+        Measurement("attention/matched_overlap", "model", 0.9, 100, 0.85, 0.95),
+        Measurement("attention/matched_overlap_random_init", "model", 0.2, 100, 0.1, 0.3),
+    ]
+    found = CircuitFound(
+        10, 30, 30, (0.95, 0.93, 0.97), 0.9, Carried(30, ("length",) * 30),
+        Carried(3, ("length",) * 3), Carried(30, ()), frozenset({"length"}), whole=whole,
+    )  # fmt: skip
+    config = Config()
+    commands = RunCommands(Path("RUN"), config, config.task)
+    verdict = h2(rows, Solved(rows[0], 0.99), {}, found, 10, commands, searched=True)
+    assert verdict.verdict == SUPPORTED
+    assert verdict.why == "all 3 comparisons are surely beyond their controls" + (
+        "; its circuit is all 30 edges: the whole model" * whole
+    )
