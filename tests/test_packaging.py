@@ -213,7 +213,7 @@ def test_the_wheel_holds_every_module_and_every_config(wheel: Path) -> None:
     expected = {f"algomatch/{source.as_posix()}" for source in SOURCES} | {"algomatch/py.typed"}
     yaml = (ROOT / "configs").rglob("*.yaml")
     expected |= {f"algomatch/{path.relative_to(ROOT).as_posix()}" for path in yaml}
-    templates = (SRC / "report" / "templates").iterdir()
+    templates = (SRC / "report" / "html" / "templates").iterdir()
     expected |= {f"algomatch/{path.relative_to(SRC).as_posix()}" for path in templates}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
