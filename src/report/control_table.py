@@ -76,12 +76,12 @@ def print_controls(
     title: str,
     measured: Measured,
     notes: Mapping[str, str],
-    found: Sequence[Separation],
+    separations: Sequence[Separation],
     console: Console,
 ) -> None:
     """Print the table of measures by controls, which separate, and what the controls are."""
     values = _values(measured)
-    judged = {one.key: one for one in found}
+    judged = {separation.key: separation for separation in separations}
     others = dict.fromkeys(
         key
         for _, held in values
@@ -101,12 +101,12 @@ def print_controls(
     for name in notes:
         if name not in {control.name for control, _ in measured}:
             say(f"not made {name}: {notes[name]}", console)
-    failing = [one for one in found if not one.separates]
-    say(f"\n{len(found) - len(failing)} of {len(found)} measures separate", console)
-    for one in failing:
+    failing = [separation for separation in separations if not separation.separates]
+    say(f"\n{len(separations) - len(failing)} of {len(separations)} measures separate", console)
+    for separation in failing:
         say(
-            f"\u2717 {_label(one.key)}: {one.negative} {one.highest_negative:.3f} is not below "
-            f"{one.positive} {one.lowest_positive:.3f}: {one.why}",
+            f"\u2717 {_label(separation.key)}: {separation.negative} {separation.highest_negative:.3f} is not below "
+            f"{separation.positive} {separation.lowest_positive:.3f}: {separation.why}",
             console,
         )
 
@@ -166,8 +166,11 @@ def _table(
         cells = []
         for column in columns:
             if column == GAP:
-                one = verdicts[key]
-                cells += [f"{one.gap:+.3f}", "separates" if one.separates else "\u2717 fails"]
+                separation = verdicts[key]
+                cells += [
+                    f"{separation.gap:+.3f}",
+                    "separates" if separation.separates else "\u2717 fails",
+                ]
                 continue
             held = [row[key] for control, row in values if control.group == column and key in row]
             cells.append(f"{COLUMNS[column][1](held):.2f}" if held else "-")
@@ -189,35 +192,39 @@ def _label(key: str) -> str:
     return f"{group} {words}" if subject == "model" else f"{group} {subject} {words}"
 
 
-def controls_figure(title: str, measured: Measured, found: Sequence[Separation]) -> bytes:
+def controls_figure(title: str, measured: Measured, separations: Sequence[Separation]) -> bytes:
     """Return a PNG: each measure's values on all controls, those that fail in grey print."""
-    figure = Figure(figsize=(11, 1.6 + 0.32 * max(1, len(found))), layout="constrained")
+    figure = Figure(figsize=(11, 1.6 + 0.32 * max(1, len(separations))), layout="constrained")
     axes = figure.add_subplot()
     values = _values(measured)
     shown = set[str]()
-    for place, one in enumerate(reversed(found)):
+    for place, separation in enumerate(reversed(separations)):
         axes.axhline(place, color="0.9", lw=0.8, zorder=0)
-        if one.separates:
-            span = [one.highest_negative, one.lowest_positive]
+        if separation.separates:
+            span = [separation.highest_negative, separation.lowest_positive]
             axes.plot(span, [place, place], color="#009e73", lw=5, alpha=0.35, zorder=1)
         for kind in (NEGATIVE, DECOY, POSITIVE):
-            there = [held[one.key] for c, held in values if c.kind == kind and one.key in held]
+            there = [
+                held[separation.key]
+                for c, held in values
+                if c.kind == kind and separation.key in held
+            ]
             axes.scatter(
                 there, [place] * len(there), s=26, color=COLOURS[kind], alpha=0.75,
                 marker=MARKERS[kind], label=None if kind in shown else f"{kind} controls",
             )  # fmt: skip
             shown.add(kind)
     labels = [
-        f"{_label(one.key)}  ({one.gap:+.2f}{'' if one.separates else ', fails'})"
-        for one in reversed(found)
+        f"{_label(separation.key)}  ({separation.gap:+.2f}{'' if separation.separates else ', fails'})"
+        for separation in reversed(separations)
     ]
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    for tick, one in zip(axes.get_yticklabels(), reversed(found), strict=True):
-        tick.set_color("black" if one.separates else "0.55")
+    for tick, separation in zip(axes.get_yticklabels(), reversed(separations), strict=True):
+        tick.set_color("black" if separation.separates else "0.55")
     words = f"{drawable(title)}: green is the gap between positives and negatives"
     axes.set_title(words, parse_math=False)
     axes.set_xlabel("value of the measure")
-    if found:
+    if separations:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.05), ncols=3, fontsize=8)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
