@@ -297,8 +297,8 @@ def _title(circuits: Circuits) -> str:
         size = f"all {main.size} edges: the whole model, no smaller circuit is surely faithful"
     return (
         f"{size} ({main.method}, {main.kind}); {_needed(circuits)} (minimality, on "
-        f"{circuits.needed_on:,} inputs); {named} of {len(inner)} that do not come from an embedding "
-        "carry a variable"
+        f"{circuits.needed_on:,} inputs); {named} of {len(inner)} that do not come from an "
+        "embedding carry a variable"
         + (
             f" (of a random init's {sum(map(_named, there))})"
             if (there := circuits.untrained)
@@ -314,8 +314,9 @@ def _needed(circuits: Circuits) -> str:
         sum(share.low >= at and share.low > 0 for share in shares) for at in (circuits.least, 0)
     )
     return (
-        f"of {len(circuits.needed)} edges {matter} are surely needed (without one the outputs are at "
-        f"least {circuits.least:g} {circuits.unit} further off), {above} surely do anything (above 0)"
+        f"of {len(circuits.needed)} edges {matter} are surely needed (without one the outputs are "
+        f"at least {circuits.least:g} {circuits.unit} further off), {above} surely do anything "
+        "(above 0)"
     )
 
 
@@ -364,8 +365,8 @@ def _lengths_table(circuits: Circuits) -> Table:
     )
     for length, at_length in circuits.lengths.items():
         table.add_row(
-            str(length), f"{at_length.n:,}", *_cells(at_length.faithfulness), *_cells(at_length.completeness),
-            f"{at_length.exact.value:.3f}",
+            str(length), f"{at_length.n:,}", *_cells(at_length.faithfulness),
+            *_cells(at_length.completeness), f"{at_length.exact.value:.3f}",
             "-" if math.isnan(circuits.minimal[length]) else f"{circuits.minimal[length]:.2f}",
         )  # fmt: skip
     return table

@@ -105,8 +105,9 @@ def print_controls(
     say(f"\n{len(separations) - len(failing)} of {len(separations)} measures separate", console)
     for separation in failing:
         say(
-            f"\u2717 {_label(separation.key)}: {separation.negative} {separation.highest_negative:.3f} is not below "
-            f"{separation.positive} {separation.lowest_positive:.3f}: {separation.why}",
+            f"\u2717 {_label(separation.key)}: {separation.negative} "
+            f"{separation.highest_negative:.3f} is not below {separation.positive} "
+            f"{separation.lowest_positive:.3f}: {separation.why}",
             console,
         )
 
@@ -215,7 +216,8 @@ def controls_figure(title: str, measured: Measured, separations: Sequence[Separa
             )  # fmt: skip
             shown.add(kind)
     labels = [
-        f"{_label(separation.key)}  ({separation.gap:+.2f}{'' if separation.separates else ', fails'})"
+        f"{_label(separation.key)}  ({separation.gap:+.2f}"
+        f"{'' if separation.separates else ', fails'})"
         for separation in reversed(separations)
     ]
     axes.set_yticks(range(len(labels)), labels, fontsize=8)

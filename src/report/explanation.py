@@ -92,7 +92,8 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     say(first_line(explanation))
     of = "all" if explanation.n == explanation.total else f"{explanation.n:,} of"
     say(
-        f"{explanation.title}: exact accuracy {explanation.exact:.3f} on {of} {explanation.total:,} inputs"
+        f"{explanation.title}: exact accuracy {explanation.exact:.3f} on {of} "
+        f"{explanation.total:,} inputs"
     )
     if explanation.heads is not None:
         console.print(_heads_table(explanation.heads.each))
@@ -106,9 +107,8 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     if explanation.neurons == ():
         say("no neurons: the model has attention only")
     elif explanation.neurons is not None:
-        listed = [neuron for neuron in by_importance(explanation.neurons) if neuron.explained][
-            :SHOWN
-        ]
+        ranked = by_importance(explanation.neurons)
+        listed = [neuron for neuron in ranked if neuron.explained][:SHOWN]
         if listed:
             console.print(_neurons_table(listed, explanation.output))
             say(NEURONS_LEGEND + RARE * any(neuron.rare for neuron in listed))
@@ -126,8 +126,9 @@ def first_line(explanation: Explanation) -> str:
     if explanation.solved:
         return f"solves {explanation.task}"
     return (
-        f"does not solve {explanation.task}: exact accuracy {explanation.exact:.3f} is below {explanation.solved_from:g}; "
-        "what follows explains what it does, not how the task is solved"
+        f"does not solve {explanation.task}: exact accuracy {explanation.exact:.3f} is below "
+        f"{explanation.solved_from:g}; what follows explains what it does, not how the task is "
+        "solved"
     )
 
 
@@ -136,9 +137,8 @@ def _interval(low: float, high: float) -> str:
 
 
 def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
-    masses = any(
-        head.active and head.best is head.hard for head in heads
-    )  # of what selectors select
+    # the attention mass on the keys that a selector selects
+    masses = any(head.active and head.best is head.hard for head in heads)
     table = plain_table("head", "by", "overlap", "95%", "init", "flat", *["mass"] * masses)
     table.add_column("pattern", overflow="fold")
     table.add_column("next best", overflow="fold")
@@ -189,8 +189,8 @@ def head_sentences(heads: Heads) -> Iterator[str]:
     for joint in heads.joint:
         shares = ", ".join(f"{joint.layer}.{head} {w:.2f}" for head, w in joint.weights.items())
         yield (
-            f"together: the mean of {shares} meets {joint.selector} with {joint.value:.2f} (the best "
-            f"alone: {joint.alone:.2f})"
+            f"together: the mean of {shares} meets {joint.selector} with {joint.value:.2f} "
+            f"(the best alone: {joint.alone:.2f})"
         )
 
 
@@ -210,8 +210,8 @@ def _neurons_table(neurons: Sequence[NeuronExplanation], output: Output) -> Tabl
         mark = "*" if neuron.rare else ""
         table.add_row(
             neuron.name, _number(neuron.accuracy) + mark, _interval(neuron.low, neuron.high),
-            _number(neuron.floor), f"{numbers[0]:.1e}" if effect else "", *map(_number, numbers[1:]),
-            escape(text), escape(_added(neuron, output)),
+            _number(neuron.floor), f"{numbers[0]:.1e}" if effect else "",
+            *map(_number, numbers[1:]), escape(text), escape(_added(neuron, output)),
         )  # fmt: skip
     return table
 
@@ -353,8 +353,8 @@ def neurons_csv(explanation: Explanation) -> str:
         direct = effect.direct if effect else (nothing,) * len(values)
         judged = ("all" if each.rare else "held_out") if each.state == VARIES else ""
         rows.append([
-            explanation.title, each.layer, each.index, each.state, each.share, each.text, each.depth,
-            each.accuracy, each.low, each.high, each.floor, judged, each.explained, *numbers,
+            explanation.title, each.layer, each.index, each.state, each.share, each.text,
+            each.depth, each.accuracy, each.low, each.high, each.floor, judged, each.explained, *numbers,
             each.on, each.off, *direct,
         ])  # fmt: skip
     return _csv(header, rows)
@@ -373,8 +373,8 @@ def explained_csv(explanation: Explanation) -> str:
         parts += [("all", str(length), share) for length, share in row.by_length.items()]
         for inputs, length, share in parts:
             rows.append([
-                explanation.title, row.variant, row.variant in CONTROLS, row.layer, inputs, length, share.n,
-                share.value, share.low, share.high,
+                explanation.title, row.variant, row.variant in CONTROLS, row.layer, inputs, length,
+                share.n, share.value, share.low, share.high,
             ])  # fmt: skip
     return _csv(EXPLAINED_HEADER, rows)
 

@@ -159,8 +159,8 @@ def to_csv(searched: Searched) -> str:
         same, random_inits, shuffled_labels = (" ".join(map(str, values)) for values in several)
         writer.writerow(
             [
-                searched.run, searched.step, searched.program, each.variable, same, each.site, each.k,
-                each.directions.shape[0], each.test, each.low, each.high, each.n, each.train,
+                searched.run, searched.step, searched.program, each.variable, same, each.site,
+                each.k, each.directions.shape[0], each.test, each.low, each.high, each.n, each.train,
                 each.start, each.chance, random_inits, shuffled_labels, each.rival, each.rivalled,
                 each.threshold, each.found,
             ]
