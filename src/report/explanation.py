@@ -354,8 +354,8 @@ def neurons_csv(explanation: Explanation) -> str:
         judged = ("all" if each.rare else "held_out") if each.state == VARIES else ""
         rows.append([
             explanation.title, each.layer, each.index, each.state, each.share, each.text,
-            each.depth, each.accuracy, each.low, each.high, each.floor, judged, each.explained, *numbers,
-            each.on, each.off, *direct,
+            each.depth, each.accuracy, each.low, each.high, each.floor, judged, each.explained,
+            *numbers, each.on, each.off, *direct,
         ])  # fmt: skip
     return _csv(header, rows)
 

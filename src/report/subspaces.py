@@ -160,9 +160,9 @@ def to_csv(searched: Searched) -> str:
         writer.writerow(
             [
                 searched.run, searched.step, searched.program, each.variable, same, each.site,
-                each.k, each.directions.shape[0], each.test, each.low, each.high, each.n, each.train,
-                each.start, each.chance, random_inits, shuffled_labels, each.rival, each.rivalled,
-                each.threshold, each.found,
+                each.k, each.directions.shape[0], each.test, each.low, each.high, each.n,
+                each.train, each.start, each.chance, random_inits, shuffled_labels, each.rival,
+                each.rivalled, each.threshold, each.found,
             ]
         )  # fmt: skip
     return out.getvalue()
