@@ -1,4 +1,4 @@
-"""The circuits of a model: tables, CSV, and pictures of the graph and of the curves."""
+"""A model's circuits: tables, CSV, and figures of the graph and of the faithfulness curves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .tables import plain_table
 from .tables import say as printed
 
 MOST_DRAWN = 50  # edges
-FEW = 20  # edges that need no more room than a program's
+FEW = 20  # a graph with at most this many edges has its rows closer together
 MOST_LISTED = 40
 MOST_NAMED = 6
 ROLES = {"q": "query", "k": "key", "v": "value", "": "value"}
@@ -63,7 +63,7 @@ NODE_LEGEND = (
 
 @dataclass
 class Truth:
-    """A compiled model's real edges, and those that each kind of ablation can see."""
+    """A compiled model's real edges, and which of them each kind of ablation can see."""
 
     real: Bool[Tensor, "reader node"]
     visible: dict[str, Bool[Tensor, "reader node"]] = field(default_factory=dict)
@@ -71,14 +71,14 @@ class Truth:
 
 @dataclass
 class Circuits:
-    """What was found of a model's circuits; keys are kinds of ablation and methods."""
+    """The circuits of a model; keys are (kind of ablation, method)."""
 
     name: str
     exact: float
     inputs: InputSet
     wiring: Wiring
     faithful: float
-    least: float = 0.0  # from which on an edge matters
+    least: float = 0.0  # an edge is needed if its removal changes the outputs by this
     truth: Truth | None = None
     scores: dict[tuple[str, str], Scores] = field(default_factory=dict)
     curves: dict[tuple[str, str], list[Circuit]] = field(default_factory=dict)
@@ -96,7 +96,10 @@ class Circuits:
 
     @property
     def main(self) -> Circuit | None:
-        """The circuit of fewest edges, under the kind of ablation that sees most of resampling."""
+        """The smallest circuit of the preferred kind of ablation; None if none is faithful.
+
+        Resampling across lengths is preferred, then resampling within a length.
+        """
         kinds = list(dict.fromkeys(kind for kind, _ in self.chosen))
         for kind in ("resample_across", "resample_within", *kinds):
             circuits = [circuit for (each, _), circuit in self.chosen.items() if each == kind]
@@ -106,22 +109,22 @@ class Circuits:
 
     @property
     def most(self) -> int:
-        """How many edges the whole model has on a way to the output: no circuit has more."""
+        """The number of edges on a path to the output in the whole model; no circuit has more."""
         return int(reaching(self.wiring, all_edges(self.wiring)).sum())
 
     @property
     def is_whole(self) -> bool:
-        """Whether the circuit is the whole model, since no smaller one is faithful."""
+        """Whether the circuit is the whole model, because no smaller circuit is faithful."""
         return self.main is not None and self.main.size >= self.most
 
     @property
     def unit(self) -> str:
-        """What outputs that are apart are measured in."""
+        """The unit of the distance between outputs."""
         return "nats" if isinstance(self.inputs.output, Categorical) else "squared difference"
 
     @property
     def drawn(self) -> Bool[Tensor, "reader node"] | None:
-        """The edges that are drawn: the true ones of a compiled model, else the circuit's."""
+        """The edges to draw: the real ones of a compiled model, else the circuit's."""
         if self.truth is not None:
             return self.truth.real
         return None if self.main is None else self.main.edges
@@ -133,7 +136,10 @@ def auroc(
     positive: Bool[Tensor, "reader node"],
     left_out: Bool[Tensor, "reader node"],
 ) -> float | None:
-    """Return the area under the ROC curve of edges' scores; None where all or none are true."""
+    """Return the area under the ROC curve of the edges' scores; None if all labels are equal.
+
+    `positive` are the true edges. Edges in `left_out` are not counted.
+    """
     truth, values = _labelled(scores, wiring, positive, left_out)
     if len(set(truth)) < 2:
         return None
@@ -155,7 +161,7 @@ def _labelled(
 
 
 def print_circuits(circuits: Circuits, console: Console) -> None:
-    """Print what every method found under every kind of ablation, then the circuit itself."""
+    """Print the results of every method under every kind of ablation, then the circuit."""
     say = partial(printed, console=console)
 
     wiring = circuits.wiring
@@ -233,7 +239,7 @@ def _missed(circuits: Circuits, scores: Scores) -> list[Edge]:
 
 
 def missed(circuits: Circuits) -> Iterator[str]:
-    """Yield which real edges each kind of ablation cannot see, and which the methods miss else."""
+    """Yield the real edges that each ablation cannot see, and the visible ones a method misses."""
     assert circuits.truth is not None
     wiring = circuits.wiring
     for kind, seen in circuits.truth.visible.items():
@@ -265,14 +271,14 @@ def _methods_table(circuits: Circuits) -> Table:
 
 
 def _cells(share: Share) -> tuple[str, str]:
-    """Return a share and its interval as text; dashes where it is not defined."""
+    """Return a share and its interval as text; dashes if it is undefined."""
     if math.isnan(share.value):
         return "-", "-"
     return f"{share.value:.2f}", f"{share.low:.2f}..{share.high:.2f}"
 
 
 def idle_kinds(circuits: Circuits) -> list[str]:
-    """Return the kinds of ablation under which the outputs do not change without any edge."""
+    """Return the kinds of ablation under which removing all edges leaves the outputs the same."""
     tried: dict[str, list[Circuit]] = {}
     for (kind, _), curve in circuits.curves.items():
         tried.setdefault(kind, []).extend(curve)
@@ -308,7 +314,7 @@ def _title(circuits: Circuits) -> str:
 
 
 def _needed(circuits: Circuits) -> str:
-    """Return how many edges of the circuit matter, and how many do anything at all."""
+    """Return how many edges of the circuit are needed, and how many have any effect."""
     shares = circuits.needed.values()
     matter, above = (
         sum(share.low >= at and share.low > 0 for share in shares) for at in (circuits.least, 0)
@@ -325,7 +331,7 @@ def _named(carried: Carried) -> bool:
 
 
 def _listed(circuits: Circuits) -> list[Carried]:
-    """Return the edges of the circuit, those that are needed most first."""
+    """Return what the circuit's edges carry, the most needed edges first."""
 
     def key(carried: Carried) -> float:
         there = circuits.needed.get(carried.edge)
@@ -373,7 +379,7 @@ def _lengths_table(circuits: Circuits) -> Table:
 
 
 def _nodes_table(circuits: Circuits) -> Table:
-    """Return the scores of nodes, under the kind of ablation of the circuit."""
+    """Return a table of the nodes' scores under the circuit's kind of ablation."""
     assert circuits.main is not None
     main, wiring = circuits.main, circuits.wiring
     known = {
@@ -424,7 +430,7 @@ def _match_of(circuits: Circuits, names: str) -> str:
 
 
 def circuits_csv(circuits: Circuits) -> str:
-    """Return every circuit of every curve as CSV."""
+    """Return the circuits of all curves as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
@@ -448,7 +454,7 @@ def circuits_csv(circuits: Circuits) -> str:
 
 
 def edges_csv(circuits: Circuits) -> str:
-    """Return every edge with its scores, and what is known of it, as CSV."""
+    """Return all edges as CSV: scores, truth, whether in the circuit, and what each carries."""
     out, wiring = io.StringIO(), circuits.wiring
     writer = csv.writer(out, lineterminator="\n")
     keys = list(circuits.scores)
@@ -482,9 +488,9 @@ def edges_csv(circuits: Circuits) -> str:
 
 
 def carried_csv(circuits: Circuits) -> str:
-    """Return what edges carry as CSV: of the model's circuit, the reference, a random init.
+    """Return what edges carry as CSV: in the model's circuit, the reference and a random init.
 
-    `inner` edges are those that do not come from an embedding.
+    An edge is `inner` if it does not come from an embedding.
     """
     out, wiring = io.StringIO(), circuits.wiring
     writer = csv.writer(out, lineterminator="\n")
@@ -508,7 +514,7 @@ def _told(carried: Carried | None) -> tuple[object, ...]:
 
 
 def nodes_csv(circuits: Circuits) -> str:
-    """Return every node's scores as CSV."""
+    """Return the scores of all nodes as CSV."""
     out, keys = io.StringIO(), list(circuits.scores)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["model", "node", *(f"{method}/{kind}" for kind, method in keys)])
@@ -519,7 +525,7 @@ def nodes_csv(circuits: Circuits) -> str:
 
 
 def lengths_csv(circuits: Circuits) -> str:
-    """Return how the circuit does on the lists of each length as CSV."""
+    """Return faithfulness, completeness, accuracy and minimality by length as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ("faithfulness", "completeness", "exact")
@@ -535,7 +541,7 @@ def lengths_csv(circuits: Circuits) -> str:
 
 
 def curves_figure(circuits: Circuits) -> Figure:
-    """Draw faithfulness over size; of a compiled model the ROC curves beside it."""
+    """Draw faithfulness against size; for a compiled model also the ROC curves."""
     kinds = list(dict.fromkeys(kind for kind, _ in circuits.scores))
     rows = 1 if circuits.truth is None else 2
     figure = Figure(figsize=(3.1 * len(kinds) + 0.5, 3.1 * rows + 0.6), layout="constrained")
@@ -588,9 +594,10 @@ def _roc(axes: Axes, circuits: Circuits, kind: str) -> None:
 
 
 def graph_figure(circuits: Circuits) -> Figure | None:
-    """Draw the circuit as a graph, from the embeddings down to the output; None if there is none.
+    """Draw the circuit as a graph, from the embeddings to the output; None if it has no edges.
 
-    Of more than fifty edges those that are needed most, of these those on a way to the output.
+    If there are more than fifty edges, the fifty most needed are kept, and of these the ones on a
+    path to the output are drawn.
     """
     mask, note = circuits.drawn, ""
     if mask is None or not mask.any():
@@ -628,7 +635,7 @@ def graph_figure(circuits: Circuits) -> Figure | None:
 
 
 INPUTS = ("tokens", "positions")
-TOLD = ("tokens", "indices")  # what an edge from an embedding carries, as its box says
+TOLD = ("tokens", "indices")  # what an edge from an embedding carries: the box says it
 SHIFTS = {"v": -0.12, "": -0.12, "k": 0.0, "q": 0.12}
 
 
@@ -638,7 +645,7 @@ def _end(wiring: Wiring, edge: Edge) -> str:
 
 
 def _hidden(circuits: Circuits) -> Bool[Tensor, "reader node"]:
-    """Return the edges that the ablation the circuit was found by cannot see."""
+    """Return the real edges that the circuit's kind of ablation cannot see."""
     nothing = torch.zeros(
         len(circuits.wiring.readers), len(circuits.wiring.nodes), dtype=torch.bool
     )
@@ -670,9 +677,9 @@ def _label(axes: Axes, way: list[tuple[float, float]], carried: Carried | None, 
 
 
 def keep_circuits(circuits: Circuits, where: Path, key: Key, finished: bool = True) -> list[Path]:
-    """Write what was found whole, by step and settings; return the files.
+    """Write the tables and figures of the circuits, by step and settings; return the files.
 
-    What is not `finished` has no pictures, and takes no place of what is.
+    An unfinished result has no figures and does not replace a finished one.
 
     Raises:
         FaultError: the file system failed.

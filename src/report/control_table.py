@@ -1,4 +1,4 @@
-"""A task's controls: the table of what each measure gives on them, and a figure."""
+"""The values of each measure on a task's controls: a table and a figure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..analysis.suite import headlines
 from .readings import drawable
 from .tables import say
 
-COLUMNS = {  # group: (heading, which of several is shown)
+COLUMNS = {  # group: (heading, which of several values is shown)
     "reference": ("refer-\nence", min),
     "rotated": ("rota-\nted", min),
     "reparametrised": ("repara-\nmetrised", min),
@@ -39,7 +39,7 @@ Measured = Sequence[tuple[Control, Sequence[Measurement]]]
 Values = Sequence[tuple[Control, Mapping[str, float]]]
 DESCRIBING = ("ablation/", "sparsity/")
 GAP = "gap"  # the column of verdicts
-SHOWN = {  # what the columns hold
+SHOWN = {  # what each column holds
     "reference": "the compiled reference",
     "rotated": "in another basis (rotated)",
     "reparametrised": "in another basis, by a map of condition number 3 (reparametrised)",
@@ -58,7 +58,7 @@ KINDS = {
 
 
 def legend(measured: Measured) -> str:
-    """Return what the controls are that were measured, and what a gap is."""
+    """Return a legend: the controls that were measured, and what a gap is."""
     there = {control.kind: dict[str, None]() for control, _ in measured}
     for control, _ in measured:
         there[control.kind][SHOWN.get(control.group, control.group)] = None
@@ -79,7 +79,7 @@ def print_controls(
     separations: Sequence[Separation],
     console: Console,
 ) -> None:
-    """Print the table of measures by controls, which separate, and what the controls are."""
+    """Print the measures on the controls, which measures separate, and a legend."""
     values = _values(measured)
     judged = {separation.key: separation for separation in separations}
     others = dict.fromkeys(
@@ -119,7 +119,7 @@ def _print_table(
     verdicts: Mapping[str, Separation],
     console: Console,
 ) -> None:
-    """Print a table, in as many parts as a narrow terminal needs: no column is lost."""
+    """Print a table, split into parts that fit the terminal, so that no column is lost."""
     there = {control.group for control, _ in values}
     free = console.options.update(max_width=1000)
     columns = [*(group for group in COLUMNS if group in there), *[GAP] * bool(verdicts)]
@@ -135,7 +135,7 @@ def _print_table(
 
 
 def _values(measured: Measured) -> Values:
-    """Return each control's headlines by key, without those of other models beside it."""
+    """Return each control's headline values by key, without those of the reference and of H1."""
     return [
         (
             control,
@@ -180,7 +180,7 @@ def _table(
 
 
 def _label(key: str) -> str:
-    """Return a key without what all of its kind share.
+    """Return a key without the parts that all keys of its kind share.
 
     >>> _label("similarity/length/best_deconfounded_cka")
     'dCKA length'
@@ -194,7 +194,7 @@ def _label(key: str) -> str:
 
 
 def controls_figure(title: str, measured: Measured, separations: Sequence[Separation]) -> bytes:
-    """Return a PNG: each measure's values on all controls, those that fail in grey print."""
+    """Return a PNG of each measure's values on all controls; labels of failing ones are grey."""
     figure = Figure(figsize=(11, 1.6 + 0.32 * max(1, len(separations))), layout="constrained")
     axes = figure.add_subplot()
     values = _values(measured)

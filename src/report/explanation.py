@@ -1,4 +1,4 @@
-"""What a model's heads and neurons do: tables for the terminal, and CSV."""
+"""What a model's heads and neurons do: terminal tables and CSV."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ LOOKED_UP = (
 
 @dataclass(frozen=True)
 class Explanation:
-    """A model, its heads and neurons, and how it does with them explained; None: not there yet.
+    """The explained heads and neurons of a model, and its accuracy with them replaced.
 
-    `n` of `total` inputs were looked at. `untrained` are the neurons of a random init.
+    `n` of `total` inputs were used. `untrained` are the neurons of a random init. A part is None
+    until it is computed. `rows` hold the accuracies of the explained model.
     """
 
     title: str
@@ -86,7 +87,7 @@ class Explanation:
 
 
 def print_explanation(explanation: Explanation, console: Console) -> None:
-    """Print the tables of heads, of neurons and of the explained model."""
+    """Print the tables of heads, neurons and the explained model."""
     say = partial(printed, console=console)
 
     say(first_line(explanation))
@@ -122,7 +123,7 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
 
 
 def first_line(explanation: Explanation) -> str:
-    """Return whether the model solves its task, which comes before all else."""
+    """Return a sentence that says whether the model solves its task."""
     if explanation.solved:
         return f"solves {explanation.task}"
     return (
@@ -137,7 +138,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
-    # the attention mass on the keys that a selector selects
+    # mass: attention to the keys that a selector selects; tables have none
     masses = any(head.active and head.best is head.hard for head in heads)
     table = plain_table("head", "by", "overlap", "95%", "init", "flat", *["mass"] * masses)
     table.add_column("pattern", overflow="fold")
@@ -163,7 +164,7 @@ def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
 
 
 def head_sentences(heads: Heads) -> Iterator[str]:
-    """Yield how many heads are explained by what, and which are only together."""
+    """Yield how many heads a selector or a table explains, and which heads meet one jointly."""
     active = [head for head in heads.each if head.active]
     by = {level: sum(head.level == level for head in active) for level in ("selector", "table")}
     yield (
@@ -195,7 +196,7 @@ def head_sentences(heads: Heads) -> Iterator[str]:
 
 
 def by_importance(neurons: Sequence[NeuronExplanation]) -> list[NeuronExplanation]:
-    """Return neurons by how much the loss rises when they are switched off, the most first."""
+    """Return the neurons by the rise in loss when each is switched off, highest first."""
     return sorted(neurons, key=lambda neuron: -neuron.effect.loss if neuron.effect else math.inf)
 
 
@@ -221,7 +222,7 @@ def _number(value: float) -> str:
 
 
 def _added(neuron: NeuronExplanation, output: Output) -> str:
-    """Return the outputs that a neuron adds to, and takes from, most."""
+    """Return the outputs that a neuron raises and lowers most."""
     if neuron.effect is None or not any(abs(value) > 1e-6 for value in neuron.effect.direct):
         return ""
     direct = neuron.effect.direct
@@ -236,7 +237,7 @@ def _added(neuron: NeuronExplanation, output: Output) -> str:
 def neuron_sentences(
     neurons: Sequence[NeuronExplanation], untrained: Sequence[NeuronExplanation], bar: float
 ) -> Iterator[str]:
-    """Yield how many neurons there are of each state, the share explained, and a random init's."""
+    """Yield the number of neurons in each state, the share explained, and a random init's."""
     states = [neuron.state for neuron in neurons]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     yield f"{len(neurons)} neurons: {counts.replace(VARIES, 'on at some places and off at others')}"
@@ -265,7 +266,7 @@ def neuron_sentences(
 
 
 def shares(neurons: Sequence[NeuronExplanation]) -> dict[int, tuple[float, int]]:
-    """Return by layer the share of its varying neurons that is explained, and how many vary."""
+    """Return for each layer the explained share of its varying neurons, and how many vary."""
     by_layer = {}
     for layer in sorted({neuron.layer for neuron in neurons}):
         share, n = share_explained([neuron for neuron in neurons if neuron.layer == layer])
@@ -314,7 +315,7 @@ def _lengths_table(rows: Sequence[Explained]) -> Table:
 
 
 def heads_csv(explanation: Explanation) -> str:
-    """Return every head as CSV."""
+    """Return all heads as CSV."""
     return _csv(
         HEADS_HEADER, (_head_row(explanation.title, each) for each in _of(explanation.heads))
     )
@@ -336,7 +337,10 @@ def _head_row(title: str, head: HeadExplanation) -> list[object]:
 
 
 def neurons_csv(explanation: Explanation) -> str:
-    """Return every neuron as CSV, the most important first; last what it adds to each output."""
+    """Return all neurons as CSV, the most important first.
+
+    The last columns hold what a neuron adds to each output.
+    """
     values = (
         explanation.output.values if isinstance(explanation.output, Categorical) else ("output",)
     )
@@ -361,12 +365,12 @@ def neurons_csv(explanation: Explanation) -> str:
 
 
 def untrained_csv(explanation: Explanation) -> str:
-    """Return every neuron of a random init as CSV, as `neurons_csv` does."""
+    """Return the neurons of a random init as CSV, with the columns of `neurons_csv`."""
     return neurons_csv(replace(explanation, neurons=explanation.untrained))
 
 
 def explained_csv(explanation: Explanation) -> str:
-    """Return the accuracies of the explained model as CSV: on all inputs, held out, by length."""
+    """Return the explained model's accuracies as CSV: on all inputs, held out, and by length."""
     rows = []
     for row in explanation.rows or ():
         parts = [("all", "", row.exact), ("held_out", "", row.held_out)]

@@ -1,4 +1,4 @@
-"""The figure of an explained model, and all its files."""
+"""The figure of an explained model, and the files of an explanation."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .panels import COLOURS, png
 from .readings import drawable
 
 MOST_HEADS = 16  # drawn
-TITLE = 26  # letters of a pattern's name above its picture
+TITLE = 26  # characters of a pattern's name above its panel
 
 
 def keep_explanation(explanation: Explanation, where: Path, key: Key) -> list[Path]:
-    """Write what is there of an explanation whole, the figure once all of it is; return the files.
+    """Write the parts of an explanation that exist, the figure with the last; return the files.
 
-    What is not all of it takes no place of what is.
+    An incomplete explanation does not replace a complete one.
 
     Raises:
         FaultError: the file system failed.
@@ -54,7 +54,7 @@ def keep_explanation(explanation: Explanation, where: Path, key: Key) -> list[Pa
 
 
 def explanation_figure(explanation: Explanation) -> Figure:
-    """Draw heads beside their explanations, neurons explained, and the explained model."""
+    """Draw heads beside their explanations, the neurons, and the explained model."""
     assert explanation.heads is not None
     assert explanation.rows is not None
     heads = [head for head in explanation.heads.each if head.active]
@@ -106,7 +106,7 @@ def _heads(
 
 
 def _neurons(axes: Axes, explanation: Explanation) -> None:
-    """Draw the accuracies of each layer's neurons, a random init's, and the shuffled floor."""
+    """Draw the predicates' accuracies: by layer, of a random init, and the shuffled floor."""
     neurons = explanation.neurons or ()
     by_layer = shares(neurons)
     for layer, colour in zip(by_layer, cycle(COLOURS), strict=False):
@@ -127,14 +127,14 @@ def _neurons(axes: Axes, explanation: Explanation) -> None:
 
 
 def _ranked(axes: Axes, values: Sequence[float], label: str, **style: Any) -> None:
-    """Draw values over their rank, the highest first, as a share of them."""
+    """Draw values against their rank (highest first), the rank as a share of all."""
     known = sorted((value for value in values if not math.isnan(value)), reverse=True)
     ranks = [(rank + 1) / len(known) for rank in range(len(known))]
     axes.plot(ranks, known, label=label, **style)
 
 
 def _styled(rows: Sequence[Explained]) -> list[tuple[str, dict[str, Any]]]:
-    """Return each variant's name and line: controls dotted, others thinner one by one."""
+    """Return each variant's name and line style: controls dotted, the others ever thinner."""
     names = list(dict.fromkeys(row.variant for row in rows if row.variant != INTACT))
     colours, greys = cycle(COLOURS), cycle(("0.15", "0.35", "0.5", "0.65"))
     widths = [max(1.2, 4.5 - 0.7 * at) for at in range(len(names))]

@@ -1,4 +1,4 @@
-"""What programs a model was matched with: tables, the verdicts, and a diagram of each program."""
+"""How a model matches programs: tables, verdicts and CSV."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ def site_label(site: str) -> str:
 
 
 def cut_label(cut: Cut) -> str:
-    """Return a cut's variables, shortened where they are many."""
+    """Return a cut's variables, truncated if the text is long."""
     return short(", ".join(cut.variables))
 
 
 def short(name: str) -> str:
-    """Return a name, cut off where it is long."""
+    """Return a name, truncated if it is long."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 @dataclass(frozen=True)
 class Matching:
-    """A checkpoint matched with programs: how each of them stands, the best first.
+    """A checkpoint matched with programs: the standing of each program, best first.
 
-    A model from elsewhere has no step.
+    A foreign model has no step.
     """
 
     run: str
@@ -92,7 +92,7 @@ class Matching:
 
     @property
     def exact(self) -> float:
-        """The model's exact accuracy, the same to all programs of a task."""
+        """The model's exact accuracy; it is the same for all programs of a task."""
         return self.standings[0].exact
 
     @property
@@ -102,7 +102,7 @@ class Matching:
 
 
 def print_matching(matchings: Sequence[Matching], console: Console) -> None:
-    """Print the last checkpoint's tables and verdicts, and of several, when each cut appears."""
+    """Print the last checkpoint's tables and verdicts; if there are several, when cuts emerge."""
     last = matchings[-1]
     _print_one(last, console)
     if len(matchings) > 1:
@@ -150,7 +150,7 @@ def emerged(matchings: Sequence[Matching]) -> Iterator[str]:
 
 
 def _realised(standing: Standing, rule: Rule) -> Iterator[tuple[str, str]]:
-    """Yield the testable cuts and the variables that a model that solves the task realises."""
+    """Yield the testable cuts and variables that are realised; none if the task is not solved."""
     if standing.exact < rule.solved:
         return
     tested = standing.candidate.testable
@@ -165,7 +165,10 @@ def _realised(standing: Standing, rule: Rule) -> Iterator[tuple[str, str]]:
 
 
 def variable_curves(matchings: Sequence[Matching], program: str) -> dict[str, list[float]]:
-    """Return each variable's best match of its own over checkpoints, 0 where there is none."""
+    """Return each variable's best match at every checkpoint.
+
+    Only sites that no later cut explains count; 0 if there is none.
+    """
     curves: dict[str, list[float]] = {}
     for matching in matchings:
         (there,) = [each for each in matching.standings if each.candidate.name == program]
@@ -176,13 +179,13 @@ def variable_curves(matchings: Sequence[Matching], program: str) -> dict[str, li
 
 
 def tested_cuts(matching: Matching) -> list[tuple[str, Cut]]:
-    """Return the programs' testable cuts, by program."""
+    """Return the testable cuts of all programs, sorted by program."""
     standings = sorted(matching.standings, key=lambda standing: standing.candidate.name)
     return [(s.candidate.name, cut) for s in standings for cut in s.candidate.testable]
 
 
 def best_match(matching: Matching, name: str, cut: Cut) -> float:
-    """Return a program's cut's best match at a site that no later cut explains."""
+    """Return a cut's best match at a site that no later cut explains; 0 if there is none."""
     for standing in matching.standings:
         if standing.candidate.name == name:
             for verdict in standing.verdict.cuts:
@@ -229,7 +232,7 @@ def _print_one(matching: Matching, console: Console) -> None:
 
 
 def _print_finer(finer: Finer, console: Console, say: Callable[[str], None]) -> None:
-    """Print each selector with the head that meets it best, and what is decided by them."""
+    """Print the head that overlaps most with each selector, and what the selectors decide."""
     table = plain_table("selector", "overlap", "interval", "uniform", "init", "head")
     for program, met in finer.met.items():
         if met:
@@ -256,7 +259,7 @@ def head_label(head: str) -> str:
 
 
 def _table(standing: Standing) -> Table:
-    """Return the sites with their matches, a column for each cut, by letter."""
+    """Return a table of matches: a row for each site, a column for each cut, named by letter."""
     rows, shown = by_site(standing.matches), _shown(standing)
     table = Table(
         title=escape(f"program {standing.candidate.name}"), title_justify="left", box=SIMPLE
@@ -283,7 +286,7 @@ def _table(standing: Standing) -> Table:
 
 
 def _placed(standing: Standing, rule: Rule) -> Table:
-    """Return which side of which block reads each variable, in the model and the reference."""
+    """Return a table of the attention sides that read each variable, in model and reference."""
     table = Table(title="used by attention at", title_justify="left", box=SIMPLE)
     for heading in ("variable", "of the cut", "model", "reference"):
         table.add_column(heading, overflow="fold")
@@ -304,7 +307,7 @@ def _where(place: Placement) -> str:
 
 
 def side_label(site: str) -> str:
-    """Return the side of a block's attention that a site is, in words.
+    """Return a label for a side of a block's attention.
 
     >>> side_label("blocks.2.hook_q_input")
     'queries of 2'
@@ -314,7 +317,10 @@ def side_label(site: str) -> str:
 
 
 def _shown(standing: Standing) -> dict[str, CutVerdict]:
-    """Return the cuts worth a column, by letter: all if they are few, else those with a verdict."""
+    """Return the cuts that get a column, by letter.
+
+    If there are many, the inner cuts that are not testable are left out.
+    """
     verdicts = list(standing.verdict.cuts)
     if len(verdicts) > MOST_SHOWN:
         kept = [verdict for verdict in verdicts[1:-1] if verdict.verdict != NOT_TESTABLE]
@@ -357,7 +363,7 @@ def _notes(candidate: Candidate) -> Iterator[str]:
 
 
 def to_csv(matchings: Sequence[Matching]) -> str:
-    """Return every test of every cut at every site of every checkpoint as CSV."""
+    """Return all tests as CSV, one row for each checkpoint, program, cut, site and test."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
@@ -370,8 +376,8 @@ def to_csv(matchings: Sequence[Matching]) -> str:
 def programs_csv(matchings: Sequence[Matching]) -> str:
     """Return the verdict on every program at every checkpoint as CSV.
 
-    `shared_with` are programs that no test of cuts tells apart, `decided` those that selectors put
-    behind this one.
+    `shared_with` lists the programs that no test of cuts distinguishes from this one, `decided`
+    the programs that the selectors place behind it.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -400,7 +406,7 @@ def programs_csv(matchings: Sequence[Matching]) -> str:
 
 
 def path_text(standing: Standing) -> str:
-    """Return the cut that each site holds on the path, as one line; a dash where it holds none."""
+    """Return the cut that each site of the path holds, on one line; a dash if it holds none."""
     return "; ".join(
         f"{site_label(site)}: {f'{cut_label(match.cut)} {match.value:.2f}' if match else '-'}"
         for site, match in standing.verdict.path.items()
@@ -408,7 +414,7 @@ def path_text(standing: Standing) -> str:
 
 
 def selectors_csv(matchings: Sequence[Matching]) -> str:
-    """Return how the heads of every checkpoint meet every program's selectors as CSV."""
+    """Return the best head's overlap with each selector, by checkpoint and program, as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(SELECTORS_HEADER)
@@ -424,10 +430,10 @@ def selectors_csv(matchings: Sequence[Matching]) -> str:
 
 
 def emergence_csv(matchings: Sequence[Matching]) -> str:
-    """Return what emerges over training as CSV: a row for each testable cut and each variable.
+    """Return matches over training as CSV: a row for each testable cut and each variable.
 
-    `match` is the best match of its own, at a site that no later cut explains; the row of the kind
-    `model` says how the checkpoint does the task.
+    `match` is the best match at a site that no later cut explains. A row of kind `model` holds the
+    checkpoint's accuracy and loss.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Whether matching tells models whose answer is known: a row for each control of each task."""
+"""Matching on models whose answer is known: a row for each control of each task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADER = ("task", "control", "kind", "program", "exact", "verdict", "match", "ri
 
 
 def print_checked(task: str, checks: Sequence[Checked], console: Console) -> None:
-    """Print a task's controls: those that differ only in seed or in which task they are as one."""
+    """Print a task's controls; those that differ only in seed or in the other task share a row."""
     table = Table(
         title=escape(f"matching the controls of {task}"), title_justify="left", box=SIMPLE
     )
@@ -48,7 +48,7 @@ def print_checked(task: str, checks: Sequence[Checked], console: Console) -> Non
 
 
 def _family(control: str) -> str:
-    """Return what controls that differ only in seed, or in the other task, are called together.
+    """Return the common name of controls that differ only in seed or in the other task.
 
     >>> _family("random_init-3"), _family("trained_on_hist"), _family("sort_by_counting")
     ('random_init', 'trained on other tasks', 'sort_by_counting')
@@ -68,7 +68,7 @@ def _range(values: Iterable[float | None]) -> str:
 
 
 def print_counts(checks: Sequence[Checked], console: Console) -> None:
-    """Print how many controls there were, of each kind, and every exception."""
+    """Print how many controls of each kind got the right verdict, and every exception."""
     say = partial(printed, console=console)
 
     for kind, claim in (
@@ -93,7 +93,7 @@ def print_counts(checks: Sequence[Checked], console: Console) -> None:
 
 
 def _gap(checks: Sequence[Checked]) -> Iterator[str]:
-    """Yield what lies between the controls that must match and those that must not."""
+    """Yield the lowest match of a positive and the highest of a negative, then a count of models."""
     known = [check for check in checks if check.match is not None and check.right is not None]
     positives = [check for check in known if check.kind == POSITIVE]
     others = [check for check in known if check.kind == NEGATIVE]
@@ -110,7 +110,7 @@ def _gap(checks: Sequence[Checked]) -> Iterator[str]:
 
 
 def _print_recognised(checks: Sequence[Checked], say: Callable[[str], None]) -> None:
-    """Print how many decoys are told from every rival of their own program."""
+    """Print how many compiled programs are recognised as themselves."""
     asked = [check for check in checks if check.recognised is not None or check.recognised_note]
     if not asked:
         return
@@ -126,7 +126,10 @@ def _print_recognised(checks: Sequence[Checked], say: Callable[[str], None]) -> 
 
 
 def checked_csv(checks: Sequence[Checked], before: str = "") -> str:
-    """Return the rows as CSV, after those of other tasks in an earlier one."""
+    """Return the checks as CSV, a row each.
+
+    `before` is an earlier CSV; its rows of other tasks are kept and come first.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)

@@ -1,4 +1,4 @@
-"""Figures of matching: a program's cuts over a model's sites, and when they appear in training."""
+"""Figures of matching: the match of each cut at each site, and over training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LEGEND = (
 
 
 def matching_files(matching: Matching) -> dict[str, bytes]:
-    """Return every test of a checkpoint as CSV, the verdicts, and its diagram, by file name."""
+    """Return the files of a matched checkpoint by name: tests, verdicts and diagram."""
     files = {
         "match.csv": to_csv([matching]).encode(),
         "programs.csv": programs_csv([matching]).encode(),
@@ -58,9 +58,9 @@ def keep_matching(
     sides: bool = True,
     of: Sequence[str] = (),
 ) -> Path:
-    """Write a checkpoint's result whole, by its step and settings; return its folder.
+    """Write a matched checkpoint, by step and settings; return the folder.
 
-    `of` is what else says which model and task it is, where the run's name does not.
+    `of` names the model and task where the run's name does not.
 
     Raises:
         FaultError: the file system failed.
@@ -70,7 +70,9 @@ def keep_matching(
 
 
 def draw_emergence(where: Path) -> list[str]:
-    """Draw when each cut appears, from the gathered tables; nothing of one checkpoint.
+    """Draw the matches over training from the gathered tables; return the names of the files.
+
+    A single checkpoint is not drawn.
 
     Raises:
         FaultError: the file system failed.
@@ -85,9 +87,9 @@ def draw_emergence(where: Path) -> list[str]:
 
 
 def emergence(rows: Sequence[Row]) -> Figure:
-    """Draw each testable cut's and variable's best match over training, below accuracy and loss.
+    """Draw the best match of each testable cut and variable over training, and accuracy and loss.
 
-    `rows` are those of `emergence_csv`. What was not asked at a checkpoint is a gap.
+    `rows` are those of `emergence_csv`. A checkpoint without a value leaves a gap.
     """
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     figure.suptitle(f"{rows[-1]['run']}: when each cut appears")
@@ -128,7 +130,7 @@ def emergence(rows: Sequence[Row]) -> Figure:
 
 
 def diagram(matching: Matching) -> Figure:
-    """Draw each program's cuts over the model's sites: the match, and which cells the path has."""
+    """Draw each program's matches, cuts against sites, and mark the path."""
     standings = matching.standings
     heights = [max(2, len(standing.candidate.cuts.all)) for standing in standings]
     sites = max(len(by_site(standing.matches)) for standing in standings)
@@ -152,7 +154,7 @@ def diagram(matching: Matching) -> Figure:
 
 
 def _grid(axes: Axes, standing: Standing) -> AxesImage:
-    """Draw a program's matches, cuts from the input's down to the output's."""
+    """Draw one program's matches, a row for each cut, from the input to the output."""
     rows, all_cuts = by_site(standing.matches), standing.candidate.cuts.all
     none = float("nan")
     values = [

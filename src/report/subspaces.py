@@ -1,4 +1,4 @@
-"""In what subspaces a program's variables were found: a table, a sentence for each, CSV."""
+"""The search for a program's variables in subspaces: a table, sentences and CSV."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Searched:
-    """A checkpoint searched for a program's variables: the sites of each, and what was found.
+    """The search for a program's variables in a checkpoint's subspaces.
 
-    At the others of `all_sites` the whole residual is a cut that has the variable; `note` says how
-    well the control learned its shuffled labels.
+    `sites` are the sites searched for each variable. At the other sites of `all_sites` the whole
+    residual is a cut that contains the variable. `note` says how well the control learned its
+    shuffled labels.
     """
 
     run: str
@@ -57,7 +58,7 @@ class Searched:
 
 
 def print_subspaces(searched: Searched, console: Console) -> None:
-    """Print a row for each variable and site, and what they amount to for each variable."""
+    """Print a row for each variable and site, then a sentence for each variable."""
     say = partial(printed, console=console)
 
     if searched.found:
@@ -83,9 +84,10 @@ def _table(searched: Searched) -> Table:
 
 
 def per_site(subspaces: Sequence[Subspace]) -> list[Subspace]:
-    """Return for each variable and site the fewest directions in which it is found, else the best.
+    """Return the best subspace for each variable and site.
 
-    Of equally good ones it is the fewest.
+    It is the smallest in which the variable is found, else the one with the highest `test`. Ties
+    go to the smallest.
     """
     groups = groupby(subspaces, key=lambda subspace: (subspace.variable, subspace.site))
     return [
@@ -102,7 +104,7 @@ def per_site(subspaces: Sequence[Subspace]) -> list[Subspace]:
 
 
 def sentences(searched: Searched) -> Iterator[str]:
-    """Yield what is said of each variable."""
+    """Yield the sentences about each variable."""
     if not searched.sites:
         yield f"no subspaces: {searched.program} has no inner variable to search for"
     if not searched.all_sites:
@@ -150,7 +152,7 @@ def _names(subspace: Subspace) -> str:
 
 
 def to_csv(searched: Searched) -> str:
-    """Return every search, one row for each variable, site and number of directions, as CSV."""
+    """Return all searches as CSV, one row for each variable, site and number of directions."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
@@ -169,7 +171,7 @@ def to_csv(searched: Searched) -> str:
 
 
 def directions_of(searched: Searched) -> dict[str, Tensor]:
-    """Return every search's directions, each [d_model, k], by `VARIABLE@SITE/k`."""
+    """Return the directions of all searches, each [d_model, k], keyed by `VARIABLE@SITE/k`."""
     return {
         f"{each.variable}@{each.site}/{each.k}": each.directions.contiguous()
         for each in searched.found
@@ -177,7 +179,7 @@ def directions_of(searched: Searched) -> dict[str, Tensor]:
 
 
 def keep_subspaces(searched: Searched, where: Path, settings: Sequence[str] = ()) -> Path:
-    """Write every search as CSV, and the directions as safetensors; return their folder.
+    """Write all searches as CSV and the directions as safetensors; return the folder.
 
     Raises:
         FaultError: the file system failed.
