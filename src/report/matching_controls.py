@@ -93,7 +93,7 @@ def print_counts(checks: Sequence[Checked], console: Console) -> None:
 
 
 def _gap(checks: Sequence[Checked]) -> Iterator[str]:
-    """Yield the lowest match of a positive and the highest of a negative, then a count of models."""
+    """Yield the lowest match of a positive and the highest of a negative; count the models."""
     known = [check for check in checks if check.match is not None and check.right is not None]
     positives = [check for check in known if check.kind == POSITIVE]
     others = [check for check in known if check.kind == NEGATIVE]
