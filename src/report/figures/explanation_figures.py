@@ -1,4 +1,4 @@
-"""The figure of an explained model, and all its files."""
+"""The figure of an explained model, and the files of an explanation."""
 
 from __future__ import annotations
 
@@ -26,51 +26,51 @@ from ..terminal.explanation_tables import (
 from .panels import COLOURS, png
 
 MOST_HEADS = 16  # drawn
-TITLE = 26  # letters of a pattern's name above its picture
+TITLE = 26  # characters of a pattern's name above its panel
 
 
-def keep_explanation(one: Explanation, where: Path, key: Key) -> list[Path]:
-    """Write what is there of an explanation whole, the figure once all of it is; return the files.
+def keep_explanation(explanation: Explanation, where: Path, key: Key) -> list[Path]:
+    """Write the parts of an explanation that exist, the figure with the last; return the files.
 
-    What is not all of it takes no place of what is.
+    An incomplete explanation does not replace a complete one.
 
     Raises:
         FaultError: the file system failed.
     """
     files: dict[str, bytes] = {}
-    if one.heads is not None:
-        files["heads.csv"] = heads_csv(one).encode()
-    if one.neurons:
-        files["neurons.csv"] = neurons_csv(one).encode()
-    if one.untrained:
-        files["neurons-random-init.csv"] = untrained_csv(one).encode()
-    if one.rows is not None:
-        files["explained.csv"] = explained_csv(one).encode()
-        files["explanation.png"] = png(explanation_figure(one))
-    parts = [one.heads, one.neurons, one.rows]
+    if explanation.heads is not None:
+        files["heads.csv"] = heads_csv(explanation).encode()
+    if explanation.neurons:
+        files["neurons.csv"] = neurons_csv(explanation).encode()
+    if explanation.untrained:
+        files["neurons-random-init.csv"] = untrained_csv(explanation).encode()
+    if explanation.rows is not None:
+        files["explained.csv"] = explained_csv(explanation).encode()
+        files["explanation.png"] = png(explanation_figure(explanation))
+    parts = [explanation.heads, explanation.neurons, explanation.rows]
     there = sum(part is not None for part in parts)
     path = save(where, key, files, (there,), there == len(parts))
     return [path / name for name in files]
 
 
-def explanation_figure(one: Explanation) -> Figure:
-    """Draw heads beside their explanations, neurons explained, and the explained model."""
-    assert one.heads is not None
-    assert one.rows is not None
-    heads = [head for head in one.heads.each if head.active]
+def explanation_figure(explanation: Explanation) -> Figure:
+    """Draw heads beside their explanations, the neurons, and the explained model."""
+    assert explanation.heads is not None
+    assert explanation.rows is not None
+    heads = [head for head in explanation.heads.each if head.active]
     shown = sorted(heads, key=lambda head: -head.best.scored.value)[:MOST_HEADS]
     shown.sort(key=lambda head: (head.layer, head.head))
     columns = max(1, min(4, len(shown)))
     lines = -(-len(shown) // columns) or 1
     figure = Figure(figsize=(15, 2.1 * lines + 5), layout="constrained")
-    figure.suptitle(drawable(one.title), parse_math=False)
+    figure.suptitle(drawable(explanation.title), parse_math=False)
     above, below = cast(list[SubFigure], figure.subfigures(2, 1, height_ratios=(2.1 * lines, 4.6)))
     _heads(above, shown, len(heads), columns, lines)
-    panels = below.subplots(1, 3 if one.neurons else 2, squeeze=False)[0]
-    if one.neurons:
-        _neurons(panels[0], one)
-    _by_layer(panels[-2], one.rows)
-    _by_length(panels[-1], one.rows)
+    panels = below.subplots(1, 3 if explanation.neurons else 2, squeeze=False)[0]
+    if explanation.neurons:
+        _neurons(panels[0], explanation)
+    _by_layer(panels[-2], explanation.rows)
+    _by_length(panels[-1], explanation.rows)
     return figure
 
 
@@ -105,19 +105,21 @@ def _heads(
             place.set_title(title, fontsize=7)
 
 
-def _neurons(axes: Axes, one: Explanation) -> None:
-    """Draw the accuracies of each layer's neurons, a random init's, and the shuffled floor."""
-    neurons = one.neurons or ()
-    found = shares(neurons)
-    for layer, colour in zip(found, cycle(COLOURS), strict=False):
+def _neurons(axes: Axes, explanation: Explanation) -> None:
+    """Draw the predicates' accuracies: by layer, of a random init, and the shuffled floor."""
+    neurons = explanation.neurons or ()
+    by_layer = shares(neurons)
+    for layer, colour in zip(by_layer, cycle(COLOURS), strict=False):
         values = [each.accuracy for each in neurons if each.layer == layer]
-        share, n = found[layer]
+        share, n = by_layer[layer]
         label = f"layer {layer}: {share:.0%} of {n} explained"
         _ranked(axes, values, label, color=colour, marker="." if n < 40 else None)
-    accuracies = [each.accuracy for each in one.untrained]
+    accuracies = [each.accuracy for each in explanation.untrained]
     _ranked(axes, accuracies, "random init, all layers", color="0.3", ls="--")
     _ranked(axes, [each.floor for each in neurons], "shuffled on/off", color="0.5", ls=":")
-    axes.axhline(one.bar, color="black", lw=0.8, ls="-.", label=f"explained at {one.bar:g}")
+    axes.axhline(
+        explanation.bar, color="black", lw=0.8, ls="-.", label=f"explained at {explanation.bar:g}"
+    )
     axes.set(ylim=(0.3, 1.03), xlim=(0, 1.02), xlabel="neurons that vary, best first (share)")
     axes.set_ylabel("balanced accuracy of the predicate, held out", fontsize=8)
     axes.set_title("neurons", fontsize=9)
@@ -125,14 +127,14 @@ def _neurons(axes: Axes, one: Explanation) -> None:
 
 
 def _ranked(axes: Axes, values: Sequence[float], label: str, **style: Any) -> None:
-    """Draw values over their rank, the highest first, as a share of them."""
+    """Draw values against their rank (highest first), the rank as a share of all."""
     known = sorted((value for value in values if not math.isnan(value)), reverse=True)
     ranks = [(rank + 1) / len(known) for rank in range(len(known))]
     axes.plot(ranks, known, label=label, **style)
 
 
 def _styled(rows: Sequence[Explained]) -> list[tuple[str, dict[str, Any]]]:
-    """Return each variant's name and line: controls dotted, others thinner one by one."""
+    """Return each variant's name and line style: controls dotted, the others ever thinner."""
     names = list(dict.fromkeys(row.variant for row in rows if row.variant != INTACT))
     colours, greys = cycle(COLOURS), cycle(("0.15", "0.35", "0.5", "0.65"))
     widths = [max(1.2, 4.5 - 0.7 * at) for at in range(len(names))]

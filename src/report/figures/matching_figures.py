@@ -1,4 +1,4 @@
-"""Figures of matching: a program's cuts over a model's sites, and when they appear in training."""
+"""Figures of matching: the match of each cut at each site, and over training."""
 
 from __future__ import annotations
 
@@ -38,39 +38,41 @@ LEGEND = (
 )
 
 
-def matching_files(one: Matching) -> dict[str, bytes]:
-    """Return every test of a checkpoint as CSV, the verdicts, and its diagram, by file name."""
+def matching_files(matching: Matching) -> dict[str, bytes]:
+    """Return the files of a matched checkpoint by name: tests, verdicts and diagram."""
     files = {
-        "match.csv": to_csv([one]).encode(),
-        "programs.csv": programs_csv([one]).encode(),
-        "emergence.csv": emergence_csv([one]).encode(),
-        "match.png": png(diagram(one)),
+        "match.csv": to_csv([matching]).encode(),
+        "programs.csv": programs_csv([matching]).encode(),
+        "emergence.csv": emergence_csv([matching]).encode(),
+        "match.png": png(diagram(matching)),
     }
-    if one.finer is not None:
-        files["selectors.csv"] = selectors_csv([one]).encode()
+    if matching.finer is not None:
+        files["selectors.csv"] = selectors_csv([matching]).encode()
     return files
 
 
 def keep_matching(
-    one: Matching,
+    matching: Matching,
     where: Path,
     settings: Sequence[str] = (),
     sides: bool = True,
     of: Sequence[str] = (),
 ) -> Path:
-    """Write a checkpoint's result whole, by its step and settings; return its folder.
+    """Write a matched checkpoint, by step and settings; return the folder.
 
-    `of` is what else says which model and task it is, where the run's name does not.
+    `of` names the model and task where the run's name does not.
 
     Raises:
         FaultError: the file system failed.
     """
-    key = Key(MATCH, one.run, one.step, tuple(settings), tuple(of))
-    return save(where, key, matching_files(one), (len(one.standings), int(sides)))
+    key = Key(MATCH, matching.run, matching.step, tuple(settings), tuple(of))
+    return save(where, key, matching_files(matching), (len(matching.standings), int(sides)))
 
 
 def draw_emergence(where: Path) -> list[str]:
-    """Draw when each cut appears, from the gathered tables; nothing of one checkpoint.
+    """Draw the matches over training from the gathered tables; return the names of the files.
+
+    A single checkpoint is not drawn.
 
     Raises:
         FaultError: the file system failed.
@@ -85,9 +87,9 @@ def draw_emergence(where: Path) -> list[str]:
 
 
 def emergence(rows: Sequence[Row]) -> Figure:
-    """Draw each testable cut's and variable's best match over training, below accuracy and loss.
+    """Draw the best match of each testable cut and variable over training, and accuracy and loss.
 
-    `rows` are those of `emergence_csv`. What was not asked at a checkpoint is a gap.
+    `rows` are those of `emergence_csv`. A checkpoint without a value leaves a gap.
     """
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     figure.suptitle(f"{rows[-1]['run']}: when each cut appears")
@@ -98,7 +100,7 @@ def emergence(rows: Sequence[Row]) -> Figure:
     def curve(some: Sequence[Row], column: str) -> list[float]:
         at = {int(row["step"]): value(row, column) for row in some}
         known = (at.get(step) for step in steps)
-        return [math.nan if one is None else one for one in known]
+        return [math.nan if number is None else number for number in known]
 
     (line,) = above.plot(
         steps, curve(models, "exact"), color="black", marker=".", label="exact accuracy"
@@ -127,12 +129,14 @@ def emergence(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def diagram(one: Matching) -> Figure:
-    """Draw each program's cuts over the model's sites: the match, and which cells the path has."""
-    found = one.standings
-    heights = [max(2, len(one.candidate.cuts.all)) for one in found]
-    sites = max(len(by_site(one.matches)) for one in found)
-    longest = max(len(cut_label(cut)) for one in found for cut in one.candidate.cuts.all)
+def diagram(matching: Matching) -> Figure:
+    """Draw each program's matches, cuts against sites, and mark the path."""
+    standings = matching.standings
+    heights = [max(2, len(standing.candidate.cuts.all)) for standing in standings]
+    sites = max(len(by_site(standing.matches)) for standing in standings)
+    longest = max(
+        len(cut_label(cut)) for standing in standings for cut in standing.candidate.cuts.all
+    )
     figure = Figure(
         figsize=(
             max(4.5, 2.8 + 0.085 * longest) + 0.62 * sites,
@@ -140,18 +144,18 @@ def diagram(one: Matching) -> Figure:
         ),
         layout="constrained",
     )
-    figure.suptitle(one.title)
-    axes = figure.subplots(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for standing, ax in zip(found, axes, strict=True):
+    figure.suptitle(matching.title)
+    axes = figure.subplots(len(standings), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for standing, ax in zip(standings, axes, strict=True):
         image = _grid(ax, standing)
     figure.colorbar(image, ax=list(axes), label="match (lowest of scrub and interchange)")
     figure.supxlabel(LEGEND, fontsize=7)
     return figure
 
 
-def _grid(axes: Axes, one: Standing) -> AxesImage:
-    """Draw a program's matches, cuts from the input's down to the output's."""
-    rows, all_cuts = by_site(one.matches), one.candidate.cuts.all
+def _grid(axes: Axes, standing: Standing) -> AxesImage:
+    """Draw one program's matches, a row for each cut, from the input to the output."""
+    rows, all_cuts = by_site(standing.matches), standing.candidate.cuts.all
     none = float("nan")
     values = [
         [row[cut.name].value if cut.name in row else none for row in rows.values()] or [none]
@@ -159,11 +163,15 @@ def _grid(axes: Axes, one: Standing) -> AxesImage:
     ]
     image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
     axes.set_xticks(range(len(rows)), [site_label(site) for site in rows])
-    untestable = [cut for cut in one.candidate.cuts.inner if cut not in one.candidate.testable]
+    untestable = [
+        cut for cut in standing.candidate.cuts.inner if cut not in standing.candidate.testable
+    ]
     labels = [cut_label(cut) + " (not testable)" * (cut in untestable) for cut in all_cuts]
     axes.set_yticks(range(len(all_cuts)), labels)
-    axes.set_title(f"{one.candidate.name}: {one.verdict.verdict}", fontsize=10, loc="left")
-    for y, verdict in enumerate(one.verdict.cuts):
+    axes.set_title(
+        f"{standing.candidate.name}: {standing.verdict.verdict}", fontsize=10, loc="left"
+    )
+    for y, verdict in enumerate(standing.verdict.cuts):
         for x, (site, match) in enumerate(zip(rows, values[y], strict=False)):
             own = site in verdict.sites
             if not math.isnan(match):
@@ -176,7 +184,7 @@ def _grid(axes: Axes, one: Standing) -> AxesImage:
                 axes.add_patch(_box(x, y))
     path = [
         (x, all_cuts.index(match.cut))
-        for x, match in enumerate(one.verdict.path.values())
+        for x, match in enumerate(standing.verdict.path.values())
         if match is not None
     ]
     for x, y in path:

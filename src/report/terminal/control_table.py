@@ -1,4 +1,4 @@
-"""A task's controls: the table of what each measure gives on them, and a figure."""
+"""The values of each measure on a task's controls: a table and a figure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ...analysis.measures.suite import headlines
 from ...hypotheses.row_values import drawable
 from .tables import say
 
-COLUMNS = {  # group: (heading, which of several is shown)
+COLUMNS = {  # group: (heading, which of several values is shown)
     "reference": ("refer-\nence", min),
     "rotated": ("rota-\nted", min),
     "reparametrised": ("repara-\nmetrised", min),
@@ -39,7 +39,7 @@ Measured = Sequence[tuple[Control, Sequence[Measurement]]]
 Values = Sequence[tuple[Control, Mapping[str, float]]]
 DESCRIBING = ("ablation/", "sparsity/")
 GAP = "gap"  # the column of verdicts
-SHOWN = {  # what the columns hold
+SHOWN = {  # what each column holds
     "reference": "the compiled reference",
     "rotated": "in another basis (rotated)",
     "reparametrised": "in another basis, by a map of condition number 3 (reparametrised)",
@@ -58,7 +58,7 @@ KINDS = {
 
 
 def legend(measured: Measured) -> str:
-    """Return what the controls are that were measured, and what a gap is."""
+    """Return a legend: the controls that were measured, and what a gap is."""
     there = {control.kind: dict[str, None]() for control, _ in measured}
     for control, _ in measured:
         there[control.kind][SHOWN.get(control.group, control.group)] = None
@@ -76,12 +76,12 @@ def print_controls(
     title: str,
     measured: Measured,
     notes: Mapping[str, str],
-    found: Sequence[Separation],
+    separations: Sequence[Separation],
     console: Console,
 ) -> None:
-    """Print the table of measures by controls, which separate, and what the controls are."""
+    """Print the measures on the controls, which measures separate, and a legend."""
     values = _values(measured)
-    judged = {one.key: one for one in found}
+    judged = {separation.key: separation for separation in separations}
     others = dict.fromkeys(
         key
         for _, held in values
@@ -101,12 +101,13 @@ def print_controls(
     for name in notes:
         if name not in {control.name for control, _ in measured}:
             say(f"not made {name}: {notes[name]}", console)
-    failing = [one for one in found if not one.separates]
-    say(f"\n{len(found) - len(failing)} of {len(found)} measures separate", console)
-    for one in failing:
+    failing = [separation for separation in separations if not separation.separates]
+    say(f"\n{len(separations) - len(failing)} of {len(separations)} measures separate", console)
+    for separation in failing:
         say(
-            f"\u2717 {_label(one.key)}: {one.negative} {one.highest_negative:.3f} is not below "
-            f"{one.positive} {one.lowest_positive:.3f}: {one.why}",
+            f"\u2717 {_label(separation.key)}: {separation.negative} "
+            f"{separation.highest_negative:.3f} is not below {separation.positive} "
+            f"{separation.lowest_positive:.3f}: {separation.why}",
             console,
         )
 
@@ -118,7 +119,7 @@ def _print_table(
     verdicts: Mapping[str, Separation],
     console: Console,
 ) -> None:
-    """Print a table, in as many parts as a narrow terminal needs: no column is lost."""
+    """Print a table, split into parts that fit the terminal, so that no column is lost."""
     there = {control.group for control, _ in values}
     free = console.options.update(max_width=1000)
     columns = [*(group for group in COLUMNS if group in there), *[GAP] * bool(verdicts)]
@@ -134,7 +135,7 @@ def _print_table(
 
 
 def _values(measured: Measured) -> Values:
-    """Return each control's headlines by key, without those of other models beside it."""
+    """Return each control's headline values by key, without those of the reference and of H1."""
     return [
         (
             control,
@@ -166,8 +167,11 @@ def _table(
         cells = []
         for column in columns:
             if column == GAP:
-                one = verdicts[key]
-                cells += [f"{one.gap:+.3f}", "separates" if one.separates else "\u2717 fails"]
+                separation = verdicts[key]
+                cells += [
+                    f"{separation.gap:+.3f}",
+                    "separates" if separation.separates else "\u2717 fails",
+                ]
                 continue
             held = [row[key] for control, row in values if control.group == column and key in row]
             cells.append(f"{COLUMNS[column][1](held):.2f}" if held else "-")
@@ -176,7 +180,7 @@ def _table(
 
 
 def _label(key: str) -> str:
-    """Return a key without what all of its kind share.
+    """Return a key without the parts that all keys of its kind share.
 
     >>> _label("similarity/length/best_deconfounded_cka")
     'dCKA length'
@@ -189,35 +193,40 @@ def _label(key: str) -> str:
     return f"{group} {words}" if subject == "model" else f"{group} {subject} {words}"
 
 
-def controls_figure(title: str, measured: Measured, found: Sequence[Separation]) -> bytes:
-    """Return a PNG: each measure's values on all controls, those that fail in grey print."""
-    figure = Figure(figsize=(11, 1.6 + 0.32 * max(1, len(found))), layout="constrained")
+def controls_figure(title: str, measured: Measured, separations: Sequence[Separation]) -> bytes:
+    """Return a PNG of each measure's values on all controls; labels of failing ones are grey."""
+    figure = Figure(figsize=(11, 1.6 + 0.32 * max(1, len(separations))), layout="constrained")
     axes = figure.add_subplot()
     values = _values(measured)
     shown = set[str]()
-    for place, one in enumerate(reversed(found)):
+    for place, separation in enumerate(reversed(separations)):
         axes.axhline(place, color="0.9", lw=0.8, zorder=0)
-        if one.separates:
-            span = [one.highest_negative, one.lowest_positive]
+        if separation.separates:
+            span = [separation.highest_negative, separation.lowest_positive]
             axes.plot(span, [place, place], color="#009e73", lw=5, alpha=0.35, zorder=1)
         for kind in (NEGATIVE, DECOY, POSITIVE):
-            there = [held[one.key] for c, held in values if c.kind == kind and one.key in held]
+            there = [
+                held[separation.key]
+                for c, held in values
+                if c.kind == kind and separation.key in held
+            ]
             axes.scatter(
                 there, [place] * len(there), s=26, color=COLOURS[kind], alpha=0.75,
                 marker=MARKERS[kind], label=None if kind in shown else f"{kind} controls",
             )  # fmt: skip
             shown.add(kind)
     labels = [
-        f"{_label(one.key)}  ({one.gap:+.2f}{'' if one.separates else ', fails'})"
-        for one in reversed(found)
+        f"{_label(separation.key)}  ({separation.gap:+.2f}"
+        f"{'' if separation.separates else ', fails'})"
+        for separation in reversed(separations)
     ]
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    for tick, one in zip(axes.get_yticklabels(), reversed(found), strict=True):
-        tick.set_color("black" if one.separates else "0.55")
+    for tick, separation in zip(axes.get_yticklabels(), reversed(separations), strict=True):
+        tick.set_color("black" if separation.separates else "0.55")
     words = f"{drawable(title)}: green is the gap between positives and negatives"
     axes.set_title(words, parse_math=False)
     axes.set_xlabel("value of the measure")
-    if found:
+    if separations:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.05), ncols=3, fontsize=8)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)

@@ -1,4 +1,4 @@
-"""What a model's heads and neurons do: tables for the terminal, and CSV."""
+"""What a model's heads and neurons do: terminal tables and CSV."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ LOOKED_UP = (
 
 @dataclass(frozen=True)
 class Explanation:
-    """A model, its heads and neurons, and how it does with them explained; None: not there yet.
+    """The explained heads and neurons of a model, and its accuracy with them replaced.
 
-    `n` of `total` inputs were looked at. `untrained` are the neurons of a random init.
+    `n` of `total` inputs were used. `untrained` are the neurons of a random init. A part is None
+    until it is computed. `rows` hold the accuracies of the explained model.
     """
 
     title: str
@@ -85,45 +86,50 @@ class Explanation:
         return self.exact >= self.solved_from
 
 
-def print_explanation(one: Explanation, console: Console) -> None:
-    """Print the tables of heads, of neurons and of the explained model."""
+def print_explanation(explanation: Explanation, console: Console) -> None:
+    """Print the tables of heads, neurons and the explained model."""
     say = partial(printed, console=console)
 
-    say(first_line(one))
-    of = "all" if one.n == one.total else f"{one.n:,} of"
-    say(f"{one.title}: exact accuracy {one.exact:.3f} on {of} {one.total:,} inputs")
-    if one.heads is not None:
-        console.print(_heads_table(one.heads.each))
-        active = [head for head in one.heads.each if head.active]
+    say(first_line(explanation))
+    of = "all" if explanation.n == explanation.total else f"{explanation.n:,} of"
+    say(
+        f"{explanation.title}: exact accuracy {explanation.exact:.3f} on {of} "
+        f"{explanation.total:,} inputs"
+    )
+    if explanation.heads is not None:
+        console.print(_heads_table(explanation.heads.each))
+        active = [head for head in explanation.heads.each if head.active]
         if active:
             by_selector = any(head.best is head.hard for head in active)
             by_table = any(head.best is not head.hard for head in active)
             say(HEADS_LEGEND + MASS * by_selector + TABLES_JUDGED * by_table)
-        for line in head_sentences(one.heads):
+        for line in head_sentences(explanation.heads):
             say(line)
-    if one.neurons == ():
+    if explanation.neurons == ():
         say("no neurons: the model has attention only")
-    elif one.neurons is not None:
-        listed = [neuron for neuron in by_importance(one.neurons) if neuron.explained][:SHOWN]
+    elif explanation.neurons is not None:
+        ranked = by_importance(explanation.neurons)
+        listed = [neuron for neuron in ranked if neuron.explained][:SHOWN]
         if listed:
-            console.print(_neurons_table(listed, one.output))
+            console.print(_neurons_table(listed, explanation.output))
             say(NEURONS_LEGEND + RARE * any(neuron.rare for neuron in listed))
-        for line in neuron_sentences(one.neurons, one.untrained, one.bar):
+        for line in neuron_sentences(explanation.neurons, explanation.untrained, explanation.bar):
             say(line)
-    if one.rows is not None:
-        console.print(_explained_table(one.rows))
-        console.print(_lengths_table(one.rows))
-        predicted = WITH_PREDICATES in {row.variant for row in one.rows}
+    if explanation.rows is not None:
+        console.print(_explained_table(explanation.rows))
+        console.print(_lengths_table(explanation.rows))
+        predicted = WITH_PREDICATES in {row.variant for row in explanation.rows}
         say(f"{EXPLAINED_LEGEND} {LOOKED_UP if predicted else PATTERNS_LOOKED_UP}")
 
 
-def first_line(one: Explanation) -> str:
-    """Return whether the model solves its task, which comes before all else."""
-    if one.solved:
-        return f"solves {one.task}"
+def first_line(explanation: Explanation) -> str:
+    """Return a sentence that says whether the model solves its task."""
+    if explanation.solved:
+        return f"solves {explanation.task}"
     return (
-        f"does not solve {one.task}: exact accuracy {one.exact:.3f} is below {one.solved_from:g}; "
-        "what follows explains what it does, not how the task is solved"
+        f"does not solve {explanation.task}: exact accuracy {explanation.exact:.3f} is below "
+        f"{explanation.solved_from:g}; what follows explains what it does, not how the task is "
+        "solved"
     )
 
 
@@ -132,78 +138,81 @@ def _interval(low: float, high: float) -> str:
 
 
 def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
-    masses = any(one.active and one.best is one.hard for one in heads)  # of what selectors select
+    # mass: attention to the keys that a selector selects; tables have none
+    masses = any(head.active and head.best is head.hard for head in heads)
     table = plain_table("head", "by", "overlap", "95%", "init", "flat", *["mass"] * masses)
     table.add_column("pattern", overflow="fold")
     table.add_column("next best", overflow="fold")
-    for one in heads:
-        if not one.active:
+    for head in heads:
+        if not head.active:
             nothing = [""] * (4 + masses)
-            table.add_row(one.name, "-", *nothing, "inactive: no effect on any input", "")
+            table.add_row(head.name, "-", *nothing, "inactive: no effect on any input", "")
             continue
-        best = one.best
-        hard, scored = one.hard, best.scored
+        best = head.best
+        hard, scored = head.hard, best.scored
         other = hard.runner_up if best is hard else hard.scored
-        what = scored.name if best is hard else f"table: {scored.name} ({one.table.size} numbers)"
+        what = scored.name if best is hard else f"table: {scored.name} ({head.table.size} numbers)"
         bos = f"; BOS: {hard.at_bos}" if best is hard else ""
-        level = one.level if one.level != "nothing" else "-"
+        level = head.level if head.level != "nothing" else "-"
         mass = [f"{hard.mass:.2f}" if best is hard else ""] * masses
         table.add_row(
-            one.name, level, f"{scored.value:.2f}", _interval(scored.low, scored.high),
-            f"{best.untrained:.2f}", f"{one.uniform:.2f}", *mass, escape(what + bos),
+            head.name, level, f"{scored.value:.2f}", _interval(scored.low, scored.high),
+            f"{best.untrained:.2f}", f"{head.uniform:.2f}", *mass, escape(what + bos),
             escape(f"{other.name} {other.value:.2f}"),
         )  # fmt: skip
     return table
 
 
 def head_sentences(heads: Heads) -> Iterator[str]:
-    """Yield how many heads are explained by what, and which are only together."""
-    active = [one for one in heads.each if one.active]
-    by = {level: sum(one.level == level for one in active) for level in ("selector", "table")}
+    """Yield how many heads a selector or a table explains, and which heads meet one jointly."""
+    active = [head for head in heads.each if head.active]
+    by = {level: sum(head.level == level for head in active) for level in ("selector", "table")}
     yield (
         f"{len(active)} of {len(heads.each)} heads are active: {by['selector']} explained by a "
         f"selector, {by['table']} by a table, {len(active) - sum(by.values())} by neither"
     )
     for level, what in (("selector", "selector"), ("table", "kind of table")):
-        alike = [one.name for one in active if one.level == level and one.untrained_too]
+        alike = [head.name for head in active if head.level == level and head.untrained_too]
         if alike:
             yield (
                 f"random inits reach the bar by the same {what} as {', '.join(alike)}: it says "
                 "little of training"
             )
     exact = [
-        one.name
-        for one in active
-        if one.layer == 0 and one.level == "table" and {"index", "token"} <= {*one.table.kind.query}
+        head.name
+        for head in active
+        if head.layer == 0
+        and head.level == "table"
+        and {"index", "token"} <= {*head.table.kind.query}
     ]
     if exact:
         yield f"a table by positions and tokens fits any first layer, so {', '.join(exact)} too"
-    for one in heads.joint:
-        shares = ", ".join(f"{one.layer}.{head} {w:.2f}" for head, w in one.weights.items())
+    for joint in heads.joint:
+        shares = ", ".join(f"{joint.layer}.{head} {w:.2f}" for head, w in joint.weights.items())
         yield (
-            f"together: the mean of {shares} meets {one.selector} with {one.value:.2f} (the best "
-            f"alone: {one.alone:.2f})"
+            f"together: the mean of {shares} meets {joint.selector} with {joint.value:.2f} "
+            f"(the best alone: {joint.alone:.2f})"
         )
 
 
 def by_importance(neurons: Sequence[NeuronExplanation]) -> list[NeuronExplanation]:
-    """Return neurons by how much the loss rises when they are switched off, the most first."""
-    return sorted(neurons, key=lambda one: -one.effect.loss if one.effect else math.inf)
+    """Return the neurons by the rise in loss when each is switched off, highest first."""
+    return sorted(neurons, key=lambda neuron: -neuron.effect.loss if neuron.effect else math.inf)
 
 
 def _neurons_table(neurons: Sequence[NeuronExplanation], output: Output) -> Table:
     table = plain_table("neuron", "accuracy", "95%", "shuffled", "loss", "r", "ratio")
     table.add_column("on where", overflow="fold")
     table.add_column("adds to", overflow="fold")
-    for one in neurons:
-        effect = one.effect
+    for neuron in neurons:
+        effect = neuron.effect
         numbers = [effect.loss, effect.correlation, effect.ratio] if effect else [math.nan] * 3
-        text = one.text if len(one.text) <= LONGEST else f"{one.text[: LONGEST - 1]}…"
-        mark = "*" if one.rare else ""
+        text = neuron.text if len(neuron.text) <= LONGEST else f"{neuron.text[: LONGEST - 1]}…"
+        mark = "*" if neuron.rare else ""
         table.add_row(
-            one.name, _number(one.accuracy) + mark, _interval(one.low, one.high),
-            _number(one.floor), f"{numbers[0]:.1e}" if effect else "", *map(_number, numbers[1:]),
-            escape(text), escape(_added(one, output)),
+            neuron.name, _number(neuron.accuracy) + mark, _interval(neuron.low, neuron.high),
+            _number(neuron.floor), f"{numbers[0]:.1e}" if effect else "",
+            *map(_number, numbers[1:]), escape(text), escape(_added(neuron, output)),
         )  # fmt: skip
     return table
 
@@ -212,11 +221,11 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2f}"
 
 
-def _added(one: NeuronExplanation, output: Output) -> str:
-    """Return the outputs that a neuron adds to, and takes from, most."""
-    if one.effect is None or not any(abs(value) > 1e-6 for value in one.effect.direct):
+def _added(neuron: NeuronExplanation, output: Output) -> str:
+    """Return the outputs that a neuron raises and lowers most."""
+    if neuron.effect is None or not any(abs(value) > 1e-6 for value in neuron.effect.direct):
         return ""
-    direct = one.effect.direct
+    direct = neuron.effect.direct
     if not isinstance(output, Categorical):
         return f"{direct[0]:+.2g}"
     places = {max(range(len(direct)), key=direct.__getitem__)}
@@ -228,8 +237,8 @@ def _added(one: NeuronExplanation, output: Output) -> str:
 def neuron_sentences(
     neurons: Sequence[NeuronExplanation], untrained: Sequence[NeuronExplanation], bar: float
 ) -> Iterator[str]:
-    """Yield how many neurons there are of each state, the share explained, and a random init's."""
-    states = [one.state for one in neurons]
+    """Yield the number of neurons in each state, the share explained, and a random init's."""
+    states = [neuron.state for neuron in neurons]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     yield f"{len(neurons)} neurons: {counts.replace(VARIES, 'on at some places and off at others')}"
     each = ", ".join(
@@ -237,18 +246,18 @@ def neuron_sentences(
     )
     share, n = share_explained(neurons)
     if n:
-        floors = [one.floor for one in neurons if not math.isnan(one.floor)]
+        floors = [neuron.floor for neuron in neurons if not math.isnan(neuron.floor)]
         floor = f"{sum(floors) / len(floors):.2f}" if floors else "-"
         yield (
             f"explained at {bar:g} and more: {share:.1%} of the {n} that vary ({each}); shuffled "
             f"on/off gives {floor} on average"
         )
-    if rare := sum(one.rare for one in neurons):
+    if rare := sum(neuron.rare for neuron in neurons):
         yield f"{rare} of these are too rare to be held out, and judged on what they were fitted on"
-    varying = [one for one in neurons if one.state == VARIES]
-    shown = min(SHOWN, sum(one.explained for one in varying))
+    varying = [neuron for neuron in neurons if neuron.state == VARIES]
+    shown = min(SHOWN, sum(neuron.explained for neuron in varying))
     if left := len(varying) - shown:
-        below = sum(not one.explained for one in varying)
+        below = sum(not neuron.explained for neuron in varying)
         more = f"{left - below} more are explained, and " if left > below else ""
         yield f"not listed: {more}{below} are below that bar (neurons.csv has all)"
     share, n = share_explained(untrained)
@@ -257,13 +266,13 @@ def neuron_sentences(
 
 
 def shares(neurons: Sequence[NeuronExplanation]) -> dict[int, tuple[float, int]]:
-    """Return by layer the share of its varying neurons that is explained, and how many vary."""
-    found = {}
-    for layer in sorted({one.layer for one in neurons}):
-        share, n = share_explained([one for one in neurons if one.layer == layer])
+    """Return for each layer the explained share of its varying neurons, and how many vary."""
+    by_layer = {}
+    for layer in sorted({neuron.layer for neuron in neurons}):
+        share, n = share_explained([neuron for neuron in neurons if neuron.layer == layer])
         if n:
-            found[layer] = (share, n)
-    return found
+            by_layer[layer] = (share, n)
+    return by_layer
 
 
 def _explained_table(rows: Sequence[Explained]) -> Table:
@@ -286,11 +295,11 @@ def _explained_table(rows: Sequence[Explained]) -> Table:
 
 
 def _by_variant(rows: Sequence[Explained]) -> dict[str, dict[int, Explained]]:
-    found: dict[str, dict[int, Explained]] = {}
+    by_variant: dict[str, dict[int, Explained]] = {}
     for row in rows:
         if row.variant != INTACT:
-            found.setdefault(row.variant, {})[row.layer] = row
-    return found
+            by_variant.setdefault(row.variant, {})[row.layer] = row
+    return by_variant
 
 
 def _lengths_table(rows: Sequence[Explained]) -> Table:
@@ -305,33 +314,40 @@ def _lengths_table(rows: Sequence[Explained]) -> Table:
     return table
 
 
-def heads_csv(one: Explanation) -> str:
-    """Return every head as CSV."""
-    return _csv(HEADS_HEADER, (_head_row(one.title, each) for each in _of(one.heads)))
+def heads_csv(explanation: Explanation) -> str:
+    """Return all heads as CSV."""
+    return _csv(
+        HEADS_HEADER, (_head_row(explanation.title, each) for each in _of(explanation.heads))
+    )
 
 
 def _of(heads: Heads | None) -> Sequence[HeadExplanation]:
     return heads.each if heads is not None else ()
 
 
-def _head_row(title: str, one: HeadExplanation) -> list[object]:
-    hard, table = one.hard, one.table
+def _head_row(title: str, head: HeadExplanation) -> list[object]:
+    hard, table = head.hard, head.table
     return [
-        title, one.layer, one.head, one.level, hard.scored.name,
+        title, head.layer, head.head, head.level, hard.scored.name,
         " = ".join(hard.selector.names[1:]), hard.at_bos, hard.scored.value, hard.scored.low,
         hard.scored.high, hard.mass, hard.runner_up.name, hard.runner_up.value, hard.untrained,
         table.kind.name, table.size, table.scored.value, table.scored.low, table.scored.high,
-        table.untrained, one.uniform,
+        table.untrained, head.uniform,
     ]  # fmt: skip
 
 
-def neurons_csv(one: Explanation) -> str:
-    """Return every neuron as CSV, the most important first; last what it adds to each output."""
-    values = one.output.values if isinstance(one.output, Categorical) else ("output",)
+def neurons_csv(explanation: Explanation) -> str:
+    """Return all neurons as CSV, the most important first.
+
+    The last columns hold what a neuron adds to each output.
+    """
+    values = (
+        explanation.output.values if isinstance(explanation.output, Categorical) else ("output",)
+    )
     header = (*NEURONS_HEADER, *(f"adds_to_{value}" for value in values))
     nothing = math.nan
     rows = []
-    for each in by_importance(one.neurons or ()):
+    for each in by_importance(explanation.neurons or ()):
         effect = each.effect
         numbers = (
             [effect.loss, effect.correlation, effect.ratio]
@@ -341,28 +357,28 @@ def neurons_csv(one: Explanation) -> str:
         direct = effect.direct if effect else (nothing,) * len(values)
         judged = ("all" if each.rare else "held_out") if each.state == VARIES else ""
         rows.append([
-            one.title, each.layer, each.index, each.state, each.share, each.text, each.depth,
-            each.accuracy, each.low, each.high, each.floor, judged, each.explained, *numbers,
-            each.on, each.off, *direct,
+            explanation.title, each.layer, each.index, each.state, each.share, each.text,
+            each.depth, each.accuracy, each.low, each.high, each.floor, judged, each.explained,
+            *numbers, each.on, each.off, *direct,
         ])  # fmt: skip
     return _csv(header, rows)
 
 
-def untrained_csv(one: Explanation) -> str:
-    """Return every neuron of a random init as CSV, as `neurons_csv` does."""
-    return neurons_csv(replace(one, neurons=one.untrained))
+def untrained_csv(explanation: Explanation) -> str:
+    """Return the neurons of a random init as CSV, with the columns of `neurons_csv`."""
+    return neurons_csv(replace(explanation, neurons=explanation.untrained))
 
 
-def explained_csv(one: Explanation) -> str:
-    """Return the accuracies of the explained model as CSV: on all inputs, held out, by length."""
+def explained_csv(explanation: Explanation) -> str:
+    """Return the explained model's accuracies as CSV: on all inputs, held out, and by length."""
     rows = []
-    for row in one.rows or ():
+    for row in explanation.rows or ():
         parts = [("all", "", row.exact), ("held_out", "", row.held_out)]
         parts += [("all", str(length), share) for length, share in row.by_length.items()]
         for inputs, length, share in parts:
             rows.append([
-                one.title, row.variant, row.variant in CONTROLS, row.layer, inputs, length, share.n,
-                share.value, share.low, share.high,
+                explanation.title, row.variant, row.variant in CONTROLS, row.layer, inputs, length,
+                share.n, share.value, share.low, share.high,
             ])  # fmt: skip
     return _csv(EXPLAINED_HEADER, rows)
 

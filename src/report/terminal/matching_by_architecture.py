@@ -1,4 +1,4 @@
-"""Several runs matched with the programs of their tasks: verdicts by architecture, over seeds."""
+"""Verdicts of several runs on the programs of their tasks, by group, over seeds."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ LEGEND = (
 
 
 def print_verdicts(groups: Sequence[Group], console: Console) -> None:
-    """Print for each task its groups of runs with the verdicts of every program, over seeds."""
+    """Print a table for each task: its groups of runs and the verdicts on every program."""
     for task in dict.fromkeys(group.task for group in groups):
         some = [group for group in groups if group.task == task]
-        found = [[row for run in group.runs for row in _rows(run)] for group in some]
-        programs = sorted({row["program"] for rows in found for row in rows})
+        verdicts = [[row for run in group.runs for row in _rows(run)] for group in some]
+        programs = sorted({row["program"] for rows in verdicts for row in rows})
         titles = {task_title(run.config) for group in some for run in group.runs}
-        title = titles.pop() if len(titles) == 1 else task  # else the groups' names say it
+        title = titles.pop() if len(titles) == 1 else task  # else the group names tell them apart
         table = Table(title=escape(f"verdicts on {title}"), title_justify="left", box=SIMPLE)
         for heading in ("runs", "seeds", "exact", *programs):
             right = heading in ("seeds", "exact")
             table.add_column(escape(heading), justify="right" if right else "left", overflow="fold")
-        for group, rows in zip(some, found, strict=True):
+        for group, rows in zip(some, verdicts, strict=True):
             exact = {row["run"]: value(row, "exact") for row in rows}
-            known = [one for one in exact.values() if one is not None]
+            known = [accuracy for accuracy in exact.values() if accuracy is not None]
             cells = [_cell([row for row in rows if row["program"] == name]) for name in programs]
             mean = f"{fmean(known):.3f}" if known else "-"
             table.add_row(escape(group.name), str(len(exact)), mean, *cells)

@@ -1,4 +1,4 @@
-"""What programs a model was matched with: tables, the verdicts, and a diagram of each program."""
+"""How a model matches programs: tables, verdicts and CSV."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ def site_label(site: str) -> str:
 
 
 def cut_label(cut: Cut) -> str:
-    """Return a cut's variables, shortened where they are many."""
+    """Return a cut's variables, truncated if the text is long."""
     return short(", ".join(cut.variables))
 
 
 def short(name: str) -> str:
-    """Return a name, cut off where it is long."""
+    """Return a name, truncated if it is long."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 @dataclass(frozen=True)
 class Matching:
-    """A checkpoint matched with programs: how each of them stands, the best first.
+    """A checkpoint matched with programs: the standing of each program, best first.
 
-    A model from elsewhere has no step.
+    A foreign model has no step.
     """
 
     run: str
@@ -92,7 +92,7 @@ class Matching:
 
     @property
     def exact(self) -> float:
-        """The model's exact accuracy, the same to all programs of a task."""
+        """The model's exact accuracy; it is the same for all programs of a task."""
         return self.standings[0].exact
 
     @property
@@ -101,42 +101,47 @@ class Matching:
         return self.run if self.step is None else f"{self.run}, step {self.step}"
 
 
-def print_matching(found: Sequence[Matching], console: Console) -> None:
-    """Print the last checkpoint's tables and verdicts, and of several, when each cut appears."""
-    last = found[-1]
+def print_matching(matchings: Sequence[Matching], console: Console) -> None:
+    """Print the last checkpoint's tables and verdicts; if there are several, when cuts emerge."""
+    last = matchings[-1]
     _print_one(last, console)
-    if len(found) > 1:
+    if len(matchings) > 1:
         console.print()
-        console.print(_over_steps(found))
-        for line in emerged(found):
+        console.print(_over_steps(matchings))
+        for line in emerged(matchings):
             printed(line, console)
 
 
-def _over_steps(found: Sequence[Matching]) -> Table:
-    table = Table(title=f"{found[-1].run}: matches over training", title_justify="left")
+def _over_steps(matchings: Sequence[Matching]) -> Table:
+    table = Table(title=f"{matchings[-1].run}: matches over training", title_justify="left")
     for heading in ("step", "exact"):
         table.add_column(heading, justify="right")
-    tested = tested_cuts(found[-1])
+    tested = tested_cuts(matchings[-1])
     for name, cut in tested:
         table.add_column(escape(f"{name}:\n{cut_label(cut)}"), justify="right")
-    for one in found:
-        values = [best_match(one, name, cut) for name, cut in tested]
-        table.add_row(str(one.step), f"{one.exact:.3f}", *(f"{value:.2f}" for value in values))
+    for matching in matchings:
+        values = [best_match(matching, name, cut) for name, cut in tested]
+        table.add_row(
+            str(matching.step), f"{matching.exact:.3f}", *(f"{value:.2f}" for value in values)
+        )
     return table
 
 
-def emerged(found: Sequence[Matching]) -> Iterator[str]:
+def emerged(matchings: Sequence[Matching]) -> Iterator[str]:
     """Yield the first step at which each testable cut and variable of a program is realised."""
-    for standing in sorted(found[-1].standings, key=lambda one: one.candidate.name):
+    for standing in sorted(matchings[-1].standings, key=lambda standing: standing.candidate.name):
         program = standing.candidate.name
         steps: dict[tuple[str, str], int | None] = {}
-        for one in found:
-            (there,) = [each for each in one.standings if each.candidate.name == program]
-            for part in _realised(there, one.rule):
-                steps.setdefault(part, one.step)
+        for matching in matchings:
+            (there,) = [each for each in matching.standings if each.candidate.name == program]
+            for part in _realised(there, matching.rule):
+                steps.setdefault(part, matching.step)
         cuts = [("cut", cut.name) for cut in standing.candidate.testable]
         names = variable_matches(
-            standing.matches, standing.candidate.cuts, standing.candidate.testable, found[-1].rule
+            standing.matches,
+            standing.candidate.cuts,
+            standing.candidate.testable,
+            matchings[-1].rule,
         )
         for kind, name in [*cuts, *(("variable", name) for name in names)]:
             step = steps.get((kind, name))
@@ -144,39 +149,44 @@ def emerged(found: Sequence[Matching]) -> Iterator[str]:
             yield f"{program}: {kind} {name.replace('+', ', ')} realised {when}"
 
 
-def _realised(one: Standing, rule: Rule) -> Iterator[tuple[str, str]]:
-    """Yield the testable cuts and the variables that a model that solves the task realises."""
-    if one.exact < rule.solved:
+def _realised(standing: Standing, rule: Rule) -> Iterator[tuple[str, str]]:
+    """Yield the testable cuts and variables that are realised; none if the task is not solved."""
+    if standing.exact < rule.solved:
         return
-    tested = one.candidate.testable
-    for verdict in one.verdict.cuts:
+    tested = standing.candidate.testable
+    for verdict in standing.verdict.cuts:
         if verdict.cut in tested and verdict.verdict == REALISED:
             yield "cut", verdict.cut.name
-    for name, match in variable_matches(one.matches, one.candidate.cuts, tested, rule).items():
+    for name, match in variable_matches(
+        standing.matches, standing.candidate.cuts, tested, rule
+    ).items():
         if surely(match, rule):
             yield "variable", name
 
 
-def variable_curves(found: Sequence[Matching], program: str) -> dict[str, list[float]]:
-    """Return each variable's best match of its own over checkpoints, 0 where there is none."""
+def variable_curves(matchings: Sequence[Matching], program: str) -> dict[str, list[float]]:
+    """Return each variable's best match at every checkpoint.
+
+    Only sites that no later cut explains count; 0 if there is none.
+    """
     curves: dict[str, list[float]] = {}
-    for one in found:
-        (there,) = [each for each in one.standings if each.candidate.name == program]
+    for matching in matchings:
+        (there,) = [each for each in matching.standings if each.candidate.name == program]
         known, tested = there.candidate.cuts, there.candidate.testable
-        for name, match in variable_matches(there.matches, known, tested, one.rule).items():
+        for name, match in variable_matches(there.matches, known, tested, matching.rule).items():
             curves.setdefault(name, []).append(match.value if match else 0.0)
     return curves
 
 
-def tested_cuts(one: Matching) -> list[tuple[str, Cut]]:
-    """Return the programs' testable cuts, by program."""
-    standings = sorted(one.standings, key=lambda standing: standing.candidate.name)
+def tested_cuts(matching: Matching) -> list[tuple[str, Cut]]:
+    """Return the testable cuts of all programs, sorted by program."""
+    standings = sorted(matching.standings, key=lambda standing: standing.candidate.name)
     return [(s.candidate.name, cut) for s in standings for cut in s.candidate.testable]
 
 
-def best_match(one: Matching, name: str, cut: Cut) -> float:
-    """Return a program's cut's best match at a site that no later cut explains."""
-    for standing in one.standings:
+def best_match(matching: Matching, name: str, cut: Cut) -> float:
+    """Return a cut's best match at a site that no later cut explains; 0 if there is none."""
+    for standing in matching.standings:
         if standing.candidate.name == name:
             for verdict in standing.verdict.cuts:
                 if verdict.cut == cut:
@@ -184,27 +194,29 @@ def best_match(one: Matching, name: str, cut: Cut) -> float:
     return 0.0
 
 
-def _print_one(one: Matching, console: Console) -> None:
-    title, found = one.title, one.standings
+def _print_one(matching: Matching, console: Console) -> None:
+    title, standings = matching.title, matching.standings
 
     say = partial(printed, console=console)
 
-    scores = (score for standing in found for match in standing.matches for score in match.scores)
+    scores = (
+        score for standing in standings for match in standing.matches for score in match.scores
+    )
     cases = max((score.n for score in scores), default=0)
-    say(f"{title}: exact accuracy {one.exact:.4f}; matched with up to {cases:,} cases a test")
-    for standing in found:
+    say(f"{title}: exact accuracy {matching.exact:.4f}; matched with up to {cases:,} cases a test")
+    for standing in standings:
         console.print(_table(standing))
         for line in _legend(standing):
             say(line)
         say(f"verdict: {standing.verdict.verdict}: {standing.verdict.why}")
         if standing.sides and standing.verdict.verdict != NOT_SOLVED:
-            console.print(_placed(standing, one.rule))
+            console.print(_placed(standing, matching.rule))
         for line in _notes(standing.candidate):
             say(f"  {line}")
         say("")
-    if len(found) > 1:
+    if len(standings) > 1:
         say("programs by their testable inner cuts (mean of the best match of each):")
-        for place, standing in enumerate(found, start=1):
+        for place, standing in enumerate(standings, start=1):
             score = "no cut to tell it by"
             if standing.score is not None:
                 value, low, high = standing.score
@@ -212,44 +224,46 @@ def _print_one(one: Matching, console: Console) -> None:
             name, verdict = standing.candidate.name, standing.verdict.verdict
             say(f"  {place}. {name}: {score}; {verdict}")
     say(LEGEND)
-    for group in indistinguishable([standing.candidate for standing in found]):
-        names = " and ".join(one.name for one in group)
+    for group in indistinguishable([standing.candidate for standing in standings]):
+        names = " and ".join(candidate.name for candidate in group)
         say(f"{names} share all testable cuts: no test of cuts tells them apart")
-    if one.finer is not None:
-        _print_finer(one.finer, console, say)
+    if matching.finer is not None:
+        _print_finer(matching.finer, console, say)
 
 
-def _print_finer(found: Finer, console: Console, say: Callable[[str], None]) -> None:
-    """Print each selector with the head that meets it best, and what is decided by them."""
+def _print_finer(finer: Finer, console: Console, say: Callable[[str], None]) -> None:
+    """Print the head that overlaps most with each selector, and what the selectors decide."""
     table = plain_table("selector", "overlap", "interval", "uniform", "init", "head")
-    for program, met in found.met.items():
+    for program, met in finer.met.items():
         if met:
             table.add_row(escape(program))
-        for one in met:
+        for row in met:
             table.add_row(
-                escape(f"  {' = '.join(one.selection.names)} ({' and '.join(one.uses)})"),
-                f"{one.value:.2f}", escape(f"[{one.low:.2f}, {one.high:.2f}]"),
-                f"{one.uniform:.2f}", f"{one.random_init:.2f}", escape(head_label(one.head)),
+                escape(f"  {' = '.join(row.selection.names)} ({' and '.join(row.uses)})"),
+                f"{row.value:.2f}", escape(f"[{row.low:.2f}, {row.high:.2f}]"),
+                f"{row.uniform:.2f}", f"{row.random_init:.2f}", escape(head_label(row.head)),
             )  # fmt: skip
     if table.row_count:
         console.print(table)
         say(SELECTORS)
-    if without := [program for program, met in found.met.items() if not met]:
+    if without := [program for program, met in finer.met.items() if not met]:
         say(f"no selector to compare attention with: {', '.join(without)}")
-    for decision in found.decisions:
+    for decision in finer.decisions:
         say(decision.text)
 
 
 def head_label(head: str) -> str:
     """Return a head's short label: 0.1 for the second head of the first block."""
-    found = re.fullmatch(r"blocks\.(\d+)\..*\[(\d+)\]", head)
-    return ".".join(found.groups()) if found else "-"
+    numbers = re.fullmatch(r"blocks\.(\d+)\..*\[(\d+)\]", head)
+    return ".".join(numbers.groups()) if numbers else "-"
 
 
-def _table(one: Standing) -> Table:
-    """Return the sites with their matches, a column for each cut, by letter."""
-    rows, shown = by_site(one.matches), _shown(one)
-    table = Table(title=escape(f"program {one.candidate.name}"), title_justify="left", box=SIMPLE)
+def _table(standing: Standing) -> Table:
+    """Return a table of matches: a row for each site, a column for each cut, named by letter."""
+    rows, shown = by_site(standing.matches), _shown(standing)
+    table = Table(
+        title=escape(f"program {standing.candidate.name}"), title_justify="left", box=SIMPLE
+    )
     table.add_column("site")
     for letter in shown:
         table.add_column(letter, justify="right")
@@ -260,21 +274,24 @@ def _table(one: Standing) -> Table:
         ]
         table.add_row(site_label(site), *cells)
     chances = [
-        max((row[one.cut.name].chance for row in rows.values() if one.cut.name in row), default=0)
-        for one in shown.values()
+        max(
+            (row[verdict.cut.name].chance for row in rows.values() if verdict.cut.name in row),
+            default=0,
+        )
+        for verdict in shown.values()
     ]
     table.add_section()
     table.add_row("chance", *(f"{chance:.2f}" for chance in chances))
     return table
 
 
-def _placed(one: Standing, rule: Rule) -> Table:
-    """Return which side of which block reads each variable, in the model and the reference."""
+def _placed(standing: Standing, rule: Rule) -> Table:
+    """Return a table of the attention sides that read each variable, in model and reference."""
     table = Table(title="used by attention at", title_justify="left", box=SIMPLE)
     for heading in ("variable", "of the cut", "model", "reference"):
         table.add_column(heading, overflow="fold")
-    theirs = {(p.cut.name, p.variable): p for p in placements(one.candidate.sides, rule)}
-    for place in placements(one.sides, rule):
+    theirs = {(p.cut.name, p.variable): p for p in placements(standing.candidate.sides, rule)}
+    for place in placements(standing.sides, rule):
         reference = theirs.get((place.cut.name, place.variable))
         table.add_row(
             escape(place.variable), escape(cut_label(place.cut)), _where(place),
@@ -290,7 +307,7 @@ def _where(place: Placement) -> str:
 
 
 def side_label(site: str) -> str:
-    """Return the side of a block's attention that a site is, in words.
+    """Return a label for a side of a block's attention.
 
     >>> side_label("blocks.2.hook_q_input")
     'queries of 2'
@@ -299,9 +316,12 @@ def side_label(site: str) -> str:
     return f"{SIDES[kind]} of {layer}"
 
 
-def _shown(one: Standing) -> dict[str, CutVerdict]:
-    """Return the cuts worth a column, by letter: all if they are few, else those with a verdict."""
-    verdicts = list(one.verdict.cuts)
+def _shown(standing: Standing) -> dict[str, CutVerdict]:
+    """Return the cuts that get a column, by letter.
+
+    If there are many, the inner cuts that are not testable are left out.
+    """
+    verdicts = list(standing.verdict.cuts)
     if len(verdicts) > MOST_SHOWN:
         kept = [verdict for verdict in verdicts[1:-1] if verdict.verdict != NOT_TESTABLE]
         verdicts = [verdicts[0], *kept, verdicts[-1]]
@@ -309,9 +329,9 @@ def _shown(one: Standing) -> dict[str, CutVerdict]:
     return dict(zip(letters, verdicts, strict=False))
 
 
-def _legend(one: Standing) -> Iterator[str]:
-    first, last = one.candidate.cuts.all[0], one.candidate.cuts.all[-1]
-    for letter, verdict in _shown(one).items():
+def _legend(standing: Standing) -> Iterator[str]:
+    first, last = standing.candidate.cuts.all[0], standing.candidate.cuts.all[-1]
+    for letter, verdict in _shown(standing).items():
         said = verdict.verdict
         if verdict.cut in (first, last):
             said = "the input" if verdict.cut == first else "the output"
@@ -325,47 +345,47 @@ def _cell(match: Match, own: bool) -> str:
     return f"[bold green]{text}*[/]" if own else f"{text} "
 
 
-def _notes(one: Candidate) -> Iterator[str]:
-    if one.why:
-        yield f"not compiled, so nothing is known to be testable: {one.why}"
-    for cut in one.cuts.all:
+def _notes(candidate: Candidate) -> Iterator[str]:
+    if candidate.why:
+        yield f"not compiled, so nothing is known to be testable: {candidate.why}"
+    for cut in candidate.cuts.all:
         if cut.same:
             others = "; ".join(", ".join(names) for names in cut.same[:3])
             more = f" and {len(cut.same) - 3} more" if len(cut.same) > 3 else ""
             yield f"{cut_label(cut)}: one with {others}{more} on these inputs"
-    for tests in one.trials:
-        if tests.untestable and tests.cut in one.testable:
+    for tests in candidate.trials:
+        if tests.untestable and tests.cut in candidate.testable:
             names = ", ".join(tests.untestable)
             name = cut_label(tests.cut)
             yield f"{name}: no valid interchange of {names} (the rest determines it)"
-    if not one.cuts.complete:
+    if not candidate.cuts.complete:
         yield "more cuts than are looked at: those of program order only"
 
 
-def to_csv(found: Sequence[Matching]) -> str:
-    """Return every test of every cut at every site of every checkpoint as CSV."""
+def to_csv(matchings: Sequence[Matching]) -> str:
+    """Return all tests as CSV, one row for each checkpoint, program, cut, site and test."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
-    for one in found:
-        for standing in one.standings:
-            _write(writer, one, standing)
+    for matching in matchings:
+        for standing in matching.standings:
+            _write(writer, matching, standing)
     return out.getvalue()
 
 
-def programs_csv(found: Sequence[Matching]) -> str:
+def programs_csv(matchings: Sequence[Matching]) -> str:
     """Return the verdict on every program at every checkpoint as CSV.
 
-    `shared_with` are programs that no test of cuts tells apart, `decided` those that selectors put
-    behind this one.
+    `shared_with` lists the programs that no test of cuts distinguishes from this one, `decided`
+    the programs that the selectors place behind it.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(PROGRAMS_HEADER)
-    for one in found:
-        alike = indistinguishable([standing.candidate for standing in one.standings])
-        finer = one.finer.decisions if one.finer is not None else ()
-        for standing in one.standings:
+    for matching in matchings:
+        alike = indistinguishable([standing.candidate for standing in matching.standings])
+        finer = matching.finer.decisions if matching.finer is not None else ()
+        for standing in matching.standings:
             name, verdict = standing.candidate.name, standing.verdict
             groups = [[each.name for each in group] for group in alike]
             shared = [each for group in groups if name in group for each in group if each != name]
@@ -377,7 +397,7 @@ def programs_csv(found: Sequence[Matching]) -> str:
                 if side.program != name
             ]
             writer.writerow([
-                one.run, one.step, one.exact, name, verdict.verdict,
+                matching.run, matching.step, matching.exact, name, verdict.verdict,
                 *(standing.score or ("", "", "")), len(standing.candidate.testable),
                 len(standing.candidate.cuts.inner), " ".join(shared), " ".join(behind),
                 " ".join(verdict.fused), path_text(standing), verdict.why,
@@ -385,58 +405,63 @@ def programs_csv(found: Sequence[Matching]) -> str:
     return out.getvalue()
 
 
-def path_text(one: Standing) -> str:
-    """Return the cut that each site holds on the path, as one line; a dash where it holds none."""
+def path_text(standing: Standing) -> str:
+    """Return the cut that each site of the path holds, on one line; a dash if it holds none."""
     return "; ".join(
         f"{site_label(site)}: {f'{cut_label(match.cut)} {match.value:.2f}' if match else '-'}"
-        for site, match in one.verdict.path.items()
+        for site, match in standing.verdict.path.items()
     )
 
 
-def selectors_csv(found: Sequence[Matching]) -> str:
-    """Return how the heads of every checkpoint meet every program's selectors as CSV."""
+def selectors_csv(matchings: Sequence[Matching]) -> str:
+    """Return the best head's overlap with each selector, by checkpoint and program, as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(SELECTORS_HEADER)
-    for one in found:
-        for program, met in one.finer.met.items() if one.finer is not None else ():
+    for matching in matchings:
+        for program, met in matching.finer.met.items() if matching.finer is not None else ():
             for row in met:
                 names, uses = ("+".join(part) for part in (row.selection.names, row.uses))
                 writer.writerow([
-                    one.run, one.step, program, names, uses, row.head, row.value, row.low,
+                    matching.run, matching.step, program, names, uses, row.head, row.value, row.low,
                     row.high, row.uniform, row.random_init,
                 ])  # fmt: skip
     return out.getvalue()
 
 
-def emergence_csv(found: Sequence[Matching]) -> str:
-    """Return what emerges over training as CSV: a row for each testable cut and each variable.
+def emergence_csv(matchings: Sequence[Matching]) -> str:
+    """Return matches over training as CSV: a row for each testable cut and each variable.
 
-    `match` is the best match of its own, at a site that no later cut explains; the row of the kind
-    `model` says how the checkpoint does the task.
+    `match` is the best match at a site that no later cut explains. A row of kind `model` holds the
+    checkpoint's accuracy and loss.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(EMERGENCE_HEADER)
-    for one in found:
-        about = (one.run, one.step, one.exact, "" if one.loss is None else one.loss)
+    for matching in matchings:
+        about = (
+            matching.run,
+            matching.step,
+            matching.exact,
+            "" if matching.loss is None else matching.loss,
+        )
         writer.writerow([*about, "", "model", "", ""])
-        for program, cut in tested_cuts(one):
-            match = best_match(one, program, cut)
+        for program, cut in tested_cuts(matching):
+            match = best_match(matching, program, cut)
             writer.writerow([*about, program, "cut", cut.name, match])
-        for standing in sorted(one.standings, key=lambda each: each.candidate.name):
+        for standing in sorted(matching.standings, key=lambda each: each.candidate.name):
             program = standing.candidate.name
-            for name, (match,) in variable_curves([one], program).items():
+            for name, (match,) in variable_curves([matching], program).items():
                 writer.writerow([*about, program, "variable", name, match])
     return out.getvalue()
 
 
-def _write(writer: Any, matching: Matching, one: Standing) -> None:
-    verdicts = {verdict.cut.name: verdict for verdict in one.verdict.cuts}
-    for match in (*one.matches, *one.sides):
+def _write(writer: Any, matching: Matching, standing: Standing) -> None:
+    verdicts = {verdict.cut.name: verdict for verdict in standing.verdict.cuts}
+    for match in (*standing.matches, *standing.sides):
         verdict = verdicts[match.cut.name]
         of_match = (
-            matching.run, matching.step, one.candidate.name, match.cut.name, match.site,
+            matching.run, matching.step, standing.candidate.name, match.cut.name, match.site,
             match.value, match.low, match.high, match.chance,
         )  # fmt: skip
         for score in match.scores:

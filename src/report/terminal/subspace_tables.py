@@ -1,4 +1,4 @@
-"""In what subspaces a program's variables were found: a table, a sentence for each, CSV."""
+"""The search for a program's variables in subspaces: a table, sentences and CSV."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Searched:
-    """A checkpoint searched for a program's variables: the sites of each, and what was found.
+    """The search for a program's variables in a checkpoint's subspaces.
 
-    At the others of `all_sites` the whole residual is a cut that has the variable; `note` says how
-    well the control learned its shuffled labels.
+    `sites` are the sites searched for each variable. At the other sites of `all_sites` the whole
+    residual is a cut that contains the variable. `note` says how well the control learned its
+    shuffled labels.
     """
 
     run: str
@@ -56,22 +57,22 @@ class Searched:
     note: str = ""
 
 
-def print_subspaces(one: Searched, console: Console) -> None:
-    """Print a row for each variable and site, and what they amount to for each variable."""
+def print_subspaces(searched: Searched, console: Console) -> None:
+    """Print a row for each variable and site, then a sentence for each variable."""
     say = partial(printed, console=console)
 
-    if one.found:
-        console.print(_table(one))
+    if searched.found:
+        console.print(_table(searched))
         say(LEGEND)
-        say(f"the model of shuffled labels has {one.note}")
-    for line in sentences(one):
+        say(f"the model of shuffled labels has {searched.note}")
+    for line in sentences(searched):
         say(line)
 
 
-def _table(one: Searched) -> Table:
+def _table(searched: Searched) -> Table:
     table = plain_table("variable", *COLUMNS)
-    table.title, table.title_justify = escape(f"subspaces, program {one.program}"), "left"
-    for best in per_site(one.found):
+    table.title, table.title_justify = escape(f"subspaces, program {searched.program}"), "left"
+    for best in per_site(searched.found):
         table.add_row(
             escape(_names(best)), site_label(best.site), str(best.k), f"{best.test:.2f}",
             f"{best.low:.2f}-{best.high:.2f}", f"{best.train:.2f}", f"{best.start:.2f}",
@@ -82,37 +83,45 @@ def _table(one: Searched) -> Table:
     return table
 
 
-def per_site(found: Sequence[Subspace]) -> list[Subspace]:
-    """Return for each variable and site the fewest directions in which it is found, else the best.
+def per_site(subspaces: Sequence[Subspace]) -> list[Subspace]:
+    """Return the best subspace for each variable and site.
 
-    Of equally good ones it is the fewest.
+    It is the smallest in which the variable is found, else the one with the highest `test`. Ties
+    go to the smallest.
     """
-    groups = groupby(found, key=lambda one: (one.variable, one.site))
+    groups = groupby(subspaces, key=lambda subspace: (subspace.variable, subspace.site))
     return [
-        min(group, key=lambda one: (not one.found, one.k if one.found else -one.test, one.k))
+        min(
+            group,
+            key=lambda subspace: (
+                not subspace.found,
+                subspace.k if subspace.found else -subspace.test,
+                subspace.k,
+            ),
+        )
         for _, group in groups
     ]
 
 
-def sentences(one: Searched) -> Iterator[str]:
-    """Yield what is said of each variable."""
-    if not one.sites:
-        yield f"no subspaces: {one.program} has no inner variable to search for"
-    if not one.all_sites:
+def sentences(searched: Searched) -> Iterator[str]:
+    """Yield the sentences about each variable."""
+    if not searched.sites:
+        yield f"no subspaces: {searched.program} has no inner variable to search for"
+    if not searched.all_sites:
         yield "no subspaces: the model has no site between its embedding and its last"
         return
-    for _, group in groupby(per_site(one.found), key=lambda best: best.variable):
+    for _, group in groupby(per_site(searched.found), key=lambda best: best.variable):
         tried = list(group)
         yield f"{_names(tried[0])}: {_said(tried)}"
-    for each in one.asked:
+    for each in searched.asked:
         if not each.answerable:
             yield (
                 f"{' = '.join(each.names)}: not searched for: donated values of {each.rival} would "
                 f"give the same in {each.rivalled:.1%} of the cases"
             )
-    told = {name for each in one.asked for name in each.names}
-    for variable, sites in one.sites.items():
-        if answered := [site_label(site) for site in one.all_sites if site not in sites]:
+    told = {name for each in searched.asked for name in each.names}
+    for variable, sites in searched.sites.items():
+        if answered := [site_label(site) for site in searched.all_sites if site not in sites]:
             where = ", ".join(answered)
             yield f"{variable}: not searched for at {where}: the whole residual is a cut with it"
         if sites and variable not in told:
@@ -127,7 +136,7 @@ def _said(tried: Sequence[Subspace]) -> str:
             f"{site_label(best.site)} ({best.k} of {width} directions)" for best in there
         )
         return f"found in a subspace at {places}"
-    best = max(tried, key=lambda one: one.test)
+    best = max(tried, key=lambda subspace: subspace.test)
     if best.rivalled > best.control:
         other = f"{best.rival} in its place would give {best.rivalled:.2f}"
     else:
@@ -138,45 +147,46 @@ def _said(tried: Sequence[Subspace]) -> str:
     )
 
 
-def _names(one: Subspace) -> str:
-    return " = ".join((one.variable, *one.same))
+def _names(subspace: Subspace) -> str:
+    return " = ".join((subspace.variable, *subspace.same))
 
 
-def to_csv(one: Searched) -> str:
-    """Return every search, one row for each variable, site and number of directions, as CSV."""
+def to_csv(searched: Searched) -> str:
+    """Return all searches as CSV, one row for each variable, site and number of directions."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
-    for each in one.found:
+    for each in searched.found:
         several = (each.same, each.random_inits, each.shuffled_labels)
         same, random_inits, shuffled_labels = (" ".join(map(str, values)) for values in several)
         writer.writerow(
             [
-                one.run, one.step, one.program, each.variable, same, each.site, each.k,
-                each.directions.shape[0], each.test, each.low, each.high, each.n, each.train,
-                each.start, each.chance, random_inits, shuffled_labels, each.rival, each.rivalled,
-                each.threshold, each.found,
+                searched.run, searched.step, searched.program, each.variable, same, each.site,
+                each.k, each.directions.shape[0], each.test, each.low, each.high, each.n,
+                each.train, each.start, each.chance, random_inits, shuffled_labels, each.rival,
+                each.rivalled, each.threshold, each.found,
             ]
         )  # fmt: skip
     return out.getvalue()
 
 
-def directions_of(one: Searched) -> dict[str, Tensor]:
-    """Return every search's directions, each [d_model, k], by `VARIABLE@SITE/k`."""
+def directions_of(searched: Searched) -> dict[str, Tensor]:
+    """Return the directions of all searches, each [d_model, k], keyed by `VARIABLE@SITE/k`."""
     return {
-        f"{each.variable}@{each.site}/{each.k}": each.directions.contiguous() for each in one.found
+        f"{each.variable}@{each.site}/{each.k}": each.directions.contiguous()
+        for each in searched.found
     }
 
 
-def keep_subspaces(one: Searched, where: Path, settings: Sequence[str] = ()) -> Path:
-    """Write every search as CSV, and the directions as safetensors; return their folder.
+def keep_subspaces(searched: Searched, where: Path, settings: Sequence[str] = ()) -> Path:
+    """Write all searches as CSV and the directions as safetensors; return the folder.
 
     Raises:
         FaultError: the file system failed.
     """
     files = {
-        "subspaces.csv": to_csv(one).encode(),
-        "subspaces.safetensors": safetensors.torch.save(directions_of(one)),
+        "subspaces.csv": to_csv(searched).encode(),
+        "subspaces.safetensors": safetensors.torch.save(directions_of(searched)),
     }
-    key = Key(SUBSPACES, one.run, one.step, tuple(settings))
-    return save(where, key, files, (len(one.found),))
+    key = Key(SUBSPACES, searched.run, searched.step, tuple(settings))
+    return save(where, key, files, (len(searched.found),))
