@@ -85,34 +85,35 @@ def to_csv(groups: Iterable[Group]) -> bytes:
     writer.writerow(COLUMNS)
     for group in groups:
         marks = group.failing
-        for one in group.estimates.values():
-            low, high = one.interval or ("", "")
+        for estimate in group.estimates.values():
+            low, high = estimate.interval or ("", "")
             writer.writerow(
-                (group.label, one.key, one.mean, low, high, one.n, one.lowest, one.highest,
-                 one.better, "not run" if marks is None else marks.get(one.key, ""))
+                (group.label, estimate.key, estimate.mean, low, high, estimate.n, estimate.lowest,
+                 estimate.highest, estimate.better,
+                 "not run" if marks is None else marks.get(estimate.key, ""))
             )  # fmt: skip
     return text.getvalue().encode()
 
 
 def table(groups: Sequence[Group]) -> Table:
     """Return the table of one task: measures by groups, each mean with its interval and n."""
-    found = Table(
+    comparison = Table(
         title=escape(groups[0].task),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    found.add_column("over seeds", no_wrap=True)
+    comparison.add_column("over seeds", no_wrap=True)
     for group in groups:
-        found.add_column(escape(group.name), justify="right", overflow="fold")
+        comparison.add_column(escape(group.name), justify="right", overflow="fold")
     for family in FAMILIES:
         lines = list(_lines(family, groups))
         if lines:
-            found.add_row(f"[bold]{family.title}[/bold]")
+            comparison.add_row(f"[bold]{family.title}[/bold]")
             for label, cells in lines:
-                found.add_row(escape(label), *cells)
-            found.add_section()
-    return found
+                comparison.add_row(escape(label), *cells)
+            comparison.add_section()
+    return comparison
 
 
 def _lines(family: Family, groups: Sequence[Group]) -> Iterator[tuple[str, list[str]]]:
@@ -128,24 +129,24 @@ def _lines(family: Family, groups: Sequence[Group]) -> Iterator[tuple[str, list[
             yield "  emerged", [_emerged(group, key) for group in groups]
 
 
-def _cell(one: Estimate | None) -> str:
-    if one is None:
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None:
         return ""
-    if one.interval is None:
-        return f"{one.mean:.3f} (one seed)"
-    return f"{one.mean:.3f} ±{_half(one):.3f} (n={one.n})"
+    if estimate.interval is None:
+        return f"{estimate.mean:.3f} (one seed)"
+    return f"{estimate.mean:.3f} ±{_half(estimate):.3f} (n={estimate.n})"
 
 
 def _compared(group: Group, key: str, other: str) -> str:
     """Return what a cell is compared with; without an interval where all seeds share it."""
-    one = group.estimates.get(other)
-    if one is None or key not in group.estimates:
+    estimate = group.estimates.get(other)
+    if estimate is None or key not in group.estimates:
         return ""
-    return f"{one.mean:.3f}" if one.lowest == one.highest else _cell(one)
+    return f"{estimate.mean:.3f}" if estimate.lowest == estimate.highest else _cell(estimate)
 
 
-def _half(one: Estimate) -> float:
-    low, high = one.interval or (one.mean, one.mean)
+def _half(estimate: Estimate) -> float:
+    low, high = estimate.interval or (estimate.mean, estimate.mean)
     return (high - low) / 2
 
 

@@ -135,8 +135,8 @@ def _plan(groups: Sequence[Group]) -> tuple[Finals, Curves]:
         for at, (family, chosen) in enumerate(finals)
         for i, (key, label) in enumerate(chosen.items())
     ]
-    kept = sorted(nth, key=lambda one: one[:2])[:MOST_CURVES]  # some of every family
-    return finals, [curve for _, _, curve in sorted(kept, key=lambda one: (one[1], one[0]))]
+    kept = sorted(nth, key=lambda entry: entry[:2])[:MOST_CURVES]  # some of every family
+    return finals, [curve for _, _, curve in sorted(kept, key=lambda entry: (entry[1], entry[0]))]
 
 
 def _final_values(
@@ -165,11 +165,11 @@ def _final_values(
             axes.plot(
                 beside, [row.value for row in final], "o", color=colour, ms=4, alpha=0.55, mew=0
             )
-            one = group.estimates[key]
-            if one.interval is not None:
-                axes.hlines(one.mean, here - half, here + half, colors=colour, linewidth=2)
-                axes.vlines(here, *one.interval, colors=colour, linewidth=1)
-                ends += np.clip(one.interval, *_bounds(final[0].measure)).tolist()
+            estimate = group.estimates[key]
+            if estimate.interval is not None:
+                axes.hlines(estimate.mean, here - half, here + half, colors=colour, linewidth=2)
+                axes.vlines(here, *estimate.interval, colors=colour, linewidth=1)
+                ends += np.clip(estimate.interval, *_bounds(final[0].measure)).tolist()
     for words, style in drawn.items():
         axes.plot([], [], color="grey", linestyle=STYLES[style], label=words)
     left_out = len(keys) - len(shown)

@@ -44,7 +44,7 @@ def deletion(rows: Rows, failing: Failing = None) -> list[RenderableType]:
     Nothing where ablation was not measured.
     """
     changes = {kind: of(rows, f"ablation/{kind}_delta_exact") for kind in KINDS}
-    kinds = [kind for kind, found in changes.items() if found]
+    kinds = [kind for kind, by_component in changes.items() if by_component]
     if not kinds:
         return []
     table = plain_table("deleted", *(SHORT_KINDS[kind] for kind in kinds))
@@ -94,7 +94,9 @@ def _sections(names: list[str], changes: dict[str, dict[str, Measurement]]) -> I
     yield [*(name for name in single if name.endswith(f"{HEAD}.all")), *sets]
 
     def worst(name: str) -> float:
-        return min(found[name].value for found in changes.values() if name in found)
+        return min(
+            by_component[name].value for by_component in changes.values() if name in by_component
+        )
 
     heads = sorted((name for name in single if name.endswith("]")), key=worst)[:WORST_SHOWN]
     yield [*heads, *(name for name in names if name == REDUNDANT_SET)]

@@ -25,14 +25,14 @@ class Family:
 
     def chosen(self, keys: Iterable[str]) -> dict[str, str]:
         """Return the keys of the family, each with its label."""
-        match, found = re.compile(self.pattern).fullmatch, {}
+        match, labels = re.compile(self.pattern).fullmatch, {}
         for key in keys:
             if (matched := match(key)) is not None:
                 words = matched.groupdict()
                 if "name" in words:
                     words["name"] = words["name"].replace("_", " ")
-                found[key] = self.label.format(**words)
-        return found
+                labels[key] = self.label.format(**words)
+        return labels
 
 
 # Of what no pattern matches only the CSV speaks. Controls and references are no lines of their own.

@@ -38,8 +38,8 @@ class Member:
     @cached_property
     def programs(self) -> list[ProgramVerdict]:
         """The verdicts on its last checkpoint, none where another one was matched."""
-        found = program_verdicts(self.results)
-        return [one for one in found if one.step == self.run.last_step]
+        verdicts = program_verdicts(self.results)
+        return [verdict for verdict in verdicts if verdict.step == self.run.last_step]
 
 
 Members = Mapping[str, Sequence[Member]]  # by a group's label
@@ -101,7 +101,7 @@ def gather(
 
 def by_seed(members: Sequence[Member], name: str) -> dict[int, Hypothesis]:
     """Return what the runs of a group say of a hypothesis, by seed; of a repeated one, the last."""
-    return {one.run.config.seed: one.hypotheses[name] for one in members}
+    return {member.run.config.seed: member.hypotheses[name] for member in members}
 
 
 def seeds_of(group: Group) -> list[int]:
@@ -117,7 +117,7 @@ def _tasks_of(
     Each task's inputs are made once. Of a task that is gone neither is known.
     """
     known: dict[str, tuple[Mapping[str, bool] | None, Sequence[str]]] = {}
-    found = {}
+    by_group = {}
     for group in groups:
         folder = group.runs[0].folder
         digest = folder.inputs_digest
@@ -127,8 +127,8 @@ def _tasks_of(
                 known[digest] = own_steps(inputs), program_names(inputs.task)
             except UserError:
                 known[digest] = None, ()
-        found[group.label] = known[digest]
-    return found
+        by_group[group.label] = known[digest]
+    return by_group
 
 
 def _member(
@@ -141,7 +141,7 @@ def _member(
     last = checkpoints.load_rows(run.folder.checkpoint_folders()[-1])
     circuit = circuit_found(results, config.analysis.circuit_faithful, own)
     each = judged(last, results, config, group.failing, circuit, commands, run.summaries, programs)
-    return Member(run, results, circuit, {one.name: one for one in each})
+    return Member(run, results, circuit, {hypothesis.name: hypothesis for hypothesis in each})
 
 
 def _over_seeds(group: Group, members: Sequence[Member]) -> list[Hypothesis]:

@@ -53,13 +53,13 @@ def save_program_graph(task: Task, path: FilePath) -> None:
 
 def program_graph(task: Task) -> Figure:
     """Return the figure: a box for each variable, an arrow for what each reads and as what."""
-    found = edges(task.program)
-    pairs = [(source, target) for source, target, _ in found]
+    arrows = edges(task.program)
+    pairs = [(source, target) for source, target, _ in arrows]
     layout = layered(list(task.variables), pairs)
     figure, axes, width = canvas(layout)
     title = f"{task.name}: {task.about}" if task.about else task.name
     axes.set_title(fill(_plain(title), int(width * 12)), fontsize=10)
-    for source, target, role in found:
+    for source, target, role in arrows:
         arrow(axes, layout.ways[source, target], role)
     for name, place in layout.places.items():
         _box(axes, task, name, place)
@@ -72,7 +72,7 @@ def canvas(layout: Layout, row: float = ROW) -> tuple[Figure, Axes, float]:
 
     `row` is a row's height in inches.
     """
-    points = [*layout.places.values(), *(one for way in layout.ways.values() for one in way)]
+    points = [*layout.places.values(), *(point for way in layout.ways.values() for point in way)]
     xs, ys = zip(*points, strict=True)
     width = max((max(xs) - min(xs) + 1) * COLUMN, 5.0)
     figure = Figure(figsize=(width, (max(ys) - min(ys) + 1) * row + 1), layout="constrained")

@@ -177,7 +177,7 @@ class CircuitFound:
     def unseen(self) -> frozenset[str]:
         """The steps over the reference's edges that could not be found over the model's."""
         wanted, here = self.steps or (frozenset(), frozenset())
-        return frozenset(one for one in wanted - here if set(one.split(" = ")) <= self.still)
+        return frozenset(step for step in wanted - here if set(step.split(" = ")) <= self.still)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def h1(
     task's controls too, for what they say is not of this program but of compiling.
     """
     evidence = tuple(_differences(rows, failing))
-    deciding = [one for one in evidence if one.decides]
+    deciding = [part for part in evidence if part.decides]
     measured = bool(deciding)
 
     def say(verdict: str, why: str, *lacking: Lacking) -> Hypothesis:
@@ -238,11 +238,11 @@ def h1(
         return say(NOT_MEASURED, "the neurons were not measured", lacks)
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
-    counts = Counter(one.says for one in deciding)
+    counts = Counter(part.says for part in deciding)
     n = len(ON_OFF)
     if counts[FOR] == n:
         why = f"each of the {n} on/off figures is surely higher in the reference"
-        if any(one.failing for one in deciding):
+        if any(part.failing for part in deciding):
             why += "; they fail the task's controls (✗): it is so of compiling, not of this program"
         return say(SUPPORTED, why)
     if counts[AGAINST] == n:
@@ -353,8 +353,8 @@ def h2(
     if circuit.step != last_step:
         when = "at an unknown step" if circuit.step is None else f"at step {circuit.step}"
         return say(UNDECIDED, f"the circuit is of a checkpoint {when}, not of the last one")
-    deciding = [one for one in evidence if one.decides]
-    counts = Counter(one.says for one in deciding)
+    deciding = [part for part in evidence if part.decides]
+    counts = Counter(part.says for part in deciding)
     n, heads = len(deciding), attention.says if attention is not None else NEITHER
     size = f"; its circuit is {_edges_of(circuit)}" if circuit.whole else ""
     if heads == FOR and counts[FOR] == n >= 2 and circuit.model is not None and not lacking:
@@ -395,18 +395,18 @@ def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None
     )  # fmt: skip
 
 
-def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
-    value, low, high = found.faithful
-    on = f"{found.inputs:,} inputs" if found.inputs is not None else ""
+def _of_circuit(circuit: CircuitFound) -> Iterable[Evidence]:
+    value, low, high = circuit.faithful
+    on = f"{circuit.inputs:,} inputs" if circuit.inputs is not None else ""
     why = "says that there is a circuit, not which"
-    if found.whole:
+    if circuit.whole:
         why = "says nothing: the whole model is always faithful"
     kind = "faithfulness of the circuit"
     yield Evidence(
-        f"{kind} ({_edges_of(found)})", value, low, high, on, f"needed {found.at_least:g}",
-        NEITHER, why, decides=False, level=found.at_least, kind=kind,
+        f"{kind} ({_edges_of(circuit)})", value, low, high, on, f"needed {circuit.at_least:g}",
+        NEITHER, why, decides=False, level=circuit.at_least, kind=kind,
     )  # fmt: skip
-    model, untrained, reference = found.model, found.untrained, found.reference
+    model, untrained, reference = circuit.model, circuit.untrained, circuit.reference
     if model is not None and untrained is not None and model.edges and untrained.edges:
         share, theirs = model.named / model.edges, untrained.named / untrained.edges
         low, high = wilson_interval(share, model.edges)
@@ -421,17 +421,17 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
             f"{model.edges} edges", f"{theirs:.3f} ({lower:.3f} to {higher:.3f}) random init, "
             f"n={untrained.edges}", says, level=theirs,
         )  # fmt: skip
-    if found.steps is not None:
-        wanted, here = found.steps
+    if circuit.steps is not None:
+        wanted, here = circuit.steps
         if wanted:
             share = len(here) / len(wanted)
             says = FOR if here == wanted else AGAINST
             why = f"over this model's: {', '.join(sorted(here)) or 'none'}"
-            if says == AGAINST and (here or found.unseen == wanted):
+            if says == AGAINST and (here or circuit.unseen == wanted):
                 says = NEITHER
-            if found.unseen:
-                left = ", ".join(sorted(found.unseen))
-                why += f"; {found.ablation} leaves {left} as it is, so no edge is found for it"
+            if circuit.unseen:
+                left = ", ".join(sorted(circuit.unseen))
+                why += f"; {circuit.ablation} leaves {left} as it is, so no edge is found for it"
             yield Evidence(
                 "steps of the program that run over inner edges of both", share, None, None,
                 f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
@@ -439,10 +439,10 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
             )  # fmt: skip
 
 
-def _edges_of(found: CircuitFound) -> str:
-    if found.whole:
-        return f"all {found.edges} edges: the whole model"
-    return f"{found.edges} of {found.of_edges} edges"
+def _edges_of(circuit: CircuitFound) -> str:
+    if circuit.whole:
+        return f"all {circuit.edges} edges: the whole model"
+    return f"{circuit.edges} of {circuit.of_edges} edges"
 
 
 def _is_step(name: str, own: frozenset[str]) -> bool:
@@ -483,7 +483,7 @@ def h3(
     lacking: tuple[Lacking, ...] = ()
     if not programs:
         lacking = (Lacking("a verdict on every program", commands.of("match", "--all")),)
-    unasked = ", ".join(sorted(set(of_task) - {one.program for one in programs}))
+    unasked = ", ".join(sorted(set(of_task) - {candidate.program for candidate in programs}))
     if programs and unasked:
         lacking = (Lacking(f"a verdict on {unasked}", commands.of("match")),)
     known = _light(rows) if not programs else map(_of_program, programs)
@@ -500,24 +500,24 @@ def h3(
         if testable is not None and testable.value == 0:
             return say(UNDECIDED, "no inner cut of the reference program can be tested")
         return say(NOT_MEASURED, "the checkpoints' light measure gives no verdict on programs")
-    steps = {one.step for one in programs}
+    steps = {candidate.step for candidate in programs}
     if steps != {last_step}:
-        shown = ", ".join("unknown" if one is None else str(one) for one in sorted(
+        shown = ", ".join("unknown" if step is None else str(step) for step in sorted(
             steps, key=lambda step: -1 if step is None else step))  # fmt: skip
         return say(UNDECIDED, f"matched was step {shown}, not the last one, {last_step}")
-    followed = [one for one in programs if one.verdict == FOLLOWS]
-    names = ", ".join(one.program for one in followed)
-    if any(one.verdict == NOT_SOLVED for one in programs):
+    followed = [candidate for candidate in programs if candidate.verdict == FOLLOWS]
+    names = ", ".join(candidate.program for candidate in followed)
+    if any(candidate.verdict == NOT_SOLVED for candidate in programs):
         return say(NOT_JUDGED, "matching found that the model does not solve the task")
     if unasked:
-        found = f"follows {names}" if followed else "follows none of the programs asked"
-        return say(UNDECIDED, f"{found}, but {unasked} was not asked")
+        told = f"follows {names}" if followed else "follows none of the programs asked"
+        return say(UNDECIDED, f"{told}, but {unasked} was not asked")
     if len(followed) == 1:
         return _one_followed(followed[0], programs, say)
     if followed:
         chosen = [
-            one for one in followed
-            if {other.program for other in followed} - {one.program} <= set(one.decided)
+            candidate for candidate in followed
+            if {other.program for other in followed} - {candidate.program} <= set(candidate.decided)
         ]  # fmt: skip
         if len(chosen) == 1 and not _unsure(chosen[0], programs):
             why = f"follows {chosen[0].program}; selectors put it before the others with its cuts"
@@ -525,13 +525,15 @@ def h3(
         if len(chosen) == 1:
             return say(UNDECIDED, _but_of(chosen[0], programs))
         return say(UNDECIDED, f"follows {names}: nothing tells these apart")
-    if any(one.verdict == CUT_UNDECIDED for one in programs):
-        unsure = ", ".join(one.program for one in programs if one.verdict == CUT_UNDECIDED)
+    if any(candidate.verdict == CUT_UNDECIDED for candidate in programs):
+        unsure = ", ".join(
+            candidate.program for candidate in programs if candidate.verdict == CUT_UNDECIDED
+        )
         return say(UNDECIDED, f"no verdict on {unsure}, and no other program is followed")
-    if all(one.verdict == FUSES for one in programs):
+    if all(candidate.verdict == FUSES for candidate in programs):
         return say(UNDECIDED, "the model goes past the programs' steps in one block: there is no "
                    "site between them to test")  # fmt: skip
-    if all(one.verdict in (DIFFERENT, FUSES) for one in programs):
+    if all(candidate.verdict in (DIFFERENT, FUSES) for candidate in programs):
         count = len(programs)
         of_all = "the one program" if count == 1 else f"any of the {count} programs"
         return say(NOT_SUPPORTED, f"no program was identified: the model does not run {of_all} "
@@ -540,50 +542,56 @@ def h3(
 
 
 def _one_followed(
-    one: ProgramVerdict, programs: Sequence[ProgramVerdict], say: Callable[[str, str], Hypothesis]
+    followed: ProgramVerdict,
+    programs: Sequence[ProgramVerdict],
+    say: Callable[[str, str], Hypothesis],
 ) -> Hypothesis:
-    if one.shared_with:
-        alike = ", ".join(one.shared_with)
-        if not set(one.shared_with) <= set(one.decided):
-            return say(UNDECIDED, f"follows {one.program}, which shares its cuts with {alike}")
-    if _unsure(one, programs):
-        return say(UNDECIDED, _but_of(one, programs))
+    if followed.shared_with:
+        alike = ", ".join(followed.shared_with)
+        if not set(followed.shared_with) <= set(followed.decided):
+            return say(UNDECIDED, f"follows {followed.program}, which shares its cuts with {alike}")
+    if _unsure(followed, programs):
+        return say(UNDECIDED, _but_of(followed, programs))
     rivals = len(programs) - 1
     if not rivals:
-        return say(UNDECIDED, f"follows {one.program}, but the task has no rival program to ask")
-    told = f"follows {one.program} ({one.why}); of {rivals} rivals none is followed"
+        return say(
+            UNDECIDED, f"follows {followed.program}, but the task has no rival program to ask"
+        )
+    told = f"follows {followed.program} ({followed.why}); of {rivals} rivals none is followed"
     return say(SUPPORTED, told)
 
 
-def _unsure(one: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> list[str]:
+def _unsure(followed: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> list[str]:
     """Return the programs that nothing is decided of, and that selectors do not put behind one."""
     return [
         other.program
         for other in programs
-        if other.verdict == CUT_UNDECIDED and other.program not in one.decided
+        if other.verdict == CUT_UNDECIDED and other.program not in followed.decided
     ]
 
 
-def _but_of(one: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> str:
-    left = ", ".join(_unsure(one, programs))
-    return f"follows {one.program}, but of {left} nothing could be decided"
+def _but_of(followed: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> str:
+    left = ", ".join(_unsure(followed, programs))
+    return f"follows {followed.program}, but of {left} nothing could be decided"
 
 
-def _of_program(one: ProgramVerdict) -> Evidence:
-    says = {FOLLOWS: FOR, DIFFERENT: AGAINST}.get(one.verdict, NEITHER)
-    value, low, high = one.score or (None, None, None)
+def _of_program(candidate: ProgramVerdict) -> Evidence:
+    says = {FOLLOWS: FOR, DIFFERENT: AGAINST}.get(candidate.verdict, NEITHER)
+    value, low, high = candidate.score or (None, None, None)
     return Evidence(
-        f"{one.program}: {one.verdict}", value, low, high,
-        f"{one.testable} testable cut{'s' * (one.testable != 1)}",
-        "chance not known" if one.chance is None else f"{one.chance:.3f} chance", says, one.why,
-        level=one.chance, kind=f"program {one.program}",
+        f"{candidate.program}: {candidate.verdict}", value, low, high,
+        f"{candidate.testable} testable cut{'s' * (candidate.testable != 1)}",
+        "chance not known" if candidate.chance is None else f"{candidate.chance:.3f} chance", says,
+        candidate.why, level=candidate.chance, kind=f"program {candidate.program}",
     )  # fmt: skip
 
 
-def _emerged(found: Emergence) -> Iterable[Evidence]:
+def _emerged(emergence: Emergence) -> Iterable[Evidence]:
     """Yield when each testable cut of the reference program was first realised."""
-    solved = "at no checkpoint" if found.solved is None else f"from step {found.solved:,} on"
-    for cut, step in found.cuts.items():
+    solved = (
+        "at no checkpoint" if emergence.solved is None else f"from step {emergence.solved:,} on"
+    )
+    for cut, step in emergence.cuts.items():
         when = "at no checkpoint" if step is None else f"from step {step:,} on"
         yield Evidence(
             f"when {cut.replace('+', ', ')} is realised", None, None, None,
@@ -629,12 +637,12 @@ def over_seeds(
     `estimates` are of differences that have to be above zero over the seeds, too. `repeated` says
     that runs of one seed are there more than once, which are no independent evidence.
     """
-    counts = Counter(one.verdict for one in each.values())
+    counts = Counter(hypothesis.verdict for hypothesis in each.values())
     n = len(each)
     told = ", ".join(f"{word} {count} of {n}" for word, count in counts.most_common())
-    lacking = _together(part for one in each.values() for part in one.lacking)
+    lacking = _together(part for hypothesis in each.values() for part in hypothesis.lacking)
     evidence = [_share_of_seeds(word, count, n) for word, count in counts.most_common()]
-    evidence += [_over_seeds(one) for one in estimates]
+    evidence += [_over_seeds(estimate) for estimate in estimates]
     scope = ONE_SEED if n == 1 else f"{n} seeds: {', '.join(map(str, sorted(each)))}"
 
     def say(verdict: str, why: str) -> Hypothesis:
@@ -644,7 +652,7 @@ def over_seeds(
     judged = counts.total() - counts[NOT_JUDGED] - counts[NOT_MEASURED]
     if not judged:
         word = NOT_MEASURED if counts[NOT_MEASURED] else NOT_JUDGED
-        reasons = "; ".join(dict.fromkeys(one.why for one in each.values()))
+        reasons = "; ".join(dict.fromkeys(hypothesis.why for hypothesis in each.values()))
         return say(word, f"{told}: {reasons}")
     if n == 1:
         return say(UNDECIDED, f"{ONE_SEED} (it alone: {told.partition(' 1 of')[0]})")
@@ -655,7 +663,7 @@ def over_seeds(
     if n < LEAST_SEEDS:
         return say(UNDECIDED, f"{told}: too few seeds, {LEAST_SEEDS} at least")
     if counts[SUPPORTED] == n:
-        if any(_sign(*(one.interval or (None, None))) != FOR for one in estimates):
+        if any(_sign(*(estimate.interval or (None, None))) != FOR for estimate in estimates):
             return say(UNDECIDED, f"{told}, but over the seeds an interval reaches zero")
         return say(SUPPORTED, told)
     if counts[NOT_SUPPORTED] == n:
@@ -666,8 +674,8 @@ def over_seeds(
 def _together(every: Iterable[Lacking]) -> tuple[Lacking, ...]:
     """Return what is lacking, each once with all the commands that measure it."""
     commands: dict[str, dict[str, None]] = {}
-    for one in every:
-        commands.setdefault(one.what, {})[one.command] = None
+    for lacking in every:
+        commands.setdefault(lacking.what, {})[lacking.command] = None
     return tuple(Lacking(what, "\n".join(lines)) for what, lines in commands.items())
 
 
@@ -676,8 +684,8 @@ def _share_of_seeds(word: str, count: int, n: int) -> Evidence:
     return Evidence(f"seeds: {word}", count / n, low, high, f"{n} seeds", "", NEITHER)
 
 
-def _over_seeds(one: Estimate) -> Evidence:
-    low, high = one.interval or (None, None)
-    name = one.key.rpartition("/")[2].removeprefix("h1_")
+def _over_seeds(estimate: Estimate) -> Evidence:
+    low, high = estimate.interval or (None, None)
+    name = estimate.key.rpartition("/")[2].removeprefix("h1_")
     label = f"{NEURON_LABELS.get(name, name)}: reference less model, over seeds"
-    return Evidence(label, one.mean, low, high, f"{one.n} seeds", "0", _sign(low, high))
+    return Evidence(label, estimate.mean, low, high, f"{estimate.n} seeds", "0", _sign(low, high))

@@ -72,12 +72,12 @@ def write_report(
         if len(folders) == 1:
             page = run_page(folders[0], title, say)
         else:
-            found = gather(folders, where, say, left_out)
-            left_out = list(found.left_out)
-            page = sweep_page(found, title, paths)
+            gathered = gather(folders, where, say, left_out)
+            left_out = list(gathered.left_out)
+            page = sweep_page(gathered, title, paths)
             if tables is not None:
                 say("drawing the tables")
-                made, lacking = summary_files(found), not_measured(found, paths)
+                made, lacking = summary_files(gathered), not_measured(gathered, paths)
         say("writing")
         content = rendered(page).encode()
     with faults_named(f"write '{output}'"):
@@ -107,7 +107,9 @@ def _check(path: Path) -> None:
         if path.exists():
             return
         beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        names = [one.name for one in beside if one.is_dir() and not one.name.startswith(".")]
+        names = [
+            folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")
+        ]
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     hint = f": did you mean '{path.parent / near[0]}'?" if near else ""
     raise UserError(f"'{path}' does not exist{hint}")
@@ -175,19 +177,19 @@ def as_json(value: Any) -> str:
 
 def _data(sections: Sequence[Section]) -> dict[str, Any]:
     """Return what the script draws, by the blocks' names."""
-    found: dict[str, Any] = {}
+    data: dict[str, Any] = {}
 
     def gather(blocks: Sequence[Any]) -> None:
         for block in blocks:
             if isinstance(block, Details):
                 gather(block.blocks)
             elif block.kind in DATA_KINDS:
-                assert block.name not in found, f"two blocks are named {block.name}"
-                found[block.name] = _of_block(block)
+                assert block.name not in data, f"two blocks are named {block.name}"
+                data[block.name] = _of_block(block)
 
     for section in sections:
         gather(section.blocks)
-    return found
+    return data
 
 
 def _of_block(block: Any) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Lines:
         self.steps.update(steps)
         at = [placed(step) for step in steps]
         if ends is not None and len(steps) > 1:
-            low, high = ([rounded(one) for one in each] for each in ends)
+            low, high = ([rounded(end) for end in each] for each in ends)
             self.traces.append({
                 "x": [*at, *reversed(at)], "y": [*low, *reversed(high)], "mode": "lines",
                 "fill": "toself", "fillcolor": f"band:{tone}", "line": {"width": 0},
@@ -128,12 +128,12 @@ class Lines:
         """Add the highest of each kind of control of a curve, in its colour."""
         rows = list(rows)
         for ending, dash in CONTROL_DASHES.items():
-            found = curves(rows, f"{measure}{ending}").get(subject)
-            if found is not None:
+            curve = curves(rows, f"{measure}{ending}").get(subject)
+            if curve is not None:
                 words = CONTROL_WORDS[ending]
                 self.add(
-                    words, [row.step for row in found], [top(row) for row in found], tone, dash,
-                    1.2, told=[f"n={row.n:,}" for row in found], legend=False, marks=False,
+                    words, [row.step for row in curve], [top(row) for row in curve], tone, dash,
+                    1.2, told=[f"n={row.n:,}" for row in curve], legend=False, marks=False,
                 )  # fmt: skip
                 key = Key(f"{words}, in the colour of what it is a control of", "grey", dash)
                 if key not in self.keys:

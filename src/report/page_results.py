@@ -61,16 +61,16 @@ def value(row: Row, name: str) -> float | None:
     (0.5, None)
     """
     try:
-        found = float(row.get(name, ""))
+        number = float(row.get(name, ""))
     except ValueError:
         return None
-    return None if math.isnan(found) else found
+    return None if math.isnan(number) else number
 
 
 def whole(row: Row, name: str) -> int | None:
     """Return a whole number of a row, None where it has none."""
-    found = value(row, name)
-    return None if found is None or math.isinf(found) else int(found)
+    number = value(row, name)
+    return None if number is None or math.isinf(number) else int(number)
 
 
 def picture(path: Path) -> str:
@@ -88,8 +88,8 @@ def step_in(title: str) -> int | None:
     >>> step_in("2L-reverse-s0-1a2b, step 300")
     300
     """
-    found = re.search(r", step (\d+)$", title)
-    return int(found.group(1)) if found else None
+    matched = re.search(r", step (\d+)$", title)
+    return int(matched.group(1)) if matched else None
 
 
 def last_step_of(rows: Iterable[Row]) -> int | None:
@@ -134,9 +134,11 @@ class Results:
         return self._left("explanation", EXPLANATION, self.explained_step)
 
     def _left(self, name: str, what: str, step: int | None) -> Result | None:
-        some = [one for one in results(self.folder / name) if one.key.what == what]
+        some = [result for result in results(self.folder / name) if result.key.what == what]
         return max(
-            (one for one in some if one.key.step == step), key=lambda one: one.rank, default=None
+            (result for result in some if result.key.step == step),
+            key=lambda result: result.rank,
+            default=None,
         )
 
     @cached_property

@@ -208,8 +208,8 @@ def _cut_verdict(
 
 
 def _hundredth(row: Row | None, name: str) -> float | None:
-    found = value(row, name) if row is not None else None
-    return None if found is None else round(found, 3)
+    number = value(row, name) if row is not None else None
+    return None if number is None else round(number, 3)
 
 
 def _tests(row: Row | None) -> str:
@@ -483,8 +483,8 @@ def _neuron(row: Row) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _above(found: float | None) -> float | None:
-    return None if found is None else max(0.0, 2 * found - 1)
+def _above(accuracy: float | None) -> float | None:
+    return None if accuracy is None else max(0.0, 2 * accuracy - 1)
 
 
 def _share_explained(rows: Sequence[Row]) -> str:
@@ -497,9 +497,9 @@ def _share_explained(rows: Sequence[Row]) -> str:
 
 
 def _adds(row: Row) -> str:
-    found = {name.removeprefix("adds_to_"): value(row, name)
+    added = {name.removeprefix("adds_to_"): value(row, name)
              for name in row if name.startswith("adds_to_")}  # fmt: skip
-    known = {name: amount for name, amount in found.items() if amount is not None}
+    known = {name: amount for name, amount in added.items() if amount is not None}
     if not known or max(map(abs, known.values())) < 1e-6:
         return ""
     ranked = sorted(known, key=lambda name: -known[name])
@@ -574,10 +574,10 @@ def _searched(results: Results) -> str:
     names = [name.partition("/") for name in (results.edges.rows or ({},))[0] if "/" in name]
     pairs = [(kind, method) for method, _, kind in names if method != "visible"]
     pairs = pairs or [(row["ablation"], row["method"]) for row in results.circuits.rows]
-    found: dict[str, dict[str, None]] = {}
+    by_kind: dict[str, dict[str, None]] = {}
     for kind, method in pairs:
-        found.setdefault(kind, {})[method] = None
-    return "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in found.items())
+        by_kind.setdefault(kind, {})[method] = None
+    return "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in by_kind.items())
 
 
 def _is_main_whole(edges: Sequence[Row], chosen: Sequence[Row], results: Results) -> bool:
@@ -643,7 +643,7 @@ def _methods(rows: Sequence[Row], results: Results) -> Table:
 
 
 def _curves(rows: Sequence[Row], at_least: float) -> list[Any]:
-    found = []
+    charts = []
     for place, kind in enumerate(dict.fromkeys(row["ablation"] for row in rows)):
         lines: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
@@ -655,8 +655,8 @@ def _curves(rows: Sequence[Row], at_least: float) -> list[Any]:
             f"Curves of faithfulness over the number of edges, by method, for {kind} ablation",
             lines, ("edges", "faithfulness"), at_least,
         )  # fmt: skip
-        found.append(chart)
-    return [Details("Faithfulness over the size of the circuit", found)] if found else []
+        charts.append(chart)
+    return [Details("Faithfulness over the size of the circuit", charts)] if charts else []
 
 
 def _ends(row: Row, name: str) -> str:

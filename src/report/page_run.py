@@ -96,7 +96,12 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
 
 def verdict_section(hypotheses: Sequence[Hypothesis], lead: str) -> Section:
     """Return the section of the three hypotheses."""
-    return Section("verdicts", "The three hypotheses", lead, [Judgement(one) for one in hypotheses])
+    return Section(
+        "verdicts",
+        "The three hypotheses",
+        lead,
+        [Judgement(hypothesis) for hypothesis in hypotheses],
+    )
 
 
 def own_steps(inputs: InputSet | None) -> dict[str, bool] | None:
@@ -184,7 +189,7 @@ def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> lis
     layers = f"{model.n_layers} layer{'s' * (model.n_layers != 1)}"
     norm = "LayerNorm" if model.normalization == "LN" else f"normalisation {model.normalization}"
     shape = f"{layers}, {model.n_heads} heads, width {model.d_model}, {mlp}, {norm}"
-    found = [
+    pairs = [
         ("exact accuracy", exact), ("model", f"{model_title(config)}: {shape}"),
         ("task", task_title(config)),
         ("seed", f"{config.seed}. {ONE_SEED[0].upper()}{ONE_SEED[1:]}"),
@@ -192,19 +197,19 @@ def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> lis
     ]  # fmt: skip
     share = lengths["all"].value if "all" in lengths else 0.0
     if share:
-        found.append(("undefined", f"{share:.1%} of the positions, left out"))
-    return found
+        pairs.append(("undefined", f"{share:.1%} of the positions, left out"))
+    return pairs
 
 
 def _warnings(
     folder: RunFolder, rows: Sequence[Measurement], last_step: int, marks: str
 ) -> list[str]:
-    found: list[str] = []
+    warnings: list[str] = []
     if folder.finished() is None:
-        found.append(f"This run is unfinished: what follows is of step {last_step:,}.")
+        warnings.append(f"This run is unfinished: what follows is of step {last_step:,}.")
     note = inexact_note(rows).strip(" []")
     if note or not folder.exact:
-        found.append(note or "The reference is not its program.")
+        warnings.append(note or "The reference is not its program.")
     if marks:
-        found.append(f"{marks[0].upper()}{marks[1:]}.")
-    return found
+        warnings.append(f"{marks[0].upper()}{marks[1:]}.")
+    return warnings

@@ -78,8 +78,8 @@ def emergence(curves: Mapping[str, Summary]) -> Emergence:
     return Emergence(
         exact.emergence_step if exact is not None else None,
         {
-            key.removeprefix(start).removesuffix(end): one.emergence_step
-            for key, one in curves.items()
+            key.removeprefix(start).removesuffix(end): summary.emergence_step
+            for key, summary in curves.items()
             if key.startswith(start) and key.endswith(end)
         },
     )
@@ -90,7 +90,7 @@ def program_verdicts(results: Results) -> list[ProgramVerdict]:
     rows = results.programs.rows
     last = max((whole(row, "step") or 0 for row in rows), default=0)
     chances = _chances(results.matches.rows, last)
-    found = []
+    verdicts = []
     for row in rows:
         step = whole(row, "step")
         if (step or 0) == last:
@@ -99,24 +99,24 @@ def program_verdicts(results: Results) -> list[ProgramVerdict]:
             whole_score = (
                 None if score is None or low is None or high is None else (score, low, high)
             )
-            found.append(
+            verdicts.append(
                 ProgramVerdict(
                     step, row["program"], row["verdict"], row["why"], whole_score,
                     whole(row, "testable") or 0, tuple(row["shared_with"].split()),
                     tuple(row["decided"].split()), chances.get(row["program"]),
                 )
             )  # fmt: skip
-    return found
+    return verdicts
 
 
 def _chances(rows: Sequence[Row], step: int) -> dict[str, float]:
     """Return the highest chance level of each program's testable cuts at a step."""
-    found: dict[str, float] = {}
+    chances: dict[str, float] = {}
     for row in rows:
         chance = value(row, "chance")
         if whole(row, "step") == step and row["verdict"] != NOT_TESTABLE and chance is not None:
-            found[row["program"]] = max(chance, found.get(row["program"], 0.0))
-    return found
+            chances[row["program"]] = max(chance, chances.get(row["program"], 0.0))
+    return chances
 
 
 def circuit_found(
@@ -152,7 +152,7 @@ def _found(
     row: Row, results: Results, at_least: float, own: Mapping[str, bool] | None
 ) -> CircuitFound:
     faithful = [value(row, f"faithfulness{end}") or 0.0 for end in ("", "_low", "_high")]
-    inputs = [whole(one, "inputs") or 0 for one in results.lengths.rows]
+    inputs = [whole(length, "inputs") or 0 for length in results.lengths.rows]
     steps, kind = own or {}, row["ablation"]
     still = [name for name, moves in steps.items() if not moves and kind == "resample_within"]
     return CircuitFound(

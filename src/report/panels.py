@@ -47,23 +47,23 @@ Style = str | tuple[int, tuple[float, float]]
 def accuracy(axes: Axes, rows: Rows, failing: Failing) -> None:
     """Draw exact accuracy: all inputs, held out, each length, and blind to the tokens."""
     axes.set_title("Exact-sequence accuracy (band: Wilson 95%)")
-    found = curves(rows, "accuracy/exact")
-    if not found:
+    by_subject = curves(rows, "accuracy/exact")
+    if not by_subject:
         nothing(axes, "not measured")
         return
-    lengths = [subject for subject in found if subject.startswith("all.length_")]
+    lengths = [subject for subject in by_subject if subject.startswith("all.length_")]
     for i, subject in enumerate(lengths):
         grey = f"{0.85 - 0.5 * i / max(1, len(lengths) - 1):.2f}"
         label = f"length {subject.rpartition('_')[2]}"
-        axes.plot(*_points(found[subject]), color=grey, lw=1, label=label)
-    _draw(axes, found["all"], _label("all inputs", found["all"], failing), COLOURS[0])
+        axes.plot(*_points(by_subject[subject]), color=grey, lw=1, label=label)
+    _draw(axes, by_subject["all"], _label("all inputs", by_subject["all"], failing), COLOURS[0])
     blind = curves(rows, "accuracy/blind_exact")
     if "all" in blind:
         value = blind["all"][-1].value
         axes.axhline(value, ls=":", color=COLOURS[0], lw=1, label="blind to the tokens")
-    if "held_out" in found:
-        label = _label("held out", found["held_out"], failing)
-        _draw(axes, found["held_out"], label, COLOURS[1], "--")
+    if "held_out" in by_subject:
+        label = _label("held out", by_subject["held_out"], failing)
+        _draw(axes, by_subject["held_out"], label, COLOURS[1], "--")
     axes.set(ylim=(-0.03, 1.03), ylabel="share of inputs")
     legend(axes)
 
@@ -72,14 +72,16 @@ def variables(axes: Axes, rows: Rows, failing: Failing) -> None:
     """Draw deconfounded CKA of each variable at its best site, relabelings once."""
     axes.set_title("Deconfounded CKA with each variable, at its best site")
     measure = "similarity/best_deconfounded_cka"
-    found = curves(rows, measure)
-    if not found:
+    by_variable = curves(rows, measure)
+    if not by_variable:
         nothing(axes, "not measured")
         return
-    for (label, names), (colour, style) in zip(relabelings(found).items(), _looks(), strict=False):
+    for (label, names), (colour, style) in zip(
+        relabelings(by_variable).items(), _looks(), strict=False
+    ):
         first = names[0]
-        keys = [found[name][-1].key for name in names]
-        _draw(axes, found[first], marked(label, keys, failing), colour, style)
+        keys = [by_variable[name][-1].key for name in names]
+        _draw(axes, by_variable[first], marked(label, keys, failing), colour, style)
         _controls(axes, rows, measure, first, colour)
         _ceiling(axes, rows, measure, first, colour)
     _explain_controls(axes, rows, measure, "the reference itself")
@@ -118,18 +120,18 @@ def attention(axes: Axes, rows: Rows, failing: Failing) -> None:
     """Draw the overlap of attention with the reference's active heads, each one's thin."""
     axes.set_title("Attention in common with the reference's active heads")
     measure = "attention/matched_overlap"
-    found = curves(rows, measure)
-    if not found:
+    by_head = curves(rows, measure)
+    if not by_head:
         nothing(axes, _no_heads(rows))
         return
     uniform = uniform_heads(rows)
     looks = _looks()
-    model = found.pop("model", None)
+    model = by_head.pop("model", None)
     colour, _ = next(looks)
     if model is not None:
         _draw(axes, model, _label("model, matched", model, failing), colour)
         _controls(axes, rows, measure, "model", colour)
-    for (head, curve), (other, style) in zip(found.items(), looks, strict=False):
+    for (head, curve), (other, style) in zip(by_head.items(), looks, strict=False):
         words = component_label(head) + (" (uniform, not in the mean)" if head in uniform else "")
         label = _label(f"reference's {words}", curve, failing)
         axes.plot(*_points(curve), color=other, ls=style, lw=0.8, label=label)
@@ -151,18 +153,21 @@ def ablation(axes: Axes, rows: Rows, failing: Failing) -> None:
         fontsize=10,
     )
     by_kind = {kind: curves(rows, f"ablation/{kind}_delta_exact") for kind in KINDS}
-    found: dict[str, list[Curves]] = {}
+    by_component: dict[str, list[Curves]] = {}
     for given in by_kind.values():
         for subject in given:
             if subject.startswith("blocks.") and not subject.endswith(".all") and whole(subject):
-                found.setdefault(subject, []).append(given)
-    if not found:
+                by_component.setdefault(subject, []).append(given)
+    if not by_component:
         nothing(axes, "not measured")
         return
-    last = {one: _mean([of[one][-1].value for of in kinds]) for one, kinds in found.items()}
-    for subject, colour in zip(sorted(found, key=last.__getitem__)[:WORST_SHOWN], COLOURS,
+    last = {
+        component: _mean([of[component][-1].value for of in kinds])
+        for component, kinds in by_component.items()
+    }
+    for subject, colour in zip(sorted(by_component, key=last.__getitem__)[:WORST_SHOWN], COLOURS,
                                strict=False):  # fmt: skip
-        each = [of[subject] for of in found[subject]]
+        each = [of[subject] for of in by_component[subject]]
         steps = [row.step for row in each[0]]
         values = [[row.value for row in at] for at in zip(*each, strict=True)]
         label = marked(component_label(subject), [curve[-1].key for curve in each], failing)
@@ -190,17 +195,17 @@ def sparsity(axes: Axes, rows: Rows, failing: Failing) -> None:
                    "H1: reference less learned, at the end", fontsize=10)  # fmt: skip
     drawn, reference_only = False, []
     for (name, words), colour in zip(NEURON_LABELS.items(), COLOURS, strict=False):
-        found = curves(rows, f"sparsity/{name}")
-        reference = found.get("reference:model")
+        by_model = curves(rows, f"sparsity/{name}")
+        reference = by_model.get("reference:model")
         if reference is not None:
             reference_only.append(f"{words}: {reference[-1].value:.2f}")
-        if "model" not in found:
+        if "model" not in by_model:
             continue
         drawn = True
         h1 = curves(rows, f"sparsity/h1_{name}").get("model")
-        keys = [curve[-1].key for curve in (found["model"], h1) if curve]
+        keys = [curve[-1].key for curve in (by_model["model"], h1) if curve]
         label = words + (f", H1 {_difference(h1[-1])}" if h1 else "")
-        _draw(axes, found["model"], marked(label, keys, failing), colour)
+        _draw(axes, by_model["model"], marked(label, keys, failing), colour)
         if reference is not None:
             axes.axhline(reference[-1].value, ls="--", color=colour, lw=1)
     if not drawn:
@@ -218,10 +223,10 @@ def loss(axes: Axes, rows: Rows, failing: Failing) -> None:
     batch = curves(rows, "training/loss").get("batch")
     if batch is not None:
         axes.plot(*_points(batch), color="0.7", lw=0.8, label="batch, training")
-    found = curves(rows, "accuracy/loss")
+    losses = curves(rows, "accuracy/loss")
     for (subject, words), colour in zip(SPLITS.items(), COLOURS, strict=False):
-        if subject in found:
-            _draw(axes, found[subject], _label(words, found[subject], failing), colour)
+        if subject in losses:
+            _draw(axes, losses[subject], _label(words, losses[subject], failing), colour)
     if not axes.lines:
         nothing(axes, "not measured")
         return
@@ -232,18 +237,18 @@ def loss(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 def matching(axes: Axes, rows: Rows, failing: Failing) -> None:
     """Draw each testable cut's best match, its variables' thin, and where they emerge."""
-    found = curves(rows, "matching/best_match")
-    cases = max((row.n for curve in found.values() for row in curve), default=0)
+    by_cut = curves(rows, "matching/best_match")
+    cases = max((row.n for curve in by_cut.values() for row in curve), default=0)
     light = f"light, {cases:,} cases" if cases else "light"
     axes.set_title(f"Match with the program's testable cuts ({light}; square: surely realised)")
-    if not found:
+    if not by_cut:
         measured = curves(rows, "matching/testable_cuts")
         nothing(axes, "no cut of the program can be tested" if measured else "not measured")
         return
     realised = curves(rows, "matching/realised")
     chance = curves(rows, "matching/best_match_chance")
     looks = _looks()
-    for (cut, curve), (colour, style) in zip(found.items(), looks, strict=False):
+    for (cut, curve), (colour, style) in zip(by_cut.items(), looks, strict=False):
         _draw(axes, curve, _label(cut.replace("+", ", "), curve, failing), colour, style)
         _mark_first(axes, curve, realised[cut], colour)
         axes.plot(*_points(chance[cut]), ":", color=colour, lw=0.9, alpha=0.8)

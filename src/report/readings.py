@@ -46,8 +46,8 @@ def component_label(name: str) -> str:
     ('head 2.3', 'all MLPs but 0')
     """
     for pattern, words in _COMPONENTS:
-        if found := re.fullmatch(pattern, name):
-            return words.format(*found.groups())
+        if matched := re.fullmatch(pattern, name):
+            return words.format(*matched.groups())
     return name
 
 
@@ -67,11 +67,11 @@ def of(rows: Iterable[Measurement], measure: str) -> dict[str, Measurement]:
 
 def curves(rows: Iterable[Measurement], measure: str) -> Curves:
     """Return the rows of a measure over a run's steps by their subject."""
-    found: Curves = defaultdict(list)
+    by_subject: Curves = defaultdict(list)
     for row in rows:
         if row.measure == measure:
-            found[row.subject].append(row)
-    return {subject: sorted(curve, key=lambda r: r.step) for subject, curve in found.items()}
+            by_subject[row.subject].append(row)
+    return {subject: sorted(curve, key=lambda r: r.step) for subject, curve in by_subject.items()}
 
 
 def top(row: Measurement) -> float:
@@ -92,13 +92,13 @@ def highest_control(
     return max(ends, default=None)
 
 
-def relabelings(found: Mapping[str, Sequence[Measurement]]) -> dict[str, list[str]]:
+def relabelings(by_subject: Mapping[str, Sequence[Measurement]]) -> dict[str, list[str]]:
     """Return the subjects by label, those of equal values as one: a measure cannot tell them apart.
 
     A label names as many of them as are short together, and says how many more there are.
     """
     groups: dict[tuple[float, ...], list[str]] = defaultdict(list)
-    for name, curve in found.items():
+    for name, curve in by_subject.items():
         groups[tuple(round(row.value, 6) for row in curve)].append(name)
     return {joined(names): names for names in groups.values()}
 

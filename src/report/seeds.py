@@ -140,7 +140,7 @@ def _run_folders(path: Path) -> list[Path]:
         if is_run(path):
             return [path]
         inside = sorted(path.iterdir()) if path.is_dir() else []
-        runs = [one for one in inside if not one.name.startswith(".") and is_run(one)]
+        runs = [folder for folder in inside if not folder.name.startswith(".") and is_run(folder)]
     if not runs:
         raise UserError(f"'{path}' is not a run folder, and there is none directly in it")
     return runs
@@ -186,11 +186,11 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     where it is only on other tasks that the model's groups differ in them, so that one setting has
     one name on all tasks. Runs with an inexact reference are groups of their own.
     """
-    found: dict[str, list[Run]] = defaultdict(list)
+    by_identity: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        found[json.dumps(_identity(run), sort_keys=True, default=str)].append(run)
+        by_identity[json.dumps(_identity(run), sort_keys=True, default=str)].append(run)
     alike: dict[tuple[str, str, bool], list[list[Run]]] = defaultdict(list)
-    for members in found.values():
+    for members in by_identity.values():
         config = members[0].config
         base = (config.task.name, config.model.name, members[0].folder.exact)
         alike[base].append(sorted(members, key=lambda run: run.config.seed))
@@ -219,7 +219,9 @@ def differing_keys(identities: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys that do not have the same value in all of several mappings."""
     keys = dict.fromkeys(key for identity in identities for key in identity)
     return [
-        key for key in keys if any(one.get(key) != identities[0].get(key) for one in identities)
+        key
+        for key in keys
+        if any(identity.get(key) != identities[0].get(key) for identity in identities)
     ]
 
 

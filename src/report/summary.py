@@ -170,16 +170,17 @@ def output_text(inputs: InputSet) -> str:
 
 def reference_text(reference: Reference) -> str:
     """Return the reference's size and how it compares with the interpreter."""
-    compiled, found = reference.compiled, reference.validation
-    if found.exact:
-        against = f"equal to the RASP interpreter on {found.n:,} inputs"
+    compiled, validation = reference.compiled, reference.validation
+    if validation.exact:
+        against = f"equal to the RASP interpreter on {validation.n:,} inputs"
     else:
         against = (
-            f"INEXACT, wrong on {found.n_wrong:,} of {found.n:,} inputs ({found.cause}): every "
-            "result of this run is measured against an inexact reference"
+            f"INEXACT, wrong on {validation.n_wrong:,} of {validation.n:,} inputs "
+            f"({validation.cause}): every result of this run is measured against an inexact "
+            "reference"
         )
-    if found.largest_error is not None:
-        against += f", largest error {found.largest_error:.1g}"
+    if validation.largest_error is not None:
+        against += f", largest error {validation.largest_error:.1g}"
     sharpened = ", attention sharpened" if compiled.sharpened else ""
     cached = ", cached" if reference.from_cache else ""
     return (
@@ -246,14 +247,14 @@ def _accuracy(rows: Rows) -> Iterator[Line]:
 
 def _by_length(rows: Rows) -> Text | None:
     start = "all.length_"
-    found = {
+    by_length = {
         subject.removeprefix(start): row.value
         for subject, row in of(rows, "accuracy/exact").items()
         if subject.startswith(start)
     }
-    if not found:
+    if not by_length:
         return None
-    each = ", ".join(f"{length}: {value:.3f}" for length, value in found.items())
+    each = ", ".join(f"{length}: {value:.3f}" for length, value in by_length.items())
     return Text(f"exact accuracy by length  {each}")
 
 
@@ -262,18 +263,18 @@ def _similarity(rows: Rows) -> Iterator[Line]:
         measure = f"similarity/{name}_deconfounded_cka"
         for subject, row in of(rows, measure).items():
             yield _compared(rows, f"dCKA, {words}", [subject], row)
-    found = of(rows, "similarity/best_deconfounded_cka")
-    for label, names in relabelings({name: [row] for name, row in found.items()}).items():
-        yield _compared(rows, f"dCKA, {label}", names, found[names[0]])
+    by_variable = of(rows, "similarity/best_deconfounded_cka")
+    for label, names in relabelings({name: [row] for name, row in by_variable.items()}).items():
+        yield _compared(rows, f"dCKA, {label}", names, by_variable[names[0]])
 
 
 def _attention(rows: Rows) -> Iterator[Line]:
     uniform = uniform_heads(rows)
-    found = of(rows, "attention/matched_overlap")
-    for subject in sorted(found, key=lambda subject: subject != "model"):
+    overlaps = of(rows, "attention/matched_overlap")
+    for subject in sorted(overlaps, key=lambda subject: subject != "model"):
         words = subject if subject == "model" else component_label(subject)
         words += " (uniform)" if subject in uniform else ""
-        yield _compared(rows, f"attention, {words}", [subject], found[subject])
+        yield _compared(rows, f"attention, {words}", [subject], overlaps[subject])
 
 
 def _compared(rows: Rows, label: str, subjects: list[str], row: Measurement) -> Line:
@@ -282,7 +283,7 @@ def _compared(rows: Rows, label: str, subjects: list[str], row: Measurement) -> 
     shown = f"{control[0]:.3f} {control[1]}" if control else ""
     reference = of(rows, f"{row.measure}_reference").get(row.subject)
     group, _, name = row.measure.partition("/")
-    return label, [f"{group}/{one}/{name}" for one in subjects], row, shown, reference
+    return label, [f"{group}/{subject}/{name}" for subject in subjects], row, shown, reference
 
 
 def _neurons(rows: Rows, failing: Failing) -> Table | None:
@@ -295,8 +296,8 @@ def _neurons(rows: Rows, failing: Failing) -> Table | None:
         "95% interval",
     )  # fmt: skip
     for name, label in NEURON_LABELS.items():
-        found = of(rows, f"sparsity/{name}")
-        each = [found.get("model"), found.get("reference:model"),
+        by_model = of(rows, f"sparsity/{name}")
+        each = [by_model.get("model"), by_model.get("reference:model"),
                 of(rows, f"sparsity/h1_{name}").get("model")]  # fmt: skip
         if each[0] is None:
             continue

@@ -55,9 +55,9 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
     table.add_column("finished", justify="right", no_wrap=True)
     for label in (*SHOWN.values(), "last step"):
         table.add_column(label, justify="right", no_wrap=True)
-    found = {cell.index: _end(cell) for cell in sweep.cells if cell.finished}
+    by_cell = {cell.index: _end(cell) for cell in sweep.cells if cell.finished}
     for settings, cells in groups.items():
-        ends = [found[cell.index] for cell in cells if cell.index in found]
+        ends = [by_cell[cell.index] for cell in cells if cell.index in by_cell]
         values = [_cell([end[key] for end in ends if key in end]) for key in (*SHOWN, "step")]
         table.add_row(escape(names[settings]), f"{len(ends)} of {len(cells)}", *values)
     console.print(table)
@@ -66,7 +66,7 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
         ", ".join(f"{count} {state}" for state, count in states.items())
         + "; mean (lowest..highest)"
     ]
-    gone = [cell.folder.name for cell in sweep.cells if found.get(cell.index) == {}]
+    gone = [cell.folder.name for cell in sweep.cells if by_cell.get(cell.index) == {}]
     if gone:
         lines.append(f"! damaged, or its checkpoints are gone: {', '.join(gone)}")
     lines += [f"! {cell.folder.name}: {last_words(cell.log)}" for cell in outcome.failed][
@@ -91,8 +91,8 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
 def _names(sweep: Sweep) -> list[str]:
     """Return what each run is but for its seed, without what all runs of the sweep share."""
     configs = [cell.config for cell in sweep.cells]
-    found = [departures(config) for config in configs]
-    shared = {key for key, value in found[0].items() if all(o.get(key) == value for o in found)}
+    choices = [departures(config) for config in configs]
+    shared = {key for key, value in choices[0].items() if all(o.get(key) == value for o in choices)}
     names = [group_name(config, shared) for config in configs]
     settings, alike = list(map(group_settings, configs)), defaultdict[str, list[int]](list)
     for place, name in enumerate(names):

@@ -79,9 +79,9 @@ Tables = Mapping[str, SummaryTable]
 Marks = Mapping[str, Mapping[tuple[str, str], Sequence[Mark]]]  # by series, task and architecture
 
 
-def summary_files(found: Gathered) -> dict[str, bytes]:
+def summary_files(gathered: Gathered) -> dict[str, bytes]:
     """Return the tables of several runs as CSV and their figures as PNG, by file name."""
-    tables = summary_tables(found)
+    tables = summary_tables(gathered)
     figures = {f"{name}.png": png(draw(tables)) for name, draw in FIGURES.items()}
     return {**{f"{name}.csv": table.csv() for name, table in tables.items()}, **figures}
 
@@ -191,7 +191,7 @@ def emergence_figure(tables: Tables) -> Figure:
     rows = tables["emergence"].rows
     marks: dict[str, dict[tuple[str, str], list[Mark]]] = {}
     for words, (chosen, _) in EMERGING.items():
-        found = marks.setdefault(words, {})
+        by_place = marks.setdefault(words, {})
         for row in rows:
             if chosen(_text(row["measure"])) and row["step_mean"] is not None:
                 low, high = row["step_low"], row["step_high"]
@@ -200,7 +200,7 @@ def emergence_figure(tables: Tables) -> Figure:
                     None if high is None else _float(high), row["emerged"] == row["seeds"],
                     _fails(row),
                 )  # fmt: skip
-                found.setdefault(_place(row), []).append(mark)
+                by_place.setdefault(_place(row), []).append(mark)
     figure = _dots(
         tables, marks, {words: look for words, (_, look) in EMERGING.items()},
         "Step at which it emerged: mean over the seeds in which it did, and its 95% interval "
@@ -209,8 +209,8 @@ def emergence_figure(tables: Tables) -> Figure:
     )  # fmt: skip
     steps = [
         mark.high or mark.mean
-        for found in marks.values()
-        for some in found.values()
+        for by_place in marks.values()
+        for some in by_place.values()
         for mark in some
     ]
     for axes in figure.axes:
@@ -281,8 +281,8 @@ def _of_runs(
     """Return the means over seeds of what is taken from the rows of runs."""
     values: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        if (one := taken(row)) is not None:
-            values.setdefault(_place(row), []).append(_float(one))
+        if (number := taken(row)) is not None:
+            values.setdefault(_place(row), []).append(_float(number))
     marks: dict[tuple[str, str], list[Mark]] = {}
     for place, some in values.items():
         whole = estimate("", some, "neither")
@@ -319,7 +319,7 @@ def _dots(
     figure, panels = _panels(tasks, 0.7 + 0.3 * len(architectures), title)
     for axes, task in zip(panels, tasks, strict=True):
         for y, name in enumerate(architectures):
-            each = {words: found.get((task, name), ()) for words, found in marks.items()}
+            each = {words: by_place.get((task, name), ()) for words, by_place in marks.items()}
             if not any(each.values()):
                 told = blank if (task, name) in there else "no run"
                 axes.text(0.02, y, told, size=6, color="0.55", va="center",
@@ -337,10 +337,12 @@ def _dots(
             axes.axhline(y - 0.5, color="0.88", lw=0.6, zorder=0)
     handles = [Line2D([], [], color=colour, marker=marker, ms=5, lw=0, mew=1.5, label=words)
                for words, (colour, marker) in looks.items()]  # fmt: skip
-    if any(mark.fails for found in marks.values() for some in found.values() for mark in some):
+    if any(
+        mark.fails for by_place in marks.values() for some in by_place.values() for mark in some
+    ):
         words = "does not tell the program from other models on the task's controls"
         handles.append(Line2D([], [], lw=0, marker=f"${MARK}$", color="0.3", ms=6, label=words))
-    letters = sum(len(str(one.get_label())) + 6 for one in handles)
+    letters = sum(len(str(handle.get_label())) + 6 for handle in handles)
     columns = len(handles) if letters < 12 * figure.get_figwidth() else -(-len(handles) // 2)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8,
                   frameon=False)  # fmt: skip
@@ -428,10 +430,10 @@ def _clipped(low: Value, high: Value) -> tuple[float | None, float | None]:
     return max(0.0, _float(low)), min(1.0, _float(high))
 
 
-def _float(one: Value) -> float:
-    assert one is not None
-    return float(one)
+def _float(value: Value) -> float:
+    assert value is not None
+    return float(value)
 
 
-def _text(one: Value) -> str:
-    return str(one)
+def _text(value: Value) -> str:
+    return str(value)

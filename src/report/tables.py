@@ -56,13 +56,13 @@ def wrapped(text: str, width: int) -> list[str]:
             lines.append(line)
             continue
         indent = line[: len(line) - len(line.lstrip())]
-        found = ""
+        piece = ""
         for word in WORD.findall(line):
             short = "`" not in word and ("/" not in word or len(word) < PATH)
-            if found and short and cell_len(f"{indent}{found} {word}") > width:
-                lines.append(indent + found)
-                found = word
+            if piece and short and cell_len(f"{indent}{piece} {word}") > width:
+                lines.append(indent + piece)
+                piece = word
             else:
-                found = f"{found} {word}".lstrip()
-        lines.append(indent + found)
+                piece = f"{piece} {word}".lstrip()
+        lines.append(indent + piece)
     return lines

@@ -137,23 +137,25 @@ def check_tasks(names: Sequence[str], overrides: Sequence[str], console: Console
     Raises:
         FaultError: a program is not exact, or an alternative not the same map.
     """
-    found: list[Checked] = []
+    checks: list[Checked] = []
     names = names or task_names()
     total = sum(_programs(name, overrides) for name in names)
     try:
         with Steps(console, "checking programs", total) as steps:
             for name in names:
                 for checked in _check(name, overrides):
-                    found.append(checked)
-                    steps.to(len(found), checked.name)
+                    checks.append(checked)
+                    steps.to(len(checks), checked.name)
     finally:  # what is known is shown, also after Ctrl-C
-        console.print(_checked_table(found))
-    wrong = [one for one in found if one.problem is not None]
-    for one in wrong:
-        console.print(f"{one.name}: {one.problem}", markup=False, highlight=False, soft_wrap=True)
+        console.print(_checked_table(checks))
+    wrong = [check for check in checks if check.problem is not None]
+    for failed in wrong:
+        console.print(
+            f"{failed.name}: {failed.problem}", markup=False, highlight=False, soft_wrap=True
+        )
     if wrong:
-        raise FaultError(f"{len(wrong)} of {len(found)} programs failed the check")
-    return found
+        raise FaultError(f"{len(wrong)} of {len(checks)} programs failed the check")
+    return checks
 
 
 def _programs(name: str, overrides: Sequence[str]) -> int:
@@ -189,24 +191,26 @@ def _check(name: str, overrides: Sequence[str]) -> Iterator[Checked]:
         yield Checked(other_name, inputs, other, seconds, problem, alternative=True)
 
 
-def _checked_table(found: Sequence[Checked]) -> Table:
+def _checked_table(checks: Sequence[Checked]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("program", no_wrap=True)
     table.add_column("inputs", justify="right", no_wrap=True)
     table.add_column("layers/heads/\nd_model/d_mlp", no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
     table.add_column("exact", no_wrap=True)
-    for one in found:
-        shape = one.reference.compiled.shape if one.reference else {}
+    for check in checks:
+        shape = check.reference.compiled.shape if check.reference else {}
         size = "/".join(str(shape[key]) for key in SIZES if shape)
-        name = escape(f" {one.name}" if one.alternative else one.name)
-        count = f"{len(one.inputs):,}" if one.inputs else ""
-        table.add_row(name, count, size, f"{one.seconds:.1f}", "NO" if one.problem else _yes(one))
+        name = escape(f" {check.name}" if check.alternative else check.name)
+        count = f"{len(check.inputs):,}" if check.inputs else ""
+        table.add_row(
+            name, count, size, f"{check.seconds:.1f}", "NO" if check.problem else _yes(check)
+        )
     return table
 
 
-def _yes(one: Checked) -> str:
-    assert one.reference is not None
-    error = one.reference.validation.largest_error
-    sampled = "" if one.reference.inputs.exhaustive else ", sampled"
+def _yes(check: Checked) -> str:
+    assert check.reference is not None
+    error = check.reference.validation.largest_error
+    sampled = "" if check.reference.inputs.exhaustive else ", sampled"
     return f"yes{sampled}" if error is None else f"to {error:.0e}{sampled}"
