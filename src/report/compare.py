@@ -1,4 +1,4 @@
-"""`algomatch compare`: runs of several seeds side by side, as tables, a CSV and a figure."""
+"""`algomatch compare`: compare runs over several seeds in tables, a CSV and a figure."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ emerged: how many seeds passed the controls (accuracy: 0.99), mean of the first 
 def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group]:
     """Compare runs over their seeds: print tables, write a CSV and a figure into `output`.
 
-    A run that cannot be read is left out, and named.
+    Runs that cannot be read are left out and reported.
 
     Raises:
-        UserError: a path holds no run, no run a checkpoint, or `output` is a file.
-        FaultError: no run can be read, or the output not be written.
+        UserError: a path holds no run, no run has a checkpoint, or `output` is a file.
+        FaultError: no run can be read, or the output cannot be written.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file: give a folder")
@@ -74,12 +74,12 @@ def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group
 
 
 def by_task(groups: Iterable[Group]) -> list[list[Group]]:
-    """Return sorted groups in lists of one task each."""
+    """Split groups, sorted by task, into one list per task."""
     return [list(part) for _, part in groupby(groups, key=lambda group: group.task)]
 
 
 def to_csv(groups: Iterable[Group]) -> bytes:
-    """Return every estimate of every group as CSV; floats read back exactly."""
+    """Return every estimate of every group as CSV; floats round-trip exactly."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -96,7 +96,7 @@ def to_csv(groups: Iterable[Group]) -> bytes:
 
 
 def table(groups: Sequence[Group]) -> Table:
-    """Return the table of one task: measures by groups, each mean with its interval and n."""
+    """Return the table of one task: a row per measure, a column per group, means with intervals."""
     comparison = Table(
         title=escape(groups[0].task),
         title_justify="left",
@@ -117,7 +117,7 @@ def table(groups: Sequence[Group]) -> Table:
 
 
 def _lines(family: Family, groups: Sequence[Group]) -> Iterator[tuple[str, list[str]]]:
-    """Yield a family's lines: each measure, what it is compared with, and when it emerged."""
+    """Yield the rows of a family: each measure, its baselines, and when it emerged."""
     keys = dict.fromkeys(key for group in groups for key in group.estimates)
     failing = failing_of(groups)
     for key, label in family.chosen(keys).items():
@@ -138,7 +138,7 @@ def _cell(estimate: Estimate | None) -> str:
 
 
 def _compared(group: Group, key: str, other: str) -> str:
-    """Return what a cell is compared with; without an interval where all seeds share it."""
+    """Return the text of a baseline, without an interval if it is the same for all seeds."""
     estimate = group.estimates.get(other)
     if estimate is None or key not in group.estimates:
         return ""

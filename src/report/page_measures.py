@@ -1,4 +1,4 @@
-"""The parts of a run's page that its measurements fill: learning, similarity, ablation, neurons."""
+"""The sections of a run's page from its measurements: learning, similarity, ablation, neurons."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .readings import (
 
 Rows = Sequence[Measurement]
 NO_MLP = "The model has attention only: it has no neurons."
-LINES_SHOWN = 10  # variables in one chart
+LINES_SHOWN = 10  # the most variables in one chart
 KIND_WORDS = {
     "zero": "zero", "mean": "its mean", "resample_within": "another input's, same length",
     "resample_across": "another input's, other length",
@@ -39,7 +39,7 @@ COLUMNS = ("", "value", "95% interval", "n", "highest control", "the reference i
 
 
 def learning(rows: Rows, last: Rows, failing: Failing, rerun: str) -> Section:
-    """Return the learning curves, overall and by length, and where they ended."""
+    """Return the learning curves, overall and by length, and the final accuracies."""
     lead = (
         "How accuracy and loss went over training. Exact: the whole output of an input is right. "
         "Blind: the best that can be done without a look at the tokens."
@@ -106,7 +106,7 @@ def _loss(rows: Rows) -> Any:
 
 
 def _accuracies(last: Rows, failing: Failing) -> list[Any]:
-    """Return the last accuracies: overall and by length, the splits' by length on demand."""
+    """Return the final accuracies: overall and by length, those of the splits by length folded."""
     blind = of(last, "accuracy/blind_exact")
     shown, more = list[list[Cell]](), list[list[Cell]]()
     for subject, row in of(last, "accuracy/exact").items():
@@ -128,7 +128,7 @@ def _accuracies(last: Rows, failing: Failing) -> list[Any]:
 
 
 def similarity(rows: Rows, last: Rows, failing: Failing, controls: str, rerun: str) -> Section:
-    """Return how much of the program's variables is in the residual stream, beside controls."""
+    """Return the section on how linearly present the program's variables are, beside controls."""
     lead = (
         "How much of each variable of the program is linearly in the residual stream, beyond what "
         "token and position give (deconfounded CKA). Compare it with the control lines, not with "
@@ -211,7 +211,7 @@ def _plain(rows: Rows, failing: Failing) -> Lines:
 
 def compared(rows: Rows, label: str, keys: Sequence[str], row: Measurement,
              failing: Failing) -> list[Cell]:  # fmt: skip
-    """Return a line of a table: a value, its interval, n, highest control and the reference's."""
+    """Return a table row: value, interval, n, highest control and the reference's value."""
     control = highest_control(rows, row.measure, row.subject)
     own = of(rows, f"{row.measure}_reference").get(row.subject)
     return [
@@ -237,7 +237,7 @@ def _similarities(last: Rows, failing: Failing) -> Table:
 
 
 def heads_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> list[Any]:
-    """Return the curves of attention in common with the reference's heads, and their table."""
+    """Return curves and a table of the attention in common with the reference's heads."""
     measure = "attention/matched_overlap"
     by_head = curves(rows, measure)
     if not by_head:
@@ -268,14 +268,14 @@ def heads_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> list
         if subject in at_last:
             row = at_last[subject]
             lines.append(compared(last, words, [row.key], row, failing))
-    lines = [line[:-1] for line in lines]  # the reference has all in common with itself
+    lines = [line[:-1] for line in lines]  # the reference's own value is always 1
     caption = "Attention in common at the last checkpoint"
     table = Table(caption, COLUMNS[:-1], lines, (1, 2, 3, 4))
     return [chart.chart(), table]
 
 
 def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
-    """Return what deleting each component does, by four kinds of ablation, and the verdicts."""
+    """Return the section on ablation: the effect of each component by kind, and the verdicts."""
     lead = (
         "What happens to exact accuracy if a part is deleted. Four ways to delete disagree, and "
         "what they disagree on tells them apart. Redundant is said only where all agree, of a "
@@ -315,7 +315,7 @@ def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
 
 
 def redundant_text(last: Rows) -> str:
-    """Return which heads and MLPs are redundant together, or that it is not judged."""
+    """Return a sentence on the jointly redundant heads and MLPs, or that they are not judged."""
     if not of(last, "ablation/redundant"):
         return f"Redundancy: {NOT_JUDGED}, the model does not solve the task."
     flags = of(last, "ablation/in_redundant_set")
@@ -343,7 +343,7 @@ def _change(row: Measurement | None) -> Cell:
 def neurons_compared(
     rows: Rows, last: Rows, failing: Failing, was_measured: bool, rerun: str
 ) -> list[Any]:
-    """Return the neurons' figures beside the reference's, and over training; or why none."""
+    """Return the figures of the neurons beside the reference's, and over training; or why none."""
     lines = list(_figures(last, failing))
     if not lines and was_measured:
         return [Text(f"{NO_MLP} {NO_NEURONS[0].upper()}{NO_NEURONS[1:]}.")]
@@ -392,7 +392,7 @@ def _figures(last: Rows, failing: Failing) -> Iterator[list[Cell]]:
 
 
 def emergence_curves(rows: Sequence[Row], how: str) -> list[Any]:
-    """Return the curves of what `match` found over checkpoints; nothing of one checkpoint."""
+    """Return the curves of the matches over checkpoints; empty for a single checkpoint."""
     if len({row["step"] for row in rows}) < 2:
         return []
     chart = Lines(
@@ -414,7 +414,7 @@ def emergence_curves(rows: Sequence[Row], how: str) -> list[Any]:
 
 
 def matching_curves(rows: Rows, failing: Failing) -> list[Any]:
-    """Return the curves of the light matching at every checkpoint, and when cuts emerge."""
+    """Return the curves of the light match at every checkpoint, and when cuts emerge."""
     by_cut = curves(rows, "matching/best_match")
     if not by_cut:
         return []
@@ -466,9 +466,9 @@ def _emerging(words: str, curve: Rows, realised: Rows, chance: Rows) -> list[Cel
 
 
 def order_of(headlines: Mapping[str, Summary], failing: Failing) -> str:
-    """Return in which order a run's headlines emerged, those at one checkpoint joined by =.
+    """Return the order in which headlines emerged, with = between those at the same checkpoint.
 
-    Those that fail the task's controls are left out.
+    Headlines that fail the task's controls are left out.
     """
     steps: dict[int, list[str]] = {}
     for family in FAMILIES:

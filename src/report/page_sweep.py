@@ -1,4 +1,4 @@
-"""The page of many runs: architectures by tasks, over seeds, and what differs between them."""
+"""The page of many runs: architectures by tasks, over seeds, and how they differ."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ from .seeds import (
 )
 
 CONTROLS_KEY = Key("controls, in the colour of their architecture", "grey", "dot")
-OPEN = 3  # of these tables are open
-REDUNDANT = "ablation/model/redundant"  # only of what solves the task
+OPEN = 3  # so many tables are unfolded
+REDUNDANT = "ablation/model/redundant"  # measured only if the task is solved
 CURVES = ("accuracy/all/exact", "similarity/model/mean_deconfounded_cka",
           "attention/model/matched_overlap")  # fmt: skip
-SAME_KEYS = (  # in which groups of one length and of several may differ; the program may not
+SAME_KEYS = (  # a pair of fixed and variable length may differ in these, but not in the program
     "task.name", "task.program", "task.vocabulary", "task.min_length", "task.max_length",
     "task.held_out_lengths",
 )  # fmt: skip
 
 
 def sweep_page(gathered: Gathered, title: str | None, paths: Sequence[Path]) -> Page:
-    """Return the page of several runs, which were found at the paths."""
+    """Return the page of several runs, found at the paths."""
     groups, over, empty, runs = gathered.groups, gathered.over, gathered.empty, gathered.runs
     tasks = by_task(groups)
     sections = [
@@ -136,7 +136,7 @@ def _overview(groups: Sequence[Group], over: Over) -> Section:
 
 
 def _short(hypothesis: Hypothesis) -> str:
-    """Return how many seeds got which verdict, without the reasons."""
+    """Return the number of seeds by verdict, without the reasons."""
     return hypothesis.why.partition(":")[0]
 
 
@@ -146,7 +146,7 @@ def _count(group: Group) -> str:
 
 
 def _estimate(group: Group, key: str, shade: bool = False) -> Cell:
-    """Return a group's estimate; where there is none, whether it was measured at all."""
+    """Return the cell of an estimate; without one, it says whether the measure was taken."""
     estimate = group.estimates.get(key)
     if estimate is None:
         measured = key.partition("/")[0] in group.runs[0].config.analysis.measures
@@ -292,7 +292,7 @@ def _emergence(tasks: Sequence[Sequence[Group]]) -> Section:
 
 
 def _mean_step(line: Sequence[Cell]) -> float:
-    """Return the mean step at which a measure emerged, over the groups in which it did."""
+    """Return the mean step of emergence of a measure, over the groups in which it emerged."""
     steps = [cell.sort for cell in line[1:] if isinstance(cell.sort, float)]
     return sum(steps) / len(steps) if steps else math.inf
 
@@ -316,10 +316,10 @@ def _emerged(groups: Sequence[Group], failing: Mapping[str, str]) -> Iterator[li
 
 
 def _lacking_lengths() -> Missing:
-    """Return the sweep that trains on lists of one length and of several, where it is there."""
+    """Return the command of the sweep over fixed and variable lengths, if its file is there."""
     what = "The same architecture on lists of one length and of several"
     file = configs_dir().parent / "sweeps" / "lengths.yaml"
-    if not file.is_file():  # it is of the repository, not of the installed package
+    if not file.is_file():  # sweep files are in the repository, not in the installed package
         return Missing(what)
     count = len(list(read_sweep(file).cells(None, 0)))
     return Missing(f"{what} (a sweep of {count} runs; `--list` shows them)",
@@ -355,13 +355,13 @@ def _order_of(told: str) -> int:
 
 
 def _solved(group: Group) -> str:
-    """Return how many runs of a group solve their task."""
+    """Return the number of runs of a group that solve their task."""
     count = sum(solved_of(list(run.final.values()), run.config).yes for run in group.runs)
     return f"{count} of {len(group.runs)} runs"
 
 
 def length_pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
-    """Yield groups of one length beside those that differ in nothing but having several."""
+    """Yield pairs of groups, of fixed and of variable length, that differ in nothing else."""
     known: dict[str, tuple[bool, str]] = {}
     for group in groups:
         try:
@@ -395,7 +395,7 @@ def _differing(fixed: Group, variable: Group) -> Iterator[list[Cell]]:
 
 
 def difference_text(estimate: Estimate | None, other: Estimate | None) -> str:
-    """Return what two estimates over seeds say of a difference, and no more than that."""
+    """Return what two estimates over seeds say about a difference, and no more."""
     if estimate is None or other is None:
         return "not in both: nothing to compare"
     if estimate.interval is None or other.interval is None:

@@ -1,7 +1,7 @@
 """The panels of a run's figure: one family of measures each, over training steps.
 
-Controls are lines in the colour of what they are controls of, at the highest of the models:
-dotted the random inits', dash-dotted that of other tasks' programs.
+A control line has the colour of its curve and shows the highest control: dotted for random inits,
+dash-dotted for other tasks' programs.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from .readings import (
 
 Rows = Sequence[Measurement]
 WORST_SHOWN = 5
-COLOURS = (  # Okabe and Ito's, then four of Tol's
+COLOURS = (  # the palette of Okabe and Ito, then four colours of Tol
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000",
     "#882255", "#999933", "#661100", "#888888",
 )  # fmt: skip
-STYLES = ("-", (0, (6, 1.5)), (0, (2, 1)))  # of the first colours, of their repeats
+STYLES = ("-", (0, (6, 1.5)), (0, (2, 1)))  # next once the colours repeat
 GREYS = ("0.25", "0.45", "0.6", "0.72")
 CONTROL_STYLES = dict(zip(CONTROLS, (":", "-."), strict=True))
 CONTROL_LABELS = dict(zip(CONTROLS, ("highest random init", "highest other task"), strict=True))
 SPLITS = {"all": "all inputs", "held_out": "held out"}
-SMALL = 7  # font size of legends
+SMALL = 7  # font size of legends, in points
 Style = str | tuple[int, tuple[float, float]]
 
 
 def accuracy(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw exact accuracy: all inputs, held out, each length, and blind to the tokens."""
+    """Draw exact accuracy: all inputs, held-out inputs, each length, and the blind baseline."""
     axes.set_title("Exact-sequence accuracy (band: Wilson 95%)")
     by_subject = curves(rows, "accuracy/exact")
     if not by_subject:
@@ -69,7 +69,7 @@ def accuracy(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def variables(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw deconfounded CKA of each variable at its best site, relabelings once."""
+    """Draw deconfounded CKA of each variable at its best site; relabelings share a curve."""
     axes.set_title("Deconfounded CKA with each variable, at its best site")
     measure = "similarity/best_deconfounded_cka"
     by_variable = curves(rows, measure)
@@ -90,7 +90,7 @@ def variables(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def means(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the means of deconfounded CKA, and thin and grey the plain measures."""
+    """Draw the means of deconfounded CKA, and the plain measures as thin grey lines."""
     axes.set_title("Deconfounded CKA, means; thin and grey: plain measures")
     shown = {"mean": "mean of the variables", "matched": "mean of the reference's sites, matched"}
     drawn = False
@@ -117,7 +117,7 @@ def means(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def attention(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the overlap of attention with the reference's active heads, each one's thin."""
+    """Draw the attention in common with the reference's active heads, each head as a thin line."""
     axes.set_title("Attention in common with the reference's active heads")
     measure = "attention/matched_overlap"
     by_head = curves(rows, measure)
@@ -146,7 +146,7 @@ def _no_heads(rows: Rows) -> str:
 
 
 def ablation(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the single components that matter most, over all kinds, and the redundant share."""
+    """Draw the components with the largest effect over all kinds, and the redundant share."""
     axes.set_title(
         f"Change of exact accuracy: the {WORST_SHOWN} worst components\n"
         "line: mean of the kinds, band: from the worst kind to the best",
@@ -190,7 +190,7 @@ def ablation(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def sparsity(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the neurons' figures, the reference's beside them, and H1's differences at the end."""
+    """Draw the figures of the neurons, beside the reference's, with the final differences of H1."""
     axes.set_title("MLP neurons, learned (lines) and reference (dashed)\n"
                    "H1: reference less learned, at the end", fontsize=10)  # fmt: skip
     drawn, reference_only = False, []
@@ -218,7 +218,7 @@ def sparsity(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def loss(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the loss of each logged batch, and that on all and on held-out inputs."""
+    """Draw the loss of each logged batch, of all inputs and of held-out inputs."""
     axes.set_title("Loss")
     batch = curves(rows, "training/loss").get("batch")
     if batch is not None:
@@ -236,7 +236,7 @@ def loss(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def matching(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw each testable cut's best match, its variables' thin, and where they emerge."""
+    """Draw the best match of each testable cut, thin that of single variables, and emergence."""
     by_cut = curves(rows, "matching/best_match")
     cases = max((row.n for curve in by_cut.values() for row in curve), default=0)
     light = f"light, {cases:,} cases" if cases else "light"
@@ -266,7 +266,7 @@ def matching(axes: Axes, rows: Rows, failing: Failing) -> None:
 def _mark_first(
     axes: Axes, curve: Sequence[Measurement], realised: Sequence[Measurement], colour: str
 ) -> None:
-    """Mark the first step at which something is realised."""
+    """Mark the first step at which a cut or variable is realised."""
     first = next((row.step for row in realised if row.value == 1), None)
     for row in curve:
         if row.step == first:
@@ -277,7 +277,7 @@ PANELS = (accuracy, loss, variables, means, matching, attention, ablation, spars
 
 
 def nothing(axes: Axes, why: str) -> None:
-    """Say why a panel is empty."""
+    """Write into an empty panel why it is empty."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, wrap=True)
 
@@ -290,14 +290,14 @@ def png(figure: Figure) -> bytes:
 
 
 def step_axis(axes: Axes, fontsize: float = SMALL) -> None:
-    """Make the horizontal axis one of training steps: from 0, on a log scale from 1 on."""
+    """Make the x axis one of training steps: linear from 0 to 1, then logarithmic."""
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=0)
     axes.set_xlabel("training step (log scale from 1 on)", fontsize=fontsize, labelpad=1)
 
 
 def legend(axes: Axes, most: int = 4) -> None:
-    """Put a panel's legend below it, in as many columns as its labels leave room for."""
+    """Put the legend below a panel, in as many columns as its labels leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
     columns = min(most, 4 if longest <= 18 else 3 if longest <= 26 else 2 if longest <= 60 else 1)
@@ -308,7 +308,7 @@ def legend(axes: Axes, most: int = 4) -> None:
 
 
 def _looks() -> Iterator[tuple[str, Style]]:
-    """Yield colours, and once they repeat other line styles."""
+    """Yield a colour and a line style for each curve; the style changes once the colours repeat."""
     for turn in count():
         for colour in COLOURS:
             yield colour, STYLES[turn % len(STYLES)]
@@ -347,7 +347,7 @@ def _draw(
 def _controls(
     axes: Axes, rows: Rows, measure: str, subject: str, colour: str, width: float = 0.9
 ) -> None:
-    """Draw the highest of each kind of control of one curve."""
+    """Draw the highest control of each kind for one curve."""
     for ending, style in CONTROL_STYLES.items():
         curve = curves(rows, f"{measure}{ending}").get(subject)
         if curve is not None:
@@ -356,7 +356,7 @@ def _controls(
 
 
 def _ceiling(axes: Axes, rows: Rows, measure: str, subject: str, colour: str) -> None:
-    """Mark what the reference itself has, at the panel's right edge."""
+    """Mark the reference's own value at the right edge of the panel."""
     curve = curves(rows, f"{measure}_reference").get(subject)
     if curve is not None:
         axes.plot([1.01], [curve[-1].value], marker="<", color=colour, clip_on=False,

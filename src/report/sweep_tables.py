@@ -1,7 +1,7 @@
-"""The tables behind the page of several runs: long in form, a row for each thing that is known.
+"""The tables behind the page of several runs, in long form.
 
-What was not measured has no row. `group` is that of `algomatch compare`. Intervals of groups are
-over their seeds, by Student's t; those of runs are over inputs.
+What was not measured has no row. `group` is the group of `algomatch compare`. Intervals of groups
+are Student's t over seeds; those of runs are over inputs.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ CIRCUIT_OF = {"model": "model", "reference": "reference", "untrained": "random_i
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """A table: its columns, and its rows by column; what a row has no value for is left empty."""
+    """A table: its columns, and its rows by column; missing values are left empty."""
 
     columns: tuple[str, ...]
     rows: tuple[Record, ...]
 
     def csv(self) -> bytes:
-        """Return it as CSV: numbers with six digits, nothing for what is not a number."""
+        """Return the table as CSV: numbers with six digits, empty if not finite."""
         lines = [_line(self.columns)]
         lines += [_line([_written(row.get(key)) for key in self.columns]) for row in self.rows]
         return "".join(lines).encode()
 
 
 def _line(cells: Sequence[str]) -> str:
-    r"""Return a line of CSV that ends in a newline alone.
+    r"""Return a line of CSV that ends in a newline without a carriage return.
 
-    Cells with a lone carriage return are quoted, too: before Python 3.13 only a writer whose own
-    lines end in one does that.
+    Cells with a lone carriage return are quoted too. Before Python 3.13, `csv` does so only if its
+    own line ends contain one.
 
     >>> _line(["a", "b,c", "d\re"])
     'a,"b,c","d\re"\n'
@@ -78,7 +78,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _written(cell: Value) -> str:
-    """Return a value as it stands in a table.
+    """Return a value as text for a table.
 
     >>> _written(1 / 3), _written(None), _written(True)
     ('0.333333', '', 'yes')
@@ -91,7 +91,7 @@ def _written(cell: Value) -> str:
 
 
 def summary_tables(gathered: Gathered) -> dict[str, SummaryTable]:
-    """Return the tables of several runs by their names, those without rows too."""
+    """Return the tables of several runs by name, including those without rows."""
     return {
         name: SummaryTable(columns, tuple(rows(gathered)))
         for name, (columns, rows) in TABLES_OF.items()
@@ -138,12 +138,12 @@ def _over(estimate: Estimate) -> dict[str, Value]:
 
 
 def _counted(words: Iterable[str]) -> str:
-    """Return how often there is which word, as `supported 3; undecided 2`."""
+    """Return the count of each word, as `supported 3; undecided 2`."""
     return "; ".join(f"{word} {count}" for word, count in Counter(words).most_common())
 
 
 def _fails(group: Group, *keys: str) -> str:
-    """Return why a measure does not separate on the task's controls; nothing where it does."""
+    """Return why a measure fails the task's controls; empty if it passes."""
     if group.failing is None:
         return NOT_RUN
     return "; ".join(dict.fromkeys(group.failing[key] for key in keys if key in group.failing))
@@ -161,7 +161,7 @@ def _verdicts(gathered: Gathered) -> Iterator[Record]:
 
 
 def _reason(hypothesis: Hypothesis, each: Iterable[Hypothesis]) -> str:
-    """Return why a verdict over seeds is what it is, without the numbers of each seed."""
+    """Return the reason for a verdict over seeds, without the numbers of each seed."""
     if hypothesis.verdict in (NOT_JUDGED, NOT_MEASURED):
         return "; ".join(dict.fromkeys(seed.why.partition(":")[0] for seed in each))
     return hypothesis.why
@@ -249,7 +249,7 @@ def _headlines(gathered: Gathered) -> Iterator[Record]:
 
 
 def _compared(group: Group, key: str) -> dict[str, Value]:
-    """Return the highest control of a headline and its mean, and the reference's value."""
+    """Return the highest control of a headline with its mean, and the reference's value."""
     there = {
         words: group.estimates[other].mean
         for other, words in compared_with(key).items()
@@ -321,7 +321,7 @@ def _circuits(gathered: Gathered) -> Iterator[Record]:
 
 
 def _carried(words: str, carried: Carried | None) -> dict[str, Value]:
-    """Return how many inner edges there are, and how many of them carry a variable."""
+    """Return the number of inner edges, and how many of them carry a variable."""
     return {
         f"{words}_named": None if carried is None else carried.named,
         f"{words}_inner": None if carried is None else carried.edges,
@@ -368,7 +368,7 @@ def _explained(gathered: Gathered) -> Iterator[Record]:
 
 
 def _neurons(rows: Sequence[Row], untrained: Sequence[Row], bar: float) -> dict[str, Value]:
-    """Return the shares of the neurons that vary which predicates explain, and the controls'."""
+    """Return the shares of varying neurons that predicates explain, in model and controls."""
     varying = [row for row in rows if row["state"] == VARIES]
     floors = [shuffled for row in varying if (shuffled := value(row, "shuffled")) is not None]
     theirs = [row for row in untrained if row["state"] == VARIES]
@@ -387,7 +387,7 @@ def _share(flags: Iterable[bool]) -> float | None:
 
 
 def _put_in(rows: Sequence[Row]) -> dict[str, Value]:
-    """Return held-out exact accuracy with all layers explained, and beside it the controls'."""
+    """Return held-out exact accuracy with all layers explained, and that of its controls."""
     last = max((whole(row, "up_to_layer") or 0 for row in rows), default=0)
     kept = {
         row["explained"]: row

@@ -1,4 +1,4 @@
-"""Tasks in the terminal: one in full, and the check of all."""
+"""Tasks in the terminal: a task in full, and the check of all tasks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def print_task(overrides: Sequence[str], picture: Path | None, console: Console)
 
     Raises:
         UserError: the task or its program is not valid.
-        FaultError: an alternative is another map, or the picture could not be written.
+        FaultError: an alternative computes another map, or the picture cannot be written.
     """
     config = compose(overrides).task
     task = make_task(config)
@@ -109,19 +109,19 @@ def _variables(inputs: InputSet) -> Table:
 
 
 def shown(value: object) -> str:
-    """Return a value of a variable as text."""
+    """Return the value of a variable as text."""
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def examples(inputs: InputSet) -> list[int]:
-    """Return some rows of the longest lists, the same every time."""
+    """Return the rows of some of the longest lists; deterministic."""
     rows = (inputs.lengths == inputs.lengths.max()).nonzero()[:, 0].tolist()
     return sorted(random.Random(0).sample(rows, min(EXAMPLES, len(rows))))
 
 
 @dataclass(frozen=True)
 class Checked:
-    """How a program fared in the check; `problem` is None where it is exact and the same map."""
+    """The check of one program; `problem` is None if it is exact and computes the task's map."""
 
     name: str
     inputs: InputSet | None
@@ -135,7 +135,7 @@ def check_tasks(names: Sequence[str], overrides: Sequence[str], console: Console
     """Compile and validate every program of the named tasks, and print the table.
 
     Raises:
-        FaultError: a program is not exact, or an alternative not the same map.
+        FaultError: a program is not exact, or an alternative computes another map.
     """
     checks: list[Checked] = []
     names = names or task_names()
@@ -146,7 +146,7 @@ def check_tasks(names: Sequence[str], overrides: Sequence[str], console: Console
                 for checked in _check(name, overrides):
                     checks.append(checked)
                     steps.to(len(checks), checked.name)
-    finally:  # what is known is shown, also after Ctrl-C
+    finally:  # show the programs checked so far, also after Ctrl-C
         console.print(_checked_table(checks))
     wrong = [check for check in checks if check.problem is not None]
     for failed in wrong:
@@ -159,7 +159,7 @@ def check_tasks(names: Sequence[str], overrides: Sequence[str], console: Console
 
 
 def _programs(name: str, overrides: Sequence[str]) -> int:
-    """Return how many programs a task has; 1 where it is none."""
+    """Return the number of programs of a task; 1 if the task is not valid."""
     try:
         return 1 + len(make_task(compose([f"task={name}", *overrides]).task).alternatives)
     except UserError:
