@@ -1,4 +1,4 @@
-"""Which headlines a comparison shows, under what heading, and what each is compared with."""
+"""The headlines that a comparison shows, their headings and their baselines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .seed_groups import EMERGED, HIGHEST
 
 @dataclass(frozen=True)
 class Family:
-    """Headlines that belong together: `pattern` matches their keys whole, and names a line.
+    """Headlines under one heading; `pattern` is a regular expression that matches their whole keys.
 
-    `label` is filled with the pattern's groups, of which `name` is put in words. `emergence` also
-    says when they emerged.
+    `label` is formatted with the named groups of the pattern; underscores in `name` become spaces.
+    `emergence` says whether the step of emergence is shown as well.
     """
 
     title: str
@@ -24,18 +24,18 @@ class Family:
     emergence: bool = False
 
     def chosen(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return the keys of the family, each with its label."""
-        match, found = re.compile(self.pattern).fullmatch, {}
+        """Return the keys that belong to the family, with their labels."""
+        match, labels = re.compile(self.pattern).fullmatch, {}
         for key in keys:
             if (matched := match(key)) is not None:
                 words = matched.groupdict()
                 if "name" in words:
                     words["name"] = words["name"].replace("_", " ")
-                found[key] = self.label.format(**words)
-        return found
+                labels[key] = self.label.format(**words)
+        return labels
 
 
-# Of what no pattern matches only the CSV speaks. Controls and references are no lines of their own.
+# Other headlines are only in the CSV. Controls and references have no rows of their own.
 FAMILIES = (
     Family("accuracy", r"accuracy/(?P<name>all|held_out)/exact", "exact, {name}", True),
     Family(
@@ -68,7 +68,7 @@ FAMILIES = (
     Family("MLP neurons", r"sparsity/model/(?P<name>(?!h1_)\w+)", "{name}"),
 )
 
-HEADLINES = {  # of the tables of architectures by tasks
+HEADLINES = {  # shown in the tables of architectures by tasks
     "accuracy/all/exact": "Exact accuracy, all inputs",
     "accuracy/held_out/exact": "Exact accuracy, held-out inputs",
     "similarity/model/mean_deconfounded_cka": "Deconfounded CKA, mean of the variables",
@@ -81,7 +81,7 @@ HEADLINES = {  # of the tables of architectures by tasks
 
 
 def emerging(keys: Iterable[str]) -> dict[str, str]:
-    """Return the headlines among the keys of estimates that can emerge, each with its label."""
+    """Return the keys of estimates that have a step of emergence, with their labels."""
     known = dict.fromkeys(keys)
     return {
         key: f"{family.title.partition(' (')[0]}: {label}"
@@ -93,9 +93,9 @@ def emerging(keys: Iterable[str]) -> dict[str, str]:
 
 
 def compared_with(key: str) -> dict[str, str]:
-    """Return the keys that a headline may be compared with, and their labels: controls first.
+    """Return the keys of the possible baselines of a headline, controls first, with their labels.
 
-    Of a control of several models it is the highest, as it is for the emergence.
+    For a control over several models the highest one is used, as for emergence.
 
     >>> compared_with("accuracy/all/exact")["accuracy/all/blind_exact"]
     'blind to the tokens'

@@ -1,4 +1,4 @@
-"""What a run's folder gives the hypotheses: its measurements, and what other commands left."""
+"""The inputs of the hypotheses, from a run's measurements and the results in its folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INPUTS = ("tokens", "indices")
 
 
 def solved_of(last: Sequence[Measurement], config: Config) -> Solved:
-    """Return whether a run's last checkpoint solves its task."""
+    """Return whether the last checkpoint of a run solves its task."""
     return Solved(of(last, "accuracy/exact").get("all"), config.analysis.solved)
 
 
@@ -42,10 +42,10 @@ def judged(
     curves: Mapping[str, Summary],
     programs: Sequence[str],
 ) -> list[Hypothesis]:
-    """Return H1, H2 and H3 of a run's last checkpoint.
+    """Return the verdicts on H1, H2 and H3 at the last checkpoint of a run.
 
-    `circuit` is its faithful circuit, `commands` are the run's, `curves` what its headlines amount
-    to, `programs` are the task's, by name.
+    `circuit` is the run's faithful circuit, `commands` are its commands, `curves` are the summaries
+    of its headlines, and `programs` are the names of the task's programs.
     """
     solved, step = solved_of(last, config), max((row.step for row in last), default=0)
     has_mlp = not config.model.attn_only
@@ -66,31 +66,31 @@ def judged(
 
 
 def _searched(results: Results) -> bool:
-    """Return whether a search for circuits was done, to its end."""
+    """Return whether a search for circuits was finished."""
     left = results.circuit_left
     return results.circuits.there and (left is None or left.finished)
 
 
 def emergence(curves: Mapping[str, Summary]) -> Emergence:
-    """Return from which step on a run solves its task, and realises each testable cut."""
+    """Return the steps from which a run solves its task and realises each testable cut."""
     start, end = "matching/", "/realised"
     exact = curves.get("accuracy/all/exact")
     return Emergence(
         exact.emergence_step if exact is not None else None,
         {
-            key.removeprefix(start).removesuffix(end): one.emergence_step
-            for key, one in curves.items()
+            key.removeprefix(start).removesuffix(end): summary.emergence_step
+            for key, summary in curves.items()
             if key.startswith(start) and key.endswith(end)
         },
     )
 
 
 def program_verdicts(results: Results) -> list[ProgramVerdict]:
-    """Return what `match` said of each program at the last step that it looked at."""
+    """Return the verdict of `match` on each program at the last step that was matched."""
     rows = results.programs.rows
     last = max((whole(row, "step") or 0 for row in rows), default=0)
     chances = _chances(results.matches.rows, last)
-    found = []
+    verdicts = []
     for row in rows:
         step = whole(row, "step")
         if (step or 0) == last:
@@ -99,32 +99,32 @@ def program_verdicts(results: Results) -> list[ProgramVerdict]:
             whole_score = (
                 None if score is None or low is None or high is None else (score, low, high)
             )
-            found.append(
+            verdicts.append(
                 ProgramVerdict(
                     step, row["program"], row["verdict"], row["why"], whole_score,
                     whole(row, "testable") or 0, tuple(row["shared_with"].split()),
                     tuple(row["decided"].split()), chances.get(row["program"]),
                 )
             )  # fmt: skip
-    return found
+    return verdicts
 
 
 def _chances(rows: Sequence[Row], step: int) -> dict[str, float]:
-    """Return the highest chance level of each program's testable cuts at a step."""
-    found: dict[str, float] = {}
+    """Return, for each program, the highest chance level of its testable cuts at a step."""
+    chances: dict[str, float] = {}
     for row in rows:
         chance = value(row, "chance")
         if whole(row, "step") == step and row["verdict"] != NOT_TESTABLE and chance is not None:
-            found[row["program"]] = max(chance, found.get(row["program"], 0.0))
-    return found
+            chances[row["program"]] = max(chance, chances.get(row["program"], 0.0))
+    return chances
 
 
 def circuit_found(
     results: Results, at_least: float, own: Mapping[str, bool] | None
 ) -> CircuitFound | None:
-    """Return what `circuit` left, None where it left none that is faithful enough.
+    """Return the circuit that `circuit` found, None if none is faithful enough.
 
-    `own` are the program's steps, each with whether it moves among lists of one length.
+    `own` maps the program's steps to whether they move among lists of one length.
     """
     chosen = [row for row in results.circuits.rows if row["chosen"] == "True"]
     kinds = dict.fromkeys(("resample_across", "resample_within",
@@ -139,7 +139,7 @@ def circuit_found(
 def is_whole(row: Row, results: Results) -> bool:
     """Return whether a circuit is the whole model.
 
-    Tables of earlier versions do not say so: there it is one of all edges.
+    Tables of earlier versions do not record it: there, a circuit of all edges is the whole model.
     """
     return row.get("whole", str(row["edges"] == str(len(results.edges.rows)))) == "True"
 
@@ -152,7 +152,7 @@ def _found(
     row: Row, results: Results, at_least: float, own: Mapping[str, bool] | None
 ) -> CircuitFound:
     faithful = [value(row, f"faithfulness{end}") or 0.0 for end in ("", "_low", "_high")]
-    inputs = [whole(one, "inputs") or 0 for one in results.lengths.rows]
+    inputs = [whole(length, "inputs") or 0 for length in results.lengths.rows]
     steps, kind = own or {}, row["ablation"]
     still = [name for name, moves in steps.items() if not moves and kind == "resample_within"]
     return CircuitFound(
@@ -165,7 +165,7 @@ def _found(
 
 
 def _is_across(results: Results) -> bool:
-    """Return whether circuits were searched for by resampling across lengths, found or not."""
+    """Return whether circuits were searched by resampling across lengths, even without success."""
     kinds = {row["ablation"] for row in results.circuits.rows}
     kinds |= {name.partition("/")[2] for row in results.edges.rows[:1] for name in row}
     return "resample_across" in kinds

@@ -1,4 +1,4 @@
-"""Marks on measures that do not tell the program from other models on a task's controls."""
+"""Marks on measures that fail the task's controls: they do not separate the program from others."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 
 MARK = "✗"
 
-# Measure key (`group/subject/name`) to a short reason; None where the controls never ran.
+# Maps a measure key (`group/subject/name`) to a short reason; None if the controls were not run.
 Failing = Mapping[str, str] | None
 
 
 def marked(label: str, keys: Iterable[str], failing: Failing) -> str:
-    """Return a label, with the mark after it if one of its measures is failing.
+    """Return a label, followed by the mark if one of its measures fails the controls.
 
     >>> marked("plain CKA", ["similarity/model/matched_plain_cka"], None)
     'plain CKA'
@@ -20,10 +20,10 @@ def marked(label: str, keys: Iterable[str], failing: Failing) -> str:
 
 
 def meaning(failing: Failing, controls: str = "", keys: Iterable[str] | None = None) -> str:
-    """Return what the mark says, or how to find out; nothing where every measure separates.
+    """Return the meaning of the mark, or how to run the controls; empty if all measures pass.
 
-    `controls` is the command that runs the task's controls. Of what is shown the measures' keys
-    may be given: nothing where none of them is marked.
+    `controls` is the command that runs the task's controls. `keys` are the measures shown: the
+    text is empty if none of them is marked.
 
     >>> meaning({})
     ''

@@ -1,4 +1,4 @@
-"""What tables and figures read off a checkpoint's or a run's rows, and what they call it."""
+"""Selections of measurements for tables and figures, and the labels of components."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..analysis.measures.rerun import KINDS
 
 Curves = dict[str, list[Measurement]]
 SHORT_KINDS = {kind: kind.removeprefix("resample_") for kind in KINDS}
-LONGEST = 34  # characters of relabelings that are named in one label
+LONGEST = 34  # the most characters in a label of relabelings
 PLAIN_LABELS = {
     "plain_cka": "plain CKA", "rsa": "RSA", "procrustes": "Procrustes", "svcca": "SVCCA",
 }  # fmt: skip
@@ -40,19 +40,19 @@ _COMPONENTS = (
 
 
 def component_label(name: str) -> str:
-    """Return a component's name in few words, or the name itself if it is of another kind.
+    """Return a short label of a component, or its name if it has no label.
 
     >>> component_label("blocks.2.attn.hook_z[3]"), component_label("hook_mlp_out.all_but_0")
     ('head 2.3', 'all MLPs but 0')
     """
     for pattern, words in _COMPONENTS:
-        if found := re.fullmatch(pattern, name):
-            return words.format(*found.groups())
+        if matched := re.fullmatch(pattern, name):
+            return words.format(*matched.groups())
     return name
 
 
 def drawable(text: str) -> str:
-    """Return a text in letters that every font of a figure has.
+    """Replace the characters that the font of a figure may lack.
 
     >>> drawable("sort with vocabulary [\u00e9]") == "sort with vocabulary [" + chr(92) + "xe9]"
     True
@@ -61,28 +61,28 @@ def drawable(text: str) -> str:
 
 
 def of(rows: Iterable[Measurement], measure: str) -> dict[str, Measurement]:
-    """Return a checkpoint's rows of a measure by their subject."""
+    """Return the rows of a measure at one checkpoint, by subject."""
     return {row.subject: row for row in rows if row.measure == measure}
 
 
 def curves(rows: Iterable[Measurement], measure: str) -> Curves:
-    """Return the rows of a measure over a run's steps by their subject."""
-    found: Curves = defaultdict(list)
+    """Return the rows of a measure by subject, each sorted by step."""
+    by_subject: Curves = defaultdict(list)
     for row in rows:
         if row.measure == measure:
-            found[row.subject].append(row)
-    return {subject: sorted(curve, key=lambda r: r.step) for subject, curve in found.items()}
+            by_subject[row.subject].append(row)
+    return {subject: sorted(curve, key=lambda r: r.step) for subject, curve in by_subject.items()}
 
 
 def top(row: Measurement) -> float:
-    """Return the upper end of a row's interval: of several controls the highest one."""
+    """Return the upper end of a row's interval; over several controls, this is the highest one."""
     return row.value if row.ci_high is None else row.ci_high
 
 
 def highest_control(
     rows: Iterable[Measurement], measure: str, subject: str
 ) -> tuple[float, str] | None:
-    """Return the highest control of a measure of a subject, and which kind of control it is."""
+    """Return the value and kind of the highest control of a measure for a subject, or None."""
     wanted = {f"{measure}{ending}": ending.strip("_").replace("_", " ") for ending in CONTROLS}
     ends = [
         (top(row), wanted[row.measure])
@@ -92,19 +92,19 @@ def highest_control(
     return max(ends, default=None)
 
 
-def relabelings(found: Mapping[str, Sequence[Measurement]]) -> dict[str, list[str]]:
-    """Return the subjects by label, those of equal values as one: a measure cannot tell them apart.
+def relabelings(by_subject: Mapping[str, Sequence[Measurement]]) -> dict[str, list[str]]:
+    """Group subjects with equal values under one label: the measure cannot tell them apart.
 
-    A label names as many of them as are short together, and says how many more there are.
+    A label names as many subjects as fit and counts the others.
     """
     groups: dict[tuple[float, ...], list[str]] = defaultdict(list)
-    for name, curve in found.items():
+    for name, curve in by_subject.items():
         groups[tuple(round(row.value, 6) for row in curve)].append(name)
     return {joined(names): names for names in groups.values()}
 
 
 def joined(names: Sequence[str]) -> str:
-    """Return names that mean the same as one label.
+    """Return one label for names with the same meaning.
 
     >>> joined(["opp_idx", "opp_idx-1"])
     'opp_idx = opp_idx-1'
@@ -117,6 +117,6 @@ def joined(names: Sequence[str]) -> str:
 
 
 def uniform_heads(rows: Iterable[Measurement]) -> set[str]:
-    """Return the reference's heads that attend to everything alike."""
+    """Return the reference's heads with uniform attention."""
     measure = "attention/uniform_overlap"
     return {row.subject for row in rows if row.measure == measure and row.value >= UNIFORM}

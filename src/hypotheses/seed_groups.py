@@ -1,6 +1,6 @@
-"""Runs that differ only in their seed, as groups, and what each headline is over the seeds.
+"""Groups of runs that differ only in their seed, and estimates of headlines over the seeds.
 
-An interval here is over seeds alone, by Student's t: inputs and positions vary within a run.
+Intervals here are Student's t over seeds alone; inputs and positions vary within a run.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..runs.control_record import failing
 from ..runs.run_folder import RunFolder
 from .failed_controls import Failing, meaning
 
-FREE = ("seed", *UNGROUPED_SETTINGS)  # what runs of one group may differ in
-OF_A_TARGET = ("trainer.evaluate_every", "trainer.steps_after_target")  # nothing without one
+FREE = ("seed", *UNGROUPED_SETTINGS)  # runs of one group may differ in these settings
+OF_A_TARGET = ("trainer.evaluate_every", "trainer.steps_after_target")  # only with a target
 UNTARGETED = (*FREE, *OF_A_TARGET)
 EMERGED, EMERGENCE_STEP = "emerged", "emergence_step"
-HIGHEST = "highest"  # before a control's key: the highest of the models that it is the mean of
-VALUE_SHOWN = 40  # characters of a config value in a label
+HIGHEST = "highest"  # prefix of a control's key: the highest model instead of the mean
+VALUE_SHOWN = 40  # the most characters of a config value in a label
 
 Source = TypeVar("Source")
 Made = TypeVar("Made")
@@ -38,9 +38,9 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the curves of its headlines, by key and step, and what they amount to.
+    """A run: the curves of its headlines by key and step, and their summaries.
 
-    A control of several models has a second curve, of the highest of them.
+    A control over several models has a second curve, for the highest of them.
     """
 
     folder: RunFolder
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The run's whole config."""
+        """The whole config of the run."""
         return self.folder.config
 
     @property
@@ -63,7 +63,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value over seeds: its mean, interval (None for one seed), n and range."""
+    """An estimate over seeds: mean, interval (None for one seed), n and range."""
 
     key: str
     mean: float
@@ -76,7 +76,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed; `name` says what sets it off within its task."""
+    """Runs that differ only in their seed; `name` distinguishes the group within its task."""
 
     task: str
     name: str
@@ -85,7 +85,7 @@ class Group:
 
     @property
     def failing(self) -> Failing:
-        """The measures that do not separate on the task's controls."""
+        """The measures that fail the task's controls."""
         return failing(self.runs[0].folder.inputs_digest)
 
     @property
@@ -95,14 +95,14 @@ class Group:
 
 
 def find_runs(paths: Iterable[Path], left_out: list[str] | None = None) -> list[RunFolder]:
-    """Return the run folders at the paths, each a run's own or a folder of several.
+    """Return the run folders at the paths; each path is a run folder or a folder of runs.
 
-    Of a run that cannot be opened beside others, `left_out` gets a line that says why.
+    If some runs cannot be opened, `left_out` gets a line with the reason for each.
 
     Raises:
-        UserError: a path is neither, or a run is named twice; no run can be opened, or one cannot
-            and there is no `left_out`: what is wrong with the first.
-        FaultError: the same, where the file system failed.
+        UserError: a path is neither, or a run is named twice; or no run can be opened, or one
+            cannot and `left_out` is None: then the error is that of the first such run.
+        FaultError: likewise, if the file system failed.
     """
     folders: dict[Path, Path] = {}
     for path in paths:
@@ -116,7 +116,7 @@ def find_runs(paths: Iterable[Path], left_out: list[str] | None = None) -> list[
 def _readable(
     read: Callable[[Source], Made], sources: Iterable[Source], left_out: list[str] | None
 ) -> list[Made]:
-    """Return what is read of sources; of each that cannot be, `left_out` gets a line."""
+    """Read the sources; `left_out` gets a line for each that cannot be read."""
     readable, errors = list[Made](), list[UserError | FaultError]()
     for source in sources:
         try:
@@ -140,7 +140,7 @@ def _run_folders(path: Path) -> list[Path]:
         if is_run(path):
             return [path]
         inside = sorted(path.iterdir()) if path.is_dir() else []
-        runs = [one for one in inside if not one.name.startswith(".") and is_run(one)]
+        runs = [folder for folder in inside if not folder.name.startswith(".") and is_run(folder)]
     if not runs:
         raise UserError(f"'{path}' is not a run folder, and there is none directly in it")
     return runs
@@ -150,8 +150,8 @@ def load_run(folder: RunFolder) -> Run:
     """Return a run with the headlines of all its checkpoints.
 
     Raises:
-        UserError: it holds no checkpoint.
-        FaultError: a checkpoint's measurements are missing or damaged.
+        UserError: the run has no checkpoint.
+        FaultError: the measurements of a checkpoint are missing or damaged.
     """
     rows = [row for row in folder.measurements() if not row.measure.startswith("training/")]
     if not rows:
@@ -169,28 +169,28 @@ def load_run(folder: RunFolder) -> Run:
 
 
 def load_runs(folders: Iterable[RunFolder], left_out: list[str]) -> list[Run]:
-    """Return the runs that can be read; of each other one `left_out` gets a line that says why.
+    """Return the runs that can be read; `left_out` gets a line with the reason for each other one.
 
     Raises:
-        UserError: no run can be read: what is wrong with the first.
-        FaultError: the same, where it is damaged.
+        UserError: no run can be read; the error is that of the first.
+        FaultError: likewise, if the first is damaged.
     """
     return _readable(load_run, folders, left_out)
 
 
 def grouped(runs: Iterable[Run]) -> list[Group]:
-    """Return the runs in groups that differ only in seed, by task and then by name.
+    """Group runs that differ only in seed; groups are sorted by task, then by name.
 
-    A group is named by its model with what departs from it, and by the config keys in which it
-    differs from other groups of the same task and model; by those that are not the task's also
-    where it is only on other tasks that the model's groups differ in them, so that one setting has
-    one name on all tasks. Runs with an inexact reference are groups of their own.
+    A group is named by its model, by the settings that depart from this model, and by the config
+    keys in which groups of the same task and model differ. Keys outside the task are named on all
+    tasks if groups differ in them on any, so that a setting has the same name everywhere. Runs
+    with an inexact reference form groups of their own.
     """
-    found: dict[str, list[Run]] = defaultdict(list)
+    by_identity: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        found[json.dumps(_identity(run), sort_keys=True, default=str)].append(run)
+        by_identity[json.dumps(_identity(run), sort_keys=True, default=str)].append(run)
     alike: dict[tuple[str, str, bool], list[list[Run]]] = defaultdict(list)
-    for members in found.values():
+    for members in by_identity.values():
         config = members[0].config
         base = (config.task.name, config.model.name, members[0].folder.exact)
         alike[base].append(sorted(members, key=lambda run: run.config.seed))
@@ -209,29 +209,31 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
             mark = [] if exact else ["(inexact reference)"]
             name = " ".join([model, *words, *mark])
             there[task, name] += 1
-            if there[task, name] > 1:  # long values are shown cut off, and may look alike
+            if there[task, name] > 1:  # long values are truncated and may look the same
                 name = f"{name} ({there[task, name]})"
             groups.append(Group(task, name, tuple(members), dict(_estimates(members))))
     return sorted(groups, key=lambda group: (group.task, group.name))
 
 
 def differing_keys(identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys that do not have the same value in all of several mappings."""
+    """Return the keys whose values are not the same in all mappings."""
     keys = dict.fromkeys(key for identity in identities for key in identity)
     return [
-        key for key in keys if any(one.get(key) != identities[0].get(key) for one in identities)
+        key
+        for key in keys
+        if any(identity.get(key) != identities[0].get(key) for identity in identities)
     ]
 
 
 def _telling(identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the config keys that tell groups apart; the inputs' hash only where it must."""
+    """Return the config keys that distinguish groups; the inputs' hash only if needed."""
     keys = [key for key in differing_keys(identities) if key != "inputs"]
     apart = {tuple(str(identity[key]) for key in keys) for identity in identities}
     return keys if len(apart) == len(identities) else [*keys, "inputs"]
 
 
 def _on_any_task(key: str) -> bool:
-    """Return whether a key of an identity means the same on every task."""
+    """Return whether a key of an identity has the same meaning on every task."""
     return "." in key and not key.startswith("task.")
 
 
@@ -241,7 +243,7 @@ def settings(group: Group) -> dict[str, Any]:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    """Return what the runs of a group have in common: config, inputs, whether the proof held."""
+    """Return what defines a group: config, inputs, and whether the reference is exact."""
     return {
         **flattened(run.config, FREE if run.config.trainer.target_accuracy else UNTARGETED),
         "inputs": run.folder.inputs_digest,
@@ -255,7 +257,7 @@ def _shown(value: Any) -> str:
 
 
 def _estimates(runs: Sequence[Run]) -> Iterator[tuple[str, Estimate]]:
-    """Yield the estimates of every headline, and of its emergence, by key."""
+    """Yield the estimates of every headline and of its emergence, with their keys."""
     metrics, finals = declared_metrics(), [run.final for run in runs]
     measures = {key: row.measure for final in finals for key, row in final.items()}
     for key, measure in measures.items():
@@ -278,13 +280,13 @@ def _estimates(runs: Sequence[Run]) -> Iterator[tuple[str, Estimate]]:
 
 
 def estimate(key: str, values: Sequence[float], better: str) -> Estimate:
-    """Return the mean over seeds, its interval by Student's t, n and the range of the values."""
+    """Return the mean over seeds with its Student's t interval, n and range."""
     mean = math.fsum(values) / len(values)
     return Estimate(key, mean, t_interval(values), len(values), min(values), max(values), better)
 
 
 def notes(groups: Sequence[Group]) -> list[str]:
-    """Return what a reader of a comparison of one task must know, one line each."""
+    """Return the notes to a comparison of one task, one per line."""
     lines = []
     for group in groups:
         lines += [
@@ -317,7 +319,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
 
 
 def meanings(groups: Iterable[Group]) -> list[str]:
-    """Return what the marks of groups say, and how to find out, once for each task's inputs."""
+    """Return the meaning of the marks of groups, or how to run the controls, once per input set."""
     said: dict[str, str] = {}
     for group in groups:
         folder = group.runs[0].folder
@@ -327,5 +329,5 @@ def meanings(groups: Iterable[Group]) -> list[str]:
 
 
 def failing_of(groups: Iterable[Group]) -> dict[str, str]:
-    """Return the measures that do not separate on the controls of any of the groups, and why."""
+    """Return the measures that fail the controls in any of the groups, with the reason."""
     return {key: why for group in groups for key, why in (group.failing or {}).items()}

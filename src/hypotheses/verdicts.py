@@ -1,10 +1,12 @@
-"""What a run, or the seeds of an architecture, say of H1, H2 and H3.
+"""Verdicts on H1, H2 and H3, for one run or over the seeds of an architecture.
 
-Each verdict has the numbers that it comes from, what would have changed it, and what was not
-measured. Words are chosen so that nothing is claimed that an interval, a control or the number of
-seeds does not carry: of a model that does not solve its task nothing is said, a measure that fails
-the task's controls says nothing (but for H1, which is about compiling: its figures decide all the
-same, and are marked), and one seed says nothing about an architecture.
+Each verdict comes with its evidence, with what would have changed it, and with what was not
+measured. It claims no more than intervals, controls and the number of seeds support:
+
+- a model that does not solve its task is not judged;
+- a measure that fails the task's controls says nothing. H1 is the exception: it is about compiling,
+  so its figures still decide, and are marked;
+- one seed says nothing about an architecture.
 """
 
 from __future__ import annotations
@@ -34,19 +36,19 @@ CLAIMS = {
     "H2": "Compiled and learned transformers form the same kind of circuit.",
     "H3": "Causal matching identifies the learned algorithm automatically.",
 }
-ON_OFF = ("bimodal_share", "dip", "bimodality")  # they decide H1
-BESIDE = ("hoyer", "gini", "active_share")  # these do not
+ON_OFF = ("bimodal_share", "dip", "bimodality")  # these figures decide H1
+BESIDE = ("hoyer", "gini", "active_share")  # these are shown but do not decide
 ONE_SEED = "one seed: says nothing about the architecture"
-LEAST_SEEDS = 3  # from which on seeds that agree say something
+LEAST_SEEDS = 3  # fewer seeds support no verdict on an architecture
 ATTENTION = "attention/matched_overlap"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A number that a verdict comes from; `says` is FOR, AGAINST or NEITHER, and `why` so.
+    """A number behind a verdict; `says` is FOR, AGAINST or NEITHER, and `why` is the reason.
 
-    `control` says in words what the value is compared with, `level` is that number where it is one.
-    `kind` is what the evidence is, whatever the seed, where `what` tells more than that.
+    `control` describes the baseline in words, `level` is its value if it has one. `kind` names the
+    evidence in the same words for all seeds, if `what` contains details of one seed.
     """
 
     what: str
@@ -64,13 +66,13 @@ class Evidence:
 
     @property
     def over_seeds(self) -> str:
-        """What it is, in the same words for every seed."""
+        """The name of the evidence, the same for every seed."""
         return self.kind or self.what
 
 
 @dataclass(frozen=True)
 class Lacking:
-    """What was not measured, and the command that does."""
+    """What was not measured, and the command that measures it."""
 
     what: str
     command: str
@@ -78,9 +80,9 @@ class Lacking:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A hypothesis and what is said of it: a word, a sentence, the numbers, and how far they go.
+    """A verdict on a hypothesis, with its reason, its evidence and its scope.
 
-    `scope` says how many seeds there are, and what that allows to say; `change` what would have
+    `scope` says how many seeds there are and what follows from that. `change` says what would have
     changed the verdict.
     """
 
@@ -94,25 +96,25 @@ class Hypothesis:
 
     @property
     def claim(self) -> str:
-        """What is claimed."""
+        """The claim of the hypothesis."""
         return CLAIMS[self.name]
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A run's exact accuracy at its last checkpoint, and from which on it solves the task."""
+    """The exact accuracy of a run at its last checkpoint, and what counts as solved."""
 
     exact: Measurement | None
     at_least: float
 
     @property
     def yes(self) -> bool:
-        """Whether the task is solved, as far as is known."""
+        """Whether the task is known to be solved."""
         return self.exact is not None and self.exact.value >= self.at_least
 
     @property
     def refusal(self) -> str:
-        """Why nothing is judged; empty where the task is solved."""
+        """Why the hypotheses are not judged; empty if the task is solved."""
         if self.exact is None:
             return "exact accuracy was not measured, so it is not known to solve the task"
         if self.yes:
@@ -125,26 +127,27 @@ class Solved:
 
 @dataclass(frozen=True)
 class Carried:
-    """Inner edges of a model's circuit: how many there are, and the variable that each carries."""
+    """The number of inner edges of a model's circuit, and the variables that they carry."""
 
     edges: int
     names: tuple[str, ...]
 
     @property
     def named(self) -> int:
-        """How many carry a variable."""
+        """The number of edges that carry a variable."""
         return len(self.names)
 
 
 @dataclass(frozen=True)
 class CircuitFound:
-    """What `circuit` left: the circuit, and what runs over it, a random init and the reference.
+    """The result of `circuit`: the circuit, and what inner edges carry.
 
-    `own` are the variables that are the program's steps, neither its input nor its output; `still`
-    those of them that the resampling which the circuit was found by leaves as they are, so that
-    no edge is found for what they do. None where it is not known. `step` is the checkpoint's,
-    `ablation` the kind of resampling; `whole` says that it is the whole model: no smaller circuit
-    is faithful; `across` that one was searched for by resampling across lengths, too.
+    They carry it in the `model`, in the `reference` and in a random init (`untrained`). `step` is
+    the step of the checkpoint, `ablation` the kind of resampling. `own` holds the program's
+    steps: the variables that are neither input nor output. `still` holds those of them that this
+    resampling leaves unchanged, so that it finds no edge for them. `whole` says that the circuit
+    is the whole model, because no smaller one is faithful. `across` says that resampling across
+    lengths was searched as well. Values that are not known are None.
     """
 
     step: int | None
@@ -164,9 +167,9 @@ class CircuitFound:
 
     @property
     def steps(self) -> tuple[frozenset[str], frozenset[str]] | None:
-        """The program's steps over the reference's inner edges, and those of them over the model's.
+        """The program's steps on inner edges of the reference, and those also on the model's.
 
-        None where either's edges are not known.
+        None if the edges of the model or of the reference are not known.
         """
         if self.model is None or self.reference is None:
             return None
@@ -175,14 +178,14 @@ class CircuitFound:
 
     @property
     def unseen(self) -> frozenset[str]:
-        """The steps over the reference's edges that could not be found over the model's."""
+        """The steps on the reference's edges that this resampling cannot find in the model."""
         wanted, here = self.steps or (frozenset(), frozenset())
-        return frozenset(one for one in wanted - here if set(one.split(" = ")) <= self.still)
+        return frozenset(step for step in wanted - here if set(step.split(" = ")) <= self.still)
 
 
 @dataclass(frozen=True)
 class ProgramVerdict:
-    """The verdict of `match` on one program, as it left it, and its cuts' highest chance level."""
+    """The verdict of `match` on one program, and the highest chance level of its cuts."""
 
     step: int | None
     program: str
@@ -197,7 +200,7 @@ class ProgramVerdict:
 
 @dataclass(frozen=True)
 class Emergence:
-    """From which step on a run solves its task, and surely realises each testable cut."""
+    """The steps from which a run solves its task and surely realises each testable cut."""
 
     solved: int | None = None
     cuts: Mapping[str, int | None] = field(default_factory=dict)
@@ -210,14 +213,15 @@ def h1(
     neurons: bool,
     commands: RunCommands,
 ) -> Hypothesis:
-    """Judge H1 by a run's last checkpoint: the reference's neurons less the model's.
+    """Judge H1 at the last checkpoint of a run, by the figures of the reference less the model's.
 
-    `neurons` says whether the model has any. Supported where each of the three on/off figures is
-    surely higher in the reference, not supported where each surely is not; figures that fail the
-    task's controls too, for what they say is not of this program but of compiling.
+    `neurons` says whether the model has MLP neurons. H1 is supported if each of the three on/off
+    figures is surely higher in the reference, and not supported if each is surely higher in the
+    model. Figures that fail the task's controls count too: H1 is about compiling, not about this
+    program.
     """
     evidence = tuple(_differences(rows, failing))
-    deciding = [one for one in evidence if one.decides]
+    deciding = [part for part in evidence if part.decides]
     measured = bool(deciding)
 
     def say(verdict: str, why: str, *lacking: Lacking) -> Hypothesis:
@@ -238,11 +242,11 @@ def h1(
         return say(NOT_MEASURED, "the neurons were not measured", lacks)
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
-    counts = Counter(one.says for one in deciding)
+    counts = Counter(part.says for part in deciding)
     n = len(ON_OFF)
     if counts[FOR] == n:
         why = f"each of the {n} on/off figures is surely higher in the reference"
-        if any(one.failing for one in deciding):
+        if any(part.failing for part in deciding):
             why += "; they fail the task's controls (✗): it is so of compiling, not of this program"
         return say(SUPPORTED, why)
     if counts[AGAINST] == n:
@@ -276,7 +280,7 @@ def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evid
 
 
 def _sign(low: float | None, high: float | None) -> str:
-    """Return what an interval of a difference says, if it surely is on one side of zero."""
+    """Return FOR if the interval of a difference is above zero, AGAINST if below, else NEITHER."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return NEITHER
     return FOR if low > 0 else AGAINST if high < 0 else NEITHER
@@ -300,15 +304,16 @@ def h2(
     searched: bool = False,
     attended: bool = False,
 ) -> Hypothesis:
-    """Judge H2 by a run's last checkpoint: its attention, and what runs over its circuit's edges.
+    """Judge H2 at the last checkpoint of a run, by attention and what the circuit's edges carry.
 
-    Where there is no circuit, `searched` says that it was searched for; where there are no figures
-    of attention, `attended` that it was measured: then there was nothing to compare it with.
+    If there is no circuit, `searched` says whether one was searched for. If there are no figures
+    of attention, `attended` says whether it was measured, with nothing to compare it with.
 
-    Supported where the attention is surely above its controls, and these are known to tell; the
-    circuit's inner edges carry variables surely more often than a random init's; and each step of
-    the program that runs over the reference's edges runs over some of the model's. Not supported
-    where each of these surely fails. Without attention that can be trusted it is neither.
+    H2 is supported if all three hold: attention in common is surely above its controls, and
+    passes the task's controls; inner edges of the circuit carry a variable surely more often than
+    those of a random init; every step of the program on the reference's inner edges is on the
+    model's. It is not supported if each of these surely fails. If attention cannot be trusted, H2
+    is neither supported nor refuted.
     """
     evidence, lacking = [], []
     attention = _attention(rows, failing)
@@ -353,8 +358,8 @@ def h2(
     if circuit.step != last_step:
         when = "at an unknown step" if circuit.step is None else f"at step {circuit.step}"
         return say(UNDECIDED, f"the circuit is of a checkpoint {when}, not of the last one")
-    deciding = [one for one in evidence if one.decides]
-    counts = Counter(one.says for one in deciding)
+    deciding = [part for part in evidence if part.decides]
+    counts = Counter(part.says for part in deciding)
     n, heads = len(deciding), attention.says if attention is not None else NEITHER
     size = f"; its circuit is {_edges_of(circuit)}" if circuit.whole else ""
     if heads == FOR and counts[FOR] == n >= 2 and circuit.model is not None and not lacking:
@@ -395,23 +400,23 @@ def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None
     )  # fmt: skip
 
 
-def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
-    value, low, high = found.faithful
-    on = f"{found.inputs:,} inputs" if found.inputs is not None else ""
+def _of_circuit(circuit: CircuitFound) -> Iterable[Evidence]:
+    value, low, high = circuit.faithful
+    on = f"{circuit.inputs:,} inputs" if circuit.inputs is not None else ""
     why = "says that there is a circuit, not which"
-    if found.whole:
+    if circuit.whole:
         why = "says nothing: the whole model is always faithful"
     kind = "faithfulness of the circuit"
     yield Evidence(
-        f"{kind} ({_edges_of(found)})", value, low, high, on, f"needed {found.at_least:g}",
-        NEITHER, why, decides=False, level=found.at_least, kind=kind,
+        f"{kind} ({_edges_of(circuit)})", value, low, high, on, f"needed {circuit.at_least:g}",
+        NEITHER, why, decides=False, level=circuit.at_least, kind=kind,
     )  # fmt: skip
-    model, untrained, reference = found.model, found.untrained, found.reference
+    model, untrained, reference = circuit.model, circuit.untrained, circuit.reference
     if model is not None and untrained is not None and model.edges and untrained.edges:
         share, theirs = model.named / model.edges, untrained.named / untrained.edges
         low, high = wilson_interval(share, model.edges)
         lower, higher = wilson_interval(theirs, untrained.edges)
-        least = 0.0  # of the reference's: surely fewer speak against, none of a few do not
+        least = 0.0  # of the reference: no named edge counts against H2 only below this
         if reference is not None and reference.edges:
             least = wilson_interval(reference.named / reference.edges, reference.edges)[0]
         fewer = high < lower or (not model.named and high < least)
@@ -421,17 +426,17 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
             f"{model.edges} edges", f"{theirs:.3f} ({lower:.3f} to {higher:.3f}) random init, "
             f"n={untrained.edges}", says, level=theirs,
         )  # fmt: skip
-    if found.steps is not None:
-        wanted, here = found.steps
+    if circuit.steps is not None:
+        wanted, here = circuit.steps
         if wanted:
             share = len(here) / len(wanted)
             says = FOR if here == wanted else AGAINST
             why = f"over this model's: {', '.join(sorted(here)) or 'none'}"
-            if says == AGAINST and (here or found.unseen == wanted):
+            if says == AGAINST and (here or circuit.unseen == wanted):
                 says = NEITHER
-            if found.unseen:
-                left = ", ".join(sorted(found.unseen))
-                why += f"; {found.ablation} leaves {left} as it is, so no edge is found for it"
+            if circuit.unseen:
+                left = ", ".join(sorted(circuit.unseen))
+                why += f"; {circuit.ablation} leaves {left} as it is, so no edge is found for it"
             yield Evidence(
                 "steps of the program that run over inner edges of both", share, None, None,
                 f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
@@ -439,16 +444,16 @@ def _of_circuit(found: CircuitFound) -> Iterable[Evidence]:
             )  # fmt: skip
 
 
-def _edges_of(found: CircuitFound) -> str:
-    if found.whole:
-        return f"all {found.edges} edges: the whole model"
-    return f"{found.edges} of {found.of_edges} edges"
+def _edges_of(circuit: CircuitFound) -> str:
+    if circuit.whole:
+        return f"all {circuit.edges} edges: the whole model"
+    return f"{circuit.edges} of {circuit.of_edges} edges"
 
 
 def _is_step(name: str, own: frozenset[str]) -> bool:
-    """Return whether an edge's variable is surely a step of the program.
+    """Return whether the variable of an edge is surely a step of the program.
 
-    Variables that are one are `a = b`, of `a or b` it is not known which it is.
+    `a = b` names equal variables. `a or b` means that it is not known which of the two it is.
     """
     return " or " not in name and all(part in own for part in name.split(" = "))
 
@@ -474,16 +479,16 @@ def h3(
     emerged: Emergence | None = None,
     of_task: Sequence[str] = (),
 ) -> Hypothesis:
-    """Judge H3 by the verdicts of `match` on a run's last checkpoint.
+    """Judge H3 by the verdicts of `match` on the last checkpoint of a run.
 
-    Supported where one program alone is followed, of at least two, not supported where none is; and
-    all programs `of_task` have to be asked. When cuts `emerged` is told beside it.
+    H3 is supported if exactly one program of at least two is followed, and not supported if none
+    is. All programs in `of_task` must have been asked. `emerged` is added to the evidence.
     """
     testable = of(rows, "matching/testable_cuts").get("model")
     lacking: tuple[Lacking, ...] = ()
     if not programs:
         lacking = (Lacking("a verdict on every program", commands.of("match", "--all")),)
-    unasked = ", ".join(sorted(set(of_task) - {one.program for one in programs}))
+    unasked = ", ".join(sorted(set(of_task) - {candidate.program for candidate in programs}))
     if programs and unasked:
         lacking = (Lacking(f"a verdict on {unasked}", commands.of("match")),)
     known = _light(rows) if not programs else map(_of_program, programs)
@@ -500,24 +505,24 @@ def h3(
         if testable is not None and testable.value == 0:
             return say(UNDECIDED, "no inner cut of the reference program can be tested")
         return say(NOT_MEASURED, "the checkpoints' light measure gives no verdict on programs")
-    steps = {one.step for one in programs}
+    steps = {candidate.step for candidate in programs}
     if steps != {last_step}:
-        shown = ", ".join("unknown" if one is None else str(one) for one in sorted(
+        shown = ", ".join("unknown" if step is None else str(step) for step in sorted(
             steps, key=lambda step: -1 if step is None else step))  # fmt: skip
         return say(UNDECIDED, f"matched was step {shown}, not the last one, {last_step}")
-    followed = [one for one in programs if one.verdict == FOLLOWS]
-    names = ", ".join(one.program for one in followed)
-    if any(one.verdict == NOT_SOLVED for one in programs):
+    followed = [candidate for candidate in programs if candidate.verdict == FOLLOWS]
+    names = ", ".join(candidate.program for candidate in followed)
+    if any(candidate.verdict == NOT_SOLVED for candidate in programs):
         return say(NOT_JUDGED, "matching found that the model does not solve the task")
     if unasked:
-        found = f"follows {names}" if followed else "follows none of the programs asked"
-        return say(UNDECIDED, f"{found}, but {unasked} was not asked")
+        told = f"follows {names}" if followed else "follows none of the programs asked"
+        return say(UNDECIDED, f"{told}, but {unasked} was not asked")
     if len(followed) == 1:
         return _one_followed(followed[0], programs, say)
     if followed:
         chosen = [
-            one for one in followed
-            if {other.program for other in followed} - {one.program} <= set(one.decided)
+            candidate for candidate in followed
+            if {other.program for other in followed} - {candidate.program} <= set(candidate.decided)
         ]  # fmt: skip
         if len(chosen) == 1 and not _unsure(chosen[0], programs):
             why = f"follows {chosen[0].program}; selectors put it before the others with its cuts"
@@ -525,13 +530,15 @@ def h3(
         if len(chosen) == 1:
             return say(UNDECIDED, _but_of(chosen[0], programs))
         return say(UNDECIDED, f"follows {names}: nothing tells these apart")
-    if any(one.verdict == CUT_UNDECIDED for one in programs):
-        unsure = ", ".join(one.program for one in programs if one.verdict == CUT_UNDECIDED)
+    if any(candidate.verdict == CUT_UNDECIDED for candidate in programs):
+        unsure = ", ".join(
+            candidate.program for candidate in programs if candidate.verdict == CUT_UNDECIDED
+        )
         return say(UNDECIDED, f"no verdict on {unsure}, and no other program is followed")
-    if all(one.verdict == FUSES for one in programs):
+    if all(candidate.verdict == FUSES for candidate in programs):
         return say(UNDECIDED, "the model goes past the programs' steps in one block: there is no "
                    "site between them to test")  # fmt: skip
-    if all(one.verdict in (DIFFERENT, FUSES) for one in programs):
+    if all(candidate.verdict in (DIFFERENT, FUSES) for candidate in programs):
         count = len(programs)
         of_all = "the one program" if count == 1 else f"any of the {count} programs"
         return say(NOT_SUPPORTED, f"no program was identified: the model does not run {of_all} "
@@ -540,50 +547,56 @@ def h3(
 
 
 def _one_followed(
-    one: ProgramVerdict, programs: Sequence[ProgramVerdict], say: Callable[[str, str], Hypothesis]
+    followed: ProgramVerdict,
+    programs: Sequence[ProgramVerdict],
+    say: Callable[[str, str], Hypothesis],
 ) -> Hypothesis:
-    if one.shared_with:
-        alike = ", ".join(one.shared_with)
-        if not set(one.shared_with) <= set(one.decided):
-            return say(UNDECIDED, f"follows {one.program}, which shares its cuts with {alike}")
-    if _unsure(one, programs):
-        return say(UNDECIDED, _but_of(one, programs))
+    if followed.shared_with:
+        alike = ", ".join(followed.shared_with)
+        if not set(followed.shared_with) <= set(followed.decided):
+            return say(UNDECIDED, f"follows {followed.program}, which shares its cuts with {alike}")
+    if _unsure(followed, programs):
+        return say(UNDECIDED, _but_of(followed, programs))
     rivals = len(programs) - 1
     if not rivals:
-        return say(UNDECIDED, f"follows {one.program}, but the task has no rival program to ask")
-    told = f"follows {one.program} ({one.why}); of {rivals} rivals none is followed"
+        return say(
+            UNDECIDED, f"follows {followed.program}, but the task has no rival program to ask"
+        )
+    told = f"follows {followed.program} ({followed.why}); of {rivals} rivals none is followed"
     return say(SUPPORTED, told)
 
 
-def _unsure(one: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> list[str]:
-    """Return the programs that nothing is decided of, and that selectors do not put behind one."""
+def _unsure(followed: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> list[str]:
+    """Return the undecided programs that selectors do not rank behind the followed one."""
     return [
         other.program
         for other in programs
-        if other.verdict == CUT_UNDECIDED and other.program not in one.decided
+        if other.verdict == CUT_UNDECIDED and other.program not in followed.decided
     ]
 
 
-def _but_of(one: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> str:
-    left = ", ".join(_unsure(one, programs))
-    return f"follows {one.program}, but of {left} nothing could be decided"
+def _but_of(followed: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> str:
+    left = ", ".join(_unsure(followed, programs))
+    return f"follows {followed.program}, but of {left} nothing could be decided"
 
 
-def _of_program(one: ProgramVerdict) -> Evidence:
-    says = {FOLLOWS: FOR, DIFFERENT: AGAINST}.get(one.verdict, NEITHER)
-    value, low, high = one.score or (None, None, None)
+def _of_program(candidate: ProgramVerdict) -> Evidence:
+    says = {FOLLOWS: FOR, DIFFERENT: AGAINST}.get(candidate.verdict, NEITHER)
+    value, low, high = candidate.score or (None, None, None)
     return Evidence(
-        f"{one.program}: {one.verdict}", value, low, high,
-        f"{one.testable} testable cut{'s' * (one.testable != 1)}",
-        "chance not known" if one.chance is None else f"{one.chance:.3f} chance", says, one.why,
-        level=one.chance, kind=f"program {one.program}",
+        f"{candidate.program}: {candidate.verdict}", value, low, high,
+        f"{candidate.testable} testable cut{'s' * (candidate.testable != 1)}",
+        "chance not known" if candidate.chance is None else f"{candidate.chance:.3f} chance", says,
+        candidate.why, level=candidate.chance, kind=f"program {candidate.program}",
     )  # fmt: skip
 
 
-def _emerged(found: Emergence) -> Iterable[Evidence]:
-    """Yield when each testable cut of the reference program was first realised."""
-    solved = "at no checkpoint" if found.solved is None else f"from step {found.solved:,} on"
-    for cut, step in found.cuts.items():
+def _emerged(emergence: Emergence) -> Iterable[Evidence]:
+    """Yield as evidence when each testable cut of the reference program was first realised."""
+    solved = (
+        "at no checkpoint" if emergence.solved is None else f"from step {emergence.solved:,} on"
+    )
+    for cut, step in emergence.cuts.items():
         when = "at no checkpoint" if step is None else f"from step {step:,} on"
         yield Evidence(
             f"when {cut.replace('+', ', ')} is realised", None, None, None,
@@ -624,17 +637,17 @@ def over_seeds(
     repeated: bool = False,
     estimates: Sequence[Estimate] = (),
 ) -> Hypothesis:
-    """Judge a hypothesis over the seeds of one architecture, from the verdicts on each.
+    """Judge a hypothesis over the seeds of one architecture, from the verdict on each seed.
 
-    `estimates` are of differences that have to be above zero over the seeds, too. `repeated` says
-    that runs of one seed are there more than once, which are no independent evidence.
+    `estimates` are differences that must also be above zero over the seeds. `repeated` says that a
+    seed has several runs: these are not independent evidence.
     """
-    counts = Counter(one.verdict for one in each.values())
+    counts = Counter(hypothesis.verdict for hypothesis in each.values())
     n = len(each)
     told = ", ".join(f"{word} {count} of {n}" for word, count in counts.most_common())
-    lacking = _together(part for one in each.values() for part in one.lacking)
+    lacking = _together(part for hypothesis in each.values() for part in hypothesis.lacking)
     evidence = [_share_of_seeds(word, count, n) for word, count in counts.most_common()]
-    evidence += [_over_seeds(one) for one in estimates]
+    evidence += [_over_seeds(estimate) for estimate in estimates]
     scope = ONE_SEED if n == 1 else f"{n} seeds: {', '.join(map(str, sorted(each)))}"
 
     def say(verdict: str, why: str) -> Hypothesis:
@@ -644,7 +657,7 @@ def over_seeds(
     judged = counts.total() - counts[NOT_JUDGED] - counts[NOT_MEASURED]
     if not judged:
         word = NOT_MEASURED if counts[NOT_MEASURED] else NOT_JUDGED
-        reasons = "; ".join(dict.fromkeys(one.why for one in each.values()))
+        reasons = "; ".join(dict.fromkeys(hypothesis.why for hypothesis in each.values()))
         return say(word, f"{told}: {reasons}")
     if n == 1:
         return say(UNDECIDED, f"{ONE_SEED} (it alone: {told.partition(' 1 of')[0]})")
@@ -655,7 +668,7 @@ def over_seeds(
     if n < LEAST_SEEDS:
         return say(UNDECIDED, f"{told}: too few seeds, {LEAST_SEEDS} at least")
     if counts[SUPPORTED] == n:
-        if any(_sign(*(one.interval or (None, None))) != FOR for one in estimates):
+        if any(_sign(*(estimate.interval or (None, None))) != FOR for estimate in estimates):
             return say(UNDECIDED, f"{told}, but over the seeds an interval reaches zero")
         return say(SUPPORTED, told)
     if counts[NOT_SUPPORTED] == n:
@@ -664,10 +677,10 @@ def over_seeds(
 
 
 def _together(every: Iterable[Lacking]) -> tuple[Lacking, ...]:
-    """Return what is lacking, each once with all the commands that measure it."""
+    """Merge duplicates of what is lacking, each with all the commands that measure it."""
     commands: dict[str, dict[str, None]] = {}
-    for one in every:
-        commands.setdefault(one.what, {})[one.command] = None
+    for lacking in every:
+        commands.setdefault(lacking.what, {})[lacking.command] = None
     return tuple(Lacking(what, "\n".join(lines)) for what, lines in commands.items())
 
 
@@ -676,8 +689,8 @@ def _share_of_seeds(word: str, count: int, n: int) -> Evidence:
     return Evidence(f"seeds: {word}", count / n, low, high, f"{n} seeds", "", NEITHER)
 
 
-def _over_seeds(one: Estimate) -> Evidence:
-    low, high = one.interval or (None, None)
-    name = one.key.rpartition("/")[2].removeprefix("h1_")
+def _over_seeds(estimate: Estimate) -> Evidence:
+    low, high = estimate.interval or (None, None)
+    name = estimate.key.rpartition("/")[2].removeprefix("h1_")
     label = f"{NEURON_LABELS.get(name, name)}: reference less model, over seeds"
-    return Evidence(label, one.mean, low, high, f"{one.n} seeds", "0", _sign(low, high))
+    return Evidence(label, estimate.mean, low, high, f"{estimate.n} seeds", "0", _sign(low, high))

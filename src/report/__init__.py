@@ -1,1 +1,1 @@
-"""What a person looks at: summary table and figures."""
+"""What users see: tables, figures and report pages."""

@@ -1,4 +1,4 @@
-"""The figure of a comparison: for each task the seeds' final values, and their learning curves."""
+"""The figure of a comparison: for each task, final values by seed and learning curves."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from ...hypotheses.failed_controls import marked
 from ...hypotheses.seed_groups import Group, failing_of, notes
 from .panels import COLOURS, legend, step_axis
 
-COLUMNS = 4  # panels beside each other, of few groups
-MOST_SLIM = 8  # groups that a slim panel has room for
-MOST_LINES = 8  # measures in a panel of final values
-MOST_CURVES = 12  # panels of curves of one task
+COLUMNS = 4  # panels per row if there are few groups
+MOST_SLIM = 8  # the most groups that fit into a narrow panel
+MOST_LINES = 8  # the most measures in a panel of final values
+MOST_CURVES = 12  # the most curve panels per task
 STYLES = (
     ":",
     (0, (4, 1.5)),
     "-.",
     (0, (1, 3)),
     (0, (6, 1, 1, 1)),
-)  # of what is compared with, in its order
-MARKERS = "os^Dvp*"  # of the first groups, of those that repeat their colours
+)  # line styles of the baselines, in the order of `compared_with`
+MARKERS = "os^Dvp*"  # the next one each time the colours repeat
 PANEL = (4.2, 3.2)  # inches
-LINE, HEAD = 0.18, 0.7  # inches: a line of a key, what is above and below it
-KEY, WIDE, SHORT = 250, 170, 42  # letters of a line of a key, of a note, over a panel
+LINE, HEAD = 0.18, 0.7  # inches: one line of a key; the margin around the key
+KEY, WIDE, SHORT = 250, 170, 42  # characters per line: of a key, of a note, of a panel's title
 
 
 def comparison_figure(groups: Sequence[Group]) -> Figure:
-    """Return the figure of groups: a block for each task, of final values and of curves.
+    """Return the figure: one block per task, with panels of final values and of curves.
 
-    Groups have a letter and a colour each, which the key at the head of the block explains.
+    Each group has a letter and a colour. The key at the head of its block explains them.
     """
     tasks = [list(part) for _, part in groupby(groups, key=lambda group: group.task)]
     plans = [_plan(part) for part in tasks]
@@ -82,12 +82,12 @@ def comparison_figure(groups: Sequence[Group]) -> Figure:
 
 
 def _columns(groups: Sequence[Group]) -> int:
-    """Return how many panels are beside each other: of many groups half as many."""
+    """Return the number of panels per row, halved if there are many groups."""
     return COLUMNS if len(groups) <= MOST_SLIM else COLUMNS // 2
 
 
 def _letter(number: int) -> str:
-    """Return a group's letter, from A on.
+    """Return the letter of a group, starting at A.
 
     >>> _letter(0), _letter(27)
     ('A', 'BB')
@@ -97,7 +97,7 @@ def _letter(number: int) -> str:
 
 
 def _key(groups: Sequence[Group]) -> list[str]:
-    """Return what each group's letter stands for."""
+    """Return the lines that explain the letters of the groups."""
     return [
         "\n".join(textwrap.wrap(f"{_letter(i)}: {group.name} ({_seeds(group)})", KEY))
         for i, group in enumerate(groups)
@@ -109,7 +109,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
 
 
 def _looks(n: int) -> list[dict[str, Any]]:
-    """Return the colour and the marker of each of so many groups."""
+    """Return the colour and the marker of each of `n` groups."""
     count = len(COLOURS)
     return [
         {"color": COLOURS[i % count], "marker": MARKERS[i // count % len(MARKERS)]}
@@ -122,7 +122,7 @@ Curves = list[tuple[Family, str, str]]
 
 
 def _plan(groups: Sequence[Group]) -> tuple[Finals, Curves]:
-    """Return the panels of a task: a family each, then a measure each."""
+    """Return the panels of a task: final values by family, then curves by measure."""
     keys = dict.fromkeys(key for group in groups for key in group.estimates)
     marks = failing_of(groups)
     finals = [
@@ -135,16 +135,16 @@ def _plan(groups: Sequence[Group]) -> tuple[Finals, Curves]:
         for at, (family, chosen) in enumerate(finals)
         for i, (key, label) in enumerate(chosen.items())
     ]
-    kept = sorted(nth, key=lambda one: one[:2])[:MOST_CURVES]  # some of every family
-    return finals, [curve for _, _, curve in sorted(kept, key=lambda one: (one[1], one[0]))]
+    kept = sorted(nth, key=lambda entry: entry[:2])[:MOST_CURVES]  # some of every family
+    return finals, [curve for _, _, curve in sorted(kept, key=lambda entry: (entry[1], entry[0]))]
 
 
 def _final_values(
     axes: Axes, groups: Sequence[Group], family: Family, keys: dict[str, str]
 ) -> None:
     shown, spread = list(keys.items())[:MOST_LINES], 0.7
-    drawn: dict[str, int] = {}  # what is compared with, and its style
-    ends: list[float] = []  # of the intervals
+    drawn: dict[str, int] = {}  # label of each baseline, with its style
+    ends: list[float] = []  # interval ends
     for i, (key, label) in enumerate(shown):
         colour, offset = COLOURS[i % len(COLOURS)], spread * ((i + 0.5) / len(shown) - 0.5)
         axes.plot([], [], "o", color=colour, label=label, ms=4)
@@ -165,11 +165,11 @@ def _final_values(
             axes.plot(
                 beside, [row.value for row in final], "o", color=colour, ms=4, alpha=0.55, mew=0
             )
-            one = group.estimates[key]
-            if one.interval is not None:
-                axes.hlines(one.mean, here - half, here + half, colors=colour, linewidth=2)
-                axes.vlines(here, *one.interval, colors=colour, linewidth=1)
-                ends += np.clip(one.interval, *_bounds(final[0].measure)).tolist()
+            estimate = group.estimates[key]
+            if estimate.interval is not None:
+                axes.hlines(estimate.mean, here - half, here + half, colors=colour, linewidth=2)
+                axes.vlines(here, *estimate.interval, colors=colour, linewidth=1)
+                ends += np.clip(estimate.interval, *_bounds(final[0].measure)).tolist()
     for words, style in drawn.items():
         axes.plot([], [], color="grey", linestyle=STYLES[style], label=words)
     left_out = len(keys) - len(shown)
@@ -213,10 +213,10 @@ def _title(axes: Axes, text: str) -> None:
 def mean_curve(
     group: Group, key: str
 ) -> tuple[list[int], list[float], tuple[list[float], list[float]] | None]:
-    """Return a headline's steps, means over seeds, and lower and upper ends of their intervals.
+    """Return the steps of a headline, its means over seeds, and the ends of their intervals.
 
-    Only steps at which every run that has the headline measured it, so that no run drops out of a
-    mean; no intervals of one run.
+    Steps are kept if every run with this headline measured it there, so that all means are over
+    the same runs. The intervals are None for a single run.
     """
     curves = [run.curves[key] for run in group.runs if key in run.curves]
     if not curves:
@@ -242,7 +242,7 @@ def _bounds(measure: str) -> tuple[float, float]:
 def _within(
     axes: Axes, groups: Sequence[Group], keys: Iterable[str], more: Iterable[float]
 ) -> None:
-    """Show all values, and `more`, but no further: a band of two seeds may end far beyond."""
+    """Limit the y axis to the values and `more`: the band of two seeds can extend far beyond."""
     others = [other for key in keys for other in compared_with(key)]
     values = [
         row.value

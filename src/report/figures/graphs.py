@@ -1,4 +1,4 @@
-"""Graphs in layers as pictures; a program's dataflow, from the inputs down to the output."""
+"""Drawings of layered graphs; the dataflow of a program, from the inputs down to the output."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ...infra.files import faults_named, replacing
 FORMATS = (".png", ".svg", ".pdf")
 ROLES = {"value": ("#333333", "-"), "key": ("#d55e00", "--"), "query": ("#0072b2", ":")}
 FILLS = {"input": "#dbe9f6", "step": "#ffffff", "output": "#ffe9c7"}
-COLUMN, ROW = 1.5, 0.8  # inches between neighbours
-APART = 0.08  # columns between arrows of different roles on the same way
-BOX = 0.2  # rows from a box's centre to its edge
+COLUMN, ROW = 1.5, 0.8  # inches between neighbouring boxes
+APART = 0.08  # columns between arrows of different roles on the same path
+BOX = 0.2  # rows from the centre of a box to its edge
 LONGEST_NAME = 18
 
 Point = tuple[float, float]
@@ -32,18 +32,18 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each variable stands, and the points by which each arrow goes round the others."""
+    """The place of each variable, and the points of each arrow around the other boxes."""
 
     places: dict[str, Point]
     ways: dict[tuple[str, str], list[Point]]
 
 
 def save_program_graph(task: Task, path: FilePath) -> None:
-    """Draw a task's program into a file: png, svg or pdf.
+    """Draw the program of a task into a file: png, svg or pdf.
 
     Raises:
-        UserError: another kind of file.
-        FaultError: it could not be written.
+        UserError: the file has another type.
+        FaultError: the file cannot be written.
     """
     if path.suffix not in FORMATS:
         raise UserError(f"picture '{path}' must end in one of {', '.join(FORMATS)}")
@@ -52,14 +52,14 @@ def save_program_graph(task: Task, path: FilePath) -> None:
 
 
 def program_graph(task: Task) -> Figure:
-    """Return the figure: a box for each variable, an arrow for what each reads and as what."""
-    found = edges(task.program)
-    pairs = [(source, target) for source, target, _ in found]
+    """Return the figure: a box per variable, and an arrow per input of it, coloured by role."""
+    arrows = edges(task.program)
+    pairs = [(source, target) for source, target, _ in arrows]
     layout = layered(list(task.variables), pairs)
     figure, axes, width = canvas(layout)
     title = f"{task.name}: {task.about}" if task.about else task.name
     axes.set_title(fill(_plain(title), int(width * 12)), fontsize=10)
-    for source, target, role in found:
+    for source, target, role in arrows:
         arrow(axes, layout.ways[source, target], role)
     for name, place in layout.places.items():
         _box(axes, task, name, place)
@@ -68,11 +68,11 @@ def program_graph(task: Task) -> Figure:
 
 
 def canvas(layout: Layout, row: float = ROW) -> tuple[Figure, Axes, float]:
-    """Return a figure that a layout fits into, its axes without a frame, and its width.
+    """Return a figure of the size of a layout, its axes without a frame, and its width in inches.
 
-    `row` is a row's height in inches.
+    `row` is the height of a row in inches.
     """
-    points = [*layout.places.values(), *(one for way in layout.ways.values() for one in way)]
+    points = [*layout.places.values(), *(point for way in layout.ways.values() for point in way)]
     xs, ys = zip(*points, strict=True)
     width = max((max(xs) - min(xs) + 1) * COLUMN, 5.0)
     figure = Figure(figsize=(width, (max(ys) - min(ys) + 1) * row + 1), layout="constrained")
@@ -84,7 +84,7 @@ def canvas(layout: Layout, row: float = ROW) -> tuple[Figure, Axes, float]:
 
 
 def roles_legend(figure: Figure) -> None:
-    """Say below a figure what the colours of its arrows mean."""
+    """Add a legend of the arrow colours below a figure."""
     handles = [Line2D([], [], color=c, ls=s, label=f"read as {r}") for r, (c, s) in ROLES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
@@ -109,24 +109,24 @@ def layered(names: list[str], pairs: list[tuple[str, str]]) -> Layout:
     for number, name in enumerate(names):
         for step in following.get(number, []):
             way = [number, step]
-            while way[-1] >= len(names):  # a bend on the way
+            while way[-1] >= len(names):  # a bend of the arrow
                 way += following[way[-1]]
             ways[name, names[way[-1]]] = [at[point] for point in way]
     return Layout({name: at[numbers[name]] for name in names if numbers[name] in at}, ways)
 
 
 def _column(points: list[Point]) -> float:
-    """Return the least distance of neighbours in a row."""
+    """Return the smallest distance between neighbours in a row."""
     gaps = [abs(x - z) for x, y in points for z, w in points if y == w and x != z]
     return min(gaps, default=1.0)
 
 
 def arrow(axes: Axes, way: list[Point], role: str, width: float = 1.1) -> None:
-    """Draw an arrow along a way, in the colour of what it is read as."""
+    """Draw an arrow along a path, in the colour of its role."""
     colour, style = ROLES[role]
     shift = (list(ROLES).index(role) - 1) * APART
     points = [(x + shift, y) for x, y in way]
-    points[-1] = (points[-1][0], points[-1][1] + BOX)  # at the box, not behind it
+    points[-1] = (points[-1][0], points[-1][1] + BOX)  # end at the edge of the box
     vertices, codes = [points[0]], [int(Path.MOVETO)]
     for bend, after in pairwise(points[1:]):
         middle = ((bend[0] + after[0]) / 2, (bend[1] + after[1]) / 2)
@@ -152,7 +152,7 @@ def _box(axes: Axes, task: Task, name: str, place: Point) -> None:
 
 
 def box(axes: Axes, text: str, place: Point, kind: str) -> None:
-    """Draw a box: an input, a step or an output."""
+    """Draw the box of an input, a step or an output."""
     axes.text(
         *place,
         _plain(text),
@@ -165,5 +165,5 @@ def box(axes: Axes, text: str, place: Point, kind: str) -> None:
 
 
 def _plain(text: str) -> str:
-    """Return a text that matplotlib does not take for mathematics."""
+    """Escape a text so that matplotlib does not read it as mathematics."""
     return text.replace("$", r"\$")

@@ -1,7 +1,7 @@
 """The panels of a run's figure: one family of measures each, over training steps.
 
-Controls are lines in the colour of what they are controls of, at the highest of the models:
-dotted the random inits', dash-dotted that of other tasks' programs.
+A control line has the colour of its curve and shows the highest control: dotted for random inits,
+dash-dotted for other tasks' programs.
 """
 
 from __future__ import annotations
@@ -31,55 +31,57 @@ from ...hypotheses.row_values import (
 
 Rows = Sequence[Measurement]
 WORST_SHOWN = 5
-COLOURS = (  # Okabe and Ito's, then four of Tol's
+COLOURS = (  # the palette of Okabe and Ito, then four colours of Tol
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000",
     "#882255", "#999933", "#661100", "#888888",
 )  # fmt: skip
-STYLES = ("-", (0, (6, 1.5)), (0, (2, 1)))  # of the first colours, of their repeats
+STYLES = ("-", (0, (6, 1.5)), (0, (2, 1)))  # next once the colours repeat
 GREYS = ("0.25", "0.45", "0.6", "0.72")
 CONTROL_STYLES = dict(zip(CONTROLS, (":", "-."), strict=True))
 CONTROL_LABELS = dict(zip(CONTROLS, ("highest random init", "highest other task"), strict=True))
 SPLITS = {"all": "all inputs", "held_out": "held out"}
-SMALL = 7  # font size of legends
+SMALL = 7  # font size of legends, in points
 Style = str | tuple[int, tuple[float, float]]
 
 
 def accuracy(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw exact accuracy: all inputs, held out, each length, and blind to the tokens."""
+    """Draw exact accuracy: all inputs, held-out inputs, each length, and the blind baseline."""
     axes.set_title("Exact-sequence accuracy (band: Wilson 95%)")
-    found = curves(rows, "accuracy/exact")
-    if not found:
+    by_subject = curves(rows, "accuracy/exact")
+    if not by_subject:
         nothing(axes, "not measured")
         return
-    lengths = [subject for subject in found if subject.startswith("all.length_")]
+    lengths = [subject for subject in by_subject if subject.startswith("all.length_")]
     for i, subject in enumerate(lengths):
         grey = f"{0.85 - 0.5 * i / max(1, len(lengths) - 1):.2f}"
         label = f"length {subject.rpartition('_')[2]}"
-        axes.plot(*_points(found[subject]), color=grey, lw=1, label=label)
-    _draw(axes, found["all"], _label("all inputs", found["all"], failing), COLOURS[0])
+        axes.plot(*_points(by_subject[subject]), color=grey, lw=1, label=label)
+    _draw(axes, by_subject["all"], _label("all inputs", by_subject["all"], failing), COLOURS[0])
     blind = curves(rows, "accuracy/blind_exact")
     if "all" in blind:
         value = blind["all"][-1].value
         axes.axhline(value, ls=":", color=COLOURS[0], lw=1, label="blind to the tokens")
-    if "held_out" in found:
-        label = _label("held out", found["held_out"], failing)
-        _draw(axes, found["held_out"], label, COLOURS[1], "--")
+    if "held_out" in by_subject:
+        label = _label("held out", by_subject["held_out"], failing)
+        _draw(axes, by_subject["held_out"], label, COLOURS[1], "--")
     axes.set(ylim=(-0.03, 1.03), ylabel="share of inputs")
     legend(axes)
 
 
 def variables(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw deconfounded CKA of each variable at its best site, relabelings once."""
+    """Draw deconfounded CKA of each variable at its best site; relabelings share a curve."""
     axes.set_title("Deconfounded CKA with each variable, at its best site")
     measure = "similarity/best_deconfounded_cka"
-    found = curves(rows, measure)
-    if not found:
+    by_variable = curves(rows, measure)
+    if not by_variable:
         nothing(axes, "not measured")
         return
-    for (label, names), (colour, style) in zip(relabelings(found).items(), _looks(), strict=False):
+    for (label, names), (colour, style) in zip(
+        relabelings(by_variable).items(), _looks(), strict=False
+    ):
         first = names[0]
-        keys = [found[name][-1].key for name in names]
-        _draw(axes, found[first], marked(label, keys, failing), colour, style)
+        keys = [by_variable[name][-1].key for name in names]
+        _draw(axes, by_variable[first], marked(label, keys, failing), colour, style)
         _controls(axes, rows, measure, first, colour)
         _ceiling(axes, rows, measure, first, colour)
     _explain_controls(axes, rows, measure, "the reference itself")
@@ -88,7 +90,7 @@ def variables(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def means(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the means of deconfounded CKA, and thin and grey the plain measures."""
+    """Draw the means of deconfounded CKA, and the plain measures as thin grey lines."""
     axes.set_title("Deconfounded CKA, means; thin and grey: plain measures")
     shown = {"mean": "mean of the variables", "matched": "mean of the reference's sites, matched"}
     drawn = False
@@ -115,21 +117,21 @@ def means(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def attention(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the overlap of attention with the reference's active heads, each one's thin."""
+    """Draw the attention in common with the reference's active heads, each head as a thin line."""
     axes.set_title("Attention in common with the reference's active heads")
     measure = "attention/matched_overlap"
-    found = curves(rows, measure)
-    if not found:
+    by_head = curves(rows, measure)
+    if not by_head:
         nothing(axes, _no_heads(rows))
         return
     uniform = uniform_heads(rows)
     looks = _looks()
-    model = found.pop("model", None)
+    model = by_head.pop("model", None)
     colour, _ = next(looks)
     if model is not None:
         _draw(axes, model, _label("model, matched", model, failing), colour)
         _controls(axes, rows, measure, "model", colour)
-    for (head, curve), (other, style) in zip(found.items(), looks, strict=False):
+    for (head, curve), (other, style) in zip(by_head.items(), looks, strict=False):
         words = component_label(head) + (" (uniform, not in the mean)" if head in uniform else "")
         label = _label(f"reference's {words}", curve, failing)
         axes.plot(*_points(curve), color=other, ls=style, lw=0.8, label=label)
@@ -144,25 +146,28 @@ def _no_heads(rows: Rows) -> str:
 
 
 def ablation(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the single components that matter most, over all kinds, and the redundant share."""
+    """Draw the components with the largest effect over all kinds, and the redundant share."""
     axes.set_title(
         f"Change of exact accuracy: the {WORST_SHOWN} worst components\n"
         "line: mean of the kinds, band: from the worst kind to the best",
         fontsize=10,
     )
     by_kind = {kind: curves(rows, f"ablation/{kind}_delta_exact") for kind in KINDS}
-    found: dict[str, list[Curves]] = {}
+    by_component: dict[str, list[Curves]] = {}
     for given in by_kind.values():
         for subject in given:
             if subject.startswith("blocks.") and not subject.endswith(".all") and whole(subject):
-                found.setdefault(subject, []).append(given)
-    if not found:
+                by_component.setdefault(subject, []).append(given)
+    if not by_component:
         nothing(axes, "not measured")
         return
-    last = {one: _mean([of[one][-1].value for of in kinds]) for one, kinds in found.items()}
-    for subject, colour in zip(sorted(found, key=last.__getitem__)[:WORST_SHOWN], COLOURS,
+    last = {
+        component: _mean([of[component][-1].value for of in kinds])
+        for component, kinds in by_component.items()
+    }
+    for subject, colour in zip(sorted(by_component, key=last.__getitem__)[:WORST_SHOWN], COLOURS,
                                strict=False):  # fmt: skip
-        each = [of[subject] for of in found[subject]]
+        each = [of[subject] for of in by_component[subject]]
         steps = [row.step for row in each[0]]
         values = [[row.value for row in at] for at in zip(*each, strict=True)]
         label = marked(component_label(subject), [curve[-1].key for curve in each], failing)
@@ -185,22 +190,22 @@ def ablation(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def sparsity(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the neurons' figures, the reference's beside them, and H1's differences at the end."""
+    """Draw the figures of the neurons, beside the reference's, with the final differences of H1."""
     axes.set_title("MLP neurons, learned (lines) and reference (dashed)\n"
                    "H1: reference less learned, at the end", fontsize=10)  # fmt: skip
     drawn, reference_only = False, []
     for (name, words), colour in zip(NEURON_LABELS.items(), COLOURS, strict=False):
-        found = curves(rows, f"sparsity/{name}")
-        reference = found.get("reference:model")
+        by_model = curves(rows, f"sparsity/{name}")
+        reference = by_model.get("reference:model")
         if reference is not None:
             reference_only.append(f"{words}: {reference[-1].value:.2f}")
-        if "model" not in found:
+        if "model" not in by_model:
             continue
         drawn = True
         h1 = curves(rows, f"sparsity/h1_{name}").get("model")
-        keys = [curve[-1].key for curve in (found["model"], h1) if curve]
+        keys = [curve[-1].key for curve in (by_model["model"], h1) if curve]
         label = words + (f", H1 {_difference(h1[-1])}" if h1 else "")
-        _draw(axes, found["model"], marked(label, keys, failing), colour)
+        _draw(axes, by_model["model"], marked(label, keys, failing), colour)
         if reference is not None:
             axes.axhline(reference[-1].value, ls="--", color=colour, lw=1)
     if not drawn:
@@ -213,15 +218,15 @@ def sparsity(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def loss(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw the loss of each logged batch, and that on all and on held-out inputs."""
+    """Draw the loss of each logged batch, of all inputs and of held-out inputs."""
     axes.set_title("Loss")
     batch = curves(rows, "training/loss").get("batch")
     if batch is not None:
         axes.plot(*_points(batch), color="0.7", lw=0.8, label="batch, training")
-    found = curves(rows, "accuracy/loss")
+    losses = curves(rows, "accuracy/loss")
     for (subject, words), colour in zip(SPLITS.items(), COLOURS, strict=False):
-        if subject in found:
-            _draw(axes, found[subject], _label(words, found[subject], failing), colour)
+        if subject in losses:
+            _draw(axes, losses[subject], _label(words, losses[subject], failing), colour)
     if not axes.lines:
         nothing(axes, "not measured")
         return
@@ -231,19 +236,19 @@ def loss(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 
 def matching(axes: Axes, rows: Rows, failing: Failing) -> None:
-    """Draw each testable cut's best match, its variables' thin, and where they emerge."""
-    found = curves(rows, "matching/best_match")
-    cases = max((row.n for curve in found.values() for row in curve), default=0)
+    """Draw the best match of each testable cut, thin that of single variables, and emergence."""
+    by_cut = curves(rows, "matching/best_match")
+    cases = max((row.n for curve in by_cut.values() for row in curve), default=0)
     light = f"light, {cases:,} cases" if cases else "light"
     axes.set_title(f"Match with the program's testable cuts ({light}; square: surely realised)")
-    if not found:
+    if not by_cut:
         measured = curves(rows, "matching/testable_cuts")
         nothing(axes, "no cut of the program can be tested" if measured else "not measured")
         return
     realised = curves(rows, "matching/realised")
     chance = curves(rows, "matching/best_match_chance")
     looks = _looks()
-    for (cut, curve), (colour, style) in zip(found.items(), looks, strict=False):
+    for (cut, curve), (colour, style) in zip(by_cut.items(), looks, strict=False):
         _draw(axes, curve, _label(cut.replace("+", ", "), curve, failing), colour, style)
         _mark_first(axes, curve, realised[cut], colour)
         axes.plot(*_points(chance[cut]), ":", color=colour, lw=0.9, alpha=0.8)
@@ -261,7 +266,7 @@ def matching(axes: Axes, rows: Rows, failing: Failing) -> None:
 def _mark_first(
     axes: Axes, curve: Sequence[Measurement], realised: Sequence[Measurement], colour: str
 ) -> None:
-    """Mark the first step at which something is realised."""
+    """Mark the first step at which a cut or variable is realised."""
     first = next((row.step for row in realised if row.value == 1), None)
     for row in curve:
         if row.step == first:
@@ -272,7 +277,7 @@ PANELS = (accuracy, loss, variables, means, matching, attention, ablation, spars
 
 
 def nothing(axes: Axes, why: str) -> None:
-    """Say why a panel is empty."""
+    """Write into an empty panel why it is empty."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, wrap=True)
 
@@ -285,14 +290,14 @@ def png(figure: Figure) -> bytes:
 
 
 def step_axis(axes: Axes, fontsize: float = SMALL) -> None:
-    """Make the horizontal axis one of training steps: from 0, on a log scale from 1 on."""
+    """Make the x axis one of training steps: linear from 0 to 1, then logarithmic."""
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=0)
     axes.set_xlabel("training step (log scale from 1 on)", fontsize=fontsize, labelpad=1)
 
 
 def legend(axes: Axes, most: int = 4) -> None:
-    """Put a panel's legend below it, in as many columns as its labels leave room for."""
+    """Put the legend below a panel, in as many columns as its labels leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
     columns = min(most, 4 if longest <= 18 else 3 if longest <= 26 else 2 if longest <= 60 else 1)
@@ -303,7 +308,7 @@ def legend(axes: Axes, most: int = 4) -> None:
 
 
 def _looks() -> Iterator[tuple[str, Style]]:
-    """Yield colours, and once they repeat other line styles."""
+    """Yield a colour and a line style for each curve; the style changes once the colours repeat."""
     for turn in count():
         for colour in COLOURS:
             yield colour, STYLES[turn % len(STYLES)]
@@ -342,7 +347,7 @@ def _draw(
 def _controls(
     axes: Axes, rows: Rows, measure: str, subject: str, colour: str, width: float = 0.9
 ) -> None:
-    """Draw the highest of each kind of control of one curve."""
+    """Draw the highest control of each kind for one curve."""
     for ending, style in CONTROL_STYLES.items():
         curve = curves(rows, f"{measure}{ending}").get(subject)
         if curve is not None:
@@ -351,7 +356,7 @@ def _controls(
 
 
 def _ceiling(axes: Axes, rows: Rows, measure: str, subject: str, colour: str) -> None:
-    """Mark what the reference itself has, at the panel's right edge."""
+    """Mark the reference's own value at the right edge of the panel."""
     curve = curves(rows, f"{measure}_reference").get(subject)
     if curve is not None:
         axes.plot([1.01], [curve[-1].value], marker="<", color=colour, clip_on=False,

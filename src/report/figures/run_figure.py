@@ -1,4 +1,4 @@
-"""The run at a glance: one figure of panels over training steps."""
+"""The figure of a run: panels over training steps."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COLUMNS = 4
 def save_run_figure(
     folder: RunFolder, rows: Sequence[Measurement], failing: Failing = None
 ) -> None:
-    """Draw a run's measurements over its steps into its figure.
+    """Draw the measurements of a run over its steps and save the figure.
 
-    `failing` gives the keys of the measures that do not separate on the task's controls, each with
-    a reason; None where the controls were not run.
+    `failing` maps the keys of measures that fail the task's controls to a short reason. It is None
+    if the controls were not run.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the figure cannot be written.
     """
     content = io.BytesIO()
     run_figure(folder, rows, failing).savefig(content, format="png", dpi=110)
@@ -37,7 +37,7 @@ def save_run_figure(
 
 
 def run_figure(folder: RunFolder, rows: Sequence[Measurement], failing: Failing = None) -> Figure:
-    """Return the figure of a run; a panel without measurements says so."""
+    """Return the figure of a run. Panels without measurements say so."""
     config = folder.config
     figure = Figure(figsize=SIZE, layout="constrained")
     title = f"{run_title(config, 'learning')}, against the compiled program{inexact_note(rows)}"

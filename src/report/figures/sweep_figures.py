@@ -1,7 +1,7 @@
 """Figures of several runs over their seeds, drawn from their tables alone.
 
-A task has a panel or a column, an architecture a row or a line. Intervals are 95%, by Student's t
-over the seeds, and cut off where the values' own bounds are.
+Each task has a panel or a column, each architecture a row or a line. Intervals are 95%, Student's
+t over the seeds, clipped to the bounds of the values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..html.grouped_runs import NAMES, Gathered
 from ..html.sweep_tables import ATTENTION, NOT_RUN, Record, SummaryTable, Value, summary_tables
 from .panels import COLOURS, STYLES, nothing, png
 
-LOOKS = {  # of a verdict: its letter, its colour and that of the letter
+LOOKS = {  # by verdict: letter, colour, colour of the letter
     SUPPORTED: ("S", "#0072b2", "white"),
     NOT_SUPPORTED: ("N", "#d55e00", "white"),
     MIXED: ("M", "#cc79a7", "black"),
@@ -41,7 +41,7 @@ LOOKS = {  # of a verdict: its letter, its colour and that of the letter
     NOT_JUDGED: ("J", "#d9d9d9", "black"),
     NOT_MEASURED: ("?", "#ffffff", "black"),
 }
-COLUMNS = 4  # panels beside each other
+COLUMNS = 4  # panels per row
 MARKERS = "osD^vP*<>"
 EXACT, CKA = "accuracy/all/exact", "similarity/model/mean_deconfounded_cka"
 REDUNDANT = "ablation/model/redundant_share"
@@ -49,7 +49,7 @@ SERIES = dict(zip(
     ("model", "reference", "random init", "shuffled on/off"),
     ((COLOURS[0], "o"), (COLOURS[6], "|"), (COLOURS[1], "s"), (COLOURS[10], "x")), strict=True,
 ))  # fmt: skip
-EMERGING: dict[str, tuple[Callable[[str], bool], tuple[str, str]]] = {  # of keys; and a look
+EMERGING: dict[str, tuple[Callable[[str], bool], tuple[str, str]]] = {  # keys; look
     "task solved (exact accuracy 0.99)": (lambda key: key == EXACT, (COLOURS[6], "|")),
     "deconfounded CKA, mean, passes its controls": (lambda key: key == CKA, (COLOURS[0], "o")),
     "attention in common passes its controls": (lambda key: key == ATTENTION, (COLOURS[1], "s")),
@@ -64,8 +64,7 @@ BASE = 0.5  # inches around a panel
 class Mark:
     """A mean over seeds with its interval.
 
-    `filled` says that it is of all seeds, `fails` that the measure does not tell the program from
-    other models on the task's controls.
+    `filled` says that it is over all seeds, `fails` that the measure fails the task's controls.
     """
 
     mean: float
@@ -79,9 +78,9 @@ Tables = Mapping[str, SummaryTable]
 Marks = Mapping[str, Mapping[tuple[str, str], Sequence[Mark]]]  # by series, task and architecture
 
 
-def summary_files(found: Gathered) -> dict[str, bytes]:
+def summary_files(gathered: Gathered) -> dict[str, bytes]:
     """Return the tables of several runs as CSV and their figures as PNG, by file name."""
-    tables = summary_tables(found)
+    tables = summary_tables(gathered)
     figures = {f"{name}.png": png(draw(tables)) for name, draw in FIGURES.items()}
     return {**{f"{name}.csv": table.csv() for name, table in tables.items()}, **figures}
 
@@ -96,7 +95,7 @@ def verdicts_figure(tables: Tables) -> Figure:
     figure.suptitle(
         "Verdicts over seeds; below each letter how many seeds have which (blank: no run)", size=10
     )
-    letters = int(12 * figure.get_figwidth() / len(NAMES) - 6)  # that a title has room for
+    letters = int(12 * figure.get_figwidth() / len(NAMES) - 6)  # that fit into a title
     panels = figure.subplots(1, len(NAMES), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, NAMES, strict=True):
         for row in rows:
@@ -170,7 +169,7 @@ def lengths_figure(tables: Tables) -> Figure:
 
 
 def _line_looks(architectures: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return lines' looks: a colour and a marker for a model, a style for each of its settings."""
+    """Return the looks of lines: a colour and marker per model, a line style per setting of it."""
     models = list(dict.fromkeys(name.partition(" ")[0] for name in architectures))
     by_model = dict(zip(models, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
     seen: Counter[str] = Counter()
@@ -187,11 +186,11 @@ def _line_looks(architectures: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def emergence_figure(tables: Tables) -> Figure:
-    """Draw at which step each architecture solved its task, and at which measures emerged."""
+    """Draw the steps at which each architecture solved its task and measures emerged."""
     rows = tables["emergence"].rows
     marks: dict[str, dict[tuple[str, str], list[Mark]]] = {}
     for words, (chosen, _) in EMERGING.items():
-        found = marks.setdefault(words, {})
+        by_place = marks.setdefault(words, {})
         for row in rows:
             if chosen(_text(row["measure"])) and row["step_mean"] is not None:
                 low, high = row["step_low"], row["step_high"]
@@ -200,7 +199,7 @@ def emergence_figure(tables: Tables) -> Figure:
                     None if high is None else _float(high), row["emerged"] == row["seeds"],
                     _fails(row),
                 )  # fmt: skip
-                found.setdefault(_place(row), []).append(mark)
+                by_place.setdefault(_place(row), []).append(mark)
     figure = _dots(
         tables, marks, {words: look for words, (_, look) in EMERGING.items()},
         "Step at which it emerged: mean over the seeds in which it did, and its 95% interval "
@@ -209,8 +208,8 @@ def emergence_figure(tables: Tables) -> Figure:
     )  # fmt: skip
     steps = [
         mark.high or mark.mean
-        for found in marks.values()
-        for some in found.values()
+        for by_place in marks.values()
+        for some in by_place.values()
         for mark in some
     ]
     for axes in figure.axes:
@@ -236,7 +235,7 @@ def circuits_figure(tables: Tables) -> Figure:
 
 
 def deletion_figure(tables: Tables) -> Figure:
-    """Draw the share of heads and MLPs that are redundant together."""
+    """Draw the share of heads and MLPs that are jointly redundant."""
     rows = [row for row in tables["headlines"].rows if row["headline"] == REDUNDANT]
     marks: dict[tuple[str, str], Sequence[Mark]] = {}
     for row in rows:
@@ -278,11 +277,11 @@ FIGURES: dict[str, Callable[[Tables], Figure]] = {
 def _of_runs(
     rows: Iterable[Record], taken: Callable[[Record], Value]
 ) -> dict[tuple[str, str], list[Mark]]:
-    """Return the means over seeds of what is taken from the rows of runs."""
+    """Return the means over seeds of the values that `taken` reads from the rows of runs."""
     values: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        if (one := taken(row)) is not None:
-            values.setdefault(_place(row), []).append(_float(one))
+        if (number := taken(row)) is not None:
+            values.setdefault(_place(row), []).append(_float(number))
     marks: dict[tuple[str, str], list[Mark]] = {}
     for place, some in values.items():
         whole = estimate("", some, "neither")
@@ -291,7 +290,7 @@ def _of_runs(
 
 
 def _shares(tables: Tables, marks: Marks, title: str, axis: str, none: str) -> Figure:
-    """Draw shares: means over seeds with their intervals, a panel for each task."""
+    """Draw shares: means over seeds with their intervals, one panel per task."""
     looks = {words: SERIES[words] for words in marks}
     figure = _dots(tables, marks, looks, f"{title}: mean over seeds and its 95% interval", axis,
                    none)  # fmt: skip
@@ -310,7 +309,7 @@ def _dots(
     none: str,
     blank: str = "no value",
 ) -> Figure:
-    """Draw marks by series, a panel for each task and a row in it for each architecture."""
+    """Draw marks by series: one panel per task, one row per architecture."""
     if not any(marks.values()):
         return _empty(none)
     groups = tables["verdicts"].rows
@@ -319,7 +318,7 @@ def _dots(
     figure, panels = _panels(tasks, 0.7 + 0.3 * len(architectures), title)
     for axes, task in zip(panels, tasks, strict=True):
         for y, name in enumerate(architectures):
-            each = {words: found.get((task, name), ()) for words, found in marks.items()}
+            each = {words: by_place.get((task, name), ()) for words, by_place in marks.items()}
             if not any(each.values()):
                 told = blank if (task, name) in there else "no run"
                 axes.text(0.02, y, told, size=6, color="0.55", va="center",
@@ -337,10 +336,12 @@ def _dots(
             axes.axhline(y - 0.5, color="0.88", lw=0.6, zorder=0)
     handles = [Line2D([], [], color=colour, marker=marker, ms=5, lw=0, mew=1.5, label=words)
                for words, (colour, marker) in looks.items()]  # fmt: skip
-    if any(mark.fails for found in marks.values() for some in found.values() for mark in some):
+    if any(
+        mark.fails for by_place in marks.values() for some in by_place.values() for mark in some
+    ):
         words = "does not tell the program from other models on the task's controls"
         handles.append(Line2D([], [], lw=0, marker=f"${MARK}$", color="0.3", ms=6, label=words))
-    letters = sum(len(str(one.get_label())) + 6 for one in handles)
+    letters = sum(len(str(handle.get_label())) + 6 for handle in handles)
     columns = len(handles) if letters < 12 * figure.get_figwidth() else -(-len(handles) // 2)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8,
                   frameon=False)  # fmt: skip
@@ -359,7 +360,7 @@ def _mark(axes: Axes, mark: Mark, y: float, colour: str, marker: str) -> None:
 
 
 def _panels(tasks: Sequence[str], height: float, title: str) -> tuple[Figure, list[Axes]]:
-    """Return a figure and a panel for each task, as many beside each other as there is room for."""
+    """Return a figure with one panel per task, as many per row as fit."""
     columns = min(COLUMNS, len(tasks))
     lines = -(-len(tasks) // columns)
     size = (max(6.5, 1.3 + 2.9 * columns), 1.0 + lines * (height + BASE))
@@ -372,7 +373,7 @@ def _panels(tasks: Sequence[str], height: float, title: str) -> tuple[Figure, li
 
 
 def _by_architecture(axes: Axes, architectures: Sequence[str]) -> None:
-    """Give an axes a row for each architecture, the first on top."""
+    """Give the axes one row per architecture, the first on top."""
     axes.set_yticks(range(len(architectures)), [_short(name) for name in architectures], size=7)
     axes.set_ylim(len(architectures) - 0.5, -0.5)
 
@@ -392,7 +393,7 @@ def _place(row: Record) -> tuple[str, str]:
 
 
 def _short(name: str, between: str = "\n") -> str:
-    """Return an architecture's name, its settings without their groups.
+    """Return the name of an architecture with its settings, without their groups.
 
     >>> _short("1L model.normalization=none", " ")
     '1L normalization=none'
@@ -402,7 +403,7 @@ def _short(name: str, between: str = "\n") -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text that is drawn as it is: between two dollar signs it would be a formula."""
+    """Escape the dollar signs of a text, between which matplotlib reads a formula."""
     return text.replace("$", r"\$")
 
 
@@ -416,22 +417,22 @@ def _fails(row: Record) -> bool:
 
 
 def _unchecked(rows: Iterable[Record]) -> str:
-    """Return on which tasks the controls were not run, as the end of a title."""
+    """Return the end of a title: the tasks on which the controls were not run."""
     tasks = sorted({_text(row["task"]) for row in rows if row.get("fails_controls") == NOT_RUN})
     return f"; controls not run on {', '.join(tasks)}" if tasks else ""
 
 
 def _clipped(low: Value, high: Value) -> tuple[float | None, float | None]:
-    """Return the ends of an interval of a share, none where there is no interval."""
+    """Return the ends of a share's interval clipped to 0 and 1, None if there is no interval."""
     if low is None or high is None:
         return None, None
     return max(0.0, _float(low)), min(1.0, _float(high))
 
 
-def _float(one: Value) -> float:
-    assert one is not None
-    return float(one)
+def _float(value: Value) -> float:
+    assert value is not None
+    return float(value)
 
 
-def _text(one: Value) -> str:
-    return str(one)
+def _text(value: Value) -> str:
+    return str(value)

@@ -1,4 +1,4 @@
-"""The parts of a run's page that other commands fill: matching, heads, neurons, the circuit."""
+"""The sections of a run's page from other commands: matching, heads, neurons, the circuit."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def site_words(site: str) -> str:
 
 
 def unread(left: Left) -> list[Any]:
-    """Return a warning where a command's table is there and cannot be read."""
+    """Return a warning if the table of a command exists but cannot be read."""
     return [Text(left.problem, "warning")] if left.problem else []
 
 
 def stale(steps: Iterable[int | None], last_step: int, again: str) -> list[Any]:
-    """Return a warning where results are not of the last checkpoint."""
+    """Return a warning if results are not from the last checkpoint."""
     known = {step for step in steps if step is not None}
     if last_step in known or not known:
         return []
@@ -84,7 +84,7 @@ def stale(steps: Iterable[int | None], last_step: int, again: str) -> list[Any]:
 
 
 def matching(rows: Rows, results: Results, failing: Failing, last_step: int, path: Path) -> Section:
-    """Return the diagrams of cuts by sites over checkpoints, and the verdicts on programs."""
+    """Return the section on matching: cuts by sites over checkpoints, and verdicts on programs."""
     lead = (
         "Does the residual stream at a site hold just a set of the program's variables, and does "
         "the rest of the model go by them as the program does? A cut is a set of variables "
@@ -138,7 +138,7 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
 
 
 def _cases(rows: Sequence[Row]) -> int:
-    """Return the most cases that a test has."""
+    """Return the largest number of cases of a test."""
     return max((whole(row, "n") or 0 for row in rows), default=0)
 
 
@@ -208,8 +208,8 @@ def _cut_verdict(
 
 
 def _hundredth(row: Row | None, name: str) -> float | None:
-    found = value(row, name) if row is not None else None
-    return None if found is None else round(found, 3)
+    number = value(row, name) if row is not None else None
+    return None if number is None else round(number, 3)
 
 
 def _tests(row: Row | None) -> str:
@@ -291,9 +291,9 @@ def attention(
     path: Path,
     rerun: str,
 ) -> Section:
-    """Return each head's attention with what explains it, and the reference's.
+    """Return the section on heads: their attention, their explanations, and the reference's heads.
 
-    `patterns` are the model's and the reference's, or why there are none.
+    `patterns` holds the attention of the model and of the reference, or why there is none.
     """
     lead = (
         "Where each head looks: a row for the position that asks, a column for the one that is "
@@ -332,13 +332,13 @@ def attention(
 
 
 def _explained_parts(results: Results) -> str:
-    """Return what is there of an explanation."""
+    """Return which parts of an explanation exist."""
     parts = {"heads": results.heads, "neurons": results.neurons, "the model": results.explained}
     return ", ".join(name for name, left in parts.items() if left.there)
 
 
 def _nearest(last: Rows) -> dict[str, list[str]]:
-    """Return for each head the reference's head that it has most attention in common with."""
+    """Return, for each head, the reference's head with the most attention in common."""
     best: dict[str, Measurement] = {}
     for row in last:
         if row.measure == "attention/overlap":
@@ -425,7 +425,7 @@ def neurons(
     path: Path,
     rerun: str,
 ) -> Section:
-    """Return the neurons' figures, and when each is on."""
+    """Return the section on neurons: their figures and their predicates."""
     lead = (
         "Is a neuron sharply on or off, and can one say for what? A predicate is judged on "
         "held-out inputs, beside the same search on shuffled on/off."
@@ -446,7 +446,7 @@ def neurons(
 
 
 def _predicates(rows: Sequence[Row], untrained: Sequence[Row]) -> list[Any]:
-    """Return how many neurons are explained, those that matter most, and on demand more."""
+    """Return how many neurons are explained, the most important ones, and the others folded."""
     told = f"Explained: {_share_explained(rows)} of the neurons that are on at some places and off \
 at others."
     if untrained:
@@ -483,8 +483,8 @@ def _neuron(row: Row) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _above(found: float | None) -> float | None:
-    return None if found is None else max(0.0, 2 * found - 1)
+def _above(accuracy: float | None) -> float | None:
+    return None if accuracy is None else max(0.0, 2 * accuracy - 1)
 
 
 def _share_explained(rows: Sequence[Row]) -> str:
@@ -497,9 +497,9 @@ def _share_explained(rows: Sequence[Row]) -> str:
 
 
 def _adds(row: Row) -> str:
-    found = {name.removeprefix("adds_to_"): value(row, name)
+    added = {name.removeprefix("adds_to_"): value(row, name)
              for name in row if name.startswith("adds_to_")}  # fmt: skip
-    known = {name: amount for name, amount in found.items() if amount is not None}
+    known = {name: amount for name, amount in added.items() if amount is not None}
     if not known or max(map(abs, known.values())) < 1e-6:
         return ""
     ranked = sorted(known, key=lambda name: -known[name])
@@ -508,9 +508,9 @@ def _adds(row: Row) -> str:
 
 
 def circuit(results: Results, last_step: int, at_least: float, least: float, path: Path) -> Section:
-    """Return the circuit's drawing, how good it is, and what runs over its edges.
+    """Return the section on the circuit: its drawing, its faithfulness, and what its edges carry.
 
-    It is faithful from `at_least` on; an edge matters from `least` on.
+    A circuit is faithful from `at_least` on. An edge matters if its effect is at least `least`.
     """
     lead = (
         "Which connections between the model's parts it needs. An edge is taken "
@@ -562,7 +562,7 @@ def circuit(results: Results, last_step: int, at_least: float, least: float, pat
 
 
 def unfinished(left: Result | None, what: str, command: str) -> list[Any]:
-    """Return a warning where a command was interrupted, with what it had done."""
+    """Return a warning if a command was interrupted, with what it had done."""
     if left is None or left.finished:
         return []
     return [Text(f"`{command}` was interrupted. What it had done is shown: {what}. The rest is "
@@ -570,18 +570,18 @@ def unfinished(left: Result | None, what: str, command: str) -> list[Any]:
 
 
 def _searched(results: Results) -> str:
-    """Return what was searched for: methods by kind of ablation."""
+    """Return the search methods that were used, by kind of ablation."""
     names = [name.partition("/") for name in (results.edges.rows or ({},))[0] if "/" in name]
     pairs = [(kind, method) for method, _, kind in names if method != "visible"]
     pairs = pairs or [(row["ablation"], row["method"]) for row in results.circuits.rows]
-    found: dict[str, dict[str, None]] = {}
+    by_kind: dict[str, dict[str, None]] = {}
     for kind, method in pairs:
-        found.setdefault(kind, {})[method] = None
-    return "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in found.items())
+        by_kind.setdefault(kind, {})[method] = None
+    return "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in by_kind.items())
 
 
 def _is_main_whole(edges: Sequence[Row], chosen: Sequence[Row], results: Results) -> bool:
-    """Return whether the circuit, that of the fewest edges, is the whole model."""
+    """Return whether the main circuit, the one with the fewest edges, is the whole model."""
     own = [row for row in chosen if value(row, "edges") == len(edges)]
     return any(is_whole(row, results) for row in own)
 
@@ -643,7 +643,7 @@ def _methods(rows: Sequence[Row], results: Results) -> Table:
 
 
 def _curves(rows: Sequence[Row], at_least: float) -> list[Any]:
-    found = []
+    charts = []
     for place, kind in enumerate(dict.fromkeys(row["ablation"] for row in rows)):
         lines: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
@@ -655,8 +655,8 @@ def _curves(rows: Sequence[Row], at_least: float) -> list[Any]:
             f"Curves of faithfulness over the number of edges, by method, for {kind} ablation",
             lines, ("edges", "faithfulness"), at_least,
         )  # fmt: skip
-        found.append(chart)
-    return [Details("Faithfulness over the size of the circuit", found)] if found else []
+        charts.append(chart)
+    return [Details("Faithfulness over the size of the circuit", charts)] if charts else []
 
 
 def _ends(row: Row, name: str) -> str:

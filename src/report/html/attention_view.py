@@ -1,4 +1,4 @@
-"""Attention patterns of a checkpoint, computed again from its weights, for a page."""
+"""Attention patterns of a checkpoint for a page, recomputed from its weights."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ...analysis.explain.position_features import some_of
 from ...config.schema import AnalysisConfig
 from ...data.inputs import InputSet
 
-CHOSEN = 4  # inputs
-AT_MOST = 1024  # inputs that are averaged over
+CHOSEN = 4  # the most inputs shown one by one
+AT_MOST = 1024  # the most inputs in an average
 PERCENT = 100
 PATTERN = "blocks.{}.attn.hook_pattern"
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Attention of every head: means over the inputs of each length, and of some inputs.
+    """Attention of every head: averages over the inputs of each length, and some single inputs.
 
-    A view has a `label`, its `axis` (what stands at each position), and for each head the rows of
-    its pattern, query by query, in percent.
+    A view has a `label`, an `axis` (the label of each position), and `heads`: for each head, its
+    pattern (query, key) in percent.
     """
 
     heads: tuple[str, ...]
@@ -41,7 +41,7 @@ def attention_of(
     config: AnalysisConfig,
     heads: Sequence[tuple[int, int]] | None = None,
 ) -> Attention:
-    """Return the attention patterns of a model's heads, all or some, the longest inputs' first."""
+    """Return the attention patterns of all or some heads of a model, longest inputs first."""
     some = some_of(inputs, AT_MOST, config.seed)
     recording = record(bridge, some, config.batch_size)
     if heads is None:
@@ -67,7 +67,7 @@ def _view(label: str, axis: Sequence[str], patterns: Tensor) -> dict[str, Any]:
 
 
 def _chosen(inputs: InputSet) -> list[int]:
-    """Return some rows of different lengths, of the longest two, the same every time."""
+    """Return the rows of some inputs, two of each length from the longest on; deterministic."""
     lengths = torch.unique(inputs.lengths).tolist()
     rows: list[int] = []
     for length in reversed(lengths):

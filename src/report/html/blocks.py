@@ -1,7 +1,7 @@
-"""What a page is made of: sections of blocks, which the template writes as HTML.
+"""The building blocks of a page: sections of blocks, which the template renders as HTML.
 
-Every text here is plain text: the template escapes it. Only pictures hold markup, and only such as
-this program drew.
+All texts here are plain: the template escapes them. Only pictures hold markup, and only markup
+that this program drew.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its text, what it sorts by, and how much of a colour is behind it.
+    """A cell of a table: its text, its sort key and its background shade.
 
-    `shade` is from 0 to 1, below 0 in the colour of damage; `boxed` draws a frame; `hint` is read
-    out after the text.
+    `shade` is from 0 to 1; negative values use the colour of damage. `boxed` draws a frame. `hint`
+    is read out after the text.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the columns in `numbers` are aligned to the right. The first cell heads its row."""
+    """A table. The columns in `numbers` are right-aligned. First cells are row headers."""
 
     kind: ClassVar[str] = "table"
     caption: str
@@ -61,7 +61,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Key:
-    """A line of a chart's legend: its words, its colour's name and its dash."""
+    """An entry of a chart's legend: its label, the name of its colour and its dash."""
 
     words: str
     colour: str
@@ -71,7 +71,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that Plotly draws when it comes into view, with a legend of its own below."""
+    """A chart that Plotly draws when it comes into view, with our own legend below."""
 
     kind: ClassVar[str] = "chart"
     name: str
@@ -85,7 +85,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture: markup of an SVG, or the data URI of a PNG."""
+    """A picture: SVG markup, or the data URI of a PNG."""
 
     kind: ClassVar[str] = "picture"
     alt: str
@@ -105,7 +105,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are shown on demand."""
+    """Blocks that are folded until opened."""
 
     kind: ClassVar[str] = "details"
     summary: str
@@ -114,7 +114,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Diagram:
-    """Matches of a program's cuts (rows) at a model's sites (columns), a frame for each step."""
+    """Matches of a program's cuts (rows) at a model's sites (columns), one frame per step."""
 
     kind: ClassVar[str] = "diagram"
     name: str
@@ -126,18 +126,18 @@ class Diagram:
 
 @dataclass(frozen=True)
 class Patterns:
-    """Attention of every head, drawn for one view at a time: an average, or one input."""
+    """Attention of every head, drawn for one view at a time: an average or a single input."""
 
     kind: ClassVar[str] = "patterns"
     name: str
-    heads: Sequence[tuple[str, Sequence[str]]]  # its name, and lines of what is known of it
+    heads: Sequence[tuple[str, Sequence[str]]]  # name, and lines that explain the head
     views: Sequence[Mapping[str, Any]]
     caption: str
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A hypothesis with its verdict, as `hypotheses` gives it, and where the blocks of it are."""
+    """A hypothesis with its verdict, a `Hypothesis`."""
 
     kind: ClassVar[str] = "judgement"
     of: Any
@@ -145,7 +145,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading; `lead` says in a sentence what it shows."""
+    """A part of the page with a heading; `lead` describes it in a sentence or two."""
 
     name: str
     title: str
@@ -155,7 +155,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page: what it is of, its state, the verdicts on top, and its sections."""
+    """A whole page: title, facts, warnings, the verdicts on top, and sections."""
 
     title: str
     subtitle: str
@@ -167,7 +167,7 @@ class Page:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number as text, a dash where there is none.
+    """Return a number as text, or a dash if there is none.
 
     >>> number(0.5), number(None), number(float("nan"))
     ('0.500', '-', '-')
@@ -176,7 +176,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """Return an interval as text, nothing where there is none.
+    """Return an interval as text, empty if there is none.
 
     >>> interval(0.25, 0.5, 2)
     '0.25 to 0.50'
@@ -187,5 +187,5 @@ def interval(low: float | None, high: float | None, digits: int = 3) -> str:
 
 
 def cell(value: float | None, digits: int = 3, **more: Any) -> Cell:
-    """Return a cell of a number."""
+    """Return a cell with a number."""
     return Cell(number(value, digits), sort=value, **more)

@@ -1,6 +1,6 @@
-"""Charts of a page as Plotly's JSON: curves over training steps, and what their lines mean.
+"""Charts of a page as Plotly JSON: curves over training steps, with their legends.
 
-Colours are names (`c0`, `c1`, ..., `grey`, `text`) that the page replaces by those of its theme.
+Colours are names (`c0`, `c1`, ..., `grey`, `text`) that the page replaces by its theme's colours.
 Steps are drawn at log10(1 + step), so that step 0 has a place.
 """
 
@@ -22,21 +22,21 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 CONTROL_DASHES = dict(zip(CONTROLS, ("dot", "dashdot"), strict=True))
 CONTROL_WORDS = dict(zip(CONTROLS, ("highest random init", "highest other task"), strict=True))
 STEP_AXIS = "training step (log scale)"
-DIGITS = 5  # of a value in a chart
+DIGITS = 5  # significant digits of a value
 
 
 def colour(place: int) -> str:
-    """Return the name of a line's colour."""
+    """Return the colour name of a line."""
     return f"c{place % len(COLOURS)}"
 
 
 def dash_of(place: int) -> str:
-    """Return a line's dash: solid for the first colours, others for their repeats."""
+    """Return the dash of a line: solid for the first lines, others once the colours repeat."""
     return DASHES[place // len(COLOURS) % len(DASHES)]
 
 
 def plain(text: str) -> str:
-    """Return a text that Plotly shows as it is: it takes tags and entities for markup.
+    """Escape a text for Plotly, which reads tags and entities as markup.
 
     >>> plain("<b>a & b</b>")
     '&lt;b&gt;a &amp; b&lt;/b&gt;'
@@ -45,12 +45,12 @@ def plain(text: str) -> str:
 
 
 def placed(step: float) -> float:
-    """Return where a step is drawn."""
+    """Return the x coordinate of a step."""
     return round(math.log10(1 + step), 4)
 
 
 def rounded(value: float | None) -> float | None:
-    """Return a value as a chart needs it; None, a gap, where it is no finite number."""
+    """Return a value rounded for a chart; None, which is a gap, if it is not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{DIGITS}g}")
@@ -83,11 +83,11 @@ class Lines:
         legend: bool = True,
         marks: bool = True,
     ) -> None:
-        """Add a line with its band; `told` is said of each point beside step and value."""
+        """Add a line with its band; `told` has a text per point, shown with its step and value."""
         self.steps.update(steps)
         at = [placed(step) for step in steps]
         if ends is not None and len(steps) > 1:
-            low, high = ([rounded(one) for one in each] for each in ends)
+            low, high = ([rounded(end) for end in each] for each in ends)
             self.traces.append({
                 "x": [*at, *reversed(at)], "y": [*low, *reversed(high)], "mode": "lines",
                 "fill": "toself", "fillcolor": f"band:{tone}", "line": {"width": 0},
@@ -114,7 +114,7 @@ class Lines:
         width: float = 2,
         band: bool = True,
     ) -> None:
-        """Add a curve of measurements, with the band of their intervals."""
+        """Add a curve of measurements, with a band of their intervals."""
         steps = [row.step for row in rows]
         low = [row.ci_low for row in rows if row.ci_low is not None]
         high = [row.ci_high for row in rows if row.ci_high is not None]
@@ -125,22 +125,22 @@ class Lines:
         )  # fmt: skip
 
     def controls(self, rows: Iterable[Measurement], measure: str, subject: str, tone: str) -> None:
-        """Add the highest of each kind of control of a curve, in its colour."""
+        """Add the highest control of each kind for a curve, in the colour of the curve."""
         rows = list(rows)
         for ending, dash in CONTROL_DASHES.items():
-            found = curves(rows, f"{measure}{ending}").get(subject)
-            if found is not None:
+            curve = curves(rows, f"{measure}{ending}").get(subject)
+            if curve is not None:
                 words = CONTROL_WORDS[ending]
                 self.add(
-                    words, [row.step for row in found], [top(row) for row in found], tone, dash,
-                    1.2, told=[f"n={row.n:,}" for row in found], legend=False, marks=False,
+                    words, [row.step for row in curve], [top(row) for row in curve], tone, dash,
+                    1.2, told=[f"n={row.n:,}" for row in curve], legend=False, marks=False,
                 )  # fmt: skip
                 key = Key(f"{words}, in the colour of what it is a control of", "grey", dash)
                 if key not in self.keys:
                     self.keys.append(key)
 
     def level(self, words: str, value: float, tone: str, dash: str = "dot") -> None:
-        """Add a level over all steps."""
+        """Add a horizontal line over all steps."""
         steps = sorted(self.steps) or [0]
         ends = [steps[0], steps[-1]]
         self.add(words, ends, [value, value], tone, dash, 1.2, marks=False)
@@ -165,7 +165,7 @@ def _told(row: Measurement) -> str:
 
 
 def step_axis(steps: Iterable[int]) -> dict[str, Any]:
-    """Return the axis of training steps: marks at 0, 1, 3, 10, 30, ... up to the last."""
+    """Return the axis of training steps: ticks at 0, 1, 3, 10, 30, ... up to the last step."""
     last = max(steps, default=1) or 1
     marks = [0] + [m * 10**e for e in range(8) for m in (1, 3) if m * 10**e <= last]
     wide = [mark for mark in marks if mark in (0, 1) or len(marks) < 8 or str(mark)[0] == "1"]
@@ -185,7 +185,7 @@ def scatter(
     axes: tuple[str, str],
     level: float | None = None,
 ) -> Chart:
-    """Return a chart of lines over a logarithmic axis, by name."""
+    """Return a chart of named lines over a logarithmic axis."""
     data: list[dict[str, Any]] = []
     keys: list[Key] = []
     for place, (words, points) in enumerate(lines.items()):

@@ -1,6 +1,6 @@
-"""Several runs in groups over their seeds, with what their folders hold, and what that says.
+"""Several runs, grouped over their seeds, with the results in their folders and their verdicts.
 
-The page of several runs and the tables beside it are made from this.
+The page of several runs and its tables are made from this.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ON_OFF_KEYS = tuple(f"sparsity/model/h1_{name}" for name in ("bimodal_share", "d
 
 @dataclass(frozen=True)
 class Member:
-    """A run of a group, what was left in its folder, and what is said of it."""
+    """A run of a group, with the results in its folder and its verdicts."""
 
     run: Run
     results: Results
@@ -37,21 +37,21 @@ class Member:
 
     @cached_property
     def programs(self) -> list[ProgramVerdict]:
-        """The verdicts on its last checkpoint, none where another one was matched."""
-        found = program_verdicts(self.results)
-        return [one for one in found if one.step == self.run.last_step]
+        """The verdicts on programs at the last checkpoint; empty if another one was matched."""
+        verdicts = program_verdicts(self.results)
+        return [verdict for verdict in verdicts if verdict.step == self.run.last_step]
 
 
-Members = Mapping[str, Sequence[Member]]  # by a group's label
+Members = Mapping[str, Sequence[Member]]  # by the label of the group
 Over = Mapping[str, Sequence[Hypothesis]]
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """Runs in groups that differ in more than the seed; `members` and `over` by a group's label.
+    """Groups of runs over seeds; `members` and `over` are keyed by the label of the group.
 
-    `over` are the three hypotheses over the seeds of a group, `empty` the runs that have no
-    checkpoint yet; `left_out` says of the runs that cannot be read why.
+    `over` holds the three hypotheses over the seeds of each group. `empty` holds the runs without
+    a checkpoint. `left_out` has a line for each run that cannot be read, with the reason.
     """
 
     groups: Sequence[Group]
@@ -62,16 +62,16 @@ class Gathered:
 
     @property
     def runs(self) -> list[Run]:
-        """The runs that have a checkpoint."""
+        """All runs with a checkpoint."""
         return [run for group in self.groups for run in group.runs]
 
 
 def gather(
     folders: Sequence[RunFolder], where: str, say: Say, left_out: Sequence[str] = ()
 ) -> Gathered:
-    """Return several runs in their groups; `say` is told what is being done.
+    """Group several runs; `say` receives progress messages.
 
-    A run that cannot be read is left out, beside those that were before.
+    Runs that cannot be read are left out and added to those in `left_out`.
 
     Raises:
         UserError: no run has a checkpoint.
@@ -100,8 +100,8 @@ def gather(
 
 
 def by_seed(members: Sequence[Member], name: str) -> dict[int, Hypothesis]:
-    """Return what the runs of a group say of a hypothesis, by seed; of a repeated one, the last."""
-    return {one.run.config.seed: one.hypotheses[name] for one in members}
+    """Return the verdict of each seed on a hypothesis; of a repeated seed, its last run."""
+    return {member.run.config.seed: member.hypotheses[name] for member in members}
 
 
 def seeds_of(group: Group) -> list[int]:
@@ -112,12 +112,12 @@ def seeds_of(group: Group) -> list[int]:
 def _tasks_of(
     groups: Sequence[Group],
 ) -> dict[str, tuple[Mapping[str, bool] | None, Sequence[str]]]:
-    """Return by group the program's own steps and the names of the task's programs.
+    """Return, by label of the group, the program's own steps and the names of the task's programs.
 
-    Each task's inputs are made once. Of a task that is gone neither is known.
+    Each input set is made once. If the task can no longer be loaded, they are None and empty.
     """
     known: dict[str, tuple[Mapping[str, bool] | None, Sequence[str]]] = {}
-    found = {}
+    by_group = {}
     for group in groups:
         folder = group.runs[0].folder
         digest = folder.inputs_digest
@@ -127,21 +127,21 @@ def _tasks_of(
                 known[digest] = own_steps(inputs), program_names(inputs.task)
             except UserError:
                 known[digest] = None, ()
-        found[group.label] = known[digest]
-    return found
+        by_group[group.label] = known[digest]
+    return by_group
 
 
 def _member(
     run: Run, group: Group, own: Mapping[str, bool] | None, programs: Sequence[str]
 ) -> Member:
-    """Return a run with its verdicts, from its last headlines and what its folder holds."""
+    """Return a run with its verdicts, from its last headlines and the results in its folder."""
     results, config = Results(run.folder.path), run.config
-    # The same inputs' controls are told in the same words of every seed.
+    # All seeds of a group share the input set, so they are told the same command for the controls.
     commands = replace(run.folder.commands, task=group.runs[0].folder.task)
     last = checkpoints.load_rows(run.folder.checkpoint_folders()[-1])
     circuit = circuit_found(results, config.analysis.circuit_faithful, own)
     each = judged(last, results, config, group.failing, circuit, commands, run.summaries, programs)
-    return Member(run, results, circuit, {one.name: one for one in each})
+    return Member(run, results, circuit, {hypothesis.name: hypothesis for hypothesis in each})
 
 
 def _over_seeds(group: Group, members: Sequence[Member]) -> list[Hypothesis]:

@@ -1,4 +1,4 @@
-"""The parts of a run's page that its measurements fill: learning, similarity, ablation, neurons."""
+"""The sections of a run's page from its measurements: learning, similarity, ablation, neurons."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .stored_tables import Row, value
 
 Rows = Sequence[Measurement]
 NO_MLP = "The model has attention only: it has no neurons."
-LINES_SHOWN = 10  # variables in one chart
+LINES_SHOWN = 10  # the most variables in one chart
 KIND_WORDS = {
     "zero": "zero", "mean": "its mean", "resample_within": "another input's, same length",
     "resample_across": "another input's, other length",
@@ -39,24 +39,24 @@ COLUMNS = ("", "value", "95% interval", "n", "highest control", "the reference i
 
 
 def learning(rows: Rows, last: Rows, failing: Failing, rerun: str) -> Section:
-    """Return the learning curves, overall and by length, and where they ended."""
+    """Return the learning curves, overall and by length, and the final accuracies."""
     lead = (
         "How accuracy and loss went over training. Exact: the whole output of an input is right. "
         "Blind: the best that can be done without a look at the tokens."
     )
-    found = curves(rows, "accuracy/exact")
-    if not found:
+    by_subject = curves(rows, "accuracy/exact")
+    if not by_subject:
         lacking = Missing("Accuracy (`accuracy` in analysis.measures)", rerun)
         return Section("learning", "Learning curves", lead, [lacking])
     overall = Lines(
         "accuracy", "Exact accuracy over training",
         "Curves of the share of inputs whose whole output is right, over training steps; "
-        + _ending(found), "share of inputs",
+        + _ending(by_subject), "share of inputs",
     )  # fmt: skip
     for place, (subject, words) in enumerate(SPLITS.items()):
-        if subject in found:
-            key = found[subject][-1].key
-            overall.curve(marked(words, [key], failing), found[subject], colour(place))
+        if subject in by_subject:
+            key = by_subject[subject][-1].key
+            overall.curve(marked(words, [key], failing), by_subject[subject], colour(place))
     blind = curves(rows, "accuracy/blind_exact").get("all")
     if blind:
         overall.level("blind to the tokens (control)", blind[-1].value, "grey")
@@ -64,11 +64,11 @@ def learning(rows: Rows, last: Rows, failing: Failing, rerun: str) -> Section:
         "lengths", "Exact accuracy by length of the list",
         "Curves of exact accuracy, one for each length of the input", "share of inputs",
     )  # fmt: skip
-    lengths = [subject for subject in found if subject.startswith("all.length_")]
+    lengths = [subject for subject in by_subject if subject.startswith("all.length_")]
     for place, subject in enumerate(lengths):
         words = f"length {subject.rpartition('_')[2]}"
         tone, dash = colour(place), dash_of(place)
-        by_length.curve(words, found[subject], tone, dash, band=False)
+        by_length.curve(words, by_subject[subject], tone, dash, band=False)
     blocks: list[Any] = [overall.chart()]
     if len(lengths) > 1:
         blocks.append(by_length.chart())
@@ -84,8 +84,8 @@ def learning(rows: Rows, last: Rows, failing: Failing, rerun: str) -> Section:
     return Section("learning", "Learning curves", lead, blocks)
 
 
-def _ending(found: Mapping[str, Rows]) -> str:
-    row = found["all"][-1] if "all" in found else next(iter(found.values()))[-1]
+def _ending(by_subject: Mapping[str, Rows]) -> str:
+    row = by_subject["all"][-1] if "all" in by_subject else next(iter(by_subject.values()))[-1]
     return f"at step {row.step} it is {row.value:.3f}."
 
 
@@ -99,14 +99,14 @@ def _loss(rows: Rows) -> Any:
         chart.add("training batch", [row.step for row in batch], [row.value for row in batch],
                   "grey", width=1, marks=False)  # fmt: skip
     for place, (subject, words) in enumerate(SPLITS.items()):
-        found = curves(rows, "accuracy/loss").get(subject)
-        if found and subject != "train":
-            chart.curve(words, found, colour(place), band=False)
+        losses = curves(rows, "accuracy/loss").get(subject)
+        if losses and subject != "train":
+            chart.curve(words, losses, colour(place), band=False)
     return chart.chart() if chart.traces else None
 
 
 def _accuracies(last: Rows, failing: Failing) -> list[Any]:
-    """Return the last accuracies: overall and by length, the splits' by length on demand."""
+    """Return the final accuracies: overall and by length, those of the splits by length folded."""
     blind = of(last, "accuracy/blind_exact")
     shown, more = list[list[Cell]](), list[list[Cell]]()
     for subject, row in of(last, "accuracy/exact").items():
@@ -128,15 +128,15 @@ def _accuracies(last: Rows, failing: Failing) -> list[Any]:
 
 
 def similarity(rows: Rows, last: Rows, failing: Failing, controls: str, rerun: str) -> Section:
-    """Return how much of the program's variables is in the residual stream, beside controls."""
+    """Return the section on how linearly present the program's variables are, beside controls."""
     lead = (
         "How much of each variable of the program is linearly in the residual stream, beyond what "
         "token and position give (deconfounded CKA). Compare it with the control lines, not with "
         "1. It shows presence, not use."
     )
     measure = "similarity/best_deconfounded_cka"
-    found = curves(rows, measure)
-    if not found:
+    by_variable = curves(rows, measure)
+    if not by_variable:
         measured = curves(rows, "similarity/deconfounded_share")
         lacking = (
             Text("No variable is more than token and position on these inputs: nothing is left to "
@@ -149,14 +149,14 @@ def similarity(rows: Rows, last: Rows, failing: Failing, controls: str, rerun: s
         )
     chart = Lines(
         "variables", "Deconfounded CKA with each variable, at its best site",
-        f"Curves of deconfounded CKA over training steps for {len(found)} variables, with dotted "
-        "and dash-dotted lines of their controls", "CKA",
+        f"Curves of deconfounded CKA over training steps for {len(by_variable)} variables, with "
+        "dotted and dash-dotted lines of their controls", "CKA",
     )  # fmt: skip
-    labelled = relabelings(found)
+    labelled = relabelings(by_variable)
     for place, (label, names) in enumerate(list(labelled.items())[:LINES_SHOWN]):
         tone, dash = colour(place), dash_of(place)
-        keys = [found[name][-1].key for name in names]
-        chart.curve(marked(label, keys, failing), found[names[0]], tone, dash)
+        keys = [by_variable[name][-1].key for name in names]
+        chart.curve(marked(label, keys, failing), by_variable[names[0]], tone, dash)
         chart.controls(rows, measure, names[0], tone)
     blocks: list[Any] = [chart.chart()]
     if len(labelled) > LINES_SHOWN:
@@ -211,7 +211,7 @@ def _plain(rows: Rows, failing: Failing) -> Lines:
 
 def compared(rows: Rows, label: str, keys: Sequence[str], row: Measurement,
              failing: Failing) -> list[Cell]:  # fmt: skip
-    """Return a line of a table: a value, its interval, n, highest control and the reference's."""
+    """Return a table row: value, interval, n, highest control and the reference's value."""
     control = highest_control(rows, row.measure, row.subject)
     own = of(rows, f"{row.measure}_reference").get(row.subject)
     return [
@@ -229,18 +229,18 @@ def _similarities(last: Rows, failing: Failing) -> Table:
         lines += [
             compared(last, words, [row.key], row, failing) for row in of(last, measure).values()
         ]
-    found = of(last, "similarity/best_deconfounded_cka")
-    for label, names in relabelings({name: [row] for name, row in found.items()}).items():
-        keys = [found[name].key for name in names]
-        lines.append(compared(last, label, keys, found[names[0]], failing))
+    by_variable = of(last, "similarity/best_deconfounded_cka")
+    for label, names in relabelings({name: [row] for name, row in by_variable.items()}).items():
+        keys = [by_variable[name].key for name in names]
+        lines.append(compared(last, label, keys, by_variable[names[0]], failing))
     return Table("Deconfounded CKA at the last checkpoint", COLUMNS, lines, (1, 2, 3, 4, 5), True)
 
 
 def heads_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> list[Any]:
-    """Return the curves of attention in common with the reference's heads, and their table."""
+    """Return curves and a table of the attention in common with the reference's heads."""
     measure = "attention/matched_overlap"
-    found = curves(rows, measure)
-    if not found:
+    by_head = curves(rows, measure)
+    if not by_head:
         if any(row.measure.startswith("similarity/") for row in rows):
             return [Text("The reference has no active head to compare with, or attention was not "
                          "among analysis.measures.", "note")]  # fmt: skip
@@ -253,14 +253,14 @@ def heads_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> list
         "share of attention",
     )  # fmt: skip
     lines = []
-    order = sorted(found, key=lambda subject: subject != "model")
+    order = sorted(by_head, key=lambda subject: subject != "model")
     at_last = of(last, measure)
     for place, subject in enumerate(order):
         words = "the model, all heads matched" if subject == "model" else (
             f"reference's {component_label(subject)}"
             + (" (attends to everything, not in the mean)" if subject in uniform else "")
         )  # fmt: skip
-        curve = found[subject]
+        curve = by_head[subject]
         chart.curve(marked(words, [curve[-1].key], failing), curve, colour(place),
                     width=2 if subject == "model" else 1, band=subject == "model")  # fmt: skip
         if subject == "model":
@@ -268,14 +268,14 @@ def heads_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> list
         if subject in at_last:
             row = at_last[subject]
             lines.append(compared(last, words, [row.key], row, failing))
-    lines = [line[:-1] for line in lines]  # the reference has all in common with itself
+    lines = [line[:-1] for line in lines]  # the reference's own value is always 1
     caption = "Attention in common at the last checkpoint"
     table = Table(caption, COLUMNS[:-1], lines, (1, 2, 3, 4))
     return [chart.chart(), table]
 
 
 def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
-    """Return what deleting each component does, by four kinds of ablation, and the verdicts."""
+    """Return the section on ablation: the effect of each component by kind, and the verdicts."""
     lead = (
         "What happens to exact accuracy if a part is deleted. Four ways to delete disagree, and "
         "what they disagree on tells them apart. Redundant is said only where all agree, of a "
@@ -284,7 +284,7 @@ def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
     )
     title = "Ablation"
     changes = {kind: of(last, f"ablation/{kind}_delta_exact") for kind in KINDS}
-    kinds = [kind for kind, found in changes.items() if found]
+    kinds = [kind for kind, by_component in changes.items() if by_component]
     if not kinds:
         lacking = Missing("Ablation (`ablation` in analysis.measures)", rerun)
         return Section("ablation", title, lead, [lacking])
@@ -315,7 +315,7 @@ def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
 
 
 def redundant_text(last: Rows) -> str:
-    """Return which heads and MLPs are redundant together, or that it is not judged."""
+    """Return a sentence on the jointly redundant heads and MLPs, or that they are not judged."""
     if not of(last, "ablation/redundant"):
         return f"Redundancy: {NOT_JUDGED}, the model does not solve the task."
     flags = of(last, "ablation/in_redundant_set")
@@ -343,7 +343,7 @@ def _change(row: Measurement | None) -> Cell:
 def neurons_compared(
     rows: Rows, last: Rows, failing: Failing, was_measured: bool, rerun: str
 ) -> list[Any]:
-    """Return the neurons' figures beside the reference's, and over training; or why none."""
+    """Return the figures of the neurons beside the reference's, and over training; or why none."""
     lines = list(_figures(last, failing))
     if not lines and was_measured:
         return [Text(f"{NO_MLP} {NO_NEURONS[0].upper()}{NO_NEURONS[1:]}.")]
@@ -361,10 +361,10 @@ def neurons_compared(
         "share, or coefficient",
     )  # fmt: skip
     for place, (name, words) in enumerate(NEURON_LABELS.items()):
-        found = curves(rows, f"sparsity/{name}")
-        if "model" in found:
-            key = found["model"][-1].key
-            chart.curve(marked(words, [key], failing), found["model"], colour(place), band=False)
+        by_model = curves(rows, f"sparsity/{name}")
+        if "model" in by_model:
+            key = by_model["model"][-1].key
+            chart.curve(marked(words, [key], failing), by_model["model"], colour(place), band=False)
     if not chart.traces:
         return [Text(NO_MLP)]
     if "reference:model" not in of(last, "sparsity/active_share"):
@@ -374,8 +374,8 @@ def neurons_compared(
 
 def _figures(last: Rows, failing: Failing) -> Iterator[list[Cell]]:
     for name, label in NEURON_LABELS.items():
-        found = of(last, f"sparsity/{name}")
-        model, reference = found.get("model"), found.get("reference:model")
+        by_model = of(last, f"sparsity/{name}")
+        model, reference = by_model.get("model"), by_model.get("reference:model")
         h1 = of(last, f"sparsity/h1_{name}").get("model")
         if model is None and reference is None:
             continue
@@ -392,7 +392,7 @@ def _figures(last: Rows, failing: Failing) -> Iterator[list[Cell]]:
 
 
 def emergence_curves(rows: Sequence[Row], how: str) -> list[Any]:
-    """Return the curves of what `match` found over checkpoints; nothing of one checkpoint."""
+    """Return the curves of the matches over checkpoints; empty for a single checkpoint."""
     if len({row["step"] for row in rows}) < 2:
         return []
     chart = Lines(
@@ -414,11 +414,11 @@ def emergence_curves(rows: Sequence[Row], how: str) -> list[Any]:
 
 
 def matching_curves(rows: Rows, failing: Failing) -> list[Any]:
-    """Return the curves of the light matching at every checkpoint, and when cuts emerge."""
-    found = curves(rows, "matching/best_match")
-    if not found:
+    """Return the curves of the light match at every checkpoint, and when cuts emerge."""
+    by_cut = curves(rows, "matching/best_match")
+    if not by_cut:
         return []
-    cases = max(row.n for curve in found.values() for row in curve)
+    cases = max(row.n for curve in by_cut.values() for row in curve)
     chart = Lines(
         "matching", f"Match with the reference program's testable cuts: light, {cases:,} cases",
         "Curves of each testable cut's best match over training steps, dotted its chance level",
@@ -427,7 +427,7 @@ def matching_curves(rows: Rows, failing: Failing) -> list[Any]:
     realised, chance = curves(rows, "matching/realised"), curves(rows, "matching/best_match_chance")
     lines = []
     place = 0
-    for cut, curve in found.items():
+    for cut, curve in by_cut.items():
         words = marked(cut.replace("+", ", "), [curve[-1].key], failing)
         chart.curve(words, curve, colour(place), dash_of(place))
         if cut in chance:
@@ -456,7 +456,7 @@ def matching_curves(rows: Rows, failing: Failing) -> list[Any]:
 
 def _emerging(words: str, curve: Rows, realised: Rows, chance: Rows) -> list[Cell]:
     row = curve[-1]
-    step = next((one.step for one in realised if one.value == 1), None)
+    step = next((reading.step for reading in realised if reading.value == 1), None)
     level = chance[-1].value if chance else None
     return [
         Cell(words), cell(row.value), Cell(interval(row.ci_low, row.ci_high)),
@@ -465,15 +465,15 @@ def _emerging(words: str, curve: Rows, realised: Rows, chance: Rows) -> list[Cel
     ]  # fmt: skip
 
 
-def order_of(found: Mapping[str, Summary], failing: Failing) -> str:
-    """Return in which order a run's headlines emerged, those at one checkpoint joined by =.
+def order_of(headlines: Mapping[str, Summary], failing: Failing) -> str:
+    """Return the order in which headlines emerged, with = between those at the same checkpoint.
 
-    Those that fail the task's controls are left out.
+    Headlines that fail the task's controls are left out.
     """
     steps: dict[int, list[str]] = {}
     for family in FAMILIES:
-        for key, label in family.chosen(found).items() if family.emergence else ():
-            step = found[key].emergence_step
+        for key, label in family.chosen(headlines).items() if family.emergence else ():
+            step = headlines[key].emergence_step
             if step is not None and key not in (failing or ()):
                 short = f"{family.title.partition(' (')[0]} {label}"
                 steps.setdefault(step, []).append(short)
@@ -484,5 +484,5 @@ def order_of(found: Mapping[str, Summary], failing: Failing) -> str:
 
 def exact_by_step(rows: Rows) -> dict[int, str]:
     """Return exact accuracy at each step as text."""
-    found = curves(rows, "accuracy/exact").get("all", [])
-    return {row.step: number(row.value) for row in found}
+    exact = curves(rows, "accuracy/exact").get("all", [])
+    return {row.step: number(row.value) for row in exact}

@@ -1,4 +1,4 @@
-"""`algomatch report`: one HTML page of a run or of many, which needs nothing but itself."""
+"""`algomatch report`: a self-contained HTML page of one run or of many."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .sweep_tables import not_measured
 TEMPLATES = "templates"
 TEMPLATE, STYLE, SCRIPT = "report.html.j2", "report.css", "report.js"
 ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
-DATA_KINDS = ("chart", "diagram", "patterns")  # blocks whose data the script draws
+DATA_KINDS = ("chart", "diagram", "patterns")  # blocks that the page's script draws
 
 
 def write_report(
@@ -38,14 +38,14 @@ def write_report(
     console: Console,
     tables: Path | None = None,
 ) -> None:
-    """Write the page of the runs at the paths: one run's, or many's side by side.
+    """Write the page of the runs at the paths: of one run, or of many side by side.
 
-    Of many, the tables behind it and figures of them go into the folder `tables`, if it is given.
+    If `tables` is given, the tables of many runs and figures of them are written to this folder.
 
     Raises:
-        UserError: a path holds no run, no run of several has a checkpoint, `output` is a folder, or
-            `tables` a file, or given with one run.
-        FaultError: a run cannot be read, or the output not be written.
+        UserError: a path holds no run, none of several runs has a checkpoint, `output` is a folder,
+            or `tables` is a file or is given for a single run.
+        FaultError: a run cannot be read, or the output cannot be written.
     """
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: give a file, as in {output}/report.html")
@@ -72,12 +72,12 @@ def write_report(
         if len(folders) == 1:
             page = run_page(folders[0], title, say)
         else:
-            found = gather(folders, where, say, left_out)
-            left_out = list(found.left_out)
-            page = sweep_page(found, title, paths)
+            gathered = gather(folders, where, say, left_out)
+            left_out = list(gathered.left_out)
+            page = sweep_page(gathered, title, paths)
             if tables is not None:
                 say("drawing the tables")
-                made, lacking = summary_files(found), not_measured(found, paths)
+                made, lacking = summary_files(gathered), not_measured(gathered, paths)
         say("writing")
         content = rendered(page).encode()
     with faults_named(f"write '{output}'"):
@@ -98,23 +98,25 @@ def write_report(
 
 
 def _check(path: Path) -> None:
-    """Refuse a path that does not exist, with the nearest that does.
+    """Refuse a path that does not exist, and suggest a similar one.
 
     Raises:
-        UserError: there is nothing.
+        UserError: the path does not exist.
     """
     with faults_named(f"look for runs in '{path}'"):
         if path.exists():
             return
         beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        names = [one.name for one in beside if one.is_dir() and not one.name.startswith(".")]
+        names = [
+            folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")
+        ]
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     hint = f": did you mean '{path.parent / near[0]}'?" if near else ""
     raise UserError(f"'{path}' does not exist{hint}")
 
 
 def rendered(page: Page) -> str:
-    """Return a page as HTML: everything it needs is in it, and every text is escaped."""
+    """Return a page as self-contained HTML, with every text escaped."""
     environment = Environment(
         loader=FunctionLoader(_read),
         autoescape=True,
@@ -140,13 +142,13 @@ def rendered(page: Page) -> str:
 
 
 def coded(text: str) -> Markup:
-    """Return a text as HTML, with what stands between backticks as code.
+    """Return a text as HTML, with the parts between backticks as code.
 
     >>> coded("run `a < b`")
     Markup('run <code>a &lt; b</code>')
     """
     parts = text.split("`")
-    if len(parts) % 2 == 0:  # a lone one means nothing
+    if len(parts) % 2 == 0:  # an unpaired backtick is plain text
         return escape(text)
     made = (
         Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts)
@@ -155,7 +157,7 @@ def coded(text: str) -> Markup:
 
 
 def sentence(text: str) -> str:
-    """Return a text with a capital letter, and a full stop at its end.
+    """Return a text with a capital first letter and a full stop at its end.
 
     >>> sentence("it is so")
     'It is so.'
@@ -164,7 +166,7 @@ def sentence(text: str) -> str:
 
 
 def as_json(value: Any) -> str:
-    r"""Return a value as JSON that can stand in a script element: no sign there means markup.
+    r"""Return a value as JSON without markup characters, safe inside a script element.
 
     >>> as_json({"name": "</script>"})
     '{"name":"\\u003c/script\\u003e"}'
@@ -174,20 +176,20 @@ def as_json(value: Any) -> str:
 
 
 def _data(sections: Sequence[Section]) -> dict[str, Any]:
-    """Return what the script draws, by the blocks' names."""
-    found: dict[str, Any] = {}
+    """Return the data of the blocks that the script draws, by name of the block."""
+    data: dict[str, Any] = {}
 
     def gather(blocks: Sequence[Any]) -> None:
         for block in blocks:
             if isinstance(block, Details):
                 gather(block.blocks)
             elif block.kind in DATA_KINDS:
-                assert block.name not in found, f"two blocks are named {block.name}"
-                found[block.name] = _of_block(block)
+                assert block.name not in data, f"two blocks are named {block.name}"
+                data[block.name] = _of_block(block)
 
     for section in sections:
         gather(section.blocks)
-    return found
+    return data
 
 
 def _of_block(block: Any) -> dict[str, Any]:
@@ -203,16 +205,16 @@ def _read(name: str) -> str:
 
 
 def _plotly() -> str:
-    from plotly.offline import get_plotlyjs  # it takes a moment
+    from plotly.offline import get_plotlyjs  # slow to import
 
     return str(get_plotlyjs())
 
 
 def _in_script(text: str) -> str:
-    """Return a script's text, refused where it would end its own element.
+    """Return the text of a script after checking that it does not close its own element.
 
     Raises:
-        FaultError: it would.
+        FaultError: the text would close the script element.
     """
     if "</script" in text.lower() or "<!--" in text:
         raise FaultError(

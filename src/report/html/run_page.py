@@ -1,4 +1,4 @@
-"""The page of one run: what it learned, what was measured of it, and what that says."""
+"""The page of one run: what it learned, its measurements, and the verdicts."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ VERDICTS_LEAD = (
 
 
 def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
-    """Return the page of a run; `say` is told what is being done.
+    """Return the page of a run; `say` receives progress messages.
 
     Raises:
-        FaultError: a checkpoint's measurements are missing or damaged.
+        FaultError: the measurements of a checkpoint are missing or damaged.
     """
     config, path, commands = folder.config, folder.path, folder.commands
     say("reading measurements")
@@ -96,13 +96,19 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
 
 def verdict_section(hypotheses: Sequence[Hypothesis], lead: str) -> Section:
     """Return the section of the three hypotheses."""
-    return Section("verdicts", "The three hypotheses", lead, [Judgement(one) for one in hypotheses])
+    return Section(
+        "verdicts",
+        "The three hypotheses",
+        lead,
+        [Judgement(hypothesis) for hypothesis in hypotheses],
+    )
 
 
 def own_steps(inputs: InputSet | None) -> dict[str, bool] | None:
-    """Return the program's own steps, not its input, nor its output, by name.
+    """Return the names of the program's own steps: the variables that are neither input nor output.
 
-    Each with whether it moves: whether it differs, at one position, among lists of one length.
+    The value says whether the step moves: whether it takes several values at some position of
+    lists of one length.
     """
     if inputs is None:
         return None
@@ -146,7 +152,7 @@ def _patterns(folder: RunFolder, inputs: InputSet | None) -> Attention | str:
 
 
 def _reference(config: Config, inputs: InputSet | None) -> Attention | str:
-    """Return the attention of the compiled reference's active heads, or why there is none."""
+    """Return the attention of the reference's active heads, or why there is none."""
     if inputs is None:
         return "Without the task's program there is no reference."
     try:
@@ -160,7 +166,7 @@ def _reference(config: Config, inputs: InputSet | None) -> Attention | str:
 
 
 def state_of(folder: RunFolder, last_step: int) -> str:
-    """Return how a run ended, or the step that it is at."""
+    """Return how a run ended, or its current step."""
     ended = folder.finished()
     most = folder.config.trainer.max_steps
     if ended is None:
@@ -169,7 +175,7 @@ def state_of(folder: RunFolder, last_step: int) -> str:
 
 
 def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> list[tuple[str, str]]:
-    """Return what is to be known of a run at a glance, name and text."""
+    """Return the key facts of a run as pairs of name and text."""
     config = folder.config
     model = config.model
     solved = solved_of(last, config)
@@ -184,7 +190,7 @@ def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> lis
     layers = f"{model.n_layers} layer{'s' * (model.n_layers != 1)}"
     norm = "LayerNorm" if model.normalization == "LN" else f"normalisation {model.normalization}"
     shape = f"{layers}, {model.n_heads} heads, width {model.d_model}, {mlp}, {norm}"
-    found = [
+    pairs = [
         ("exact accuracy", exact), ("model", f"{model_title(config)}: {shape}"),
         ("task", task_title(config)),
         ("seed", f"{config.seed}. {ONE_SEED[0].upper()}{ONE_SEED[1:]}"),
@@ -192,19 +198,19 @@ def facts(folder: RunFolder, last: Sequence[Measurement], last_step: int) -> lis
     ]  # fmt: skip
     share = lengths["all"].value if "all" in lengths else 0.0
     if share:
-        found.append(("undefined", f"{share:.1%} of the positions, left out"))
-    return found
+        pairs.append(("undefined", f"{share:.1%} of the positions, left out"))
+    return pairs
 
 
 def _warnings(
     folder: RunFolder, rows: Sequence[Measurement], last_step: int, marks: str
 ) -> list[str]:
-    found: list[str] = []
+    warnings: list[str] = []
     if folder.finished() is None:
-        found.append(f"This run is unfinished: what follows is of step {last_step:,}.")
+        warnings.append(f"This run is unfinished: what follows is of step {last_step:,}.")
     note = inexact_note(rows).strip(" []")
     if note or not folder.exact:
-        found.append(note or "The reference is not its program.")
+        warnings.append(note or "The reference is not its program.")
     if marks:
-        found.append(f"{marks[0].upper()}{marks[1:]}.")
-    return found
+        warnings.append(f"{marks[0].upper()}{marks[1:]}.")
+    return warnings

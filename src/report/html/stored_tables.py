@@ -1,4 +1,4 @@
-"""What other commands left in a run's folder: their tables, read back."""
+"""The tables that other commands wrote into a run's folder, read back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Left:
-    """A table that a command left: its rows; `problem` says why it cannot be read."""
+    """The rows of a table that a command wrote; `problem` says why it cannot be read."""
 
     rows: tuple[Row, ...] = ()
     problem: str = ""
@@ -31,7 +31,7 @@ class Left:
 
 
 def read_table(path: Path, needed: Iterable[str]) -> Left:
-    """Return a CSV's rows; none, and why, where it is damaged or lacks a column that is needed."""
+    """Read a CSV; no rows and the problem if it is damaged or lacks a needed column."""
     try:
         text = path.read_bytes().decode()
     except FileNotFoundError:
@@ -55,26 +55,26 @@ def read_table(path: Path, needed: Iterable[str]) -> Left:
 
 
 def value(row: Row, name: str) -> float | None:
-    """Return a number of a row, None where it has none.
+    """Return a number of a row, None if it has none.
 
     >>> value({"x": "0.5", "y": ""}, "x"), value({"x": "0.5", "y": ""}, "y")
     (0.5, None)
     """
     try:
-        found = float(row.get(name, ""))
+        number = float(row.get(name, ""))
     except ValueError:
         return None
-    return None if math.isnan(found) else found
+    return None if math.isnan(number) else number
 
 
 def whole(row: Row, name: str) -> int | None:
-    """Return a whole number of a row, None where it has none."""
-    found = value(row, name)
-    return None if found is None or math.isinf(found) else int(found)
+    """Return an integer of a row, None if it has none."""
+    number = value(row, name)
+    return None if number is None or math.isinf(number) else int(number)
 
 
 def picture(path: Path) -> str:
-    """Return a PNG as a data URI, nothing where there is none."""
+    """Return a PNG as a data URI, empty if there is no file."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -83,23 +83,23 @@ def picture(path: Path) -> str:
 
 
 def step_in(title: str) -> int | None:
-    """Return the step that a result's title ends in.
+    """Return the step at the end of a result's title.
 
     >>> step_in("2L-reverse-s0-1a2b, step 300")
     300
     """
-    found = re.search(r", step (\d+)$", title)
-    return int(found.group(1)) if found else None
+    matched = re.search(r", step (\d+)$", title)
+    return int(matched.group(1)) if matched else None
 
 
 def last_step_of(rows: Iterable[Row]) -> int | None:
-    """Return the last step in the titles of results."""
+    """Return the last step named in the titles of results."""
     steps = (step_in(row["model"]) for row in rows)
     return max((step for step in steps if step is not None), default=None)
 
 
 def of_step(left: Left, step: int | None) -> Left:
-    """Return a table's rows of one step."""
+    """Return the rows of a table at one step."""
     rows = tuple(row for row in left.rows if step_in(row["model"]) == step)
     return replace(left, rows=rows)
 
@@ -108,65 +108,67 @@ def of_step(left: Left, step: int | None) -> Left:
 class Results:
     """The results of `match`, `circuit` and `explain` in a run's folder.
 
-    What `match` left is of every checkpoint that it looked at, what the others left of the last.
+    The tables of `match` hold every checkpoint that was matched, those of the others only the last.
     """
 
     folder: Path
 
     @cached_property
     def circuit_step(self) -> int | None:
-        """The last checkpoint of which circuits are there."""
+        """The step of the last checkpoint with circuits."""
         return last_step_of(self._circuits.rows or self._edges.rows)
 
     @cached_property
     def explained_step(self) -> int | None:
-        """The last checkpoint that was explained."""
+        """The step of the last checkpoint that was explained."""
         return last_step_of(self._heads.rows or self._neurons.rows)
 
     @cached_property
     def circuit_left(self) -> Result | None:
-        """The result that the circuit's tables are of; None of an earlier version."""
+        """The result behind the circuit's tables; None if an earlier version wrote them."""
         return self._left("circuit", CIRCUIT, self.circuit_step)
 
     @cached_property
     def explanation_left(self) -> Result | None:
-        """The result that the explanation's tables are of; None of an earlier version."""
+        """The result behind the explanation's tables; None if an earlier version wrote them."""
         return self._left("explanation", EXPLANATION, self.explained_step)
 
     def _left(self, name: str, what: str, step: int | None) -> Result | None:
-        some = [one for one in results(self.folder / name) if one.key.what == what]
+        some = [result for result in results(self.folder / name) if result.key.what == what]
         return max(
-            (one for one in some if one.key.step == step), key=lambda one: one.rank, default=None
+            (result for result in some if result.key.step == step),
+            key=lambda result: result.rank,
+            default=None,
         )
 
     @cached_property
     def matches(self) -> Left:
-        """Every test of every cut at every site, of each checkpoint that was matched."""
+        """Every test of every cut at every site, for each checkpoint that was matched."""
         needed = ("step", "program", "cut", "site", "match", "match_low", "match_high", "chance",
                   "n", "verdict")  # fmt: skip
         return read_table(self.folder / "matching" / "match.csv", needed)
 
     @cached_property
     def programs(self) -> Left:
-        """The verdict on each program, of each checkpoint that was matched."""
+        """The verdict on each program, for each checkpoint that was matched."""
         needed = ("step", "exact", "program", "verdict", "score", "why", "shared_with", "decided")
         return read_table(self.folder / "matching" / "programs.csv", needed)
 
     @cached_property
     def emergence(self) -> Left:
-        """The best match of each testable cut and variable, of each checkpoint matched."""
+        """The best match of each testable cut and variable, for each matched checkpoint."""
         needed = ("step", "program", "kind", "name", "match")
         return read_table(self.folder / "matching" / "emergence.csv", needed)
 
     @cached_property
     def selectors(self) -> Left:
-        """How heads meet the programs' selectors."""
+        """How well heads match the programs' selectors."""
         needed = ("step", "program", "selectors", "head", "overlap", "low", "high", "random_init")
         return read_table(self.folder / "matching" / "selectors.csv", needed)
 
     @property
     def circuits(self) -> Left:
-        """Every circuit of every curve."""
+        """Every circuit of every curve of faithfulness over size."""
         return of_step(self._circuits, self.circuit_step)
 
     @cached_property
@@ -186,7 +188,7 @@ class Results:
 
     @cached_property
     def carried(self) -> Left:
-        """What edges carry, in the model, the reference and a random init."""
+        """The variables that edges carry, in the model, the reference and a random init."""
         needed = ("model", "of", "edge", "inner", "carries", "share", "chance")
         return of_step(
             read_table(self.folder / "circuit" / "carried.csv", needed), self.circuit_step
@@ -194,7 +196,7 @@ class Results:
 
     @cached_property
     def lengths(self) -> Left:
-        """How the circuit does by length."""
+        """The accuracy of the circuit by length."""
         needed = ("model", "length", "inputs", "faithfulness", "completeness", "exact")
         return of_step(
             read_table(self.folder / "circuit" / "lengths.csv", needed), self.circuit_step
@@ -207,7 +209,7 @@ class Results:
 
     @property
     def heads(self) -> Left:
-        """What explains each head."""
+        """The explanation of each head."""
         return of_step(self._heads, self.explained_step)
 
     @cached_property
@@ -218,7 +220,7 @@ class Results:
 
     @property
     def neurons(self) -> Left:
-        """When each neuron is on."""
+        """The predicate of each neuron."""
         return of_step(self._neurons, self.explained_step)
 
     @cached_property
@@ -228,7 +230,7 @@ class Results:
 
     @cached_property
     def untrained_neurons(self) -> Left:
-        """The same of a random init."""
+        """The predicates of a random init's neurons."""
         needed = ("model", "layer", "neuron", "state", "explained")
         return of_step(
             read_table(self.folder / "explanation" / "neurons-random-init.csv", needed),
@@ -237,7 +239,7 @@ class Results:
 
     @cached_property
     def explained(self) -> Left:
-        """How the explained model does."""
+        """The accuracy of the explained model."""
         needed = ("model", "explained", "control", "up_to_layer", "inputs", "length", "n", "exact")
         return of_step(
             read_table(self.folder / "explanation" / "explained.csv", needed), self.explained_step

@@ -1,4 +1,4 @@
-"""The page of many runs: architectures by tasks, over seeds, and what differs between them."""
+"""The page of many runs: architectures by tasks, over seeds, and how they differ."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ from .measure_sections import order_of
 from .run_page import state_of
 
 CONTROLS_KEY = Key("controls, in the colour of their architecture", "grey", "dot")
-OPEN = 3  # of these tables are open
-REDUNDANT = "ablation/model/redundant"  # only of what solves the task
+OPEN = 3  # so many tables are unfolded
+REDUNDANT = "ablation/model/redundant"  # measured only if the task is solved
 CURVES = ("accuracy/all/exact", "similarity/model/mean_deconfounded_cka",
           "attention/model/matched_overlap")  # fmt: skip
-SAME_KEYS = (  # in which groups of one length and of several may differ; the program may not
+SAME_KEYS = (  # a pair of fixed and variable length may differ in these, but not in the program
     "task.name", "task.program", "task.vocabulary", "task.min_length", "task.max_length",
     "task.held_out_lengths",
 )  # fmt: skip
 
 
-def sweep_page(found: Gathered, title: str | None, paths: Sequence[Path]) -> Page:
-    """Return the page of several runs, which were found at the paths."""
-    groups, over, empty, runs = found.groups, found.over, found.empty, found.runs
+def sweep_page(gathered: Gathered, title: str | None, paths: Sequence[Path]) -> Page:
+    """Return the page of several runs, found at the paths."""
+    groups, over, empty, runs = gathered.groups, gathered.over, gathered.empty, gathered.runs
     tasks = by_task(groups)
     sections = [
         _overview(groups, over),
@@ -72,7 +72,7 @@ def sweep_page(found: Gathered, title: str | None, paths: Sequence[Path]) -> Pag
         *(_of_task(part, number_of) for number_of, part in enumerate(tasks)),
         _emergence(tasks),
         _lengths(groups),
-        _programs(groups, found.members, paths),
+        _programs(groups, gathered.members, paths),
         _verdicts(groups, over),
         _runs(groups, empty),
     ]
@@ -96,7 +96,7 @@ def sweep_page(found: Gathered, title: str | None, paths: Sequence[Path]) -> Pag
         warnings.append(
             f"{len(unfinished)} runs are unfinished{told}; {len(empty)} have no checkpoint yet."
         )
-    warnings += found.left_out
+    warnings += gathered.left_out
     single = sum(len(set(seeds_of(group))) == 1 for group in groups)
     if single:
         warnings.append(
@@ -123,7 +123,8 @@ def _overview(groups: Sequence[Group], over: Over) -> Section:
     lines = [
         [
             Cell(group.task, code=True), Cell(group.name),
-            *(Cell(one.verdict, hint=_short(one)) for one in over[group.label]),
+            *(Cell(hypothesis.verdict, hint=_short(hypothesis))
+              for hypothesis in over[group.label]),
             _estimate(group, "accuracy/all/exact"), Cell(_count(group), len(group.runs)),
         ]
         for group in groups
@@ -134,9 +135,9 @@ def _overview(groups: Sequence[Group], over: Over) -> Section:
     return Section("overview", "At a glance", lead, [table])
 
 
-def _short(one: Hypothesis) -> str:
-    """Return how many seeds got which verdict, without the reasons."""
-    return one.why.partition(":")[0]
+def _short(hypothesis: Hypothesis) -> str:
+    """Return the number of seeds by verdict, without the reasons."""
+    return hypothesis.why.partition(":")[0]
 
 
 def _count(group: Group) -> str:
@@ -145,16 +146,20 @@ def _count(group: Group) -> str:
 
 
 def _estimate(group: Group, key: str, shade: bool = False) -> Cell:
-    """Return a group's estimate; where there is none, whether it was measured at all."""
-    one = group.estimates.get(key)
-    if one is None:
+    """Return the cell of an estimate; without one, it says whether the measure was taken."""
+    estimate = group.estimates.get(key)
+    if estimate is None:
         measured = key.partition("/")[0] in group.runs[0].config.analysis.measures
         judged = not key.startswith(REDUNDANT)
         return Cell(("no value" if judged else NOT_JUDGED) if measured else "not measured")
-    deep = max(0.0, min(1.0, one.mean)) if shade else None
-    if one.interval is None:
-        return Cell(f"{one.mean:.3f} (one seed)", one.mean, shade=deep)
-    return Cell(f"{one.mean:.3f} ({interval(*one.interval)}; n={one.n})", one.mean, shade=deep)
+    deep = max(0.0, min(1.0, estimate.mean)) if shade else None
+    if estimate.interval is None:
+        return Cell(f"{estimate.mean:.3f} (one seed)", estimate.mean, shade=deep)
+    return Cell(
+        f"{estimate.mean:.3f} ({interval(*estimate.interval)}; n={estimate.n})",
+        estimate.mean,
+        shade=deep,
+    )
 
 
 def _by_architecture(groups: Sequence[Group]) -> Section:
@@ -188,13 +193,13 @@ def _by_architecture(groups: Sequence[Group]) -> Section:
 
 
 def _with_control(group: Group, key: str) -> Cell:
-    found = _estimate(group, key, shade=not key.startswith("sparsity/"))
+    estimated = _estimate(group, key, shade=not key.startswith("sparsity/"))
     controls = [
         f"{words} {group.estimates[other].mean:.3f}"
         for other, words in compared_with(key).items()
         if other in group.estimates
     ]
-    return Cell(found.text, found.sort, found.shade, hint="; ".join(controls))
+    return Cell(estimated.text, estimated.sort, estimated.shade, hint="; ".join(controls))
 
 
 def _of_task(groups: Sequence[Group], place: int) -> Section:
@@ -287,8 +292,8 @@ def _emergence(tasks: Sequence[Sequence[Group]]) -> Section:
 
 
 def _mean_step(line: Sequence[Cell]) -> float:
-    """Return the mean step at which a measure emerged, over the groups in which it did."""
-    steps = [one.sort for one in line[1:] if isinstance(one.sort, float)]
+    """Return the mean step of emergence of a measure, over the groups in which it emerged."""
+    steps = [cell.sort for cell in line[1:] if isinstance(cell.sort, float)]
     return sum(steps) / len(steps) if steps else math.inf
 
 
@@ -311,10 +316,10 @@ def _emerged(groups: Sequence[Group], failing: Mapping[str, str]) -> Iterator[li
 
 
 def _lacking_lengths() -> Missing:
-    """Return the sweep that trains on lists of one length and of several, where it is there."""
+    """Return the command of the sweep over fixed and variable lengths, if its file is there."""
     what = "The same architecture on lists of one length and of several"
     file = configs_dir().parent / "sweeps" / "lengths.yaml"
-    if not file.is_file():  # it is of the repository, not of the installed package
+    if not file.is_file():  # sweep files are in the repository, not in the installed package
         return Missing(what)
     count = len(list(read_sweep(file).cells(None, 0)))
     return Missing(f"{what} (a sweep of {count} runs; `--list` shows them)",
@@ -350,20 +355,20 @@ def _order_of(told: str) -> int:
 
 
 def _solved(group: Group) -> str:
-    """Return how many runs of a group solve their task."""
+    """Return the number of runs of a group that solve their task."""
     count = sum(solved_of(list(run.final.values()), run.config).yes for run in group.runs)
     return f"{count} of {len(group.runs)} runs"
 
 
 def length_pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
-    """Yield groups of one length beside those that differ in nothing but having several."""
+    """Yield pairs of groups, of fixed and of variable length, that differ in nothing else."""
     known: dict[str, tuple[bool, str]] = {}
     for group in groups:
         try:
             task = make_task(group.runs[0].folder.task)
         except UserError:
             continue
-        same = {key: one for key, one in settings(group).items() if key not in SAME_KEYS}
+        same = {key: setting for key, setting in settings(group).items() if key not in SAME_KEYS}
         program = [*describe(task.program), *map(str, task.vocabulary)]
         known[group.label] = (
             task.min_length == task.max_length,
@@ -371,8 +376,8 @@ def length_pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
         )
     for fixed in groups:
         for variable in groups:
-            one, other = known.get(fixed.label), known.get(variable.label)
-            if one and other and one[0] and not other[0] and one[1] == other[1]:
+            at_one, other = known.get(fixed.label), known.get(variable.label)
+            if at_one and other and at_one[0] and not other[0] and at_one[1] == other[1]:
                 yield fixed, variable
 
 
@@ -381,23 +386,23 @@ def _differing(fixed: Group, variable: Group) -> Iterator[list[Cell]]:
     keys = dict.fromkeys((*fixed.estimates, *variable.estimates))
     for family in FAMILIES:
         for key, label in family.chosen(keys).items():
-            one, other = fixed.estimates.get(key), variable.estimates.get(key)
+            estimate, other = fixed.estimates.get(key), variable.estimates.get(key)
             yield [
                 Cell(marked(f"{family.title.partition(' (')[0]}: {label}", [key], failing)),
                 _estimate(fixed, key), _estimate(variable, key),
-                Cell(difference_text(one, other)),
+                Cell(difference_text(estimate, other)),
             ]  # fmt: skip
 
 
-def difference_text(one: Estimate | None, other: Estimate | None) -> str:
-    """Return what two estimates over seeds say of a difference, and no more than that."""
-    if one is None or other is None:
+def difference_text(estimate: Estimate | None, other: Estimate | None) -> str:
+    """Return what two estimates over seeds say about a difference, and no more."""
+    if estimate is None or other is None:
         return "not in both: nothing to compare"
-    if one.interval is None or other.interval is None:
+    if estimate.interval is None or other.interval is None:
         return "one seed: says nothing"
-    if one.interval[0] > other.interval[1]:
+    if estimate.interval[0] > other.interval[1]:
         return "higher at one length: the intervals do not overlap"
-    if one.interval[1] < other.interval[0]:
+    if estimate.interval[1] < other.interval[0]:
         return "lower at one length: the intervals do not overlap"
     return "no difference shown: the intervals overlap"
 
@@ -413,7 +418,7 @@ def _programs(groups: Sequence[Group], members: Members, paths: Sequence[Path]) 
     for groups_of in by_task(groups):
         lines, known = [], {}
         for group in groups_of:
-            each = [one.programs for one in members[group.label]]
+            each = [member.programs for member in members[group.label]]
             left_out += sum(not rows for rows in each)
             known[group.label] = [row for rows in each for row in rows]
         programs = sorted({row.program for rows in known.values() for row in rows})
@@ -450,8 +455,10 @@ def _verdicts(groups: Sequence[Group], over: Over) -> Section:
     blocks = [
         Details(
             f"{group.label}: "
-            + ", ".join(f"{one.name} {one.verdict}" for one in over[group.label]),
-            [Judgement(one) for one in over[group.label]],
+            + ", ".join(
+                f"{hypothesis.name} {hypothesis.verdict}" for hypothesis in over[group.label]
+            ),
+            [Judgement(hypothesis) for hypothesis in over[group.label]],
         )
         for group in groups
     ]

@@ -1,7 +1,7 @@
-"""The tables behind the page of several runs: long in form, a row for each thing that is known.
+"""The tables behind the page of several runs, in long form.
 
-What was not measured has no row. `group` is that of `algomatch compare`. Intervals of groups are
-over their seeds, by Student's t; those of runs are over inputs.
+What was not measured has no row. `group` is the group of `algomatch compare`. Intervals of groups
+are Student's t over seeds; those of runs are over inputs.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ CIRCUIT_OF = {"model": "model", "reference": "reference", "untrained": "random_i
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """A table: its columns, and its rows by column; what a row has no value for is left empty."""
+    """A table: its columns, and its rows by column; missing values are left empty."""
 
     columns: tuple[str, ...]
     rows: tuple[Record, ...]
 
     def csv(self) -> bytes:
-        """Return it as CSV: numbers with six digits, nothing for what is not a number."""
+        """Return the table as CSV: numbers with six digits, empty if not finite."""
         lines = [_line(self.columns)]
         lines += [_line([_written(row.get(key)) for key in self.columns]) for row in self.rows]
         return "".join(lines).encode()
 
 
 def _line(cells: Sequence[str]) -> str:
-    r"""Return a line of CSV that ends in a newline alone.
+    r"""Return a line of CSV that ends in a newline without a carriage return.
 
-    Cells with a lone carriage return are quoted, too: before Python 3.13 only a writer whose own
-    lines end in one does that.
+    Cells with a lone carriage return are quoted too. Before Python 3.13, `csv` does so only if its
+    own line ends contain one.
 
     >>> _line(["a", "b,c", "d\re"])
     'a,"b,c","d\re"\n'
@@ -77,46 +77,46 @@ def _line(cells: Sequence[str]) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _written(one: Value) -> str:
-    """Return a value as it stands in a table.
+def _written(cell: Value) -> str:
+    """Return a value as text for a table.
 
     >>> _written(1 / 3), _written(None), _written(True)
     ('0.333333', '', 'yes')
     """
-    if isinstance(one, bool):
-        return "yes" if one else "no"
-    if isinstance(one, float):
-        return f"{one:.6g}" if math.isfinite(one) else ""
-    return "" if one is None else str(one)
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, float):
+        return f"{cell:.6g}" if math.isfinite(cell) else ""
+    return "" if cell is None else str(cell)
 
 
-def summary_tables(found: Gathered) -> dict[str, SummaryTable]:
-    """Return the tables of several runs by their names, those without rows too."""
+def summary_tables(gathered: Gathered) -> dict[str, SummaryTable]:
+    """Return the tables of several runs by name, including those without rows."""
     return {
-        name: SummaryTable(columns, tuple(rows(found)))
+        name: SummaryTable(columns, tuple(rows(gathered)))
         for name, (columns, rows) in TABLES_OF.items()
     }
 
 
-def not_measured(found: Gathered, paths: Sequence[Path]) -> list[str]:
+def not_measured(gathered: Gathered, paths: Sequence[Path]) -> list[str]:
     """Return a line for each table that lacks runs, with the command that measures them."""
-    members = [one for group in found.groups for one in found.members[group.label]]
+    members = [member for group in gathered.groups for member in gathered.members[group.label]]
     lines = []
     for name, what, there in (
-        ("programs.csv", "match", lambda one: bool(one.programs)),
-        ("circuits.csv", "circuit", lambda one: one.results.circuits.there),
-        ("explained.csv", "explain", lambda one: one.results.explained.there),
+        ("programs.csv", "match", lambda member: bool(member.programs)),
+        ("circuits.csv", "circuit", lambda member: member.results.circuits.there),
+        ("explained.csv", "explain", lambda member: member.results.explained.there),
     ):
-        lacking = [one.run.folder.path for one in members if not there(one)]
+        lacking = [member.run.folder.path for member in members if not there(member)]
         if lacking:
             count = f"{len(lacking)} of {len(members)} runs"
             lines.append(f"{name}: not measured in {count}: {command(what, *paths)}")
-    for one in members:
-        left = one.results
+    for member in members:
+        left = member.results
         tables = (left.matches, left.programs, left.circuits, left.edges, left.carried, left.heads,
                   left.neurons, left.untrained_neurons, left.explained)  # fmt: skip
-        lines += [f"{one.run.folder.path}: {each.problem}" for each in tables if each.problem]
-    return [*lines, *meanings(group for group in found.groups if group.failing is None)]
+        lines += [f"{member.run.folder.path}: {each.problem}" for each in tables if each.problem]
+    return [*lines, *meanings(group for group in gathered.groups if group.failing is None)]
 
 
 def _of_group(group: Group) -> dict[str, Value]:
@@ -129,51 +129,51 @@ def _of_run(group: Group, member: Member) -> dict[str, Value]:
     return {**about, **_of_group(group), "seed": run.config.seed}
 
 
-def _over(one: Estimate) -> dict[str, Value]:
-    low, high = one.interval or (None, None)
+def _over(estimate: Estimate) -> dict[str, Value]:
+    low, high = estimate.interval or (None, None)
     return {
-        "mean": one.mean, "low": low, "high": high, "n": one.n, "lowest": one.lowest,
-        "highest": one.highest,
+        "mean": estimate.mean, "low": low, "high": high, "n": estimate.n, "lowest": estimate.lowest,
+        "highest": estimate.highest,
     }  # fmt: skip
 
 
 def _counted(words: Iterable[str]) -> str:
-    """Return how often there is which word, as `supported 3; undecided 2`."""
+    """Return the count of each word, as `supported 3; undecided 2`."""
     return "; ".join(f"{word} {count}" for word, count in Counter(words).most_common())
 
 
 def _fails(group: Group, *keys: str) -> str:
-    """Return why a measure does not separate on the task's controls; nothing where it does."""
+    """Return why a measure fails the task's controls; empty if it passes."""
     if group.failing is None:
         return NOT_RUN
     return "; ".join(dict.fromkeys(group.failing[key] for key in keys if key in group.failing))
 
 
-def _verdicts(found: Gathered) -> Iterator[Record]:
-    for group in found.groups:
-        for one in found.over[group.label]:
-            each = by_seed(found.members[group.label], one.name)
+def _verdicts(gathered: Gathered) -> Iterator[Record]:
+    for group in gathered.groups:
+        for hypothesis in gathered.over[group.label]:
+            each = by_seed(gathered.members[group.label], hypothesis.name)
             yield {
-                **_of_group(group), "hypothesis": one.name, "seeds": len(each),
-                "verdict": one.verdict, "why": _reason(one, each.values()),
+                **_of_group(group), "hypothesis": hypothesis.name, "seeds": len(each),
+                "verdict": hypothesis.verdict, "why": _reason(hypothesis, each.values()),
                 "by_verdict": _counted(seed.verdict for seed in each.values()),
             }  # fmt: skip
 
 
-def _reason(one: Hypothesis, each: Iterable[Hypothesis]) -> str:
-    """Return why a verdict over seeds is what it is, without the numbers of each seed."""
-    if one.verdict in (NOT_JUDGED, NOT_MEASURED):
+def _reason(hypothesis: Hypothesis, each: Iterable[Hypothesis]) -> str:
+    """Return the reason for a verdict over seeds, without the numbers of each seed."""
+    if hypothesis.verdict in (NOT_JUDGED, NOT_MEASURED):
         return "; ".join(dict.fromkeys(seed.why.partition(":")[0] for seed in each))
-    return one.why
+    return hypothesis.why
 
 
-def _evidence(found: Gathered) -> Iterator[Record]:
-    for group in found.groups:
+def _evidence(gathered: Gathered) -> Iterator[Record]:
+    for group in gathered.groups:
         for name in NAMES:
-            each = by_seed(found.members[group.label], name).values()
+            each = by_seed(gathered.members[group.label], name).values()
             kinds: dict[str, list[Evidence]] = {}
-            for one in each:
-                for part in one.evidence:
+            for hypothesis in each:
+                for part in hypothesis.evidence:
                     kinds.setdefault(part.over_seeds, []).append(part)
             for kind, parts in kinds.items():
                 yield {
@@ -198,9 +198,9 @@ def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _runs(found: Gathered) -> Iterator[Record]:
-    for group in found.groups:
-        for member in found.members[group.label]:
+def _runs(gathered: Gathered) -> Iterator[Record]:
+    for group in gathered.groups:
+        for member in gathered.members[group.label]:
             run = member.run
             solved = solved_of(list(run.final.values()), run.config)
             exact = solved.exact
@@ -210,9 +210,9 @@ def _runs(found: Gathered) -> Iterator[Record]:
                 "exact": exact.value if exact else None, "low": exact.ci_low if exact else None,
                 "high": exact.ci_high if exact else None, "inputs": exact.n if exact else None,
                 "solved": solved.yes,
-                **{name: one.verdict for name, one in member.hypotheses.items()},
+                **{name: hypothesis.verdict for name, hypothesis in member.hypotheses.items()},
             }  # fmt: skip
-    for folder in found.empty:
+    for folder in gathered.empty:
         config = folder.config
         yield {
             "run": folder.path.name, "id": folder.id, "task": config.task.name,
@@ -220,36 +220,36 @@ def _runs(found: Gathered) -> Iterator[Record]:
         }  # fmt: skip
 
 
-def _lengths(found: Gathered) -> Iterator[Record]:
-    for group in found.groups:
-        for key, one in group.estimates.items():
+def _lengths(gathered: Gathered) -> Iterator[Record]:
+    for group in gathered.groups:
+        for key, estimate in group.estimates.items():
             matched = AT_LENGTH.fullmatch(key)
             if matched is not None:
                 inputs = [run.final[key].n for run in group.runs if key in run.final]
                 yield {
                     **_of_group(group), "split": matched["split"], "length": int(matched["length"]),
-                    **_over(one), "inputs": _mean(inputs),
+                    **_over(estimate), "inputs": _mean(inputs),
                 }  # fmt: skip
 
 
-def _headlines(found: Gathered) -> Iterator[Record]:
+def _headlines(gathered: Gathered) -> Iterator[Record]:
     on_off = {
         key: f"H1: {NEURON_LABELS[key.rpartition('h1_')[2]]}, reference less model"
         for key in ON_OFF_KEYS
     }
-    for group in found.groups:
+    for group in gathered.groups:
         for key, label in {**HEADLINES, **on_off}.items():
-            one = group.estimates.get(key)
-            if one is not None:
+            estimate = group.estimates.get(key)
+            if estimate is not None:
                 yield {
-                    **_of_group(group), "headline": key, "label": label, **_over(one),
+                    **_of_group(group), "headline": key, "label": label, **_over(estimate),
                     **_compared(group, key),
                     "fails_controls": _fails(group, key, key.replace("/h1_", "/")),
                 }  # fmt: skip
 
 
 def _compared(group: Group, key: str) -> dict[str, Value]:
-    """Return the highest control of a headline and its mean, and the reference's value."""
+    """Return the highest control of a headline with its mean, and the reference's value."""
     there = {
         words: group.estimates[other].mean
         for other, words in compared_with(key).items()
@@ -263,8 +263,8 @@ def _compared(group: Group, key: str) -> dict[str, Value]:
     }  # fmt: skip
 
 
-def _emergence(found: Gathered) -> Iterator[Record]:
-    for group in found.groups:
+def _emergence(gathered: Gathered) -> Iterator[Record]:
+    for group in gathered.groups:
         for key, label in emerging(group.estimates).items():
             share = group.estimates[f"{EMERGED}/{key}"]
             steps = group.estimates.get(f"{EMERGENCE_STEP}/{key}")
@@ -277,24 +277,26 @@ def _emergence(found: Gathered) -> Iterator[Record]:
             }  # fmt: skip
 
 
-def _programs(found: Gathered) -> Iterator[Record]:
-    for group in found.groups:
-        members = found.members[group.label]
-        verdicts = [one for member in members for one in member.programs]
-        for program in dict.fromkeys(one.program for one in verdicts):
-            some = [one for one in verdicts if one.program == program]
-            scores = [one.score[0] for one in some if one.score is not None]
+def _programs(gathered: Gathered) -> Iterator[Record]:
+    for group in gathered.groups:
+        members = gathered.members[group.label]
+        verdicts = [candidate for member in members for candidate in member.programs]
+        for program in dict.fromkeys(candidate.program for candidate in verdicts):
+            some = [candidate for candidate in verdicts if candidate.program == program]
+            scores = [candidate.score[0] for candidate in some if candidate.score is not None]
             yield {
                 **_of_group(group), "program": program, "seeds": len(some),
-                "by_verdict": _counted(one.verdict for one in some), "mean": _mean(scores),
-                "lowest": min(scores, default=None), "highest": max(scores, default=None),
-                "chance": _mean([one.chance for one in some if one.chance is not None]),
+                "by_verdict": _counted(candidate.verdict for candidate in some),
+                "mean": _mean(scores), "lowest": min(scores, default=None),
+                "highest": max(scores, default=None),
+                "chance": _mean([candidate.chance for candidate in some
+                                 if candidate.chance is not None]),
             }  # fmt: skip
 
 
-def _circuits(found: Gathered) -> Iterator[Record]:
-    for group in found.groups:
-        for member in found.members[group.label]:
+def _circuits(gathered: Gathered) -> Iterator[Record]:
+    for group in gathered.groups:
+        for member in gathered.members[group.label]:
             if not member.results.circuits.there:
                 continue
             made: dict[str, Value] = {
@@ -318,11 +320,11 @@ def _circuits(found: Gathered) -> Iterator[Record]:
             yield {**made, **_attention(member)}
 
 
-def _carried(words: str, one: Carried | None) -> dict[str, Value]:
-    """Return how many inner edges there are, and how many of them carry a variable."""
+def _carried(words: str, carried: Carried | None) -> dict[str, Value]:
+    """Return the number of inner edges, and how many of them carry a variable."""
     return {
-        f"{words}_named": None if one is None else one.named,
-        f"{words}_inner": None if one is None else one.edges,
+        f"{words}_named": None if carried is None else carried.named,
+        f"{words}_inner": None if carried is None else carried.edges,
     }
 
 
@@ -345,9 +347,9 @@ def _attention(member: Member) -> dict[str, Value]:
     }  # fmt: skip
 
 
-def _explained(found: Gathered) -> Iterator[Record]:
-    for group in found.groups:
-        for member in found.members[group.label]:
+def _explained(gathered: Gathered) -> Iterator[Record]:
+    for group in gathered.groups:
+        for member in gathered.members[group.label]:
             results, bar = member.results, member.run.config.analysis.explain_at
             there = [
                 left for left in (results.heads, results.neurons, results.explained) if left.there
@@ -366,9 +368,9 @@ def _explained(found: Gathered) -> Iterator[Record]:
 
 
 def _neurons(rows: Sequence[Row], untrained: Sequence[Row], bar: float) -> dict[str, Value]:
-    """Return the shares of the neurons that vary which predicates explain, and the controls'."""
+    """Return the shares of varying neurons that predicates explain, in model and controls."""
     varying = [row for row in rows if row["state"] == VARIES]
-    floors = [one for row in varying if (one := value(row, "shuffled")) is not None]
+    floors = [shuffled for row in varying if (shuffled := value(row, "shuffled")) is not None]
     theirs = [row for row in untrained if row["state"] == VARIES]
     return {
         "neurons": len(varying) if rows else None,
@@ -385,7 +387,7 @@ def _share(flags: Iterable[bool]) -> float | None:
 
 
 def _put_in(rows: Sequence[Row]) -> dict[str, Value]:
-    """Return held-out exact accuracy with all layers explained, and beside it the controls'."""
+    """Return held-out exact accuracy with all layers explained, and that of its controls."""
     last = max((whole(row, "up_to_layer") or 0 for row in rows), default=0)
     kept = {
         row["explained"]: row
@@ -396,19 +398,19 @@ def _put_in(rows: Sequence[Row]) -> dict[str, Value]:
     with_neurons = EVERYTHING in kept
     whole_model = kept.get(EVERYTHING if with_neurons else TABLES)
     control = kept.get(EVERYWHERE if with_neurons else UNIFORM)
-    found: dict[str, Value] = {
+    figures: dict[str, Value] = {
         f"exact_{words}": None if row is None else value(row, "exact")
         for words, row in (
             ("intact", kept.get(INTACT)), ("explained", whole_model), ("uniform", control),
         )
     }  # fmt: skip
     if whole_model is not None:
-        found |= {
+        figures |= {
             "explained_low": value(whole_model, "low"),
             "explained_high": value(whole_model, "high"),
             "inputs": whole(whole_model, "n"),
         }  # fmt: skip
-    return found
+    return figures
 
 
 Rows = Callable[[Gathered], Iterator[Record]]

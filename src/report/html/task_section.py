@@ -1,4 +1,4 @@
-"""The part of a page that shows a task: its program as text and as a graph, its inputs."""
+"""The section of a page on the task: its program as text and as a graph, and its inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALUES_SHOWN = 8
 
 
 def task_section(task: Task, inputs: InputSet, config: Config) -> Section:
-    """Return what a run is about: the program, its alternatives, the inputs, the whole config."""
+    """Return the section on the task: program, alternatives, inputs and the whole config."""
     algorithm = next(iter(task.algorithms.values()), "")
     blocks: list[Any] = [
         Text(algorithm) if algorithm else Text("The program, a line for each of its variables:"),
@@ -59,7 +59,7 @@ def task_section(task: Task, inputs: InputSet, config: Config) -> Section:
 
 
 def dataflow(task: Task) -> Picture:
-    """Return a program's dataflow as an inline SVG, with the same in words."""
+    """Return the dataflow of a program as an inline SVG, with a text alternative."""
     reads: dict[str, list[str]] = {}
     for source, target, role in edges(task.program):
         reads.setdefault(target, []).append(source if role == "value" else f"{source} as {role}")
@@ -73,7 +73,7 @@ def dataflow(task: Task) -> Picture:
 
 
 def svg(figure: Any, salt: str) -> str:
-    """Return a figure as markup to stand in a page: without header, comments and metadata."""
+    """Return a figure as SVG markup for a page, without header, comments and metadata."""
     content = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": salt}):
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
@@ -83,7 +83,7 @@ def svg(figure: Any, salt: str) -> str:
     width = re.search(r'width="([\d.]+)pt"', text)
     size = f'style="max-width:{float(width.group(1)) * 1.1:.0f}px" ' if width else ""
     text = re.sub(r'(width|height)="[\d.]+pt" ?', "", text, count=2)
-    own = hashlib.sha256(salt.encode()).hexdigest()[:6]  # no two pictures share an id
+    own = hashlib.sha256(salt.encode()).hexdigest()[:6]  # makes ids unique in a page
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}-", text)
     return text.replace("<svg ", f'<svg {size}aria-hidden="true" ', 1).strip()
 

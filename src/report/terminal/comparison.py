@@ -1,4 +1,4 @@
-"""`algomatch compare`: runs of several seeds side by side, as tables, a CSV and a figure."""
+"""`algomatch compare`: compare runs over several seeds in tables, a CSV and a figure."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ emerged: how many seeds passed the controls (accuracy: 0.99), mean of the first 
 def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group]:
     """Compare runs over their seeds: print tables, write a CSV and a figure into `output`.
 
-    A run that cannot be read is left out, and named.
+    Runs that cannot be read are left out and reported.
 
     Raises:
-        UserError: a path holds no run, no run a checkpoint, or `output` is a file.
-        FaultError: no run can be read, or the output not be written.
+        UserError: a path holds no run, no run has a checkpoint, or `output` is a file.
+        FaultError: no run can be read, or the output cannot be written.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file: give a folder")
@@ -74,49 +74,50 @@ def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group
 
 
 def by_task(groups: Iterable[Group]) -> list[list[Group]]:
-    """Return sorted groups in lists of one task each."""
+    """Split groups, sorted by task, into one list per task."""
     return [list(part) for _, part in groupby(groups, key=lambda group: group.task)]
 
 
 def to_csv(groups: Iterable[Group]) -> bytes:
-    """Return every estimate of every group as CSV; floats read back exactly."""
+    """Return every estimate of every group as CSV; floats round-trip exactly."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for group in groups:
         marks = group.failing
-        for one in group.estimates.values():
-            low, high = one.interval or ("", "")
+        for estimate in group.estimates.values():
+            low, high = estimate.interval or ("", "")
             writer.writerow(
-                (group.label, one.key, one.mean, low, high, one.n, one.lowest, one.highest,
-                 one.better, "not run" if marks is None else marks.get(one.key, ""))
+                (group.label, estimate.key, estimate.mean, low, high, estimate.n, estimate.lowest,
+                 estimate.highest, estimate.better,
+                 "not run" if marks is None else marks.get(estimate.key, ""))
             )  # fmt: skip
     return text.getvalue().encode()
 
 
 def table(groups: Sequence[Group]) -> Table:
-    """Return the table of one task: measures by groups, each mean with its interval and n."""
-    found = Table(
+    """Return the table of one task: a row per measure, a column per group, means with intervals."""
+    comparison = Table(
         title=escape(groups[0].task),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    found.add_column("over seeds", no_wrap=True)
+    comparison.add_column("over seeds", no_wrap=True)
     for group in groups:
-        found.add_column(escape(group.name), justify="right", overflow="fold")
+        comparison.add_column(escape(group.name), justify="right", overflow="fold")
     for family in FAMILIES:
         lines = list(_lines(family, groups))
         if lines:
-            found.add_row(f"[bold]{family.title}[/bold]")
+            comparison.add_row(f"[bold]{family.title}[/bold]")
             for label, cells in lines:
-                found.add_row(escape(label), *cells)
-            found.add_section()
-    return found
+                comparison.add_row(escape(label), *cells)
+            comparison.add_section()
+    return comparison
 
 
 def _lines(family: Family, groups: Sequence[Group]) -> Iterator[tuple[str, list[str]]]:
-    """Yield a family's lines: each measure, what it is compared with, and when it emerged."""
+    """Yield the rows of a family: each measure, its baselines, and when it emerged."""
     keys = dict.fromkeys(key for group in groups for key in group.estimates)
     failing = failing_of(groups)
     for key, label in family.chosen(keys).items():
@@ -128,24 +129,24 @@ def _lines(family: Family, groups: Sequence[Group]) -> Iterator[tuple[str, list[
             yield "  emerged", [_emerged(group, key) for group in groups]
 
 
-def _cell(one: Estimate | None) -> str:
-    if one is None:
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None:
         return ""
-    if one.interval is None:
-        return f"{one.mean:.3f} (one seed)"
-    return f"{one.mean:.3f} ±{_half(one):.3f} (n={one.n})"
+    if estimate.interval is None:
+        return f"{estimate.mean:.3f} (one seed)"
+    return f"{estimate.mean:.3f} ±{_half(estimate):.3f} (n={estimate.n})"
 
 
 def _compared(group: Group, key: str, other: str) -> str:
-    """Return what a cell is compared with; without an interval where all seeds share it."""
-    one = group.estimates.get(other)
-    if one is None or key not in group.estimates:
+    """Return the text of a baseline, without an interval if it is the same for all seeds."""
+    estimate = group.estimates.get(other)
+    if estimate is None or key not in group.estimates:
         return ""
-    return f"{one.mean:.3f}" if one.lowest == one.highest else _cell(one)
+    return f"{estimate.mean:.3f}" if estimate.lowest == estimate.highest else _cell(estimate)
 
 
-def _half(one: Estimate) -> float:
-    low, high = one.interval or (one.mean, one.mean)
+def _half(estimate: Estimate) -> float:
+    low, high = estimate.interval or (estimate.mean, estimate.mean)
     return (high - low) / 2
 
 

@@ -1,4 +1,4 @@
-"""What happens if components are deleted: one table, the four kinds of ablation side by side."""
+"""The ablation table in the terminal, with the four kinds of ablation side by side."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ...hypotheses.row_values import SHORT_KINDS, component_label, of
 from .tables import plain_table
 
 Rows = Sequence[Measurement]
-WORST_SHOWN = 3  # of the heads
+WORST_SHOWN = 3  # the worst heads in the table
 NOT_JUDGED = "not judged"
-WORDS = {  # of the kinds
+WORDS = {  # the replacement that each kind of ablation makes
     "zero": "zero", "mean": "its mean",
     "resample_within": "another input's output of the same length (within)",
     "resample_across": "another input's output of another length (across)",
@@ -27,7 +27,7 @@ WORDS = {  # of the kinds
 
 
 def legend(kinds: Sequence[str]) -> str:
-    """Return what the changes are that a table of these kinds of ablation shows.
+    """Return the legend of an ablation table with these kinds of ablation.
 
     >>> legend(["zero"])[-19:]
     'if replaced by zero'
@@ -39,12 +39,12 @@ def legend(kinds: Sequence[str]) -> str:
 
 
 def deletion(rows: Rows, failing: Failing = None) -> list[RenderableType]:
-    """Return the table of attention layers, MLPs, sets and the worst heads, and what it says.
+    """Return the ablation table of layers, sets and the worst heads, with its summary.
 
-    Nothing where ablation was not measured.
+    Returns an empty list if ablation was not measured.
     """
     changes = {kind: of(rows, f"ablation/{kind}_delta_exact") for kind in KINDS}
-    kinds = [kind for kind, found in changes.items() if found]
+    kinds = [kind for kind, by_component in changes.items() if by_component]
     if not kinds:
         return []
     table = plain_table("deleted", *(SHORT_KINDS[kind] for kind in kinds))
@@ -67,9 +67,9 @@ def deletion(rows: Rows, failing: Failing = None) -> list[RenderableType]:
 
 
 def verdict(changes: dict[str, Measurement], harmless: int | None) -> str:
-    """Return what the kinds of ablation say together, `harmless` being how many are.
+    """Return the joint verdict of the kinds of ablation, of which `harmless` are harmless.
 
-    Those are the ones whose intervals' lower ends are highest, whatever the margin was.
+    The harmless kinds are those with the highest lower interval ends, whatever the margin was.
     """
     if harmless is None:
         return NOT_JUDGED
@@ -87,21 +87,23 @@ def _lowest(row: Measurement) -> float:
 
 
 def _sections(names: list[str], changes: dict[str, dict[str, Measurement]]) -> Iterator[list[str]]:
-    """Yield the components that are shown, in parts: layers, sets, heads."""
+    """Yield the components of each part of the table: layers, sets, heads."""
     single = [name for name in names if name.startswith("blocks.")]
     yield [name for hook in (ATTENTION, MLP) for name in single if name.endswith(hook)]
     sets = [name for name in names if ".all_but_" in name and whole(name)]
     yield [*(name for name in single if name.endswith(f"{HEAD}.all")), *sets]
 
     def worst(name: str) -> float:
-        return min(found[name].value for found in changes.values() if name in found)
+        return min(
+            by_component[name].value for by_component in changes.values() if name in by_component
+        )
 
     heads = sorted((name for name in single if name.endswith("]")), key=worst)[:WORST_SHOWN]
     yield [*heads, *(name for name in names if name == REDUNDANT_SET)]
 
 
 def _change(row: Measurement) -> str:
-    """Return a change in percentage points and how far its interval reaches.
+    """Return a change in percentage points and the distance to the farther end of its interval.
 
     >>> _change(Measurement("", "", -0.004, 1364, -0.008, -0.001))
     '-0.4 ±0.4'
@@ -114,7 +116,7 @@ def _change(row: Measurement) -> str:
 
 
 def _said(rows: Rows) -> str:
-    """Return which heads and MLPs are redundant together."""
+    """Return a sentence on the heads and MLPs that are jointly redundant."""
     flags = of(rows, "ablation/in_redundant_set")
     inside = [component_label(name) for name, row in flags.items() if row.value == 1]
     what = "heads and MLPs" if any(name.endswith(MLP) for name in flags) else "heads"

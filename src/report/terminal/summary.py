@@ -1,4 +1,4 @@
-"""What a run or a checkpoint amounts to, as a table in the terminal."""
+"""Summary tables of a run or a checkpoint in the terminal."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ Rows = Sequence[Measurement]
 def print_summary(
     folder: RunFolder, wandb_log: WandbLog | None, console: Console, failing: Failing = None
 ) -> None:
-    """Print the last checkpoint's tables, and where everything is.
+    """Print the tables of the last checkpoint, and where the files are.
 
-    `failing` gives the keys of the measures that do not separate on the task's controls, each with
-    a reason; None where the controls were not run.
+    `failing` maps the keys of measures that fail the task's controls to a short reason. It is None
+    if the controls were not run.
 
     Raises:
-        UserError: the run's checkpoints are gone.
+        UserError: the run has no checkpoints any more.
     """
     rows, config = folder.last_rows(), folder.config
     title = f"{run_title(config, 'on')}, step {rows[0].step}"
@@ -69,9 +69,9 @@ def print_summary(
 
 
 def legend(rows: Rows, taken: Sequence[str] = ()) -> Table:
-    """Return what the words of a summary of these rows mean.
+    """Return the legend of a summary of these rows.
 
-    Of measures that were `taken` and have no figures it says why.
+    It explains why measures in `taken` have no figures.
     """
     measures = {row.measure for row in rows}
 
@@ -110,7 +110,7 @@ def legend(rows: Rows, taken: Sequence[str] = ()) -> Table:
 
 
 def nothing_to_compare(rows: Rows, taken: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield of which measures that were taken there are no figures, and why."""
+    """Yield the measures that were taken but have no figures, with the reason."""
     if "similarity" in taken and not of(rows, "similarity/mean_deconfounded_cka"):
         yield "dCKA", "no variable of the program is more than token and position"
     if "attention" in taken and not of(rows, "attention/matched_overlap"):
@@ -123,7 +123,7 @@ def nothing_to_compare(rows: Rows, taken: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def print_meaning(failing: Failing, rows: Rows, controls: str, console: Console) -> None:
-    """Print what the marks of these rows say, or the command that runs the controls."""
+    """Print the meaning of the marks of these rows, or the command that runs the controls."""
     if said := meaning(failing, controls, (row.key for row in rows)):
         say(said, console)
 
@@ -143,7 +143,7 @@ def _wandb_lines(folder: RunFolder, wandb_log: WandbLog | None) -> Iterator[str]
 
 
 def how_many(inputs: InputSet) -> str:
-    """Return how many inputs there are, and of how many where they are a sample."""
+    """Return the number of inputs, and of how many they are a sample."""
     if inputs.exhaustive:
         return f"all {len(inputs):,} inputs"
     if inputs.total is None:
@@ -153,7 +153,7 @@ def how_many(inputs: InputSet) -> str:
 
 
 def output_text(inputs: InputSet) -> str:
-    """Return what the output is, within what tolerance, and where there is none."""
+    """Return the type of the output, its tolerance, and where it is undefined."""
     output, result = inputs.output, list(inputs.variables.values())[-1]
     if isinstance(output, Numerical):
         gap = smallest_gap(result)
@@ -169,17 +169,18 @@ def output_text(inputs: InputSet) -> str:
 
 
 def reference_text(reference: Reference) -> str:
-    """Return the reference's size and how it compares with the interpreter."""
-    compiled, found = reference.compiled, reference.validation
-    if found.exact:
-        against = f"equal to the RASP interpreter on {found.n:,} inputs"
+    """Return the size of the reference and how it compares with the RASP interpreter."""
+    compiled, validation = reference.compiled, reference.validation
+    if validation.exact:
+        against = f"equal to the RASP interpreter on {validation.n:,} inputs"
     else:
         against = (
-            f"INEXACT, wrong on {found.n_wrong:,} of {found.n:,} inputs ({found.cause}): every "
-            "result of this run is measured against an inexact reference"
+            f"INEXACT, wrong on {validation.n_wrong:,} of {validation.n:,} inputs "
+            f"({validation.cause}): every result of this run is measured against an inexact "
+            "reference"
         )
-    if found.largest_error is not None:
-        against += f", largest error {found.largest_error:.1g}"
+    if validation.largest_error is not None:
+        against += f", largest error {validation.largest_error:.1g}"
     sharpened = ", attention sharpened" if compiled.sharpened else ""
     cached = ", cached" if reference.from_cache else ""
     return (
@@ -189,7 +190,7 @@ def reference_text(reference: Reference) -> str:
 
 
 def inexact_note(rows: Sequence[Measurement]) -> str:
-    """Return a mark for results that were measured against an inexact reference, else nothing."""
+    """Return a note on results that were measured against an inexact reference, else empty."""
     shares = [row.value for row in rows if row.measure == "accuracy/reference_exact"]
     if shares and min(shares) < 1:
         return f" [INEXACT REFERENCE: right on {min(shares):.1%} of the inputs]"
@@ -200,7 +201,7 @@ Line = tuple[str, list[str], Measurement, str, Measurement | None]  # ..., contr
 
 
 def summary_table(rows: Rows, title: str, failing: Failing = None) -> RenderableType:
-    """Return the headlines of one checkpoint, each with its interval and its control.
+    """Return the table of the headlines of one checkpoint, with intervals and controls.
 
     `failing` is as in `print_summary`.
     """
@@ -246,14 +247,14 @@ def _accuracy(rows: Rows) -> Iterator[Line]:
 
 def _by_length(rows: Rows) -> Text | None:
     start = "all.length_"
-    found = {
+    by_length = {
         subject.removeprefix(start): row.value
         for subject, row in of(rows, "accuracy/exact").items()
         if subject.startswith(start)
     }
-    if not found:
+    if not by_length:
         return None
-    each = ", ".join(f"{length}: {value:.3f}" for length, value in found.items())
+    each = ", ".join(f"{length}: {value:.3f}" for length, value in by_length.items())
     return Text(f"exact accuracy by length  {each}")
 
 
@@ -262,41 +263,41 @@ def _similarity(rows: Rows) -> Iterator[Line]:
         measure = f"similarity/{name}_deconfounded_cka"
         for subject, row in of(rows, measure).items():
             yield _compared(rows, f"dCKA, {words}", [subject], row)
-    found = of(rows, "similarity/best_deconfounded_cka")
-    for label, names in relabelings({name: [row] for name, row in found.items()}).items():
-        yield _compared(rows, f"dCKA, {label}", names, found[names[0]])
+    by_variable = of(rows, "similarity/best_deconfounded_cka")
+    for label, names in relabelings({name: [row] for name, row in by_variable.items()}).items():
+        yield _compared(rows, f"dCKA, {label}", names, by_variable[names[0]])
 
 
 def _attention(rows: Rows) -> Iterator[Line]:
     uniform = uniform_heads(rows)
-    found = of(rows, "attention/matched_overlap")
-    for subject in sorted(found, key=lambda subject: subject != "model"):
+    overlaps = of(rows, "attention/matched_overlap")
+    for subject in sorted(overlaps, key=lambda subject: subject != "model"):
         words = subject if subject == "model" else component_label(subject)
         words += " (uniform)" if subject in uniform else ""
-        yield _compared(rows, f"attention, {words}", [subject], found[subject])
+        yield _compared(rows, f"attention, {words}", [subject], overlaps[subject])
 
 
 def _compared(rows: Rows, label: str, subjects: list[str], row: Measurement) -> Line:
-    """Return a line with the highest control and the reference's own value."""
+    """Return a table line with the highest control and the reference's own value."""
     control = highest_control(rows, row.measure, row.subject)
     shown = f"{control[0]:.3f} {control[1]}" if control else ""
     reference = of(rows, f"{row.measure}_reference").get(row.subject)
     group, _, name = row.measure.partition("/")
-    return label, [f"{group}/{one}/{name}" for one in subjects], row, shown, reference
+    return label, [f"{group}/{subject}/{name}" for subject in subjects], row, shown, reference
 
 
 def _neurons(rows: Rows, failing: Failing) -> Table | None:
-    """Return the model's figures, the reference's, and the difference that H1 speaks of.
+    """Return the table of the neurons: the model's figures, the reference's, and H1's difference.
 
-    Nothing where the model has no MLP neurons that were measured.
+    Returns None if no MLP neurons of the model were measured.
     """
     table = plain_table(
         "MLP neurons", "model", "95% interval", "reference", "reference less model (H1)",
         "95% interval",
     )  # fmt: skip
     for name, label in NEURON_LABELS.items():
-        found = of(rows, f"sparsity/{name}")
-        each = [found.get("model"), found.get("reference:model"),
+        by_model = of(rows, f"sparsity/{name}")
+        each = [by_model.get("model"), by_model.get("reference:model"),
                 of(rows, f"sparsity/h1_{name}").get("model")]  # fmt: skip
         if each[0] is None:
             continue
@@ -314,17 +315,17 @@ def _neurons(rows: Rows, failing: Failing) -> Table | None:
 
 
 def listed(row: Measurement) -> bool:
-    """Return whether a row is in the full table: of no single neuron, of no ablation by length."""
+    """Return whether a row is in the full table: no single neuron, no ablation by length."""
     group = row.measure.partition("/")[0]
     single = group == "sparsity" and "[" in row.subject
     return not single and (group != "ablation" or whole(row.subject))
 
 
 def full_table(rows: Rows, title: str, failing: Failing = None) -> RenderableType:
-    """Return the measurements of a checkpoint, with unit and direction.
+    """Return the table of all measurements of a checkpoint, with unit and direction.
 
-    The thousands of single neurons, and of ablations at one length, are counted only. `failing`
-    is as in `summary_table`; what fails has its reason beside it.
+    Rows of single neurons and of ablation at one length are only counted. `failing` is as in
+    `print_summary`; failing measures have their reason beside them.
     """
     table = Table(title=escape(title + inexact_note(rows)), title_justify="left")
     columns = ["measurement", "value", "95% interval", "n", "unit", "better"]

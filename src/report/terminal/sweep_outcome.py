@@ -1,4 +1,4 @@
-"""A sweep in the terminal: its runs one by one, and how they ended, over the seeds."""
+"""A sweep in the terminal: its runs, and their results over the seeds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ...runs.run_folder import RunFolder
 from ...runs.sweep_cells import Cell, Outcome, Sweep
 
 SHOWN = {"accuracy/all/exact": "exact", "accuracy/held_out/exact": "held out"}
-FAILED_SHOWN = 5  # failures that are told of, each with its last words
+FAILED_SHOWN = 5  # the most failures that are shown, each with the end of its log
 
 
 def print_cells(sweep: Sweep, console: Console) -> None:
-    """Print a line for each run: its index, what it is, and how far it is."""
+    """Print a line for each run: its index, its settings and its state."""
     outcome = Outcome(sweep, {}, None)
     for cell, what in zip(sweep.cells, _names(sweep), strict=True):
         name = f"{what} seed={cell.config.seed}"
@@ -40,7 +40,7 @@ def print_cells(sweep: Sweep, console: Console) -> None:
 
 
 def print_sweep(outcome: Outcome, console: Console) -> None:
-    """Print a sweep's runs over their seeds: how many finished, and the accuracies of those."""
+    """Print the runs of a sweep over their seeds: how many finished, with their accuracies."""
     sweep, groups = outcome.sweep, defaultdict[str, list[Cell]](list)
     names = dict[str, str]()
     for cell, name in zip(sweep.cells, _names(sweep), strict=True):
@@ -55,9 +55,9 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
     table.add_column("finished", justify="right", no_wrap=True)
     for label in (*SHOWN.values(), "last step"):
         table.add_column(label, justify="right", no_wrap=True)
-    found = {cell.index: _end(cell) for cell in sweep.cells if cell.finished}
+    by_cell = {cell.index: _end(cell) for cell in sweep.cells if cell.finished}
     for settings, cells in groups.items():
-        ends = [found[cell.index] for cell in cells if cell.index in found]
+        ends = [by_cell[cell.index] for cell in cells if cell.index in by_cell]
         values = [_cell([end[key] for end in ends if key in end]) for key in (*SHOWN, "step")]
         table.add_row(escape(names[settings]), f"{len(ends)} of {len(cells)}", *values)
     console.print(table)
@@ -66,7 +66,7 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
         ", ".join(f"{count} {state}" for state, count in states.items())
         + "; mean (lowest..highest)"
     ]
-    gone = [cell.folder.name for cell in sweep.cells if found.get(cell.index) == {}]
+    gone = [cell.folder.name for cell in sweep.cells if by_cell.get(cell.index) == {}]
     if gone:
         lines.append(f"! damaged, or its checkpoints are gone: {', '.join(gone)}")
     lines += [f"! {cell.folder.name}: {last_words(cell.log)}" for cell in outcome.failed][
@@ -89,15 +89,15 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
 
 
 def _names(sweep: Sweep) -> list[str]:
-    """Return what each run is but for its seed, without what all runs of the sweep share."""
+    """Return the name of each run without its seed and without settings that all runs share."""
     configs = [cell.config for cell in sweep.cells]
-    found = [departures(config) for config in configs]
-    shared = {key for key, value in found[0].items() if all(o.get(key) == value for o in found)}
+    choices = [departures(config) for config in configs]
+    shared = {key for key, value in choices[0].items() if all(o.get(key) == value for o in choices)}
     names = [group_name(config, shared) for config in configs]
     settings, alike = list(map(group_settings, configs)), defaultdict[str, list[int]](list)
     for place, name in enumerate(names):
         alike[name].append(place)
-    for places in alike.values():  # a program of the user's own is called the same in all of them
+    for places in alike.values():  # different programs of the user can share a name
         several = [settings[place] for place in places]
         differing = [key for key in several[0] if len({repr(s[key]) for s in several}) > 1]
         for place in places:
@@ -107,7 +107,7 @@ def _names(sweep: Sweep) -> list[str]:
 
 
 def _end(cell: Cell) -> dict[str, float]:
-    """Return what is shown of a finished run; nothing where its record is damaged or gone."""
+    """Return the shown values of a finished run; empty if its record is damaged or gone."""
     try:
         last = RunFolder.open(cell.folder).checkpoint_folders()[-1]
         values = {row.key: row.value for row in checkpoints.load_rows(last)}
@@ -119,7 +119,7 @@ def _end(cell: Cell) -> dict[str, float]:
 
 
 def _not_uploaded(cell: Cell) -> str | None:
-    """Return what W&B lacks of a finished run, as its end said."""
+    """Return what was not uploaded of a finished run, as recorded at its end."""
     with suppress(UserError):
         return (RunFolder.open(cell.folder).finished() or {}).get("not_uploaded")
     return None

@@ -1,4 +1,4 @@
-"""Tables and text for the terminal, as narrow as can be."""
+"""Tables and text for the terminal, as narrow as possible."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-PATH = 20  # characters from which on a word with a slash is one
-WORD = re.compile(r"[^\s`]*`[^`\n]+`\S*|\S+")  # a command in backticks is one
+PATH = 20  # a word with a slash of at least so many characters counts as a path
+WORD = re.compile(r"[^\s`]*`[^`\n]+`\S*|\S+")  # a command in backticks is one word
 
 
 def plain_table(label: str, *numbers: str) -> Table:
-    """Return an empty table of labels and numbers."""
+    """Return an empty table with a column of labels and columns of numbers."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     table.add_column(label, overflow="fold")
     for column in numbers:
@@ -25,7 +25,7 @@ def plain_table(label: str, *numbers: str) -> Table:
 
 
 def legend_table(lines: Iterable[tuple[str, str]]) -> Table:
-    """Return terms, each beside what it means."""
+    """Return a table of terms and their meanings."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -35,9 +35,9 @@ def legend_table(lines: Iterable[tuple[str, str]]) -> Table:
 
 
 def say(text: str, console: Console) -> None:
-    """Print a text in lines that fit the terminal; a path and a command are never broken.
+    """Print a text in lines that fit the terminal, without breaking paths and commands.
 
-    Where there is no terminal, and its width is not given either, lines are left whole.
+    Without a terminal and without a given width, lines are not wrapped.
     """
     given = console.is_terminal or console._width is not None  # by COLUMNS, or by the caller
     for line in wrapped(text, console.width) if given else text.split("\n"):
@@ -45,7 +45,7 @@ def say(text: str, console: Console) -> None:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Return a text in lines of at most a width; a path or a command may make one longer.
+    """Wrap a text to lines of at most `width` cells; paths and commands can make a line longer.
 
     >>> wrapped("  say `algomatch match runs/RUN` of it", 12)
     ['  say `algomatch match runs/RUN`', '  of it']
@@ -56,13 +56,13 @@ def wrapped(text: str, width: int) -> list[str]:
             lines.append(line)
             continue
         indent = line[: len(line) - len(line.lstrip())]
-        found = ""
+        piece = ""
         for word in WORD.findall(line):
             short = "`" not in word and ("/" not in word or len(word) < PATH)
-            if found and short and cell_len(f"{indent}{found} {word}") > width:
-                lines.append(indent + found)
-                found = word
+            if piece and short and cell_len(f"{indent}{piece} {word}") > width:
+                lines.append(indent + piece)
+                piece = word
             else:
-                found = f"{found} {word}".lstrip()
-        lines.append(indent + found)
+                piece = f"{piece} {word}".lstrip()
+        lines.append(indent + piece)
     return lines

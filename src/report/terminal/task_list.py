@@ -1,4 +1,4 @@
-"""The list of registered tasks in the terminal; it loads neither torch nor Tracr's compiler."""
+"""The list of registered tasks in the terminal, without loading torch or Tracr's compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks in the terminal: one in full, and the check of all."""
+"""Tasks in the terminal: a task in full, and the check of all tasks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def print_task(overrides: Sequence[str], picture: Path | None, console: Console)
 
     Raises:
         UserError: the task or its program is not valid.
-        FaultError: an alternative is another map, or the picture could not be written.
+        FaultError: an alternative computes another map, or the picture cannot be written.
     """
     config = compose(overrides).task
     task = make_task(config)
@@ -109,19 +109,19 @@ def _variables(inputs: InputSet) -> Table:
 
 
 def shown(value: object) -> str:
-    """Return a value of a variable as text."""
+    """Return the value of a variable as text."""
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def examples(inputs: InputSet) -> list[int]:
-    """Return some rows of the longest lists, the same every time."""
+    """Return the rows of some of the longest lists; deterministic."""
     rows = (inputs.lengths == inputs.lengths.max()).nonzero()[:, 0].tolist()
     return sorted(random.Random(0).sample(rows, min(EXAMPLES, len(rows))))
 
 
 @dataclass(frozen=True)
 class Checked:
-    """How a program fared in the check; `problem` is None where it is exact and the same map."""
+    """The check of one program; `problem` is None if it is exact and computes the task's map."""
 
     name: str
     inputs: InputSet | None
@@ -135,29 +135,31 @@ def check_tasks(names: Sequence[str], overrides: Sequence[str], console: Console
     """Compile and validate every program of the named tasks, and print the table.
 
     Raises:
-        FaultError: a program is not exact, or an alternative not the same map.
+        FaultError: a program is not exact, or an alternative computes another map.
     """
-    found: list[Checked] = []
+    checks: list[Checked] = []
     names = names or task_names()
     total = sum(_programs(name, overrides) for name in names)
     try:
         with Steps(console, "checking programs", total) as steps:
             for name in names:
                 for checked in _check(name, overrides):
-                    found.append(checked)
-                    steps.to(len(found), checked.name)
-    finally:  # what is known is shown, also after Ctrl-C
-        console.print(_checked_table(found))
-    wrong = [one for one in found if one.problem is not None]
-    for one in wrong:
-        console.print(f"{one.name}: {one.problem}", markup=False, highlight=False, soft_wrap=True)
+                    checks.append(checked)
+                    steps.to(len(checks), checked.name)
+    finally:  # show the programs checked so far, also after Ctrl-C
+        console.print(_checked_table(checks))
+    wrong = [check for check in checks if check.problem is not None]
+    for failed in wrong:
+        console.print(
+            f"{failed.name}: {failed.problem}", markup=False, highlight=False, soft_wrap=True
+        )
     if wrong:
-        raise FaultError(f"{len(wrong)} of {len(found)} programs failed the check")
-    return found
+        raise FaultError(f"{len(wrong)} of {len(checks)} programs failed the check")
+    return checks
 
 
 def _programs(name: str, overrides: Sequence[str]) -> int:
-    """Return how many programs a task has; 1 where it is none."""
+    """Return the number of programs of a task; 1 if the task is not valid."""
     try:
         return 1 + len(make_task(compose([f"task={name}", *overrides]).task).alternatives)
     except UserError:
@@ -189,24 +191,26 @@ def _check(name: str, overrides: Sequence[str]) -> Iterator[Checked]:
         yield Checked(other_name, inputs, other, seconds, problem, alternative=True)
 
 
-def _checked_table(found: Sequence[Checked]) -> Table:
+def _checked_table(checks: Sequence[Checked]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("program", no_wrap=True)
     table.add_column("inputs", justify="right", no_wrap=True)
     table.add_column("layers/heads/\nd_model/d_mlp", no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
     table.add_column("exact", no_wrap=True)
-    for one in found:
-        shape = one.reference.compiled.shape if one.reference else {}
+    for check in checks:
+        shape = check.reference.compiled.shape if check.reference else {}
         size = "/".join(str(shape[key]) for key in SIZES if shape)
-        name = escape(f" {one.name}" if one.alternative else one.name)
-        count = f"{len(one.inputs):,}" if one.inputs else ""
-        table.add_row(name, count, size, f"{one.seconds:.1f}", "NO" if one.problem else _yes(one))
+        name = escape(f" {check.name}" if check.alternative else check.name)
+        count = f"{len(check.inputs):,}" if check.inputs else ""
+        table.add_row(
+            name, count, size, f"{check.seconds:.1f}", "NO" if check.problem else _yes(check)
+        )
     return table
 
 
-def _yes(one: Checked) -> str:
-    assert one.reference is not None
-    error = one.reference.validation.largest_error
-    sampled = "" if one.reference.inputs.exhaustive else ", sampled"
+def _yes(check: Checked) -> str:
+    assert check.reference is not None
+    error = check.reference.validation.largest_error
+    sampled = "" if check.reference.inputs.exhaustive else ", sampled"
     return f"yes{sampled}" if error is None else f"to {error:.0e}{sampled}"
