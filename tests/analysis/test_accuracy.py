@@ -45,7 +45,7 @@ def looped(
     logits: torch.Tensor, targets: torch.Tensor, output: Categorical
 ) -> list[tuple[float, int, float, int]]:
     """Return exact, right positions, summed loss and positions of each input, one by one."""
-    found = []
+    tallies = []
     for rows, wanted in zip(logits.double().tolist(), targets.tolist(), strict=True):
         right, loss, count = 0, 0.0, 0
         for scores, target in zip(rows, wanted, strict=True):
@@ -53,8 +53,8 @@ def looped(
                 count += 1
                 right += scores.index(max(scores)) == target
                 loss += math.log(sum(math.exp(score) for score in scores)) - scores[target]
-        found.append((float(right == count > 0), right, loss, count))
-    return found
+        tallies.append((float(right == count > 0), right, loss, count))
+    return tallies
 
 
 @settings(max_examples=60, deadline=None)
@@ -235,8 +235,8 @@ def test_the_blind_control_is_the_best_answer_to_length_and_position_alone(kind:
         if inputs.defined[i].any():
             every.setdefault(int(inputs.lengths[i]), []).append(list(inputs.values_at(i)))
     rows = rows_of(record(make_bridge(setting.shape), inputs, 2048), setting)
-    found = {s: row for (measure, s), row in rows.items() if measure == "accuracy/blind_exact"}
-    assert set(found) == {"all", *(f"all.length_{length}" for length in every)}
+    blind = {s: row for (measure, s), row in rows.items() if measure == "accuracy/blind_exact"}
+    assert set(blind) == {"all", *(f"all.length_{length}" for length in every)}
     hits = 0.0
     for length, lists in every.items():
         counts = [Counter(v for v in place if v is not None) for place in zip(*lists, strict=True)]
@@ -245,15 +245,18 @@ def test_the_blind_control_is_the_best_answer_to_length_and_position_alone(kind:
         ]
         answers = set(itertools.product(*likeliest))
         shares = [
-            sum(all(v is None or v == a for v, a in zip(one, answer, strict=True)) for one in lists)
+            sum(
+                all(v is None or v == a for v, a in zip(outputs, answer, strict=True))
+                for outputs in lists
+            )
             / len(lists)
             for answer in answers
         ]
-        row = found[f"all.length_{length}"]
+        row = blind[f"all.length_{length}"]
         assert row.n == len(lists)
         assert any(row.value == pytest.approx(share) for share in shares)
         hits += row.value * row.n
-    assert found["all"].n == sum(map(len, every.values()))
-    assert found["all"].value == pytest.approx(hits / found["all"].n)
-    assert 0 < found["all"].value <= 1
-    assert (found["all"].value == 1) == (kind == "the length alone")
+    assert blind["all"].n == sum(map(len, every.values()))
+    assert blind["all"].value == pytest.approx(hits / blind["all"].n)
+    assert 0 < blind["all"].value <= 1
+    assert (blind["all"].value == 1) == (kind == "the length alone")

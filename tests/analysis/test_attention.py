@@ -48,9 +48,9 @@ def pattern(bridge: Any, setting: Setting, head: tuple[int, int]) -> Any:
     return cache[f"blocks.{head[0]}.attn.hook_pattern"][:, head[1]].double().numpy()
 
 
-def overlap(one: Any, other: Any, defined: Any) -> float:
+def overlap(attention: Any, other: Any, defined: Any) -> float:
     """1 less the mean total variation distance of the queries where there is an output."""
-    return float(1 - (np.abs(one - other).sum(-1) / 2)[defined].mean())
+    return float(1 - (np.abs(attention - other).sum(-1) / 2)[defined].mean())
 
 
 @settings(max_examples=25, deadline=None)
@@ -59,18 +59,18 @@ def test_an_overlap_is_one_less_the_total_variation_distance(
     heads: int, others: int, positions: int, seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
-    one, other = (
+    patterns, other = (
         generator.dirichlet(np.full(positions, 0.3), size=(3, n, positions))
         for n in (heads, others)
     )
     counted = generator.integers(2, size=(3, positions))
     got = overlaps(
-        torch.from_numpy(one).float(),
+        torch.from_numpy(patterns).float(),
         torch.from_numpy(other).float(),
         torch.from_numpy(counted).float(),
     )
     for i, j in itertools.product(range(heads), range(others)):
-        distance = np.abs(one[:, i] - other[:, j]).sum(-1) / 2
+        distance = np.abs(patterns[:, i] - other[:, j]).sum(-1) / 2
         np.testing.assert_allclose(got[:, i, j], ((1 - distance) * counted).sum(1), atol=1e-5)
 
 
@@ -78,8 +78,8 @@ def test_an_overlap_is_one_less_the_total_variation_distance(
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**31))
 def test_the_matching_is_the_best_of_all_one_to_one(rows: int, columns: int, seed: int) -> None:
     values = np.random.default_rng(seed).random((rows, columns))
-    found = matching(torch.from_numpy(values))
-    assert len(found) == len(set(found.values())) == min(rows, columns)
+    pairs = matching(torch.from_numpy(values))
+    assert len(pairs) == len(set(pairs.values())) == min(rows, columns)
     if rows <= columns:
         sums = [
             values[range(rows), list(p)].sum() for p in itertools.permutations(range(columns), rows)
@@ -89,7 +89,7 @@ def test_the_matching_is_the_best_of_all_one_to_one(rows: int, columns: int, see
             values[list(p), range(columns)].sum()
             for p in itertools.permutations(range(rows), columns)
         ]
-    assert sum(values[i, j] for i, j in found.items()) == pytest.approx(max(sums))
+    assert sum(values[i, j] for i, j in pairs.items()) == pytest.approx(max(sums))
 
 
 def test_a_head_is_active_if_it_writes_anything(small: Setting) -> None:
@@ -119,8 +119,8 @@ def test_every_pair_has_its_overlap(small: Setting, recording: Recording, rows: 
     assert pairs == {f"{name_of(a)}~{name_of(b)}" for a in ACTIVE for b in ours}
     for theirs, head in itertools.product(ACTIVE, ours):
         row = rows["overlap", f"{name_of(theirs)}~{name_of(head)}"]
-        one = pattern(small.reference.bridge, small, theirs)
-        wanted = overlap(one, pattern(recording.bridge, small, head), defined)
+        compiled = pattern(small.reference.bridge, small, theirs)
+        wanted = overlap(compiled, pattern(recording.bridge, small, head), defined)
         assert row.value == pytest.approx(wanted, abs=1e-6)
         assert row.n == defined.sum()
 
@@ -140,10 +140,10 @@ def test_heads_are_matched_so_that_their_overlaps_are_largest_in_sum(rows: Rows)
 def test_the_models_interval_is_a_bootstrap_over_inputs(
     small: Setting, recording: Recording, rows: Rows
 ) -> None:
-    found, generator = compare(recording, small), np.random.default_rng(0)
+    comparison, generator = compare(recording, small), np.random.default_rng(0)
     (telling,) = [i for i, head in enumerate(ACTIVE) if head == (3, 0)]
-    best = int(found.means[telling].argmax())
-    sums, count = found.sums[:, telling, best].numpy(), found.count.numpy()
+    best = int(comparison.means[telling].argmax())
+    sums, count = comparison.sums[:, telling, best].numpy(), comparison.count.numpy()
     chosen = generator.integers(len(sums), size=(4000, len(sums)))
     drawn = sums[chosen].sum(1) / count[chosen].sum(1)
     row = rows["matched_overlap", "model"]
@@ -226,8 +226,8 @@ def test_the_controls_are_random_inits_and_other_tasks(small: Setting, rows: Row
         values = []
         for bridge in bridges:
             heads = itertools.product(range(bridge.cfg.n_layers), range(bridge.cfg.n_heads))
-            found = [overlap(theirs, pattern(bridge, small, head), defined) for head in heads]
-            values.append(max(found))
+            scores = [overlap(theirs, pattern(bridge, small, head), defined) for head in heads]
+            values.append(max(scores))
         row = rows[f"matched_overlap_{suffix}", "model"]
         assert row.value == pytest.approx(np.mean(values), abs=1e-6)
         assert (row.ci_low, row.ci_high) == pytest.approx((min(values), max(values)), abs=1e-6)

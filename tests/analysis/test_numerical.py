@@ -82,8 +82,8 @@ def test_the_tolerance_is_below_half_the_distance_of_two_outputs(shares: Setting
     values = sorted({a / n for n in range(1, 5) for a in range(n + 1)})
     assert output.tolerance <= 0.05
     assert output.tolerance < min(np.diff(values)) / 2
-    found = set(shares.inputs.targets[shares.inputs.defined].tolist())
-    assert sorted(found) == pytest.approx(values)
+    targets = set(shares.inputs.targets[shares.inputs.defined].tolist())
+    assert sorted(targets) == pytest.approx(values)
 
 
 @settings(max_examples=60, deadline=None)
@@ -205,10 +205,10 @@ def test_a_number_with_gaps_is_compared_with_its_value_and_its_gaps(
     columns = np.stack([np.array([*values, 0.0])[np.where(kept == IGNORE, 3, kept)],
                         (kept == IGNORE).astype(float)], axis=1)  # fmt: skip
     setting = Setting(other, shares.reference, shares.shape, shares.config)
-    found = compare(replace(recording, inputs=other), setting).variables
+    similarities = compare(replace(recording, inputs=other), setting).variables
     for site in residual_sites(recording.bridge):
         rest = residuals(recording[site][inputs.defined].double().numpy(), inputs)
-        got = found["drawn", site][0]
+        got = similarities["drawn", site][0]
         assert got == pytest.approx(gram_cka(residuals(columns, inputs), rest), abs=1e-6)
 
 
@@ -216,7 +216,7 @@ def test_the_reference_holds_the_number_whole_where_tracr_writes_it(shares: Sett
     inputs = shares.inputs
     reference = shares.reference_source.at(slice(0, len(inputs)))
     column = shares.reference.compiled.residual_labels.index("frac_prevs")
-    found = compare(reference, shares).variables
+    similarities = compare(reference, shares).variables
     rows = rows_of(similarity.measure(reference, shares))
     holds = [
         site
@@ -228,9 +228,9 @@ def test_the_reference_holds_the_number_whole_where_tracr_writes_it(shares: Sett
     assert holds
     for site in residual_sites(reference.bridge):
         if site in holds:  # beside it there is nothing but token and position
-            assert found["frac_prevs", site][0] == pytest.approx(1, abs=1e-3)
+            assert similarities["frac_prevs", site][0] == pytest.approx(1, abs=1e-3)
         else:
-            assert ("frac_prevs", site) not in found
+            assert ("frac_prevs", site) not in similarities
     assert rows["best_deconfounded_cka_reference", "frac_prevs"].value == pytest.approx(1, abs=1e-3)
 
 
@@ -245,8 +245,8 @@ def test_the_random_inits_of_a_numerical_task_give_numbers_too(
         control = record(make_bridge(shape), inputs, 2048)
         assert control.logits.shape[-1] == 1
         sites = residual_sites(control.bridge)
-        found = compare(control, shares).variables
-        bests.append(max(found["frac_prevs", site][0] for site in sites))
+        similarities = compare(control, shares).variables
+        bests.append(max(similarities["frac_prevs", site][0] for site in sites))
     row = rows["best_deconfounded_cka_random_init", "frac_prevs"]
     assert row.value == pytest.approx(np.mean(bests), abs=1e-9)
     assert (row.ci_low, row.ci_high) == pytest.approx((min(bests), max(bests)), abs=1e-9)
@@ -286,14 +286,14 @@ def test_every_measure_of_every_kind_of_task_is_declared_bounded_and_repeats(tas
     training = {metric.name for metric in suite.TRAINING_METRICS}
     if_solved = {name for name in metrics if "redundant" in name}
     if_there = {name for name in metrics if "/h1_" in name}  # a reference may have no neurons
-    found = {row.measure for row in rows}
+    measured = {row.measure for row in rows}
     of_cuts = {name for name in metrics if name.startswith("matching/")}
     testable = next(row.value for row in rows if row.measure == "matching/testable_cuts")
     if not testable:
         if_there |= of_cuts - {"matching/testable_cuts"}
-    assert found - if_there == set(metrics) - training - if_solved - if_there
+    assert measured - if_there == set(metrics) - training - if_solved - if_there
     neurons = any(row.subject == "reference:model" for row in rows)
-    assert bool({name for name in found if "/h1_" in name}) == neurons
+    assert bool({name for name in measured if "/h1_" in name}) == neurons
     for row in rows:
         metric = metrics[row.measure]
         assert metric.low <= row.value <= metric.high, row

@@ -66,8 +66,8 @@ def test_what_was_not_announced_is_compared_all_the_same(
 def test_the_kinds_of_controls_are_kept_apart(small: Setting, observed: Counter[int]) -> None:
     setting = with_config(small, random_inits=3)
     setting.will_compare(inputs_of)
-    found = {kind: setting.compared(kind, inputs_of) for kind in CONTROLS}
-    assert {kind: len(values) for kind, values in found.items()} == {
+    controls = {kind: setting.compared(kind, inputs_of) for kind in CONTROLS}
+    assert {kind: len(values) for kind, values in controls.items()} == {
         "random_init": 3,
         "other_task": small.config.other_tasks,
     }
@@ -94,7 +94,7 @@ def test_a_computation_is_kept_under_its_name(small: Setting) -> None:
         calls.append(name)
         return torch.zeros(2)
 
-    one = setting.once("a", lambda: compute("a"))
-    assert setting.once("a", lambda: compute("a")) is one
-    assert setting.once("b", lambda: compute("b")) is not one
+    kept = setting.once("a", lambda: compute("a"))
+    assert setting.once("a", lambda: compute("a")) is kept
+    assert setting.once("b", lambda: compute("b")) is not kept
     assert calls == ["a", "b"]

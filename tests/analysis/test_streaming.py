@@ -53,16 +53,16 @@ def same(got: Rows, wanted: Rows, abs_: float = 1e-6) -> None:
     for key, row in got.items():
         other = wanted[key]
         assert row.n == other.n, key
-        for one, two in ((row.value, other.value), (row.ci_low, other.ci_low),
+        for figure, two in ((row.value, other.value), (row.ci_low, other.ci_low),
                          (row.ci_high, other.ci_high)):  # fmt: skip
-            assert one == (two if two is None else pytest.approx(two, abs=abs_)), key
+            assert figure == (two if two is None else pytest.approx(two, abs=abs_)), key
 
 
 def sizes(setting: Setting, bridge: Any) -> tuple[int, int]:
     """How many bytes an input takes in the model, and in the reference."""
     positions = setting.inputs.tokens.shape[1]
     model, reference = (
-        bytes_per_input(one, positions) for one in (bridge, setting.reference.bridge)
+        bytes_per_input(subject, positions) for subject in (bridge, setting.reference.bridge)
     )
     return model, reference
 
@@ -117,8 +117,8 @@ def test_no_more_is_held_at_once_than_a_part(
     held = []
     plain = activations.record
 
-    def noted(one: Any, inputs: Any, batch_size: int) -> Recording:
-        recording = plain(one, inputs, batch_size)
+    def noted(model: Any, inputs: Any, batch_size: int) -> Recording:
+        recording = plain(model, inputs, batch_size)
         every = [value for name, value in recording.activations.items()]
         held.append(sum(value.element_size() * value.nelement() for value in every))
         return recording
@@ -147,9 +147,9 @@ def test_bytes_of_an_input_are_those_of_its_recording(setting: Setting) -> None:
 def test_parts_are_the_rows_of_the_whole_in_order(small: Setting) -> None:
     bridge, inputs = make_bridge(small.shape), small.inputs
     whole, source = record(bridge, inputs, 2048), Streamed(bridge, inputs, 50)
-    found = list(source.parts())
-    assert [rows for rows, _ in found] == [slice(0, 50), slice(50, 100), slice(100, 120)]
-    for rows, part in found:
+    parts = list(source.parts())
+    assert [rows for rows, _ in parts] == [slice(0, 50), slice(50, 100), slice(100, 120)]
+    for rows, part in parts:
         assert torch.equal(part.inputs.tokens, inputs.tokens[rows])
         torch.testing.assert_close(part.logits, whole.logits[rows], atol=1e-6, rtol=0)
         for name, values in part.activations.items():
@@ -256,9 +256,9 @@ def test_what_is_held_of_the_reference_is_bounded_and_changes_nothing(
 
     plain = activations.record
 
-    def noted(one: Any, inputs: Any, batch_size: int) -> Recording:
-        made.extend([slice(0)] * (one is small.reference.bridge))
-        return plain(one, inputs, batch_size)
+    def noted(model: Any, inputs: Any, batch_size: int) -> Recording:
+        made.extend([slice(0)] * (model is small.reference.bridge))
+        return plain(model, inputs, batch_size)
 
     monkeypatch.setattr(activations, "record", noted)
     (most, whole), (fewest, held) = runs(0), runs(2**20)
@@ -268,4 +268,4 @@ def test_what_is_held_of_the_reference_is_bounded_and_changes_nothing(
     room = Held()
     parts = [room.of(slice(n, n + 1), lambda: torch.zeros(10)) for n in (0, 1, 2)]
     again = [room.of(slice(n, n + 1), lambda: torch.ones(10)) for n in (0, 1, 2)]
-    assert [one is other for one, other in zip(parts, again, strict=True)] == [True, True, False]
+    assert [kept is other for kept, other in zip(parts, again, strict=True)] == [True, True, False]

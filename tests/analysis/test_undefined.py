@@ -56,11 +56,11 @@ def answers(tokens: list[Any], task: str) -> list[Any]:
         return [None, None, *tokens][: len(tokens)]
     if task == "previous_token":
         return [None, *tokens][: len(tokens)]
-    found = []
+    outputs = []
     for i, token in enumerate(tokens):
         earlier = [j for j in range(i) if tokens[j] == token]
-        found.append(tokens[earlier[-1] + 1] if earlier else None)
-    return found
+        outputs.append(tokens[earlier[-1] + 1] if earlier else None)
+    return outputs
 
 
 def test_targets_are_what_the_task_says_and_elsewhere_there_are_none(setting: Setting) -> None:
@@ -85,24 +85,24 @@ def test_inputs_without_any_output_count_in_no_accuracy(
     right = [
         [
             inputs.output.decode(torch.eye(2)[[given[i][1 + place]]])[0] == wanted
-            for place, wanted in enumerate(one)
+            for place, wanted in enumerate(expected)
             if wanted is not None
         ]
-        for i, one in enumerate(outputs)
+        for i, expected in enumerate(outputs)
     ]
     silent = 0
     for split in accuracy.SPLITS:
         for length in (None, *inputs.task.lengths):
             chosen = inputs.rows(split, length).tolist()
-            kept = [one for one, there in zip(right, chosen, strict=True) if there and one]
+            kept = [hits for hits, there in zip(right, chosen, strict=True) if there and hits]
             subject = split if length is None else f"{split}.length_{length}"
             assert (("exact", subject) in rows) == bool(kept)
             silent += any(chosen) and not kept
             if kept:
                 exact, token = rows["exact", subject], rows["token", subject]
-                every = [good for one in kept for good in one]
+                every = [good for hits in kept for good in hits]
                 assert (exact.n, token.n) == (len(kept), len(every))
-                assert exact.value == pytest.approx(np.mean([all(one) for one in kept]))
+                assert exact.value == pytest.approx(np.mean([all(hits) for hits in kept]))
                 assert token.value == pytest.approx(np.mean(every))
                 assert rows["loss", subject].n == len(every)
     assert silent  # some lengths, such as 1, have inputs and no row
@@ -151,8 +151,8 @@ def test_ablation_counts_the_inputs_with_an_output(setting: Setting) -> None:
     } == {answered}
     for length in setting.inputs.task.lengths:
         of_length = int(setting.inputs.defined[setting.inputs.rows("all", length)].any(1).sum())
-        found = {row.n for (_, s), row in rows.items() if s.endswith(f".length_{length}")}
-        assert found == ({of_length} if of_length else set())
+        counts = {row.n for (_, s), row in rows.items() if s.endswith(f".length_{length}")}
+        assert counts == ({of_length} if of_length else set())
     last = f"blocks.{reference.bridge.cfg.n_layers - 1}.hook_attn_out"
     row = rows["zero_delta_exact", last]
     logits = reference.bridge.run_with_hooks(
