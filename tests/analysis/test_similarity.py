@@ -610,7 +610,7 @@ def test_a_number_rescaled_even_negatively_counts_once(small: Setting) -> None:
 def test_columns_that_are_the_same_are_taken_once_and_change_nothing(
     of: str, small: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def found() -> tuple[int, Found]:
+    def compared() -> tuple[int, Found]:
         setting = with_config(small, random_inits=1)
         bridge = setting.reference.bridge if of == "the reference" else make_bridge(small.shape)
         return similarity.program(setting).side.width, compare(setting.observe(bridge), setting)
