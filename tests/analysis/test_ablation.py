@@ -1,4 +1,4 @@
-"""Ablation's rows: deltas against hooks by hand, their intervals, and models that are known."""
+"""Ablation rows: deltas against hand-written hooks, their intervals, and controls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows(recording: Recording, small: Setting) -> Rows:
 
 @pytest.fixture(scope="module")
 def unsolved_too(small: Setting) -> Setting:
-    """In which every model solves the task, so that sets are ablated of any."""
+    """A setting that counts every model as solving the task, so sets are always ablated."""
     return with_config(small, solved=0.0)
 
 
@@ -49,7 +49,7 @@ def of_reference(small: Setting) -> Rows:
 
 
 def ablated(recording: Recording, setting: Setting) -> dict[tuple[str, str], Outcome]:
-    """How the model does on each input under each ablation of each component."""
+    """The outcome of each ablation of each component, input by input."""
     means = Means(recording.bridge)
     means.add(recording)
     again = Rerun(recording, means, donors(setting.inputs, setting.config.seed))
@@ -107,7 +107,7 @@ def test_replacing_a_constant_output_by_its_mean_changes_nothing(small: Setting)
                 assert rows[f"{kind}_delta_{effect}", name].value == 0
             assert rows[f"{kind}_delta_loss", name].value == pytest.approx(0, abs=1e-6)
         assert abs(rows["zero_delta_loss", name].value) > 1e-3
-    for head in range(small.shape.n_heads):  # nobody reads what these heads say
+    for head in range(small.shape.n_heads):  # no later component reads these heads
         for kind in KINDS:
             row = rows[f"{kind}_delta_loss", f"blocks.0.attn.hook_z[{head}]"]
             assert row.value == pytest.approx(0, abs=1e-6)
@@ -155,7 +155,7 @@ def test_without_its_last_attention_layer_the_reference_cannot_reverse(
 def test_resampling_within_a_length_hides_what_carries_the_length_alone(
     of_reference: Rows,
 ) -> None:
-    counting = "blocks.0.hook_attn_out"  # it finds 1/n, the same for all lists of a length
+    counting = "blocks.0.hook_attn_out"  # writes 1/n, equal for all lists of one length
     assert of_reference["resample_within_delta_exact", counting].value == 0
     assert of_reference["resample_across_delta_exact", counting].value < -0.2
     assert of_reference["harmless_kinds", counting].value < len(KINDS)
@@ -277,7 +277,7 @@ def test_no_sets_are_ablated_of_a_model_that_does_not_solve_the_task(
     assert intact_of(recording).means()["exact"] < small.config.solved
     assert ablated_subjects(rows) == {place.name for place in places(recording.bridge)}
     assert not [name for name, _ in rows if "redundant" in name]
-    for key, row in rows.items():  # and what is measured of single components is the same
+    for key, row in rows.items():  # single components have the same rows
         if "_delta_" in key[0]:
             assert with_sets[key] == row
 

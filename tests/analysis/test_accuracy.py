@@ -1,4 +1,4 @@
-"""Accuracies and loss, against a plain loop, numpy and torchmetrics' own classes."""
+"""Accuracies and loss against a plain loop, numpy and torchmetrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Case = tuple[torch.Tensor, torch.Tensor, Categorical]
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Draw logits and targets, with positions (at times a whole input) that do not count."""
+    """Draw logits and targets. Some positions, at times a whole input, are ignored."""
     inputs, positions, classes = (draw(st.integers(a, b)) for a, b in ((1, 8), (1, 6), (2, 5)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     logits = 3 * torch.randn(inputs, positions, classes, generator=generator)
@@ -44,7 +44,7 @@ def cases(draw: st.DrawFn) -> Case:
 def looped(
     logits: torch.Tensor, targets: torch.Tensor, output: Categorical
 ) -> list[tuple[float, int, float, int]]:
-    """Return exact, right positions, summed loss and positions of each input, one by one."""
+    """Return exactness, right positions, summed loss and position count of each input."""
     tallies = []
     for rows, wanted in zip(logits.double().tolist(), targets.tolist(), strict=True):
         right, loss, count = 0, 0.0, 0
@@ -240,7 +240,7 @@ def test_the_blind_control_is_the_best_answer_to_length_and_position_alone(kind:
     hits = 0.0
     for length, lists in every.items():
         counts = [Counter(v for v in place if v is not None) for place in zip(*lists, strict=True)]
-        likeliest = [  # several where they are as frequent
+        likeliest = [  # several in case of a tie
             {None, *(v for v, n in count.items() if n == max(count.values()))} for count in counts
         ]
         answers = set(itertools.product(*likeliest))

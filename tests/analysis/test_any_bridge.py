@@ -1,4 +1,4 @@
-"""A GPT-2 from a folder stands with a task's programs as the model that it is a copy of."""
+"""A GPT-2 loaded from a folder gets the same standings as the model it copies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONE = ["induction_by_pointer"]
 
 
 def assert_same(standings: Sequence[Standing], expected: Sequence[Standing]) -> None:
-    """Check that all scores of all tests are the same, case by case."""
+    """Check that all scores of all tests are equal, case by case."""
     assert [ours.candidate.name for ours in standings] == [
         theirs.candidate.name for theirs in expected
     ]

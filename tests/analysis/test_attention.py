@@ -1,4 +1,4 @@
-"""Heads against the reference's: overlaps by numpy, matchings by force, known models."""
+"""Overlap with the reference's heads: against numpy, brute-force matching and controls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from algomatch.models.bridges import make_bridge
 SMALL = ("task.vocabulary=[a,b]", "task.max_length=4", "model=2L", "model.d_model=16",
          "model.n_heads=2", "analysis.bootstrap=100", "analysis.random_inits=2",
          "analysis.other_tasks=0")  # fmt: skip
-ACTIVE = [(0, 0), (3, 0)]  # of the small reference
+ACTIVE = [(0, 0), (3, 0)]  # the active heads of the small reference
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def of_source(source: Source, setting: Setting) -> Rows:
 
 
 def pattern(bridge: Any, setting: Setting, head: tuple[int, int]) -> Any:
-    """A head's attention on all inputs, by TransformerLens' own cache."""
+    """A head's attention on all inputs, from TransformerLens' cache."""
     inputs = setting.inputs
     _, cache = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
     return cache[f"blocks.{head[0]}.attn.hook_pattern"][:, head[1]].double().numpy()
 
 
 def overlap(attention: Any, other: Any, defined: Any) -> float:
-    """1 less the mean total variation distance of the queries where there is an output."""
+    """1 minus the mean total variation distance over the queries with a defined output."""
     return float(1 - (np.abs(attention - other).sum(-1) / 2)[defined].mean())
 
 
@@ -108,7 +108,7 @@ def test_a_head_is_active_if_it_writes_anything(small: Setting) -> None:
     weights["layers.0.attn.v.weight"][8:] = 0
     weights["layers.0.attn.v.bias"][:] = 0
     assert active_heads(make_bridge(small.shape, weights)) == [(0, 0), (1, 0), (1, 1)]
-    weights["layers.0.attn.v.bias"][-1] = 1  # the same everywhere, and still something
+    weights["layers.0.attn.v.bias"][-1] = 1  # a constant output counts as active
     assert (0, 1) in active_heads(make_bridge(small.shape, weights))
 
 
@@ -153,7 +153,7 @@ def test_the_models_interval_is_a_bootstrap_over_inputs(
 
 
 def flat(setting: Setting) -> Any:
-    """Attention to all that may be attended to, alike."""
+    """Uniform attention over all keys that are allowed."""
     inputs, n_pos = setting.inputs, setting.inputs.tokens.shape[1]
     may = np.broadcast_to(inputs.key_mask.numpy()[:, None], (len(inputs), n_pos, n_pos))
     may = may & np.tri(n_pos, dtype=bool) if inputs.task.causal else may
@@ -177,7 +177,9 @@ def test_a_references_attention_is_its_own(task: str, small: Setting) -> None:
 
 def test_uniform_heads_are_left_out_of_the_models_figure(small: Setting, rows: Rows) -> None:
     uniform = {head: rows["uniform_overlap", name_of(head)].value for head in ACTIVE}
-    assert uniform[0, 0] > attention.UNIFORM > uniform[3, 0]  # one counts, one moves tokens
+    assert (
+        uniform[0, 0] > attention.UNIFORM > uniform[3, 0]
+    )  # head 0.0 counts, head 3.0 moves tokens
     alone = [row.value for (name, subject), row in rows.items()
              if name == "overlap" and subject.startswith(name_of((3, 0)))]  # fmt: skip
     assert rows["matched_overlap", "model"].value == pytest.approx(max(alone))
@@ -212,7 +214,7 @@ def test_a_head_that_finds_no_partner_counts_as_nothing(small: Setting) -> None:
     values = [rows["matched_overlap", name_of(head)].value for head in ACTIVE]
     assert min(values) == 0
     assert max(values) > 0
-    assert rows["matched_overlap", "model"].value > 0  # of the telling head, matched apart
+    assert rows["matched_overlap", "model"].value > 0  # only the non-uniform head enters it
 
 
 def test_the_controls_are_random_inits_and_other_tasks(small: Setting, rows: Rows) -> None:

@@ -1,4 +1,4 @@
-"""Circuits against the truth of compiled models, numpy, scikit-learn, and each other."""
+"""Circuits against the true circuits of compiled models, numpy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ COMPILED = {
     "sort": ("task.vocabulary=[1,2,3]", "task.max_length=4"),
     "hist": ("task.vocabulary=[a,b,c]", "task.max_length=4"),
 }  # fmt: skip
-PATHS = {  # what runs into the output of compiled reverse, edge by edge
+PATHS = {  # the variable on each edge of the true circuit of compiled reverse
     "tokens -> 3.0 v": "tokens", "3.0 -> output": "reverse", "mlp 2 -> 3.0 q": "opp_idx-1",
     "mlp 1 -> mlp 2": "opp_idx", "mlp 0 -> mlp 1": "length", "0.0 -> mlp 0": "length",
     "positions -> mlp 1": "indices", "positions -> 3.0 k": "indices",
@@ -93,7 +93,7 @@ def labels(wiring: Wiring, mask: Tensor) -> set[str]:
     return {wiring.edge_label(edge) for edge in wiring.edges if mask[edge]}
 
 
-# The truth
+# The true circuit
 
 
 def test_the_true_circuit_of_reverse_is_what_its_program_says() -> None:
@@ -107,7 +107,7 @@ def test_the_true_circuit_of_reverse_is_what_its_program_says() -> None:
             wiring.nodes[edge.node],
         )
         of = {reference.compiled.residual_labels[i].split(":")[0] for i in torch.nonzero(shared)}
-        if name in PATHS and name != "0.0 -> mlp 0":  # that one is the selector's width
+        if name in PATHS and name != "0.0 -> mlp 0":  # this edge carries the selector's width
             assert PATHS[name] in of
     constant = labels(wiring, real) - set(PATHS)
     assert all(name.startswith("tokens ->") for name in constant), "BOS and the constant one"
@@ -115,7 +115,7 @@ def test_the_true_circuit_of_reverse_is_what_its_program_says() -> None:
 
 @pytest.mark.parametrize("task", COMPILED)
 def test_an_edge_that_is_not_real_does_nothing_at_all(task: str) -> None:
-    """Whatever is put there: the weights were read right."""
+    """Noise on such an edge changes nothing, so the weights were read correctly."""
     _, reference, wiring = compiled(task)
     ablation = ablated(task, "zero")
     noise = torch.randn(ablation.intact.written.shape, generator=torch.Generator().manual_seed(3))
@@ -129,7 +129,7 @@ def test_an_edge_that_is_not_real_does_nothing_at_all(task: str) -> None:
     assert scores[real].any()
 
 
-# Finding it
+# Finding the circuit
 
 
 @pytest.mark.parametrize("task", COMPILED)
@@ -140,7 +140,7 @@ def test_what_an_ablation_sees_is_found_and_nothing_else(task: str, kind: str) -
     for scores in (exact(ablation), attribution(ablation), attribution(ablation, 5)):
         unreal = [not real[edge] for edge in ablation.wiring.edges]
         assert not scores.values[unreal].any(), scores.method
-        if (task, kind) != ("sort", "zero"):  # two edges there change no output
+        if (task, kind) != ("sort", "zero"):  # there, two real edges change no output
             assert auroc(scores, ablation.wiring, seen, real & ~seen) == 1
     kept = acdc(ablation, 1e-4)
     assert not (kept & ~real).any()
@@ -180,7 +180,7 @@ def learned(request: pytest.FixtureRequest, small: Setting) -> Ablated:
 
 
 def test_attribution_is_the_slope_of_what_an_edge_does_to_the_loss(learned: Ablated) -> None:
-    """Against a finite difference: a little of the change over each edge."""
+    """Compared with a finite difference: a small step of the change on each edge."""
     scores, wiring, step = attribution(learned), learned.wiring, 1e-2
     change = learned.other - learned.intact.written
     for i in range(0, len(wiring.edges), 7):
@@ -195,9 +195,9 @@ def test_attribution_is_the_slope_of_what_an_edge_does_to_the_loss(learned: Abla
 
 
 def test_a_node_is_all_edges_from_it(learned: Ablated) -> None:
-    """By patching: against hooks' way, the node's output replaced; by gradients: the sum."""
+    """A node's score is the effect of changing its output for all its readers at once."""
     wiring, scores = learned.wiring, exact(learned)
-    last = len(wiring.nodes) - 1  # it has one edge, to the output
+    last = len(wiring.nodes) - 1  # its only edge goes to the output
     (alone,) = [i for i, edge in enumerate(wiring.edges) if edge.node == last]
     torch.testing.assert_close(scores.nodes[last], scores.values[alone], atol=1e-6, rtol=1e-4)
     change = learned.other - learned.intact.written
@@ -218,7 +218,7 @@ def test_a_node_is_all_edges_from_it(learned: Ablated) -> None:
 def test_integrated_gradients_over_embeddings_add_up_to_the_change_of_the_loss(
     learned: Ablated,
 ) -> None:
-    """Completeness (Sundararajan et al. 2017), where only the embeddings' change counts."""
+    """Completeness (Sundararajan et al. 2017), with only the embeddings changed."""
     wiring = learned.wiring
     count = len(wiring.embedded(learned.tokens))
     none = wiring.run(
@@ -260,7 +260,7 @@ def test_divergences_are_those_of_the_definitions() -> None:
     np.testing.assert_allclose(divergences, squared / np.maximum(defined.sum(-1), 1), atol=1e-9)
 
 
-# How good a circuit is
+# Faithfulness and minimality
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -342,7 +342,7 @@ def test_only_ways_to_the_output_are_left() -> None:
     assert sizes(3) == [1, 2, 3]
 
 
-# What runs over edges
+# The variables that edges carry
 
 
 @pytest.mark.parametrize("task", COMPILED)
@@ -407,7 +407,7 @@ def test_a_trained_models_embedding_of_tokens_carries_tokens() -> None:
 
 
 def test_a_curve_of_nothing_is_drawn_too() -> None:
-    """Within a length nothing moves the output of `length`."""
+    """Resampling within a length never changes the output of `length`."""
     config = compose(["task=length", "task.vocabulary=[a,b]", "task.max_length=3",
                       "analysis.bootstrap=20"])  # fmt: skip
     circuits = circuits_of_reference(

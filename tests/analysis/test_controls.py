@@ -1,4 +1,4 @@
-"""Controls: random inits of the learned model's very shape, and programs of other tasks."""
+"""Controls: random inits of the learned model's shape, and programs of other tasks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def weights(bridge: Any) -> dict[str, torch.Tensor]:
     return {
         name: value
         for name, value in bridge.original_model.named_parameters()
-        if value.dim() == 2  # norms and biases start alike everywhere
+        if value.dim() == 2  # norms and biases always start at the same values
     }
 
 
@@ -140,7 +140,7 @@ def inputs_of(name: str, *changes: str) -> tuple[InputSet, TaskConfig]:
 
 
 def values_of(inputs: InputSet) -> dict[str, list[Any]]:
-    """Each variable at every position of every list, None where it is undefined."""
+    """The value of each variable at every position, None where undefined."""
     values: dict[str, list[Any]] = {}
     for name, variable in inputs.variables.items():
         codes = variable.codes[inputs.real].tolist()
@@ -149,7 +149,7 @@ def values_of(inputs: InputSet) -> dict[str, list[Any]]:
 
 
 def says(values: list[Any], other: list[Any]) -> bool:
-    """Whether the one's value says what the other's is, by a table."""
+    """Whether the first variable determines the other."""
     table: dict[Any, Any] = {}
     return all(table.setdefault(a, b) == b for a, b in zip(values, other, strict=True))
 
@@ -198,7 +198,7 @@ def test_the_other_tasks_share_no_variable_where_there_are_such(name: str) -> No
     shared = {other: shared_by_tables(inputs, theirs) for other, theirs in made.items()}
     free = [other for other in made if not shared[other]]
     references = other_references(inputs, config, 2)
-    assert len(free) >= 2  # so that the next line is no empty word
+    assert len(free) >= 2  # otherwise the next check is vacuous
     assert len(references) == 2
     chosen = names_of(references, inputs)
     assert len(chosen) == 2
@@ -210,7 +210,7 @@ def test_the_other_tasks_share_no_variable_where_there_are_such(name: str) -> No
 
 
 def names_of(references: list[Reference], inputs: InputSet) -> list[str]:
-    """The names of the tasks whose programs were compiled, by what their weights write."""
+    """The tasks of the compiled references, identified by their residual labels."""
     names = []
     for reference in references:
         for task in other_tasks(inputs.task):

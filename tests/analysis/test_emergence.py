@@ -1,4 +1,4 @@
-"""What a run's curves amount to: curves made by hand, and those of a real run."""
+"""Summaries of a run's curves: hand-made curves, and those of a real run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_controls_decide_before_any_declared_value() -> None:
     rows = [
         row(0, BEST, 0.9, 0.3, 0.95),
         row(0, f"{BEST}_random_init", 0.2, 0.1, 0.4),
-        row(1, BEST, 0.7, 0.5, 0.8),  # above the random inits, not above the other task
+        row(1, BEST, 0.7, 0.5, 0.8),  # above the random inits, below the other task
         row(1, f"{BEST}_random_init", 0.2, 0.1, 0.4),
         row(1, f"{BEST}_other_task", 0.6, None, None),
         row(2, BEST, 0.65, 0.61, 0.7),
@@ -66,7 +66,7 @@ def test_controls_decide_before_any_declared_value() -> None:
     ]
     assert summaries(rows)[KEY] == Summary(KEY, 0.1, 0.9, 2, 0.6)
     assert summaries(rows[:5])[KEY] == Summary(KEY, 0.7, 0.9, None, 0.6)
-    # A control's own curve has no controls, and no direction.
+    # The curve of a control has no control lines and no better direction.
     assert summaries(rows)[f"{KEY}_random_init"].best is None
 
 

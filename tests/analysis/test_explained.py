@@ -1,4 +1,4 @@
-"""Explanations in the place of what they explain: own ones change nothing, wrong ones break it."""
+"""Explanations substituted into the model: right ones change nothing, wrong ones break it."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_an_explained_reference_is_right_on_every_input(program: str) -> None:
     for name in (UNIFORM, AT_MEAN, UNTRAINED):
         assert rows[name, last].exact.value < 0.5
     untold, looked_up = rows[f"{TABLES}, {UNTOLD}", last], rows[f"{UNIFORM}, {NEURONS}", last]
-    if program == "hist":  # its neurons give the output itself, which is looked up
+    if program == "hist":  # its neurons hold the output itself, a lookup table
         assert untold.exact.value < 0.5
         assert looked_up.exact.value == 1.0
     else:

@@ -1,4 +1,4 @@
-"""Heads are named by what they attend to: compiled ones rightly, and random inits not at all."""
+"""Heads are named by their selectors: compiled heads correctly, random inits not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models whose answer is known: each solves the task or does not, as its kind says."""
+"""Controls: whether each one solves the task is decided by its kind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 STEPS = ("trainer.max_steps=20", "trainer.batch_size=8")
 POSITIVES = ("rotated", "reparametrised", "permuted", "noised")
 
-# The share is a number, which Tracr's MLPs do not foresee at 2/3; counts are categorical.
+# The share is numerical, and Tracr's MLPs are inexact at 2/3. Counts are categorical.
 MOSTLY = """\
 from tracr.rasp import rasp
 
@@ -56,7 +56,7 @@ def make_mostly_by_share():
 
 
 def nothing(step: int, steps: int) -> None:
-    """Told how far training is."""
+    """Ignore the progress of training."""
 
 
 def planned(config: Config) -> tuple[Setting, dict[str, Control]]:
@@ -75,7 +75,7 @@ def test_positives_and_decoys_solve_the_task_and_negatives_do_not(model: str) ->
     setting, by_name = planned(compose([*TINY, *STEPS, f"model={model}", "model.d_model=16"]))
     kinds = Counter(control.kind for control in by_name.values())
     assert kinds == {
-        POSITIVE: 2 + DRAWS * len(POSITIVES),  # the reference and the implementation, too
+        POSITIVE: 2 + DRAWS * len(POSITIVES),  # plus the reference and the implementation
         NEGATIVE: INITS + 1 + 2 * setting.config.other_tasks,
         DECOY: 1,
     }
@@ -95,7 +95,7 @@ def test_positives_and_decoys_solve_the_task_and_negatives_do_not(model: str) ->
             assert widths == (shape.n_layers, shape.d_model, shape.n_heads), name
     assert told
     assert all(0 <= step <= steps for step, steps in told)
-    assert (20, 20) in told  # the training of negatives, by the run's own settings
+    assert (20, 20) in told  # negatives are trained with the run's settings
 
 
 def test_controls_that_differ_in_their_seed_alone_are_different_models() -> None:

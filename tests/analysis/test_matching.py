@@ -1,4 +1,4 @@
-"""Donors have what they must, and compiled models match at the sites where their program is."""
+"""Donors carry the required values, and compiled models match at their program's sites."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from algomatch.models.subject import subject_of
 from algomatch.models.variants import rotated
 
 RULE = Rule(realised=0.95, partly=0.5, solved=0.99)
-COUNT = 120  # cases of a test, enough for all right to be surely above the rule
-DRAWN = 12  # cases where donors are looked at one by one
+COUNT = 120  # cases a test: if all are right, the interval is above the threshold
+DRAWN = 12  # cases a test where each donor is checked
 TASKS = [task for task in REGISTRY if not task.startswith("shuffle_dyck")][::2]
 
 # Where Tracr puts each program's steps: "0.pre" to "0.post" is the first block.
@@ -96,7 +96,7 @@ def trials_of(program: str, count: int = COUNT) -> list[CutTrials]:
 
 @cache
 def few_trials_of(program: str) -> list[CutTrials]:
-    """A few cases of a program's first inner cut, or its input's, and of its last."""
+    """A few cases of a program's first inner cut (else its input cut) and of its last."""
     *some, last = cuts_of(program).all
     return cut_trials(small_inputs(program), (*some[:2][-1:], last), DRAWN, 0)
 
@@ -120,7 +120,7 @@ def found_in_reference(program: str, of: str) -> list[Match]:
 
 
 def sites_of(matches: Sequence[Match]) -> dict[str, str]:
-    """Where each cut is realised, as "0.post"."""
+    """The sites at which each cut is realised, written as "0.post"."""
     return {
         name: " ".join(site.replace("blocks.", "").replace("hook_resid_", "") for site in sites)
         for name, sites in realised(matches, RULE).items()
@@ -132,7 +132,7 @@ def what_is_testable(program: str) -> tuple[Cut, ...]:
 
 
 def verdict_on(model: str, program: str) -> str:
-    """What is said of a compiled model and a program."""
+    """The verdict on a program in another program's compiled model."""
     matches = found_in_reference(program, model)
     return judge(cuts_of(program), what_is_testable(program), matches, 1.0, RULE).verdict
 
@@ -142,7 +142,7 @@ def values_at(inputs: InputSet, name: str, row: int, position: int) -> Any:
 
 
 def lists_places(inputs: InputSet, test: Trial, case: int) -> list[tuple[int, int, int]]:
-    """A case's positions with the donor of each."""
+    """Each position of a case with the row and position of its donor."""
     length = int(inputs.lengths[test.bases[case]])
     rows, positions = test.rows[case].tolist(), test.positions[case].tolist()
     return [(place, rows[place], positions[place]) for place in range(1, length + 1)]
@@ -286,7 +286,7 @@ def test_turning_the_residual_stream_changes_no_match(program: str) -> None:
     assert sites_of(matches) == REALISED[program]
     for match, other in zip(matches, plain, strict=True):
         assert (match.site, match.cut) == (other.site, other.cut)
-        # A residual that means nothing gives equal logits, and rounding tips the balance.
+        # A meaningless residual gives tied logits, and rounding breaks the tie.
         assert (match.value == 1) == (other.value == 1)
 
 
@@ -333,11 +333,11 @@ def test_a_cut_that_the_embedding_holds_tells_no_programs_apart(model: str) -> N
     assert verdict_on(model, "frac_prevs") == UNDECIDED
 
 
-# The numbers
+# Scores and chance levels
 
 
 def by_hooks(bridge: TransformerBridge, inputs: InputSet, site: str, test: Trial) -> list[bool]:
-    """Whether each case's defined outputs are all right, a case and a position at a time."""
+    """Whether each case's defined outputs are all right, with one hooked pass a case."""
     _, recorded = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
     outcomes = []
     for case, base in enumerate(test.bases.tolist()):
@@ -441,17 +441,17 @@ def test_before_an_mlp_every_case_comes_out_as_it_does_after_it() -> None:
 
 # Sides of attention
 
-USED = {  # where the compiled program's next look at other positions reads a variable
+USED = {  # where the compiled program's next attention layer reads a variable
     ("reverse", "length"): ("blocks.3.hook_q_input",),
     ("sort", "place"): ("blocks.2.hook_k_input",),
     ("double_hist", "hist_at_first"): ("blocks.3.hook_k_input",),
-    ("double_hist_by_division", "hist"): (),  # compared by attention, and divided by in an MLP
+    ("double_hist_by_division", "hist"): (),  # read by both attention and an MLP
 }
 
 
 @cache
 def placed(program: str, model: str) -> dict[str, verdicts.Placement]:
-    """Where a model reads the variables of a program's testable cuts."""
+    """The sides at which a model reads the variables of a program's testable cuts."""
     inputs = small_inputs(program)
     compiled = reference_of(program).compiled
     bridge = compiled.bridge(inputs) if model == "as is" else rotated(compiled, 5).bridge(inputs)
@@ -489,7 +489,7 @@ def test_where_one_side_is_enough_the_others_do_nothing() -> None:
     assert values["blocks.3.hook_v_input"] == {SCRUB: 1, "tokens": 1, "length": 0}
     assert values["blocks.3.hook_k_input"] == {SCRUB: 1, "tokens": 0, "length": 0}
     assert values["blocks.3.hook_attn_in"] == {SCRUB: 1, "tokens": 1, "length": 1}
-    for side in sides:  # the values are there but not read yet: nothing changes
+    for side in sides:  # the variables are present but not read yet
         assert values[f"blocks.1.hook_{side}"] == {SCRUB: 1, "tokens": 0, "length": 0}
 
 

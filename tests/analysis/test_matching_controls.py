@@ -1,4 +1,4 @@
-"""The controls of matching: the trained positive holds cuts, where there are any to hold."""
+"""Controls of matching: the trained positive realises cuts where any are testable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums added up part by part, against numpy and scikit-learn on all cases at once."""
+"""Moments summed part by part, against numpy and scikit-learn on all cases at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUPS = 4
 
 
 class Drawn(NamedTuple):
-    """Two sides' columns, confounds that hold a constant, and each case's group."""
+    """The columns of two sides, confounds including a constant, and each case's group."""
 
     left: Array
     right: Array
@@ -40,7 +40,7 @@ SLICES = {"one": slice(0, 2), "other": slice(2, 5)}
 
 
 def added_up(given_: Drawn, parts: int) -> tuple[Side, Side, Cross]:
-    """Take in the cases in parts, each sorted by group."""
+    """Add the cases in parts, each sorted by group."""
     left, right, cross = Side(SLICES, 5), Side({"site": slice(0, 4)}, 4), Cross()
     for rows in np.array_split(np.arange(len(given_.left)), parts):
         order = rows[np.argsort(given_.group[rows], kind="stable")]

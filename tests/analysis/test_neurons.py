@@ -1,4 +1,4 @@
-"""Compiled neurons are explained, chance is not, and what a neuron does is what ablation shows."""
+"""Compiled neurons are explained and noise is not. Effects agree with ablation."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_neuron_of_a_reference_that_varies_is_explained(program: str) -> N
 
 def test_one_that_is_too_rare_to_be_held_out_is_judged_on_all_and_marked() -> None:
     inputs = small_inputs("hist")
-    four = (inputs.variables["hist"].codes == 3).any(1)  # the same token four times
+    four = (inputs.variables["hist"].codes == 3).any(1)  # one token occurs four times
     places, judged = cells(inputs, features(inputs)), held_out(inputs, 0) & ~four
     explanations = explain_neurons(recorded(inputs), places, judged, CONFIG, effects=False)
     neurons = [neuron for neuron in explanations if neuron.state == VARIES]
@@ -135,7 +135,7 @@ def test_a_last_norm_is_kept_at_its_scale(small: Setting) -> None:
         wanted = (logits - logits.mean(-1, keepdim=True))[where].mean(0)
         assert neuron.effect is not None
         assert neuron.effect.direct == pytest.approx(tuple(wanted.tolist()), abs=1e-4)
-    assert len(inputs) <= 200  # all of them are looked at
+    assert len(inputs) <= 200  # few enough that all inputs are used
     figures = sorted(neuron.effect.correlation for neuron in last if neuron.effect is not None)
     assert figures[len(figures) // 2] > 0.9
 
@@ -158,7 +158,7 @@ def test_what_switching_off_costs_is_the_loss_of_the_model_without_the_neuron(
         given = inputs.output.loss(of.logits.double(), inputs.targets)
         return float(given.sum() / inputs.defined.sum())
 
-    assert len(inputs) <= 200  # all of them are looked at
+    assert len(inputs) <= 200  # few enough that all inputs are used
     assert neuron.effect.loss == pytest.approx(loss(without) - loss(recording), abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Every measure on a task whose output is a number: against numpy and scikit-learn."""
+"""All measures on a task with numerical output, against numpy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ NUMBER = (
 
 @pytest.fixture(scope="module")
 def shares() -> Setting:
-    """The share of tokens so far that are `a`, lengths 1 to 4."""
+    """The task: the share of `a` among the tokens so far, at lengths 1 to 4."""
     return prepare(compose(NUMBER))
 
 
 @pytest.fixture(scope="module")
 def recording(shares: Setting) -> Recording:
-    """A random init whose numbers are put near the targets, so that it is at times right."""
+    """A random init with outputs moved near the targets, so that some are right."""
     recording = record(make_bridge(shares.shape), shares.inputs, 2048)
     noise = torch.randn(recording.logits.shape, generator=torch.Generator().manual_seed(0))
     numbers = shares.inputs.targets.nan_to_num()[..., None] + 0.03 * noise
@@ -52,18 +52,18 @@ def recording(shares: Setting) -> Recording:
 
 
 def rows_of(measured: Any) -> Rows:
-    """Rows by the measure's short name and the subject."""
+    """Rows by the measure's short name and subject."""
     return {(row.measure.partition("/")[2], row.subject): row for row in measured}
 
 
 def errors_of(numbers: torch.Tensor, inputs: InputSet) -> list[Array]:
-    """How far each defined number is off, input by input."""
+    """The errors of the defined outputs of each input."""
     off = (numbers[..., 0].double() - inputs.targets.double()).numpy()
     return [row[~np.isnan(row)] for row in off]
 
 
 def expected(numbers: torch.Tensor, inputs: InputSet, chosen: Any = None) -> dict[str, float]:
-    """The three means over the chosen inputs, by numpy."""
+    """The three means over the chosen inputs, computed with numpy."""
     assert isinstance(inputs.output, Numerical)
     off = errors_of(numbers, inputs)
     kept = [row for i, row in enumerate(off) if len(row) and (chosen is None or chosen[i])]
@@ -169,7 +169,7 @@ def test_a_number_is_one_column_and_where_it_is_undefined_another(
     if numerical:
         wanted = [[value or 0.0, float(value is None)] for value in values]
         assert got == wanted
-    else:  # one column for each value, and one for where there is none
+    else:  # one column for each value and one for undefined
         kinds = [*taken, None] if None in values else [*taken]
         assert [row[: len(kinds)] for row in got] == [
             [float(value == kind) for kind in kinds] for value in values
@@ -227,7 +227,7 @@ def test_the_reference_holds_the_number_whole_where_tracr_writes_it(shares: Sett
     ]
     assert holds
     for site in residual_sites(reference.bridge):
-        if site in holds:  # beside it there is nothing but token and position
+        if site in holds:  # the rest of the residual is token and position
             assert similarities["frac_prevs", site][0] == pytest.approx(1, abs=1e-3)
         else:
             assert ("frac_prevs", site) not in similarities
@@ -285,7 +285,9 @@ def test_every_measure_of_every_kind_of_task_is_declared_bounded_and_repeats(tas
     rows = list(suite.measure(make_bridge(setting.shape), setting))
     training = {metric.name for metric in suite.TRAINING_METRICS}
     if_solved = {name for name in metrics if "redundant" in name}
-    if_there = {name for name in metrics if "/h1_" in name}  # a reference may have no neurons
+    if_there = {
+        name for name in metrics if "/h1_" in name
+    }  # absent if the reference has no neurons
     measured = {row.measure for row in rows}
     of_cuts = {name for name in metrics if name.startswith("matching/")}
     testable = next(row.value for row in rows if row.measure == "matching/testable_cuts")

@@ -1,4 +1,4 @@
-"""Generic selectors against their definitions, forms against what Tracr's heads do."""
+"""Generic selectors against their definitions, and their forms against Tracr's heads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
 
 Rule = Callable[[int, int, Sequence[object]], bool]
-PLAIN: dict[str, Rule] = {  # of query i and key j, from 0 on, and the list
+PLAIN: dict[str, Rule] = {  # of query i, key j (both from 0) and the list
     "BOS": lambda i, j, x: False,
     "everything": lambda i, j, x: True,
     "self": lambda i, j, x: i == j,
@@ -47,7 +47,7 @@ PLAIN: dict[str, Rule] = {  # of query i and key j, from 0 on, and the list
     "later same token": lambda i, j, x: x[i] == x[j] and j > i,
     "another token": lambda i, j, x: x[i] != x[j],
 }
-EMPTY = {  # of a form, the keys of a query that selects nothing, in a list of three
+EMPTY = {  # form: the keys attended to where nothing is selected, in a list of three
     ELSE_BOS: {0}, AND_BOS: {0}, ELSE_ALL: {0, 1, 2, 3},
 }  # fmt: skip
 

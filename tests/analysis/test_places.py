@@ -1,4 +1,4 @@
-"""What is known of every place, against the inputs' own lists."""
+"""The features of every position, against the lists themselves."""
 
 from __future__ import annotations
 

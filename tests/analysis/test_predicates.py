@@ -1,4 +1,4 @@
-"""Predicates say what scikit-learn's trees say, and no more than is needed."""
+"""Predicates predict what scikit-learn's trees predict, without redundant tests."""
 
 from __future__ import annotations
 

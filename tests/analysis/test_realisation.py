@@ -1,4 +1,4 @@
-"""The light version says of known models what the full one does, and no more than it can know."""
+"""The light realisation measure agrees with full matching on controls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from algomatch.models.variants import permuted, rotated
 
 CONFIG = AnalysisConfig(match_cases=300, match_checkpoint_cases=150, bootstrap=100)
 PROGRAMS = ("reverse", "sort", "double_hist", "double_hist_by_division")
-NOTHING = "previous_token"  # of which no cut can be tested
+NOTHING = "previous_token"  # it has no testable cut
 
 
 @cache
@@ -104,7 +104,7 @@ def test_a_model_that_does_not_solve_the_task_realises_nothing(
     for rows, part in source.parts():
         assert isinstance(part, Recording)
         logits = part.logits.clone()
-        logits[: int(wrong * len(setting.inputs))] *= -1  # whatever was right is wrong
+        logits[: int(wrong * len(setting.inputs))] *= -1  # every right output becomes wrong
         statistic.add(replace(part, logits=logits), rows)
     by_key = {row.key: row for row in statistic.rows()}
     assert set(named(by_key, "best_match").values()) == {1.0}

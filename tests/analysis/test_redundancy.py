@@ -1,4 +1,4 @@
-"""What is called redundant: compiled models with known answers, and the greedy set by force."""
+"""Redundancy: compiled controls, and the greedy set against brute force."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_joint_sets_are_the_heads_of_each_layer_and_all_layers_but_one(small: Se
         wanted[f"{hook}.all_but_{kept}"] = others
     assert sets == wanted
     one_head = make_bridge(varied(small.shape, n_layers=2, n_heads=1))
-    assert joint_sets(one_head) == []  # all would be single places, or the whole model
+    assert joint_sets(one_head) == []  # every set would be a single place or the whole model
     attn_only = make_bridge(varied(small.shape, n_layers=3, n_heads=1, attn_only=True))
     names = [component.name for component in joint_sets(attn_only)]
     assert names == [f"{ATTENTION}.all_but_{kept}" for kept in range(3)]
@@ -85,9 +85,9 @@ Judge = Callable[[Component], Harm]
 
 
 def monotone(layers: int, heads: int, kinds: int, groups: int, seed: int) -> Judge:
-    """Return a harm that only grows with what is ablated.
+    """Return a harm that only grows with the ablated set.
 
-    It is a sum of what each place does, and of what groups do once all of them are gone.
+    It adds the effect of each place, and of each group that is ablated as a whole.
     """
     generator, every = np.random.default_rng(seed), units_of(layers, heads)
     alone = generator.choice([0, 0, 0, 0.004, 0.02], size=(kinds, len(every)))
@@ -151,7 +151,7 @@ def test_the_grown_set_is_redundant_and_nothing_can_be_added(
     assert len(inside) >= bool(largest)
     if len(largest) == len(every):
         assert inside == set(every)
-        assert len(asked) <= 1  # all at once are tried first
+        assert len(asked) <= 1  # the set of all is tried first
     assert len(asked) <= 2 * len(every)
 
 
@@ -159,7 +159,7 @@ def test_those_that_harm_least_are_tried_first() -> None:
     first, second, third = (single(Place(0, HEAD, head)) for head in range(3))
     alone = {first.name: -0.009, second.name: 0.0, third.name: -0.004}
 
-    def harm(component: Component) -> Harm:  # any two but the two least harmful are too much
+    def harm(component: Component) -> Harm:  # only the two least harmful may be ablated together
         names = {place.name for place in component.places}
         pair = names == {second.name, third.name}
         return {"zero": -0.005 if pair else -0.5}
@@ -223,7 +223,7 @@ LAST = (3, 0)  # the head that moves the tokens
 
 
 def copied(setting: Setting, copies: int) -> Rows:
-    """Ablate a reference whose last head is there several times, each at full strength."""
+    """Ablate a reference with several copies of its last head, each at full strength."""
     placed = {(n, 0): [0] for n in range(3)} | {LAST: list(range(copies))}
     bridge = with_heads(setting.reference.bridge, placed, copies)
     recording = record(bridge, setting.inputs, 2048)
@@ -236,7 +236,7 @@ def test_heads_that_stand_in_for_each_other_are_redundant_alone_and_not_together
     small: Setting,
 ) -> None:
     rows, names = copied(small, 3), [f"blocks.3.{HEAD}[{head}]" for head in range(3)]
-    for name in names:  # two of three outvote whatever the third says
+    for name in names:  # two copies outvote the third
         assert rows["redundant", name].value == 1
         for kind in KINDS:
             assert rows[f"{kind}_delta_exact", name].value == 0
@@ -245,7 +245,7 @@ def test_heads_that_stand_in_for_each_other_are_redundant_alone_and_not_together
     assert rows["harmless_kinds", together].value == 0
     for kind in KINDS:
         assert rows[f"{kind}_delta_exact", together].value < -0.5
-    # Any two of them are too many: two with a stranger's word outvote the one that is left.
+    # No two can go: two resampled copies outvote the third.
     assert sum(rows["in_redundant_set", name].value for name in names) == 1
     alone, jointly = rows["redundant_alone_share", "model"], rows["redundant_share", "model"]
     assert alone.value - jointly.value == pytest.approx(2 / alone.n)
@@ -255,8 +255,10 @@ def test_heads_that_stand_in_for_each_other_are_redundant_alone_and_not_together
 def test_kinds_disagree_on_one_of_two_copies(small: Setting) -> None:
     rows = copied(small, 2)
     for name in (f"blocks.3.{HEAD}[{head}]" for head in range(2)):
-        assert rows["zero_delta_exact", name].value == 0  # the other is as loud as any zero
-        assert rows["resample_within_delta_exact", name].value < -0.1  # a stranger is as loud
+        assert rows["zero_delta_exact", name].value == 0  # the other copy decides
+        assert (
+            rows["resample_within_delta_exact", name].value < -0.1
+        )  # a resampled copy is as strong
         assert 0 < rows["harmless_kinds", name].value < len(KINDS)
         assert rows["redundant", name].value == 0
 

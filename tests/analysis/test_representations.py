@@ -1,4 +1,4 @@
-"""Similarities of representations against scipy's and numpy's, and what they do not see."""
+"""Similarities of representations against scipy and numpy, and their invariances."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**31)
 
 
 def drawn(seed: int, n: int = 40) -> tuple[Array, Array]:
-    """Return two representations of `n` cases that share something, off centre."""
+    """Return two uncentred representations of `n` cases that share some dimensions."""
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(n, generator.integers(1, 6))) + 3
     mixed = x @ generator.normal(size=(x.shape[1], 4))

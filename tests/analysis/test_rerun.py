@@ -1,4 +1,4 @@
-"""Models run again with outputs replaced, against TransformerLens' own hooks from the start."""
+"""Reruns with replaced outputs, against full passes with TransformerLens hooks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def of_tasks() -> dict[str, Setting]:
 def recording(
     request: pytest.FixtureRequest, small: Setting, of_tasks: dict[str, Setting]
 ) -> Recording:
-    """Every kind of model, on lists of mixed lengths."""
+    """A recording of each kind of model, on lists of mixed lengths."""
     task, _, kind = request.param.rpartition(", ") if "," in request.param else ("", "", "")
     if task not in TASKS:
         return record(bridge_of(request.param, small), small.inputs, 2048)
@@ -68,7 +68,7 @@ def recording(
 
 
 def every_component(bridge: Any) -> list[Component]:
-    """Single ones, the joint sets, and one that mixes kinds and layers."""
+    """Single components, the joint sets, and a set across kinds and layers."""
     components = [*map(single, places(bridge)), *joint_sets(bridge)]
     last = bridge.cfg.n_layers - 1
     mixed = [Place(0, HEAD, 0), Place(last, HEAD, bridge.cfg.n_heads - 1)]
@@ -77,7 +77,7 @@ def every_component(bridge: Any) -> list[Component]:
 
 
 def filled_by_hand(kind: str, inputs: InputSet, given: dict[str, Donors]) -> Fill:
-    """What replaces recorded values, by loops over inputs and positions."""
+    """Replace recorded values, in loops over inputs and positions."""
     lengths = inputs.lengths.tolist()
 
     def fill(values: NDArray[Any]) -> NDArray[Any]:
@@ -103,7 +103,7 @@ def filled_by_hand(kind: str, inputs: InputSet, given: dict[str, Donors]) -> Fil
 def hooked(
     bridge: Any, inputs: InputSet, component: Component, fill: Fill, cache: Any
 ) -> torch.Tensor:
-    """The outputs with a TransformerLens hook at each place of a component, from the start."""
+    """The outputs of a full pass with a hook at each place of a component."""
     hooks = []
     for place in component.places:
         filled = torch.from_numpy(fill(cache[f"blocks.{place.layer}.{place.hook}"].numpy()))
@@ -201,7 +201,7 @@ def test_whatever_is_put_in_the_outputs_are_those_of_hooks(recording: Recording)
                 assert float(apart.abs().max()) < 1e-5 * scale, (component.name, length, wanted)
         real = inputs.key_mask
         changed += not torch.allclose(outputs[real], recording.logits[real], atol=1e-2)
-    assert changed > len(every_component(bridge)) // 2  # Tracr leaves some empty
+    assert changed > len(every_component(bridge)) // 2  # some components of the reference are empty
 
 
 def test_streamed_outcomes_are_those_of_the_whole(
@@ -261,7 +261,7 @@ def test_in_a_causal_model_later_tokens_do_not_reach_back_through_an_ablation(
 
 
 def by_hand(values: list[list[float]], mask: list[list[bool]], small: Setting) -> Recording:
-    """A recording of a one-layer model in which every place holds the values given."""
+    """A recording of a one-layer model with the given values at every place."""
     shape = varied(small.shape, n_layers=1, n_heads=1, d_head=1)
     held = torch.tensor(values)[..., None]
     inputs = small.inputs.at(slice(0, len(values)))
@@ -312,7 +312,7 @@ def test_a_donor_is_another_input_of_the_same_length_or_of_another(
     inputs = small.inputs.at(torch.tensor(rows))
     lengths, sources = inputs.lengths.tolist(), donors(inputs, seed)
     within = sources["resample_within"]
-    assert sorted(within.rows.tolist()) == list(range(len(rows)))  # each gives once
+    assert sorted(within.rows.tolist()) == list(range(len(rows)))  # each input is a donor once
     for row, donor in enumerate(within.rows.tolist()):
         assert lengths[donor] == lengths[row]
         assert donor != row or lengths.count(lengths[row]) == 1

@@ -1,4 +1,4 @@
-"""Programs that cuts do not tell apart are told by selectors, and ranked by them."""
+"""Selectors separate and rank programs that cuts do not separate."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def program(name: str) -> Candidate:
 
 @cache
 def standings(model: str) -> tuple[Standing, ...]:
-    """How a task's programs stand with a compiled one."""
+    """The standings of a task's programs in a compiled model."""
     candidate = program(model)
     assert candidate.reference is not None
     subject = subject_of(candidate.reference.bridge, candidate.inputs)
@@ -111,7 +111,7 @@ def with_verdict(rival: Standing, verdict: str) -> Standing:
 
 
 def decisions_with(*verdicts: str) -> tuple[Decision, ...]:
-    """What the heads of a compiled reverse_by_counting decide, were the cuts' verdicts others."""
+    """The decisions for a compiled reverse_by_counting, given the verdicts of the cuts."""
     candidate = program("reverse_by_counting")
     assert candidate.reference is not None
     bridge = candidate.reference.bridge
@@ -158,7 +158,7 @@ def test_a_decision_moves_a_program_before_the_other_and_no_undecided_one_past_a
 
 
 def recognised_as(model: str, of: str | None = None) -> tuple[bool | None, str]:
-    """Whether a compiled program is recognised as itself, or as another that it is said to be."""
+    """Whether a compiled program is recognised as itself, or as the program `of`."""
     candidate, said = program(model), of or model
     assert candidate.reference is not None
     bridge = candidate.reference.bridge

@@ -1,4 +1,4 @@
-"""Compiled programs are told from their rivals by their heads, and other models are not."""
+"""Selectors separate compiled programs from their rivals, and decide nothing for controls."""
 
 from __future__ import annotations
 
@@ -39,21 +39,24 @@ from algomatch.models.subject import Subject
 from algomatch.models.variants import permuted, rotated
 
 CONFIG = AnalysisConfig(bootstrap=100, random_inits=3)
-# What is decided between two programs, the compiled one first: for it, or for neither.
+# (compiled program, rival): True if selectors decide for the program, else for neither.
 DECIDED = {
-    ("reverse", "reverse_by_counting"): False,  # every head that is uniform meets `everything`
+    ("reverse", "reverse_by_counting"): False,  # any uniform head meets `everything`
     ("reverse_by_counting", "reverse"): True,
     ("hist", "hist_by_vocabulary"): True,
     ("hist_by_vocabulary", "hist"): True,
-    ("hist", "hist_by_share"): False,  # it selects nothing that hist_by_share does not
+    ("hist", "hist_by_share"): False,  # hist_by_share selects all that it selects
     ("hist_by_share", "hist"): True,
     ("hist_by_share", "hist_by_vocabulary"): True,
     ("hist_by_vocabulary", "hist_by_share"): True,
     ("sort", "sort_by_counting"): True,
     ("sort_by_counting", "sort"): True,
     ("contains", "contains_by_positions"): True,
-    ("contains_by_positions", "contains"): False,  # all it selects, `one_before` selects too
-    ("previous_token", "previous_token_by_sending"): False,  # causal, and the same selected
+    ("contains_by_positions", "contains"): False,  # `one_before` selects all that it selects
+    (
+        "previous_token",
+        "previous_token_by_sending",
+    ): False,  # under the causal mask both select the same
     ("previous_token_by_sending", "previous_token"): False,
     ("induction", "induction_by_pointer"): True,
     ("induction_by_pointer", "induction"): True,
@@ -79,7 +82,7 @@ def learned(task: str) -> Any:
 
 @cache
 def compared(task: str, shape_of: str = "") -> Selectors:
-    """A task's selectors for models of a learned shape, or of a compiled program's."""
+    """A task's selectors, for the learned shape or a compiled program's shape."""
     shape = reference_of(shape_of).bridge.cfg if shape_of else learned(task)
     inputs = small_inputs(task)
     return Selectors(inputs, programs_of(task), untrained_of(shape, inputs, CONFIG), CONFIG)
@@ -127,7 +130,7 @@ def test_a_compiled_program_meets_all_its_selectors(program: str) -> None:
 
 
 def test_the_rival_of_a_program_without_selectors_of_its_own_is_not_met() -> None:
-    """So that the right one can be put first, if nothing is decided."""
+    """The right program can then be ranked first even where nothing is decided."""
     for model, rival in (("reverse", "reverse_by_counting"), ("hist", "hist_by_share"),
                          ("contains_by_positions", "contains")):  # fmt: skip
         own, other = compiled_decisions(model)[model, rival].sides
@@ -149,11 +152,11 @@ def test_a_decision_says_why() -> None:
     assert by_pair["previous_token", "previous_token_by_sending"].why == "they select the same"
 
 
-# Other models
+# Controls
 
 
 def without(task: str, part: str) -> TransformerBridge:
-    """An untrained model with some of its weights at 0."""
+    """A random init with some of its weights at 0."""
     weights = plain_weights(random_inits(learned(task), 1, seed=0, device="cpu")[0])
     assert any(part in name for name in weights)
     zeroed = {name: value * (part not in name) for name, value in weights.items()}
@@ -197,7 +200,7 @@ def test_heads_that_write_nothing_meet_nothing() -> None:
     }
 
 
-# What is compared
+# The overlap
 
 
 def pattern_of(bridge: TransformerBridge, task: str, head: str) -> Any:
@@ -247,7 +250,7 @@ def test_what_is_counted_may_go_to_bos_and_what_is_aggregated_may_not() -> None:
 
 
 def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
-    """A GPT-2 that reads one more token before BOS."""
+    """The model is a GPT-2 that reads one more token before BOS."""
     saved_gpt2(tmp_path)
     bridge, inputs = load_gpt2(tmp_path), small_inputs("hist")
     first = torch.ones(len(inputs), 1, dtype=torch.int64)
@@ -271,7 +274,7 @@ def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
         assert match.value == pytest.approx(float(expected[wanted.counted[:, 1:]].mean()), abs=1e-6)
 
 
-# Verdicts by hand
+# Hand-made decisions
 
 
 def met(value: float, margin: float = 0.02, uniform: float = 0.2, init: float = 0.2) -> Met:
@@ -307,7 +310,7 @@ def test_a_side_is_met_by_all_its_selectors_that_say_something() -> None:
 
 
 def test_controls_raise_the_bar() -> None:
-    """A selector that random inits nearly meet must be met by more than half of what is left."""
+    """The bar is halfway between the highest control and 1, where controls score high."""
     program, rival = "reverse_by_counting", "reverse"
     selectors = compared("reverse", program)
     own = met(0.97, uniform=0.3, init=0.9)

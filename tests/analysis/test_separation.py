@@ -1,4 +1,4 @@
-"""Which measures tell positives from negatives: on rows whose answer can be read off."""
+"""Which measures separate positives from negatives, on hand-made rows."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_gap_is_between_the_lowest_positive_and_the_highest_negative() -> No
         "untrained networks of this shape show as much; "
         "the same program with a little noise shows less"
     )
-    assert set(table) == {CKA_KEY, PLAIN_KEY}  # accuracy is no match with the program
+    assert set(table) == {CKA_KEY, PLAIN_KEY}  # accuracy does not measure the program
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_gap_is_between_the_lowest_positive_and_the_highest_negative() -> No
 def test_why_a_measure_fails_is_which_negative_shows_as_much(group: str, why: str) -> None:
     study = [*STUDY[:1], (control("one", NEGATIVE, group), rows(0.5, cka=1.0))]
     assert by_key(study)[CKA_KEY].why == why
-    assert failing(separations(study)) == {CKA_KEY: why}  # of the other there is no negative's
+    assert failing(separations(study)) == {CKA_KEY: why}  # no negative has the other measure
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_equal_values_are_no_gap() -> None:
     (row,) = (row for row in separations(study) if row.key == CKA_KEY)
     assert row.gap == 0
     assert not row.separates
-    assert failing([row]) == {CKA_KEY: "controls overlap"}  # of no group that is known
+    assert failing([row]) == {CKA_KEY: "controls overlap"}  # its group has no reason of its own
 
 
 def test_a_control_that_is_not_what_it_is_meant_to_be_is_left_out() -> None:
@@ -131,7 +131,7 @@ def test_a_missing_value_counts_as_nothing() -> None:
 
 
 def test_what_has_nothing_that_a_measure_is_taken_of_decides_nothing() -> None:
-    """As a network without MLPs has no neurons."""
+    """For example, a network without MLPs has no neurons."""
     without = (control("no neurons", POSITIVE), rows(1))
     assert not separation.tested(without[1])
     assert by_key([*STUDY, without]) == by_key(STUDY)

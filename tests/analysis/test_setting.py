@@ -1,4 +1,4 @@
-"""What stays over a run's checkpoints: the controls are run once, for all measures together."""
+"""The state kept over a run's checkpoints: controls are run once for all measures."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def inputs_of(source: Source, setting: Setting) -> int:
 
 @pytest.fixture
 def observed(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each model was run, by its identity."""
+    """The number of passes of each model, by its id."""
     seen, kept = Counter[int](), list[Any]()
 
     def counting(bridge: Any, *arguments: Any) -> Source:
-        kept.append(bridge)  # so that no identity is given twice
+        kept.append(bridge)  # keeps the model alive, so its id is not reused
         seen[id(bridge)] += 1
         return activations.observe(bridge, *arguments)
 
@@ -49,7 +49,7 @@ def test_each_control_is_run_once_for_all_that_were_announced(
     assert sum(observed.values()) == 3
     assert setting.compared("random_init", inputs_of) == [len(small.inputs)] * 3
     assert setting.compared("random_init", first_weight) == firsts
-    assert sum(observed.values()) == 3  # nothing was run again
+    assert sum(observed.values()) == 3  # no model was run again
 
 
 def test_what_was_not_announced_is_compared_all_the_same(

@@ -1,4 +1,4 @@
-"""Similarity to the program and its reference: independent implementations and known models."""
+"""Similarity to the program and reference: against other implementations and controls."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def reference(small: Setting) -> Recording:
 
 @pytest.fixture(scope="module")
 def every(recording: Recording, reference: Recording) -> dict[str, torch.Tensor]:
-    """Activations of a random init and of the reference, by a name of their own."""
+    """Residuals of a random init and of the reference, by a unique name."""
     return {f"{of.bridge.cfg.n_layers}L {site}": of[site] for of in (recording, reference)
             for site in residual_sites(of.bridge)}  # fmt: skip
 
 
 def found_at(site: torch.Tensor, setting: Setting) -> Found:
-    """What a site that holds these values has in common with the program."""
+    """The comparison of a site that holds these values with the program."""
     return compare(site_as_recording(site, setting), setting)
 
 
@@ -70,7 +70,7 @@ def values_at(site: torch.Tensor, setting: Setting) -> dict[str, float]:
 
 
 def everything_at(site: torch.Tensor, setting: Setting) -> dict[tuple[str, str], float]:
-    """Every figure of a site but RSA's, which is of a sample: variables, and reference's sites."""
+    """All similarities of a site, to variables and reference sites, except the sampled RSA."""
     comparison = found_at(site, setting)
     values = {("variable", name): value[0] for (name, _), value in comparison.variables.items()}
     for measure, pairs in comparison.sites.items():
@@ -121,7 +121,7 @@ def test_rsa_is_of_one_position_of_each_sampled_input(
     small: Setting, recording: Recording, reference: Recording
 ) -> None:
     at, inputs = cases_of(small.inputs, small.config.seed).sampled, small.inputs
-    assert (at > 0).all()  # fewer than are sampled at most
+    assert (at > 0).all()  # fewer inputs than the sample's limit
     assert inputs.defined[torch.arange(len(inputs)), at].all()
     every_row = torch.arange(len(inputs))
     pairs = compare(recording, small).sites["rsa"]
@@ -216,7 +216,7 @@ def test_similarity_does_not_depend_on_the_basis_of_the_site(
 
 
 def moved_reference(small: Setting, reference: Recording, turn: Any) -> Setting:
-    """A setting in which the reference's residual stream is turned, and nothing else."""
+    """A setting in which only the reference's residual stream is transformed."""
     held = {
         name: turn(values.double()) if "resid" in name else values
         for name, values in reference.activations.items()
@@ -238,7 +238,7 @@ def test_similarity_does_not_depend_on_the_basis_of_the_reference(
         for measure, pairs in wanted.sites.items():
             got = {pair: value[0] for pair, value in comparison.sites[measure].items()}
             values = {pair: value[0] for pair, value in pairs.items()}
-            tolerance = 1e-3 if measure == "rsa" else 1e-6  # near-ties fall either way
+            tolerance = 1e-3 if measure == "rsa" else 1e-6  # rounding breaks near-ties
             assert got == pytest.approx(values, abs=tolerance), measure
 
 
@@ -353,7 +353,7 @@ def test_noise_is_similar_to_nothing(small: Setting) -> None:
 
 
 def written_at(label: str, small: Setting) -> str:
-    """Return the first site where the reference's residual dimensions of a label hold anything."""
+    """Return the first site where the reference's dimensions of a label are not 0."""
     columns = [
         i
         for i, name in enumerate(small.reference.compiled.residual_labels)
@@ -458,7 +458,7 @@ def test_the_matched_rows_are_of_each_of_the_references_sites_with_its_best(
         row = rows[f"matched_{measure}", "model"]
         assert (row.value, row.ci_low, row.ci_high) == comparison.matched(measure)
         own = rows[f"matched_{measure}_reference", "model"]
-        assert own.value == pytest.approx(1, abs=1e-6)  # each site is like itself
+        assert own.value == pytest.approx(1, abs=1e-6)  # each site equals itself
         for (theirs, ours), value in comparison.sites[measure].items():
             row = rows[f"site_{measure}", f"{theirs}~{ours}"]
             assert (row.value, row.ci_low, row.ci_high) == value
@@ -475,7 +475,7 @@ def test_only_deconfounded_cka_tells_a_random_init_from_the_reference(rows: Rows
 
 
 def hand_made_controls(shape: Any, count: int) -> list[Any]:
-    """Return random inits of a shape, made by the rule alone."""
+    """Return random inits of a shape, built here from the seed rule."""
     bridges = []
     for i in range(count):
         variant = copy.copy(shape)
@@ -620,7 +620,7 @@ def test_columns_that_are_the_same_are_taken_once_and_change_nothing(
     fewer, same = compared()
     sites = residual_sites(small.reference.bridge)
     d_model = small.reference.bridge.cfg.d_model
-    assert width - fewer > (len(sites) - 2) * d_model  # of a dimension there is hardly one twice
+    assert width - fewer > (len(sites) - 2) * d_model  # nearly every dimension is kept once
     for figures, other in ((whole.variables, same.variables), *(
         (whole.sites[name], same.sites[name]) for name in similarity.OF_SITES
     )):  # fmt: skip

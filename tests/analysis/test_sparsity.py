@@ -1,4 +1,4 @@
-"""Neurons, on or off: constructed ones, Tracr's own, and Sarle's coefficient against scipy."""
+"""On/off neurons: constructed ones, Tracr's, and Sarle's coefficient against scipy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def columns(*values: list[float]) -> torch.Tensor:
 def neurons(
     pre: torch.Tensor, act: str = "relu", parts: int = 1, rounding: float = 1e-6
 ) -> Neurons:
-    """What neurons with these pre-activations do; every position is in the sample."""
+    """The statistics of neurons with these pre-activations. The sample holds all positions."""
     sums = Sums(torch.full((pre.shape[1],), rounding), act)
     for part in torch.tensor_split(pre, parts):
         sums.add(part.float(), part.float())
@@ -118,7 +118,7 @@ ACTIVATIONS = {
 
 
 def gini_by_pairs(values: Any) -> float:
-    """Half the relative mean absolute difference of all pairs."""
+    """The Gini index: half the relative mean absolute difference of all pairs."""
     apart = np.abs(values[:, None] - values[None]).mean()
     return float(apart / (2 * values.mean()))
 
@@ -175,7 +175,9 @@ def test_the_dip_is_diptests_and_tells_two_values_from_a_normal() -> None:
     assert max(two_valued, two_normals) < 0.01
     assert min(normal, uniform) > 0.05
     ones = samples[:, 0].mean()
-    assert float(statistics[0]) == pytest.approx(min(ones, 1 - ones) / 2)  # of the rarer value
+    assert float(statistics[0]) == pytest.approx(
+        min(ones, 1 - ones) / 2
+    )  # half the share of the rarer value
 
 
 def test_untested_neurons_and_small_samples_have_no_dip() -> None:
@@ -196,7 +198,7 @@ def test_p_values_are_adjusted_as_benjamini_and_hochberg_say(given_: list[float 
     for p, value in zip(given_, got, strict=True):
         if p is None:
             assert math.isnan(value)
-        else:  # the smallest m p / rank over the p-values that are no smaller
+        else:  # the minimum of m q / rank over all p-values q >= p
             m = len(there)
             wanted = min(min(1.0, m * q / (rank + 1)) for rank, q in enumerate(there) if q >= p)
             assert value == pytest.approx(wanted, abs=1e-12)
@@ -291,7 +293,7 @@ def check(
 
 
 def tracr_mlp_widths(setting: Setting) -> list[int]:
-    """Return how many neurons Tracr gives each MLP before it pads them all to one width."""
+    """Return the number of neurons of each Tracr MLP before padding to a common width."""
     task = setting.inputs.task
     extracted = rasp_to_graph.extract_rasp_graph(task.program)
     basis_inference.infer_bases(
@@ -397,7 +399,7 @@ def test_every_neuron_has_its_figures(small: Setting) -> None:
         hook = f"blocks.{layer}.mlp.hook_pre"
         pre, name = recording[hook][real][:, i].double(), f"{hook}[{i}]"
         assert rows["active_share", name].value == pytest.approx(float((pre > 0).double().mean()))
-        step = sparsity.rounding(recording.bridge, layer)[i]  # what differs by less is alike
+        step = sparsity.rounding(recording.bridge, layer)[i]  # smaller differences are rounding
         sample = (recording[hook][chosen, at][:, i] / step).round() * step
         dip, p = diptest.diptest(sample.double().numpy())
         assert rows["dip", name].value == pytest.approx(dip)
@@ -442,7 +444,7 @@ def test_h1_is_the_references_figures_less_the_models(small: Setting) -> None:
         assert row.ci_low <= row.value <= row.ci_high
         ends = [(end.ci_high or 0.0) - (end.ci_low or 0.0) for end in (reference, other)]
         width = row.ci_high - row.ci_low
-        assert 0.9 * max(ends) <= width <= 1.1 * sum(ends)  # of two independent groups
+        assert 0.9 * max(ends) <= width <= 1.1 * sum(ends)  # the groups are independent
     for name in sparsity.SHARES:
         row, reference, other = (
             rows[key]

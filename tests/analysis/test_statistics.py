@@ -1,4 +1,4 @@
-"""Intervals, against scipy, numpy and the textbook."""
+"""Intervals against scipy, numpy and published tables."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_interval_of_a_mean_is_scipys_percentile_bootstrap(n: int) -> None:
     low, high = mean_interval(torch.from_numpy(values), draws=10_000, seed=0)
     assert low is not None
     assert high is not None
-    # both ends are Monte Carlo estimates: their difference has about 0.04 standard errors
+    # Both ends are Monte Carlo estimates. They differ by about 0.04 standard errors.
     tolerance = 0.15 * drawn.standard_error
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=tolerance)
 

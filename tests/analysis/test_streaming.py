@@ -1,4 +1,4 @@
-"""Input sets in parts: the same measurements as of the whole, in bounded memory and one pass."""
+"""Input sets in parts give the same measurements, in bounded memory and one pass."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def setting(request: pytest.FixtureRequest, small: Setting) -> Setting:
 
 
 def measured(bridge: Any, setting: Setting) -> Rows:
-    """All rows, of a setting that has computed nothing yet."""
+    """All rows, from a fresh setting without cached computations."""
     return rows_of(suite.measure(bridge, with_config(setting)))
 
 
@@ -59,7 +59,7 @@ def same(got: Rows, wanted: Rows, abs_: float = 1e-6) -> None:
 
 
 def sizes(setting: Setting, bridge: Any) -> tuple[int, int]:
-    """How many bytes an input takes in the model, and in the reference."""
+    """The bytes of one input's activations in the model and in the reference."""
     positions = setting.inputs.tokens.shape[1]
     model, reference = (
         bytes_per_input(subject, positions) for subject in (bridge, setting.reference.bridge)
@@ -68,7 +68,7 @@ def sizes(setting: Setting, bridge: Any) -> tuple[int, int]:
 
 
 def streamed_by(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no more bytes be recorded at once, of this small set as of a large one."""
+    """Limit the bytes recorded at once, so that this small set is streamed."""
     monkeypatch.setattr(activations, "WHOLE_BYTES", limit)
     monkeypatch.setattr(activations, "PART_BYTES", limit)
 
@@ -161,7 +161,9 @@ def test_parts_are_the_rows_of_the_whole_in_order(small: Setting) -> None:
 def test_chosen_inputs_are_given_in_the_order_asked_for(small: Setting) -> None:
     bridge, inputs = make_bridge(small.shape), small.inputs
     whole = record(bridge, inputs, 2048)
-    chosen = torch.from_numpy(np.random.default_rng(0).integers(120, size=30))  # some twice
+    chosen = torch.from_numpy(
+        np.random.default_rng(0).integers(120, size=30)
+    )  # some rows occur twice
     for source in (whole, Streamed(bridge, inputs, 16)):
         part = source.at(chosen)
         assert torch.equal(part.inputs.tokens, inputs.tokens[chosen])
@@ -193,7 +195,7 @@ def test_a_part_that_several_measures_ask_for_is_run_once(
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
-    """How many inputs each bridge was run on with hooks, call by call."""
+    """The number of inputs of each hooked pass, by bridge."""
     calls: dict[int, list[int]] = {}
     forward = TransformerBridge.forward
 
@@ -215,7 +217,7 @@ def test_a_model_is_run_once_on_the_inputs_with_hooks(
     assert seen[id(small.reference.bridge)] == wanted
     second = make_bridge(varied(small.shape, seed=5))
     before = {key: list(calls) for key, calls in seen.items()}
-    list(suite.measure(second, setting))  # controls and reference are not run again
+    list(suite.measure(second, setting))  # the controls and the reference are not run again
     assert {key: calls for key, calls in seen.items() if calls != before.get(key)} == {
         id(second): wanted
     }

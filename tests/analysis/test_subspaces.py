@@ -1,4 +1,4 @@
-"""Subspace search: what it finds in models whose variables are known, and what it must not find."""
+"""Subspace search on controls: models with known variables, and models without any."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def searched(
     sites: list[str],
     settings: Search = QUICK,
 ) -> Table:
-    """Subspaces by variable, site without its `blocks.` and `hook_`, and number of directions."""
+    """Subspaces by variable, short site (without `blocks.` and `hook_`) and dimension."""
     weights, _, _ = fit(shuffled(inputs, 0), bridge.cfg, BY_HEART, 0)
     places = [f"blocks.{site.replace('.', '.hook_')}" for site in sites]
     spaces = subspaces(
@@ -85,7 +85,7 @@ def searched(
 def test_a_reference_has_its_variable_where_it_is_and_nowhere_else(
     small: Setting, turned: bool
 ) -> None:
-    """The length and what of it is left at a position tell each other there: they are one."""
+    """Given the position, length and opp_idx determine each other, so they are merged."""
     compiled = small.reference.compiled
     bridge = (rotated(compiled, 3) if turned else compiled).bridge(small.inputs)
     sites = ["0.resid_post", "1.resid_post", "2.resid_post", "3.resid_mid", "3.resid_post"]
@@ -126,7 +126,7 @@ def test_what_a_model_was_taught_is_found_where_it_was(
     }
     space = spaces["opp_idx", "0.resid_post", 8]
     assert space.test > 0.95
-    assert space.start < space.test - 0.3  # it is the search that finds it
+    assert space.start < space.test - 0.3  # the start is not enough: the search finds it
 
 
 def test_nothing_is_found_in_a_random_init(small: Setting) -> None:
@@ -140,7 +140,7 @@ def test_nothing_is_found_in_a_random_init(small: Setting) -> None:
 def test_directions_along_dimensions_are_those_dimensions(
     small: Setting, implemented: Implementation
 ) -> None:
-    """The accuracy is that of interchange training, by code that shares nothing with it."""
+    """The accuracy equals that of interchange training, which shares no code with it."""
     inputs, place = small.inputs, implemented.alignment["opp_idx"]
     model = plain_model(make_bridge(taught_shape(small), implemented.weights))
     cases = distinct_cases(inputs, "opp_idx", 300, 4)
@@ -226,13 +226,13 @@ def test_cases_are_different_pairs_and_one_question_for_all_they_ask(small: Sett
 
 def test_what_another_variable_would_do_as_well_is_no_question(small: Setting) -> None:
     (asked,) = questions(small.inputs, ["length"], QUICK)
-    assert asked.rival not in ("length", "opp_idx", "opp_idx-1")  # these are one with it
+    assert asked.rival not in ("length", "opp_idx", "opp_idx-1")  # these are merged with length
     assert 0 < asked.rivalled < 0.5
     assert asked.answerable
     task = compose(["task=pair_balance", "task.max_length=4"]).task
     inputs = input_set(make_task(task), task)
     (asked, _) = questions(inputs, ["share_open", "share_close"], QUICK)
-    assert (asked.rival, asked.rivalled) == ("is_open", 1.0)  # it alone decides the share
+    assert (asked.rival, asked.rivalled) == ("is_open", 1.0)  # is_open alone determines the share
     assert not asked.answerable
     (bridge,) = random_inits(small.shape, 1, 0, "cpu")
     sites = {"share_open": ["blocks.0.hook_resid_mid"]}
@@ -240,7 +240,7 @@ def test_what_another_variable_would_do_as_well_is_no_question(small: Setting) -
 
 
 def test_the_first_directions_are_a_variable_s_own(small: Setting) -> None:
-    """Planted among token and position, which are larger, and among what says nothing."""
+    """The variable is planted beside larger token and position directions, and noise."""
     inputs = small.inputs
     n_pos, width = inputs.tokens.shape[1], 24
     basis = torch.from_numpy(orthogonal(0, width)).float()
@@ -255,6 +255,6 @@ def test_the_first_directions_are_a_variable_s_own(small: Setting) -> None:
     directions = predictive_directions(stream, inputs, "length").float()
     torch.testing.assert_close(directions.T @ directions, torch.eye(width), atol=1e-5, rtol=0)
     inside = (basis[:4] @ directions).square().sum(0)
-    assert (inside[:3] > 0.99).all()  # that one of four it is, they all say
+    assert (inside[:3] > 0.99).all()  # 3 dimensions encode 4 values
     varied = (stream[inputs.real] @ directions).std(0)
     assert varied[3:8].max() < 1e-4 < 0.1 < varied[-8:].min()

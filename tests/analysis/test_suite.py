@@ -1,4 +1,4 @@
-"""All measures together, on models whose answer is known."""
+"""All measures together, on controls."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def test_a_fresh_setting_gives_the_same_bits(small: Setting, rows: list[Measurem
     other = copy.copy(fresh.shape)
     other.seed = 8
     recording = record(make_bridge(other), fresh.inputs, 2048)
-    for name in reversed(fresh.config.measures):  # another model makes the controls, last first
+    for name in reversed(
+        fresh.config.measures
+    ):  # another model computes the controls, in reverse order
         list(taken(suite.REGISTRY[name].statistic(recording, fresh), recording))
     assert list(suite.measure(make_bridge(fresh.shape), fresh)) == rows
 

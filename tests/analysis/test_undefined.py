@@ -1,4 +1,4 @@
-"""Where a program has no output, and under a causal mask: what counts, and in what."""
+"""Undefined outputs and causal masks: which positions and inputs count in each measure."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Rows = dict[tuple[str, str], Measurement]
 
 @pytest.fixture(scope="module", params=TASKS)
 def setting(request: pytest.FixtureRequest) -> Setting:
-    """Tasks that are undefined at the first positions of every list, two of them causal."""
+    """Tasks whose output is undefined at the first positions. Two are causal."""
     return prepare(compose([f"task={request.param}", *SMALL]))
 
 
 @pytest.fixture(scope="module")
 def recording(setting: Setting) -> Recording:
-    """A model that is right at half of the positions."""
+    """A recording that is right at about half of the positions."""
     inputs, generator = setting.inputs, torch.Generator().manual_seed(0)
     recording = record(make_bridge(setting.shape), inputs, 2048)
     targets = inputs.targets.clamp(min=0)
@@ -46,12 +46,12 @@ def recording(setting: Setting) -> Recording:
 
 
 def rows_of(measured: Any) -> Rows:
-    """Rows by the measure's short name and the subject."""
+    """Rows by the measure's short name and subject."""
     return {(row.measure.partition("/")[2], row.subject): row for row in measured}
 
 
 def answers(tokens: list[Any], task: str) -> list[Any]:
-    """What the task's description says, in plain Python; None where it says nothing."""
+    """The task's outputs in plain Python, None where undefined."""
     if task == "shift_by":
         return [None, None, *tokens][: len(tokens)]
     if task == "previous_token":
@@ -105,7 +105,7 @@ def test_inputs_without_any_output_count_in_no_accuracy(
                 assert exact.value == pytest.approx(np.mean([all(hits) for hits in kept]))
                 assert token.value == pytest.approx(np.mean(every))
                 assert rows["loss", subject].n == len(every)
-    assert silent  # some lengths, such as 1, have inputs and no row
+    assert silent  # some lengths, such as 1, have inputs but no row
     assert 0 < rows["exact", "all"].value < rows["token", "all"].value < 1
 
 

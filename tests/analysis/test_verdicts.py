@@ -1,4 +1,4 @@
-"""Verdicts on tables of matches made by hand."""
+"""Verdicts on hand-made tables of matches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Table = Mapping[str, Mapping[Cut, float]]
 
 
 def match(site: str, of: Cut, value: float, margin: float = 0.02, chance: float = 0.1) -> Match:
-    """A match of one score, its interval as wide as the margin on both sides."""
+    """A match with one score. The interval is the value plus or minus the margin."""
     low, high = max(0.0, value - margin), min(1.0, value + margin)
     right = torch.ones(1, dtype=torch.bool)
     score = Score(SCRUB, value, low, high, chance, right, torch.zeros(1, dtype=torch.int64))
@@ -56,7 +56,7 @@ def match(site: str, of: Cut, value: float, margin: float = 0.02, chance: float 
 
 
 def made(cuts: Cuts, table: Table, margin: float = 0.02, chance: float = 0.1) -> list[Match]:
-    """All matches of all sites: 0 where the table has none."""
+    """The matches of all cuts at all sites. The default value is 0."""
     return [
         match(site, of, table.get(site, {}).get(of, 0.0), margin, chance)
         for site in SITES
@@ -84,7 +84,7 @@ def changed(site: str, row: Mapping[Cut, float]) -> Table:
     return {**PERFECT, site: row}
 
 
-# What is realised
+# Realised cuts
 
 
 def test_a_cut_is_realised_where_it_matches_and_no_later_cut_does() -> None:
@@ -106,7 +106,7 @@ def test_a_later_cut_that_does_not_match_explains_nothing() -> None:
     table = {"first": {LEFT: 1.0, BOTH: 0.89, OUTPUT: 0.5}}
     assert realised(made(CHAIN, table), RULE) == {"left": ("first",)}
     rows = {match.cut.name for match in held(made(CHAIN, table), RULE)["first"]}
-    assert rows == {"left", "both", "output"}  # left, which matches, explains the input
+    assert rows == {"left", "both", "output"}  # the input cut is explained by the later cut left
 
 
 def test_cuts_of_no_order_are_realised_side_by_side() -> None:
@@ -121,7 +121,7 @@ def test_the_threshold_itself_is_enough(value: float, there: bool) -> None:
     assert ("left" in sites) == there
 
 
-# What can be tested
+# Testable cuts
 
 
 def test_testable_are_the_inner_cuts_that_the_reference_realises() -> None:
