@@ -104,7 +104,9 @@ def checked(folder: Path, whole: Path, counts: Counter[str]) -> None:
     counts["lines too many or too few in measurements.csv"] += abs(len(table) - 1 - len(mine))
 
 
-def one(server: WandbServer, whole: Path, seconds: float, folder: Path, kill: Kill) -> Counter[str]:
+def kill_and_resume(
+    server: WandbServer, whole: Path, seconds: float, folder: Path, kill: Kill
+) -> Counter[str]:
     """Kill one run, go on with it, log it, and count what went wrong."""
     counts = Counter({"resumes that failed": 0, "unreadable checkpoints": 0})
     settings = (*SETTINGS, f"tracking={kill.mode}", f"run_dir={folder}")
@@ -154,9 +156,9 @@ def main(kills: int) -> int:
             while (missing := kills - total["kills"]) > 0:
                 batch = [(Path(temporary) / f"run{done + i}", next(plans)) for i in range(missing)]
                 done += len(batch)
-                work = partial(one, server, whole, max(seconds, 1.0))
-                found = pool.map(work, *zip(*batch, strict=True))
-                for counts in track(found, "kills", total=len(batch), console=console):
+                work = partial(kill_and_resume, server, whole, max(seconds, 1.0))
+                outcomes = pool.map(work, *zip(*batch, strict=True))
+                for counts in track(outcomes, "kills", total=len(batch), console=console):
                     total.update(counts)
     expected = {
         "kills",

@@ -103,16 +103,20 @@ def _forward(bridge: TransformerBridge, setting: Setting) -> float:
 def _match(bridge: TransformerBridge, inputs: InputSet, config: Config) -> tuple[float, int, int]:
     """Return the seconds of a whole match, and how many cuts and sites it had."""
     subject, analysis = subject_of(bridge, inputs), config.analysis
-    found: list[Match] = []
+    site_matches: list[Match] = []
 
     def run() -> None:
         trials = cut_trials(inputs, cuts(inputs).all, analysis.match_cases, analysis.seed)
-        found.extend(
+        site_matches.extend(
             matches(subject, inputs, trials, subject.sites, analysis.bootstrap, analysis.seed)
         )
 
     seconds = timed(run)
-    return seconds, len({one.cut for one in found}), len({one.site for one in found})
+    return (
+        seconds,
+        len({match.cut for match in site_matches}),
+        len({match.site for match in site_matches}),
+    )
 
 
 def curve() -> Iterator[tuple[str, int, int, int, float]]:

@@ -201,10 +201,10 @@ def against_hooks() -> Result:
     def by_hooks() -> Outcome:
         return side_by_side(_hooked(recording, means, given, *run) for run in runs)
 
-    one, other = ours(), by_hooks()
-    if not (torch.equal(one.exact, other.exact) and torch.equal(one.correct, other.correct)):
+    direct, other = ours(), by_hooks()
+    if not (torch.equal(direct.exact, other.exact) and torch.equal(direct.correct, other.correct)):
         raise AssertionError("ablations by hooks have other accuracies")
-    torch.testing.assert_close(one.loss, other.loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(direct.loss, other.loss, rtol=1e-6, atol=1e-6)
     ratios = [timed(ours) / timed(by_hooks) for _ in range(3)]
     claim = "its ablations, over run_with_hooks one at a time (same values)"
     return Result(claim, ratios, 0.25, "x")
@@ -252,9 +252,9 @@ def share_of_demo() -> Result:
             started = time.perf_counter()
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             seconds = time.perf_counter() - started
-        found = re.search(r"measuring took ([\d.]+) of", out)
-        assert found is not None
-        shares.append(float(found[1]) / seconds)
+        match = re.search(r"measuring took ([\d.]+) of", out)
+        assert match is not None
+        shares.append(float(match[1]) / seconds)
     return Result("measuring, in the demo", shares, 0.25, "of its wall time")
 
 
@@ -368,11 +368,11 @@ def validation() -> tuple[Result, Result]:
     some = [["BOS", *inputs.listed(row)] for row in range(1000, 1010)]
 
     def by_haiku() -> None:
-        for one in some:
-            model.apply(one)
+        for encoded in some:
+            model.apply(encoded)
 
     by_haiku()
-    ratios = [one / (timed(by_haiku) * len(inputs) / len(some)) for one in seconds]
+    ratios = [elapsed / (timed(by_haiku) * len(inputs) / len(some)) for elapsed in seconds]
     claim = "validating reverse on 1,364 inputs"
     return Result(claim, seconds, 1, "s"), Result(claim, ratios, 0.01, "x haiku, one by one")
 
@@ -498,8 +498,8 @@ def main() -> int:
     with console.status("measuring") as status:
         for i, benchmark in enumerate(benchmarks):
             status.update(f"benchmark {i + 1} of {len(benchmarks)}")
-            found = benchmark()
-            results += found if isinstance(found, tuple) else [found]
+            measured = benchmark()
+            results += measured if isinstance(measured, tuple) else [measured]
     return show(results, console)
 
 

@@ -87,10 +87,10 @@ def outside(cells: int) -> float:
         seconds = time.monotonic() - started
         inside = 0.0
         for log in (folder / "runs" / "logs").iterdir():
-            found = re.search(r"training took ([\d.]+) s, measuring ([\d.]+) s", log.read_text())
-            if found is None:
+            match = re.search(r"training took ([\d.]+) s, measuring ([\d.]+) s", log.read_text())
+            if match is None:
                 raise SystemExit(f"{log.name} does not say how long it took")
-            inside += sum(map(float, found.groups()))
+            inside += sum(map(float, match.groups()))
         if len(list((folder / "runs").glob("*/finished.json"))) != cells:
             raise SystemExit("not every cell finished")
         return 1 - inside / seconds
@@ -98,11 +98,16 @@ def outside(cells: int) -> float:
 
 def sweeps(cells: int) -> tuple[Result, ...]:
     """Both claims, each from one measurement of a whole grid."""
-    one, two = agents(1, cells), agents(2, cells)
+    one_agent, two_agents = agents(1, cells), agents(2, cells)
     shares = [outside(cells)]
     grid = f"a grid of {cells} 1L runs"
     return (
-        Result(f"two agents on {grid}, each cell once", [two / one], 0.65, "of the time of one"),
+        Result(
+            f"two agents on {grid}, each cell once",
+            [two_agents / one_agent],
+            0.65,
+            "of the time of one",
+        ),
         Result(f"outside training and measuring, {grid}", shares, 0.35, "of `algomatch sweep`"),
     )
 

@@ -73,7 +73,7 @@ def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.Cl
 
 def signature(node: ast.FunctionDef) -> str:
     """Return a function's signature, an argument a line where it is long."""
-    above = "".join(f"@{ast.unparse(one)}\n" for one in node.decorator_list)
+    above = "".join(f"@{ast.unparse(decorator)}\n" for decorator in node.decorator_list)
     arrow = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     line = f"def {node.name}({ast.unparse(node.args)}){arrow}"
     if len(line) > WIDTH:
@@ -85,11 +85,11 @@ def each(arguments: ast.arguments) -> Iterator[str]:
     """Yield each argument as a line of its own, with its default."""
     plain = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(plain) - len(arguments.defaults)) + [*arguments.defaults]
-    yield from (argument(*one) for one in zip(plain, defaults, strict=True))
+    yield from (argument(*pair) for pair in zip(plain, defaults, strict=True))
     if arguments.vararg or arguments.kwonlyargs:
         yield argument(arguments.vararg, None, "*")
     named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    yield from (argument(*one) for one in named)
+    yield from (argument(*pair) for pair in named)
     if arguments.kwarg:
         yield argument(arguments.kwarg, None, "**")
 
@@ -103,13 +103,15 @@ def argument(given: ast.arg | None, default: ast.expr | None, stars: str = "") -
 def fields(node: ast.ClassDef) -> str:
     """Return a class with its bases and annotated fields, or with its constructor's arguments."""
     bases = ", ".join(map(ast.unparse, node.bases))
-    lines = [*(f"@{ast.unparse(one)}" for one in node.decorator_list)]
+    lines = [*(f"@{ast.unparse(decorator)}" for decorator in node.decorator_list)]
     lines.append(f"class {node.name}{f'({bases})' if bases else ''}:")
-    for one in node.body:
-        if isinstance(one, ast.AnnAssign) and not ast.unparse(one.target).startswith("_"):
-            lines.append(f"    {ast.unparse(one)}")
-        elif isinstance(one, ast.FunctionDef) and one.name == "__init__":
-            lines += [f"    {line}" for line in signature(one).splitlines()]
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and not ast.unparse(statement.target).startswith(
+            "_"
+        ):
+            lines.append(f"    {ast.unparse(statement)}")
+        elif isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            lines += [f"    {line}" for line in signature(statement).splitlines()]
     return "\n".join(lines)
 
 

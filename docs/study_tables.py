@@ -34,10 +34,10 @@ STEPS = {  # when these emerged
 
 def rows(name: str) -> list[Row]:
     """Return a table's rows, with `model` as it is called here."""
-    found = list(csv.DictReader((TABLES / f"{name}.csv").read_text().splitlines()))
-    for row in found:
+    table = list(csv.DictReader((TABLES / f"{name}.csv").read_text().splitlines()))
+    for row in table:
         row["model"] = row["architecture"].replace(LN, "").replace(NONE, ", no LN")
-    return found
+    return table
 
 
 def line(cells: Sequence[str]) -> str:
@@ -51,13 +51,13 @@ def by_task(cell: Callable[[str, str], str], tasks: Sequence[str] = TASKS) -> st
     for model in (*MODELS, *(f"{model}, no LN" for model in MODELS)):
         cells = [cell(task, model) for task in tasks]
         if any(cells):
-            lines.append(line([model, *(one or "-" for one in cells)]))
+            lines.append(line([model, *(text or "-" for text in cells)]))
     return "\n".join(lines)
 
 
 def of(name: str, **wanted: str) -> Callable[[str, str], list[Row]]:
     """Return what finds a table's rows of a task and a model."""
-    kept = [row for row in rows(name) if all(row[key] == one for key, one in wanted.items())]
+    kept = [row for row in rows(name) if all(row[key] == text for key, text in wanted.items())]
     return lambda task, model: [
         row for row in kept if row["task"] == task and row["model"] == model
     ]
@@ -68,8 +68,8 @@ def solved() -> str:
     find = of("runs")
 
     def cell(task: str, model: str) -> str:
-        found = find(task, model)
-        return f"{sum(one['solved'] == 'yes' for one in found)}/{len(found)}" if found else ""
+        runs = find(task, model)
+        return f"{sum(run['solved'] == 'yes' for run in runs)}/{len(runs)}" if runs else ""
 
     return by_task(cell)
 
@@ -77,16 +77,16 @@ def solved() -> str:
 def lengths() -> str:
     """Exact accuracy by length, of the architectures that not all seeds solve the task with."""
     find, runs = of("lengths", split="all"), rows("runs")
-    failing = {(one["task"], one["model"]) for one in runs if one["solved"] != "yes"}
-    longest = max(int(one["length"]) for one in rows("lengths"))
+    failing = {(run["task"], run["model"]) for run in runs if run["solved"] != "yes"}
+    longest = max(int(row["length"]) for row in rows("lengths"))
     heads = ["task", "architecture", *(str(n) for n in range(1, longest + 1))]
     lines = [line(heads), line(["---"] * len(heads))]
     for task in TASKS:
         for model in (*MODELS, *(f"{model}, no LN" for model in MODELS)):
             if (task, model) in failing:
-                found = {int(row["length"]): row for row in find(task, model)}
+                by_length = {int(row["length"]): row for row in find(task, model)}
                 cells = [
-                    f"{float(found[n]['mean']):.2f}" if n in found else "-"
+                    f"{float(by_length[n]['mean']):.2f}" if n in by_length else "-"
                     for n in range(1, longest + 1)
                 ]
                 lines.append(line([f"`{task}`", model, *cells]))
@@ -98,11 +98,11 @@ def verdicts(hypothesis: str) -> str:
     find = of("verdicts", hypothesis=hypothesis)
 
     def cell(task: str, model: str) -> str:
-        if not (found := find(task, model)):
+        if not (groups := find(task, model)):
             return ""
-        one = found[0]
-        each = one["by_verdict"].split("; ")
-        return one["verdict"] if len(each) == 1 else f"{one['verdict']} ({', '.join(each)})"
+        group = groups[0]
+        each = group["by_verdict"].split("; ")
+        return group["verdict"] if len(each) == 1 else f"{group['verdict']} ({', '.join(each)})"
 
     return by_task(cell)
 
@@ -112,15 +112,15 @@ def headline(key: str, digits: int = 2) -> str:
     find = of("headlines", headline=key)
 
     def cell(task: str, model: str) -> str:
-        found = [one for one in find(task, model) if one["mean"]]
-        if not found:
+        groups = [row for row in find(task, model) if row["mean"]]
+        if not groups:
             return ""
-        one = found[0]
-        ends = f" {ends_of(one, digits)}" if one["low"] else ""
-        control = max((float(r["control_mean"]) for r in found if r["control_mean"]), default=None)
+        group = groups[0]
+        ends = f" {ends_of(group, digits)}" if group["low"] else ""
+        control = max((float(r["control_mean"]) for r in groups if r["control_mean"]), default=None)
         beside = "" if control is None else f"; {control:.{digits}f}"
-        mark = " ✗" if one["fails_controls"] not in ("", "controls not run") else ""
-        return f"{float(one['mean']):.{digits}f}{ends}{beside}{mark}"
+        mark = " ✗" if group["fails_controls"] not in ("", "controls not run") else ""
+        return f"{float(group['mean']):.{digits}f}{ends}{beside}{mark}"
 
     return by_task(cell)
 
@@ -134,17 +134,17 @@ def circuits() -> str:
     """The inner edges that carry a variable: of the model, the reference, a random init."""
     find = of("circuits", found="yes")
 
-    def share(found: Sequence[Row], whose: str) -> str:
+    def share(searches: Sequence[Row], whose: str) -> str:
         named = [float(row[f"{whose}_named"]) / float(row[f"{whose}_inner"])
-                 for row in found if row[f"{whose}_inner"] not in ("", "0")]  # fmt: skip
+                 for row in searches if row[f"{whose}_inner"] not in ("", "0")]  # fmt: skip
         return f"{fmean(named):.2f}" if named else "-"
 
     def cell(task: str, model: str) -> str:
-        found = find(task, model)
-        edges = [float(row["edges"]) / float(row["of_edges"]) for row in found]
-        if not found:
+        searches = find(task, model)
+        edges = [float(row["edges"]) / float(row["of_edges"]) for row in searches]
+        if not searches:
             return ""
-        shares = [share(found, whose) for whose in ("model", "reference", "random_init")]
+        shares = [share(searches, whose) for whose in ("model", "reference", "random_init")]
         return f"{fmean(edges):.2f}; {', '.join(shares)}"
 
     return by_task(cell)
@@ -172,12 +172,12 @@ def scores() -> str:
     find = of("programs")
 
     def cell(task: str, model: str) -> str:
-        found = [row for row in find(task, model) if row["mean"]]
-        if not found:
+        scored = [row for row in find(task, model) if row["mean"]]
+        if not scored:
             return ""
-        one = max(found, key=lambda row: float(row["mean"]))
-        lowest, highest = float(one["lowest"]), float(one["highest"])
-        return f"{float(one['mean']):.2f} ({lowest:.2f} to {highest:.2f})"
+        best = max(scored, key=lambda row: float(row["mean"]))
+        lowest, highest = float(best["lowest"]), float(best["highest"])
+        return f"{float(best['mean']):.2f} ({lowest:.2f} to {highest:.2f})"
 
     return by_task(cell)
 
@@ -189,11 +189,11 @@ def emergence() -> str:
     def cell(task: str, model: str) -> str:
         cells = []
         for find in finders.values():
-            found = find(task, model)
-            if not found or not found[0]["step_mean"]:
+            emerged = find(task, model)
+            if not emerged or not emerged[0]["step_mean"]:
                 cells.append("-")
             else:
-                cells.append(f"{float(found[0]['step_mean']):.0f}")
+                cells.append(f"{float(emerged[0]['step_mean']):.0f}")
         return "" if not find(task, model) else ", ".join(cells)
 
     return by_task(cell)
@@ -203,14 +203,14 @@ def neurons() -> str:
     """The share of neurons explained: of the model, of a random init."""
     find = of("explained")
 
-    def mean(found: Sequence[Row], key: str) -> str:
-        values = [float(row[key]) for row in found if row[key]]
+    def mean(models: Sequence[Row], key: str) -> str:
+        values = [float(row[key]) for row in models if row[key]]
         return f"{fmean(values):.2f}" if values else "-"
 
     def cell(task: str, model: str) -> str:
-        found = [row for row in find(task, model) if row["neurons_explained"]]
+        models = [row for row in find(task, model) if row["neurons_explained"]]
         keys = ("neurons_explained", "random_init_explained")
-        return ", ".join(mean(found, key) for key in keys) if found else ""
+        return ", ".join(mean(models, key) for key in keys) if models else ""
 
     return by_task(cell)
 

@@ -330,7 +330,7 @@ def test_a_mistake_in_a_program_of_ones_own_is_one_line(
     (here / "folder.py").mkdir()
     for name, text in files.items():
         (here / name).write_text(text)
-    small = [one for one in SMALL if not one.startswith("task.")]
+    small = [override for override in SMALL if not override.startswith("task.")]
     task = ["task.vocabulary=[0,1]", "task.max_length=3"]
     line = refused(capsys, here, 2, "train", *small, *task, *arguments.split())
     for part in parts:

@@ -130,8 +130,8 @@ def test_a_shipped_file_composes_and_all_its_values_arrive(group: str, name: str
 
 
 def test_every_shipped_file_is_a_group_files_or_the_root() -> None:
-    found = {str(p.relative_to(configs_dir())) for p in configs_dir().rglob("*") if p.is_file()}
-    yaml = {name for name in found if "__pycache__" not in name and not name.endswith(".py")}
+    files = {str(p.relative_to(configs_dir())) for p in configs_dir().rglob("*") if p.is_file()}
+    yaml = {name for name in files if "__pycache__" not in name and not name.endswith(".py")}
     assert yaml == {"train.yaml", *(f"{group}/{name}.yaml" for group, name in SHIPPED)}
     root = read_yaml(configs_dir() / "train.yaml")
     composed = to_mapping(compose())
@@ -726,7 +726,7 @@ def test_names_are_short_safe_and_of_one_setting(
     for name in (run_name(config), group_name(config)):
         assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)  # as W&B's artifacts and every shell take it
         assert len(name) <= 120
-    one, another = run_name(config), group_name(config)
+    first_run, first_group = run_name(config), group_name(config)
     config.task.vocabulary = [*vocabulary, "?"]
-    assert run_name(config) != one
-    assert group_name(config) != another
+    assert run_name(config) != first_run
+    assert group_name(config) != first_group

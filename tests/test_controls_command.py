@@ -63,8 +63,8 @@ def printed(place: Path, environment: Mapping[str, str]) -> str:
 
 def kept(place: Path) -> dict[str, int]:
     """When each control was written, in nanoseconds."""
-    found = place.glob("controls/*/each/[!.]*/about.json")
-    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+    paths = place.glob("controls/*/each/[!.]*/about.json")
+    return {path.parent.name: path.stat().st_mtime_ns for path in paths}
 
 
 def test_a_study_that_was_killed_goes_on_and_leaves_its_record(printed: str, place: Path) -> None:

@@ -66,7 +66,7 @@ def expanded(command: list[str], variables: dict[str, list[str]]) -> Iterator[li
     if not used:
         yield command
         return
-    name = next((one for one in used if "$" in variables[one][0]), used[0])
+    name = next((variable for variable in used if "$" in variables[variable][0]), used[0])
     for value in variables[name]:
         line = [re.sub(rf"\${name}\b", value, word) for word in command]
         yield from expanded(line, variables)
@@ -191,7 +191,11 @@ def test_no_shown_setting_needs_quotes_that_it_lacks(page: Path) -> None:
 
 def test_no_setting_that_the_command_shows_needs_quotes_that_it_lacks() -> None:
     whole = parser()
-    texts = [whole.format_help(), NEXT, *(one.format_help() for one in whole.commands.values())]
+    texts = [
+        whole.format_help(),
+        NEXT,
+        *(subcommand.format_help() for subcommand in whole.commands.values()),
+    ]
     texts += [path.read_text() for path in sorted((ROOT / "sweeps").rglob("*")) if path.is_file()]
     texts.append((ROOT / "Makefile").read_text())
     assert not [word for text in texts for word in bare(text)]
@@ -222,16 +226,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         path, _, anchor = target.partition("#")
         if re.match(r"\w+:", target):
             continue
-        found = page.parent / path if path else page
-        assert found.exists(), target
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
         if anchor:
-            assert anchor in anchors(found), target
+            assert anchor in anchors(linked), target
 
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_an_array_job_has_a_task_for_each_run(tmp_path: Path) -> None:

@@ -99,9 +99,9 @@ def test_analysis_says_what_differs_from_the_record(finished: Path, tmp_path: Pa
     path = checkpoints.save(
         tmp_path, other, saved.config, saved.run, saved.step, rows, saved.inputs_digest
     )
-    found = analyze(path).differences
-    assert found
-    assert any("accuracy/all/loss: recorded" in line for line in found)
+    differences = analyze(path).differences
+    assert differences
+    assert any("accuracy/all/loss: recorded" in line for line in differences)
 
 
 def test_a_run_stops_at_its_target_accuracy(tmp_path: Path) -> None:
@@ -458,7 +458,11 @@ BY_PATH = {
     "what",
     [
         "the program",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in BY_PATH if one != "the program"),
+        *(
+            pytest.param(source, marks=pytest.mark.slow)
+            for source in BY_PATH
+            if source != "the program"
+        ),
     ],
 )
 def test_a_run_with_a_relative_path_is_measured_again_from_anywhere(

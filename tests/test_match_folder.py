@@ -125,7 +125,7 @@ def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_gives_one_line(given: list[str], message: str, capsys: Capture) -> None:
-    arguments = [one for part in given for one in (INDUCTION if part == "*" else [part])]
+    arguments = [argument for part in given for argument in (INDUCTION if part == "*" else [part])]
     assert cli.main(["match", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error

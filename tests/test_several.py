@@ -42,13 +42,15 @@ def runs(trained: Path, tmp_path: Path) -> Path:
 
 def done(runs: Path, folder: str) -> dict[str, list[tuple[int | None, tuple[str, ...]]]]:
     """The finished results by run: step and settings."""
-    found = {
+    steps = {
         path.name: [
-            (one.key.step, one.key.settings) for one in results(path / folder) if one.finished
+            (result.key.step, result.key.settings)
+            for result in results(path / folder)
+            if result.finished
         ]
         for path in runs.iterdir()
     }
-    return {name: some for name, some in found.items() if some}
+    return {name: some for name, some in steps.items() if some}
 
 
 @pytest.mark.slow
@@ -204,7 +206,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(runs: Path, number: sign
 def test_a_mistake_gives_one_line(
     given: Sequence[str], message: str, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([one.replace("RUNS", str(trained)) for one in given]) == 2
+    assert cli.main([argument.replace("RUNS", str(trained)) for argument in given]) == 2
     error = capsys.readouterr().err
     assert message.replace("RUNS", str(trained)) in error
     assert error.count("\n") == 1

@@ -44,7 +44,7 @@ def trained(name: str, folder: Path, *more: str) -> tuple[Path, list[str]]:
 
 
 def taken(overrides: Sequence[str], *groups: str) -> list[str]:
-    return [one for one in overrides if one.startswith(groups)]
+    return [override for override in overrides if override.startswith(groups)]
 
 
 @pytest.mark.parametrize("name", QUICK)

@@ -16,7 +16,10 @@ from algomatch.errors import UserError
 from algomatch.sweep_cells import plan
 from algomatch.tracking.run_folder import RunFolder
 
-SETTINGS = (*(one for one in TINY if not one.startswith("model=")), "tracking=disabled")
+SETTINGS = (
+    *(override for override in TINY if not override.startswith("model=")),
+    "tracking=disabled",
+)
 
 NAME = "reverse-vocabulary.a.b-max_length3-1L-d_model16-n_heads2"
 

@@ -246,8 +246,8 @@ def run_client(server: WandbServer, directory: Path, *arguments: str) -> str:
 
 def only_directory(directory: Path, pattern: str) -> str:
     """The one run directory that a client has left."""
-    (found,) = (directory / "wandb").glob(pattern)
-    return str(found)
+    (match,) = (directory / "wandb").glob(pattern)
+    return str(match)
 
 
 def assert_everything_arrived(server: WandbServer, run: ServerRun) -> None:
@@ -385,8 +385,11 @@ def test_two_agents_run_each_cell_of_a_nested_grid_once(tmp_path: Path) -> None:
     with WandbServer() as server:
         sweep = create_sweep(server, tmp_path, SWEPT)
         assert sweep.state == "PENDING"
-        with agent_of(server, tmp_path, sweep) as one, agent_of(server, tmp_path, sweep) as other:
-            assert (one.wait(timeout=60), other.wait(timeout=60)) == (0, 0)
+        with (
+            agent_of(server, tmp_path, sweep) as first_agent,
+            agent_of(server, tmp_path, sweep) as second_agent,
+        ):
+            assert (first_agent.wait(timeout=60), second_agent.wait(timeout=60)) == (0, 0)
         printed = run_client(server, tmp_path, "-c", READ_SWEEP)
     cells = [
         {"model": {"name": name, "layers": 2}, "rate": rate}
@@ -564,8 +567,8 @@ def test_merges_incremental_artifacts(tmp_path: Path) -> None:
         run_client(server, tmp_path, "-c", ADD_TO_MODEL, "one", str(tmp_path))
         run_client(server, tmp_path, "-c", ADD_TO_MODEL, "two", str(tmp_path / "down"))
         older, newer = server.artifacts.values()
-    found = {path.name: path.read_text() for path in (tmp_path / "down").iterdir()}
-    assert found == {"one.txt": "one", "two.txt": "two"}
+    files = {path.name: path.read_text() for path in (tmp_path / "down").iterdir()}
+    assert files == {"one.txt": "one", "two.txt": "two"}
     assert older.files.keys() == {"one.txt"}
     assert newer.files.keys() == {"two.txt"}
     assert newer.contents.keys() == {"one.txt", "two.txt"}

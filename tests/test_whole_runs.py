@@ -59,8 +59,8 @@ def home(trained: tuple[Path, str], tmp_path: Path) -> Path:
 
 def in_text(text: str) -> list[list[str]]:
     """The commands in what was printed, as a shell reads them: between backticks, or at the end."""
-    found = re.findall(r"`(algomatch [^\n]*?)`(?!\w)|(?:\S  +)(algomatch [^\n]*)", text)
-    return [shlex.split(one or other) for one, other in found]
+    matches = re.findall(r"`(algomatch [^\n]*?)`(?!\w)|(?:\S  +)(algomatch [^\n]*)", text)
+    return [shlex.split(quoted or other) for quoted, other in matches]
 
 
 def in_page(page: Path) -> list[list[str]]:
@@ -69,7 +69,9 @@ def in_page(page: Path) -> list[list[str]]:
     lines = "\n".join(re.findall(r"<code>(algomatch .*?)</code>", text, re.DOTALL)).splitlines()
     prose = re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", "", text, flags=re.DOTALL)
     words = [shlex.split(line) for line in map(html.unescape, lines)]
-    return [[*one] for one in dict.fromkeys(map(tuple, words + in_text(html.unescape(prose))))]
+    return [
+        [*command] for command in dict.fromkeys(map(tuple, words + in_text(html.unescape(prose))))
+    ]
 
 
 def run_all(commands: Sequence[Sequence[str]], home: Path) -> None:

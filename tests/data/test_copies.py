@@ -140,7 +140,7 @@ def test_copies_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
         make_task(task)
         homes[step] = copied(task, tmp_path / f"run-{step}")
     tasks = {step: in_copies(task, home, "run") for step, home in homes.items()}
-    made = {step: make_task(one) for step, one in tasks.items()}
+    made = {step: make_task(config) for step, config in tasks.items()}
     for step in (2, 1, 2):  # what they import late, too
         assert outputs(made[step]) == [[step % 3, (step + 1) % 3, (step + 2) % 3]] * 2
     assert same_programs(tasks[1]) != same_programs(tasks[2])
@@ -154,9 +154,9 @@ def test_what_lies_elsewhere_is_named_and_not_carried(tmp_path: Path) -> None:
                         "import near_of_mine\nimport common_of_mine")  # fmt: skip
     task = task_of_file(written(tmp_path / "user", text))
     make_task(task)
-    found = carried(task)
-    assert found.left_out == (elsewhere,)
-    assert not any("common_of_mine" in name for name in found.files)
+    copies = carried(task)
+    assert copies.left_out == (elsewhere,)
+    assert not any("common_of_mine" in name for name in copies.files)
 
 
 def test_files_that_a_registered_task_names_are_carried_too(tmp_path: Path) -> None:

@@ -68,32 +68,32 @@ DEFAULTS = (None, 0, 0.0, False, -1, "none")
 def programs(draw: st.DrawFn) -> list[Any]:
     """Draw expressions, each made from those before it."""
 
-    def one(choices: Sequence[Any]) -> Any:
+    def drawn(choices: Sequence[Any]) -> Any:
         return choices[draw(st.integers(0, len(choices) - 1))]
 
     def late(choices: Sequence[Any]) -> Any:  # prefer what was made last, for deeper programs
-        return one(choices[-3:]) if draw(st.booleans()) else one(choices)
+        return drawn(choices[-3:]) if draw(st.booleans()) else drawn(choices)
 
-    sops: list[Any] = [rasp.tokens, rasp.indices, rasp.length, rasp.Full(one((0, 1, True, "a")))]
-    selectors: list[Any] = [rasp.Select(rasp.tokens, rasp.indices, one([*PREDICATES.values()]))]
+    sops: list[Any] = [rasp.tokens, rasp.indices, rasp.length, rasp.Full(drawn((0, 1, True, "a")))]
+    selectors: list[Any] = [rasp.Select(rasp.tokens, rasp.indices, drawn([*PREDICATES.values()]))]
     for _ in range(draw(st.integers(1, 10))):
         match draw(st.integers(0, 8)):
             case 0:
-                sops.append(rasp.Map(one([*MAPS.values()]), late(sops), simplify=False))
+                sops.append(rasp.Map(drawn([*MAPS.values()]), late(sops), simplify=False))
             case 1:
                 functions = [*SEQUENCE_MAPS.values()]
-                sops.append(rasp.SequenceMap(one(functions), late(sops), late(sops)))
+                sops.append(rasp.SequenceMap(drawn(functions), late(sops), late(sops)))
             case 2:
-                sops.append(rasp.LinearSequenceMap(late(sops), one(sops), 2, -0.5))
+                sops.append(rasp.LinearSequenceMap(late(sops), drawn(sops), 2, -0.5))
             case 3:
                 sops.append(rasp.SelectorWidth(late(selectors)))
             case 4 | 5:
-                sops.append(rasp.Aggregate(late(selectors), late(sops), one(DEFAULTS)))
+                sops.append(rasp.Aggregate(late(selectors), late(sops), drawn(DEFAULTS)))
             case 6:
-                predicate = one([*PREDICATES.values()])
+                predicate = drawn([*PREDICATES.values()])
                 selectors.append(rasp.Select(late(sops), late(sops), predicate))
             case 7:
-                kind = one([rasp.SelectorAnd, rasp.SelectorOr])
+                kind = drawn([rasp.SelectorAnd, rasp.SelectorOr])
                 selectors.append(kind(late(selectors), late(selectors)))
             case 8:
                 selectors.append(rasp.SelectorNot(late(selectors)))
@@ -234,10 +234,10 @@ def test_an_aggregate_of_several_numbers_is_their_mean(
     tokens = all_of(values, 3)
     assert check(mean, tokens, causal)
     pair = Interpreter(all_of(values, 2)).column(mean)
-    found = {pair.row(row)[0] for row in range(len(pair.codes))}
+    computed = {pair.row(row)[0] for row in range(len(pair.codes))}
     triple = Interpreter(tokens).column(mean)
-    found |= {triple.row(row)[0] for row in range(len(triple.codes))}
-    assert set(means) <= found
+    computed |= {triple.row(row)[0] for row in range(len(triple.codes))}
+    assert set(means) <= computed
 
 
 def test_an_aggregate_of_nothing_is_its_default_and_of_one_value_that_value() -> None:

@@ -130,16 +130,16 @@ def inputs(task: Task, most: int | None = None) -> Iterator[list[Any]]:
 
 def expressions(program: Any) -> list[Any]:
     """Return every expression of a program once."""
-    found: dict[int, Any] = {}
+    seen: dict[int, Any] = {}
 
     def visit(expression: Any) -> None:
-        if id(expression) not in found:
-            found[id(expression)] = expression
+        if id(expression) not in seen:
+            seen[id(expression)] = expression
             for child in expression.children:
                 visit(child)
 
     visit(program)
-    return list(found.values())
+    return list(seen.values())
 
 
 def programs(task: Task) -> dict[str, Any]:
@@ -152,9 +152,9 @@ def test_a_program_computes_what_a_plain_statement_of_it_says(name: str) -> None
     task, n_inputs = TASKS[name], 0
     for xs in inputs(task, MOST_INPUTS):
         n_inputs += 1
-        found, stated = run(task.program, xs, task.causal), ORACLES[name](xs, task.vocabulary)
-        assert found == stated, f"{name} on {xs}"
-        assert [type(x) is bool for x in found] == [type(x) is bool for x in stated]
+        outputs, stated = run(task.program, xs, task.causal), ORACLES[name](xs, task.vocabulary)
+        assert outputs == stated, f"{name} on {xs}"
+        assert [type(x) is bool for x in outputs] == [type(x) is bool for x in stated]
     assert n_inputs > 50
 
 

@@ -48,7 +48,7 @@ def compare(inputs: InputSet, bases: list[int], codes: dict[str, Tensor]) -> lis
     """Whether each case is what the evaluator says."""
     rows = torch.tensor(bases)
     targets = overridden_targets(inputs, rows, codes)
-    found = []
+    agreements = []
     for case, base in enumerate(bases):
         length = int(inputs.lengths[base])
         given = {}
@@ -57,8 +57,8 @@ def compare(inputs: InputSet, bases: list[int], codes: dict[str, Tensor]) -> lis
             those_here = those[case, 1 : length + 1].tolist()
             given[name] = [None if code == IGNORE else values[code] for code in those_here]
         wanted = overridden(inputs.task, inputs.listed(base), given)
-        found.append(says(inputs, targets[case], wanted))
-    return found
+        agreements.append(says(inputs, targets[case], wanted))
+    return agreements
 
 
 def drawn_codes(inputs: InputSet, name: str, bases: list[int], rng: np.random.Generator) -> Tensor:
@@ -153,7 +153,7 @@ def test_a_program_that_raises_on_one_case_gives_the_others() -> None:
     bases = torch.tensor([row_of(inputs, [1]), row_of(inputs, [2]), row_of(inputs, [1, 2])])
     parts = [codes_of(inputs, "hist", given) for given in ([2], [1], [2, 2])]
     targets = overridden_targets(inputs, bases, {"hist": torch.cat(parts)})
-    assert [decoded(inputs, one) for one in targets] == [
+    assert [decoded(inputs, row) for row in targets] == [
         [None, None, None],
         [None, 6, None],
         [None, 6, 6],

@@ -23,7 +23,7 @@ def test_each_length_has_the_same_labels_on_other_inputs(name: str) -> None:
     moved = 0
     for length in inputs.task.lengths:
         rows = inputs.lengths == length
-        old, new = (one.targets[rows].nan_to_num(-1.0) for one in (inputs, made))
+        old, new = (labelled.targets[rows].nan_to_num(-1.0) for labelled in (inputs, made))
         assert sorted(old.tolist()) == sorted(new.tolist())
         moved += int((old != new).any(-1).sum())
     assert moved > len(inputs) / 3

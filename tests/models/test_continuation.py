@@ -184,10 +184,10 @@ def patterns(
     bridge: Any, tokens: Tensor, key_mask: Tensor, site: str, own: Tensor, sides: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """A bridge's logits and its first attention pattern, with queries, keys or values replaced."""
-    found = list[Tensor]()
+    kept = list[Tensor]()
 
     def keep(value: Tensor, hook: Any) -> None:
-        found.append(value.clone())
+        kept.append(value.clone())
 
     def put(value: Tensor, hook: Any) -> Tensor:
         return sides[hook.name.split(".")[3]]
@@ -197,7 +197,7 @@ def patterns(
         tokens, attention_mask=key_mask,
         fwd_hooks=[*hooks, ("blocks.0.attn.hook_pattern", keep)],
     )  # fmt: skip
-    return logits, found[0]
+    return logits, kept[0]
 
 
 @pytest.mark.parametrize("kind", NATIVE)

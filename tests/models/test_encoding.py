@@ -56,7 +56,7 @@ def test_a_model_reads_what_the_encoder_says(gpt2: Any, small: Setting) -> None:
 def test_ids_may_be_tensors_and_outputs_read_anywhere(gpt2: Any, small: Setting) -> None:
     places = {"c": 0, "a": 4, "b": 2}
     as_tensor: Any = lambda tokens: torch.tensor(encode(tokens))  # noqa: E731
-    subject = encoded_subject(gpt2, small.inputs, as_tensor, lambda one: places[one])
+    subject = encoded_subject(gpt2, small.inputs, as_tensor, lambda token: places[token])
     assert subject.classes is not None
     assert subject.classes.tolist() == [4, 2, 0]
     assert torch.equal(subject.tokens, encoded_subject(gpt2, small.inputs, encode).tokens)
@@ -88,13 +88,13 @@ def test_behind_a_prefix_a_reference_passes_all_tests_that_it_passes_without(
     torch.testing.assert_close(
         subject.logits()[small.inputs.defined], own.logits()[small.inputs.defined]
     )
-    one = candidate("reverse", small.inputs, small.reference, small.config)
-    found, expected = (standing(which, one, small.config) for which in (subject, own))
-    assert found.score == expected.score
-    assert found.score is not None
-    assert found.score[0] == 1
+    program = candidate("reverse", small.inputs, small.reference, small.config)
+    judged, expected = (standing(which, program, small.config) for which in (subject, own))
+    assert judged.score == expected.score
+    assert judged.score is not None
+    assert judged.score[0] == 1
     for ours, theirs in zip(
-        [*found.matches, *found.sides], [*expected.matches, *expected.sides], strict=True
+        [*judged.matches, *judged.sides], [*expected.matches, *expected.sides], strict=True
     ):
         for score, same in zip(ours.scores, theirs.scores, strict=True):
             assert torch.equal(score.right, same.right), (ours.site, ours.cut.name, score.test)

@@ -77,9 +77,9 @@ def test_all_steps_are_taken_where_training_need_not_stop_and_progress_is_told(
 def test_the_seed_fixes_the_weights(inputs: InputSet) -> None:
     shape, settings = shape_of(inputs), with_steps(5)
     torch.manual_seed(1)
-    one, other, third = (fit(inputs, shape, settings, seed)[0] for seed in (3, 3, 4))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert any(not torch.equal(one[name], third[name]) for name in one)
+    weights, other, third = (fit(inputs, shape, settings, seed)[0] for seed in (3, 3, 4))
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
+    assert any(not torch.equal(weights[name], third[name]) for name in weights)
     assert shape.seed == 0
 
 
@@ -111,9 +111,9 @@ def test_the_loop_is_adamw_with_clipping_and_the_schedule(inputs: InputSet) -> N
     model, twin = make_native(shape_of(inputs)), make_native(shape_of(inputs))
     batches = StratifiedBatches(inputs, 32, 0, range(6))
 
-    def loss_of(one: NativeModel, step: int) -> Tensor:
+    def loss_of(model: NativeModel, step: int) -> Tensor:
         tokens, key_mask, targets = batches.batch(step)
-        return mean_loss(inputs.output, one(tokens, attention_mask=key_mask), targets)
+        return mean_loss(inputs.output, model(tokens, attention_mask=key_mask), targets)
 
     assert optimise(model, lambda step: loss_of(model, step), settings) == 6
     optimizer = torch.optim.AdamW(

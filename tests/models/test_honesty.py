@@ -64,9 +64,9 @@ def test_blurred_attention_is_sharpened_and_sharp_attention_left_as_tracr_made_i
     assert not validate(blurred, inputs).exact
     monkeypatch.setattr(reference, "compile_program", lambda task, exactness: blurred)
     monkeypatch.setattr(reference, "_cache_path", lambda task, exactness: None)
-    found = build_reference(inputs)
-    assert found.exact
-    assert found.compiled.sharpened
+    sharpened = build_reference(inputs)
+    assert sharpened.exact
+    assert sharpened.compiled.sharpened
 
 
 def test_more_tokens_than_places_are_compiled_all_the_same() -> None:
@@ -75,9 +75,9 @@ def test_more_tokens_than_places_are_compiled_all_the_same() -> None:
 
 
 def test_alternatives_are_compared_on_the_same_inputs_only() -> None:
-    one, other = (inputs_of(share_of("a"), "ab", longest) for longest in (2, 3))
+    shorter, other = (inputs_of(share_of("a"), "ab", longest) for longest in (2, 3))
     with pytest.raises(UserError, match="does not accept the same inputs every time"):
-        difference(one, other)
+        difference(shorter, other)
 
 
 def test_a_task_of_sets_is_the_same_task_in_every_process(tmp_path: Path) -> None:

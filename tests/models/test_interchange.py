@@ -126,10 +126,18 @@ def test_a_bridge_with_the_weights_shows_the_same(
 
 def test_the_seed_fixes_the_model(inputs: InputSet) -> None:
     short = dataclasses.replace(SETTINGS, max_steps=3)
-    one, other, third = (implement(inputs, shape_of(inputs), s, short) for s in (5, 5, 6))
-    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
-    assert any(not torch.equal(one.weights[name], third.weights[name]) for name in one.weights)
-    assert one.steps == 3
+    implementation, other, third = (
+        implement(inputs, shape_of(inputs), s, short) for s in (5, 5, 6)
+    )
+    assert all(
+        torch.equal(implementation.weights[name], other.weights[name])
+        for name in implementation.weights
+    )
+    assert any(
+        not torch.equal(implementation.weights[name], third.weights[name])
+        for name in implementation.weights
+    )
+    assert implementation.steps == 3
 
 
 def test_a_program_without_inner_variables_is_trained_all_the_same() -> None:
@@ -215,14 +223,14 @@ def test_targets_are_what_tracrs_own_evaluator_says(task: str) -> None:
 def test_every_case_changes_the_output_and_the_seed_fixes_them(task: str) -> None:
     inputs = make_inputs(TASKS[task]())
     for name in inner_variables(inputs):
-        one, again, other = (cases_of(inputs, name, 50, seed) for seed in (0, 0, 1))
-        base = inputs.targets[one.bases]
-        both = inputs.output.defined(one.targets) & inputs.output.defined(base)
-        assert (both & ~inputs.output.same(one.targets, base)).any(-1).all()
-        assert len(one) <= 50
-        assert torch.equal(one.bases, again.bases)
-        assert torch.equal(one.donors, again.donors)
-        assert not torch.equal(one.bases, other.bases)
+        cases, again, other = (cases_of(inputs, name, 50, seed) for seed in (0, 0, 1))
+        base = inputs.targets[cases.bases]
+        both = inputs.output.defined(cases.targets) & inputs.output.defined(base)
+        assert (both & ~inputs.output.same(cases.targets, base)).any(-1).all()
+        assert len(cases) <= 50
+        assert torch.equal(cases.bases, again.bases)
+        assert torch.equal(cases.donors, again.donors)
+        assert not torch.equal(cases.bases, other.bases)
 
 
 def test_a_case_on_which_the_program_raises_is_left_out_and_the_others_are_not() -> None:

@@ -59,7 +59,7 @@ def relabelled() -> Any:
     zero_or_one = rasp.Map(lambda token: 1 if token == "a" else 0, rasp.tokens).named("x")
     assert zero_or_one.label == rasp.numerical(zero_or_one).label
     some = rasp.Map(lambda share: share > 0, mean(so_far, rasp.numerical(zero_or_one), default=0))
-    return rasp.SequenceMap(lambda one, other: (one, other), zero_or_one, some)
+    return rasp.SequenceMap(lambda left, other: (left, other), zero_or_one, some)
 
 
 at_mirror = rasp.Select(rasp.indices, mirror, EQ)
@@ -197,11 +197,11 @@ def test_what_is_lowered_gives_what_tracrs_evaluator_says_of_the_program_as_writ
     said = decoded(made.bridge, inputs)
     for row in range(0, len(inputs), 7):
         wanted = interpreted(inputs.task, inputs.listed(row))
-        for one, other in zip(said[row], wanted, strict=True):
+        for output, other in zip(said[row], wanted, strict=True):
             if isinstance(other, (bool, int, float)) and rasp.is_numerical(inputs.task.program):
-                assert one == pytest.approx(float(other), abs=1e-5), inputs.listed(row)
+                assert output == pytest.approx(float(other), abs=1e-5), inputs.listed(row)
             else:
-                assert other in (None, one), inputs.listed(row)
+                assert other in (None, output), inputs.listed(row)
 
 
 def nth(selector: Any) -> Reference:
@@ -216,7 +216,7 @@ def test_the_variables_stay_those_of_the_program() -> None:
         "same_before = selector_and(same, before)",
         "n = selector_width(same_before)",
     ]
-    assert [one.names for one in selections(inputs)] == [("same_before",)]
+    assert [selection.names for selection in selections(inputs)] == [("same_before",)]
     assert [cut.variables for cut in cuts(inputs).all] == [("tokens", "indices"), ("n",)]
     held = {label.partition(":")[0] for label in made.compiled.residual_labels}
     assert {*inputs.variables} <= held
@@ -243,7 +243,7 @@ def test_parts_that_read_the_same_need_no_pairs() -> None:
     select = lowered(
         Task("n", width(rasp.SelectorNot(twice) | before), LETTERS, 1, 3)
     ).program.selector
-    assert [one.label for one in select.keys.children] == ["tokens", "indices"]
+    assert [child.label for child in select.keys.children] == ["tokens", "indices"]
 
 
 def test_a_program_is_lowered_to_itself_where_tracr_takes_it() -> None:
@@ -296,8 +296,8 @@ def tuples(count: int) -> Any:
 
 
 def test_pairs_of_too_many_values_are_refused_at_once() -> None:
-    one, other = tuples(2)
-    wide = rasp.Select(one, rasp.indices, TRUE) & rasp.Select(other, rasp.indices, EQ)
+    left, other = tuples(2)
+    wide = rasp.Select(left, rasp.indices, TRUE) & rasp.Select(other, rasp.indices, EQ)
     task = Task("wide", width(wide), tuple(range(10)), 8, 8)
     message = (
         "^task 'wide': 'n' selects by 80 x 80 pairs of values; above 2,500 Tracr takes minutes and "

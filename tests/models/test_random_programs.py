@@ -58,10 +58,10 @@ PREDICATES: tuple[Callable[[Any, Any], bool], ...] = (
 )
 
 COMBINATIONS: tuple[Callable[[Any, Any], Any], ...] = (
-    lambda one, other: one & other,
-    lambda one, other: one | other,
-    lambda one, other: ~(one & other),
-    lambda one, other: rasp.SelectorNot(one) & other,
+    lambda left, other: left & other,
+    lambda left, other: left | other,
+    lambda left, other: ~(left & other),
+    lambda left, other: rasp.SelectorNot(left) & other,
 )
 
 Make = Callable[[], Any]  # s-ops are made outside of hypothesis: making them draws random numbers
@@ -84,8 +84,8 @@ def categories(draw: st.DrawFn, depth: int) -> Make:
         case "length":
             return lambda: rasp.length
         case "map":
-            one, inner = ONE_TO_ONE[draw(st.sampled_from(sorted(ONE_TO_ONE)))], draw(below)
-            return lambda: rasp.Map(one, inner())
+            mapping, inner = ONE_TO_ONE[draw(st.sampled_from(sorted(ONE_TO_ONE)))], draw(below)
+            return lambda: rasp.Map(mapping, inner())
         case "pair":
             two = TWO_TO_ONE[draw(st.sampled_from(sorted(TWO_TO_ONE)))]
             first, second = draw(below), draw(below)
@@ -158,9 +158,9 @@ def outcome(task: Task) -> str:
     tolerance = getattr(inputs.output, "tolerance", 0)
     for row, said in enumerate(decoded(made.bridge, inputs)):
         wanted = interpreted(task, inputs.listed(row))
-        for one, other in zip(said, wanted, strict=True):
+        for output, other in zip(said, wanted, strict=True):
             if other is not None:
-                same = abs(one - other) <= tolerance if tolerance else one == other
+                same = abs(output - other) <= tolerance if tolerance else output == other
                 assert same, (inputs.listed(row), said, wanted)
     return "numerical" if tolerance else "categorical"
 

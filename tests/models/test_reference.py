@@ -129,8 +129,8 @@ def test_the_bridge_says_what_tracrs_evaluator_says(case: Case) -> None:
     said = decoded(case.reference.bridge, case.inputs)
     for row in range(0, len(said), max(1, len(said) // 60)):
         wanted = interpreted(case.inputs.task, case.inputs.listed(row))
-        for one, other in zip(said[row], wanted, strict=True):
-            assert other is None or one == pytest.approx(other, abs=1e-5), case.inputs.listed(row)
+        for value, other in zip(said[row], wanted, strict=True):
+            assert other is None or value == pytest.approx(other, abs=1e-5), case.inputs.listed(row)
 
 
 def test_the_bridge_gives_the_input_sets_classes_in_their_order(case: Case) -> None:
@@ -284,19 +284,19 @@ def test_a_reference_with_a_wrong_weight_is_not_exact(
     what: str, small: Compiled, small_inputs: InputSet
 ) -> None:
     assert validate(small, small_inputs).exact
-    found = validate(corrupted(small, *CORRUPTIONS[what]), small_inputs)
-    assert not found.exact
-    assert 0 < found.n_wrong <= found.n == len(small_inputs) == 14
-    assert 1 <= len(found.counterexamples) <= 5
-    assert found.cause
+    validation = validate(corrupted(small, *CORRUPTIONS[what]), small_inputs)
+    assert not validation.exact
+    assert 0 < validation.n_wrong <= validation.n == len(small_inputs) == 14
+    assert 1 <= len(validation.counterexamples) <= 5
+    assert validation.cause
 
 
 def test_counterexamples_show_input_and_both_outputs(
     small: Compiled, small_inputs: InputSet
 ) -> None:
-    found = validate(corrupted(small, "head.weight", lambda w: w.flip(0)), small_inputs)
-    assert found.n_wrong == 14
-    assert found.counterexamples == (
+    validation = validate(corrupted(small, "head.weight", lambda w: w.flip(0)), small_inputs)
+    assert validation.n_wrong == 14
+    assert validation.counterexamples == (
         "['p'] gives ['q'], the program ['p']",
         "['q'] gives ['p'], the program ['q']",
         "['p', 'p'] gives ['q', 'q'], the program ['p', 'p']",
@@ -312,9 +312,9 @@ def test_the_batch_size_does_not_change_what_is_found(
     wrong = corrupted(small, "layers.3.attn.k.weight", lambda w: -w)
     whole = validate(wrong, small_inputs)
     monkeypatch.setattr(reference, "BATCH", batch)
-    found = validate(wrong, small_inputs)
-    assert (found.n, found.n_wrong) == (whole.n, whole.n_wrong)
-    assert found.counterexamples == whole.counterexamples
+    validation = validate(wrong, small_inputs)
+    assert (validation.n, validation.n_wrong) == (whole.n, whole.n_wrong)
+    assert validation.counterexamples == whole.counterexamples
 
 
 @given(keep=st.lists(st.booleans(), min_size=14, max_size=14).filter(any))
@@ -324,9 +324,9 @@ def test_only_the_chosen_inputs_are_looked_at(
 ) -> None:
     inputs, wrong = small_inputs, corrupted(small, "head.weight", lambda w: w.flip(0))
     rows = torch.nonzero(torch.tensor(keep))[:, 0]
-    found = validate(wrong, inputs, rows)
-    assert (found.n, found.n_wrong) == (len(rows), len(rows))
-    for text, row in zip(found.counterexamples, rows.tolist(), strict=False):
+    validation = validate(wrong, inputs, rows)
+    assert (validation.n, validation.n_wrong) == (len(rows), len(rows))
+    for text, row in zip(validation.counterexamples, rows.tolist(), strict=False):
         assert text.startswith(f"{inputs.listed(row)} gives ")
 
 
@@ -344,18 +344,18 @@ def test_an_output_that_tracr_foresees_and_no_input_has_is_wrong() -> None:
     assert inputs.output.right(given_by(wrong.bridge(inputs), inputs), inputs.targets)[
         inputs.defined
     ].all(), "among the classes that occur it would have been right"
-    found = validate(wrong, inputs)
-    assert found.n_wrong == found.n == 12
-    assert found.counterexamples[0] == "['a', 'a'] gives [0, 0], the program [2, 2]"
+    validation = validate(wrong, inputs)
+    assert validation.n_wrong == validation.n == 12
+    assert validation.counterexamples[0] == "['a', 'a'] gives [0, 0], the program [2, 2]"
 
 
 def test_undefined_positions_do_not_count(small: Compiled, small_inputs: InputSet) -> None:
     wrong = corrupted(small, "head.weight", lambda w: w.flip(0))
     targets = small_inputs.targets.clone()
     targets[1:] = IGNORE
-    found = validate(wrong, replace(small_inputs, targets=targets))
-    assert (found.n, found.n_wrong) == (14, 1)
-    assert found.counterexamples == ("['p'] gives ['q'], the program ['p']",)
+    validation = validate(wrong, replace(small_inputs, targets=targets))
+    assert (validation.n, validation.n_wrong) == (14, 1)
+    assert validation.counterexamples == ("['p'] gives ['q'], the program ['p']",)
     targets[0] = IGNORE
     assert validate(wrong, replace(small_inputs, targets=targets)).exact
 
@@ -365,9 +365,9 @@ def test_only_the_defined_positions_are_shown() -> None:
     inputs, compiled = make_inputs(task), compile_program(task, 100)
     assert validate(compiled, inputs).exact
     assert (inputs.targets[:, 1] == IGNORE).all()
-    found = validate(corrupted(compiled, "head.weight", lambda w: w.flip(0)), inputs)
-    assert found.n_wrong == 12, "lists of one token have nothing to be wrong at"
-    assert found.counterexamples[0] == "['a', 'a'] gives ['b'], the program ['a']"
+    validation = validate(corrupted(compiled, "head.weight", lambda w: w.flip(0)), inputs)
+    assert validation.n_wrong == 12, "lists of one token have nothing to be wrong at"
+    assert validation.counterexamples[0] == "['a', 'a'] gives ['b'], the program ['a']"
 
 
 # Programs that Tracr compiles wrongly
@@ -514,7 +514,7 @@ def test_of_inexact_references_the_one_with_fewest_wrong_inputs_is_taken(
     inputs = make_inputs(task, 200)
     made_at = {x: compile_program(task, x) for x in levels}
     n_wrong = {
-        x: min(validate(one, inputs).n_wrong for one in (made, made.sharp()))
+        x: min(validate(compiled, inputs).n_wrong for compiled in (made, made.sharp()))
         for x, made in made_at.items()
     }
     assert 0 < n_wrong[100] < min(n_wrong[x] for x in levels if x != 100)
@@ -641,8 +641,8 @@ def proofs(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.json"))
 
 
-def same_weights(one: Reference, other: Reference) -> bool:
-    ours, theirs = one.bridge.state_dict(), other.bridge.state_dict()
+def same_weights(built: Reference, other: Reference) -> bool:
+    ours, theirs = built.bridge.state_dict(), other.bridge.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
@@ -701,9 +701,9 @@ def plus(n: int) -> Any:
 
 
 def test_another_program_or_task_is_not_taken_from_the_cache(own_cache: Path) -> None:
-    one = rasp.SequenceMap(lambda i, x: (i + 1, x), rasp.indices, rasp.tokens).named("plus")
+    program = rasp.SequenceMap(lambda i, x: (i + 1, x), rasp.indices, rasp.tokens).named("plus")
     two = rasp.SequenceMap(lambda i, x: (i + 2, x), rasp.indices, rasp.tokens).named("plus")
-    task = Task("plus", one, ("a", "b"), 1, 2)
+    task = Task("plus", program, ("a", "b"), 1, 2)
     others = {
         "a constant": replace(task, program=two),
         "a constant around the function": replace(task, program=plus(3)),
@@ -714,7 +714,7 @@ def test_another_program_or_task_is_not_taken_from_the_cache(own_cache: Path) ->
         "that type again": replace(task, vocabulary=("a", 1.0)),
         "the length": replace(task, max_length=3),
         "the mask": replace(task, causal=True),
-        "the name": replace(task, program=one.named("other")),
+        "the name": replace(task, program=program.named("other")),
     }
     build(task)
     for what, other in others.items():
@@ -824,15 +824,15 @@ print(json.dumps(found))
         check=True,
         timeout=120,
     )
-    found = json.loads(done.stdout)
-    assert found.pop("jax") is False
-    assert found.pop("cached") is True
-    assert found.pop("validation") == repr(made.validation)
-    assert found.pop("classes") == 2
+    report = json.loads(done.stdout)
+    assert report.pop("jax") is False
+    assert report.pop("cached") is True
+    assert report.pop("validation") == repr(made.validation)
+    assert report.pop("classes") == 2
     ids = [[token, index] for token, index in encode_vocabulary(task).items()]
     compiled = compile_program(task, 100)
-    assert found.pop("compiled") == [ids, list(compiled.residual_labels), compiled.digest]
-    assert not found
+    assert report.pop("compiled") == [ids, list(compiled.residual_labels), compiled.digest]
+    assert not report
 
 
 @pytest.mark.parametrize("vocabulary", [MIXED, ("b", 0.5, True), (3, "3a", "a3", 30)])
@@ -872,10 +872,10 @@ def test_a_vocabulary_that_tracr_cannot_order_is_refused_or_labelled_right(
 
 
 def test_other_names_for_the_same_program_are_part_of_the_key() -> None:
-    one, other = small_task(), small_task()
-    assert reference._cache_path(one, 100) == reference._cache_path(other, 100)
-    other.__dict__["variables"] = {f"{name}_": sop for name, sop in one.variables.items()}
-    assert reference._cache_path(one, 100) != reference._cache_path(other, 100)
+    task, other = small_task(), small_task()
+    assert reference._cache_path(task, 100) == reference._cache_path(other, 100)
+    other.__dict__["variables"] = {f"{name}_": sop for name, sop in task.variables.items()}
+    assert reference._cache_path(task, 100) != reference._cache_path(other, 100)
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

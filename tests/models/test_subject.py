@@ -44,7 +44,7 @@ class Case:
 
 
 def read_as(tokens: list[Any]) -> list[int]:
-    return [9, 1, 0, *(IDS[one] for one in tokens)]
+    return [9, 1, 0, *(IDS[token] for token in tokens)]
 
 
 def made(kind: str, small: Setting, folder: Path) -> Case:
@@ -108,13 +108,13 @@ def _changed(change: Callable[[Any], Any], module: Any, args: Any, output: Any) 
 
 def donated(values: Tensor, cases: Donated, lead: int) -> Tensor:
     """What each position of each case gets, one by one; before BOS what BOS's donor has there."""
-    found = torch.empty(len(cases), *values.shape[1:])
+    replaced = torch.empty(len(cases), *values.shape[1:])
     for case in range(len(cases)):
         for at in range(values.shape[1]):
             own = max(at - lead, 0)
             row, position = int(cases.rows[case, own]), int(cases.positions[case, own])
-            found[case, at] = values[row, position + lead if at >= lead else at]
-    return found
+            replaced[case, at] = values[row, position + lead if at >= lead else at]
+    return replaced
 
 
 @pytest.fixture(params=KINDS)
@@ -187,8 +187,8 @@ def _replaced(case: Case, layer: int, side: str, value: Tensor, output: Tensor) 
     return case.side(layer, side, output, value)
 
 
-def _both(one: Callable[[Any], Any], other: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda output: other(one(output))
+def _both(first: Callable[[Any], Any], other: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda output: other(first(output))
 
 
 def test_ones_own_residuals_and_sides_change_nothing(case: Case, small: Setting) -> None:

@@ -73,14 +73,14 @@ def check_complete(seen: ServerRun, folder: Path) -> None:
 
 def check_summary(seen: ServerRun, folder: Path) -> None:
     """The server's summary says what the curves of all steps amount to, and nothing else."""
-    found = summaries(RunFolder.open(folder).measurements()).values()
+    curves = summaries(RunFolder.open(folder).measurements()).values()
     expected: dict[str, float] = {}
-    for one in found:
-        expected[f"final/{one.key}"] = one.final
-        if one.best is not None:
-            expected[f"best/{one.key}"] = one.best
-        if one.emergence_step is not None:
-            expected[f"emergence_step/{one.key}"] = one.emergence_step
+    for curve in curves:
+        expected[f"final/{curve.key}"] = curve.final
+        if curve.best is not None:
+            expected[f"best/{curve.key}"] = curve.best
+        if curve.emergence_step is not None:
+            expected[f"emergence_step/{curve.key}"] = curve.emergence_step
     prefixes = ("final/", "best/", "emergence_step/")
     summary = {key: value for key, value in seen.summary.items() if key.startswith(prefixes)}
     assert summary == pytest.approx(expected, rel=0, abs=0)

@@ -66,11 +66,11 @@ def says(inputs: InputSet, targets: torch.Tensor, wanted: Sequence[Any] | None) 
     if any(defined[:1]) or any(defined[length + 1 :]):
         return False
     given = targets[1 : length + 1].tolist()
-    for one, known, value in zip(given, defined[1 : length + 1], wanted, strict=True):
+    for code, known, value in zip(given, defined[1 : length + 1], wanted, strict=True):
         if isinstance(inputs.output, Categorical):
             there = value is not None and value in inputs.output.values
-            if known != there or (known and inputs.output.values[one] != value):
+            if known != there or (known and inputs.output.values[code] != value):
                 return False
-        elif known != (value is not None) or (known and abs(one - value) > 1e-6):
+        elif known != (value is not None) or (known and abs(code - value) > 1e-6):
             return False
     return True

@@ -20,16 +20,16 @@ def gram_cka(x: Array, y: Array) -> float:
     """Linear CKA by its definition: HSIC of the n-by-n Gram matrices, doubly centred."""
     n = len(x)
     centre = np.eye(n) - np.ones((n, n)) / n
-    one, other = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
-    own = np.sum(one * one) * np.sum(other * other)
-    return float(np.sum(one * other) / np.sqrt(own))
+    gram, other = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+    own = np.sum(gram * gram) * np.sum(other * other)
+    return float(np.sum(gram * other) / np.sqrt(own))
 
 
 def procrustes(x: Array, y: Array) -> float:
     """Similarity by scipy's Procrustes analysis, which needs sides of one width."""
     width = max(x.shape[1], y.shape[1])
-    one, other = (np.pad(side, ((0, 0), (0, width - side.shape[1]))) for side in (x, y))
-    _, _, disparity = scipy.spatial.procrustes(one, other)
+    padded, other = (np.pad(side, ((0, 0), (0, width - side.shape[1]))) for side in (x, y))
+    _, _, disparity = scipy.spatial.procrustes(padded, other)
     return float(np.sqrt(max(0.0, 1 - disparity)))
 
 
@@ -47,8 +47,8 @@ def rsa(x: Array, y: Array) -> float:
     """Spearman's correlation of distances; those within a millionth of the largest are ties."""
     distances = []
     for side in (x, y):
-        found = scipy.spatial.distance.pdist(side)
-        distances.append(np.round(found / found.max() * 1e6))
+        pairwise = scipy.spatial.distance.pdist(side)
+        distances.append(np.round(pairwise / pairwise.max() * 1e6))
     return float(scipy.stats.spearmanr(*distances).statistic)
 
 

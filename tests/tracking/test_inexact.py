@@ -111,9 +111,9 @@ def test_the_mark_is_on_the_run_folder_the_id_and_every_measurement(marked: Mark
 
 
 def test_the_share_on_which_the_reference_is_right_is_a_measurement(marked: Marked) -> None:
-    found = [r for r in marked.folder.measurements() if r.measure == "accuracy/reference_exact"]
-    assert len(found) == len(marked.folder.checkpoint_folders())
-    for row in found:
+    rows = [r for r in marked.folder.measurements() if r.measure == "accuracy/reference_exact"]
+    assert len(rows) == len(marked.folder.checkpoint_folders())
+    for row in rows:
         assert (row.subject, row.n) == ("all", 14)
         assert row.value == pytest.approx(11 / 14)
         assert row.ci_low is not None

@@ -57,7 +57,7 @@ def changed(path: Path) -> None:
     path.write_bytes(content.replace(b"accuracy/exact", b"accuracy/exbct", 1))
 
 
-@pytest.mark.parametrize("damage", [cut, changed, Path.unlink], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("damage", [cut, changed, Path.unlink], ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("which", [0, 1, -1])
 def test_measurements_of_a_checkpoint_are_taken_from_the_gathered_table(
     mine: Path, whole: Path, damage: Callable[[Path], None], which: int

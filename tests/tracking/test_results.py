@@ -89,7 +89,7 @@ def test_what_an_interrupted_command_had_takes_no_place_of_what_is_finished(
     assert not is_there(tmp_path, key)
     assert b",1\n" in (tmp_path / "circuits.csv").read_bytes()
     save(tmp_path, key, {"circuits.csv": title % 2}, (2,))
-    assert [one.path.name for one in results(tmp_path)] == ["step-00000010"]
+    assert [result.path.name for result in results(tmp_path)] == ["step-00000010"]
     assert is_there(tmp_path, key)
     save(tmp_path, key, {"circuits.csv": title % 3}, (3,), finished=False)
     assert b",2\n" in (tmp_path / "circuits.csv").read_bytes()
@@ -212,7 +212,7 @@ def test_results_of_another_task_take_no_place_of_what_was_just_written(tmp_path
         paths.append(save(tmp_path, Key(MATCH, "gpt2", None, (), (task,)), files, (count, 1)))
         assert rows_of(tmp_path / "programs.csv") == rows_of(paths[-1] / "programs.csv")
     assert paths[0] != paths[1]
-    assert {one.key.of for one in results(tmp_path)} == {(task,) for task in tasks}
+    assert {result.key.of for result in results(tmp_path)} == {(task,) for task in tasks}
 
 
 def test_tables_that_are_no_utf8_are_put_aside_and_others_read_as_it(tmp_path: Path) -> None:
@@ -263,4 +263,4 @@ def test_damaged_options_of_an_earlier_version_are_unknown_ones(
     (tmp_path / "programs.csv").write_bytes(programs(10, "a"))
     (tmp_path / "done.json").write_text(json.dumps(damaged))
     adopt(tmp_path, MATCH)
-    assert [one.key for one in results(tmp_path)] == [Key(MATCH, "one", 10, ("earlier",))]
+    assert [result.key for result in results(tmp_path)] == [Key(MATCH, "one", 10, ("earlier",))]

@@ -53,9 +53,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def same(one: Path, other: Path) -> None:
-    assert weights_of(one) == weights_of(other)
-    assert rows_of(one) == rows_of(other)
+def same(run: Path, other: Path) -> None:
+    assert weights_of(run) == weights_of(other)
+    assert rows_of(run) == rows_of(other)
 
 
 @pytest.fixture

@@ -296,12 +296,12 @@ def _sampled(run: ServerRun, spec: dict[str, Any]) -> list[dict[str, Any]]:
 def _files(server: WandbServer, run: ServerRun, arguments: Arguments) -> dict[str, Any]:
     names = arguments.get("names") or list(run.files)
     pattern = (arguments.get("pattern") or "%").replace("%", "*").replace("_", "?")
-    found = [
+    files = [
         file_fields(server.storage_url("run", run.id, name), name, run.files[name])
         for name in names
         if name in run.files and fnmatchcase(name, pattern)
     ]
-    return connection(found, arguments)
+    return connection(files, arguments)
 
 
 def file_fields(url: str, name: str, content: bytes) -> dict[str, Any]:

@@ -212,8 +212,8 @@ def project_sweep_fields(server: WandbServer, entity: str, project: str) -> dict
     ]
 
     def sweep_named(arguments: Arguments) -> Any:
-        found = [sweep for sweep in own if sweep.id == arguments["sweepName"]]
-        return sweep_fields(server, found[0]) if found else None
+        matches = [sweep for sweep in own if sweep.id == arguments["sweepName"]]
+        return sweep_fields(server, matches[0]) if matches else None
 
     return {
         "sweep": sweep_named,
