@@ -105,13 +105,11 @@ def fields(node: ast.ClassDef) -> str:
     bases = ", ".join(map(ast.unparse, node.bases))
     lines = [*(f"@{ast.unparse(decorator)}" for decorator in node.decorator_list)]
     lines.append(f"class {node.name}{f'({bases})' if bases else ''}:")
-    for statement in node.body:
-        if isinstance(statement, ast.AnnAssign) and not ast.unparse(statement.target).startswith(
-            "_"
-        ):
-            lines.append(f"    {ast.unparse(statement)}")
-        elif isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
-            lines += [f"    {line}" for line in signature(statement).splitlines()]
+    for member in node.body:
+        if isinstance(member, ast.AnnAssign) and not ast.unparse(member.target).startswith("_"):
+            lines.append(f"    {ast.unparse(member)}")
+        elif isinstance(member, ast.FunctionDef) and member.name == "__init__":
+            lines += [f"    {line}" for line in signature(member).splitlines()]
     return "\n".join(lines)
 
 
