@@ -1,4 +1,4 @@
-"""What patching every edge costs, beside a forward pass with hooks for each: `make bench` too."""
+"""The cost of patching every edge, over one hooked forward pass for each. In `make bench`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CASES, KIND = 300, "resample_across"
 
 
 def every_edge() -> Result:
-    """Exact patching of all edges of compiled reverse, over one hooked forward pass for each."""
+    """Time exact patching of all edges of compiled reverse, over one hooked pass for each edge."""
     config = compose(["task=reverse"])
     inputs = input_set(make_task(config.task), config.task)
     bridge = build_reference(inputs).bridge
@@ -48,7 +48,7 @@ def every_edge() -> Result:
 
 @torch.inference_mode()
 def _hooked(bridge: Any, ablated: Ablated) -> Tensor:
-    """Return the same by TransformerLens's hooks, an edge at a time; each block has one head."""
+    """Return the effect of each edge by TransformerLens's hooks. Each block has one head."""
     tokens, mask = ablated.tokens, ablated.key_mask
     intact = bridge(tokens, attention_mask=mask)
     change = ablated.other - ablated.intact.written

@@ -20,12 +20,12 @@ Row = dict[str, str]
 
 TABLES = Path(__file__).parent / "study"
 PAGE = Path(__file__).parent / "study.md"
-PLACE = "<!-- table: {} -->\n\n"  # before each table, which ends with an empty line
+PLACE = "<!-- table: {} -->\n\n"  # stands before each table; an empty line ends the table
 TASKS = ("reverse", "reverse_fixed", "sort", "hist", "double_hist", "most_freq", "sort_freq")
 MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")
 LN, NONE = " model.normalization=LN", " model.normalization=none"
 HYPOTHESES = ("H1", "H2", "H3")
-STEPS = {  # when these emerged
+STEPS = {  # the measures whose emergence is shown
     "accuracy/all/exact": "solved",
     "attention/model/matched_overlap": "attention in common",
     "similarity/model/mean_deconfounded_cka": "dCKA, mean of the variables",
@@ -33,7 +33,7 @@ STEPS = {  # when these emerged
 
 
 def rows(name: str) -> list[Row]:
-    """Return a table's rows, with `model` as it is called here."""
+    """Return a table's rows, with `model` set to the short name used on the page."""
     table = list(csv.DictReader((TABLES / f"{name}.csv").read_text().splitlines()))
     for row in table:
         row["model"] = row["architecture"].replace(LN, "").replace(NONE, ", no LN")
@@ -41,12 +41,12 @@ def rows(name: str) -> list[Row]:
 
 
 def line(cells: Sequence[str]) -> str:
-    """Return a line of a table."""
+    """Return one line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
 def by_task(cell: Callable[[str, str], str], tasks: Sequence[str] = TASKS) -> str:
-    """Return a table of architectures by tasks; what has no cell anywhere is left out."""
+    """Return a table of architectures by tasks, without empty rows."""
     lines = [line(["", *(f"`{task}`" for task in tasks)]), line(["---"] * (1 + len(tasks)))]
     for model in (*MODELS, *(f"{model}, no LN" for model in MODELS)):
         cells = [cell(task, model) for task in tasks]
@@ -56,7 +56,7 @@ def by_task(cell: Callable[[str, str], str], tasks: Sequence[str] = TASKS) -> st
 
 
 def of(name: str, **wanted: str) -> Callable[[str, str], list[Row]]:
-    """Return what finds a table's rows of a task and a model."""
+    """Return a function that finds a table's rows for a task and a model."""
     kept = [row for row in rows(name) if all(row[key] == text for key, text in wanted.items())]
     return lambda task, model: [
         row for row in kept if row["task"] == task and row["model"] == model
@@ -64,7 +64,7 @@ def of(name: str, **wanted: str) -> Callable[[str, str], list[Row]]:
 
 
 def solved() -> str:
-    """How many runs solve each task."""
+    """Return the table of how many runs solve each task."""
     find = of("runs")
 
     def cell(task: str, model: str) -> str:
@@ -75,7 +75,7 @@ def solved() -> str:
 
 
 def lengths() -> str:
-    """Exact accuracy by length, of the architectures that not all seeds solve the task with."""
+    """Return exact accuracy by length, for architectures that some seed does not solve."""
     find, runs = of("lengths", split="all"), rows("runs")
     failing = {(run["task"], run["model"]) for run in runs if run["solved"] != "yes"}
     longest = max(int(row["length"]) for row in rows("lengths"))
@@ -94,7 +94,7 @@ def lengths() -> str:
 
 
 def verdicts(hypothesis: str) -> str:
-    """A hypothesis's verdicts over seeds; where seeds differ, how many have which."""
+    """Return a hypothesis's verdicts over seeds, with counts where seeds differ."""
     find = of("verdicts", hypothesis=hypothesis)
 
     def cell(task: str, model: str) -> str:
@@ -108,7 +108,7 @@ def verdicts(hypothesis: str) -> str:
 
 
 def headline(key: str, digits: int = 2) -> str:
-    """A measure's mean over seeds, its interval, and the control's mean where there is one."""
+    """Return a measure's mean over seeds, its interval, and the control's mean if there is one."""
     find = of("headlines", headline=key)
 
     def cell(task: str, model: str) -> str:
@@ -131,7 +131,7 @@ def ends_of(row: Row, digits: int) -> str:
 
 
 def circuits() -> str:
-    """The inner edges that carry a variable: of the model, the reference, a random init."""
+    """Return the share of inner edges that carry a variable: model, reference, random init."""
     find = of("circuits", found="yes")
 
     def share(searches: Sequence[Row], whose: str) -> str:
@@ -151,7 +151,7 @@ def circuits() -> str:
 
 
 def programs() -> str:
-    """Each program's verdicts over the architectures and seeds."""
+    """Return each program's verdicts over the architectures and seeds."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for row in rows("programs"):
         here = counts.setdefault((row["task"], row["program"]), Counter())
@@ -168,7 +168,7 @@ def programs() -> str:
 
 
 def scores() -> str:
-    """The best program's mean score over the seeds, from the lowest seed's to the highest's."""
+    """Return the best program's mean score over the seeds, with the lowest and the highest."""
     find = of("programs")
 
     def cell(task: str, model: str) -> str:
@@ -183,7 +183,7 @@ def scores() -> str:
 
 
 def emergence() -> str:
-    """The mean step at which each emerged, and in how many seeds."""
+    """Return the mean step at which each measure emerged, and in how many seeds."""
     finders = {key: of("emergence", measure=key) for key in STEPS}
 
     def cell(task: str, model: str) -> str:
@@ -200,7 +200,7 @@ def emergence() -> str:
 
 
 def neurons() -> str:
-    """The share of neurons explained: of the model, of a random init."""
+    """Return the share of neurons explained: model, random init."""
     find = of("explained")
 
     def mean(models: Sequence[Row], key: str) -> str:
@@ -216,7 +216,7 @@ def neurons() -> str:
 
 
 def all_tables() -> Iterator[tuple[str, str]]:
-    """Yield every table, with what it is."""
+    """Yield the name and the text of every table."""
     yield "solved", solved()
     yield "lengths", lengths()
     for name in HYPOTHESES:
@@ -232,10 +232,10 @@ def all_tables() -> Iterator[tuple[str, str]]:
 
 
 def with_tables(page: str) -> str:
-    """Return the page with every table in its place, as the files give it now.
+    """Return the page with every table in its place, made from the current files.
 
     Raises:
-        ValueError: the page has a place for a table that there is none of.
+        ValueError: the page has a place for an unknown table.
     """
     made = dict(all_tables())
     places = re.findall(r"<!-- table: (.*?) -->", page)
@@ -244,7 +244,7 @@ def with_tables(page: str) -> str:
     for title in places:
         before = PLACE.format(title)
         head, _, after = page.partition(before)
-        rest = re.sub(r"\A(\|[^\n]*\n)*\n*", "", after)  # without the table that was there
+        rest = re.sub(r"\A(\|[^\n]*\n)*\n*", "", after)  # without the old table
         page = f"{head}{before}{made[title]}\n\n{rest}"
     return page
 

@@ -1,4 +1,4 @@
-"""`algomatch circuit`: of a trained model, of its reference, without a run; and every mistake."""
+"""`algomatch circuit`: for a trained model, its reference, and no run; and all mistakes."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_mistake_gives_one_line(
     arguments = [str(trained) if argument == "RUN" else argument for argument in given]
     try:
         code = cli.main(["circuit", *arguments])
-    except SystemExit as left:  # argparse's own
+    except SystemExit as left:  # message of argparse
         code = int(left.code or 0)
     assert code == 2
     error = capsys.readouterr().err
@@ -169,7 +169,7 @@ def test_a_mistake_gives_one_line(
 
 @pytest.mark.slow
 def test_tables_and_pictures_reach_weights_and_biases(tmp_path: Path) -> None:
-    """As a run of its own, in the group of the run it is of."""
+    """As a W&B run of its own, in the group of the analysed run."""
     folder = tmp_path / "run"
     with WandbServer() as server:
         code, _, error = run(

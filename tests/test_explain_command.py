@@ -1,4 +1,4 @@
-"""`algomatch explain`: a trained run, its reference, a task's reference; mistakes in one line."""
+"""`algomatch explain`: a trained run, its reference, a task's reference, and mistakes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_is_printed_fits_the_terminal_and_lists_what_is_explained(
     assert cli.main(["explain", str(run)]) == 0
     out = capsys.readouterr().out
     for line in out.splitlines():
-        if " " in line.strip() and str(run) not in line:  # a name or a path is not broken
+        if " " in line.strip() and str(run) not in line:  # names and paths are not broken
             assert len(line.rstrip()) <= int(columns), line
     neurons = rows(run / "explanation" / "neurons.csv")
     varying = [row for row in neurons if row["state"] == "varies"]

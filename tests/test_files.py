@@ -1,4 +1,4 @@
-"""Files and folders are written whole or not at all, whatever happens in the middle."""
+"""Files and folders are written completely or not at all, whatever interrupts the writing."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_one_program_of_one_checkpoint_goes_where_it_is_told(
     given = ["match", str(first), "--programs", "reverse", "--output", str(tmp_path / "here")]
     assert cli.main(given) == 0
     out = capsys.readouterr().out
-    assert NOT_SOLVED in out  # it is untrained
+    assert NOT_SOLVED in out  # the model is untrained
     assert "reverse_by_counting" not in out
     tables = {"match.csv", "programs.csv", "selectors.csv", "emergence.csv", "match.png"}
     own = f"{first.name}-programs=reverse"
@@ -279,7 +279,7 @@ def test_controls_are_told_apart(programs: list[Candidate]) -> None:
     [
         ("reverse", ("indices", "tokens", "length"), ("indices", "tokens", "opp_idx"), True),
         ("reverse", ("indices", "tokens"), ("indices", "tokens", "length"), False),
-        ("contains", ("n_ends",), ("contains",), True),  # how many end there decides, or whether
+        ("contains", ("n_ends",), ("contains",), True),  # it needs how many, or whether any
         ("double_hist", ("hist", "n_same_before"), ("hist", "hist_at_first"), True),
         ("double_hist", ("tokens", "hist", "indices"), ("hist", "n_same_before"), False),
     ],

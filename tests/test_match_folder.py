@@ -1,4 +1,4 @@
-"""`algomatch match FOLDER`: a GPT-2 of a user's own, without network; and every mistake."""
+"""`algomatch match FOLDER`: a user's GPT-2, without network, and all mistakes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds `my-gpt2`, and the encoder's file."""
+    """A folder with `my-gpt2` and the encoder's file."""
     folder = tmp_path_factory.mktemp("place")
     copied_induction(folder / "my-gpt2")
     (folder / "own.py").write_text(ENCODERS)

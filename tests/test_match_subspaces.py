@@ -1,4 +1,4 @@
-"""`algomatch match --subspaces`: a run's variables searched for in subspaces, beside controls."""
+"""`algomatch match --subspaces`: searches for a run's variables in subspaces, with controls."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_mistake_gives_one_line(
 
 
 def stands(small: Setting, bridge: TransformerBridge) -> Standing:
-    """How the reference program stands with a model."""
+    """The standing of the reference program in a model."""
     config = replace(small.config, match_cases=100)
     program = candidate("reverse", small.inputs, small.reference, config, sides=False)
     return standing(subject_of(bridge, small.inputs), program, config)
@@ -185,7 +185,7 @@ def test_of_each_variable_it_is_said_where_it_was_found_and_where_it_was_not() -
 
 
 def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> Searched:
-    """What a search finds in a checkpoint with some weights."""
+    """The result of a search in a checkpoint with some weights."""
     digest = prepare(config).inputs.digest()
     path = checkpoints.save(folder, weights, config, "known", 0, [], digest)
     (matched,) = match_checkpoints([path], ["reverse"], None, quiet())
@@ -193,7 +193,7 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
 
 
 def reversing(n_layers: int) -> Config:
-    """A config of layers without MLPs: there is a site between each two."""
+    """A config of attention-only layers, with a site between every two."""
     return compose(
         ["task.vocabulary=[a,b,c]", "task.max_length=4", "model=2L_attn_only", "model.d_model=32",
          f"model.n_layers={n_layers}", "analysis.bootstrap=50", "analysis.match_cases=300",

@@ -1,4 +1,4 @@
-"""What is declared equals what is there: packages, dependencies, layers, examples, the wheel."""
+"""Declarations equal the code: packages, dependencies, layers, examples, the wheel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-# Arrows point up this list only: a file imports from its own folder or from one above it.
+# Imports point up this list only: a file imports from its own folder or from one above it.
 LAYERS = (
     "__init__", "errors", "environment", "terminal", "files", "kept", "progress", "stopping",
     "workers", "values", "config", "devices", "commands", "sweep_file", "sweep_cells", "data",
@@ -51,7 +51,7 @@ def parsed(source: Path) -> ast.Module:
 
 
 def imports(source: Path) -> Iterator[tuple[int, str]]:
-    """Yield each import of a file, wherever it stands: how many dots, and the dotted name."""
+    """Yield each import in a file, at any depth: the number of dots, and the dotted name."""
     for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
@@ -67,7 +67,7 @@ def module_name(source: Path) -> str:
 
 
 def folders(top: Path, name: str, suffix: str) -> set[str]:
-    """The package names of the folders below `top` that hold files of a kind."""
+    """The package names of the folders below `top` that hold files with a pattern."""
     held = {path.parent.relative_to(top) for path in top.rglob(f"*{suffix}")}
     return {".".join([name, *folder.parts]) for folder in held}
 
@@ -86,7 +86,7 @@ def test_the_checkouts_configs_are_found() -> None:
 
 
 def declared(extra: str | None = None) -> dict[str, Requirement]:
-    """The declared dependencies by canonical name, those of an extra if one is named."""
+    """The declared dependencies by canonical name; those of an extra if it is named."""
     listed = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
     requirements = [Requirement(text) for text in listed]
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
@@ -137,7 +137,7 @@ def test_imports_point_up_the_list_of_layers(source: Path) -> None:
 
 
 def bound(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a piece of syntax gives a meaning to."""
+    """Yield the names that a syntax node defines."""
     match node:
         case ast.Name(ctx=ast.Store() | ast.Del()):
             yield node.id
@@ -153,7 +153,7 @@ def bound(node: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("source", SOURCES, ids=str)
 def test_every_name_means_something(source: Path) -> None:
-    """Linters cannot be asked: they take the shapes in annotations for names."""
+    """Linters cannot check this: they take the shapes in annotations for names."""
     nodes = list(ast.walk(parsed(source)))
     known = {name for node in nodes for name in bound(node)} | set(dir(builtins)) | {"__file__"}
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
@@ -161,7 +161,7 @@ def test_every_name_means_something(source: Path) -> None:
 
 
 def examples(source: Path) -> Iterator[doctest.DocTest]:
-    """Yield the docstrings of a file that hold examples, as tests within its module."""
+    """Yield the docstrings of a file that hold examples, as doctests of its module."""
     module = importlib.import_module(module_name(source))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
     for node in ast.walk(parsed(source)):
@@ -185,7 +185,7 @@ def test_docstring_examples_run(source: Path) -> None:
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
-    """Run Python outside the checkout; return what it prints."""
+    """Run Python outside the checkout; return its output."""
     finished = subprocess.run(
         [sys.executable, *command],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""Sweep files: what is read of them, the cells they give, and what is said of bad ones."""
+"""Sweep files: how they are read, their cells, and the messages for bad files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ nested = st.recursive(
 
 
 def listed(fields: dict[str, Any]) -> list[Any]:
-    """All settings that a tree of parameters stands for, by recursion."""
+    """All settings of a tree of parameters, by recursion."""
     if "parameters" in fields:
         keys = list(fields["parameters"])
         several = [listed(fields["parameters"][key]) for key in keys]

@@ -220,7 +220,7 @@ read.save()
 
 
 def client_environment(server: WandbServer, directory: Path) -> dict[str, str]:
-    """The whole environment of a client that keeps its files in one directory."""
+    """The environment of a client that keeps its files in one directory."""
     return {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(directory),
@@ -230,7 +230,7 @@ def client_environment(server: WandbServer, directory: Path) -> dict[str, str]:
 
 
 def run_client(server: WandbServer, directory: Path, *arguments: str) -> str:
-    """Run Python in a new process against the server and return what it prints."""
+    """Run Python in a new process against the server and return its output."""
     finished = subprocess.run(
         [sys.executable, *arguments],
         env=client_environment(server, directory),
@@ -358,7 +358,7 @@ def create_sweep(server: WandbServer, directory: Path, program: str, **config: A
 def agent_of(
     server: WandbServer, directory: Path, sweep: ServerSweep
 ) -> Iterator[subprocess.Popen[str]]:
-    """A real agent that asks for work more often than it would by itself."""
+    """A real agent that asks for work more often than by default."""
     with subprocess.Popen(
         [sys.executable, "-c", AGENT, f"{sweep.entity}/{sweep.project}/{sweep.id}"],
         env=client_environment(server, directory),
@@ -374,7 +374,7 @@ def agent_of(
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for what a client is about to do."""
+    """Wait until a client has met a condition."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline

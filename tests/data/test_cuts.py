@@ -1,4 +1,4 @@
-"""Cuts are cuts, merged where they say the same, and ordered by what is done."""
+"""Cuts: every one is a cut, equivalent ones are merged, and later ones follow earlier ones."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def cuts_of(program: str) -> Cuts:
 
 
 def names_of(program: str) -> Iterator[Names]:
-    """Every cut, merged ones too."""
+    """The variables of every cut, merged cuts included."""
     for cut in cuts_of(program).all:
         yield from (cut.variables, *cut.same)
 
 
 def read_by(sop: Any) -> Iterator[Any]:
-    """The s-ops that an s-op is made from, through its selectors."""
+    """The s-ops that an s-op reads, directly or by its selectors."""
     for child in sop.children:
         if isinstance(child, rasp.SOp):
             yield child
@@ -45,14 +45,14 @@ def read_by(sop: Any) -> Iterator[Any]:
 
 @cache
 def reads(program: str) -> dict[str, set[str]]:
-    """What each variable reads, by a walk of its own over the expressions."""
+    """The variables that each variable reads, by a separate walk over the expressions."""
     named = small_task(program).variables
     names = {id(sop): name for name, sop in named.items()}
     return {name: {names[id(source)] for source in read_by(sop)} for name, sop in named.items()}
 
 
 def reached(program: str, blocked: Iterable[str]) -> set[str]:
-    """The variables that can be reached from the inputs without passing the blocked ones."""
+    """The variables that can be reached from the inputs without passing a blocked one."""
     graph, blocked = reads(program), set(blocked)
     variables = {name for name, sources in graph.items() if not sources} - blocked
     while (
@@ -66,7 +66,7 @@ def reached(program: str, blocked: Iterable[str]) -> set[str]:
 
 
 def partition(inputs: InputSet, names: Names) -> list[tuple[Any, ...]]:
-    """The values of some variables at every position of every list, types told apart."""
+    """The values of some variables at every position of every list, with their types."""
     table: list[tuple[Any, ...]] = []
     for row in range(len(inputs)):
         columns = [values_of(inputs, name, row) for name in names]
@@ -140,7 +140,7 @@ def test_labels_number_the_combinations_of_values(program: str) -> None:
 
 
 def test_how_long_the_list_is_is_a_step_however_it_is_written() -> None:
-    """`rasp.length` reads nothing, but no position knows it before it has seen the others."""
+    """`rasp.length` reads nothing, but a position knows it only after it has seen the others."""
     mirror = (rasp.length - rasp.indices - 1).named("mirror")
     selector = rasp.Select(rasp.indices, mirror, rasp.Comparison.EQ)
     program = rasp.Aggregate(selector, rasp.tokens).named("reverse")

@@ -1,4 +1,4 @@
-"""Training batches: pure in (inputs, seed, step), and the same share of every length."""
+"""Training batches: they depend on (inputs, seed, step) only, and lengths have equal shares."""
 
 from __future__ import annotations
 

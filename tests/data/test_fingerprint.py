@@ -1,4 +1,4 @@
-"""The fingerprint is the same for the same program and another for any other."""
+"""The fingerprint: equal for equal programs, different for different ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_offset(x: int) -> int:
 
 
 def with_global(value: object) -> Callable[[int], int]:
-    """Return `add_offset` where the global constant has another value."""
+    """Return `add_offset` with another value of its global constant."""
     return FunctionType(add_offset.__code__, {"OFFSET": value})
 
 

@@ -1,4 +1,4 @@
-"""Input sets: complete or sampled, encoded as both models take them, and split."""
+"""Input sets: complete or sampled, encoded for both models, and split."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_what_a_short_length_leaves_goes_to_the_longer_ones() -> None:
 
 
 @pytest.mark.parametrize("unique", [False, True])
-@pytest.mark.parametrize("budget", [60, 600])  # drawn, and shuffled out of all
+@pytest.mark.parametrize("budget", [60, 600])  # drawn at random, and taken from a shuffle of all
 def test_a_sample_is_made_again_from_its_seed_and_differs_with_another(
     budget: int, unique: bool
 ) -> None:
@@ -230,7 +230,7 @@ def test_a_predicate_is_asked_with_lists_that_are_its_own() -> None:
     assert len(all_inputs(sized(2, 1, 2, accepts=greedy), 100, 0)) == 6
 
 
-# What the program makes of them
+# The program's outputs
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -478,7 +478,7 @@ def test_a_program_that_gives_no_value_is_told_the_cause_and_what_to_write(what:
 
 
 class Place(NamedTuple):
-    """A token and where it is."""
+    """A token and its position."""
 
     token: str
     at: int

@@ -1,4 +1,4 @@
-"""The batched interpreter gives what Tracr's own evaluators give, an input at a time."""
+"""The batched interpreter gives the values of Tracr's evaluators, which take one input each."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ DEFAULTS = (None, 0, 0.0, False, -1, "none")
 
 @st.composite
 def programs(draw: st.DrawFn) -> list[Any]:
-    """Draw expressions, each made from those before it."""
+    """Draw expressions, each made from earlier ones."""
 
     def drawn(choices: Sequence[Any]) -> Any:
         return choices[draw(st.integers(0, len(choices) - 1))]
 
-    def late(choices: Sequence[Any]) -> Any:  # prefer what was made last, for deeper programs
+    def late(choices: Sequence[Any]) -> Any:  # prefer recent expressions, for deeper programs
         return drawn(choices[-3:]) if draw(st.booleans()) else drawn(choices)
 
     sops: list[Any] = [rasp.tokens, rasp.indices, rasp.length, rasp.Full(drawn((0, 1, True, "a")))]
@@ -110,7 +110,7 @@ def typed(values: Sequence[Any]) -> list[Any]:
 
 
 def overriding(causal: bool, overrides: Sequence[tuple[Any, list[Value]]] = ()) -> Any:
-    """Return one of Tracr's evaluators, certain s-ops having certain values."""
+    """Return one of Tracr's evaluators in which some s-ops have given values."""
 
     base: Any = EVALUATORS[causal]
 
@@ -362,10 +362,10 @@ def test_what_is_shared_sixty_times_over_is_evaluated_once() -> None:
 
 def test_an_expression_that_is_gone_is_not_taken_for_a_new_one() -> None:
     batched = Interpreter(all_of(("a", "b"), 2))
-    gc.freeze()  # so that collecting what these few lines leave takes no time
+    gc.freeze()  # so that collecting the garbage of these lines takes no time
     try:
         for step in range(30):
-            gc.collect()  # so that ids are used again
+            gc.collect()  # so that ids are reused
             assert batched.column(rasp.indices + step).row(0) == [step, step + 1]
             selector = rasp.Select(rasp.indices, rasp.indices + step, rasp.Comparison.EQ)
             assert batched.selection(selector)[0].sum() == max(0, 2 - step)

@@ -244,7 +244,7 @@ def test_a_numerical_aggregate_is_a_mean() -> None:
         ((lambda x: lambda y: x)(1), "(lambda y: x where x = 1)"),
         ([lambda x: x, lambda x: -x][1], "lambda x: -x"),
         (
-            lambda x: {  # in several lines
+            lambda x: {  # over several lines
                 "a": x,
             },
             "lambda x: {'a': x}",

@@ -1,4 +1,4 @@
-"""What selectors select is what Tracr's own evaluators say, an input at a time."""
+"""Selectors select the keys that Tracr's evaluators select, which take one input each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EQ, LT, TRUE = rasp.Comparison.EQ, rasp.Comparison.LT, rasp.Comparison.TRUE
 
 @cache
 def selections_of(program: str) -> dict[str, Selection]:
-    """What a small task's selectors select, each by every name that it has."""
+    """The selections of a small task by name; a selection may have several names."""
     return {
         name: selection
         for selection in selections(small_inputs(program))
@@ -36,14 +36,14 @@ def selections_of(program: str) -> dict[str, Selection]:
 
 
 def keys_selected(selection: Selection, row: int) -> dict[int, list[int]]:
-    """The keys of each query that selects any, as positions in the list from 0 on."""
+    """The keys of each query that selects any, as positions in the list, from 0."""
     chosen = torch.nonzero(selection.selected[row]) - 1
     queries = set(chosen[:, 0].tolist())
     return {query: chosen[chosen[:, 0] == query, 1].tolist() for query in queries}
 
 
 def by_tracr(selector: Any, inputs: InputSet, row: int) -> dict[int, list[int]]:
-    """The same by Tracr's evaluator, at queries where the program has an output."""
+    """The same by Tracr's evaluator, for queries at which the program has an output."""
     causal = inputs.task.causal
     evaluator = causal_eval.CausalEvaluator() if causal else rasp.DefaultRASPEvaluator()
     matrix = evaluator.evaluate(selector, inputs.listed(row))

@@ -1,4 +1,4 @@
-"""Shuffled labels: the same inputs and the same labels, but no rule between them."""
+"""Shuffled labels: the same inputs and labels, without a rule between them."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def test_the_seed_fixes_the_order() -> None:
 def test_undefined_positions_move_too() -> None:
     inputs = inputs_of("previous_token")
     made = shuffled(inputs, 0)
-    assert torch.equal(made.targets == IGNORE, inputs.targets == IGNORE)  # the first position's
+    assert torch.equal(made.targets == IGNORE, inputs.targets == IGNORE)  # the first position
     assert (made.targets[:, 1] == IGNORE).all()

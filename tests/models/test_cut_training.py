@@ -1,4 +1,4 @@
-"""Training by interchange of whole residuals: what comes out follows its program, and why."""
+"""Cut training by interchange of whole residuals: the trained model follows its program."""
 
 from __future__ import annotations
 

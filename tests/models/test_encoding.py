@@ -1,4 +1,4 @@
-"""Other models' own tokens of a task's inputs: what is made of an encoder, and what is refused."""
+"""A task's inputs in another model's tokens: how an encoder is used, and what is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDS = {"a": 7, "b": 3, "c": 10}
 
 
 def encode(tokens: list[Any]) -> list[int]:
-    """A prefix of three, and the tokens."""
+    """Return a prefix of three ids, and the ids of the tokens."""
     return [9, 1, 0, *(IDS[token] for token in tokens)]
 
 
@@ -63,9 +63,9 @@ def test_ids_may_be_tensors_and_outputs_read_anywhere(gpt2: Any, small: Setting)
 
 
 def prefixed(setting: Setting) -> tuple[Any, Callable[[list[Any]], list[int]]]:
-    """The reference, with two tokens and positions before BOS at which nothing is.
+    """The reference, with two empty tokens and positions before BOS.
 
-    Nothing attends to them: where there is nothing, no key is like any query.
+    Nothing attends to them: the keys of an empty residual are zero.
     """
     bridge, ids = setting.reference.bridge, setting.inputs.token_ids
     shape = varied(bridge.cfg, n_ctx=bridge.cfg.n_ctx + 2, d_vocab=bridge.cfg.d_vocab + 2)

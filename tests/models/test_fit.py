@@ -1,4 +1,4 @@
-"""The plain training loop: it learns what there is to learn, and the seed fixes it."""
+"""The plain training loop: it learns, and the seed fixes the weights."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_seed_fixes_the_weights(inputs: InputSet) -> None:
 
 
 def test_labels_without_a_rule_are_learned_worse(inputs: InputSet) -> None:
-    """Of the same accuracy it would be no control: what is measured is learning by heart."""
+    """At equal accuracy they would be no control: they can only be learned by heart."""
     true = fit(inputs, shape_of(inputs), with_steps(60), 0)[1]
     labels = shuffled(inputs, 0)
     assert fit(labels, shape_of(labels), with_steps(60), 0)[1] < true
@@ -101,7 +101,7 @@ def test_exact_accuracy_counts_inputs_with_any_output(inputs: InputSet) -> None:
         )
         if any(defined)
     ]
-    assert len(wanted) == 4 + 8  # at the first position there is no token before
+    assert len(wanted) == 4 + 8  # no token stands before the first position
     assert exact_accuracy(model, causal) == pytest.approx(sum(wanted) / len(wanted))
 
 

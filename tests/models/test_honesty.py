@@ -1,4 +1,4 @@
-"""What must never be called exact, the same map, or the same task."""
+"""What must not count as exact, as the same map, or as the same task."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_blurred_attention_is_sharpened_and_sharp_attention_left_as_tracr_made_i
     assert not build_reference(inputs).compiled.sharpened
     as_made = compile_program(inputs.task, 100)
     blur = {n: w * 0.08 if ".attn.q." in n else w for n, w in as_made.weights.items()}
-    blurred = dataclasses.replace(as_made, weights=blur)  # as heads 150 times as wide would be
+    blurred = dataclasses.replace(as_made, weights=blur)  # like heads that are 150 times as wide
     assert not validate(blurred, inputs).exact
     monkeypatch.setattr(reference, "compile_program", lambda task, exactness: blurred)
     monkeypatch.setattr(reference, "_cache_path", lambda task, exactness: None)

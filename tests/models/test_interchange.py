@@ -1,4 +1,4 @@
-"""Interchange training: what is aligned, what the program says, what the loss does."""
+"""Interchange training: the alignment, the program's counterfactuals, and the loss."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def trained(inputs: InputSet) -> Implementation:
 
 @pytest.fixture(scope="module")
 def untaught(inputs: InputSet) -> Implementation:
-    """A model trained on the same pairs without the interchange loss, until its time is up."""
+    """A model trained on the same pairs without the interchange loss, until its steps run out."""
     return implement(inputs, shape_of(inputs), 0, SETTINGS, weight=0.0)
 
 
@@ -93,10 +93,10 @@ def test_without_the_loss_the_task_is_learned_but_not_the_variable(
 def test_a_bridge_with_the_weights_shows_the_same(
     inputs: InputSet, trained: Implementation
 ) -> None:
-    """Hooks on the bridge, and not the loop of the training, replace the dimensions.
+    """Hooks on the bridge replace the dimensions, not the training loop.
 
-    What a bridge's hook puts in between attention and MLP is read by the MLP alone: the block's
-    output needs the change too.
+    A hook between attention and MLP changes only what the MLP reads, so the block's output is
+    changed too.
     """
     cases = cases_of(inputs, "place", 200, 9)
     place = trained.alignment["place"]
@@ -174,7 +174,7 @@ def test_the_dimensions_of_a_case_are_replaced_at_its_site_and_nothing_else(
 
 
 def brute(inputs: InputSet, name: str, base: int, donor: int) -> list[object]:
-    """Return the program's output with a variable overridden, a function call at a time."""
+    """Return the program's output with a variable overridden, by plain function calls."""
     task, length = inputs.task, int(inputs.lengths[base])
     variable = inputs.variables[name]
     codes = variable.codes[donor, 1 : length + 1].tolist()
@@ -274,11 +274,11 @@ def aligned(inputs: InputSet, *overrides: str) -> dict[str, str]:
 
 def test_what_token_and_position_tell_and_what_is_another_again_is_no_inner_variable() -> None:
     assert inner_variables(reverse_inputs()) == ["length", "opp_idx"]  # opp_idx-1 is opp_idx
-    assert inner_variables(sort_inputs()) == ["place"]  # the key is of token and position
+    assert inner_variables(sort_inputs()) == ["place"]  # the key holds token and position
     causal = make_inputs(Task("prev", make_previous_token(), ("a", "b"), 1, 3, causal=True))
     assert inner_variables(causal) == []
     fixed = make_inputs(Task("reverse", make_reverse(), ("a", "b"), 3, 3))
-    assert inner_variables(fixed) == []  # the length is the same everywhere
+    assert inner_variables(fixed) == []  # the length is the same at all positions
 
 
 def test_selecting_takes_an_attention_layer_and_mapping_an_mlp() -> None:

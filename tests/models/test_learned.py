@@ -1,4 +1,4 @@
-"""The learned architectures: shapes, seeds, and what may influence what."""
+"""The learned architectures: shapes, seeds, and which position may influence which."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def inputs() -> InputSet:
 
 
 def sharpened(shape: TransformerBridgeConfig) -> Any:
-    """Return a NativeModel with weights large enough for every influence to show."""
+    """Return a NativeModel with weights so large that every influence can be seen."""
     model = make_native(shape).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -155,7 +155,7 @@ def test_a_bridge_gives_the_trained_models_logits(
             logits_of(network.double(), inputs.tokens, inputs.key_mask)
             for network in (model, bridge)
         ]
-        torch.testing.assert_close(*exact, rtol=0, atol=1e-5)  # in float32 rounding reaches that
+        torch.testing.assert_close(*exact, rtol=0, atol=1e-5)  # float32 rounding is as large
     assert not any(parameter.requires_grad for parameter in bridge.parameters())
 
 

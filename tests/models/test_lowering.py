@@ -1,4 +1,4 @@
-"""What Tracr does not take is lowered to what it takes, or refused with what to write instead."""
+"""Expressions that Tracr rejects are lowered, or refused with advice on what to write instead."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def linear(first: Any, second: Any, *factors: float) -> Any:
 
 
 def relabelled() -> Any:
-    """Return a number and a category that Tracr gives one label: it was read before the copy."""
+    """Return a number and a category with one label: Tracr read it before the copy was made."""
     zero_or_one = rasp.Map(lambda token: 1 if token == "a" else 0, rasp.tokens).named("x")
     assert zero_or_one.label == rasp.numerical(zero_or_one).label
     some = rasp.Map(lambda share: share > 0, mean(so_far, rasp.numerical(zero_or_one), default=0))
@@ -69,7 +69,7 @@ longer = rasp.Select(rasp.indices, rasp.length, lambda key, query: 2 * key < que
 
 @dataclass(frozen=True)
 class Written:
-    """A program as a user writes it, and the lists that it is for."""
+    """A program as a user writes it, and the vocabulary and lengths of its lists."""
 
     program: Any
     vocabulary: tuple[Value, ...] = LETTERS
@@ -265,7 +265,7 @@ def chain(steps: int) -> Any:
 
 
 def doubling(steps: int) -> Any:
-    """Read the step before twice in each step: two to the power of `steps` paths."""
+    """Read the previous step twice in each step: two to the power of `steps` paths."""
     sop = rasp.Map(lambda token: 0 if token == "a" else 1, rasp.tokens)
     for _ in range(steps):
         other = rasp.Map(lambda x: (x + 1) % 3, sop, simplify=False)
@@ -288,7 +288,7 @@ def test_a_long_program_is_compiled_in_time(what: str) -> None:
 
 
 def tuples(count: int) -> Any:
-    """Return the token with its index, in `count` copies that are not one s-op."""
+    """Return `count` copies of the pair of token and index, as separate s-ops."""
     return [
         rasp.SequenceMap(lambda token, index: (token, index), rasp.tokens, rasp.indices)
         for _ in range(count)
@@ -318,12 +318,12 @@ def test_a_sum_that_grows_with_every_step_is_refused_before_it_is_foreseen() -> 
         lowered(Task("sum", sop, LETTERS, 1, 3))
 
 
-# What is refused, and what is to be written instead
+# What is refused, and what to write instead
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A program that is refused, what is said, and the program that the message tells to write."""
+    """A refused program, the message, and the program that the message advises."""
 
     written: Written
     message: str

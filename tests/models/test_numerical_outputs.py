@@ -1,4 +1,4 @@
-"""Programs whose output is a number: the reference, what counts as right, and learning them."""
+"""Programs with numerical output: the reference, the tolerance, and learning."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from algomatch.models.training import AlgorithmicTask
 
 
 def make_half_before(shortest: int = 1) -> Any:
-    """Return half of the token before: a number, undefined before the position `shortest`."""
+    """Return half of the previous token: a number, undefined before the position `shortest`."""
     before = rasp.Select(
         rasp.indices, rasp.indices, lambda key, query: key == query - 1 and query >= shortest
     )
@@ -56,7 +56,7 @@ def half_task(shortest: int = 1) -> Task:
 
 @dataclass(frozen=True)
 class Case:
-    """A numerical task's reference, and Tracr's own haiku model of the same program."""
+    """A numerical task's reference, and Tracr's haiku model of the same program."""
 
     reference: Reference
     haiku: Any
@@ -166,10 +166,10 @@ def test_a_number_is_wrong_where_it_is_off_by_more_than_the_tolerance(
 ) -> None:
     scaled = corrupted(compiled, "head.weight", lambda w: w * factor)
     validation = validate(scaled, replace(inputs, output=Numerical(tolerance)))
-    tolerance = min(tolerance, 0.05)  # what a task lets pass does not make a reference exact
+    tolerance = min(tolerance, 0.05)  # the task's tolerance does not make a reference exact
     wanted = inputs.targets.numpy()
     off = np.abs(wanted * (factor - 1))
-    near = np.abs(off - tolerance) < 1e-6  # on which side rounding puts it is open
+    near = np.abs(off - tolerance) < 1e-6  # rounding decides the side
     surely = (off > tolerance) & ~near & ~np.isnan(wanted)
     possibly = surely | (near & ~np.isnan(wanted))
     assert surely.any(1).sum() <= validation.n_wrong <= possibly.any(1).sum()
@@ -197,7 +197,7 @@ def test_counterexamples_are_readable_numbers(inputs: InputSet, compiled: Compil
 
 
 def test_a_small_error_in_a_number_is_said_to_be_one() -> None:
-    """It is below what is looked for in the residual stream, and above the tolerance."""
+    """It is below the threshold used in the residual stream, and above the tolerance."""
     task = replace(half_task(), tolerance=1e-4)
     made = make_inputs(task)
     compiled = compile_program(task, 100)
@@ -235,7 +235,7 @@ def test_undefined_positions_have_no_gradient(inputs: InputSet) -> None:
     model = make_native(learned_shape(compose(["model.d_model=16"]).model, inputs, 3))
     module = AlgorithmicTask(model, inputs.output, TrainerConfig())
     gradients = []
-    for token in (0, 4):  # what stands at BOS and padding
+    for token in (0, 4):  # the values at BOS and padding
         tokens = torch.where(inputs.key_mask, inputs.tokens, token)
         torch.autograd.backward(
             module.training_step(Batch(tokens, inputs.key_mask, inputs.targets), 0)

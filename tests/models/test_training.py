@@ -1,4 +1,4 @@
-"""Training: the loss, the schedule, divergence, and that Lightning changes nothing."""
+"""Training: the loss, the schedule, divergence, and equality with a loop without Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variants: the same program, proven on every input, in weights that are others."""
+"""Variants: the same program in other weights, validated on every input."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def reference_of(name: str) -> Reference:
 
 
 def residual(compiled: Compiled, inputs: InputSet) -> Tensor:
-    """Return what comes before the head, from the weights alone."""
+    """Return the residual stream before the head, by a bridge with these weights."""
     bridge = compiled.bridge(inputs)
     with torch.inference_mode():
         _, cache = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
@@ -114,12 +114,12 @@ def test_the_residual_stream_is_multiplied_by_one_matrix_of_the_given_condition(
     old = residual(reference.compiled, reference.inputs)[reference.inputs.key_mask]
     again = reparametrised(reference.compiled, 2, condition)
     new = residual(again, reference.inputs)[reference.inputs.key_mask]
-    # The embeddings show the matrix: both are rows of the residual stream at the start.
+    # The embeddings show the matrix: they are the residual stream at the start.
     before, after = (
         torch.cat([c.weights["tok_embed.weight"], c.weights["pos.weight"]]).double()
         for c in (reference.compiled, again)
     )
-    # Not all directions are used: of the others there is rounding alone, which decides nothing.
+    # Directions that no weight uses hold only rounding errors, so they are left out.
     matrix = torch.linalg.lstsq(
         torch.cat([before, old]), torch.cat([after, new]), rcond=1e-6, driver="gelsd"
     ).solution

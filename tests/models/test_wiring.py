@@ -1,4 +1,4 @@
-"""A model's graph, against the model itself and against TransformerLens's hooks."""
+"""A model's graph of edges, against the model itself and against TransformerLens's hooks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_what_nodes_write_is_what_the_hooks_see(model: tuple[Any, Wiring, Settin
 
 
 def by_hooks(bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: Setting) -> Tensor:
-    """The logits where one reader reads something else, by hooks on what it makes of it."""
+    """The logits where one reader's input is changed, by hooks on the reader's output."""
     chosen, tokens, mask = wiring.readers[reader], small.inputs.tokens, small.inputs.key_mask
     site = f"blocks.{chosen.layer}."
     _, cache = bridge.run_with_cache(tokens, attention_mask=mask)
@@ -76,7 +76,7 @@ def by_hooks(bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: Se
 
         def replace(value: Tensor, hook: Any) -> Tensor:
             value = value.clone()
-            flat = value.flatten(2)  # heads side by side, whatever shape the hook sees
+            flat = value.flatten(2)  # heads side by side, for any shape that the hook sees
             flat[:, :, at * width : (at + 1) * width] = read
             return flat.reshape(value.shape)
 

@@ -1,4 +1,4 @@
-"""Runs of several seeds side by side: their groups, their numbers, and what is refused."""
+"""Runs of several seeds compared: groups, numbers, and what is refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EXACT = "accuracy/all/exact"
 SEEDS = (0, 1, 2)
 MODELS = ("1L", "1L_attn_only")
 CONTROLS = "algomatch controls task=reverse 'task.vocabulary=[a,b]' task.max_length=3"
-SHAPE = "model.d_model=16 model.n_heads=2"  # which departs from both
+SHAPE = "model.d_model=16 model.n_heads=2"  # differs from both
 TASK = "the task is reverse with vocabulary [a, b], max_length 3"
 
 
@@ -53,7 +53,7 @@ def trained(path: Path, *settings: str) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs: two architectures of three seeds each, and something else."""
+    """A folder of runs: two architectures with three seeds each, and another folder."""
     folder = tmp_path_factory.mktemp("comparison") / "runs"
     for model in MODELS:
         for seed in SEEDS:
@@ -65,14 +65,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """All runs compared: what was printed, and where the files are."""
+    """All runs compared: the printed text and the folder of the files."""
     output = tmp_path_factory.mktemp("whole")
     return printed(runs, output=output), output
 
 
 @pytest.fixture
 def mine(runs: Path, tmp_path: Path) -> Path:
-    """A copy of one run, to be changed."""
+    """A copy of one run, for changes."""
     return Path(shutil.copytree(runs / "1L-0", tmp_path / "mine"))
 
 
@@ -142,7 +142,7 @@ def test_where_it_ran_and_was_tracked_parts_no_group_but_a_setting_does(
     change_config(mine, "project: algomatch", "project: another")
     for old, new in (
         ("save_every_seconds: 30.0", "save_every_seconds: 7.0"), ("log_every: 10", "log_every: 5"),
-        ("evaluate_every: 50", "evaluate_every: 20"),  # without a target to be reached
+        ("evaluate_every: 50", "evaluate_every: 20"),  # with no target to reach
     ):  # fmt: skip
         change_config(mine, old, new)
     assert [len(group.runs) for group in groups_of(runs, mine)] == [4, 3]
@@ -358,7 +358,7 @@ def test_the_figure_shows_every_seed_and_every_family(runs: Path, whole: tuple[s
 
 @pytest.mark.parametrize("count", [1, 8, 20])
 def test_the_figure_of_many_groups_of_long_names_can_be_read(runs: Path, count: int) -> None:
-    """No text is drawn over another panel, and matplotlib warns of nothing."""
+    """No text overlaps another panel, and matplotlib gives no warning."""
     first = groups_of(runs / "1L-0")[0]
     words = " ".join(f"trainer.setting_{i}=0.00{i}" for i in range(12))
     groups = [replace(first, name=f"{i:02} {words}") for i in range(count)]

@@ -1,4 +1,4 @@
-"""What is said of a task's controls: the table of measures, what fails and why, and a figure."""
+"""The report on a task's controls: the table of measures, failures with reasons, and a figure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rows(exact: float, cka: float, plain: float, **others: float) -> list[Measur
 
 @pytest.fixture
 def study() -> Study:
-    """Two of every group; plain CKA does not tell them apart."""
+    """Two controls of every group; plain CKA does not separate them."""
     measured: Study = []
     for i, (group, kind) in enumerate(KINDS.items()):
         for more in (0.0, 0.005):
@@ -66,7 +66,7 @@ def printed(study: Study, width: int = 80, notes: dict[str, str] | None = None) 
 
 
 def line_of(text: str, start: str) -> str:
-    """What a text has on a line that starts so, in all parts of a table."""
+    """The text of the lines with this start, from all parts of a table."""
     lines = [line for line in text.splitlines() if line.strip().startswith(start)]
     assert lines
     return " ".join(lines)

@@ -1,4 +1,4 @@
-"""The table that says what happens if components are deleted."""
+"""The table of what happens when components are deleted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def line(table: str, label: str) -> str:
 
 @pytest.fixture(scope="module")
 def solved(small: Setting) -> list[Measurement]:
-    """What deleting does to the reference, which solves the task."""
+    """The rows of deletion for the reference, which solves the task."""
     return [
         row for row in measure(small.reference.bridge, small) if row.measure.startswith("ablation/")
     ]
@@ -73,7 +73,7 @@ def test_the_cells_are_changes_with_the_farther_end_of_the_interval(
 
 
 def test_the_kinds_that_are_harmless_are_those_the_count_is_of(solved: list[Measurement]) -> None:
-    """By the rule itself, from the interval's lower end and the margin of the setting."""
+    """By the rule: the interval's lower end against the margin in the settings."""
     for component in {row.subject for row in solved if whole(row.subject)}:
         changes = {
             kind: row

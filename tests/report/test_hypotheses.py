@@ -1,4 +1,4 @@
-"""What may be said of H1, H2 and H3: nothing that intervals, controls or seeds do not carry."""
+"""Verdicts on H1, H2 and H3: they need support by intervals, controls and seeds."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ ABOVE, BELOW, ACROSS = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.3)
         (differences(ACROSS, ACROSS, ACROSS), hy.UNDECIDED),
         (differences(ABOVE, ABOVE, (None, None)), hy.UNDECIDED),
         (differences(ABOVE, ABOVE, (float("nan"), float("nan"))), hy.UNDECIDED),
-        (differences(ABOVE, ABOVE, (0.0, 0.3)), hy.UNDECIDED),  # touching zero is not above it
-        (differences(ABOVE, ABOVE), hy.UNDECIDED),  # one of the three is not there
+        (differences(ABOVE, ABOVE, (0.0, 0.3)), hy.UNDECIDED),  # touches zero, so not above
+        (differences(ABOVE, ABOVE), hy.UNDECIDED),  # one of the three is missing
         ([row("sparsity/h1_hoyer", 0.5, 0.4, 0.6)], hy.NOT_MEASURED),  # decides nothing
         ([], hy.NOT_MEASURED),
     ],
@@ -154,9 +154,9 @@ def test_h2_does_not_count_attention_that_fails_its_controls_or_has_none() -> No
     failing = h2(failing={"attention/model/matched_overlap": "gap -0.1"})
     assert failing.evidence[0].failing
     assert failing.evidence[0].says == hy.NEITHER
-    assert failing.verdict == hy.UNDECIDED  # though the other two comparisons speak for it
+    assert failing.verdict == hy.UNDECIDED  # although the other two comparisons support it
     assert "attention in common fails the task's controls" in failing.why
-    assert h2(failing=None).verdict != hy.SUPPORTED  # whether it can be trusted is not known
+    assert h2(failing=None).verdict != hy.SUPPORTED  # its controls are unknown
     assert h2(failing=None).evidence[0].says == hy.NEITHER
     assert "algomatch controls task=reverse" in [
         missing.command for missing in h2(failing=None).lacking
@@ -177,8 +177,8 @@ def test_h2_is_not_supported_by_as_much_as_a_random_init_has() -> None:
     assert h2(rows=within, circuit=nothing).verdict == hy.NOT_SUPPORTED
     for failing in (None, {"attention/model/matched_overlap": "gap -0.1"}):
         judged = h2(rows=within, circuit=nothing, failing=failing)
-        assert judged.verdict == hy.UNDECIDED  # attention that is not known to tell says nothing
-    of_few = replace(CIRCUIT, model=Carried(2, ()))  # none of two is not surely fewer
+        assert judged.verdict == hy.UNDECIDED  # attention without controls decides nothing
+    of_few = replace(CIRCUIT, model=Carried(2, ()))  # 0 of 2 is not surely fewer
     assert h2(rows=within, circuit=of_few).verdict == hy.UNDECIDED
 
 
@@ -188,7 +188,7 @@ def test_h2_counts_steps_of_the_program_alone() -> None:
     assert steps.says == hy.AGAINST  # input and output do not count
     unsure = replace(CIRCUIT, model=Carried(50, ("length or opp_idx = opp_idx-1",) * 40))
     steps = next(evidence for evidence in h2(circuit=unsure).evidence if "steps" in evidence.what)
-    assert steps.says == hy.AGAINST  # neither does what may be one or the other
+    assert steps.says == hy.AGAINST  # nor does an ambiguous edge
 
 
 def test_h2_holds_against_a_model_no_step_that_no_edge_could_have_been_found_for() -> None:
@@ -204,7 +204,7 @@ def test_h2_holds_against_a_model_no_step_that_no_edge_could_have_been_found_for
         "algomatch circuit runs/RUN --kinds resample_across"
     ]
     assert not h2(circuit=replace(within, across=True)).lacking
-    part = replace(within, still=frozenset({"length"}))  # the other one could have been found
+    part = replace(within, still=frozenset({"length"}))  # the other step could have been found
     steps = next(evidence for evidence in h2(circuit=part).evidence if "steps" in evidence.what)
     assert steps.says == hy.AGAINST
     across = replace(within, ablation="resample_across", still=frozenset())
@@ -275,12 +275,12 @@ def test_h3_is_not_judged_of_what_does_not_solve_the_task(solved: Solved) -> Non
 @pytest.mark.parametrize(
     "programs",
     [
-        (program("a", FOLLOWS), program("b", FOLLOWS)),  # nothing tells them apart
+        (program("a", FOLLOWS), program("b", FOLLOWS)),  # nothing separates them
         (program("a", FOLLOWS, shared_with=("b",)), program("b", UNDECIDED)),
         (program("a", FOLLOWS), program("b", UNDECIDED)),  # it may be b as well
         (program("a", UNDECIDED), program("b", DIFFERENT)),
         (program("a", FUSES), program("b", FUSES)),  # no site to test
-        (program("a", FOLLOWS, step=200),),  # another checkpoint's
+        (program("a", FOLLOWS, step=200),),  # of another checkpoint
         (program("a", FOLLOWS, step=None),),
         (program("a", "of another version"),),
     ],
@@ -332,9 +332,9 @@ S, N = hy.SUPPORTED, hy.NOT_SUPPORTED
         ((S, S, S), S),
         ((N, N, N), N),
         ((S, S, N), hy.MIXED),
-        ((S, S), hy.UNDECIDED),  # too few
+        ((S, S), hy.UNDECIDED),  # too few seeds
         ((S, S, S, hy.UNDECIDED), hy.UNDECIDED),
-        ((S, S, S, hy.NOT_JUDGED), hy.UNDECIDED),  # one does not solve the task
+        ((S, S, S, hy.NOT_JUDGED), hy.UNDECIDED),  # one seed does not solve the task
         ((hy.NOT_JUDGED,) * 3, hy.NOT_JUDGED),
         ((hy.NOT_MEASURED,) * 3, hy.NOT_MEASURED),
     ],

@@ -1,4 +1,4 @@
-"""`algomatch report`: what is on the page of a run and of many, and what is refused."""
+"""`algomatch report`: the page of one run and of several, and what is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOID = {"meta", "link", "input", "img", "line", "path", "use", "rect", "br"}
 
 
 class Reader(HTMLParser):
-    """The page's elements, its text and its data; it notes what is not well formed."""
+    """Parses a page's elements, text and data, and notes markup errors."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -53,7 +53,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing but accuracy was measured of."""
+    """A run with accuracy only."""
     place = tmp_path_factory.mktemp("report") / "bare"
     return trained(place, "analysis.measures=[accuracy]", "trainer.max_steps=4")
 
@@ -183,7 +183,7 @@ def test_many_runs_are_compared_over_their_seeds(sweep: Path, tmp_path: Path) ->
         "The verdicts of 5 runs", "Every run", "<u>1L-0-1", "(one seed)",
     ):  # fmt: skip
         assert part in text, part
-    assert "not judged" in text  # none of them solves its task
+    assert "not judged" in text  # no run solves its task
     assert len(page) < 8e6
     ids = [attrs["id"] for _, attrs in reader.elements if "id" in attrs]
     assert len(ids) == len(set(ids))

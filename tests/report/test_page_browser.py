@@ -1,4 +1,4 @@
-"""A report in a real browser: it asks for nothing, and all that can be used works."""
+"""A report in a real browser: it makes no requests, and all its controls work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def pages(run: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page of a run, and of a sweep."""
+    """The page of a run and of a sweep."""
     place, written = tmp_path_factory.mktemp("browser"), {}
     for name, folder in {"run": run, "sweep": sweep}.items():
         written[name] = place / f"{name}.html"
@@ -37,7 +37,7 @@ def pages(run: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 class Opened:
-    """A page in a browser: its errors, and the requests that it made."""
+    """A page in a browser, with its errors and requests."""
 
     def __init__(self, browser: Browser, path: Path, width: int = 1280, scheme: str = "light"):
         self.context = browser.new_context(
@@ -66,7 +66,7 @@ class Opened:
             route.abort()
 
     def show_all(self) -> None:
-        """Open everything, and bring every chart into view."""
+        """Open all parts of the page and scroll to every chart."""
         self.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         for chart in self.page.locator("[data-chart]").all():
             chart.scroll_into_view_if_needed()
@@ -98,7 +98,7 @@ def test_it_is_whole_and_fits_the_screen(
         assert widest <= width
         assert opened.errors == []
         assert opened.requests == []
-        assert opened.page.locator("h1 img, main b, main u").count() == 0  # names are text
+        assert opened.page.locator("h1 img, main b, main u").count() == 0  # names are shown as text
         named = {"run": "<img src=x onerror=alert(1)>", "sweep": "1L <b>&"}
         assert named[name] in opened.page.locator("body").inner_text()
         back = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")

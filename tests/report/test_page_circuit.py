@@ -1,4 +1,4 @@
-"""A run's page of what `circuit` left: whole, interrupted, or the whole model."""
+"""The circuits on a run's page: of a finished or interrupted search, or the whole model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TITLE = '"one, step 10"'
 def left(
     folder: Path, *sizes: tuple[str, int, bool, bool], finished: bool = True, needs: str = ",,"
 ) -> Results:
-    """What a search left: the method, size, whether it is chosen, and whole."""
+    """Return a search's results; a row of `sizes` is method, size, chosen or not, whole or not."""
     circuits = "".join(
         f"{TITLE},zero,{method},{size},0.95,0.93,0.97,1,1,1,{chosen},0,0,0,{whole}\n"
         for method, size, chosen, whole in sizes

@@ -1,4 +1,4 @@
-"""The figure and the table: what a person sees of a run."""
+"""The figure and the table of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from algomatch.tracking.run_folder import RunFolder
 
 @pytest.fixture(scope="module", params=["1L", "1L_attn_only", "accuracy_only"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Runs with an MLP, without one, and with nothing but accuracy measured."""
+    """Runs with an MLP, without one, and with accuracy only."""
     path = tmp_path_factory.mktemp("runs") / "run"
     chosen = "analysis" if request.param == "accuracy_only" else "model"
     settings = [*TINY, "trainer.checkpoints=4", "tracking=disabled", f"run_dir={path}"]
@@ -56,7 +56,7 @@ def panel(figure: Figure, title: str) -> Axes:
 
 
 def heights(axes: Axes, style: str) -> list[float]:
-    """The last values of a panel's lines of a style."""
+    """The last values of a panel's lines with a style."""
     return [
         float(np.asarray(line.get_ydata())[-1])
         for line in axes.lines

@@ -1,4 +1,4 @@
-"""`algomatch report RUNS --tables DIR`: its tables against what the runs themselves hold."""
+"""`algomatch report RUNS --tables DIR`: its tables against the files of the runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def only_row(rows: Iterable[Row], **wanted: str) -> Row:
 
 
 def last(run: Path, measure: str, subject: str) -> dict[str, str]:
-    """The measurement of a run's last step, straight from its file."""
+    """The measurement of a run's last step, read from its file."""
     rows = [row for row in parsed(run / "measurements.csv") if row["measure"] == measure]
     step = max(int(row["step"]) for row in rows)
     return dict(only_row(rows, step=str(step), subject=subject))
@@ -57,7 +57,7 @@ def number(text: str) -> float | None:
 
 
 def agrees(row: Row, values: list[float], prefix: str = "") -> None:
-    """Hold a row's mean, interval, n and range against the seeds' values."""
+    """Check a row's mean, interval, n and range against the seeds' values."""
     mean, n = float(np.mean(values)), len(values)
     ends: tuple[float | None, float | None] = (None, None)
     if n > 1:
@@ -71,7 +71,7 @@ def agrees(row: Row, values: list[float], prefix: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def folder(run: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of which one, under an odd name, was measured in every way, and a second seed of it."""
+    """Runs: one with an odd name and all measures, and a second seed of it."""
     place = tmp_path_factory.mktemp("tables") / "runs"
     for path in sweep.iterdir():
         shutil.copytree(path, place / path.name)
@@ -90,7 +90,7 @@ def folder(run: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def made(folder: Path) -> Path:
-    """The folder of the tables and figures of all runs."""
+    """The folder with the tables and figures of all runs."""
     tables = folder.parent / "new" / "tables"
     page = folder.parent / "page.html"
     assert main(["report", str(folder), "-o", str(page), "--tables", str(tables)]) == 0
@@ -230,7 +230,7 @@ def test_programs_are_those_of_the_last_checkpoint(folder: Path, tables: Tables)
 def test_verdicts_are_of_the_last_checkpoint_where_training_was_logged_before_it(
     folder: Path, tables: Tables
 ) -> None:
-    """Losses since the checkpoint before are kept with it, under their own steps."""
+    """A checkpoint's rows hold the losses since the one before, each with its own step."""
     row = only_row(tables["runs"], run="second")
     kept = parsed(sorted((folder / "second").glob("checkpoints/step-*"))[-1] / "measurements.csv")
     assert {int(each["step"]) for each in kept} > {10, int(row["step"])}
@@ -268,7 +268,7 @@ def test_a_verdict_knows_the_tasks_programs_and_what_resampling_leaves_as_it_is(
     before = member()
     assert not before.hypotheses["H3"].lacking
     assert before.circuit is not None
-    assert before.circuit.still == {"length", "opp_idx", "opp_idx-1"}  # of resample_within
+    assert before.circuit.still == {"length", "opp_idx", "opp_idx-1"}  # by resample_within
     programs, circuits = copy / "matching" / "programs.csv", copy / "circuit" / "circuits.csv"
     lines = programs.read_text().splitlines(keepends=True)
     programs.write_text("".join(line for line in lines if ",reverse_by_counting," not in line))

@@ -1,4 +1,4 @@
-"""`algomatch tasks`: what it prints of the registry, of one task, and of the check."""
+"""`algomatch tasks`: what it prints for the registry, for one task, and for the check."""
 
 from __future__ import annotations
 

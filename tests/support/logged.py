@@ -1,4 +1,4 @@
-"""Whether what a server has of a run is what the run folder's table has."""
+"""Checks that a server's record of a run equals the run folder's table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sync(folder: Path, server: WandbServer) -> None:
 
 
 def check_complete(seen: ServerRun, folder: Path) -> None:
-    """The server has the whole history, once, as the run folder's table has it."""
+    """Check that the server has the whole history of the run folder's table, each row once."""
     own = RunFolder.open(folder)
     assert seen.config == json.loads(json.dumps(to_mapping(own.config)))
     rows = own.measurements()
@@ -52,7 +52,7 @@ def check_complete(seen: ServerRun, folder: Path) -> None:
     drawn = [heatmaps(row for row in rows if row.step == step) for step in kept_steps(folder)]
     assert len(media) == sum(map(len, drawn))
     if own.config.analysis.measures == AnalysisConfig().measures:
-        # All but joint sets, which are of a solved task.
+        # All but joint sets, which need a solved task.
         assert all(len(names) >= len(HEATMAPS) - 1 for names in drawn)
     assert all(seen.files[name].startswith(b"\x89PNG") for name in media)
     tables = {name: json.loads(seen.files[name]) for name in seen.files if ".table.json" in name}
@@ -72,7 +72,7 @@ def check_complete(seen: ServerRun, folder: Path) -> None:
 
 
 def check_summary(seen: ServerRun, folder: Path) -> None:
-    """The server's summary says what the curves of all steps amount to, and nothing else."""
+    """Check that the server's summary has the summaries of all curves, and nothing else."""
     curves = summaries(RunFolder.open(folder).measurements()).values()
     expected: dict[str, float] = {}
     for curve in curves:

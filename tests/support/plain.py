@@ -1,4 +1,4 @@
-"""The measures' mathematics once more, by numpy, scipy and scikit-learn, from its definitions."""
+"""The measures' mathematics from the definitions, by numpy, scipy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gram_cka(x: Array, y: Array) -> float:
 
 
 def procrustes(x: Array, y: Array) -> float:
-    """Similarity by scipy's Procrustes analysis, which needs sides of one width."""
+    """Similarity by scipy's Procrustes analysis, which needs two sides of equal width."""
     width = max(x.shape[1], y.shape[1])
     padded, other = (np.pad(side, ((0, 0), (0, width - side.shape[1]))) for side in (x, y))
     _, _, disparity = scipy.spatial.procrustes(padded, other)
@@ -61,12 +61,12 @@ def confounds(inputs: InputSet) -> Array:
 
 
 def residuals(values: Array, inputs: InputSet) -> Array:
-    """What scikit-learn's regression on token and position leaves of `values`."""
+    """The residuals of scikit-learn's regression of `values` on token and position."""
     design = confounds(inputs)
     fitted = LinearRegression().fit(design, values).predict(design)
     return np.asarray(values - fitted, dtype=np.float64)
 
 
 def one_hot(values: NDArray[Any]) -> Array:
-    """A column for each value that occurs."""
+    """One column for each value that occurs."""
     return np.asarray(values[:, None] == np.unique(values), dtype=np.float64)

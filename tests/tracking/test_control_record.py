@@ -1,4 +1,4 @@
-"""What is kept of a study of controls, and what is found again of it."""
+"""What is kept of a study of controls, and how it is read again."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_verdicts_are_found_by_the_inputs(tmp_path: Path) -> None:
     assert verdicts("others") is None
     finish(record_of(tmp_path, inputs="others"))
     assert verdicts("others") == []
-    assert failing("others") is None  # nothing was put to the test
+    assert failing("others") is None  # nothing was tested
 
 
 def test_of_several_architectures_the_smallest_gap_counts(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_very_large_grid_is_coloured_alone() -> None:
 @pytest.fixture(scope="module")
 def rows(small: Setting) -> list[Measurement]:
     config = copy.copy(small.config)
-    config.solved = 0.0  # of a model that does not solve the task there are no joint sets
+    config.solved = 0.0  # a model that does not solve the task has no joint sets
     setting = Setting(small.inputs, small.reference, small.shape, config, small.others)
     return list(measure(make_bridge(small.shape), setting))
 

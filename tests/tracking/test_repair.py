@@ -1,4 +1,4 @@
-"""A damaged record: what is mended to the byte, what is set aside, and what is said of it."""
+"""A damaged record: what is repaired exactly, what is set aside, and the messages."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_gathered_table_is_gathered_again(mine: Path, whole: Path) -> None:
     [line] = repaired(mine)
     assert "gathered again from the checkpoints" in line
     assert contents(mine) == contents(whole)
-    cut(mine / "measurements.csv")  # as if it had been killed before it gathered the rest
+    cut(mine / "measurements.csv")  # as after a kill before the rest was gathered
     assert repaired(mine) == []
     assert contents(mine) == contents(whole)
 

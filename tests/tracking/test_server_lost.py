@@ -1,4 +1,4 @@
-"""Servers that refuse, are lost or come back, `algomatch log`, and artifacts up and down."""
+"""Servers that refuse, vanish or return; `algomatch log`; artifacts up and down."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_steps_that_a_server_lost_are_logged_again_and_no_others(tmp_path: Path)
         steps = [row[STEP] for row in seen.history if "tables/measurements" not in row]
         assert sorted(steps) == sorted({*before})
 
-        stream = seen.streams["wandb-history.jsonl"]  # as a kill before the tables leaves it
+        stream = seen.streams["wandb-history.jsonl"]  # as after a kill before the tables are sent
         stream[:] = [line for line in stream if "tables/measurements" not in line]
         code, _, err = run("log", os.fspath(folder), environment=environment)
         assert code == 0, err

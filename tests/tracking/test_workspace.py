@@ -1,4 +1,4 @@
-"""The saved workspace of a project: the real client and library, a server on the loopback."""
+"""The saved workspace of a project, by the real client and library and a loopback server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = [
 SUMMARY = ("final/", "best/", "emergence_step/")
 
 
-TESTED = (  # what matching says of a program with testable cuts; this one has none
+TESTED = (  # keys of matching for a program with testable cuts; this one has none
     Measurement("matching/best_match", "tokens+length", 0.9, 300),
     Measurement("matching/best_match_chance", "tokens+length", 0.2, 300),
     Measurement("matching/realised", "tokens+length", 1.0, 300),
@@ -59,7 +59,7 @@ def setting() -> Setting:
 
 @pytest.fixture(scope="module")
 def steps(setting: Setting) -> list[list[Measurement]]:
-    """What is measured of a model that is untrained at first and in the end solves the task."""
+    """The measurements of a model that is untrained at first and solves the task at the end."""
     loss = Measurement("training/loss", "batch", 1.0, 1)
     models = make_bridge(setting.shape), setting.reference.bridge
     return [[loss, *measure(model, setting), *TESTED] for model in models]
@@ -204,7 +204,7 @@ def test_no_panel_shows_what_has_controls_without_them(
 
 
 def controlled(key: str) -> bool:
-    """Whether a key is of what is said to need controls."""
+    """Whether a key belongs to a measure that needs controls."""
     subjects = ("similarity/", "attention/", "final/similarity/", "final/attention/")
     return key.startswith(subjects) and not key.endswith((*CONTROLS, "_reference"))
 
@@ -257,7 +257,7 @@ def test_a_second_call_replaces_the_workspace_and_another_name_is_another_one(
 
 
 def failed(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
-    """The one line that the command says when it fails."""
+    """The one line that the command prints when it fails."""
     capsys.readouterr()
     assert main(["workspace", *arguments]) == code
     [line] = capsys.readouterr().err.splitlines()
@@ -289,7 +289,7 @@ def test_a_project_without_runs_of_algomatch_says_how_to_make_one(
 def test_a_server_that_does_not_answer_is_given_up_in_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb.Api, "_HTTP_TIMEOUT", 1)  # as WANDB_HTTP_TIMEOUT=1 does
+    monkeypatch.setattr(wandb.Api, "_HTTP_TIMEOUT", 1)  # like WANDB_HTTP_TIMEOUT=1
     with WandbServer(hang=True) as hanging:
         for key, value in hanging.environment().items():
             monkeypatch.setenv(key, value)
@@ -299,7 +299,7 @@ def test_a_server_that_does_not_answer_is_given_up_in_time(
 
 
 def name_of(key: str) -> str:
-    """What is left of a key without its subject."""
+    """A key without its subject."""
     return key.rpartition("/")[2]
 
 

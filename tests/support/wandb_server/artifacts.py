@@ -44,7 +44,7 @@ class ServerArtifact:
 
     @property
     def collection(self) -> tuple[str, str, str]:
-        """What the version is a version of."""
+        """The collection that the version belongs to."""
         return self.entity, self.project, self.name
 
     @property
@@ -137,7 +137,7 @@ def _move_aliases(server: WandbServer, artifact: ServerArtifact, aliases: list[s
 
 
 def create_artifact_manifest(server: WandbServer, arguments: Arguments) -> Any:
-    """Say where the client is to put a version's manifest."""
+    """Tell the client where to put a version's manifest."""
     artifact = server.artifacts[arguments["artifactID"]]
     artifact.base = arguments.get("baseArtifactID")
     artifact.incremental = arguments.get("type") == "INCREMENTAL"
@@ -145,7 +145,7 @@ def create_artifact_manifest(server: WandbServer, arguments: Arguments) -> Any:
 
 
 def update_artifact_manifest(server: WandbServer, arguments: Arguments) -> Any:
-    """Say where the client is to put a manifest for which it has learned more."""
+    """Tell the client where to put an updated manifest."""
     return _manifest_upload(server, server.artifacts[arguments["artifactManifestID"]])
 
 
@@ -156,7 +156,7 @@ def _manifest_upload(server: WandbServer, artifact: ServerArtifact) -> dict[str,
 
 
 def create_artifact_files(server: WandbServer, arguments: Arguments) -> Any:
-    """Say where the client is to put a version's files."""
+    """Tell the client where to put a version's files."""
 
     def granted(artifact: str, name: str) -> dict[str, Any]:
         return {
@@ -197,7 +197,7 @@ def use_artifact(server: WandbServer, arguments: Arguments) -> Any:
 
 
 def update_artifact(server: WandbServer, arguments: Arguments) -> Any:
-    """Change what may be changed of a version."""
+    """Change the editable fields of a version."""
     artifact = server.artifacts[arguments["artifactID"]]
     artifact.metadata = decoded(arguments.get("metadata")) or artifact.metadata
     artifact.description = arguments.get("description", artifact.description)
@@ -223,7 +223,7 @@ def delete_aliases(server: WandbServer, arguments: Arguments) -> Any:
 
 
 def delete_artifact(server: WandbServer, arguments: Arguments) -> Any:
-    """Forget a version's files; its number is not given again."""
+    """Delete a version's files; its number is not reused."""
     artifact = server.artifacts[arguments["artifactID"]]
     if artifact.aliases and not arguments.get("deleteAliases"):
         raise graphql.GraphQLError(f"The artifact has the aliases {artifact.aliases}.")

@@ -114,7 +114,7 @@ class ServerRun:
             self.exit_code = body["exitcode"]
 
     def start_again(self) -> None:
-        """Forget how the run ended, since a client goes on with it."""
+        """Clear the run's ending, because a client resumes it."""
         self.exit_code = None
         self.preempting = self.stopped = self.lost = False
 
@@ -168,7 +168,7 @@ def _by_id(server: WandbServer, node_id: str) -> ServerRun:
 
 
 def create_run_files(server: WandbServer, arguments: Arguments) -> Any:
-    """Say where the client is to put a run's files."""
+    """Tell the client where to put a run's files."""
     run = server.runs[arguments["runName"]]
     return {
         "runID": f"run-{run.id}",

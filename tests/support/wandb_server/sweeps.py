@@ -150,7 +150,7 @@ def create_agent(server: WandbServer, arguments: Arguments) -> Any:
 
 
 def heartbeat(server: WandbServer, arguments: Arguments) -> Any:
-    """Take in what an agent runs, and tell it what to do."""
+    """Record an agent's runs, and answer with its commands."""
     agent_id = arguments["id"]
     sweep = server.sweeps[agent_id.partition("-")[0]]
     agent = sweep.agents[agent_id]
