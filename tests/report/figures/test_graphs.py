@@ -1,4 +1,4 @@
-"""The picture of a program: every variable stands somewhere, every arrow is drawn."""
+"""The picture of a program: every variable has a place, every arrow is drawn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from algomatch.config.schema import TaskConfig
 from algomatch.data.rasp.text import edges
 from algomatch.data.tasks import REGISTRY, Task, make_task
 from algomatch.infra.errors import FaultError, UserError
-from algomatch.report.figures.run_figure.graphs import program_graph, save_program_graph
+from algomatch.report.figures.run_figure.run_figure.graphs import program_graph, save_program_graph
 
 
 @pytest.mark.parametrize("name", REGISTRY)
