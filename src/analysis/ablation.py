@@ -81,7 +81,7 @@ class Ablation:
         ]
 
         def effects(components: Sequence[Component]) -> Outcome:
-            runs = [(one, kind) for one in components for kind in again.kinds]
+            runs = [(component, kind) for component in components for kind in again.kinds]
             return changes(again.outcomes(runs), intact)
 
         solved = intact.means()["exact"] >= setting.config.solved
@@ -95,14 +95,14 @@ class Ablation:
         if not solved:
             return
         grown = redundancy.grow(
-            judged, margin, lambda one: self._harms(effects([one]), again.kinds)[0]
+            judged, margin, lambda component: self._harms(effects([component]), again.kinds)[0]
         )
         yield from redundancy.rows_of(judged, grown, margin)
         if grown.places:
             together = effects([grown])
             yield from self._effects([grown], again.kinds, together)
-            found = [(grown, self._harms(together, again.kinds)[0])]
-            yield from redundancy.verdicts(found, margin, solved)
+            pairs = [(grown, self._harms(together, again.kinds)[0])]
+            yield from redundancy.verdicts(pairs, margin, solved)
 
     def _harms(self, change: Outcome, kinds: Sequence[str]) -> list[redundancy.Harm]:
         """Return each component's lowest likely change of exact accuracy, by kind."""

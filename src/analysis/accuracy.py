@@ -70,7 +70,7 @@ class Outcome:
         n = len(self.count)
         count = self.count.reshape(n, -1)[:, :1]  # the same for all
         columns = [count, (count > 0).double()]
-        columns += [one.reshape(n, -1) for one in (self.exact, self.correct, self.loss)]
+        columns += [values.reshape(n, -1) for values in (self.exact, self.correct, self.loss)]
         sums = weighted_sums(counts, torch.cat(columns, dim=1))
         positions, inputs = sums[:, :2].clamp(min=1).unbind(1)
         exact, token, loss = sums[:, 2:].reshape(len(counts), 3, *self.exact.shape[1:]).unbind(1)
@@ -100,15 +100,20 @@ def changes(ablated: Outcome, intact: Outcome) -> Outcome:
 
 def joined(parts: Iterable[Outcome]) -> Outcome:
     """Return the outcome on several sets of inputs as one."""
-    found = list(parts)
-    return Outcome(*(torch.cat([getattr(one, f.name) for one in found]) for f in fields(Outcome)))
+    outcomes = list(parts)
+    return Outcome(
+        *(torch.cat([getattr(part, f.name) for part in outcomes]) for f in fields(Outcome))
+    )
 
 
 def side_by_side(models: Iterable[Outcome]) -> Outcome:
     """Return several models' outcomes on the same inputs as one, a column each."""
-    found = list(models)
+    outcomes = list(models)
     return Outcome(
-        *(torch.stack([getattr(one, f.name) for one in found], dim=1) for f in fields(Outcome))
+        *(
+            torch.stack([getattr(column, f.name) for column in outcomes], dim=1)
+            for f in fields(Outcome)
+        )
     )
 
 
@@ -162,7 +167,7 @@ def _accuracies(whole: Outcome, inputs: InputSet, setting: Setting) -> Iterator[
     if not subsets:
         return
     masks = torch.stack([*subsets.values()], dim=1).double()
-    sums = [one[:, None] * masks for one in (whole.correct, whole.loss, whole.count)]
+    sums = [values[:, None] * masks for values in (whole.correct, whole.loss, whole.count)]
     drawn = weighted_sums(setting.bootstrap, torch.cat(sums, dim=1))
     drawn = drawn.T.contiguous().view(3, len(subsets), -1)
     for (subject, rows), samples in zip(subsets.items(), drawn.unbind(1), strict=True):
@@ -181,7 +186,7 @@ def _controls(inputs: InputSet, setting: Setting) -> Iterator[Measurement]:
 
 def _blind(inputs: InputSet) -> Iterator[Measurement]:
     """Yield the control that gives, at each position of each length, the most frequent output."""
-    result, defined = list(inputs.variables.values())[-1], inputs.defined
+    outputs, defined = list(inputs.variables.values())[-1], inputs.defined
     right = torch.zeros_like(defined)
     for length in inputs.task.lengths:
         rows = inputs.rows("all", length)
@@ -189,7 +194,7 @@ def _blind(inputs: InputSet) -> Iterator[Measurement]:
             cases = rows & defined[:, position]
             if not cases.any():
                 continue
-            codes = result.codes[cases, position].long()
+            codes = outputs.codes[cases, position].long()
             frequent = inputs.targets[cases, position][codes == codes.bincount().argmax()][:1]
             right[cases, position] = inputs.output.same(inputs.targets[cases, position], frequent)
     exact = (right | ~defined).all(-1)

@@ -190,7 +190,7 @@ def observe(
     Its parts are no larger than those of the model that is run beside it.
     """
     models, positions = (bridge, beside or bridge), inputs.tokens.shape[1]
-    each = max(bytes_per_input(one, positions) for one in models)
+    each = max(bytes_per_input(model, positions) for model in models)
     if len(inputs) * each <= WHOLE_BYTES:
         return record(bridge, inputs, batch_size)
     return Streamed(bridge, inputs, max(1, min(batch_size, PART_BYTES // each)))

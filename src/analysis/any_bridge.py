@@ -57,8 +57,8 @@ def match_bridge(
     inputs = input_set(task, settings)
     subject = encoded_subject(bridge, inputs, encode, read)
     known = list(candidates(task, settings, config, programs))
-    random = [(one, encoded_subject(one, inputs, encode, read)) for one in untrained]
+    random = [(init, encoded_subject(init, inputs, encode, read)) for init in untrained]
     if not random:
-        return ranked(standing(subject, one, config) for one in known), None
+        return ranked(standing(subject, candidate, config) for candidate in known), None
     selectors = selectors_of(known, lambda: random, config)
     return compared(bridge, subject, known, selectors, config, progress=progress)

@@ -46,13 +46,13 @@ METRICS = (
 
 def active_heads(bridge: TransformerBridge) -> list[tuple[int, int]]:
     """Return (layer, head) of the heads that write something: neither values nor output all 0."""
-    found = []
+    heads = []
     for layer in range(bridge.cfg.n_layers):
         attention = bridge.blocks[layer].attn
         values = (attention.W_V != 0).flatten(1).any(1) | (attention.b_V != 0).any(-1).flatten()
         writes = values & (attention.W_O != 0).flatten(1).any(1)
-        found += [(layer, head) for head in torch.nonzero(writes)[:, 0].tolist()]
-    return found
+        heads += [(layer, head) for head in torch.nonzero(writes)[:, 0].tolist()]
+    return heads
 
 
 def name_of(head: tuple[int, int]) -> str:
@@ -61,15 +61,15 @@ def name_of(head: tuple[int, int]) -> str:
 
 
 def overlaps(
-    one: Float[Tensor, "inputs head query key"],
+    patterns: Float[Tensor, "inputs head query key"],
     other: Float[Tensor, "inputs other query key"],
     counted: Float[Tensor, "inputs query"],
 ) -> Float64[Tensor, "inputs head other"]:
     """Return the attention that each pair of heads has in common, summed over counted queries."""
-    found = torch.empty(len(one), one.shape[1], other.shape[1], dtype=torch.float64)
-    for i in range(one.shape[1]):
-        found[:, i] = (torch.minimum(one[:, [i]], other).sum(-1) * counted[:, None]).sum(-1)
-    return found
+    common = torch.empty(len(patterns), patterns.shape[1], other.shape[1], dtype=torch.float64)
+    for i in range(patterns.shape[1]):
+        common[:, i] = (torch.minimum(patterns[:, [i]], other).sum(-1) * counted[:, None]).sum(-1)
+    return common
 
 
 def flat(inputs: InputSet) -> Float[Tensor, "inputs query key"]:
@@ -137,31 +137,34 @@ class Attention:
 
     def rows(self) -> Iterator[Measurement]:
         """Yield all pairs, the matched ones, and the model's figure beside its controls."""
-        setting, found = self._setting, self.found()
+        setting, overlap = self._setting, self.found()
         if not self._theirs:
             return
         uniform = setting.once("uniform heads", lambda: _uniform(setting, self._theirs))
         inits, others = (setting.compared(kind, compare) for kind in CONTROLS)
-        n, draws = int(found.count.sum()), setting.bootstrap
+        n, draws = int(overlap.count.sum()), setting.bootstrap
         for i, theirs in enumerate(self._theirs):
             yield Measurement("attention/uniform_overlap", name_of(theirs), uniform[i], n)
             for j, ours in enumerate(self._ours):
                 pair = f"{name_of(theirs)}~{name_of(ours)}"
-                yield Measurement("attention/overlap", pair, float(found.means[i, j]), n)
+                yield Measurement("attention/overlap", pair, float(overlap.means[i, j]), n)
         every = list(range(len(self._theirs)))
         telling = [i for i in every if uniform[i] < UNIFORM]
-        sums = found.matched(every)
-        for i, (value, interval) in enumerate(_values(sums, found.count, draws)):
+        sums = overlap.matched(every)
+        for i, (value, interval) in enumerate(_values(sums, overlap.count, draws)):
             yield Measurement(
                 "attention/matched_overlap", name_of(self._theirs[i]), value, n, *interval
             )
         if not telling:
             return
-        whole = found.matched(telling).mean(1, keepdim=True)
-        value, interval = _values(whole, found.count, draws)[0]
+        whole = overlap.matched(telling).mean(1, keepdim=True)
+        value, interval = _values(whole, overlap.count, draws)[0]
         yield Measurement("attention/matched_overlap", "model", value, n, *interval)
         for suffix, models in (("random_init", inits), ("other_task", others)):
-            values = [float(one.matched(telling).mean(1).sum() / one.count.sum()) for one in models]
+            values = [
+                float(control.matched(telling).mean(1).sum() / control.count.sum())
+                for control in models
+            ]
             if values:
                 ends = (min(values), max(values))
                 mean = sum(values) / len(values)

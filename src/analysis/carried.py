@@ -62,7 +62,7 @@ class Carried:
     @property
     def highest(self) -> Held | None:
         """The variable that is most of it."""
-        return max((self.variables or {}).values(), key=lambda one: one.share, default=None)
+        return max((self.variables or {}).values(), key=lambda held: held.share, default=None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,8 +72,8 @@ class Carried:
             return ()
         return tuple(
             name
-            for name, one in (self.variables or {}).items()
-            if one.all_of_it and one.high >= highest.low
+            for name, held in (self.variables or {}).items()
+            if held.all_of_it and held.high >= highest.low
         )
 
     @property
@@ -84,7 +84,7 @@ class Carried:
 
 @torch.inference_mode()
 def carried(
-    one: Ablated,
+    ablated: Ablated,
     edges: Sequence[Edge],
     draws: int,
     seed: int,
@@ -94,12 +94,12 @@ def carried(
 
     `draws` is of the bootstrap.
     """
-    inputs, wiring, intact = one.inputs, one.wiring, one.intact
+    inputs, wiring, intact = ablated.inputs, ablated.wiring, ablated.intact
     groups = partitions(inputs)
     donated = _donated(inputs, list(groups.values()), seed)
-    places = [one.subject.own_places(each.rows, each.positions) for each in donated]
+    places = [ablated.subject.own_places(each.rows, each.positions) for each in donated]
     counts = bootstrap_counts(len(inputs), draws, seed)
-    found: list[Carried] = []
+    contents: list[Carried] = []
     for i, edge in enumerate(edges):
         written = intact.written[edge.node]
         stream = wiring.stream(edge.reader, intact.written)
@@ -108,18 +108,20 @@ def carried(
         for at in range(0, len(places), count):
             changes = [written[rows, spots] - written for rows, spots in places[at : at + count]]
             stack = torch.stack([torch.zeros_like(stream), *changes])
-            given = one.read(wiring.patched(edge.reader, stream, stack, intact, one.key_mask))
+            given = ablated.read(
+                wiring.patched(edge.reader, stream, stack, intact, ablated.key_mask)
+            )
             apart.append(divergence(inputs.output, given[1:], given[0], inputs.defined))
         mean = torch.cat(apart).view(DRAWS, -1, len(inputs)).mean(0)
-        found.append(Carried(edge, _held(mean, list(groups), counts)))
+        contents.append(Carried(edge, _held(mean, list(groups), counts)))
         if progress is not None:
             progress(i + 1, len(edges))
-    return found
+    return contents
 
 
 def partitions(inputs: InputSet) -> dict[str, Int64[Tensor, "inputs pos"]]:
     """Return the program's variables by name, those that tell the same places apart as one."""
-    found: dict[bytes, tuple[list[str], Tensor]] = {}
+    groups: dict[bytes, tuple[list[str], Tensor]] = {}
     for name, variable in inputs.variables.items():
         codes = variable.codes.long()
         own = codes[inputs.real]
@@ -127,25 +129,25 @@ def partitions(inputs: InputSet) -> dict[str, Int64[Tensor, "inputs pos"]]:
         order = np.argsort(np.argsort(first))  # values numbered as they come
         key = order[np.searchsorted(values, own.numpy())]
         undefined = np.where(own.numpy() == IGNORE, 1, 0)
-        names, _ = found.setdefault(key.tobytes() + undefined.tobytes(), ([], codes))
+        names, _ = groups.setdefault(key.tobytes() + undefined.tobytes(), ([], codes))
         names.append(name)
-    return {" = ".join(names): codes for names, codes in found.values()}
+    return {" = ".join(names): codes for names, codes in groups.values()}
 
 
 def _donated(
     inputs: InputSet, variables: Sequence[Int64[Tensor, "inputs pos"]], seed: int
 ) -> list[Donated]:
     """Return for each draw any places, then for each variable those alike, and by chance."""
-    bases, real, found = torch.arange(len(inputs)), inputs.real, list[Donated]()
+    bases, real, donated = torch.arange(len(inputs)), inputs.real, list[Donated]()
     generator = np.random.default_rng([seed, len(inputs), 5])
     for _ in range(DRAWS):
         free = anywhere(inputs, bases, generator)
-        found.append(free)
+        donated.append(free)
         for codes in variables:
             mixed = codes.clone()
             mixed[real] = codes[real][torch.from_numpy(generator.permutation(int(real.sum())))]
-            found += [_alike(inputs, each, free, generator) for each in (codes, mixed)]
-    return found
+            donated += [_alike(inputs, each, free, generator) for each in (codes, mixed)]
+    return donated
 
 
 def _held(
@@ -188,10 +190,10 @@ def _alike(
     return replace(free, rows=rows, positions=positions)
 
 
-def summed(found: Sequence[Carried]) -> dict[str, list[Carried]]:
+def summed(contents: Sequence[Carried]) -> dict[str, list[Carried]]:
     """Return the edges that carry each variable, by what cannot be told apart."""
     groups: dict[str, list[Carried]] = {}
-    for one in found:
-        if one.names:
-            groups.setdefault(one.name, []).append(one)
+    for content in contents:
+        if content.names:
+            groups.setdefault(content.name, []).append(content)
     return groups

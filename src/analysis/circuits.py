@@ -50,12 +50,12 @@ def divergence(
 ) -> Float64[Tensor, "*stack inputs"]:
     """Return how far outputs are from the intact model's, per input: mean over defined places."""
     if isinstance(output, Categorical):
-        old, new = (one.double().log_softmax(-1) for one in (intact, given))
+        old, new = (logits.double().log_softmax(-1) for logits in (intact, given))
         apart = (old.exp() * (old - new)).sum(-1).clamp(min=0)
     else:
         apart = (given.double() - intact.double())[..., 0] ** 2
-    found: Tensor = (apart * defined).sum(-1) / defined.sum(-1).clamp(min=1)
-    return found
+    mean: Tensor = (apart * defined).sum(-1) / defined.sum(-1).clamp(min=1)
+    return mean
 
 
 def losses(
@@ -64,8 +64,8 @@ def losses(
     """Return the loss on each input: mean over the positions where the program is defined."""
     targets = inputs.targets.expand(given.shape[:-1])
     loss = inputs.output.loss(given.double(), targets.to(_as(inputs)))
-    found: Tensor = loss.sum(-1) / inputs.defined.sum(-1).clamp(min=1)
-    return found
+    mean: Tensor = loss.sum(-1) / inputs.defined.sum(-1).clamp(min=1)
+    return mean
 
 
 def _as(inputs: InputSet) -> torch.dtype:
@@ -173,8 +173,8 @@ class Ablated:
     @cached_property
     def outputs(self) -> Float[Tensor, "inputs pos width"]:
         """The intact model's outputs."""
-        found: Tensor = self.read(self.intact.logits)
-        return found
+        outputs: Tensor = self.read(self.intact.logits)
+        return outputs
 
     def divergence(
         self, logits: Float[Tensor, "*stack inputs own classes"]
@@ -217,7 +217,7 @@ class Scores:
 
 @torch.inference_mode()
 def patched(
-    one: Ablated,
+    ablated: Ablated,
     edges: Sequence[Edge],
     measured: Measured,
     progress: Progress | None = None,
@@ -228,10 +228,10 @@ def patched(
     reader is run, all edges of a reader side by side, and only where its node writes something
     else at all; of idle readers nothing.
     """
-    wiring, intact, done = one.wiring, one.intact, 0
-    found = torch.zeros(len(edges), dtype=torch.float64)
+    wiring, intact, done = ablated.wiring, ablated.intact, 0
+    effects = torch.zeros(len(edges), dtype=torch.float64)
     by_reader: dict[int, list[int]] = {}
-    change = one.other - intact.written
+    change = ablated.other - intact.written
     varied = change.flatten(1).any(1).tolist()
     for i, edge in enumerate(edges):
         if varied[edge.node] and not wiring.idle[edge.reader]:
@@ -243,17 +243,17 @@ def patched(
         for some in _portions(places, stream.numel()):
             nodes = [edges[i].node for i in some]
             stack = torch.cat([torch.zeros_like(stream)[None], change[nodes]])
-            given = wiring.given(reader, stream, stack, one.key_mask)
+            given = wiring.given(reader, stream, stack, ablated.key_mask)
             moved = torch.nonzero((given[1:] != given[0]).flatten(1).any(1))[:, 0]
             if len(moved):
                 asked = torch.cat([given[:1], given[1:][moved]])
-                out = one.read(wiring.after(reader, stream, asked, intact, one.key_mask))
+                out = ablated.read(wiring.after(reader, stream, asked, intact, ablated.key_mask))
                 effect = measured(out[1:], out[0]).mean(-1)
-                found[[some[i] for i in moved.tolist()]] = effect
+                effects[[some[i] for i in moved.tolist()]] = effect
             done += len(some)
             if progress is not None:
                 progress(done, len(edges))
-    return torch.where(found > NOTHING, found, 0.0)
+    return torch.where(effects > NOTHING, effects, 0.0)
 
 
 def _portions(places: list[int], size: int) -> Iterator[list[int]]:
@@ -263,38 +263,40 @@ def _portions(places: list[int], size: int) -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def visible(one: Ablated, real: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
+def visible(ablated: Ablated, real: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
     """Return the real edges that an ablation can see: it alone changes what their readers write.
 
     At a position of a list. An edge that carries a constant is out of the sight of resampling, and
     within one length so is all that only the length changes.
     """
-    wiring, intact, found = one.wiring, one.intact, torch.zeros_like(real)
-    counted = one.subject_real()[..., None]
+    wiring, intact, seen = ablated.wiring, ablated.intact, torch.zeros_like(real)
+    counted = ablated.subject_real()[..., None]
     for r in torch.nonzero(real.any(1))[:, 0].tolist():
         nodes = torch.nonzero(real[r])[:, 0]
-        change = one.other[nodes] - intact.written[nodes]
+        change = ablated.other[nodes] - intact.written[nodes]
         stacked = torch.cat([torch.zeros_like(change[:1]), change])
-        given = wiring.given(r, wiring.stream(r, intact.written), stacked, one.key_mask) * counted
+        given = (
+            wiring.given(r, wiring.stream(r, intact.written), stacked, ablated.key_mask) * counted
+        )
         moved = (given[1:] - given[0]).abs().flatten(1).amax(1)
-        found[r, nodes] = moved > ROUNDING * given[0].abs().max()
-    return found
+        seen[r, nodes] = moved > ROUNDING * given[0].abs().max()
+    return seen
 
 
-def exact(one: Ablated, progress: Progress | None = None) -> Scores:
+def exact(ablated: Ablated, progress: Progress | None = None) -> Scores:
     """Return the divergence that taking away each edge alone makes, and each node."""
-    edges = exact_edges(one, progress)
-    nodes = without_nodes(one, range(len(one.wiring.nodes)), _apart(one))
-    return Scores("exact", one.kind, edges, nodes)
+    edges = exact_edges(ablated, progress)
+    nodes = without_nodes(ablated, range(len(ablated.wiring.nodes)), _apart(ablated))
+    return Scores("exact", ablated.kind, edges, nodes)
 
 
-def exact_edges(one: Ablated, progress: Progress | None = None) -> Float64[Tensor, " edge"]:
+def exact_edges(ablated: Ablated, progress: Progress | None = None) -> Float64[Tensor, " edge"]:
     """Return the divergence that taking away each edge alone makes."""
-    return patched(one, one.wiring.edges, _apart(one), progress)
+    return patched(ablated, ablated.wiring.edges, _apart(ablated), progress)
 
 
-def _apart(one: Ablated) -> Measured:
-    inputs = one.inputs
+def _apart(ablated: Ablated) -> Measured:
+    inputs = ablated.inputs
 
     def measured(given: Tensor, intact: Tensor) -> Tensor:
         return divergence(inputs.output, given, intact, inputs.defined)
@@ -303,27 +305,31 @@ def _apart(one: Ablated) -> Measured:
 
 
 def without_nodes(
-    one: Ablated, nodes: Iterable[int], measured: Measured
+    ablated: Ablated, nodes: Iterable[int], measured: Measured
 ) -> Float64[Tensor, " some"]:
     """Return what taking away all that each of some nodes writes does, mean over inputs."""
-    found = []
+    effects = []
     for u in nodes:
-        removed = torch.zeros(len(one.wiring.readers), len(one.wiring.nodes), dtype=torch.bool)
+        removed = torch.zeros(
+            len(ablated.wiring.readers), len(ablated.wiring.nodes), dtype=torch.bool
+        )
         removed[:, u] = True
-        found.append(float(measured(one.read(one.without(removed)), one.outputs).mean()))
-    values = torch.tensor(found, dtype=torch.float64)
+        effects.append(
+            float(measured(ablated.read(ablated.without(removed)), ablated.outputs).mean())
+        )
+    values = torch.tensor(effects, dtype=torch.float64)
     return torch.where(values > NOTHING, values, 0.0)
 
 
 def acdc(
-    one: Ablated, threshold: float, progress: Progress | None = None
+    ablated: Ablated, threshold: float, progress: Progress | None = None
 ) -> Bool[Tensor, "reader node"]:
     """Return the edges that are kept where each is removed that moves the outputs less.
 
     From the output back, the latest node first; less than `threshold`, on top of what the edges
     removed before have moved. Of a node that nothing reads any more no edge is kept.
     """
-    wiring = one.wiring
+    wiring = ablated.wiring
     removed = torch.zeros(len(wiring.readers), len(wiring.nodes), dtype=torch.bool)
     moved, done = 0.0, 0
     for r, reader in reversed(list(enumerate(wiring.readers))):
@@ -333,7 +339,7 @@ def acdc(
             removed[r, u] = True
             done += 1
             if not dead:
-                now = float(one.divergence(one.without(removed, reader.layer)).mean())
+                now = float(ablated.divergence(ablated.without(removed, reader.layer)).mean())
                 if now - moved < threshold:
                     moved = now
                 else:
@@ -353,22 +359,24 @@ def all_edges(wiring: Wiring) -> Bool[Tensor, "reader node"]:
     return torch.arange(len(wiring.nodes)) < counts[:, None]
 
 
-def attribution(one: Ablated, steps: int | None = None, progress: Progress | None = None) -> Scores:
+def attribution(
+    ablated: Ablated, steps: int | None = None, progress: Progress | None = None
+) -> Scores:
     """Return each edge's attribution: the gradient of the loss at the reader times the change.
 
     With `steps`, the mean of the gradients at so many points from ablated to intact embeddings.
     """
-    wiring, method = one.wiring, "eap" if steps is None else "eap_ig"
-    own = wiring.embedded(one.tokens)
+    wiring, method = ablated.wiring, "eap" if steps is None else "eap_ig"
+    own = wiring.embedded(ablated.tokens)
     count = len(own)
     shares = [1.0] if steps is None else [(i + 1) / steps for i in range(steps)]
     gradient = torch.zeros(len(wiring.readers), *own.shape[1:])
     for i, share in enumerate(shares):
-        embeddings = one.other[:count] + share * (own - one.other[:count])
-        gradient += _gradient(one, embeddings) / len(shares)
+        embeddings = ablated.other[:count] + share * (own - ablated.other[:count])
+        gradient += _gradient(ablated, embeddings) / len(shares)
         if progress is not None:
             progress(i + 1, len(shares))
-    change = one.other - one.intact.written
+    change = ablated.other - ablated.intact.written
     nodes = torch.zeros(len(wiring.nodes), dtype=torch.float64)
     values, silent = torch.zeros(len(wiring.edges), dtype=torch.float64), list[int]()
     starts = [i for i, edge in enumerate(wiring.edges) if edge.node == 0]
@@ -380,27 +388,29 @@ def attribution(one: Ablated, steps: int | None = None, progress: Progress | Non
         silent += here[each.abs().amax(-1) <= NOTHING].tolist()
 
     def dearer(given: Tensor, intact: Tensor) -> Tensor:
-        return (losses(one.inputs, given) - losses(one.inputs, intact)).abs()
+        return (losses(ablated.inputs, given) - losses(ablated.inputs, intact)).abs()
 
     asked = [wiring.edges[i] for i in silent]
     if asked:
-        values[silent] = patched(one, asked, dearer)
+        values[silent] = patched(ablated, asked, dearer)
     nodes = nodes.abs()
     quiet = torch.nonzero(nodes <= NOTHING)[:, 0].tolist()
-    nodes[quiet] = without_nodes(one, quiet, dearer)
-    return Scores(method, one.kind, values, nodes, len(asked))
+    nodes[quiet] = without_nodes(ablated, quiet, dearer)
+    return Scores(method, ablated.kind, values, nodes, len(asked))
 
 
 def _gradient(
-    one: Ablated, embeddings: Float[Tensor, "node inputs pos d_model"]
+    ablated: Ablated, embeddings: Float[Tensor, "node inputs pos d_model"]
 ) -> Float[Tensor, "reader inputs pos d_model"]:
     """Return the gradient of each input's loss by what each reader reads."""
     with torch.enable_grad():
-        added = torch.zeros(len(one.wiring.readers), *embeddings.shape[1:], requires_grad=True)
-        run = one.wiring.run(one.tokens, one.key_mask, added=added, embeddings=embeddings.clone())
-        loss = losses(one.inputs, one.read(run.logits)).sum()
-        (found,) = torch.autograd.grad(loss, [added])
-    return found
+        added = torch.zeros(len(ablated.wiring.readers), *embeddings.shape[1:], requires_grad=True)
+        run = ablated.wiring.run(
+            ablated.tokens, ablated.key_mask, added=added, embeddings=embeddings.clone()
+        )
+        loss = losses(ablated.inputs, ablated.read(run.logits)).sum()
+        (gradient,) = torch.autograd.grad(loss, [added])
+    return gradient
 
 
 def reaching(wiring: Wiring, kept: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
@@ -409,12 +419,12 @@ def reaching(wiring: Wiring, kept: Bool[Tensor, "reader node"]) -> Bool[Tensor, 
     A node of which no edge is kept still gives something: what it makes of ablated values, and of
     the length, which attention sees without an edge.
     """
-    found = kept.clone()
+    reached = kept.clone()
     for r, reader in reversed(list(enumerate(wiring.readers))):
         node = reader.node
-        if node is not None and not found[:, wiring.nodes.index(node)].any():
-            found[r] = False
-    return found
+        if node is not None and not reached[:, wiring.nodes.index(node)].any():
+            reached[r] = False
+    return reached
 
 
 def top(wiring: Wiring, scores: Scores, count: int) -> Bool[Tensor, "reader node"]:

@@ -75,9 +75,9 @@ def random_inits(
     """Return untrained models of a learned model's shape: the negative control of similarity."""
     bridges = []
     for i in range(count):
-        one = copy.copy(shape)  # dataclasses.replace would lose attention_dir
-        one.seed = init_seed(seed, i)
-        bridges.append(make_bridge(one, device=device))
+        cfg = copy.copy(shape)  # dataclasses.replace would lose attention_dir
+        cfg.seed = init_seed(seed, i)
+        bridges.append(make_bridge(cfg, device=device))
     return bridges
 
 
@@ -128,10 +128,10 @@ def _positives(
         return Made(change(compiled).bridge(inputs), note)
 
     def noised(progress: Progress, at: int) -> Made:
-        found = hardest_noise(compiled, inputs, at)
-        if found is None:
+        noisy = hardest_noise(compiled, inputs, at)
+        if noisy is None:
             raise NotMadeError("no noise is survived")
-        return Made(found[0].bridge(inputs), f"relative noise {found[1]:g}")
+        return Made(noisy[0].bridge(inputs), f"relative noise {noisy[1]:g}")
 
     yield Control("reference", POSITIVE, "reference", as_is)
     for i in range(DRAWS):
@@ -152,13 +152,17 @@ def _positives(
     def implemented(progress: Progress) -> Made:
         tried: list[Implementation] = []
         for i in range(TRIES):
-            one = implement(inputs, shape, seed + i, progress=progress)
-            tried.append(one)
-            if one.exact == 1:
-                swaps = ", ".join(f"{name} {share:.3f}" for name, share in one.interchange.items())
+            implementation = implement(inputs, shape, seed + i, progress=progress)
+            tried.append(implementation)
+            if implementation.exact == 1:
+                swaps = ", ".join(
+                    f"{name} {share:.3f}" for name, share in implementation.interchange.items()
+                )
                 note = f"interchange {swaps}" if swaps else "no inner variable to interchange"
-                return Made(make_bridge(shape, one.weights, config.analysis.device), note)
-        best = max(one.exact for one in tried)
+                return Made(
+                    make_bridge(shape, implementation.weights, config.analysis.device), note
+                )
+        best = max(implementation.exact for implementation in tried)
         raise NotMadeError(f"interchange training reached exact accuracy {best:.4f}, not 1")
 
     yield Control("implemented", POSITIVE, "implemented", implemented)

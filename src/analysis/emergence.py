@@ -41,15 +41,15 @@ def summaries(
     what the steps before those of `rows` amount to, where these are not all.
     """
     metrics = declared_metrics()
-    found = dict(before or {})
+    by_key = dict(before or {})
     for _, at_step in groupby(sorted(rows, key=_step), key=_step):
         here = list(at_step)
         controls = _controls(here)
         for row in headlines(here):
             if not row.measure.startswith("training/"):
                 metric = metrics.get(row.measure, _UNDECLARED)
-                found[row.key] = _added(found.get(row.key), row, metric, controls)
-    return found
+                by_key[row.key] = _added(by_key.get(row.key), row, metric, controls)
+    return by_key
 
 
 def passing(
@@ -73,12 +73,12 @@ def _step(row: Measurement) -> int:
 
 def _controls(rows: Iterable[Measurement]) -> Mapping[tuple[str, str], list[Measurement]]:
     """Return the controls of one step by the measure and the subject that they are controls of."""
-    found: dict[tuple[str, str], list[Measurement]] = {}
+    controls: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows:
         for ending in CONTROLS:
             if row.measure.endswith(ending):
-                found.setdefault((row.measure.removesuffix(ending), row.subject), []).append(row)
-    return found
+                controls.setdefault((row.measure.removesuffix(ending), row.subject), []).append(row)
+    return controls
 
 
 def _added(

@@ -70,8 +70,8 @@ class Variant:
 
     def up_to(self, layer: int) -> Variant:
         """Return what is put into the first layers, up to one."""
-        patterns = {at: one for at, one in self.patterns.items() if at[0] <= layer}
-        neurons = {at: one for at, one in self.neurons.items() if at <= layer}
+        patterns = {at: pattern for at, pattern in self.patterns.items() if at[0] <= layer}
+        neurons = {at: values for at, values in self.neurons.items() if at <= layer}
         return Variant(self.name, patterns, neurons)
 
 
@@ -109,21 +109,21 @@ def variants(
 
     `untrained` is a random init, explained.
     """
-    active = [one for one in heads if one.active]
-    hard = {(one.layer, one.head): one.hard.pattern for one in active}
-    best = {(one.layer, one.head): one.best.pattern for one in active}
+    active = [head for head in heads if head.active]
+    hard = {(head.layer, head.head): head.hard.pattern for head in active}
+    best = {(head.layer, head.head): head.best.pattern for head in active}
     uniform = flat(recording.inputs)
     everywhere = dict.fromkeys(best, uniform)
-    theirs = {(one.layer, one.head): one.best.pattern for one in untrained[0]}
+    theirs = {(head.layer, head.head): head.best.pattern for head in untrained[0]}
     theirs = {at: pattern for at, pattern in theirs.items() if at in best}
-    found = [Variant(SELECTORS, hard), Variant(TABLES, best)]
+    by_heads = [Variant(SELECTORS, hard), Variant(TABLES, best)]
     if not neurons:
-        return [*found, Variant(UNIFORM, everywhere), Variant(UNTRAINED, theirs)]
+        return [*by_heads, Variant(UNIFORM, everywhere), Variant(UNTRAINED, theirs)]
     train = ~held_out
     said = by_predicates(neurons, recording, cells, train)
     untold = by_predicates(neurons, recording, cells, train, told=False)
     return [
-        *found,
+        *by_heads,
         Variant(NEURONS, {}, said),
         Variant(f"{SELECTORS}, {NEURONS}", hard, said),
         Variant(f"{TABLES}, {NEURONS}", best, said),
@@ -151,28 +151,28 @@ def by_predicates(
     inputs, codes, at_bos = recording.inputs, cells.codes.numpy(), _at_bos(cells)
     act = ACTIVATIONS[recording.bridge.cfg.act_fn]
 
-    def holds(one: NeuronExplanation) -> Bool[Tensor, " cells"]:
-        predicate = one.predicate if told else one.untold
+    def holds(neuron: NeuronExplanation) -> Bool[Tensor, " cells"]:
+        predicate = neuron.predicate if told else neuron.untold
         if predicate is None:
             return torch.ones_like(at_bos)
         return torch.from_numpy(predicate.holds(codes))
 
-    found = {}
-    for layer in sorted({one.layer for one in neurons}):
-        some = [one for one in neurons if one.layer == layer]
-        indices = torch.tensor([one.index for one in some])
+    by_layer = {}
+    for layer in sorted({neuron.layer for neuron in neurons}):
+        some = [neuron for neuron in neurons if neuron.layer == layer]
+        indices = torch.tensor([neuron.index for neuron in some])
         post = act(recording[f"blocks.{layer}.mlp.hook_pre"][..., indices])
-        where = torch.stack([holds(one) for one in some], dim=1)
+        where = torch.stack([holds(neuron) for neuron in some], dim=1)
         bos = torch.zeros_like(inputs.real)
         bos[:, 0] = True
         means = [
             _means_by(post[rows], where[cells.at[rows]])
             for rows in (inputs.real & train[:, None], bos & train[:, None])
         ]
-        listed, first = (torch.where(where, one[1], one[0]) for one in means)
+        listed, first = (torch.where(where, mean[1], mean[0]) for mean in means)
         values = torch.where(at_bos[:, None], first, listed)
-        found[layer] = NeuronValues(indices, values.float(), cells.at)
-    return found
+        by_layer[layer] = NeuronValues(indices, values.float(), cells.at)
+    return by_layer
 
 
 def at_mean(
@@ -181,13 +181,13 @@ def at_mean(
     """Return neurons at their mean over the list's places, and over BOS."""
     inputs, at_bos = recording.inputs, _at_bos(cells)
     act = ACTIVATIONS[recording.bridge.cfg.act_fn]
-    found = {}
-    for layer in sorted({one.layer for one in neurons}):
+    by_layer = {}
+    for layer in sorted({neuron.layer for neuron in neurons}):
         post = act(recording[f"blocks.{layer}.mlp.hook_pre"])
         means = torch.stack([post[inputs.real].mean(0), post[:, 0].mean(0)])
         indices = torch.arange(means.shape[1])
-        found[layer] = NeuronValues(indices, means[at_bos.long()], cells.at)
-    return found
+        by_layer[layer] = NeuronValues(indices, means[at_bos.long()], cells.at)
+    return by_layer
 
 
 def _means_by(
@@ -200,10 +200,10 @@ def _means_by(
 
 
 def _at_bos(cells: Cells) -> Bool[Tensor, " cells"]:
-    place = next(at for at, one in enumerate(cells.features) if one.name == "index")
+    place = next(at for at, feature in enumerate(cells.features) if feature.name == "index")
     values: tuple[object, ...] = cells.features[place].values
-    found: Tensor = cells.codes[:, place] == values.index(-1)
-    return found
+    at_bos: Tensor = cells.codes[:, place] == values.index(-1)
+    return at_bos
 
 
 @torch.inference_mode()
@@ -211,7 +211,7 @@ def logits_of(
     model: NativeModel, inputs: InputSet, variant: Variant
 ) -> Float[Tensor, "inputs pos classes"]:
     """Return the outputs of a model with explanations in the place of what they explain."""
-    device, found = model.cfg.device, list[Tensor]()
+    device, logits = model.cfg.device, list[Tensor]()
     for start in range(0, len(inputs), BATCH):
         rows = slice(start, start + BATCH)
         mask = inputs.key_mask[rows].to(device)
@@ -232,8 +232,8 @@ def logits_of(
                     cell = given.cell[rows].clamp(min=0)
                     hidden[..., given.indices.to(device)] = given.by_cell[cell].to(device)
                 residual = residual + block.mlp.fc_out(hidden)
-        found.append(model.head(model.ln_out(residual)).cpu())
-    return torch.cat(found)
+        logits.append(model.head(model.ln_out(residual)).cpu())
+    return torch.cat(logits)
 
 
 def _put(heads: Mapping[int, Float[Tensor, "inputs query key"]]) -> Callable[[Tensor], Tensor]:
@@ -259,15 +259,15 @@ def explained(
 
     `step` is called after each run.
     """
-    found = []
+    rows = []
     runs = [(Variant(INTACT), -1)]
-    runs += [(one, layer) for one in chosen for layer in range(model.cfg.n_layers)]
-    for one, layer in runs:
-        logits = logits_of(model, inputs, one.up_to(layer))
-        found.append(_row(one.name, layer, outcome(logits, inputs.targets, inputs.output), inputs,
-                          held_out))  # fmt: skip
+    runs += [(variant, layer) for variant in chosen for layer in range(model.cfg.n_layers)]
+    for variant, layer in runs:
+        logits = logits_of(model, inputs, variant.up_to(layer))
+        whole = outcome(logits, inputs.targets, inputs.output)
+        rows.append(_row(variant.name, layer, whole, inputs, held_out))
         step()
-    return found
+    return rows
 
 
 def _row(

@@ -178,13 +178,13 @@ def explain_heads(
     tables = Tables(inputs, search.features, ~search.held_out)
     active = active_heads(recording, config.seed)
     draws = bootstrap_counts(len(inputs), config.bootstrap, config.seed)
-    found, joint = list[HeadExplanation](), list[Joint]()
+    heads, joint = list[HeadExplanation](), list[Joint]()
     longest = inputs.lengths == inputs.lengths.max()
     cfg = recording.bridge.cfg
     for layer in range(cfg.n_layers):
         patterns = _patterns(recording, layer)
         at_list, at_bos = _counted(inputs, layer == cfg.n_layers - 1)
-        together = torch.stack([one.pattern for one in every], dim=1)
+        together = torch.stack([selector.pattern for selector in every], dim=1)
         of_list = _overlaps(patterns, together, at_list)
         of_bos = _overlaps(patterns, torch.stack(list(rows.values()), dim=1), at_bos)
         everything = _overlaps(patterns, flat(inputs)[:, None], at_list + at_bos)[..., 0]
@@ -197,21 +197,27 @@ def explain_heads(
         table = _tables(patterns, tables, at_list + at_bos, weights, config.explain_at)
         for other in untrained:
             theirs, counted = _patterns(other, layer), at_list + at_bos
-            hard = [_beside_untrained(one, _highest(theirs, one.pattern, counted)) for one in hard]
+            hard = [
+                _beside_untrained(match, _highest(theirs, match.pattern, counted)) for match in hard
+            ]
             reached = _held_out_scores(theirs, tables, counted, weights)
-            table = [_table_beside(one, reached[one.kind.name]) for one in table]
+            table = [_table_beside(match, reached[match.kind.name]) for match in table]
         for head in range(cfg.n_heads):
-            found.append(
+            heads.append(
                 HeadExplanation(
                     layer, head, (layer, head) in active, hard[head], table[head],
                     weights.mean(everything[:, head]), config.explain_at, longest,
                     _mean_pattern(patterns[:, head], longest),
                 )
             )  # fmt: skip
-        of_layer = [one.head for one in found if one.layer == layer and one.active]
+        of_layer = [
+            explanation.head
+            for explanation in heads
+            if explanation.layer == layer and explanation.active
+        ]
         joint += _joint(layer, patterns, of_layer, every, of_list, at_list)
         step()
-    return Heads(tuple(found), tuple(joint))
+    return Heads(tuple(heads), tuple(joint))
 
 
 def active_heads(recording: Recording, seed: int) -> set[tuple[int, int]]:
@@ -318,15 +324,17 @@ def _hard(
     )  # fmt: skip
 
 
-def _beside_untrained(one: HardMatch, value: float) -> HardMatch:
+def _beside_untrained(match: HardMatch, value: float) -> HardMatch:
     return HardMatch(
-        one.scored, one.selector, one.at_bos, one.mass, one.runner_up, max(one.untrained, value),
-        one.pattern,
+        match.scored, match.selector, match.at_bos, match.mass, match.runner_up,
+        max(match.untrained, value), match.pattern,
     )  # fmt: skip
 
 
-def _table_beside(one: TableMatch, value: float) -> TableMatch:
-    return TableMatch(one.scored, one.kind, one.size, max(one.untrained, value), one.pattern)
+def _table_beside(match: TableMatch, value: float) -> TableMatch:
+    return TableMatch(
+        match.scored, match.kind, match.size, max(match.untrained, value), match.pattern
+    )
 
 
 def _tables(
@@ -345,7 +353,7 @@ def _tables(
         (kind, size, attention, _own_overlaps(patterns, attention, counted))
         for kind, size, attention in tables.fitted(patterns)
     ]
-    found = []
+    matches = []
     for head in range(patterns.shape[1]):
         reached = [
             float(sums[train, head].sum() / weights.count[train].sum()) for *_, sums in fitted
@@ -353,8 +361,8 @@ def _tables(
         enough = min(bar, max(reached) - NEAR_BEST) if max(reached) < bar else bar
         kind, size, attention, sums = fitted[next(i for i, v in enumerate(reached) if v >= enough)]
         scored = weights.scored(kind.name, sums[:, head], some=True)
-        found.append(TableMatch(scored, kind, size, 0.0, attention[:, head].clone()))
-    return found
+        matches.append(TableMatch(scored, kind, size, 0.0, attention[:, head].clone()))
+    return matches
 
 
 def _held_out_scores(
@@ -371,12 +379,12 @@ def _held_out_scores(
 
 
 def _own_overlaps(
-    one: Float[Tensor, "inputs head query key"],
+    patterns: Float[Tensor, "inputs head query key"],
     other: Float[Tensor, "inputs head query key"],
     counted: Float[Tensor, "inputs query"],
 ) -> Float64[Tensor, "inputs head"]:
     """Return the attention that each head has in common with its own of the other ones."""
-    common: Tensor = (torch.minimum(one, other).sum(-1) * counted[:, None]).sum(-1).double()
+    common: Tensor = (torch.minimum(patterns, other).sum(-1) * counted[:, None]).sum(-1).double()
     return common
 
 
@@ -399,8 +407,8 @@ def _joint(
     alone = of_list[:, list(heads)].sum(0) / at_list.sum()
     root = np.linalg.cholesky((flats.T @ flats).numpy() + 1e-9 * np.eye(len(heads))).T
     best: Joint | None = None
-    for at, one in enumerate(every):
-        wanted = one.pattern[queries].flatten().double()
+    for at, selector in enumerate(every):
+        wanted = selector.pattern[queries].flatten().double()
         solved, _ = nnls(root, np.linalg.solve(root.T, (flats.T @ wanted).numpy()))
         if solved.sum() == 0:
             continue
@@ -416,5 +424,5 @@ def _joint(
             shares = {
                 head: float(w) for head, w in zip(heads, weights.tolist(), strict=True) if w > 0
             }
-            best = Joint(layer, one.name, shares, value, single_best)
+            best = Joint(layer, selector.name, shares, value, single_best)
     return [best] if best is not None else []

@@ -154,28 +154,30 @@ class Judge:
 
     def __init__(self, inputs: InputSet, trials: Iterable[CutTrials], draws: int, seed: int):
         self._inputs = inputs
-        self._trials = [one for one in trials if one.trials]
+        self._trials = [cut_trials for cut_trials in trials if cut_trials.trials]
         self._counts = bootstrap_counts(len(inputs), draws, seed)
-        bases = [trial.bases for one in self._trials for trial in one.trials]
+        bases = [trial.bases for cut_trials in self._trials for trial in cut_trials.trials]
         some = torch.unique(torch.cat(bases)) if bases else torch.empty(0, dtype=torch.int64)
         self._lost = anywhere(inputs, some, np.random.default_rng([seed, 7]))
         self._answers = {
             id(trial): _one_answer(inputs, trial.targets)
-            for one in self._trials
-            for trial in one.trials
+            for cut_trials in self._trials
+            for trial in cut_trials.trials
         }
 
     def matches(
         self, site: str, given: Given, chosen: Sequence[Cut] | None = None
     ) -> Iterator[Match]:
         """Yield each cut's match, or the chosen ones', where `given` gives logits of cases."""
-        trials = [one for one in self._trials if chosen is None or one.cut in chosen]
+        trials = [
+            cut_trials for cut_trials in self._trials if chosen is None or cut_trials.cut in chosen
+        ]
         if not trials:
             return
         lost = given(self._lost)
-        for one in trials:
-            scores = tuple(self._score(trial, given, lost) for trial in one.trials)
-            yield _match(site, one.cut, scores, self._counts)
+        for cut_trials in trials:
+            scores = tuple(self._score(trial, given, lost) for trial in cut_trials.trials)
+            yield _match(site, cut_trials.cut, scores, self._counts)
 
     def _score(self, trial: Trial, given: Given, lost: Tensor) -> Score:
         right = _right(self._inputs, given(trial), trial.targets)
@@ -199,10 +201,10 @@ def _one_answer(inputs: InputSet, targets: Tensor) -> float:
     defined = inputs.output.defined(targets)
     largest = targets[defined].max()
     answers = torch.where(defined, targets, largest).amin(-1)
-    one = (inputs.output.same(targets, answers[:, None]) | ~defined).all(-1)
-    if not one.any():
+    uniform = (inputs.output.same(targets, answers[:, None]) | ~defined).all(-1)
+    if not uniform.any():
         return 0.0
-    return int(torch.unique(answers[one], return_counts=True)[1].max()) / len(targets)
+    return int(torch.unique(answers[uniform], return_counts=True)[1].max()) / len(targets)
 
 
 def _match(
@@ -230,9 +232,9 @@ def _lowest(
     return lowest
 
 
-def by_site(found: Sequence[Match]) -> Mapping[str, dict[str, Match]]:
+def by_site(matches: Sequence[Match]) -> Mapping[str, dict[str, Match]]:
     """Return matches by site and cut's name."""
     table: dict[str, dict[str, Match]] = {}
-    for one in found:
-        table.setdefault(one.site, {})[one.cut.name] = one
+    for match in matches:
+        table.setdefault(match.site, {})[match.cut.name] = match
     return table

@@ -65,16 +65,18 @@ def _implemented(progress: Progress, own: Candidate, setting: Setting) -> Made:
     config, tried = setting.config, list[CutImplementation]()
     for i in range(TRIES):
         try:
-            one = implement_cuts(
+            implementation = implement_cuts(
                 own.inputs, setting.shape, own.testable, config.seed + i, progress=progress
             )
         except UserError as error:
             raise NotMadeError(first_line(error)) from error
-        tried.append(one)
-        if one.solved:
-            note = ", ".join(f"{name} {share:.3f}" for name, share in one.held.items())
-            return Made(make_bridge(setting.shape, one.weights, config.device), f"holds {note}")
-    best = max(tried, key=lambda one: min(one.held.values()))
+        tried.append(implementation)
+        if implementation.solved:
+            note = ", ".join(f"{name} {share:.3f}" for name, share in implementation.held.items())
+            return Made(
+                make_bridge(setting.shape, implementation.weights, config.device), f"holds {note}"
+            )
+    best = max(tried, key=lambda implementation: min(implementation.held.values()))
     raise NotMadeError(
         f"interchange training reached {min(best.held.values()):.3f} of its trials, not {SOLVED}, "
         f"and exact accuracy {best.exact:.4f}"
@@ -102,23 +104,23 @@ def check(
         return
     subject = subject_of(bridge, setting.inputs)
     all_of_them = control.kind != POSITIVE or control.group == "reference"
-    found = [
-        standing(subject, one, config, sides=False)
-        for one in known
-        if all_of_them or one is known[0]
+    standings = [
+        standing(subject, candidate, config, sides=False)
+        for candidate in known
+        if all_of_them or candidate is known[0]
     ]
     own_name = control.name if control.kind == DECOY else known[0].name
-    for one in found:
-        program, own = one.candidate, one.candidate.name == own_name
-        if not (own or control.kind == NEGATIVE or (control.kind == DECOY and one is found[0])):
+    for row in standings:
+        program, own = row.candidate, row.candidate.name == own_name
+        if not (own or control.kind == NEGATIVE or (control.kind == DECOY and row is standings[0])):
             continue
-        matched = one.best_of(program.testable)
-        right, note = _as_known(control, program, own, one, known, rule_of(config))
+        matched = row.best_of(program.testable)
+        right, note = _as_known(control, program, own, row, known, rule_of(config))
         low = min if own and control.kind != NEGATIVE else max
         told = own and all_of_them and control.kind != NEGATIVE
-        said = recognised(bridge, subject, one, found, setting) if told else (None, "")
+        said = recognised(bridge, subject, row, standings, setting) if told else (None, "")
         yield Checked(
-            task, control.name, control.kind, program.name, one.exact, one.verdict.verdict,
+            task, control.name, control.kind, program.name, row.exact, row.verdict.verdict,
             low(matched.values(), default=None), right, note, *said,
         )  # fmt: skip
 
@@ -127,21 +129,21 @@ def recognised(
     bridge: TransformerBridge,
     subject: Subject,
     own: Standing,
-    found: Sequence[Standing],
+    standings: Sequence[Standing],
     setting: Setting,
 ) -> tuple[bool | None, str]:
     """Return whether a model's own program is told from each of the others, and how or why not."""
     name = own.candidate.name
     untrained = untrained_of(bridge.cfg, setting.inputs, setting.config)
-    compare = selectors_of([one.candidate for one in found], untrained, setting.config)
+    compare = selectors_of([rival.candidate for rival in standings], untrained, setting.config)
     said: list[tuple[bool | None, str]] = []
-    for one in found:
-        theirs = one.candidate.name
-        follow = [each.verdict.verdict == FOLLOWS for each in (own, one)]
+    for rival in standings:
+        theirs = rival.candidate.name
+        follow = [each.verdict.verdict == FOLLOWS for each in (own, rival)]
         if theirs == name:
             continue
-        if not told_by_cuts(own, one):
-            (decision,) = finer(compare, bridge, subject, [own, one]).decisions or (None,)
+        if not told_by_cuts(own, rival):
+            (decision,) = finer(compare, bridge, subject, [own, rival]).decisions or (None,)
             decided = None if decision is None else decision.decided
             why = "the task is not solved" if decision is None else decision.text
             said.append((None if decided is None else decided == name, why))
@@ -158,24 +160,24 @@ def recognised(
 
 def _as_known(
     control: Control,
-    one: Candidate,
+    program: Candidate,
     own: bool,
     there: Standing,
     known: Sequence[Candidate],
     rule: Rule,
 ) -> tuple[bool | None, str]:
     """Return whether a control's verdict is what is known of it; None, and why, if nothing is."""
-    if not one.testable:
-        return None, f"{one.name} has no inner cut that can be tested"
+    if not program.testable:
+        return None, f"{program.name} has no inner cut that can be tested"
     if control.kind == NEGATIVE:
         there_too = realised(there.matches, rule)
-        return not any(cut.name in there_too for cut in one.testable), ""
+        return not any(cut.name in there_too for cut in program.testable), ""
     follows = there.verdict.verdict == FOLLOWS
     if own:
         return follows, ""
     theirs = next((each for each in known if each.name == control.name), None)
     if theirs is None:
         return None, "it cannot be compiled"
-    if one.effects <= theirs.all_effects:
-        return None, f"its rest goes by all that the testable cuts of {one.name} are"
+    if program.effects <= theirs.all_effects:
+        return None, f"its rest goes by all that the testable cuts of {program.name} are"
     return not follows, ""
