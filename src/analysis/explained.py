@@ -1,14 +1,15 @@
-"""A model in which explanations stand for what they explain, and what it still gets right.
+"""The accuracy of a model whose parts are replaced by their explanations.
 
-Attention patterns are replaced by those of selectors or tables, values stay what they are; neurons
-by what they give on average where their predicate holds, and where it does not. It is done layer by
-layer from the first on, and the rest of the model reads what comes of it. Beside stand the intact
-model, attention to everything, neurons at their mean, and the explanations of a random init.
+Attention patterns are replaced by those of selectors or tables; values stay the model's own.
+Neurons are replaced by two means: that of the places where their predicate holds, and that of the
+others. Layers are replaced one after another from the first on, and the rest of the model runs on
+the result. Baselines are the intact model, uniform attention, neurons at their mean, and the
+explanations of a random init.
 
-What a predicate asks of the program's variables is looked up, not computed by the model. One that
-asks for the program's output brings the answer along. So neurons are put in a second time by
-predicates that are not told the output, and with attention to everything, where all that is right
-beyond it comes from what is looked up.
+The variables in a predicate are looked up, not computed by the model, so a predicate that tests the
+program's output brings the answer along. Two further variants show how much this helps: neurons
+with predicates that may not test the output, and predicates together with uniform attention, where
+all accuracy above uniform attention alone comes from the look-up.
 
 Shapes: `inputs`, `pos` positions, `query` and `key` positions, `cells` combinations of features.
 """
@@ -53,7 +54,7 @@ Patterns = Mapping[tuple[int, int], Float[Tensor, "inputs query key"]]
 
 @dataclass(frozen=True, eq=False)
 class NeuronValues:
-    """What some neurons of a layer give, by the cell of a place."""
+    """The activations of some neurons of a layer, by the cell of a place."""
 
     indices: Int64[Tensor, " neurons"]
     by_cell: Float[Tensor, "cells neurons"]
@@ -62,14 +63,14 @@ class NeuronValues:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """What is put into the model: patterns by (layer, head), neurons by layer."""
+    """What replaces parts of the model: patterns by (layer, head), neurons by layer."""
 
     name: str
     patterns: Patterns = field(default_factory=dict, repr=False)
     neurons: Mapping[int, NeuronValues] = field(default_factory=dict, repr=False)
 
     def up_to(self, layer: int) -> Variant:
-        """Return what is put into the first layers, up to one."""
+        """Return the replacements of the layers up to and including `layer`."""
         patterns = {at: pattern for at, pattern in self.patterns.items() if at[0] <= layer}
         neurons = {at: values for at, values in self.neurons.items() if at <= layer}
         return Variant(self.name, patterns, neurons)
@@ -77,7 +78,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Share:
-    """A share of inputs with its interval; nan of none."""
+    """A share of inputs with its interval; nan if there are no inputs."""
 
     value: float
     low: float
@@ -87,7 +88,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Explained:
-    """How a model does with its first layers explained, up to one (-1: none)."""
+    """The accuracy of a model with its layers up to `layer` replaced (-1: none)."""
 
     variant: str
     layer: int
@@ -105,9 +106,9 @@ def variants(
     cells: Cells,
     held_out: Bool[Tensor, " inputs"],
 ) -> list[Variant]:
-    """Return all that is put into a model, explanations first, then controls.
+    """Return the variants to test, explanations first, then controls.
 
-    `untrained` is a random init, explained.
+    `untrained` holds the explanations of a random init, and its recording.
     """
     active = [head for head in heads if head.active]
     hard = {(head.layer, head.head): head.hard.pattern for head in active}
@@ -143,10 +144,10 @@ def by_predicates(
     train: Bool[Tensor, " inputs"],
     told: bool = True,
 ) -> dict[int, NeuronValues]:
-    """Return what neurons give by their predicates: the mean where it holds, and where not.
+    """Return neurons' activations by their predicates: the mean where it holds, and where not.
 
-    Means are over training inputs, the list's places apart from BOS. A neuron that does not vary
-    gives its mean. The predicates are those that may ask for the program's output if `told`.
+    Means are over training inputs, separately for the list's places and BOS. A neuron that does not
+    vary has its mean. If `told`, the predicates may test the program's output.
     """
     inputs, codes, at_bos = recording.inputs, cells.codes.numpy(), _at_bos(cells)
     act = ACTIVATIONS[recording.bridge.cfg.act_fn]
@@ -178,7 +179,7 @@ def by_predicates(
 def at_mean(
     neurons: Sequence[NeuronExplanation], recording: Recording, cells: Cells
 ) -> dict[int, NeuronValues]:
-    """Return neurons at their mean over the list's places, and over BOS."""
+    """Return neurons at their means: one for the list's places and one for BOS."""
     inputs, at_bos = recording.inputs, _at_bos(cells)
     act = ACTIVATIONS[recording.bridge.cfg.act_fn]
     by_layer = {}
@@ -193,7 +194,10 @@ def at_mean(
 def _means_by(
     values: Float[Tensor, "places neurons"], where: Bool[Tensor, "places neurons"]
 ) -> Float[Tensor, "2 neurons"]:
-    """Return each neuron's mean over the places where not, and where so; of none, over all."""
+    """Return each neuron's means over places where `where` is false and true.
+
+    A mean over no place is replaced by that over all places.
+    """
     whole = values.double().mean(0)
     parts = [(values.double() * rows).sum(0) / rows.sum(0) for rows in (~where, where)]
     return torch.stack([torch.where(part.isnan(), whole, part) for part in parts])
@@ -210,7 +214,7 @@ def _at_bos(cells: Cells) -> Bool[Tensor, " cells"]:
 def logits_of(
     model: NativeModel, inputs: InputSet, variant: Variant
 ) -> Float[Tensor, "inputs pos classes"]:
-    """Return the outputs of a model with explanations in the place of what they explain."""
+    """Return the logits of a model with a variant's replacements."""
     device, logits = model.cfg.device, list[Tensor]()
     for start in range(0, len(inputs), BATCH):
         rows = slice(start, start + BATCH)
@@ -237,7 +241,7 @@ def logits_of(
 
 
 def _put(heads: Mapping[int, Float[Tensor, "inputs query key"]]) -> Callable[[Tensor], Tensor]:
-    """Return what replaces the patterns of some heads."""
+    """Return a function that replaces the patterns of some heads."""
 
     def put(pattern: Tensor) -> Tensor:
         pattern = pattern.clone()
@@ -255,7 +259,7 @@ def explained(
     chosen: Sequence[Variant],
     step: Callable[[], None] = lambda: None,
 ) -> list[Explained]:
-    """Return how a model does intact, and with each variant put in, layer by layer.
+    """Return the accuracy of the intact model, and of each variant, layer by layer.
 
     `step` is called after each run.
     """

@@ -1,13 +1,14 @@
-"""How good a circuit is: whether it does what the model does, alone, and whether all of it does.
+"""How good a circuit is: its faithfulness, completeness and minimality.
 
-Of a circuit, a set of edges, all other edges are taken away by one kind of ablation. D is how far
-the outputs then are from the intact model's (`circuits.divergence`), mean over inputs.
+A circuit is a set of edges. All other edges are removed by one kind of ablation. D is the
+divergence of the outputs from the intact model's (`circuits.divergence`), mean over inputs.
 
-- faithfulness: 1 - D(circuit) / D(no edge): 1 is what the model does, 0 what is left without it.
-- completeness: the same of all edges but the circuit's: what the model does without it. 0 is best:
-  nothing of the model is outside (Marks et al. 2024).
+- faithfulness: 1 - D(circuit) / D(no edge). It is 1 if the circuit does all that the model does,
+  and 0 if it does no more than no edge at all.
+- completeness: faithfulness of the complement. 0 is best: no function is left outside the circuit
+  (Marks et al. 2024).
 - minimality: the share of the circuit's edges without which D is surely larger (after Wang et al.
-  2023, who ask for nodes).
+  2023, who test nodes).
 
 Shapes: `mask` circuits, `inputs` inputs, `reader` and `node` of a graph.
 """
@@ -32,13 +33,13 @@ from .statistics import (
     wilson_interval,
 )
 
-HELD_NUMBERS = 2**22  # of what all nodes write on a part of the inputs
-GROWTH = 1.5  # from one size of a curve to the next
+HELD_NUMBERS = 2**22  # numbers in the outputs of all nodes on one part of the inputs
+GROWTH = 1.5  # ratio of one size of a curve to the one before
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What circuits give on every input: divergence from the intact model, and exactness."""
+    """The divergence of circuits from the intact model, and their exactness, per input."""
 
     divergence: Float64[Tensor, "mask inputs"]
     exact: Float64[Tensor, "mask inputs"]
@@ -57,7 +58,7 @@ class Share:
 class Circuit:
     """A circuit found by a method under a kind of ablation, and how good it is.
 
-    `exact` is its own exact accuracy. Completeness is None where it was not asked for.
+    `exact` is the circuit's own exact accuracy. Completeness is None if it was not computed.
     """
 
     method: str
@@ -78,7 +79,7 @@ def judged(
     circuits: Sequence[Bool[Tensor, "reader node"]],
     progress: Progress | None = None,
 ) -> Judged:
-    """Return what circuits give, everything outside of each taken away, on all inputs."""
+    """Return the divergence and exactness of circuits on all inputs, all other edges removed."""
     every, each = all_edges(ablated.wiring), ablated.wiring.d_model * ablated.tokens.shape[1]
     size = max(1, HELD_NUMBERS // (each * len(ablated.wiring.nodes)))
     apart = torch.zeros(len(circuits), len(ablated.inputs), dtype=torch.float64)
@@ -97,7 +98,7 @@ def judged(
 
 
 def sizes(count: int) -> list[int]:
-    """Return the sizes of a curve: each half as large again as the one before, up to all.
+    """Return the sizes of a curve, each about 1.5 times the one before, up to `count`.
 
     >>> sizes(20)
     [1, 2, 3, 4, 7, 10, 16, 20]
@@ -117,9 +118,9 @@ def curve(
     seed: int,
     progress: Progress | None = None,
 ) -> list[Circuit]:
-    """Return the circuits of the edges with the highest scores, from one edge to all.
+    """Return the circuits of the highest-scored edges, from one edge to all.
 
-    Edges that are on no way to the output are left out of each.
+    Edges that are on no path to the output are left out of each circuit.
     """
     masks: dict[bytes, Tensor] = {}
     for size in sizes(len(ablated.wiring.edges)):
@@ -156,28 +157,28 @@ def rated(
 
 
 def completed(ablated: Ablated, circuit: Circuit, draws: int, seed: int) -> Circuit:
-    """Return a circuit with its completeness: what is faithful of all edges that it has not."""
+    """Return a circuit with its completeness: faithfulness of the complement."""
     rest = all_edges(ablated.wiring) & ~circuit.edges
     (complement,) = rated(ablated, circuit.method, [rest], draws, seed)
     return replace(circuit, completeness=complement.faithfulness)
 
 
 def smallest(circuits: Sequence[Circuit], faithful: float) -> Circuit | None:
-    """Return the circuit of the fewest edges that is surely faithful; None where none is."""
+    """Return the smallest circuit that is surely faithful; None if there is none."""
     enough = [circuit for circuit in circuits if circuit.faithfulness.low >= faithful]
     return min(enough, key=lambda circuit: circuit.size, default=None)
 
 
 @dataclass(frozen=True)
 class Needed:
-    """How much further off the outputs are without each edge of a circuit, on each input."""
+    """The increase in divergence without each edge of a circuit, per input."""
 
     edges: tuple[Edge, ...]
     moved: Float64[Tensor, "inputs edge"]
     lengths: Int64[Tensor, " inputs"]
 
     def shares(self, draws: int, seed: int, length: int | None = None) -> dict[Edge, Share]:
-        """Return the mean of each edge, with a bootstrap over inputs: all, or of one length."""
+        """Return each edge's mean with a bootstrap interval, over all inputs or one length."""
         rows = self.moved if length is None else self.moved[self.lengths == length]
         if not self.edges or not len(rows):
             return {}
@@ -193,7 +194,7 @@ class Needed:
 def needed(
     ablated: Ablated, circuit: Bool[Tensor, "reader node"], progress: Progress | None = None
 ) -> Needed:
-    """Return what is further off without each edge of a circuit."""
+    """Return the increase in divergence without each edge of a circuit."""
     every = all_edges(ablated.wiring)
     base = ablated.divergence(ablated.without(every & ~circuit))
     edges = tuple(Edge(int(r), int(u)) for r, u in torch.nonzero(circuit).tolist())
@@ -214,7 +215,7 @@ def minimal(shares: dict[Edge, Share]) -> float:
 
 @dataclass(frozen=True)
 class AtLength:
-    """How a circuit does on the lists of one length."""
+    """How good a circuit is on the lists of one length."""
 
     n: int
     faithfulness: Share
@@ -225,7 +226,7 @@ class AtLength:
 def by_length(
     ablated: Ablated, circuit: Bool[Tensor, "reader node"], draws: int, seed: int
 ) -> dict[int, AtLength]:
-    """Return how a circuit does on the lists of each length that have an output."""
+    """Return how good a circuit is on the lists of each length, those with an output."""
     nothing, rest = torch.zeros_like(circuit), all_edges(ablated.wiring) & ~circuit
     judgement = judged(ablated, [nothing, circuit, rest])
     rows: dict[int, AtLength] = {}
@@ -246,9 +247,9 @@ def by_length(
 def faithfulness(
     own: Float64[Tensor, " inputs"], none: Float64[Tensor, " inputs"], draws: int, seed: int
 ) -> Share:
-    """Return 1 less what a circuit is off over what no edge is, with a bootstrap over inputs.
+    """Return 1 - D(circuit) / D(no edge), with a bootstrap interval over inputs.
 
-    It is nan where the ablation does nothing.
+    It is nan if the ablation changes nothing.
     """
     if float(none.mean()) <= NOTHING:
         return Share(float("nan"), float("nan"), float("nan"))

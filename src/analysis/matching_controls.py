@@ -1,4 +1,4 @@
-"""Whether matching gives the answer that is known: positives, negatives and decoys of a task."""
+"""Checks of matching on a task's controls: positives, negatives and decoys."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .selectors import untrained_of
 from .setting import Setting
 from .verdicts import FOLLOWS, Rule, realised
 
-MATCHED_INITS = 10  # random inits that are matched: each takes a second
+MATCHED_INITS = 10  # random inits that are matched; each takes a second
 
 
 @dataclass(frozen=True)
 class Checked:
     """A control matched with a program.
 
-    `match` is the lowest over the testable inner cuts of a positive, the highest of another
-    control; None where there is no such cut. `right` is None where no answer is
-    known: a decoy that has all the program's testable cuts, or a control that could not be made.
-    `recognised` says of a decoy or the reference whether its own program is told from every other
-    of the task (False: another is taken for it), by cuts or by selectors; None, and why, if it
-    cannot be.
+    `match` is the lowest match of the testable inner cuts for a positive, the highest for another
+    control; None if there is no such cut. `right` is None if no answer is known: for a decoy that
+    has all the program's testable cuts, or a control that could not be made. `recognised` says for
+    a decoy or the reference whether cuts or selectors tell its own program from every other one of
+    the task. It is False if another program is preferred, and None (with the reason) if it cannot
+    be decided.
     """
 
     task: str
@@ -48,9 +48,9 @@ class Checked:
 
 
 def of_matching(planned: Sequence[Control], own: Candidate, setting: Setting) -> list[Control]:
-    """Return a task's controls, the one trained to implement its program trained to hold its cuts.
+    """Return a task's controls, with the implemented one trained to hold the program's cuts.
 
-    A model that holds variables beside other things does not hold a cut, and is no positive here.
+    A model that holds variables beside other information does not hold a cut, so it is no positive.
     """
     make = partial(_implemented, own=own, setting=setting)
     return [
@@ -89,10 +89,10 @@ def check(
     setting: Setting,
     progress: Callable[[int, int], None],
 ) -> Iterator[Checked]:
-    """Yield how a control stands with the task's programs of which the answer is known.
+    """Yield a control's standing with the programs for which the right answer is known.
 
-    The first of `known` is the task's own program, which a positive follows and a negative realises
-    no inner cut of, nor of its rivals; a decoy follows its own program and not this one.
+    The first of `known` is the task's own program. A positive follows it. A negative realises no
+    inner cut of it or of its rivals. A decoy follows its own program and not this one.
     """
     task, config = setting.inputs.task.name, setting.config
     try:
@@ -132,7 +132,7 @@ def recognised(
     standings: Sequence[Standing],
     setting: Setting,
 ) -> tuple[bool | None, str]:
-    """Return whether a model's own program is told from each of the others, and how or why not."""
+    """Return whether a model's own program is told from all others, and how or why not."""
     name = own.candidate.name
     untrained = untrained_of(bridge.cfg, setting.inputs, setting.config)
     compare = selectors_of([rival.candidate for rival in standings], untrained, setting.config)
@@ -166,7 +166,7 @@ def _as_known(
     known: Sequence[Candidate],
     rule: Rule,
 ) -> tuple[bool | None, str]:
-    """Return whether a control's verdict is what is known of it; None, and why, if nothing is."""
+    """Return whether a control's verdict is right; None, and why, if no answer is known."""
     if not program.testable:
         return None, f"{program.name} has no inner cut that can be tested"
     if control.kind == NEGATIVE:
