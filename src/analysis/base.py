@@ -77,12 +77,14 @@ class Setting:
     def compared(self, kind: str, compare: Callable[[Source, Setting], T]) -> list[T]:
         """Return what `compare` says of each control of a kind, measured once."""
         if (kind, compare) not in self._compared:
-            asked = [one for one in self._comparers if (kind, one) not in self._compared]
-            self._compared |= {(kind, one): [] for one in {*asked, compare}}
+            asked = [
+                comparer for comparer in self._comparers if (kind, comparer) not in self._compared
+            ]
+            self._compared |= {(kind, comparer): [] for comparer in {*asked, compare}}
             sources = self.random_sources() if kind == CONTROLS[0] else self.other_sources()
             for source in sources:
-                for one in {*asked, compare}:
-                    self._compared[kind, one].append(one(source, self))
+                for comparer in {*asked, compare}:
+                    self._compared[kind, comparer].append(comparer(source, self))
         return self._compared[kind, compare]
 
     @property
