@@ -12,7 +12,7 @@ from results import PAIRS, Result, show, timed
 from rich.console import Console
 from torch import Tensor
 
-from algomatch.analysis.circuits.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores import (
+from algomatch.analysis.circuits.edge_scores import (
     NOTHING,
     Ablated,
     cases_of,

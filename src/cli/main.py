@@ -193,7 +193,7 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
     if sweep.file.ends_early:
         console.print("early_terminate is the server's: here every run goes to its own end")
     outcome = sweeps.run_cells(sweep, jobs, console)
-    from .report.sweep import print_sweep
+    from ..report.terminal.sweep_outcome import print_sweep
 
     print_sweep(outcome, console)
     if outcome.signal is not None:

@@ -9,7 +9,7 @@ import pytest
 from support.runs import TINY, run
 from support.wandb_server import WandbServer
 
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 
 OF = ("task=reverse", "task.vocabulary=[a,b]", "task.max_length=3", "analysis.bootstrap=20")
 Capture = pytest.CaptureFixture[str]
@@ -89,7 +89,7 @@ def test_a_program_needs_no_run(
 def test_what_was_found_before_an_interrupt_is_there(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    from algomatch.api import circuit_search as circuit
+    from algomatch.api import circuit
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -115,7 +115,7 @@ def test_a_smaller_search_takes_nothing_away_nor_does_one_that_is_interrupted(
         ("mean", "eap")
     }
 
-    from algomatch.api import circuit_search as circuit
+    from algomatch.api import circuit
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt

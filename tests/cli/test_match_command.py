@@ -31,14 +31,14 @@ from algomatch.analysis.matching.program_ranking import (
 )
 from algomatch.api.match import match_checkpoints
 from algomatch.api.training_runs import prepare, train
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 from algomatch.config.schema import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.rasp.cuts import effect
 from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
 from algomatch.models.task_model import subject_of
-from algomatch.report.figures.run_figure.run_figure.run_figure.run_figure.matching_figures import keep_matching
+from algomatch.report.figures.matching_figures import keep_matching
 from algomatch.report.terminal.known_answer_table import checked_csv, print_counts
 from algomatch.report.terminal.matching_tables import Matching
 from algomatch.runs.result_store import SETTINGS

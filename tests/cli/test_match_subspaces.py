@@ -19,7 +19,7 @@ from algomatch.analysis.matching.program_ranking import Standing, candidate, sta
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
 from algomatch.api.match import match_checkpoints, search_subspaces
 from algomatch.api.training_runs import prepare, train
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 from algomatch.config.schema import Config, TrainerConfig, compose
 from algomatch.models.bridges import plain_model
 from algomatch.models.task_model import subject_of

@@ -12,7 +12,7 @@ value on another input (`rerun.KINDS`), at every position at once.
   (Hanna et al. 2024). Compiled steps and attention pass no gradient. An edge whose attribution is
   zero (up to rounding) on every input therefore falls back to exact patching of the loss.
 
-Divergence is the KL divergence from the intact model in nats for classes, and the squared difference
+Divergence is the KL divergence from the intact model in nats for classes, and the squared error
 for numbers. It is averaged over the positions where the program is defined.
 
 Shapes: as in `wiring`; `edge` the edges of a graph in its order, `stack` several runs at once.

@@ -14,7 +14,7 @@ from support.runs import quiet
 from torch import Tensor
 
 from algomatch.analysis.base import Setting
-from algomatch.analysis.circuits.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores import (
+from algomatch.analysis.circuits.edge_scores import (
     Ablated,
     Scores,
     acdc,
@@ -28,8 +28,8 @@ from algomatch.analysis.circuits.edge_scores.edge_scores.edge_scores.edge_scores
     top,
     visible,
 )
-from algomatch.analysis.circuits.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.edge_variables import carried, partitions
-from algomatch.analysis.circuits.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.faithfulness import (
+from algomatch.analysis.circuits.edge_variables import carried, partitions
+from algomatch.analysis.circuits.faithfulness import (
     by_length,
     completed,
     curve,
@@ -40,7 +40,7 @@ from algomatch.analysis.circuits.edge_scores.edge_scores.edge_scores.edge_scores
     sizes,
     smallest,
 )
-from algomatch.analysis.circuits.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.true_circuit import read_dimensions, true_edges, written_dimensions
+from algomatch.analysis.circuits.true_circuit import read_dimensions, true_edges, written_dimensions
 from algomatch.analysis.measures.rerun import KINDS
 from algomatch.api.circuit import circuits_of_reference
 from algomatch.config.schema import compose
@@ -285,7 +285,7 @@ def test_parts_of_the_inputs_give_what_all_at_once_do(
     circuit = top(ablation.wiring, scores, len(ablation.wiring.edges) // 2)
     apart = ablation.divergence(ablation.without(all_edges(ablation.wiring) & ~circuit))
     whole = judged(ablation, [circuit])
-    monkeypatch.setattr("algomatch.analysis.circuits.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.edge_scores.faithfulness.HELD_NUMBERS", 40_000)
+    monkeypatch.setattr("algomatch.analysis.circuits.faithfulness.HELD_NUMBERS", 40_000)
     parts = judged(ablation, [circuit])
     for judgement in (whole, parts):
         torch.testing.assert_close(judgement.divergence[0], apart, atol=1e-4, rtol=1e-4)

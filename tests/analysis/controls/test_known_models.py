@@ -12,6 +12,9 @@ from support.programs import write_program
 from support.runs import TINY, quiet
 
 from algomatch.analysis.base import Setting
+from algomatch.analysis.controls import interchange_training as interchange
+from algomatch.analysis.controls import known_models as module
+from algomatch.analysis.controls import variants
 from algomatch.analysis.controls.known_models import (
     DECOY,
     DRAWS,
@@ -22,10 +25,7 @@ from algomatch.analysis.controls.known_models import (
     Made,
     NotMadeError,
     controls,
-    variants,
 )
-from algomatch.analysis.controls.known_models import interchange_training as interchange
-from algomatch.analysis.controls.known_models import known_models as module
 from algomatch.api.training_runs import prepare, study_controls
 from algomatch.config.schema import Config, compose
 from algomatch.data.outputs import Categorical, Numerical

@@ -18,8 +18,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.controls.variants import rotated
+from algomatch.analysis.matching import cut_verdicts as verdicts
 from algomatch.analysis.matching.cut_tests import Match, by_site, matches, side_matches
-from algomatch.analysis.matching.cut_tests import cut_verdicts as verdicts
 from algomatch.analysis.matching.cut_verdicts import (
     DIFFERENT,
     FOLLOWS,

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algomatch.analysis.matching import cut_verdicts as verdicts
 from algomatch.analysis.matching.cut_tests import Match, Score
-from algomatch.analysis.matching.cut_tests import cut_verdicts as verdicts
 from algomatch.analysis.matching.cut_verdicts import (
     DIFFERENT,
     FOLLOWS,

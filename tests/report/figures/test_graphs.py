@@ -13,7 +13,7 @@ from algomatch.config.schema import TaskConfig
 from algomatch.data.rasp.text import edges
 from algomatch.data.tasks import REGISTRY, Task, make_task
 from algomatch.infra.errors import FaultError, UserError
-from algomatch.report.figures.run_figure.run_figure.run_figure.run_figure.graphs import program_graph, save_program_graph
+from algomatch.report.figures.graphs import program_graph, save_program_graph
 
 
 @pytest.mark.parametrize("name", REGISTRY)

@@ -15,7 +15,7 @@ from support.runs import TINY, quiet
 from algomatch.analysis.measurements import Measurement
 from algomatch.api.training_runs import train
 from algomatch.config.schema import compose
-from algomatch.report.figures.run_figure.run_figure.run_figure.run_figure.run_figure import run_figure
+from algomatch.report.figures.run_figure import run_figure
 from algomatch.report.html.blocks import Text
 from algomatch.report.html.measure_sections import neurons_compared
 from algomatch.report.terminal.summary import full_table, print_summary, summary_table

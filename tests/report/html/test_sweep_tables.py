@@ -17,8 +17,8 @@ from scipy import stats
 from support.pages import HOSTILE, TOKENS, trained
 
 from algomatch.cli.main import main
-from algomatch.report.figures.run_figure.run_figure.run_figure.run_figure.panels import png
-from algomatch.report.figures.run_figure.run_figure.run_figure.run_figure.sweep_figures import FIGURES, emergence_figure, verdicts_figure
+from algomatch.report.figures.panels import png
+from algomatch.report.figures.sweep_figures import FIGURES, emergence_figure, verdicts_figure
 from algomatch.report.html.grouped_runs import Member, gather
 from algomatch.report.html.sweep_tables import TABLES_OF, SummaryTable
 from algomatch.runs.run_folder import RunFolder

@@ -32,7 +32,7 @@ from algomatch.config.schema import compose
 from algomatch.hypotheses.compared_headlines import FAMILIES
 from algomatch.hypotheses.failed_controls import meaning
 from algomatch.hypotheses.seed_groups import Group, find_runs, grouped, load_run, notes
-from algomatch.report.figures.run_figure.run_figure.run_figure.run_figure.comparison_figure import comparison_figure, mean_curve
+from algomatch.report.figures.comparison_figure import comparison_figure, mean_curve
 from algomatch.report.terminal.comparison import compare, to_csv
 from algomatch.runs.run_folder import RunFolder
 
