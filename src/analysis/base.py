@@ -15,8 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from ..config.schema import AnalysisConfig
 from ..data.inputs import InputSet
 from ..models.reference import Reference
+from ..models.shapes import random_inits
 from .activations import Source, observe
-from .controls import known_models as controls
 from .statistics import bootstrap_counts
 
 T = TypeVar("T")
@@ -59,9 +59,7 @@ class Setting:
     def random_sources(self) -> Iterator[Source]:
         """Yield the activations of the random-init controls, one at a time."""
         config = self.config
-        for bridge in controls.random_inits(
-            self.shape, config.random_inits, config.seed, config.device
-        ):
+        for bridge in random_inits(self.shape, config.random_inits, config.seed, config.device):
             yield self.observe(bridge)
 
     def other_sources(self) -> Iterator[Source]:

@@ -32,7 +32,6 @@ from ..analysis.circuits.faithfulness import (
     smallest,
 )
 from ..analysis.circuits.true_circuit import true_edges
-from ..analysis.controls.known_models import random_inits
 from ..analysis.matching.cut_tests import exact_share
 from ..analysis.matching.cut_verdicts import variable_matches
 from ..analysis.matching.program_ranking import candidate, rule_of, standing
@@ -45,7 +44,7 @@ from ..infra.errors import UserError, one_of
 from ..infra.process_cache import Kept
 from ..infra.progress import Steps, Told, stage
 from ..models.reference import Reference, build_reference
-from ..models.shapes import learned_shape
+from ..models.shapes import learned_shape, random_inits
 from ..models.task_model import Subject, subject_of
 from ..models.wiring import Edge, Wiring, wired
 from ..report.terminal.circuit_tables import Circuits, Truth

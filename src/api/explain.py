@@ -10,7 +10,6 @@ from rich.console import Console
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.activations import record
-from ..analysis.controls.known_models import random_inits
 from ..analysis.explain.attention_patterns import of_programs
 from ..analysis.explain.heads import Heads, Search, explain_heads
 from ..analysis.explain.neurons import NeuronExplanation, explain_neurons
@@ -27,7 +26,7 @@ from ..infra.process_cache import Kept
 from ..infra.progress import Steps, Told
 from ..models.bridges import plain_model
 from ..models.reference import build_reference
-from ..models.shapes import learned_shape
+from ..models.shapes import learned_shape, random_inits
 from ..report.terminal.explanation_tables import Explanation
 from ..runs import checkpoints
 from .training_runs import bridge_of

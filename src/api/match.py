@@ -10,12 +10,7 @@ from typing import Any
 from rich.console import Console
 from transformer_lens.model_bridge import TransformerBridge
 
-from ..analysis.controls.known_models import (
-    controls,
-    init_seed,
-    learned_by_heart,
-    random_inits,
-)
+from ..analysis.controls.known_models import controls, learned_by_heart
 from ..analysis.matching.any_bridge import match_bridge
 from ..analysis.matching.head_selectors import Selectors, untrained_of
 from ..analysis.matching.known_answers import MATCHED_INITS, Checked, check, of_matching
@@ -39,7 +34,7 @@ from ..infra.process_cache import Kept
 from ..infra.progress import Steps, Told
 from ..models.bridges import make_bridge
 from ..models.foreign import load_gpt2, random_gpt2
-from ..models.shapes import learned_shape
+from ..models.shapes import init_seed, learned_shape, random_inits
 from ..models.task_model import subject_of
 from ..models.training import mean_loss
 from ..models.variable_sites import sites_of

@@ -12,13 +12,7 @@ import pytest
 from rich.console import Console
 from support.runs import TINY, quiet
 
-from algomatch.analysis.controls.known_models import (
-    DECOY,
-    NEGATIVE,
-    POSITIVE,
-    controls,
-    random_inits,
-)
+from algomatch.analysis.controls.known_models import DECOY, NEGATIVE, POSITIVE, controls
 from algomatch.analysis.matching.cut_verdicts import FOLLOWS, NOT_SOLVED
 from algomatch.analysis.matching.known_answers import check
 from algomatch.analysis.matching.program_ranking import (
@@ -37,6 +31,7 @@ from algomatch.data.inputs import input_set
 from algomatch.data.rasp.cuts import effect
 from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
+from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import subject_of
 from algomatch.report.figures.matching_figures import keep_matching
 from algomatch.report.terminal.known_answer_table import checked_csv, print_counts

@@ -14,7 +14,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.base import Setting
 from algomatch.analysis.controls.interchange_training import Cases, implement
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
 from algomatch.api.match import match_checkpoints, search_subspaces
@@ -22,6 +21,7 @@ from algomatch.api.training_runs import prepare, train
 from algomatch.cli import main as cli
 from algomatch.config.schema import Config, TrainerConfig, compose
 from algomatch.models.bridges import plain_model
+from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import subject_of
 from algomatch.models.training import weights_of
 from algomatch.models.variable_sites import sites_of

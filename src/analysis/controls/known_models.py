@@ -6,7 +6,6 @@ Decoys compute the same map by another program. Each is made on request.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,14 +23,13 @@ from ...infra.errors import UserError, first_line
 from ...models.bridges import make_bridge
 from ...models.compiling import HEAD, Compiled
 from ...models.reference import Reference, build_reference
-from ...models.shapes import learned_shape
+from ...models.shapes import learned_shape, random_inits
 from ...models.training import Progress, fit
 from .interchange_training import Implementation, implement
 from .other_tasks import other_references
 from .variants import hardest_noise, permuted, reparametrised, rotated
 
 # Far from the seeds of users' runs, so that no control is a run's own initialisation.
-RANDOM_INIT_SEEDS = 1_000_000
 POSITIVE, NEGATIVE, DECOY = "positive", "negative", "decoy"
 DRAWS = 2  # seeds of each random change
 INITS = 5  # random inits that are measured in full
@@ -62,23 +60,6 @@ class Control:
     kind: str
     group: str
     make: Callable[[Progress], Made]
-
-
-def init_seed(seed: int, index: int) -> int:
-    """Return the seed of one of the random inits that an analysis draws."""
-    return (RANDOM_INIT_SEEDS * (seed + 1) + index) % 2**63
-
-
-def random_inits(
-    shape: TransformerBridgeConfig, count: int, seed: int, device: str
-) -> list[TransformerBridge]:
-    """Return untrained models of a learned model's shape: the negative control of similarity."""
-    bridges = []
-    for i in range(count):
-        cfg = copy.copy(shape)  # dataclasses.replace would lose attention_dir
-        cfg.seed = init_seed(seed, i)
-        bridges.append(make_bridge(cfg, device=device))
-    return bridges
 
 
 def learned_by_heart(

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ...data.inputs import InputSet
 from ...data.program_selectors import Selection, selections
-from ..measures.attention import flat
+from ..head_attention import uniform_attention
 
 ELSE_BOS, AND_BOS, ELSE_ALL = "else BOS", "and BOS", "else everything"
 FORMS = (ELSE_BOS, AND_BOS, ELSE_ALL)
@@ -108,7 +108,7 @@ def grid_of(inputs: InputSet) -> Grid:
 
 def allowed(inputs: InputSet) -> Bool[Tensor, "inputs query key"]:
     """Return the keys that a query may attend to; a query of the padding to none."""
-    return (flat(inputs) > 0) & inputs.key_mask[:, :, None]
+    return (uniform_attention(inputs) > 0) & inputs.key_mask[:, :, None]
 
 
 def of_programs(inputs: Iterable[tuple[str, InputSet]]) -> list[Selection]:

@@ -25,8 +25,8 @@ from ...config.schema import AnalysisConfig
 from ...data.inputs import InputSet
 from ...data.program_selectors import Selection
 from ..activations import Recording
+from ..head_attention import PATTERN, overlaps, uniform_attention
 from ..measures.accuracy import changes, outcome
-from ..measures.attention import PATTERN, flat, overlaps
 from ..measures.rerun import HEAD, Means, Place, Rerun, donors, single
 from ..statistics import bootstrap_counts, percentile_interval, weighted_sums
 from .attention_patterns import ITSELF, Selector, bos_rows, selectors
@@ -187,7 +187,9 @@ def explain_heads(
         together = torch.stack([selector.pattern for selector in every], dim=1)
         of_list = _overlaps(patterns, together, at_list)
         of_bos = _overlaps(patterns, torch.stack(list(rows.values()), dim=1), at_bos)
-        everything = _overlaps(patterns, flat(inputs)[:, None], at_list + at_bos)[..., 0]
+        everything = _overlaps(patterns, uniform_attention(inputs)[:, None], at_list + at_bos)[
+            ..., 0
+        ]
         weights = _Weights(at_list.sum(-1) + at_bos.sum(-1), draws, search.held_out)
         hard = [
             _hard(patterns[:, head], every, rows, of_list[:, head], of_bos[:, head], at_list,

@@ -27,8 +27,8 @@ from transformer_lens.model_bridge.sources.native import NativeModel
 from ...data.inputs import InputSet
 from ...models.continuation import embedded
 from ..activations import Recording
+from ..head_attention import uniform_attention
 from ..measures.accuracy import Outcome, outcome
-from ..measures.attention import flat
 from ..measures.sparsity import ACTIVATIONS
 from ..statistics import wilson_interval
 from .heads import HeadExplanation
@@ -113,7 +113,7 @@ def variants(
     active = [head for head in heads if head.active]
     hard = {(head.layer, head.head): head.hard.pattern for head in active}
     best = {(head.layer, head.head): head.best.pattern for head in active}
-    uniform = flat(recording.inputs)
+    uniform = uniform_attention(recording.inputs)
     everywhere = dict.fromkeys(best, uniform)
     theirs = {(head.layer, head.head): head.best.pattern for head in untrained[0]}
     theirs = {at: pattern for at, pattern in theirs.items() if at in best}

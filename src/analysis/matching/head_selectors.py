@@ -30,9 +30,9 @@ from ...config.schema import AnalysisConfig
 from ...data.inputs import InputSet
 from ...data.program_selectors import Selection
 from ...data.rasp.text import AGGREGATED, COUNTED
+from ...models.shapes import random_inits
 from ...models.task_model import Subject, subject_of
-from ..controls.known_models import random_inits
-from ..measures.attention import PATTERN, UNIFORM, active_heads, flat, name_of, overlaps
+from ..head_attention import PATTERN, UNIFORM, active_heads, name_of, overlaps, uniform_attention
 from ..statistics import bootstrap_counts, percentile_interval, weighted_sums
 
 LEAST = 0.01  # attention within the list from which on it says what is counted
@@ -232,7 +232,7 @@ class Selectors:
 
         def given() -> Patterns:
             for rows in self._parts():
-                every = flat(self._inputs.at(rows))
+                every = uniform_attention(self._inputs.at(rows))
                 listed = pad(every[..., 1:], (1, 0))
                 listed = listed / listed.sum(-1, keepdim=True).clamp(min=LEAST)
                 yield rows, torch.stack([every, listed], dim=1)

@@ -18,16 +18,12 @@ import torch
 from jaxtyping import Float, Float64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
-from ...data.inputs import InputSet
 from ..activations import Held, Recording, Source, taken
 from ..base import CONTROLS, Setting
+from ..head_attention import PATTERN, UNIFORM, active_heads, name_of, overlaps, uniform_attention
 from ..measurements import Measurement, Metric
 from ..statistics import percentile_intervals, weighted_sums
-
-UNIFORM = 0.95  # a head counts as uniform from this overlap with uniform attention on
-PATTERN = "attn.hook_pattern"
 
 METRICS = (
     Metric("attention/overlap", "share of attention", "neither", 0, 1, "what a head of the "
@@ -42,43 +38,6 @@ METRICS = (
     Metric("attention/uniform_overlap", "share of attention", "neither", 0, 1, "an active head of "
            "the reference and attention to everything alike"),
 )  # fmt: skip
-
-
-def active_heads(bridge: TransformerBridge) -> list[tuple[int, int]]:
-    """Return (layer, head) of the heads that write something: neither values nor output all 0."""
-    heads = []
-    for layer in range(bridge.cfg.n_layers):
-        attention = bridge.blocks[layer].attn
-        values = (attention.W_V != 0).flatten(1).any(1) | (attention.b_V != 0).any(-1).flatten()
-        writes = values & (attention.W_O != 0).flatten(1).any(1)
-        heads += [(layer, head) for head in torch.nonzero(writes)[:, 0].tolist()]
-    return heads
-
-
-def name_of(head: tuple[int, int]) -> str:
-    """Return a head's name: its pattern's hook name, with its index in brackets."""
-    return f"blocks.{head[0]}.{PATTERN}[{head[1]}]"
-
-
-def overlaps(
-    patterns: Float[Tensor, "inputs head query key"],
-    other: Float[Tensor, "inputs other query key"],
-    counted: Float[Tensor, "inputs query"],
-) -> Float64[Tensor, "inputs head other"]:
-    """Return the overlap of each pair of heads, summed over the counted queries."""
-    common = torch.empty(len(patterns), patterns.shape[1], other.shape[1], dtype=torch.float64)
-    for i in range(patterns.shape[1]):
-        common[:, i] = (torch.minimum(patterns[:, [i]], other).sum(-1) * counted[:, None]).sum(-1)
-    return common
-
-
-def flat(inputs: InputSet) -> Float[Tensor, "inputs query key"]:
-    """Return uniform attention over the keys that each query may attend to."""
-    n_pos = inputs.tokens.shape[1]
-    may = inputs.key_mask[:, None, :].expand(-1, n_pos, -1)
-    if inputs.task.causal:
-        may = may & torch.ones(n_pos, n_pos, dtype=torch.bool).tril()
-    return may.float() / may.sum(-1, keepdim=True)
 
 
 def matching(values: Float64[Tensor, "head other"]) -> dict[int, int]:
@@ -198,7 +157,7 @@ def _uniform(setting: Setting, heads: list[tuple[int, int]]) -> list[float]:
     """Return each head's overlap with uniform attention."""
     total, count = torch.zeros(len(heads), dtype=torch.float64), 0.0
     for _, part in setting.reference_source.parts():
-        everywhere = flat(part.inputs)[:, None]
+        everywhere = uniform_attention(part.inputs)[:, None]
         counted = part.inputs.defined.float()
         total += overlaps(_patterns(part, heads), everywhere, counted).sum((0, 2))
         count += float(counted.sum())

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import RANDOM_INIT_SEEDS, random_inits
 from algomatch.analysis.controls.other_tasks import other_references, shared_variables
 from algomatch.config.schema import TaskConfig, compose
 from algomatch.data.inputs import InputSet, input_set
@@ -19,6 +18,7 @@ from algomatch.data.tasks import make_task, other_tasks
 from algomatch.infra.errors import UserError
 from algomatch.models.bridges import make_bridge
 from algomatch.models.reference import Reference
+from algomatch.models.shapes import RANDOM_INIT_SEEDS, random_inits
 
 SHAPES: dict[str, dict[str, Any]] = {
     "bidirectional": {},

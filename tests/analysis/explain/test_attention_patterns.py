@@ -22,7 +22,7 @@ from algomatch.analysis.explain.attention_patterns import (
     of_programs,
     selectors,
 )
-from algomatch.analysis.measures.attention import PATTERN, active_heads, flat
+from algomatch.analysis.head_attention import PATTERN, active_heads, uniform_attention
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
@@ -111,7 +111,7 @@ def test_everything_is_attention_to_every_key_there_is(task: str) -> None:
     selector = of(inputs, "everything", AND_BOS)
     assert selector is not None
     assert selector.name == "everything"
-    assert torch.allclose(selector.pattern[inputs.real], flat(inputs)[inputs.real])
+    assert torch.allclose(selector.pattern[inputs.real], uniform_attention(inputs)[inputs.real])
 
 
 def test_nothing_later_is_selected_in_a_causal_task() -> None:

@@ -9,12 +9,12 @@ from support.models import bridge_of, with_heads
 
 from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.explain.attention_patterns import ELSE_BOS, of_programs, selectors
 from algomatch.analysis.explain.attention_tables import Tables, scores_of
 from algomatch.analysis.explain.heads import Heads, Search, active_heads, explain_heads
 from algomatch.analysis.explain.position_features import features, held_out
-from algomatch.analysis.measures.attention import PATTERN
+from algomatch.analysis.head_attention import PATTERN
+from algomatch.models.shapes import random_inits
 
 
 def search_of(setting: Setting) -> Search:

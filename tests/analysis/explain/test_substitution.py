@@ -11,7 +11,6 @@ from support.tasks import small_inputs
 
 from algomatch.analysis.activations import record
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.explain.attention_patterns import of_programs
 from algomatch.analysis.explain.heads import Search, explain_heads
 from algomatch.analysis.explain.neurons import explain_neurons
@@ -33,11 +32,12 @@ from algomatch.analysis.explain.substitution import (
     logits_of,
     variants,
 )
-from algomatch.analysis.measures.attention import PATTERN
+from algomatch.analysis.head_attention import PATTERN
 from algomatch.analysis.measures.sparsity import ACTIVATIONS
 from algomatch.config.schema import AnalysisConfig
 from algomatch.models.bridges import plain_model
 from algomatch.models.reference import build_reference
+from algomatch.models.shapes import random_inits
 
 CONFIG = AnalysisConfig(bootstrap=100)
 

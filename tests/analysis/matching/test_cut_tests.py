@@ -16,7 +16,6 @@ from support.overriding import overridden, says, values_of
 from support.tasks import small_inputs
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.controls.variants import rotated
 from algomatch.analysis.matching import cut_verdicts as verdicts
 from algomatch.analysis.matching.cut_tests import Match, by_site, matches, side_matches
@@ -37,7 +36,7 @@ from algomatch.data.rasp.cuts import Cut, Cuts, cuts
 from algomatch.data.tasks import REGISTRY
 from algomatch.models.bridges import make_bridge, plain_model
 from algomatch.models.reference import Reference, build_reference
-from algomatch.models.shapes import learned_shape
+from algomatch.models.shapes import learned_shape, random_inits
 from algomatch.models.task_model import subject_of
 
 RULE = Rule(realised=0.95, partly=0.5, solved=0.99)

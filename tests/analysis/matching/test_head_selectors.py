@@ -15,7 +15,6 @@ from support.models import plain_weights, with_heads
 from support.tasks import TASK_OF, small_inputs
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.controls.variants import permuted, rotated
 from algomatch.analysis.matching.head_selectors import (
     MET,
@@ -35,7 +34,7 @@ from algomatch.data.rasp.text import AGGREGATED, COUNTED
 from algomatch.models.bridges import make_bridge
 from algomatch.models.foreign import load_gpt2
 from algomatch.models.reference import Reference, build_reference
-from algomatch.models.shapes import learned_shape
+from algomatch.models.shapes import learned_shape, random_inits
 from algomatch.models.task_model import Subject
 
 CONFIG = AnalysisConfig(bootstrap=100, random_inits=3)

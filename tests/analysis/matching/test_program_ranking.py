@@ -11,7 +11,6 @@ from support.compiles import fast_compiles as fast_compiles
 from support.tasks import TASK_OF, small_inputs
 
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.matching.cut_verdicts import DIFFERENT, FOLLOWS, UNDECIDED
 from algomatch.analysis.matching.head_selectors import Decision, Side, untrained_of
 from algomatch.analysis.matching.known_answers import recognised
@@ -29,6 +28,7 @@ from algomatch.analysis.matching.program_ranking import (
 )
 from algomatch.config.schema import AnalysisConfig
 from algomatch.models.reference import build_reference
+from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import subject_of
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,6 @@ from algomatch.analysis.controls.interchange_training import (
     implement,
     interchange_accuracy,
 )
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.controls.variants import rotated
 from algomatch.analysis.matching.subspaces import (
     Question,
@@ -37,7 +36,7 @@ from algomatch.data.tasks import make_task
 from algomatch.infra.errors import UserError
 from algomatch.models.bridges import make_bridge, plain_model
 from algomatch.models.continuation import residuals
-from algomatch.models.shapes import learned_shape
+from algomatch.models.shapes import learned_shape, random_inits
 from algomatch.models.training import fit
 
 pytestmark = pytest.mark.slow

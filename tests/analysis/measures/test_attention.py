@@ -14,12 +14,13 @@ from support.models import Rows, plain_weights, rows_of, varied, with_heads
 
 from algomatch.analysis.activations import Recording, Source, record
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
+from algomatch.analysis.head_attention import UNIFORM, active_heads, name_of, overlaps
 from algomatch.analysis.measures import attention
-from algomatch.analysis.measures.attention import active_heads, compare, matching, name_of, overlaps
+from algomatch.analysis.measures.attention import compare, matching
 from algomatch.api.training_runs import prepare
 from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge
+from algomatch.models.shapes import random_inits
 
 SMALL = ("task.vocabulary=[a,b]", "task.max_length=4", "model=2L", "model.d_model=16",
          "model.n_heads=2", "analysis.bootstrap=100", "analysis.random_inits=2",
@@ -152,7 +153,7 @@ def test_the_models_interval_is_a_bootstrap_over_inputs(
     assert (row.ci_low, row.ci_high) == pytest.approx(ends, abs=0.6 * drawn.std())
 
 
-def flat(setting: Setting) -> Any:
+def uniform_attention(setting: Setting) -> Any:
     """Uniform attention over all keys that are allowed."""
     inputs, n_pos = setting.inputs, setting.inputs.tokens.shape[1]
     may = np.broadcast_to(inputs.key_mask.numpy()[:, None], (len(inputs), n_pos, n_pos))
@@ -168,7 +169,7 @@ def test_a_references_attention_is_its_own(task: str, small: Setting) -> None:
     assert heads
     for head in heads:
         assert rows["matched_overlap", name_of(head)].value == pytest.approx(1, abs=1e-6)
-        wanted = overlap(pattern(bridge, setting, head), flat(setting), defined)
+        wanted = overlap(pattern(bridge, setting, head), uniform_attention(setting), defined)
         assert rows["uniform_overlap", name_of(head)].value == pytest.approx(wanted, abs=1e-6)
     assert rows["matched_overlap", "model"].value == pytest.approx(1, abs=1e-6)
     names = {subject for name, subject in rows if name == "matched_overlap"}
@@ -177,9 +178,7 @@ def test_a_references_attention_is_its_own(task: str, small: Setting) -> None:
 
 def test_uniform_heads_are_left_out_of_the_models_figure(small: Setting, rows: Rows) -> None:
     uniform = {head: rows["uniform_overlap", name_of(head)].value for head in ACTIVE}
-    assert (
-        uniform[0, 0] > attention.UNIFORM > uniform[3, 0]
-    )  # head 0.0 counts, head 3.0 moves tokens
+    assert uniform[0, 0] > UNIFORM > uniform[3, 0]  # head 0.0 counts, head 3.0 moves tokens
     alone = [row.value for (name, subject), row in rows.items()
              if name == "overlap" and subject.startswith(name_of((3, 0)))]  # fmt: skip
     assert rows["matched_overlap", "model"].value == pytest.approx(max(alone))
@@ -190,7 +189,7 @@ def test_where_all_heads_are_uniform_the_model_has_no_figure(rows: Rows) -> None
     length = of_source(setting.reference_source, setting)
     uniform = [row.value for (name, _), row in length.items() if name == "uniform_overlap"]
     assert uniform
-    assert min(uniform) > attention.UNIFORM
+    assert min(uniform) > UNIFORM
     assert ("matched_overlap", "model") in rows
     assert not [name for name, subject in length if subject == "model"]
 

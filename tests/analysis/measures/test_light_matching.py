@@ -13,7 +13,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.activations import Recording, observe, taken
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.controls.variants import permuted, rotated
 from algomatch.analysis.matching.cut_verdicts import REALISED
 from algomatch.analysis.matching.program_ranking import candidate, standing
@@ -23,6 +22,7 @@ from algomatch.analysis.measures.light_matching import METRICS, Realisation
 from algomatch.config.schema import AnalysisConfig
 from algomatch.data.rasp.cuts import cuts
 from algomatch.models.reference import Reference, build_reference
+from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import subject_of
 
 CONFIG = AnalysisConfig(match_cases=300, match_checkpoint_cases=150, bootstrap=100)

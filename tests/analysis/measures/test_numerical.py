@@ -16,7 +16,6 @@ from support.plain import Array, gram_cka, residuals
 
 from algomatch.analysis.activations import Recording, record, residual_sites
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import RANDOM_INIT_SEEDS
 from algomatch.analysis.measurements import Measurement, from_csv, to_csv
 from algomatch.analysis.measures import accuracy, similarity, sparsity, suite
 from algomatch.analysis.measures.accuracy import outcome
@@ -26,6 +25,7 @@ from algomatch.config.schema import compose
 from algomatch.data.inputs import InputSet, Variable
 from algomatch.data.outputs import IGNORE, Numerical
 from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.shapes import RANDOM_INIT_SEEDS
 from algomatch.models.training import exact_accuracy
 
 Rows = dict[tuple[str, str], Measurement]

@@ -21,7 +21,6 @@ from support.plain import Array, gram_cka, one_hot, residuals
 
 from algomatch.analysis.activations import Recording, record, residual_sites
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import RANDOM_INIT_SEEDS
 from algomatch.analysis.controls.other_tasks import other_references
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import similarity
@@ -32,6 +31,7 @@ from algomatch.data.inputs import Variable, input_set
 from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task
 from algomatch.models.bridges import make_bridge
+from algomatch.models.shapes import RANDOM_INIT_SEEDS
 
 seeds = st.integers(0, 2**31)
 COMPARABLE = ("length", "opp_idx", "opp_idx-1", "reverse")

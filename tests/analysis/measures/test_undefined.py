@@ -11,12 +11,12 @@ import torch
 
 from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import ablation, accuracy, similarity
 from algomatch.api.training_runs import prepare
 from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.shapes import random_inits
 from algomatch.models.training import exact_accuracy
 
 SMALL = (
