@@ -172,27 +172,27 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
     output = Path(options.output) if options.output else None
     given = options.count, options.seed, options.index
-    found = plan(Path(options.file), overrides, output, *given)
+    sweep = plan(Path(options.file), overrides, output, *given)
     if options.list:
         from ..report.terminal.sweep_outcome import print_cells
 
-        print_cells(found, console)
+        print_cells(sweep, console)
         return
-    for cell in found.cells:
+    for cell in sweep.cells:
         if not cell.finished:  # a finished run is shown, on whatever machine it was trained
             check_devices(cell.config)
     if options.index is not None:
         from ..api import training_runs as experiment
 
         try:
-            experiment.train_or_resume(found.cells[0].config, console)
+            experiment.train_or_resume(sweep.cells[0].config, console)
         finally:
-            sweeps.link_records(found.cells[0])
+            sweeps.link_records(sweep.cells[0])
         return
-    jobs = options.jobs or cores() // max(cell.config.threads for cell in found.cells) or 1
-    if found.file.ends_early:
+    jobs = options.jobs or cores() // max(cell.config.threads for cell in sweep.cells) or 1
+    if sweep.file.ends_early:
         console.print("early_terminate is the server's: here every run goes to its own end")
-    outcome = sweeps.run_cells(found, jobs, console)
+    outcome = sweeps.run_cells(sweep, jobs, console)
     from ..report.terminal.sweep_outcome import print_sweep
 
     print_sweep(outcome, console)
@@ -200,7 +200,7 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
         raise Interrupted("stopped; the same command goes on", outcome.signal)
     if outcome.failed:
         raise FaultError(
-            f"{len(outcome.failed)} of {len(found.cells)} runs failed; the same command tries again"
+            f"{len(outcome.failed)} of {len(sweep.cells)} runs failed; the same command tries again"
         )
 
 
@@ -235,8 +235,8 @@ def _controls(options: argparse.Namespace, rest: list[str], console: Console) ->
 
 def _tasks(options: argparse.Namespace, rest: list[str], console: Console) -> None:
     given = [*options.names, *rest]
-    overrides = [one for one in given if re.match(r"[\w.]+=", one)]
-    names = [one for one in given if one not in overrides]
+    overrides = [argument for argument in given if re.match(r"[\w.]+=", argument)]
+    names = [argument for argument in given if argument not in overrides]
     named = [given for given in overrides if given.partition("=")[0] in TASK_KEYS]
     if named and (names or options.check):
         raise UserError(f"a task is named once: leave out '{named[0]}'")
@@ -321,14 +321,14 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
     settings = _settings(options, checkpoint.config.analysis.device)
     kept, unwritten = list[Path](), Unwritten()
 
-    def keep(one: Matching) -> None:
+    def keep(matching: Matching) -> None:
         with unwritten.noted():
-            kept.append(keep_matching(one, where, settings, not options.no_sides))
+            kept.append(keep_matching(matching, where, settings, not options.no_sides))
 
-    found = match.match_checkpoints(
+    matchings = match.match_checkpoints(
         paths, options.programs, options.device, console, not options.no_sides, keep
     )
-    print_matching(found, console)
+    print_matching(matchings, console)
     unwritten.tell()
     draw_emergence(where)
     _say_where(kept, where, console)
@@ -336,12 +336,12 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
         from ..report.terminal.subspace_tables import Searched, keep_subspaces, print_subspaces
 
         own = _subspace_settings(options)
-        if found[-1].exact < found[-1].rule.solved:
+        if matchings[-1].exact < matchings[-1].rule.solved:
             console.print("no subspaces are searched for: the model does not solve the task")
             nothing = Searched(checkpoint.run, checkpoint.step, "", (), {}, (), ())
             keep_subspaces(nothing, where, own)
             return
-        searched = match.search_subspaces(paths[-1], found[-1], options.programs, console)
+        searched = match.search_subspaces(paths[-1], matchings[-1], options.programs, console)
         print_subspaces(searched, console)
         _say_where([keep_subspaces(searched, where, own)], where, console)
 
@@ -365,17 +365,17 @@ def _settings(options: argparse.Namespace, device: str) -> tuple[str, ...]:
     from ..analysis.measures.rerun import KINDS
     from ..runs.result_store import setting
 
-    found = []
+    settings = []
     for name, known in (("programs", ()), ("methods", METHODS), ("kinds", KINDS)):
         values = getattr(options, name, None) or []
         if values and set(values) != set(known):
-            found.append(setting(name, values))
+            settings.append(setting(name, values))
     if getattr(options, "no_sides", False):
-        found.append(setting("no-sides"))
+        settings.append(setting("no-sides"))
     own = getattr(options, "device", None)
     if own is not None and own != device:
-        found.append(setting("device", [own]))
-    return tuple(found)
+        settings.append(setting("device", [own]))
+    return tuple(settings)
 
 
 def _subspace_settings(options: argparse.Namespace) -> tuple[str, ...]:
@@ -387,9 +387,9 @@ def _subspace_settings(options: argparse.Namespace) -> tuple[str, ...]:
 
 def _are_several(given: Sequence[str]) -> bool:
     """Return whether these are several runs, or a folder that is no run but holds some."""
-    if any(re.match(r"[\w.]+=", one) for one in given):
+    if any(re.match(r"[\w.]+=", argument) for argument in given):
         return False
-    holds = (next(Path(one).glob("*/run.json"), None) is not None for one in given)
+    holds = (next(Path(argument).glob("*/run.json"), None) is not None for argument in given)
     return len(given) > 1 or any(holds)
 
 
@@ -491,9 +491,9 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
         raise UserError(
             "--all and --subspaces are for runs, not for a model's folder: leave them out"
         )
-    own = [one for one in given if re.match(r"[\w.]+=", one)]
+    own = [argument for argument in given if re.match(r"[\w.]+=", argument)]
     overrides = [*own, *([f"analysis.device={options.device}"] if options.device else [])]
-    folders = [one for one in given if one not in own]
+    folders = [argument for argument in given if argument not in own]
     if len(folders) != 1:
         raise UserError(f"match with --encoder takes one model folder, not {len(folders)}")
     if options.encoder is None:
@@ -501,11 +501,11 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
             f"'{folders[0]}' is a model from elsewhere, which reads tokens of its own: give "
             f"--encoder FILE.py:FUNCTION. {ENCODER}"
         )
-    groups = [one.partition("=")[0].partition(".")[0] for one in overrides]
-    for one, group in zip(overrides, groups, strict=True):
+    groups = [override.partition("=")[0].partition(".")[0] for override in overrides]
+    for override, group in zip(overrides, groups, strict=True):
         if group not in ("task", "analysis"):
-            raise UserError(f"'{one}' has no say here: task and analysis have")
-    if not any(one.partition("=")[0] in TASK_KEYS for one in overrides):
+            raise UserError(f"'{override}' has no say here: task and analysis have")
+    if not any(override.partition("=")[0] in TASK_KEYS for override in overrides):
         raise UserError("name the task that the model solves, as in task=induction")
     config, folder = _composed(overrides), Path(folders[0])
     from ..api import match
@@ -514,16 +514,16 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
     from ..runs.result_store import setting
 
     weights = _weights_of(folder)
-    found = match.match_folder(
+    matching = match.match_folder(
         folder, config, options.encoder, options.reader, options.programs, console
     )
-    print_matching([found], console)
-    where = Path(options.output or f"matching-{found.run}")
+    print_matching([matching], console)
+    where = Path(options.output or f"matching-{matching.run}")
     functions = [options.encoder, *([options.reader] if options.reader else [])]
     said = [("programs", options.programs), ("device", options.device and [options.device])]
     settings = [setting(name, values) for name, values in said if values]
     of = (*sorted(own), *functions, weights)
-    _say_where([keep_matching(found, where, settings, of=of)], where, console)
+    _say_where([keep_matching(matching, where, settings, of=of)], where, console)
 
 
 def _weights_of(folder: Path) -> str:
@@ -537,7 +537,7 @@ def _weights_of(folder: Path) -> str:
 
     with faults_named(f"read '{folder}'"):
         files = [folder / name for name in (CONFIG, WEIGHTS)]
-        return f"model={digest([one for one in files if one.is_file()])[:8]}"
+        return f"model={digest([path for path in files if path.is_file()])[:8]}"
 
 
 def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> None:
@@ -554,18 +554,18 @@ def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> 
 
     files, unwritten = list[Path](), Unwritten()
 
-    def keep(found: Circuits, finished: bool = False) -> None:
+    def keep(circuits: Circuits, finished: bool = False) -> None:
         with unwritten.noted():
-            files[:] = keep_circuits(found, where, key, finished)
+            files[:] = keep_circuits(circuits, where, key, finished)
 
     chosen = options.methods, options.kinds
     if config is not None:
-        found = circuit.circuits_of_reference(config, *chosen, keep, console)
+        circuits = circuit.circuits_of_reference(config, *chosen, keep, console)
     else:
         assert path is not None
-        found = circuit.circuits_of_checkpoint(path, *chosen, keep, console)
-    keep(found, finished=True)
-    print_circuits(found, console)
+        circuits = circuit.circuits_of_checkpoint(path, *chosen, keep, console)
+    keep(circuits, finished=True)
+    print_circuits(circuits, console)
     unwritten.tell()
     _say_where([files[0].parent], where, console)
     _log(path, "circuit", options, files, console)
@@ -598,8 +598,8 @@ def _analysed(
     Results go to a folder of that name beside the checkpoint, or here with the task's name; the key
     says what they are of.
     """
-    overrides = [one for one in given if re.match(r"[\w.]+=", one)]
-    paths = [one for one in given if one not in overrides]
+    overrides = [argument for argument in given if re.match(r"[\w.]+=", argument)]
+    paths = [argument for argument in given if argument not in overrides]
     if overrides and not options.reference:
         raise UserError(f"'{overrides[0]}' has no say here: a checkpoint has its own config")
     if len(paths) > 1 or (not paths and not overrides) or (paths and overrides):
@@ -609,11 +609,13 @@ def _analysed(
     from ..runs.result_store import Key
 
     if overrides:
-        if not any(one.partition("=")[0] in TASK_KEYS for one in overrides):
+        if not any(override.partition("=")[0] in TASK_KEYS for override in overrides):
             raise UserError("name the task whose program is to be analysed, as in task=reverse")
         config = _composed(overrides)
         where = Path(options.output or f"{folder}-{config.task.name}")
-        own = tuple(sorted(one for one in overrides if one != f"task={config.task.name}"))
+        own = tuple(
+            sorted(override for override in overrides if override != f"task={config.task.name}")
+        )
         settings = _settings(options, config.analysis.device)
         return None, config, where, Key(folder, f"compiled {config.task.name}", None, settings, own)
     path = Path(paths[0])
@@ -641,33 +643,36 @@ def _match_controls(given: Sequence[str], options: argparse.Namespace, console: 
         raise UserError(
             "--controls takes tasks: leave out --programs, --all, --subspaces, --encoder, --reader"
         )
-    overrides = [one for one in given if re.match(r"[\w.]+=", one)]
+    overrides = [argument for argument in given if re.match(r"[\w.]+=", argument)]
     if options.device is not None:
         overrides.append(f"analysis.device={options.device}")
-    if named := [one for one in overrides if one.partition("=")[0] in TASK_KEYS]:
+    if named := [override for override in overrides if override.partition("=")[0] in TASK_KEYS]:
         raise UserError(f"'{named[0]}': name the tasks alone, as in --controls reverse hist")
-    names = list(dict.fromkeys(one for one in given if one not in overrides)) or MATCHED_TASKS
-    if not any(one.partition("=")[0] in ("model", "model.name") for one in overrides):
+    names = (
+        list(dict.fromkeys(argument for argument in given if argument not in overrides))
+        or MATCHED_TASKS
+    )
+    if not any(override.partition("=")[0] in ("model", "model.name") for override in overrides):
         overrides.insert(0, f"model={CONTROLS_MODEL}")
     for key, value in MATCHED_SETTINGS.items():
-        if not any(one.startswith(f"{key}=") for one in overrides):
+        if not any(override.startswith(f"{key}=") for override in overrides):
             overrides.append(f"{key}={value}")
     configs = [_composed([f"task={name}", *overrides]) for name in names]
     from ..api import match
     from ..infra.files import faults_named, write_file
     from ..report.terminal.known_answer_table import checked_csv, print_checked, print_counts
 
-    where, found = Path(options.output or ".") / "match-controls.csv", []
+    where, checked = Path(options.output or ".") / "match-controls.csv", []
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
         before = where.read_text(encoding="utf-8") if where.exists() else ""
     for name, config in zip(names, configs, strict=True):
         rows = match.match_controls(config, console)
-        found += rows
+        checked += rows
         print_checked(name, rows, console)
         with faults_named(f"write '{where}'"):
-            write_file(where, checked_csv(found, before).encode())
-    print_counts(found, console)
+            write_file(where, checked_csv(checked, before).encode())
+    print_counts(checked, console)
     console.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -686,17 +691,17 @@ def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> 
 
     files, unwritten = list[Path](), Unwritten()
 
-    def keep(found: Explanation) -> None:
+    def keep(explanation: Explanation) -> None:
         with unwritten.noted():
-            files[:] = keep_explanation(found, where, key)
+            files[:] = keep_explanation(explanation, where, key)
 
     if config is not None:
         config.analysis.device = options.device or config.analysis.device
-        found = explain.explain_reference(config, keep, console)
+        explanation = explain.explain_reference(config, keep, console)
     else:
         assert path is not None
-        found = explain.explain_checkpoint(path, options.device, keep, console)
-    print_explanation(found, console)
+        explanation = explain.explain_checkpoint(path, options.device, keep, console)
+    print_explanation(explanation, console)
     unwritten.tell()
     _say_where([files[0].parent], where, console)
     _log(path, "explanation", options, files, console)
@@ -711,21 +716,21 @@ def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> 
     if not artifacts.is_reference(options.checkpoint):
         if options.trust:
             raise UserError("--trust is of an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
-        found = experiment.analyze(Path(options.checkpoint), options.device)
-        _print_analysis(found, options, console)
+        analysis = experiment.analyze(Path(options.checkpoint), options.device)
+        _print_analysis(analysis, options, console)
         return
     with artifacts.fetched(options.checkpoint, options.trust) as fetched:
         console.print(f"checkpoint: {fetched.folder}", markup=False, highlight=False)
-        found = experiment.analyze(fetched.folder, options.device)
+        analysis = experiment.analyze(fetched.folder, options.device)
         console.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)
         try:
-            _print_analysis(found, options, console)
+            _print_analysis(analysis, options, console)
         finally:  # also what differs from the record
-            artifacts.log_rows(fetched.run, found.rows)
+            artifacts.log_rows(fetched.run, analysis.rows)
 
 
 def _print_analysis(
-    found: experiment.Analysis, options: argparse.Namespace, console: Console
+    analysis: experiment.Analysis, options: argparse.Namespace, console: Console
 ) -> None:
     from ..analysis.measurements import to_csv
     from ..config.printed_commands import command, task_words
@@ -739,26 +744,26 @@ def _print_analysis(
     from ..report.terminal.tables import legend_table
     from ..runs.control_record import failing
 
-    checkpoint = found.checkpoint
+    checkpoint = analysis.checkpoint
     title = f"{checkpoint.run}, step {checkpoint.step}"
     table = full_table if options.all else summary_table
     marks = failing(checkpoint.inputs_digest)
-    console.print(table(found.rows, title, marks))
+    console.print(table(analysis.rows, title, marks))
     controls = command("controls", *task_words(checkpoint.task))
-    print_meaning(marks, found.rows, controls, console)
-    lacking = nothing_to_compare(found.rows, checkpoint.config.analysis.measures)
+    print_meaning(marks, analysis.rows, controls, console)
+    lacking = nothing_to_compare(analysis.rows, checkpoint.config.analysis.measures)
     console.print(legend_table(lacking), highlight=False)
     unwritten = Unwritten()
     if options.output is not None:
         with unwritten.noted(), faults_named(f"write '{options.output}'"):
-            write_file(Path(options.output), to_csv(found.rows))
-    if found.differences is None:
+            write_file(Path(options.output), to_csv(analysis.rows))
+    if analysis.differences is None:
         console.print("the file lies alone: no recorded measurements to compare with")
-    elif found.differences:
+    elif analysis.differences:
         unwritten.tell(
-            f"{len(found.differences)} of {len(found.rows)} measurements differ from the record, "
-            f"e.g. {found.differences[0]} (another machine or library version?)"
+            f"{len(analysis.differences)} of {len(analysis.rows)} measurements differ from the "
+            f"record, e.g. {analysis.differences[0]} (another machine or library version?)"
         )
     else:
-        console.print(f"all {len(found.rows)} measurements equal the recorded ones exactly")
+        console.print(f"all {len(analysis.rows)} measurements equal the recorded ones exactly")
     unwritten.tell()

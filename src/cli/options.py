@@ -58,14 +58,14 @@ def joined(arguments: Sequence[str]) -> list[str]:
     >>> joined(["train", "task.vocabulary=[a,", "b]", "seed=1"])
     ['train', 'task.vocabulary=[a, b]', 'seed=1']
     """
-    found: list[str] = []
+    words: list[str] = []
     for word in arguments:
-        apart = found and OPENED.match(found[-1]) and unclosed(found[-1])
+        apart = words and OPENED.match(words[-1]) and unclosed(words[-1])
         if apart and not re.match(r"-[-a-z]|[a-z][\w.]*=", word):
-            found[-1] += f" {word}"
+            words[-1] += f" {word}"
         else:
-            found.append(word)
-    return found
+            words.append(word)
+    return words
 
 
 def parser() -> Parser:

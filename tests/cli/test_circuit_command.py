@@ -1,4 +1,4 @@
-"""`algomatch circuit`: of a trained model, of its reference, without a run; and every mistake."""
+"""`algomatch circuit`: for a trained model, its reference, and no run; and all mistakes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from support.runs import TINY, run
 from support.wandb_server import WandbServer
 
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 
 OF = ("task=reverse", "task.vocabulary=[a,b]", "task.max_length=3", "analysis.bootstrap=20")
 Capture = pytest.CaptureFixture[str]
@@ -89,15 +89,15 @@ def test_a_program_needs_no_run(
 def test_what_was_found_before_an_interrupt_is_there(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    from algomatch.api import circuit_search as circuit
+    from algomatch.api import circuit
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(circuit, "acdc", interrupted)
     assert cli.main(["circuit", str(trained), "--output", str(tmp_path / "some")]) == 130
-    found = table(tmp_path / "some" / "circuits.csv")
-    assert {(row["ablation"], row["method"]) for row in found} == {("zero", "exact")}
+    circuits = table(tmp_path / "some" / "circuits.csv")
+    assert {(row["ablation"], row["method"]) for row in circuits} == {("zero", "exact")}
     assert (tmp_path / "some" / "step-00000200-unfinished" / "circuits.csv").is_file()
     assert "interrupted" in capsys.readouterr().err
 
@@ -115,7 +115,7 @@ def test_a_smaller_search_takes_nothing_away_nor_does_one_that_is_interrupted(
         ("mean", "eap")
     }
 
-    from algomatch.api import circuit_search as circuit
+    from algomatch.api import circuit
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -156,10 +156,10 @@ def test_small_sets_undefined_outputs_causal_and_fixed_lengths_are_analysed_too(
 def test_a_mistake_gives_one_line(
     given: list[str], message: str, trained: Path, capsys: Capture
 ) -> None:
-    arguments = [str(trained) if one == "RUN" else one for one in given]
+    arguments = [str(trained) if argument == "RUN" else argument for argument in given]
     try:
         code = cli.main(["circuit", *arguments])
-    except SystemExit as left:  # argparse's own
+    except SystemExit as left:  # message of argparse
         code = int(left.code or 0)
     assert code == 2
     error = capsys.readouterr().err
@@ -169,7 +169,7 @@ def test_a_mistake_gives_one_line(
 
 @pytest.mark.slow
 def test_tables_and_pictures_reach_weights_and_biases(tmp_path: Path) -> None:
-    """As a run of its own, in the group of the run it is of."""
+    """As a W&B run of its own, in the group of the analysed run."""
     folder = tmp_path / "run"
     with WandbServer() as server:
         code, _, error = run(

@@ -1,4 +1,4 @@
-"""`algomatch match FOLDER`: a GPT-2 of a user's own, without network; and every mistake."""
+"""`algomatch match FOLDER`: a user's GPT-2, without network, and all mistakes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.gpt2 import INDUCTION, OTHER_IDS, copied_induction
 
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 
 ENCODERS = f"""
 IDS = {OTHER_IDS}
@@ -43,7 +43,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds `my-gpt2`, and the encoder's file."""
+    """A folder with `my-gpt2` and the encoder's file."""
     folder = tmp_path_factory.mktemp("place")
     copied_induction(folder / "my-gpt2")
     (folder / "own.py").write_text(ENCODERS)
@@ -125,7 +125,7 @@ def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_gives_one_line(given: list[str], message: str, capsys: Capture) -> None:
-    arguments = [one for part in given for one in (INDUCTION if part == "*" else [part])]
+    arguments = [argument for part in given for argument in (INDUCTION if part == "*" else [part])]
     assert cli.main(["match", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
