@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..analysis.measures import separation
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
+from ..analysis.measures import separation
 from ..analysis.measures.separation import Separation
 from ..config.schema import Config, run_name, to_mapping, to_yaml
 from ..infra.errors import FaultError

@@ -17,7 +17,6 @@ import yaml
 
 from ..config.printed_commands import quoted
 from ..config.schema import Config
-from ..infra.errors import FaultError, UserError, first_line, one_of
 from ..config.values import (
     Plain,
     as_yaml_1_1,
@@ -28,6 +27,7 @@ from ..config.values import (
     tokens,
     typed_scalar,
 )
+from ..infra.errors import FaultError, UserError, first_line, one_of
 
 METHODS = ("grid", "random", "bayes")
 # What W&B reads of a sweep file; what is not used here is still the server's.

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support.runs import TINY, kept_steps, quiet, rows_of, weights_of
 
+from algomatch.api.training_runs import resume, train
 from algomatch.config.schema import compose
 from algomatch.infra.errors import FaultError
-from algomatch.api.training_runs import resume, train
 from algomatch.runs.run_folder import DAMAGED, RunFolder
 
 pytestmark = pytest.mark.slow
