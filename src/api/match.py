@@ -60,83 +60,86 @@ _prepared = Kept[_Prepared]()
 Keep = Callable[[Matching], object]
 
 
-def match_checkpoints(
-    paths: Sequence[Path],
-    programs: Sequence[str],
-    device: str | None,
-    console: Console,
+def match(
+    run: Loaded | str | Path,
+    *,
+    programs: Sequence[str] = (),
     sides: bool = True,
-    keep: Keep = lambda matching: None,
-) -> list[Matching]:
-    """Match checkpoints of one run with the programs of its task: all, or those named.
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> Matching:
+    """Match a model with the programs of its task: all, or those named.
 
-    `device` is the config's unless given. `sides` says whether to look too at what each block's
-    attention reads, which takes most of the time. `keep` is told of each checkpoint as it is there.
+    `sides` says whether to look too at what each block's attention reads, which takes most of the
+    time. Overrides, `analysis.key=value`, are for a run that is given by its path.
 
     Raises:
-        UserError: a path is no checkpoint, or a name none of the task's programs.
+        UserError: there is no checkpoint, or a name is none of the task's programs.
     """
-    loaded = [(path, _loaded(path, device)) for path in paths]
-    config = loaded[0][1].config
-    check_device(config.analysis.device)
-    matchings: list[Matching] = []
-    settings = loaded[0][1].task
-    count = len(list(programs_of(make_task(settings), programs)))
-    with Steps(console, "matching", count + len(loaded) * count) as steps:
-        known = _prepare(settings, config, programs, sides, steps)
+    (matching,) = match_each([opened(run, overrides)], programs=programs, sides=sides,
+                             console=console)  # fmt: skip
+    return matching
+
+
+def match_each(
+    runs: Sequence[Loaded],
+    *,
+    programs: Sequence[str] = (),
+    sides: bool = True,
+    keep: Keep = lambda matching: None,
+    console: Console | None = None,
+) -> list[Matching]:
+    """Match checkpoints of one run, as `match` does; `keep` is told of each as it is there.
+
+    Raises:
+        UserError: a name is none of the task's programs.
+    """
+    first = runs[0]
+    count, matchings = len(list(programs_of(first.task, programs))), list[Matching]()
+    with Steps(console, "matching", count + len(runs) * count) as steps:
+        known = _prepare(first, programs, sides, steps)
         steps.to(count)  # also where they were kept
-        shape = learned_shape(config.model, known.inputs, config.seed)
-        model = repr(config.model)  # whose random inits are the selectors' control
-        if model not in known.selectors:
-            untrained = untrained_of(shape, known.inputs, config.analysis)
-            known.selectors[model] = selectors_of(known.chosen, untrained, config.analysis)
-        for path, checkpoint in loaded:
-            bridge = bridge_of(checkpoint, path, known.inputs, shape)
-            compare = known.selectors[model]
-            with steps.part(f"step {checkpoint.step}", count) as told:
-                matchings.append(
-                    _matched(checkpoint, bridge, known.inputs, known.chosen, compare, sides, told)
-                )
+        compare = _selectors(first, known)
+        for run in runs:
+            name = "the reference" if run.step is None else f"step {run.step}"
+            with steps.part(name, count) as told:
+                matchings.append(_matched(run, known, compare, sides, told))
                 keep(matchings[-1])
     return matchings
 
 
-def _prepare(
-    settings: TaskConfig, config: Config, programs: Sequence[str], sides: bool, steps: Steps
-) -> _Prepared:
+def _prepare(run: Loaded, programs: Sequence[str], sides: bool, steps: Steps) -> _Prepared:
     """Return what runs of one task share."""
+    settings, config = run.config.task, run.config.analysis
 
     def make() -> _Prepared:
-        task = make_task(settings)
-        names = [name for name, _ in programs_of(task, programs)]
-        prepared = candidates(task, settings, config.analysis, programs, sides)
+        names = [name for name, _ in programs_of(run.task, programs)]
+        prepared = candidates(run.task, settings, config, programs, sides)
         chosen = [next(prepared) for _ in steps.each(names, lambda name: f"program {name}")]
-        return _Prepared(input_set(task, settings), chosen, {})
+        return _Prepared(input_set(run.task, settings), chosen, {})
 
-    told = (same_programs(settings), config.analysis, list(programs), sides)
+    told = (same_programs(settings), config, list(programs), sides)
     return _prepared.of(repr(told), make)
 
 
-def _loaded(path: Path, device: str | None) -> checkpoints.Checkpoint:
-    """Return a checkpoint that is analysed on a device, by default its own."""
-    checkpoint = checkpoints.load(path)
-    checkpoint.config.analysis.device = device or checkpoint.config.analysis.device
-    return checkpoint
+def _selectors(run: Loaded, known: _Prepared) -> Selectors:
+    """Return what the heads of models of a run's shape are compared by, random inits' beside it."""
+    shape = repr(run.config.model) if run.step is not None else "reference"
+    if shape not in known.selectors:
+        untrained = untrained_of(run.shape, known.inputs, run.config.analysis)
+        known.selectors[shape] = selectors_of(known.chosen, untrained, run.config.analysis)
+    return known.selectors[shape]
 
 
 def _matched(
-    checkpoint: checkpoints.Checkpoint,
-    bridge: TransformerBridge,
-    inputs: InputSet,
-    chosen: Sequence[Candidate],
-    compare: Selectors,
-    sides: bool,
-    told: Told,
+    run: Loaded, known: _Prepared, compare: Selectors, sides: bool, told: Told
 ) -> Matching:
-    config, subject = checkpoint.config.analysis, subject_of(bridge, inputs)
-    table, heads = compared(bridge, subject, chosen, compare, config, sides, told)
-    loss = float(mean_loss(inputs.output, subject.logits(), inputs.targets))
-    return Matching(checkpoint.run, checkpoint.step, loss, table, rule_of(config), heads)
+    config, task_model = run.config.analysis, run.task_model
+    standings, heads = compared(
+        run.bridge, task_model, known.chosen, compare, config, sides, told
+    )
+    loss = float(mean_loss(run.inputs.output, task_model.logits(), run.inputs.targets))
+    return Matching(run.run, run.step, loss, standings, rule_of(config), heads)
 
 
 def match_folder(
@@ -185,46 +188,23 @@ def _function_of(option: str, place: str) -> Callable[..., Any]:
         raise UserError(f"{option}: {error}") from error
 
 
-def search_subspaces(
-    path: Path, matched: Matching, programs: Sequence[str], console: Console
+def subspaces(
+    run: LoadedRun | str | Path,
+    *,
+    program: str | None = None,
+    matched: Matching | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
 ) -> Searched:
-    """Search a matched checkpoint for a program's variables in subspaces, and controls beside it.
+    """Search a checkpoint for a program's variables in subspaces, and controls beside it.
 
-    The program is the first named, or the task's own. The search runs on the CPU.
+    The program is the task's own unless named. `matched` is how the model matches it, made anew
+    unless given.
 
     Raises:
-        UserError: `path` is no checkpoint.
+        UserError: there is no checkpoint, or the task has no such program.
         NotFiniteError: the training of the control on shuffled labels diverged.
     """
-    checkpoint = _loaded(path, "cpu")
-    config = checkpoint.config
-    name, _ = next(programs_of(make_task(checkpoint.task), programs[:1]))
-    standing = next(each for each in matched.standings if each.candidate.name == name)
-    inputs = standing.candidate.inputs
-    shape = learned_shape(config.model, inputs, config.seed)
-    all_sites = sites_of(shape)[:-1]  # what comes after the last is of each position's output
-    sites = where_to_search(standing, all_sites)
-    settings = Search(
-        cases=config.analysis.match_cases,
-        threshold=config.analysis.match_realised,
-        seed=config.analysis.seed,
-    )
-    asked = questions(inputs, list(sites), settings)
-    searched = Searched(checkpoint.run, checkpoint.step, name, all_sites, sites, asked, ())
-    if not any(question.answerable and sites[question.names[0]] for question in asked):
-        return searched
-    with Steps(console, "subspaces", 10) as steps:
-        with steps.part("training on shuffled labels") as told:
-            by_heart = learned_by_heart(inputs, shape, config, told)
-        with steps.part("searches", 9) as told:
-            bests = subspaces(
-                make_bridge(shape, checkpoint.weights), inputs, asked, sites,
-                random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
-                settings, told,
-            )  # fmt: skip
-            return replace(searched, found=tuple(bests), note=by_heart.note)
-
-
 def match_controls(config: Config, console: Console) -> list[Checked]:
     """Match the controls of a task with its program, and its decoys with their own too.
 

@@ -247,6 +247,32 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
     return _checked([typed(Config, values)])
 
 
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """Return the Config of a trained run with other settings of its analysis.
+
+    Overrides are `analysis.key=value`: with everything else the run was trained.
+
+    Raises:
+        UserError: an unknown key, one that is not of the analysis, or a broken rule.
+    """
+    names = {f"analysis.{field.name}" for field in dataclasses.fields(AnalysisConfig)}
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in names - {"analysis.name"}:
+            continue
+        if key in GROUPS or key in flattened(Config()):
+            raise UserError(
+                f"'{override}' cannot be changed any more: the run has it from its training; "
+                "settings of its analysis can, as in analysis.circuit_threshold=0.02"
+            )
+        near = key if "." in key else f"analysis.{key}"
+        raise UserError(f"unknown key '{key}': {one_of(near, names - {'analysis.name'})}")
+    if not overrides:
+        return config
+    given = _as_typed(_parse_overrides(overrides))
+    return _checked([to_mapping(config), given])
+
+
 def flattened(config: Config, leaving_out: Sequence[str] = ()) -> dict[str, Any]:
     """Return a Config's values by dotted key, without some keys or whole groups.
 
