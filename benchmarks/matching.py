@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.matching.cut_tests import Match, matches
 from algomatch.analysis.measures.suite import measure
 from algomatch.api.training_runs import prepare
@@ -27,7 +27,7 @@ from algomatch.data.rasp.cuts import cuts
 from algomatch.data.tasks import make_task
 from algomatch.models.bridges import make_bridge, make_native, plain_model
 from algomatch.models.shapes import learned_shape
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.models.training import fit
 
 LENGTHS = (5, 8, 12, 20)
@@ -54,21 +54,21 @@ def light_match() -> tuple[Result, ...]:
     """
     config = compose(["model=4L", "trainer.max_steps=300"])
     both, alone = ["accuracy", "matching"], ["accuracy"]
-    setting = prepare(config)
-    start = make_native(setting.shape).state_dict()
-    solved, exact, _ = fit(setting.inputs, setting.shape, config.trainer, 0)
+    context = prepare(config)
+    start = make_native(context.shape).state_dict()
+    solved, exact, _ = fit(context.inputs, context.shape, config.trainer, 0)
     assert exact == 1
     bridges = {
-        "initialised": make_bridge(setting.shape, start),
-        "solved": make_bridge(setting.shape, solved),
-        "the reference": setting.reference.bridge,
+        "initialised": make_bridge(context.shape, start),
+        "solved": make_bridge(context.shape, solved),
+        "the reference": context.reference.bridge,
     }
     return tuple(
         Result(
             f"matching at a checkpoint of 4L, {name}",
             [
-                (_measuring(setting, bridge, both) - _measuring(setting, bridge, alone))
-                / _forward(bridge, setting)
+                (_measuring(context, bridge, both) - _measuring(context, bridge, alone))
+                / _forward(bridge, context)
                 for _ in range(PAIRS)
             ],
             15,
@@ -78,20 +78,20 @@ def light_match() -> tuple[Result, ...]:
     )
 
 
-def _measuring(setting: Setting, bridge: TransformerBridge, names: list[str]) -> float:
+def _measuring(context: MeasurementContext, bridge: TransformerBridge, names: list[str]) -> float:
     """Return the seconds of measuring, without what all checkpoints of a run share."""
-    setting.config = dataclasses.replace(setting.config, measures=names)
+    context.config = dataclasses.replace(context.config, measures=names)
 
     def run() -> None:
-        list(measure(bridge, setting))
+        list(measure(bridge, context))
 
     run()
     return timed(run)
 
 
 @torch.inference_mode()
-def _forward(bridge: TransformerBridge, setting: Setting) -> float:
-    model, inputs = plain_model(bridge), setting.inputs
+def _forward(bridge: TransformerBridge, context: MeasurementContext) -> float:
+    model, inputs = plain_model(bridge), context.inputs
 
     def run() -> None:
         for _ in range(10):
@@ -102,13 +102,13 @@ def _forward(bridge: TransformerBridge, setting: Setting) -> float:
 
 def _match(bridge: TransformerBridge, inputs: InputSet, config: Config) -> tuple[float, int, int]:
     """Return the seconds of a whole match, and how many cuts and sites it had."""
-    subject, analysis = subject_of(bridge, inputs), config.analysis
+    task_model, analysis = task_model_of(bridge, inputs), config.analysis
     site_matches: list[Match] = []
 
     def run() -> None:
         trials = cut_trials(inputs, cuts(inputs).all, analysis.match_cases, analysis.seed)
         site_matches.extend(
-            matches(subject, inputs, trials, subject.sites, analysis.bootstrap, analysis.seed)
+            matches(task_model, inputs, trials, task_model.sites, analysis.bootstrap, analysis.seed)
         )
 
     seconds = timed(run)

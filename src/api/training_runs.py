@@ -21,7 +21,7 @@ from rich.console import Console
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from ..analysis.base import Setting
+from ..analysis.base import MeasurementContext
 from ..analysis.controls.known_models import (
     Control,
     NotMadeError,
@@ -73,7 +73,7 @@ from ..tracking.wandb_log import WandbLog
 StepProgress = Callable[[int], None]  # told the steps done
 
 
-def prepare(config: Config, task: TaskConfig | None = None) -> Setting:
+def prepare(config: Config, task: TaskConfig | None = None) -> MeasurementContext:
     """Return the inputs, the proven reference and the shape of the learned model.
 
     `task` is the config's, or where its files lie now.
@@ -93,7 +93,7 @@ def prepare(config: Config, task: TaskConfig | None = None) -> Setting:
         references = other_references(inputs, task, config.analysis.other_tasks)
         return [other.bridge for other in references]
 
-    return Setting(inputs, reference, shape, config.analysis, others)
+    return MeasurementContext(inputs, reference, shape, config.analysis, others)
 
 
 def train(
@@ -115,9 +115,9 @@ def train(
     """
     refuse_existing(config)
     check_accelerator(config.trainer.accelerator)
-    setting = prepare(config)
-    datamodule = _datamodule(config, setting)
-    folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact, wandb_id)
+    context = prepare(config)
+    datamodule = _datamodule(config, context)
+    folder = RunFolder.create(config, context.inputs.digest(), context.reference.exact, wandb_id)
     if left_out := carried(config.task).left_out:
         named = ", ".join(map(str, left_out))
         console.print(
@@ -125,7 +125,7 @@ def train(
             f"program: {named}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
-    return _run(folder, setting, datamodule, console, report, stop)
+    return _run(folder, context, datamodule, console, report, stop)
 
 
 def train_or_resume(
@@ -168,9 +168,9 @@ def resume(
         _say_finished(folder, console)
         return folder
     check_accelerator(folder.config.trainer.accelerator)
-    setting = prepare(folder.config, folder.task)
-    _check_same(folder.inputs_digest, setting.inputs, f"run '{path}'")
-    return _run(folder, setting, _datamodule(folder.config, setting), console, report, stop)
+    context = prepare(folder.config, folder.task)
+    _check_same(folder.inputs_digest, context.inputs, f"run '{path}'")
+    return _run(folder, context, _datamodule(folder.config, context), console, report, stop)
 
 
 def _say_finished(folder: RunFolder, console: Console) -> None:
@@ -205,9 +205,9 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
     checkpoint = checkpoints.load(path)
     config = checkpoint.config
     config.analysis.device = device or config.analysis.device
-    setting = prepare(config, checkpoint.task)
-    bridge = bridge_of(checkpoint, path, setting.inputs, setting.shape)
-    rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, setting)]
+    context = prepare(config, checkpoint.task)
+    bridge = bridge_of(checkpoint, path, context.inputs, context.shape)
+    rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, context)]
     record = checkpoints.find(path).parent
     if not (record / checkpoints.ROWS).is_file():
         return Analysis(checkpoint, rows, None)
@@ -243,10 +243,10 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
         FaultError: the file system failed.
     """
     check_accelerator(config.trainer.accelerator)
-    setting = prepare(config)
-    record = ControlRecord(config, setting.inputs.digest())
+    context = prepare(config)
+    record = ControlRecord(config, context.inputs.digest())
     record.begin()
-    planned = controls(setting.inputs, setting.reference, setting.shape, config)
+    planned = controls(context.inputs, context.reference, context.shape, config)
     measured, notes = list[tuple[Control, Sequence[Measurement]]](), dict[str, str]()
     kept, unwritten = list[Kept](), Unwritten()
     with Steps(console, "controls", len(planned)) as steps:
@@ -254,7 +254,7 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
             entry = None if again else record.kept(control.name)
             with steps.part(control.name) as told:
                 if entry is None:
-                    entry = _measured(control, setting, told)
+                    entry = _measured(control, context, told)
                     with unwritten.noted():
                         record.keep(control.name, entry)
             notes[control.name] = entry.note
@@ -271,11 +271,13 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
     return record
 
 
-def _measured(control: Control, setting: Setting, progress: Callable[[int, int], None]) -> Kept:
+def _measured(
+    control: Control, context: MeasurementContext, progress: Callable[[int, int], None]
+) -> Kept:
     """Return a control's measurements; none, and the reason, where it cannot be made."""
     try:
         made = control.make(progress)
-        rows = [row.at(control.name, 0) for row in measure(made.bridge, setting)]
+        rows = [row.at(control.name, 0) for row in measure(made.bridge, context)]
     except (NotMadeError, NotFiniteError) as error:
         return Kept((), str(error))
     return Kept(rows, made.note)
@@ -290,9 +292,9 @@ def _check_same(digest: str, inputs: InputSet, what: str) -> None:
         )
 
 
-def _datamodule(config: Config, setting: Setting) -> TaskDataModule:
+def _datamodule(config: Config, context: MeasurementContext) -> TaskDataModule:
     settings = config.trainer
-    return TaskDataModule(setting.inputs, settings.batch_size, config.seed, settings.max_steps)
+    return TaskDataModule(context.inputs, settings.batch_size, config.seed, settings.max_steps)
 
 
 @dataclass(frozen=True)
@@ -306,7 +308,7 @@ class _State:
 
 def _run(
     folder: RunFolder,
-    setting: Setting,
+    context: MeasurementContext,
     datamodule: TaskDataModule,
     console: Console,
     report: StepProgress | None,
@@ -325,9 +327,9 @@ def _run(
             steps = ", ".join(map(str, gone))
             say(f"the checkpoints of steps {steps} are gone: the run starts again, to the same end")
             state = None
-        _announce(folder, setting, state, say)
+        _announce(folder, context, state, say)
         wandb_log = WandbLog(folder, say)
-        recorder = Recorder(folder, setting, wandb_log, say)
+        recorder = Recorder(folder, context, wandb_log, say)
         last = folder.config.trainer.max_steps
         bar = StepReport(report) if report else ProgressBar(console, last)
         callbacks: list[pl.Callback] = [bar, recorder, GracefulStop(stop, recorder, wandb_log)]
@@ -341,7 +343,7 @@ def _run(
         reason = state.finished if state else None
         try:
             if reason is None:
-                _fit(folder, setting, datamodule, recorder, state, callbacks, stop)
+                _fit(folder, context, datamodule, recorder, state, callbacks, stop)
                 reason = recorder.finished
         except BaseException:
             wandb_log.close(exit_code=1)
@@ -395,7 +397,7 @@ def make_trainer(settings: TrainerConfig, callbacks: list[pl.Callback], folder: 
 
 def _fit(
     folder: RunFolder,
-    setting: Setting,
+    context: MeasurementContext,
     datamodule: TaskDataModule,
     recorder: Recorder,
     state: _State | None,
@@ -403,7 +405,7 @@ def _fit(
     stop: Stop,
 ) -> None:
     settings = folder.config.trainer
-    module = AlgorithmicTask(make_native(setting.shape), setting.inputs.output, settings)
+    module = AlgorithmicTask(make_native(context.shape), context.inputs.output, settings)
     with quiet_lightning():
         trainer = make_trainer(settings, callbacks, folder.path)
         try:
@@ -451,9 +453,9 @@ def _gone(folder: RunFolder, up_to: int) -> list[int]:
 
 
 def _announce(
-    folder: RunFolder, setting: Setting, state: _State | None, say: Callable[[str], None]
+    folder: RunFolder, context: MeasurementContext, state: _State | None, say: Callable[[str], None]
 ) -> None:
-    inputs, reference, shape = setting.inputs, setting.reference, setting.shape
+    inputs, reference, shape = context.inputs, context.reference, context.shape
     task = inputs.task
     say(
         f"task {task_title(folder.config)}: {how_many(inputs)} of length {task.min_length} to "
@@ -462,7 +464,7 @@ def _announce(
     )
     say(f"output: {output_text(inputs)}")
     say(f"reference: {reference_text(reference)}")
-    if "similarity" in setting.config.measures and (names := confounded(setting)):
+    if "similarity" in context.config.measures and (names := confounded(context)):
         say(f"no dCKA of {', '.join(names)}: functions of token and position on these inputs")
     mlps = "no MLP" if shape.attn_only else f"d_mlp {shape.d_mlp}"
     say(

@@ -12,7 +12,7 @@ import torch
 from support.runs import TINY, quiet
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.interchange_training import Cases, implement
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
@@ -22,7 +22,7 @@ from algomatch.cli import main as cli
 from algomatch.config.schema import Config, TrainerConfig, compose
 from algomatch.models.bridges import plain_model
 from algomatch.models.shapes import random_inits
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.models.training import weights_of
 from algomatch.models.variable_sites import sites_of
 from algomatch.report.terminal.subspace_tables import HEADER, Searched, per_site, sentences
@@ -98,15 +98,15 @@ def test_a_mistake_gives_one_line(
     assert error.count("\n") == 1
 
 
-def stands(small: Setting, bridge: TransformerBridge) -> Standing:
+def stands(small: MeasurementContext, bridge: TransformerBridge) -> Standing:
     """The standing of the reference program in a model."""
     config = replace(small.config, match_cases=100)
     program = candidate("reverse", small.inputs, small.reference, config, sides=False)
-    return standing(subject_of(bridge, small.inputs), program, config)
+    return standing(task_model_of(bridge, small.inputs), program, config)
 
 
 def test_a_variable_is_searched_for_where_the_whole_residual_is_no_cut_with_it(
-    small: Setting,
+    small: MeasurementContext,
 ) -> None:
     reference = small.reference.bridge
     own = stands(small, reference)
@@ -123,11 +123,13 @@ def test_a_variable_is_searched_for_where_the_whole_residual_is_no_cut_with_it(
     assert where_to_search(stands(small, untrained), PLACES) == dict.fromkeys(places, PLACES)
 
 
-def test_without_a_testable_cut_every_inner_variable_is_searched_for(small: Setting) -> None:
+def test_without_a_testable_cut_every_inner_variable_is_searched_for(
+    small: MeasurementContext,
+) -> None:
     (untrained,) = random_inits(small.shape, 1, 0, "cpu")
     config = replace(small.config, match_cases=100)
     program = candidate("reverse", small.inputs, None, config)
-    there = standing(subject_of(untrained, small.inputs), program, config)
+    there = standing(task_model_of(untrained, small.inputs), program, config)
     assert where_to_search(there, PLACES) == dict.fromkeys(["length", "opp_idx"], PLACES)
 
 
@@ -204,8 +206,8 @@ def reversing(n_layers: int) -> Config:
 @pytest.mark.slow
 def test_what_a_model_was_taught_is_found_where_it_was(tmp_path: Path) -> None:
     config = reversing(3)
-    setting = prepare(config)
-    taught = implement(setting.inputs, setting.shape, 0, TAUGHT)
+    context = prepare(config)
+    taught = implement(context.inputs, context.shape, 0, TAUGHT)
     assert taught.interchange["opp_idx"] > 0.97
     there = searched(config, taught.weights, tmp_path)
     subspaces = [subspace for subspace in there.found if subspace.found]

@@ -11,7 +11,7 @@ import torch
 from support.gpt2 import saved_gpt2
 from support.models import varied
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.matching.program_ranking import candidate, standing
 from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import InputSet, input_set
@@ -19,8 +19,8 @@ from algomatch.data.tasks import make_task
 from algomatch.infra.errors import UserError
 from algomatch.models.bridges import make_bridge, plain_model
 from algomatch.models.foreign import load_gpt2
-from algomatch.models.foreign_encoding import encoded_subject
-from algomatch.models.task_model import subject_of
+from algomatch.models.foreign_encoding import encoded_task_model
+from algomatch.models.task_model import task_model_of
 
 IDS = {"a": 7, "b": 3, "c": 10}
 
@@ -37,37 +37,37 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_gpt2(folder)
 
 
-def test_a_model_reads_what_the_encoder_says(gpt2: Any, small: Setting) -> None:
+def test_a_model_reads_what_the_encoder_says(gpt2: Any, small: MeasurementContext) -> None:
     inputs = small.inputs
-    subject = encoded_subject(gpt2, inputs, encode)
-    assert subject.lead == 2
-    assert subject.classes is not None
-    assert subject.classes.tolist() == [IDS[value] for value in inputs.output.values]  # type: ignore[union-attr]
-    own = subject.logits()
+    task_model = encoded_task_model(gpt2, inputs, encode)
+    assert task_model.lead == 2
+    assert task_model.classes is not None
+    assert task_model.classes.tolist() == [IDS[value] for value in inputs.output.values]  # type: ignore[union-attr]
+    own = task_model.logits()
     assert own.shape == (len(inputs), 5, 3)
     for row in range(0, len(inputs), 17):
         ids = encode(inputs.listed(row))
-        assert subject.tokens[row][subject.key_mask[row]].tolist() == ids
-        assert subject.key_mask[row].tolist() == [True] * len(ids) + [False] * (7 - len(ids))
-        alone = gpt2(torch.tensor([ids]))[0, 2:, subject.classes]
+        assert task_model.tokens[row][task_model.key_mask[row]].tolist() == ids
+        assert task_model.key_mask[row].tolist() == [True] * len(ids) + [False] * (7 - len(ids))
+        alone = gpt2(torch.tensor([ids]))[0, 2:, task_model.classes]
         torch.testing.assert_close(own[row, : len(alone)], alone, atol=1e-5, rtol=0)
 
 
-def test_ids_may_be_tensors_and_outputs_read_anywhere(gpt2: Any, small: Setting) -> None:
+def test_ids_may_be_tensors_and_outputs_read_anywhere(gpt2: Any, small: MeasurementContext) -> None:
     places = {"c": 0, "a": 4, "b": 2}
     as_tensor: Any = lambda tokens: torch.tensor(encode(tokens))  # noqa: E731
-    subject = encoded_subject(gpt2, small.inputs, as_tensor, lambda token: places[token])
-    assert subject.classes is not None
-    assert subject.classes.tolist() == [4, 2, 0]
-    assert torch.equal(subject.tokens, encoded_subject(gpt2, small.inputs, encode).tokens)
+    task_model = encoded_task_model(gpt2, small.inputs, as_tensor, lambda token: places[token])
+    assert task_model.classes is not None
+    assert task_model.classes.tolist() == [4, 2, 0]
+    assert torch.equal(task_model.tokens, encoded_task_model(gpt2, small.inputs, encode).tokens)
 
 
-def prefixed(setting: Setting) -> tuple[Any, Callable[[list[Any]], list[int]]]:
+def prefixed(context: MeasurementContext) -> tuple[Any, Callable[[list[Any]], list[int]]]:
     """The reference, with two empty tokens and positions before BOS.
 
     Nothing attends to them: the keys of an empty residual are zero.
     """
-    bridge, ids = setting.reference.bridge, setting.inputs.token_ids
+    bridge, ids = context.reference.bridge, context.inputs.token_ids
     shape = varied(bridge.cfg, n_ctx=bridge.cfg.n_ctx + 2, d_vocab=bridge.cfg.d_vocab + 2)
     shape.d_model = bridge.cfg.d_model
     weights = dict(plain_model(bridge).state_dict())
@@ -79,17 +79,17 @@ def prefixed(setting: Setting) -> tuple[Any, Callable[[list[Any]], list[int]]]:
 
 @pytest.mark.slow
 def test_behind_a_prefix_a_reference_passes_all_tests_that_it_passes_without(
-    small: Setting,
+    small: MeasurementContext,
 ) -> None:
     bridge, read_as = prefixed(small)
     values = list(small.inputs.output.values)  # type: ignore[union-attr]
-    subject = encoded_subject(bridge, small.inputs, read_as, values.index)
-    own = subject_of(small.reference.bridge, small.inputs)
+    task_model = encoded_task_model(bridge, small.inputs, read_as, values.index)
+    own = task_model_of(small.reference.bridge, small.inputs)
     torch.testing.assert_close(
-        subject.logits()[small.inputs.defined], own.logits()[small.inputs.defined]
+        task_model.logits()[small.inputs.defined], own.logits()[small.inputs.defined]
     )
     program = candidate("reverse", small.inputs, small.reference, small.config)
-    judged, expected = (standing(which, program, small.config) for which in (subject, own))
+    judged, expected = (standing(which, program, small.config) for which in (task_model, own))
     assert judged.score == expected.score
     assert judged.score is not None
     assert judged.score[0] == 1
@@ -102,7 +102,7 @@ def test_behind_a_prefix_a_reference_passes_all_tests_that_it_passes_without(
 
 def refused(bridge: Any, inputs: InputSet, *given: Any) -> str:
     with pytest.raises(UserError) as caught:
-        encoded_subject(bridge, inputs, *given)
+        encoded_task_model(bridge, inputs, *given)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -152,7 +152,7 @@ def raising(tokens: list[Any]) -> list[int]:
     ],
 )
 def test_an_encoder_that_is_none_is_refused(
-    given: Any, message: str, gpt2: Any, small: Setting
+    given: Any, message: str, gpt2: Any, small: MeasurementContext
 ) -> None:
     assert message in refused(gpt2, small.inputs, given)
 
@@ -168,7 +168,7 @@ def test_an_encoder_that_is_none_is_refused(
     ],
 )
 def test_a_reader_that_is_none_is_refused(
-    given: Any, message: str, gpt2: Any, small: Setting
+    given: Any, message: str, gpt2: Any, small: MeasurementContext
 ) -> None:
     assert message in refused(gpt2, small.inputs, encode, given)
 
@@ -182,9 +182,9 @@ def test_outputs_that_are_no_tokens_need_a_reader(gpt2: Any) -> None:
     inputs = inputs_of(name="hist", vocabulary=["a", "b", "c"], max_length=3)
     message = "the output 1 is no token of the task, so no logit is known for it: give a reader"
     assert message in refused(gpt2, inputs, encode)
-    subject = encoded_subject(gpt2, inputs, encode, int)
-    assert subject.classes is not None
-    assert subject.classes.tolist() == [1, 2, 3]
+    task_model = encoded_task_model(gpt2, inputs, encode, int)
+    assert task_model.classes is not None
+    assert task_model.classes.tolist() == [1, 2, 3]
 
 
 def test_true_is_not_the_token_1(gpt2: Any) -> None:
@@ -197,17 +197,17 @@ def test_numbers_are_refused(gpt2: Any) -> None:
     assert refused(gpt2, inputs, encode).startswith("task 'frac_prevs' gives numbers: a model that")
 
 
-def test_a_model_in_training_is_refused(small: Setting, tmp_path: Path) -> None:
+def test_a_model_in_training_is_refused(small: MeasurementContext, tmp_path: Path) -> None:
     saved_gpt2(tmp_path)
     bridge = load_gpt2(tmp_path)
     bridge.train()
     assert "call its eval()" in refused(bridge, small.inputs, encode)
     bridge.eval()
-    encoded_subject(bridge, small.inputs, encode)
+    encoded_task_model(bridge, small.inputs, encode)
 
 
 def test_a_model_without_the_hooks_is_refused(
-    gpt2: Any, small: Setting, monkeypatch: pytest.MonkeyPatch
+    gpt2: Any, small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def but(left_out: str) -> dict[str, Any]:
         return {name: hook for name, hook in hooks.items() if name != left_out}
@@ -218,7 +218,9 @@ def test_a_model_without_the_hooks_is_refused(
         assert f"no residual stream at {site}" in refused(gpt2, small.inputs, encode)
 
 
-def test_a_model_without_a_token_embedding_is_refused(small: Setting, tmp_path: Path) -> None:
+def test_a_model_without_a_token_embedding_is_refused(
+    small: MeasurementContext, tmp_path: Path
+) -> None:
     saved_gpt2(tmp_path)
     bridge = load_gpt2(tmp_path)
     del bridge.embed

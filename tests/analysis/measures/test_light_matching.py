@@ -12,7 +12,7 @@ from support.tasks import small_inputs
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.activations import Recording, observe, taken
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.variants import permuted, rotated
 from algomatch.analysis.matching.cut_verdicts import REALISED
 from algomatch.analysis.matching.program_ranking import candidate, standing
@@ -23,7 +23,7 @@ from algomatch.config.schema import AnalysisConfig
 from algomatch.data.rasp.cuts import cuts
 from algomatch.models.reference import Reference, build_reference
 from algomatch.models.shapes import random_inits
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 
 CONFIG = AnalysisConfig(match_cases=300, match_checkpoint_cases=150, bootstrap=100)
 PROGRAMS = ("reverse", "sort", "double_hist", "double_hist_by_division")
@@ -36,15 +36,15 @@ def reference_of(program: str) -> Reference:
 
 
 @cache
-def setting_of(program: str) -> Setting:
+def setting_of(program: str) -> MeasurementContext:
     reference = reference_of(program)
-    return Setting(small_inputs(program), reference, reference.bridge.cfg, CONFIG)
+    return MeasurementContext(small_inputs(program), reference, reference.bridge.cfg, CONFIG)
 
 
 def rows_of(bridge: TransformerBridge, program: str) -> dict[str, Measurement]:
-    setting = setting_of(program)
-    source = observe(bridge, setting.inputs, CONFIG.batch_size)
-    return {row.key: row for row in taken(Realisation(source, setting), source)}
+    context = setting_of(program)
+    source = observe(bridge, context.inputs, CONFIG.batch_size)
+    return {row.key: row for row in taken(Realisation(source, context), source)}
 
 
 def named(rows: dict[str, Measurement], name: str) -> dict[str, float]:
@@ -87,7 +87,7 @@ def test_it_agrees_with_the_full_version_on_each_others_programs(own: str, asked
     inputs = small_inputs(asked)
     bridge = reference_of(own).compiled.bridge(inputs)
     program = candidate(asked, inputs, reference_of(asked), CONFIG)
-    full = standing(subject_of(bridge, inputs), program, CONFIG)
+    full = standing(task_model_of(bridge, inputs), program, CONFIG)
     light = named(rows_of(bridge, asked), "realised")
     verdicts = {verdict.cut.name: verdict.verdict for verdict in full.verdict.cuts}
     assert light == {cut.name: float(verdicts[cut.name] == REALISED) for cut in program.testable}
@@ -98,13 +98,13 @@ def test_it_agrees_with_the_full_version_on_each_others_programs(own: str, asked
 def test_a_model_that_does_not_solve_the_task_realises_nothing(
     wrong: float, realised: float
 ) -> None:
-    setting = setting_of("reverse")
-    source = observe(setting.reference.bridge, setting.inputs, CONFIG.batch_size)
-    statistic = Realisation(source, setting)
+    context = setting_of("reverse")
+    source = observe(context.reference.bridge, context.inputs, CONFIG.batch_size)
+    statistic = Realisation(source, context)
     for rows, part in source.parts():
         assert isinstance(part, Recording)
         logits = part.logits.clone()
-        logits[: int(wrong * len(setting.inputs))] *= -1  # every right output becomes wrong
+        logits[: int(wrong * len(context.inputs))] *= -1  # every right output becomes wrong
         statistic.add(replace(part, logits=logits), rows)
     by_key = {row.key: row for row in statistic.rows()}
     assert set(named(by_key, "best_match").values()) == {1.0}
