@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from algomatch.analysis.base import Setting
 from algomatch.analysis.matching.cut_tests import Match, matches
 from algomatch.analysis.measures.suite import measure
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import Config, compose
 from algomatch.data.donors import cut_trials
 from algomatch.data.inputs import InputSet, input_set

@@ -50,7 +50,7 @@ from ..models.task_model import Subject, subject_of
 from ..models.wiring import Edge, Wiring, wired
 from ..report.terminal.circuit_tables import Circuits, Truth
 from ..runs import checkpoints
-from .training_runs import bridge_of
+from .preparation import bridge_of
 
 Keep = Callable[[Circuits], object]
 CHECKED = 50  # inputs

@@ -46,7 +46,7 @@ from ..models.variable_sites import sites_of
 from ..report.terminal.matching_tables import Matching
 from ..report.terminal.subspace_tables import Searched
 from ..runs import checkpoints
-from .training_runs import bridge_of, prepare
+from .preparation import bridge_of, prepare
 
 SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a model
 

@@ -89,7 +89,7 @@ def test_a_program_needs_no_run(
 def test_what_was_found_before_an_interrupt_is_there(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    from algomatch.api import circuit_search as circuit
+    from algomatch.api import circuit
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -115,7 +115,7 @@ def test_a_smaller_search_takes_nothing_away_nor_does_one_that_is_interrupted(
         ("mean", "eap")
     }
 
-    from algomatch.api import circuit_search as circuit
+    from algomatch.api import circuit
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -157,11 +157,7 @@ def test_a_mistake_gives_one_line(
     given: list[str], message: str, trained: Path, capsys: Capture
 ) -> None:
     arguments = [str(trained) if one == "RUN" else one for one in given]
-    try:
-        code = cli.main(["circuit", *arguments])
-    except SystemExit as left:  # argparse's own
-        code = int(left.code or 0)
-    assert code == 2
+    assert cli.main(["circuit", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -10,7 +10,7 @@ import pytest
 from support.runs import TINY, quiet
 from support.runs import run as run_command
 
-from algomatch.api.training_runs import train
+from algomatch.api.train import train
 from algomatch.cli.main import main as cli
 from algomatch.config.schema import compose
 
@@ -129,7 +129,7 @@ def test_a_model_with_attention_only_has_no_neurons(tmp_path: Path, capsys: Capt
 def test_what_was_found_before_an_interrupt_is_there(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    from algomatch.api import explaining as explain
+    from algomatch.api import explain
 
     def interrupted(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt

@@ -30,7 +30,8 @@ from algomatch.analysis.matching.program_ranking import (
     standing,
 )
 from algomatch.api.match import match_checkpoints
-from algomatch.api.training_runs import prepare, train
+from algomatch.api.preparation import prepare
+from algomatch.api.train import train
 from algomatch.cli.main import main as cli
 from algomatch.config.schema import compose
 from algomatch.data.inputs import input_set
@@ -158,14 +159,41 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "nowhere"], "'nowhere' does not exist"),
         (["RUN", "--sites"], "unknown option '--sites'"),
-        (["--controls", "reverse", "--all"], "--controls takes tasks: leave out --programs"),
-        (["--controls", "revers"], "unknown task 'revers'"),
+        (["RUN", "task=sort"], "'task=sort' has no say here: a checkpoint has its own config"),
+        (
+            ["--controls", "reverse", "analysis.seed=1"],
+            "`match --controls` is a command of its own now: "
+            "`algomatch match-controls reverse analysis.seed=1`",
+        ),
+        (["a run", "--subspaces"], "is a command of its own now: `algomatch subspaces 'a run'`"),
+        (
+            ["gpt2", "task=induction", "--encoder=own.py:encode"],
+            "`algomatch match-model gpt2 task=induction --encoder=own.py:encode`",
+        ),
     ],
 )
 def test_a_mistake_gives_one_line(
     given: list[str], message: str, run: Path, capsys: Capture
 ) -> None:
     assert cli.main(["match", *(str(run) if one == "RUN" else one for one in given)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["reverse", "--all"], "unknown option '--all': valid: --device, --help, --output"),
+        (["revers"], "unknown task 'revers'"),
+        (["task=reverse"], "'task=reverse': name the tasks alone, as in match-controls reverse"),
+        (["reverse", "--device", "tpu"], "analysis.device=tpu"),
+    ],
+)
+def test_a_mistake_about_controls_gives_one_line(
+    given: list[str], message: str, capsys: Capture
+) -> None:
+    assert cli.main(["match-controls", *given]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -11,7 +11,7 @@ from support.runs import TINY, kept_steps, quiet, rows_of, weights_of
 
 from algomatch.config.schema import compose
 from algomatch.infra.errors import FaultError
-from algomatch.api.training_runs import resume, train
+from algomatch.api.train import resume, train
 from algomatch.runs.run_folder import DAMAGED, RunFolder
 
 pytestmark = pytest.mark.slow

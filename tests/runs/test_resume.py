@@ -26,7 +26,7 @@ from support.runs import (
 
 from algomatch.config.schema import compose
 from algomatch.infra.errors import UserError
-from algomatch.api.training_runs import resume, train
+from algomatch.api.train import resume, train
 from algomatch.runs.run_folder import RunFolder
 
 SETTINGS = (*TINY, "tracking=disabled", "trainer.save_every_seconds=0", "seed=5")

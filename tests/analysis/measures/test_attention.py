@@ -17,7 +17,7 @@ from algomatch.analysis.base import Setting
 from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.measures import attention
 from algomatch.analysis.measures.attention import active_heads, compare, matching, name_of, overlaps
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge
 

@@ -14,7 +14,7 @@ from algomatch.analysis.base import Setting
 from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import ablation, accuracy, similarity
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.training import exact_accuracy

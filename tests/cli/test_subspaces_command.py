@@ -1,4 +1,4 @@
-"""`algomatch match --subspaces`: a run's variables searched for in subspaces, beside controls."""
+"""`algomatch subspaces`: a run's variables searched for in subspaces, beside controls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
 from algomatch.api.match import match_checkpoints, search_subspaces
-from algomatch.api.training_runs import prepare, train
+from algomatch.api.preparation import prepare
+from algomatch.api.train import train
 from algomatch.cli.main import main as cli
 from algomatch.config.schema import Config, TrainerConfig, compose
 from algomatch.models.bridges import plain_model
@@ -55,15 +56,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> None:
-    assert cli.main(["match", str(run), "--subspaces"]) == 0
+    assert cli.main(["subspaces", str(run)]) == 0
     out = capsys.readouterr().out
-    assert "program reverse_by_counting" in out  # all programs are matched
     assert re.search(r"^subspaces, program reverse *$", out, re.MULTILINE)
     assert "length = opp_idx: found in " in out
     assert "the model of shuffled labels has " in out
     written = run / "matching"
     assert {path.name for path in written.iterdir() if path.is_file()} == {
-        "match.csv", "match.png", "programs.csv", "selectors.csv", "emergence.csv",
         "subspaces.csv", "subspaces.safetensors",
     }  # fmt: skip
     (kept,) = (path for path in written.iterdir() if path.name.endswith("-subspaces"))
@@ -84,15 +83,18 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["RUN", "--all"], "--subspaces searches one checkpoint: leave out --all"),
-        (["--controls", "reverse"], "leave out --programs, --all, --subspaces"),
+        (["RUN", "--all"], "unknown option '--all'"),
+        (["RUN", "--program", "revers"], "unknown program 'revers' of reverse: did you mean"),
+        (["RUN", "task=sort"], "'task=sort' has no say here"),
+        ([], "subspaces takes a checkpoint or run folders: none is given"),
+        (["RUN", "--jobs", "2"], "--jobs is of several runs"),
     ],
 )
 def test_a_mistake_gives_one_line(
     given: list[str], message: str, run: Path, capsys: Capture
 ) -> None:
     arguments = [str(run) if one == "RUN" else one for one in given]
-    assert cli.main(["match", *arguments, "--subspaces"]) == 2
+    assert cli.main(["subspaces", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
