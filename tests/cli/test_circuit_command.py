@@ -9,7 +9,7 @@ import pytest
 from support.runs import TINY, run
 from support.wandb_server import WandbServer
 
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 
 OF = ("task=reverse", "task.vocabulary=[a,b]", "task.max_length=3", "analysis.bootstrap=20")
 Capture = pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ from support.runs import TINY, quiet
 from support.runs import run as run_command
 
 from algomatch.api.train import train
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 from algomatch.config.schema import compose
 
 FILES = {

@@ -32,7 +32,7 @@ from algomatch.analysis.matching.program_ranking import (
 from algomatch.api.match import match_checkpoints
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 from algomatch.config.schema import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.rasp.cuts import effect

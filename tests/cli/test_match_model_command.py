@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.gpt2 import INDUCTION, OTHER_IDS, copied_induction
 
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 
 ENCODERS = f"""
 IDS = {OTHER_IDS}

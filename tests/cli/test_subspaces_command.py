@@ -20,7 +20,7 @@ from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_s
 from algomatch.api.match import match_checkpoints, search_subspaces
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
-from algomatch.cli.main import main as cli
+from algomatch.cli import main as cli
 from algomatch.config.schema import Config, TrainerConfig, compose
 from algomatch.models.bridges import plain_model
 from algomatch.models.task_model import subject_of
