@@ -1,4 +1,4 @@
-"""What patching every edge costs, beside a forward pass with hooks for each: `make bench` too."""
+"""The cost of patching every edge, over one hooked forward pass for each. In `make bench`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CASES, KIND = 300, "resample_across"
 
 
 def every_edge() -> Result:
-    """Exact patching of all edges of compiled reverse, over one hooked forward pass for each."""
+    """Time exact patching of all edges of compiled reverse, over one hooked pass for each edge."""
     config = compose(["task=reverse"])
     inputs = input_set(make_task(config.task), config.task)
     bridge = build_reference(inputs).bridge
@@ -53,14 +53,14 @@ def every_edge() -> Result:
 
 
 @torch.inference_mode()
-def _hooked(bridge: Any, one: Ablated) -> Tensor:
-    """Return the same by TransformerLens's hooks, an edge at a time; each block has one head."""
-    tokens, mask = one.tokens, one.key_mask
+def _hooked(bridge: Any, ablated: Ablated) -> Tensor:
+    """Return the effect of each edge by TransformerLens's hooks. Each block has one head."""
+    tokens, mask = ablated.tokens, ablated.key_mask
     intact = bridge(tokens, attention_mask=mask)
-    change = one.other - one.intact.written
+    change = ablated.other - ablated.intact.written
     values = []
-    for edge in one.wiring.edges:
-        reader = one.wiring.readers[edge.reader]
+    for edge in ablated.wiring.edges:
+        reader = ablated.wiring.readers[edge.reader]
         if reader.hook == OUTPUT:
             name = "ln_final.hook_in"
         else:
@@ -68,7 +68,7 @@ def _hooked(bridge: Any, one: Ablated) -> Tensor:
             name = f"blocks.{reader.layer}.{place}.hook_in"
         hook = partial(_added, change=change[edge.node])
         logits = bridge.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=[(name, hook)])
-        apart = divergence(one.inputs.output, logits, intact, one.inputs.defined).mean()
+        apart = divergence(ablated.inputs.output, logits, intact, ablated.inputs.defined).mean()
         values.append(float(apart) if apart > NOTHING else 0.0)
     return torch.tensor(values, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments and gone on with: what is lost. Prints the counts.
+"""Kills runs at random moments, resumes them, and prints counts of what was lost.
 
     python benchmarks/kills.py [KILLS]
 
@@ -44,7 +44,7 @@ STEP = "trainer/global_step"
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: the signal, where W&B is, and when: a share of the run, or in a checkpoint."""
+    """One kill: the signal, W&B's mode, and the moment (a share of the run, or in a checkpoint)."""
 
     number: signal.Signals
     mode: str
@@ -66,7 +66,7 @@ def start(server: WandbServer, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def ended(process: subprocess.Popen[bytes]) -> str | None:
-    """Wait for a process; return its last words if it failed."""
+    """Wait for a process; return its last error output if it failed."""
     _, err = process.communicate(timeout=300)
     if process.returncode == 0:
         return None
@@ -89,7 +89,7 @@ def killed(process: subprocess.Popen[bytes], folder: Path, kill: Kill, seconds: 
 
 
 def checked(folder: Path, whole: Path, counts: Counter[str]) -> None:
-    """Count what differs from the run that was not killed."""
+    """Count the differences from the run that was not killed."""
     for path in RunFolder.open(folder).checkpoint_folders():
         try:
             checkpoints.load_rows(path, checkpoints.load(path).rows_digest)
@@ -104,8 +104,10 @@ def checked(folder: Path, whole: Path, counts: Counter[str]) -> None:
     counts["lines too many or too few in measurements.csv"] += abs(len(table) - 1 - len(mine))
 
 
-def one(server: WandbServer, whole: Path, seconds: float, folder: Path, kill: Kill) -> Counter[str]:
-    """Kill one run, go on with it, log it, and count what went wrong."""
+def kill_and_resume(
+    server: WandbServer, whole: Path, seconds: float, folder: Path, kill: Kill
+) -> Counter[str]:
+    """Kill one run, resume it, log it, and count what went wrong."""
     counts = Counter({"resumes that failed": 0, "unreadable checkpoints": 0})
     settings = (*SETTINGS, f"tracking={kill.mode}", f"run_dir={folder}")
     if not killed(start(server, "train", *settings), folder, kill, seconds):
@@ -133,14 +135,14 @@ def one(server: WandbServer, whole: Path, seconds: float, folder: Path, kill: Ki
 
 
 def main(kills: int) -> int:
-    """Kill as many runs, print the counts; return 1 if anything was lost."""
+    """Kill `kills` runs and print the counts; return 1 if anything was lost."""
     generator, total, console = random.Random(SEED), Counter[str](), Console()
     with tempfile.TemporaryDirectory() as temporary, WandbServer() as server:
         whole = Path(temporary) / "whole"
         started = time.monotonic()
         if problem := ended(start(server, "train", *SETTINGS, f"run_dir={whole}")):
             raise SystemExit(problem)
-        seconds = time.monotonic() - started - 6  # it has its folder after some six seconds
+        seconds = time.monotonic() - started - 6  # its folder exists after about six seconds
         plans = (
             Kill(
                 signal.SIGKILL if i % 2 else signal.SIGTERM,
@@ -154,9 +156,9 @@ def main(kills: int) -> int:
             while (missing := kills - total["kills"]) > 0:
                 batch = [(Path(temporary) / f"run{done + i}", next(plans)) for i in range(missing)]
                 done += len(batch)
-                work = partial(one, server, whole, max(seconds, 1.0))
-                found = pool.map(work, *zip(*batch, strict=True))
-                for counts in track(found, "kills", total=len(batch), console=console):
+                work = partial(kill_and_resume, server, whole, max(seconds, 1.0))
+                outcomes = pool.map(work, *zip(*batch, strict=True))
+                for counts in track(outcomes, "kills", total=len(batch), console=console):
                     total.update(counts)
     expected = {
         "kills",

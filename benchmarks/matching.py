@@ -1,7 +1,7 @@
-"""What matching costs, and how that grows: `python benchmarks/matching.py`.
+"""The cost of matching, and how it grows: `python benchmarks/matching.py`.
 
-`make bench` checks the two claims with a bar; run by itself this prints them and the curve: longer
-lists and larger vocabularies, seconds for each pair of a site and a cut.
+`make bench` checks the two claims that have a bar. Run by itself, this file prints the claims and
+the curve: seconds per pair of site and cut, for longer lists and larger vocabularies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TASKS = ("reverse", "sort", "double_hist", "most_freq", "shuffle_dyck")
 
 
 def whole_match() -> Result:
-    """Scrub and interchange of all cuts at all sites of 4L on reverse, trials drawn and all."""
+    """Time scrub and interchange of all cuts at all sites of 4L on reverse, with drawing trials."""
     config = compose(["model=4L"])
     inputs = input_set(make_task(config.task), config.task)
     bridge = make_bridge(learned_shape(config.model, inputs, 0))
@@ -47,10 +47,10 @@ def whole_match() -> Result:
 
 
 def light_match() -> tuple[Result, ...]:
-    """The measure `matching` at a checkpoint of 4L on reverse, over plain forward passes.
+    """Time the measure `matching` at a checkpoint of 4L on reverse, over plain forward passes.
 
-    What accuracy alone takes is taken off. Of a model as it is initialised, of one that solves the
-    task, and of the compiled reference, whose matches ask for the later cuts too.
+    The time of accuracy alone is subtracted. The models: a random init, one that solves the task,
+    and the compiled reference, whose matches also test the later cuts.
     """
     config = compose(["model=4L", "trainer.max_steps=300"])
     both, alone = ["accuracy", "matching"], ["accuracy"]
@@ -79,7 +79,7 @@ def light_match() -> tuple[Result, ...]:
 
 
 def _measuring(setting: Setting, bridge: TransformerBridge, names: list[str]) -> float:
-    """Return the seconds of measuring, where what a run's checkpoints share is there already."""
+    """Return the seconds of measuring, without what all checkpoints of a run share."""
     setting.config = dataclasses.replace(setting.config, measures=names)
 
     def run() -> None:
@@ -103,20 +103,24 @@ def _forward(bridge: TransformerBridge, setting: Setting) -> float:
 def _match(bridge: TransformerBridge, inputs: InputSet, config: Config) -> tuple[float, int, int]:
     """Return the seconds of a whole match, and how many cuts and sites it had."""
     subject, analysis = subject_of(bridge, inputs), config.analysis
-    found: list[Match] = []
+    site_matches: list[Match] = []
 
     def run() -> None:
         trials = cut_trials(inputs, cuts(inputs).all, analysis.match_cases, analysis.seed)
-        found.extend(
+        site_matches.extend(
             matches(subject, inputs, trials, subject.sites, analysis.bootstrap, analysis.seed)
         )
 
     seconds = timed(run)
-    return seconds, len({one.cut for one in found}), len({one.site for one in found})
+    return (
+        seconds,
+        len({match.cut for match in site_matches}),
+        len({match.site for match in site_matches}),
+    )
 
 
 def curve() -> Iterator[tuple[str, int, int, int, float]]:
-    """Yield what was varied, inputs, cuts, sites and seconds of a whole match."""
+    """Yield the varied setting, and the inputs, cuts, sites and seconds of a whole match."""
     of_lengths = [(f"max_length={n}", [f"task.max_length={n}"]) for n in LENGTHS]
     of_tokens = [
         (f"{n} tokens, max_length={LONGEST}",

@@ -1,8 +1,8 @@
-"""Reports: how long one takes to write, how large it is, and how long it takes to open.
+"""Reports: the time to write one, its size, and the time to open it.
 
-Trains a run of each of five architectures, copies them to ten seeds each (50 runs: what is in
-them costs the same whether they were trained), and opens the pages in a browser. The exit code is 1
-where a page takes two seconds to open, or is of 15 MB.
+Trains one run of each of five architectures, copies each to ten seeds (50 runs: copies cost as
+much as trained runs), and opens the pages in a browser. The exit code is 1 if a page takes two
+seconds to open, or has 15 MB.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from algomatch.report.html.page import write_report
 MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")
 SEEDS = 10
 SECONDS, MEGABYTES = 2.0, 15.0
-OPENED = 5  # times, of which the slowest counts
+OPENED = 5  # repetitions; the slowest counts
 QUIET = Console(file=io.StringIO())
 
 
 def runs(folder: Path) -> Path:
-    """Train the runs, and copy them to several seeds."""
+    """Train the runs and copy them to several seeds."""
     for model in MODELS:
         first = folder / f"{model}-0"
         train(
@@ -46,7 +46,7 @@ def runs(folder: Path) -> Path:
 
 
 def opened(browser: Browser, page: Path) -> float:
-    """Return the seconds until a page is whole, by its own clock; the slowest of several times."""
+    """Return the seconds until a page is complete, by its own clock: the slowest of several."""
     slowest = 0.0
     for _ in range(OPENED):
         context = browser.new_context()
@@ -59,7 +59,7 @@ def opened(browser: Browser, page: Path) -> float:
 
 
 def main() -> int:
-    """Print what each page costs; return the exit code."""
+    """Print the cost of each page; return the exit code."""
     chromium = shutil.which("chromium") or "chromium"
     missed = False
     with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:

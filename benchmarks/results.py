@@ -1,4 +1,4 @@
-"""What a benchmark gives: a claim, its measurements and the bar, and a table of them."""
+"""A benchmark's result: a claim, its measurements and its bar, and a table of results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAIRS = 7
 
 @dataclass(frozen=True)
 class Result:
-    """A claim, what was measured for it in each pair, and the bar."""
+    """A claim, its ratio in each pair of measurements, and its bar."""
 
     claim: str
     values: list[float]

@@ -1,7 +1,7 @@
 """Speed, as ratios of paired measurements in one run: `make bench`.
 
-Prints each ratio's median with its lowest and highest, and the bar it must keep; the exit
-code is 1 where one is missed.
+Prints the median, lowest and highest value of each ratio, and the bar it must keep. The exit
+code is 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ STEPS = 200
 
 
 def training_step(model: str) -> Result:
-    """A step through Lightning with logging, over a bare loop with the same everything."""
+    """Time a training step by Lightning with logging, over a bare loop that is otherwise equal."""
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for pair in range(PAIRS):
@@ -146,11 +146,11 @@ def _lightning_seconds(config: Config) -> float:
 
 
 def measuring() -> tuple[Result, ...]:
-    """One checkpoint of 4L on all 1,364 inputs, over plain forward passes on the same inputs.
+    """Time one checkpoint of 4L on all 1,364 inputs, over plain forward passes on these inputs.
 
-    All but matching, which has a bar of its own. Of a model as it is initialised: every head,
-    attention layer and MLP under four ablations, similarity, attention, sparsity. Then of one that
-    solves the task: joint sets and the growing of the redundant set too.
+    Matching is left out: it has its own bar. For a random init: every head, attention layer and
+    MLP under four ablations, similarity, attention and sparsity. For a model that solves the task:
+    also joint sets, and growing the redundant set.
     """
     config = compose(["model=4L", "trainer.max_steps=300"])
     config.analysis.measures.remove("matching")
@@ -172,7 +172,7 @@ def measuring() -> tuple[Result, ...]:
         ("the same, solved: with joint sets, grown", solved, 120),
     ):
         checkpoint = partial(_checkpoint, setting, make_bridge(setting.shape, weights))
-        checkpoint()  # the controls and the reference, once a run
+        checkpoint()  # the controls and the reference are measured once per run
         ratios = [timed(checkpoint) / (timed(forward) / 10) for _ in range(PAIRS)]
         results.append(Result(claim, ratios, bar, "forward passes"))
     return tuple(results)
@@ -183,10 +183,10 @@ def _checkpoint(setting: Setting, bridge: TransformerBridge) -> list[Measurement
 
 
 def against_hooks() -> Result:
-    """The ablations of a checkpoint, over the same by `run_with_hooks`, one at a time.
+    """Time the ablations of a checkpoint, over the same ones by `run_with_hooks`, one at a time.
 
-    Both give the effect of all components of 4L under all kinds on all 1,364 inputs; the benchmark
-    fails if an accuracy is not the same or a loss differs by more than a millionth.
+    Both ablate all components of 4L in all ways, on all 1,364 inputs. The benchmark fails if an
+    accuracy differs, or a loss differs by more than a millionth.
     """
     setting = prepare(compose(["model=4L"]))
     bridge = make_bridge(setting.shape)
@@ -202,10 +202,10 @@ def against_hooks() -> Result:
     def by_hooks() -> Outcome:
         return side_by_side(_hooked(recording, means, given, *run) for run in runs)
 
-    one, other = ours(), by_hooks()
-    if not (torch.equal(one.exact, other.exact) and torch.equal(one.correct, other.correct)):
+    direct, other = ours(), by_hooks()
+    if not (torch.equal(direct.exact, other.exact) and torch.equal(direct.correct, other.correct)):
         raise AssertionError("ablations by hooks have other accuracies")
-    torch.testing.assert_close(one.loss, other.loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(direct.loss, other.loss, rtol=1e-6, atol=1e-6)
     ratios = [timed(ours) / timed(by_hooks) for _ in range(3)]
     claim = "its ablations, over run_with_hooks one at a time (same values)"
     return Result(claim, ratios, 0.25, "x")
@@ -245,7 +245,7 @@ def _hooked(
 
 
 def share_of_demo() -> Result:
-    """What measuring takes of the demo's wall time, from the command's start to its end."""
+    """Return the share of measuring in the demo's wall time, from the command's start to end."""
     shares = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
@@ -253,14 +253,14 @@ def share_of_demo() -> Result:
             started = time.perf_counter()
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             seconds = time.perf_counter() - started
-        found = re.search(r"measuring took ([\d.]+) of", out)
-        assert found is not None
-        shares.append(float(found[1]) / seconds)
+        match = re.search(r"measuring took ([\d.]+) of", out)
+        assert match is not None
+        shares.append(float(match[1]) / seconds)
     return Result("measuring, in the demo", shares, 0.25, "of its wall time")
 
 
 def streamed_memory() -> Result:
-    """The peak of a process that measures 20,000 inputs of 20 tokens at d_model 256."""
+    """Return the peak memory of measuring 20,000 inputs of 20 tokens at d_model 256."""
     script = """
 import re
 from pathlib import Path
@@ -284,7 +284,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text(
 
 
 def help_text() -> Result:
-    """`algomatch --help`, in seconds."""
+    """Time `algomatch --help`, in seconds."""
     command = [str(Path(sys.executable).with_name("algomatch")), "--help"]
     values = [
         timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
@@ -294,7 +294,7 @@ def help_text() -> Result:
 
 
 def first_step() -> Result:
-    """`algomatch train` up to its first step (step 0 measured and kept), over the import."""
+    """Time `algomatch train` up to its first step (step 0 measured and kept), over the import."""
     ratios = [_seconds_to_first_step() / timed(_import) for _ in range(PAIRS)]
     return Result(
         "train up to its first step, reference cached", ratios, 3, "x import transformer_lens"
@@ -329,7 +329,7 @@ def _seconds_to_first_step() -> float:
 
 
 def second_start(task: str) -> Result:
-    """What a fresh process spends on a task that was started before: inputs and reference."""
+    """Time the inputs and the cached reference of a known task in a fresh process."""
     script = """
 import sys, time
 from algomatch.config.schema import TaskConfig
@@ -352,7 +352,7 @@ print(time.perf_counter() - started if reference.from_cache else "compiled")
 
 
 def validation() -> tuple[Result, Result]:
-    """Proving reverse on all its inputs, in seconds and over haiku's apply on as many."""
+    """Time the validation of reverse on all inputs: in seconds, and over haiku's apply."""
     config = compose().task
     inputs = input_set(make_task(config), config)
     compiled = compile_program(inputs.task, 100)
@@ -369,19 +369,19 @@ def validation() -> tuple[Result, Result]:
     some = [["BOS", *inputs.listed(row)] for row in range(1000, 1010)]
 
     def by_haiku() -> None:
-        for one in some:
-            model.apply(one)
+        for encoded in some:
+            model.apply(encoded)
 
     by_haiku()
-    ratios = [one / (timed(by_haiku) * len(inputs) / len(some)) for one in seconds]
+    ratios = [elapsed / (timed(by_haiku) * len(inputs) / len(some)) for elapsed in seconds]
     claim = "validating reverse on 1,364 inputs"
     return Result(claim, seconds, 1, "s"), Result(claim, ratios, 0.01, "x haiku, one by one")
 
 
 def compiling() -> Result:
-    """Compiling ten programs, over Tracr's own path, which draws random weights first.
+    """Time compiling ten programs, over Tracr's own way, which draws random weights first.
 
-    Each in a process of its own, without imports: jax keeps what it has compiled.
+    Each runs in its own process, because jax keeps what it has compiled. Imports do not count.
     """
     script = """
 import sys, time
@@ -410,7 +410,7 @@ print(time.perf_counter() - started)
 
 
 def a_hundred_programs() -> Result:
-    """How much a process grows from its tenth to its hundredth compiled and proven program."""
+    """Return how much a process grows from its tenth to its hundredth compiled program."""
     script = """
 import re, tempfile
 from pathlib import Path
@@ -447,7 +447,7 @@ print((peak() - start) / 2**20)
 
 
 def a_million_inputs(task: str) -> tuple[Result, Result]:
-    """Enumerating and encoding a million lists of up to 10 tokens, with the program's values."""
+    """Time enumerating and encoding a million lists of up to 10 tokens, with program values."""
     script = """
 import re, sys, time
 from pathlib import Path
@@ -499,8 +499,8 @@ def main() -> int:
     with console.status("measuring") as status:
         for i, benchmark in enumerate(benchmarks):
             status.update(f"benchmark {i + 1} of {len(benchmarks)}")
-            found = benchmark()
-            results += found if isinstance(found, tuple) else [found]
+            measured = benchmark()
+            results += measured if isinstance(measured, tuple) else [measured]
     return show(results, console)
 
 

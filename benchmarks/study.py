@@ -1,10 +1,10 @@
-"""Whether a part of the study, made anew, says what the committed tables of all of it say.
+"""Compares the tables of a part of the study, made anew, with the committed tables.
 
-Give the folder of the study's tables and that of the part's. Runs are held against each other by
-task, architecture and seed, as their folders are named; architectures by their runs. A run's
-verdicts depend on nothing but its config, so they must be the same on one machine, and so must
-those over seeds; the exit code is 1 where one is not. Where the part has fewer seeds of an
-architecture, its verdict over them may differ: that is told, and does not count.
+Give the folder of the study's tables and the folder of the part's tables. Runs are paired by task,
+architecture and seed, which their folders' names say. A run's verdicts depend only on its config,
+so they must be equal on one machine, and so must the verdicts over seeds. The exit code is 1 if one
+differs. Where the part has fewer seeds of an architecture, its verdict over seeds may differ: the
+difference is printed and does not count.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def name_of(row: dict[str, str]) -> str:
 
 
 def of_runs(whole: Path, part: Path) -> tuple[int, list[str]]:
-    """Return how many runs are in both, and a line for each value of them that differs."""
+    """Return the number of runs in both, and a line for each value that differs."""
     known = {name_of(row): row for row in table(whole / "runs.csv")}
     rows = table(part / "runs.csv")
     lines = [f"{name_of(row)}: not in {whole}" for row in rows if name_of(row) not in known]
@@ -44,9 +44,9 @@ def of_runs(whole: Path, part: Path) -> tuple[int, list[str]]:
 
 
 def over_seeds(whole: Path, part: Path) -> tuple[int, list[str], list[str]]:
-    """Return how many verdicts over seeds are in both, and a line for each that differs.
+    """Return the number of verdicts over seeds in both, and a line for each that differs.
 
-    First those over as many seeds, then those over fewer.
+    First the verdicts over equally many seeds, then those over fewer.
     """
     groups = {name_of(row): row["group"] for row in table(whole / "runs.csv")}
     same = {row["group"]: groups.get(name_of(row)) for row in table(part / "runs.csv")}
@@ -67,7 +67,7 @@ def over_seeds(whole: Path, part: Path) -> tuple[int, list[str], list[str]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare, and say what differs."""
+    """Compare the tables and print the differences."""
     if len(arguments) != 2:
         print("usage: python benchmarks/study.py TABLES_OF_ALL TABLES_OF_A_PART")
         return 2

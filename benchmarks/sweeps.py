@@ -1,4 +1,4 @@
-"""What sweeps cost: two agents beside one, and the time of `algomatch sweep` outside its work.
+"""The cost of sweeps: two agents over one, and the overhead of `algomatch sweep`.
 
 python benchmarks/sweeps.py [CELLS]
 """
@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support.wandb_server import ENTITY, WandbServer
 
 CELLS = 20
-STEPS = 200  # of each run: short, but every measure is taken at every checkpoint
+STEPS = 200  # each run is short, but every checkpoint takes every measure
 
 
 def sweep_file(folder: Path, cells: int) -> Path:
-    """Write a grid of so many 1L runs."""
+    """Write a sweep file: a grid of `cells` 1L runs."""
     path = folder / "seeds.yaml"
     command = ["${env}", sys.executable, "-m", "algomatch", "train", "tracking=online"]
     values = {
@@ -44,7 +44,7 @@ def sweep_file(folder: Path, cells: int) -> Path:
 
 
 def agents(many: int, cells: int) -> float:
-    """Return the seconds that so many agents take for a grid; each cell must be run once."""
+    """Return the seconds that `n` agents take for a grid; each cell must run once."""
     with tempfile.TemporaryDirectory() as temporary, WandbServer() as server:
         folder = Path(temporary)
         environment = {**os.environ, **server.environment(), "OMP_NUM_THREADS": "1"}
@@ -75,7 +75,7 @@ def agents(many: int, cells: int) -> float:
 
 
 def outside(cells: int) -> float:
-    """Return the share of `algomatch sweep`'s time on one core that is no training or measuring."""
+    """Return the share of `algomatch sweep`'s time on one core outside training and measuring."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         started = time.monotonic()
@@ -87,22 +87,27 @@ def outside(cells: int) -> float:
         seconds = time.monotonic() - started
         inside = 0.0
         for log in (folder / "runs" / "logs").iterdir():
-            found = re.search(r"training took ([\d.]+) s, measuring ([\d.]+) s", log.read_text())
-            if found is None:
+            match = re.search(r"training took ([\d.]+) s, measuring ([\d.]+) s", log.read_text())
+            if match is None:
                 raise SystemExit(f"{log.name} does not say how long it took")
-            inside += sum(map(float, found.groups()))
+            inside += sum(map(float, match.groups()))
         if len(list((folder / "runs").glob("*/finished.json"))) != cells:
             raise SystemExit("not every cell finished")
         return 1 - inside / seconds
 
 
 def sweeps(cells: int) -> tuple[Result, ...]:
-    """Both claims, each from one measurement of a whole grid."""
-    one, two = agents(1, cells), agents(2, cells)
+    """Return both claims, each from one measurement of a whole grid."""
+    one_agent, two_agents = agents(1, cells), agents(2, cells)
     shares = [outside(cells)]
     grid = f"a grid of {cells} 1L runs"
     return (
-        Result(f"two agents on {grid}, each cell once", [two / one], 0.65, "of the time of one"),
+        Result(
+            f"two agents on {grid}, each cell once",
+            [two_agents / one_agent],
+            0.65,
+            "of the time of one",
+        ),
         Result(f"outside training and measuring, {grid}", shares, 0.35, "of `algomatch sweep`"),
     )
 

@@ -1,6 +1,6 @@
 """Writes the reference of the Python API as Markdown, from signatures and docstrings.
 
-`make api` writes it into build/api: README.md lists the modules, each of which has a page.
+`make api` writes it into build/api: README.md lists the modules, and each has a page.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SRC = Path(__file__).resolve().parents[1] / "src"
-MODULES = (  # in the order in which the walkthrough meets them
+MODULES = (  # in the order of the walkthrough
     "config", "errors",
     "data.programs", "data.tasks", "data.inputs", "data.outputs", "data.cuts", "data.selectors",
     "models.reference", "models.learned", "models.training", "models.subject", "models.encoding",
@@ -30,11 +30,11 @@ MODULES = (  # in the order in which the walkthrough meets them
     "explain", "analysis.heads", "analysis.neurons", "analysis.explained",
     "report.seeds", "report.compare", "report.page",
 )  # fmt: skip
-WIDTH = 100  # of a signature on one line
+WIDTH = 100  # characters of a signature on one line
 
 
 def main(folder: Path) -> None:
-    """Write the pages of all modules, and the list of them, into a folder."""
+    """Write a page for each module, and the list of modules, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     index = ["# The Python API", "", "Start with [the walkthrough](../../docs/walkthrough.md).", ""]
     index += ["| module | |", "|---|---|"]
@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
 
 
 def first_line(tree: ast.Module) -> str:
-    """Return what a module is, from the first line of its docstring."""
+    """Return the first line of a module's docstring."""
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
@@ -72,8 +72,8 @@ def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.Cl
 
 
 def signature(node: ast.FunctionDef) -> str:
-    """Return a function's signature, an argument a line where it is long."""
-    above = "".join(f"@{ast.unparse(one)}\n" for one in node.decorator_list)
+    """Return a function's signature; a long one has one argument per line."""
+    above = "".join(f"@{ast.unparse(decorator)}\n" for decorator in node.decorator_list)
     arrow = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     line = f"def {node.name}({ast.unparse(node.args)}){arrow}"
     if len(line) > WIDTH:
@@ -82,20 +82,20 @@ def signature(node: ast.FunctionDef) -> str:
 
 
 def each(arguments: ast.arguments) -> Iterator[str]:
-    """Yield each argument as a line of its own, with its default."""
+    """Yield one line for each argument, with its default."""
     plain = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(plain) - len(arguments.defaults)) + [*arguments.defaults]
-    yield from (argument(*one) for one in zip(plain, defaults, strict=True))
+    yield from (argument(*pair) for pair in zip(plain, defaults, strict=True))
     if arguments.vararg or arguments.kwonlyargs:
         yield argument(arguments.vararg, None, "*")
     named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    yield from (argument(*one) for one in named)
+    yield from (argument(*pair) for pair in named)
     if arguments.kwarg:
         yield argument(arguments.kwarg, None, "**")
 
 
 def argument(given: ast.arg | None, default: ast.expr | None, stars: str = "") -> str:
-    """Return an argument's line."""
+    """Return the line of one argument."""
     value = f" = {ast.unparse(default)}" if default else ""
     return f"\n    {stars}{ast.unparse(given) if given else ''}{value},"
 
@@ -103,13 +103,13 @@ def argument(given: ast.arg | None, default: ast.expr | None, stars: str = "") -
 def fields(node: ast.ClassDef) -> str:
     """Return a class with its bases and annotated fields, or with its constructor's arguments."""
     bases = ", ".join(map(ast.unparse, node.bases))
-    lines = [*(f"@{ast.unparse(one)}" for one in node.decorator_list)]
+    lines = [*(f"@{ast.unparse(decorator)}" for decorator in node.decorator_list)]
     lines.append(f"class {node.name}{f'({bases})' if bases else ''}:")
-    for one in node.body:
-        if isinstance(one, ast.AnnAssign) and not ast.unparse(one.target).startswith("_"):
-            lines.append(f"    {ast.unparse(one)}")
-        elif isinstance(one, ast.FunctionDef) and one.name == "__init__":
-            lines += [f"    {line}" for line in signature(one).splitlines()]
+    for member in node.body:
+        if isinstance(member, ast.AnnAssign) and not ast.unparse(member.target).startswith("_"):
+            lines.append(f"    {ast.unparse(member)}")
+        elif isinstance(member, ast.FunctionDef) and member.name == "__init__":
+            lines += [f"    {line}" for line in signature(member).splitlines()]
     return "\n".join(lines)
 
 
@@ -121,7 +121,7 @@ def fenced(code: str) -> Iterator[str]:
 def prose(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
     """Yield a docstring as Markdown: errors as a list, examples and tables as code.
 
-    A docstring that is missing is an error here, so that the reference is whole.
+    A missing docstring is an error, so that the reference is complete.
     """
     text = ast.get_docstring(node)
     if text is None:

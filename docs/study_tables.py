@@ -20,12 +20,12 @@ Row = dict[str, str]
 
 TABLES = Path(__file__).parent / "study"
 PAGE = Path(__file__).parent / "study.md"
-PLACE = "<!-- table: {} -->\n\n"  # before each table, which ends with an empty line
+PLACE = "<!-- table: {} -->\n\n"  # stands before each table; an empty line ends the table
 TASKS = ("reverse", "reverse_fixed", "sort", "hist", "double_hist", "most_freq", "sort_freq")
 MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")
 LN, NONE = " model.normalization=LN", " model.normalization=none"
 HYPOTHESES = ("H1", "H2", "H3")
-STEPS = {  # when these emerged
+STEPS = {  # the measures whose emergence is shown
     "accuracy/all/exact": "solved",
     "attention/model/matched_overlap": "attention in common",
     "similarity/model/mean_deconfounded_cka": "dCKA, mean of the variables",
@@ -33,60 +33,60 @@ STEPS = {  # when these emerged
 
 
 def rows(name: str) -> list[Row]:
-    """Return a table's rows, with `model` as it is called here."""
-    found = list(csv.DictReader((TABLES / f"{name}.csv").read_text().splitlines()))
-    for row in found:
+    """Return a table's rows, with `model` set to the short name used on the page."""
+    table = list(csv.DictReader((TABLES / f"{name}.csv").read_text().splitlines()))
+    for row in table:
         row["model"] = row["architecture"].replace(LN, "").replace(NONE, ", no LN")
-    return found
+    return table
 
 
 def line(cells: Sequence[str]) -> str:
-    """Return a line of a table."""
+    """Return one line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
 def by_task(cell: Callable[[str, str], str], tasks: Sequence[str] = TASKS) -> str:
-    """Return a table of architectures by tasks; what has no cell anywhere is left out."""
+    """Return a table of architectures by tasks, without empty rows."""
     lines = [line(["", *(f"`{task}`" for task in tasks)]), line(["---"] * (1 + len(tasks)))]
     for model in (*MODELS, *(f"{model}, no LN" for model in MODELS)):
         cells = [cell(task, model) for task in tasks]
         if any(cells):
-            lines.append(line([model, *(one or "-" for one in cells)]))
+            lines.append(line([model, *(text or "-" for text in cells)]))
     return "\n".join(lines)
 
 
 def of(name: str, **wanted: str) -> Callable[[str, str], list[Row]]:
-    """Return what finds a table's rows of a task and a model."""
-    kept = [row for row in rows(name) if all(row[key] == one for key, one in wanted.items())]
+    """Return a function that finds a table's rows for a task and a model."""
+    kept = [row for row in rows(name) if all(row[key] == text for key, text in wanted.items())]
     return lambda task, model: [
         row for row in kept if row["task"] == task and row["model"] == model
     ]
 
 
 def solved() -> str:
-    """How many runs solve each task."""
+    """Return the table of how many runs solve each task."""
     find = of("runs")
 
     def cell(task: str, model: str) -> str:
-        found = find(task, model)
-        return f"{sum(one['solved'] == 'yes' for one in found)}/{len(found)}" if found else ""
+        runs = find(task, model)
+        return f"{sum(run['solved'] == 'yes' for run in runs)}/{len(runs)}" if runs else ""
 
     return by_task(cell)
 
 
 def lengths() -> str:
-    """Exact accuracy by length, of the architectures that not all seeds solve the task with."""
+    """Return exact accuracy by length, for architectures that some seed does not solve."""
     find, runs = of("lengths", split="all"), rows("runs")
-    failing = {(one["task"], one["model"]) for one in runs if one["solved"] != "yes"}
-    longest = max(int(one["length"]) for one in rows("lengths"))
+    failing = {(run["task"], run["model"]) for run in runs if run["solved"] != "yes"}
+    longest = max(int(row["length"]) for row in rows("lengths"))
     heads = ["task", "architecture", *(str(n) for n in range(1, longest + 1))]
     lines = [line(heads), line(["---"] * len(heads))]
     for task in TASKS:
         for model in (*MODELS, *(f"{model}, no LN" for model in MODELS)):
             if (task, model) in failing:
-                found = {int(row["length"]): row for row in find(task, model)}
+                by_length = {int(row["length"]): row for row in find(task, model)}
                 cells = [
-                    f"{float(found[n]['mean']):.2f}" if n in found else "-"
+                    f"{float(by_length[n]['mean']):.2f}" if n in by_length else "-"
                     for n in range(1, longest + 1)
                 ]
                 lines.append(line([f"`{task}`", model, *cells]))
@@ -94,33 +94,33 @@ def lengths() -> str:
 
 
 def verdicts(hypothesis: str) -> str:
-    """A hypothesis's verdicts over seeds; where seeds differ, how many have which."""
+    """Return a hypothesis's verdicts over seeds, with counts where seeds differ."""
     find = of("verdicts", hypothesis=hypothesis)
 
     def cell(task: str, model: str) -> str:
-        if not (found := find(task, model)):
+        if not (groups := find(task, model)):
             return ""
-        one = found[0]
-        each = one["by_verdict"].split("; ")
-        return one["verdict"] if len(each) == 1 else f"{one['verdict']} ({', '.join(each)})"
+        group = groups[0]
+        each = group["by_verdict"].split("; ")
+        return group["verdict"] if len(each) == 1 else f"{group['verdict']} ({', '.join(each)})"
 
     return by_task(cell)
 
 
 def headline(key: str, digits: int = 2) -> str:
-    """A measure's mean over seeds, its interval, and the control's mean where there is one."""
+    """Return a measure's mean over seeds, its interval, and the control's mean if there is one."""
     find = of("headlines", headline=key)
 
     def cell(task: str, model: str) -> str:
-        found = [one for one in find(task, model) if one["mean"]]
-        if not found:
+        groups = [row for row in find(task, model) if row["mean"]]
+        if not groups:
             return ""
-        one = found[0]
-        ends = f" {ends_of(one, digits)}" if one["low"] else ""
-        control = max((float(r["control_mean"]) for r in found if r["control_mean"]), default=None)
+        group = groups[0]
+        ends = f" {ends_of(group, digits)}" if group["low"] else ""
+        control = max((float(r["control_mean"]) for r in groups if r["control_mean"]), default=None)
         beside = "" if control is None else f"; {control:.{digits}f}"
-        mark = " ✗" if one["fails_controls"] not in ("", "controls not run") else ""
-        return f"{float(one['mean']):.{digits}f}{ends}{beside}{mark}"
+        mark = " ✗" if group["fails_controls"] not in ("", "controls not run") else ""
+        return f"{float(group['mean']):.{digits}f}{ends}{beside}{mark}"
 
     return by_task(cell)
 
@@ -131,27 +131,27 @@ def ends_of(row: Row, digits: int) -> str:
 
 
 def circuits() -> str:
-    """The inner edges that carry a variable: of the model, the reference, a random init."""
+    """Return the share of inner edges that carry a variable: model, reference, random init."""
     find = of("circuits", found="yes")
 
-    def share(found: Sequence[Row], whose: str) -> str:
+    def share(searches: Sequence[Row], whose: str) -> str:
         named = [float(row[f"{whose}_named"]) / float(row[f"{whose}_inner"])
-                 for row in found if row[f"{whose}_inner"] not in ("", "0")]  # fmt: skip
+                 for row in searches if row[f"{whose}_inner"] not in ("", "0")]  # fmt: skip
         return f"{fmean(named):.2f}" if named else "-"
 
     def cell(task: str, model: str) -> str:
-        found = find(task, model)
-        edges = [float(row["edges"]) / float(row["of_edges"]) for row in found]
-        if not found:
+        searches = find(task, model)
+        edges = [float(row["edges"]) / float(row["of_edges"]) for row in searches]
+        if not searches:
             return ""
-        shares = [share(found, whose) for whose in ("model", "reference", "random_init")]
+        shares = [share(searches, whose) for whose in ("model", "reference", "random_init")]
         return f"{fmean(edges):.2f}; {', '.join(shares)}"
 
     return by_task(cell)
 
 
 def programs() -> str:
-    """Each program's verdicts over the architectures and seeds."""
+    """Return each program's verdicts over the architectures and seeds."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for row in rows("programs"):
         here = counts.setdefault((row["task"], row["program"]), Counter())
@@ -168,55 +168,55 @@ def programs() -> str:
 
 
 def scores() -> str:
-    """The best program's mean score over the seeds, from the lowest seed's to the highest's."""
+    """Return the best program's mean score over the seeds, with the lowest and the highest."""
     find = of("programs")
 
     def cell(task: str, model: str) -> str:
-        found = [row for row in find(task, model) if row["mean"]]
-        if not found:
+        scored = [row for row in find(task, model) if row["mean"]]
+        if not scored:
             return ""
-        one = max(found, key=lambda row: float(row["mean"]))
-        lowest, highest = float(one["lowest"]), float(one["highest"])
-        return f"{float(one['mean']):.2f} ({lowest:.2f} to {highest:.2f})"
+        best = max(scored, key=lambda row: float(row["mean"]))
+        lowest, highest = float(best["lowest"]), float(best["highest"])
+        return f"{float(best['mean']):.2f} ({lowest:.2f} to {highest:.2f})"
 
     return by_task(cell)
 
 
 def emergence() -> str:
-    """The mean step at which each emerged, and in how many seeds."""
+    """Return the mean step at which each measure emerged, and in how many seeds."""
     finders = {key: of("emergence", measure=key) for key in STEPS}
 
     def cell(task: str, model: str) -> str:
         cells = []
         for find in finders.values():
-            found = find(task, model)
-            if not found or not found[0]["step_mean"]:
+            emerged = find(task, model)
+            if not emerged or not emerged[0]["step_mean"]:
                 cells.append("-")
             else:
-                cells.append(f"{float(found[0]['step_mean']):.0f}")
+                cells.append(f"{float(emerged[0]['step_mean']):.0f}")
         return "" if not find(task, model) else ", ".join(cells)
 
     return by_task(cell)
 
 
 def neurons() -> str:
-    """The share of neurons explained: of the model, of a random init."""
+    """Return the share of neurons explained: model, random init."""
     find = of("explained")
 
-    def mean(found: Sequence[Row], key: str) -> str:
-        values = [float(row[key]) for row in found if row[key]]
+    def mean(models: Sequence[Row], key: str) -> str:
+        values = [float(row[key]) for row in models if row[key]]
         return f"{fmean(values):.2f}" if values else "-"
 
     def cell(task: str, model: str) -> str:
-        found = [row for row in find(task, model) if row["neurons_explained"]]
+        models = [row for row in find(task, model) if row["neurons_explained"]]
         keys = ("neurons_explained", "random_init_explained")
-        return ", ".join(mean(found, key) for key in keys) if found else ""
+        return ", ".join(mean(models, key) for key in keys) if models else ""
 
     return by_task(cell)
 
 
 def all_tables() -> Iterator[tuple[str, str]]:
-    """Yield every table, with what it is."""
+    """Yield the name and the text of every table."""
     yield "solved", solved()
     yield "lengths", lengths()
     for name in HYPOTHESES:
@@ -232,10 +232,10 @@ def all_tables() -> Iterator[tuple[str, str]]:
 
 
 def with_tables(page: str) -> str:
-    """Return the page with every table in its place, as the files give it now.
+    """Return the page with every table in its place, made from the current files.
 
     Raises:
-        ValueError: the page has a place for a table that there is none of.
+        ValueError: the page has a place for an unknown table.
     """
     made = dict(all_tables())
     places = re.findall(r"<!-- table: (.*?) -->", page)
@@ -244,7 +244,7 @@ def with_tables(page: str) -> str:
     for title in places:
         before = PLACE.format(title)
         head, _, after = page.partition(before)
-        rest = re.sub(r"\A(\|[^\n]*\n)*\n*", "", after)  # without the table that was there
+        rest = re.sub(r"\A(\|[^\n]*\n)*\n*", "", after)  # without the old table
         page = f"{head}{before}{made[title]}\n\n{rest}"
     return page
 

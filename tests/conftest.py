@@ -1,4 +1,4 @@
-"""What all tests share: their own environment, shape checks on, and one prepared small task."""
+"""Shared by all tests: an isolated environment, shape checks, and one small prepared task."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from support.shapes import check_shapes
 
 torch.set_num_threads(1)
 
-# How long an example takes says how busy the machine is.
+# No deadline: the time of an example depends on how busy the machine is.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-# Every shape in a signature is checked while the tests run. Subprocesses run without.
+# Every shape in a signature is checked while the tests run, but not in subprocesses.
 check_shapes("algomatch")
 
 from support.pages import small_sweep, whole_run  # noqa: E402
@@ -30,7 +30,7 @@ from algomatch.config.schema import compose  # noqa: E402
 
 @pytest.fixture(scope="session", autouse=True)
 def reference_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep compiled references out of the user's cache, but share them among all tests."""
+    """Keep compiled references out of the user's cache; all tests share them."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "references"
     folder.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def reference_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def small() -> Setting:
-    """Reverse over 3 tokens, lengths 1 to 4, with a small two-layer model's shape."""
+    """Reverse over 3 tokens, lengths 1 to 4, with the shape of a small two-layer model."""
     config = compose(
         [
             "task.vocabulary=[a,b,c]",

@@ -1,4 +1,4 @@
-"""Every command, path and link in the README and the docs: all are of this version."""
+"""Every command, path and link in the README and the docs is valid in this version."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-PLACEHOLDERS = {  # that a reader replaces; other words in capitals are taken as they stand
+PLACEHOLDERS = {  # placeholders that a reader replaces; other words in capitals are literal
     "RUN", "RUNS", "RUN_DIR", "NAME", "TASK", "FILE", "ENTITY", "PROJECT", "SWEEP", "GPT2_FOLDER",
 }  # fmt: skip
 MADE = set[str]()  # tasks that can be made
@@ -30,17 +30,17 @@ OVERRIDE = re.compile(r"[a-z][\w.]*=")
 
 
 def blocks(page: Path, kind: str) -> list[str]:
-    """A page's code blocks of a kind."""
+    """A page's code blocks in a language."""
     return [text for of, text in FENCE.findall(page.read_text()) if of == kind]
 
 
 def inline(page: Path) -> list[str]:
-    """What a page says in code outside its blocks."""
+    """A page's inline code."""
     return [" ".join(text.split()) for text in INLINE.findall(FENCE.sub("", page.read_text()))]
 
 
 def commands(script: str) -> Iterator[list[str]]:
-    """Yield a shell script's commands without comments, each for every value of its loops."""
+    """Yield a shell script's commands, without comments, once for every value of its loops."""
     lexer = shlex.shlex(script.replace("\\\n", " ").replace("\n", "\n;"), posix=True,
                         punctuation_chars=";&")  # fmt: skip
     lexer.whitespace_split = True
@@ -61,12 +61,12 @@ def commands(script: str) -> Iterator[list[str]]:
 
 
 def expanded(command: list[str], variables: dict[str, list[str]]) -> Iterator[list[str]]:
-    """Yield a command with its variables replaced, once for each combination of their values."""
+    """Yield a command once for each combination of its variables' values."""
     used = re.findall(r"\$(\w+)", " ".join(command))
     if not used:
         yield command
         return
-    name = next((one for one in used if "$" in variables[one][0]), used[0])
+    name = next((variable for variable in used if "$" in variables[variable][0]), used[0])
     for value in variables[name]:
         line = [re.sub(rf"\${name}\b", value, word) for word in command]
         yield from expanded(line, variables)
@@ -82,7 +82,7 @@ def shown(page: Path) -> Iterator[list[str]]:
 
 
 def open_(text: str) -> bool:
-    """Whether a word holds something that the reader is to replace."""
+    """Whether a word holds a placeholder."""
     return bool(PLACEHOLDERS & set(re.findall(r"[A-Z][A-Z0-9_]*", text)))
 
 
@@ -113,7 +113,7 @@ def check(command: list[str], folder: Path) -> None:
 
 @pytest.fixture
 def own_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in with the program that docs/tasks.md shows."""
+    """A working folder with the program of docs/tasks.md."""
     (source,) = blocks(ROOT / "docs" / "tasks.md", "python")
     (tmp_path / "my_program.py").write_text(source)
     monkeypatch.chdir(tmp_path)
@@ -162,7 +162,7 @@ BARE = re.compile(
 
 
 def bare(text: str) -> list[str]:
-    """Settings in a text that a shell, as zsh, would take for a pattern: they need quotes.
+    """Settings in a text that a shell such as zsh would take for a pattern: they need quotes.
 
     >>> bare("task.vocabulary=[a,b] 'task.vocabulary=[a,b]' task.vocabulary=abc")
     ['task.vocabulary=[a,b]']
@@ -218,16 +218,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         path, _, anchor = target.partition("#")
         if re.match(r"\w+:", target):
             continue
-        found = page.parent / path if path else page
-        assert found.exists(), target
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
         if anchor:
-            assert anchor in anchors(found), target
+            assert anchor in anchors(linked), target
 
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_an_array_job_has_a_task_for_each_run(tmp_path: Path) -> None:

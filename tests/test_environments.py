@@ -1,4 +1,4 @@
-"""Trainings and tests go the same way in every environment that a user may sit in."""
+"""Training and tests give the same results in every environment that a user may have."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TELLING = (  # in this process and in others, with Lightning, W&B, matplotlib an
 
 
 def on_a_cluster(place: Path) -> Mapping[str, str]:
-    """SLURM is installed, and its variables, MPI's and torchrun's say: the second of two."""
+    """SLURM is installed, and the variables of SLURM, MPI and torchrun say: task two of two."""
     srun = place / "srun"
     srun.write_text("#!/bin/sh\nexit 1\n")
     srun.chmod(0o755)
@@ -44,7 +44,7 @@ def on_a_cluster(place: Path) -> Mapping[str, str]:
 
 
 def in_another_terminal(place: Path) -> Mapping[str, str]:
-    """The terminal takes ASCII, is dumb and narrow; a warning is an error."""
+    """The terminal is dumb, narrow and ASCII only; a warning is an error."""
     return {
         "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii",
         "TERM": "dumb", "COLUMNS": "20", "FORCE_COLOR": "1", "PYTHONWARNINGS": "error",
@@ -52,12 +52,12 @@ def in_another_terminal(place: Path) -> Mapping[str, str]:
 
 
 def without_a_home(place: Path) -> Mapping[str, str]:
-    """The home folder takes no files, and no matplotlib window can be opened."""
+    """The home folder is not writable, and matplotlib cannot open a window."""
     return {"HOME": "/proc", "XDG_CACHE_HOME": "/proc/cache", "MPLBACKEND": "Qt5Agg"}
 
 
 def with_wandbs_variables(place: Path) -> Mapping[str, str]:
-    """Variables of another W&B run, of an agent that is gone, and a proxy that is not there."""
+    """Variables of another W&B run, of an ended agent, and of a proxy that does not exist."""
     return {
         "WANDB_MODE": "online", "WANDB_PROJECT": "other", "WANDB_DIR": "/proc/wandb",
         "WANDB_SWEEP_ID": "gone", "WANDB_RUN_ID": "gone", "WANDB_RESUME": "must",
@@ -78,7 +78,7 @@ def outer(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def trained(folder: Path, variables: Mapping[str, str]) -> str:
-    """Train the same small run; return what it printed."""
+    """Train the same small run; return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "algomatch", "train", *SHORT, f"run_dir={folder}"],
         env={"ALGOMATCH_CACHE": os.environ["ALGOMATCH_CACHE"], **outer(variables)},
@@ -90,7 +90,7 @@ def trained(folder: Path, variables: Mapping[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of an environment without anything."""
+    """The run in an empty environment."""
     folder = tmp_path_factory.mktemp("plain") / "run"
     trained(folder, {"LANG": "C.UTF-8", "HOME": os.environ["HOME"]})
     return folder

@@ -1,4 +1,4 @@
-"""What is declared equals what is there: packages, dependencies, layers, examples, the wheel."""
+"""Declarations equal the code: packages, dependencies, layers, examples, the wheel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-# Arrows point up this list only: a file imports from its own folder or from one above it.
+# Imports point up this list only: a file imports from its own folder or from one above it.
+LAYERS = (
+    "__init__", "errors", "environment", "terminal", "files", "kept", "progress", "stopping",
+    "workers", "values", "config", "devices", "commands", "sweep_file", "sweep_cells", "data",
+    "models", "analysis", "tracking", "report", "experiment", "match", "circuit", "explain",
+    "sweep", "several", "command_line", "cli", "__main__",
+)  # fmt: skip
 SOURCES = sorted(path.relative_to(SRC) for path in SRC.rglob("*.py"))
 TINY = (
     "task.vocabulary=[a,b]", "task.max_length=3", "model=1L", "model.d_model=8", "model.n_heads=2",
@@ -46,7 +52,7 @@ def parsed(source: Path) -> ast.Module:
 
 
 def imports(source: Path) -> Iterator[tuple[int, str]]:
-    """Yield each import of a file, wherever it stands: how many dots, and the dotted name."""
+    """Yield each import in a file, at any depth: the number of dots, and the dotted name."""
     for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
@@ -62,7 +68,7 @@ def module_name(source: Path) -> str:
 
 
 def folders(top: Path, name: str, suffix: str) -> set[str]:
-    """The package names of the folders below `top` that hold files of a kind."""
+    """The package names of the folders below `top` that hold files with a pattern."""
     held = {path.parent.relative_to(top) for path in top.rglob(f"*{suffix}")}
     return {".".join([name, *folder.parts]) for folder in held}
 
@@ -81,7 +87,7 @@ def test_the_checkouts_configs_are_found() -> None:
 
 
 def declared(extra: str | None = None) -> dict[str, Requirement]:
-    """The declared dependencies by canonical name, those of an extra if one is named."""
+    """The declared dependencies by canonical name; those of an extra if it is named."""
     listed = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
     requirements = [Requirement(text) for text in listed]
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
@@ -132,7 +138,7 @@ def test_no_two_modules_have_the_same_name() -> None:
 
 
 def bound(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a piece of syntax gives a meaning to."""
+    """Yield the names that a syntax node defines."""
     match node:
         case ast.Name(ctx=ast.Store() | ast.Del()):
             yield node.id
@@ -148,7 +154,7 @@ def bound(node: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("source", SOURCES, ids=str)
 def test_every_name_means_something(source: Path) -> None:
-    """Linters cannot be asked: they take the shapes in annotations for names."""
+    """Linters cannot check this: they take the shapes in annotations for names."""
     nodes = list(ast.walk(parsed(source)))
     known = {name for node in nodes for name in bound(node)} | set(dir(builtins)) | {"__file__"}
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
@@ -156,7 +162,7 @@ def test_every_name_means_something(source: Path) -> None:
 
 
 def examples(source: Path) -> Iterator[doctest.DocTest]:
-    """Yield the docstrings of a file that hold examples, as tests within its module."""
+    """Yield the docstrings of a file that hold examples, as doctests of its module."""
     module = importlib.import_module(module_name(source))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
     for node in ast.walk(parsed(source)):
@@ -180,7 +186,7 @@ def test_docstring_examples_run(source: Path) -> None:
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
-    """Run Python outside the checkout; return what it prints."""
+    """Run Python outside the checkout; return its output."""
     finished = subprocess.run(
         [sys.executable, *command],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""The reference that `make api` writes: every public name of its modules, with what it says."""
+"""The reference that `make api` writes: every public name of its modules, with its docstring."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def public(module: str) -> Iterator[tuple[str, object]]:
-    """Yield a module's own functions and classes, and their own methods, as they are imported."""
+    """Yield a module's own functions and classes, and their own methods, from the import."""
     name = f"algomatch.{module}"
     for key, value in vars(importlib.import_module(name)).items():
         known = inspect.isclass(value) or inspect.isfunction(inspect.unwrap(value))

@@ -31,7 +31,7 @@ def test_a_dataclass_does_not_hold_another_shape_than_it_says() -> None:
 
 
 def checks(source: str) -> list[str]:
-    """Return the functions and classes of a module that are checked."""
+    """Return a module's functions and classes that are checked."""
     return [
         node.name
         for node in ast.walk(with_checks(source))

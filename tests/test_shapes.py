@@ -1,4 +1,4 @@
-"""Every command on programs and models of degenerate shapes: it works, or says why it cannot."""
+"""Every command on degenerate programs and models: it works, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITHOUT_MLP = ("no MLP in the program", "undefined on whole lengths")
 
 
 def said(capsys: Capture, *arguments: str, code: int = 0) -> str:
-    """What a command prints, that ends with an exit code, and shows neither NaN nor traceback."""
+    """The output of a command; its exit code must be right, without NaN or traceback."""
     ended = main(arguments)
     seen = capsys.readouterr()
     assert ended == code, seen.err
@@ -44,7 +44,7 @@ def trained(name: str, folder: Path, *more: str) -> tuple[Path, list[str]]:
 
 
 def taken(overrides: Sequence[str], *groups: str) -> list[str]:
-    return [one for one in overrides if one.startswith(groups)]
+    return [override for override in overrides if override.startswith(groups)]
 
 
 @pytest.mark.parametrize("name", QUICK)

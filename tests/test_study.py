@@ -1,4 +1,4 @@
-"""The study's page says what its tables say, and a part of it is held against them."""
+"""The study's page agrees with its tables, and a part of the study is compared with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TABLES = ROOT / "docs" / "study"
 
 
 def script(path: str) -> ModuleType:
-    """A Python file that belongs to no package, as a module."""
+    """Load a Python file that belongs to no package as a module."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None
     assert spec.loader is not None
@@ -61,5 +61,5 @@ def test_a_part_that_says_the_same_passes_and_one_that_does_not_is_told_of(
         assert held.main([str(TABLES), str(part)]) == code
         assert said in capsys.readouterr().out
     (part / "runs.csv").write_text(lines[0])
-    assert held.main([str(TABLES), str(part)]) == 1  # nothing to hold against it
+    assert held.main([str(TABLES), str(part)]) == 1  # nothing to compare with
     assert held.main([]) == 2

@@ -1,4 +1,4 @@
-"""docs/walkthrough.md: its blocks run in order, and print what stands below them."""
+"""docs/walkthrough.md: its blocks run in order, and print the output shown below them."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ read.save()
 
 
 def client_environment(server: WandbServer, directory: Path) -> dict[str, str]:
-    """The whole environment of a client that keeps its files in one directory."""
+    """The environment of a client that keeps its files in one directory."""
     return {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(directory),
@@ -230,7 +230,7 @@ def client_environment(server: WandbServer, directory: Path) -> dict[str, str]:
 
 
 def run_client(server: WandbServer, directory: Path, *arguments: str) -> str:
-    """Run Python in a new process against the server and return what it prints."""
+    """Run Python in a new process against the server and return its output."""
     finished = subprocess.run(
         [sys.executable, *arguments],
         env=client_environment(server, directory),
@@ -246,8 +246,8 @@ def run_client(server: WandbServer, directory: Path, *arguments: str) -> str:
 
 def only_directory(directory: Path, pattern: str) -> str:
     """The one run directory that a client has left."""
-    (found,) = (directory / "wandb").glob(pattern)
-    return str(found)
+    (match,) = (directory / "wandb").glob(pattern)
+    return str(match)
 
 
 def assert_everything_arrived(server: WandbServer, run: ServerRun) -> None:
@@ -358,7 +358,7 @@ def create_sweep(server: WandbServer, directory: Path, program: str, **config: A
 def agent_of(
     server: WandbServer, directory: Path, sweep: ServerSweep
 ) -> Iterator[subprocess.Popen[str]]:
-    """A real agent that asks for work more often than it would by itself."""
+    """A real agent that asks for work more often than by default."""
     with subprocess.Popen(
         [sys.executable, "-c", AGENT, f"{sweep.entity}/{sweep.project}/{sweep.id}"],
         env=client_environment(server, directory),
@@ -374,7 +374,7 @@ def agent_of(
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for what a client is about to do."""
+    """Wait until a client has met a condition."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
@@ -385,8 +385,11 @@ def test_two_agents_run_each_cell_of_a_nested_grid_once(tmp_path: Path) -> None:
     with WandbServer() as server:
         sweep = create_sweep(server, tmp_path, SWEPT)
         assert sweep.state == "PENDING"
-        with agent_of(server, tmp_path, sweep) as one, agent_of(server, tmp_path, sweep) as other:
-            assert (one.wait(timeout=60), other.wait(timeout=60)) == (0, 0)
+        with (
+            agent_of(server, tmp_path, sweep) as first_agent,
+            agent_of(server, tmp_path, sweep) as second_agent,
+        ):
+            assert (first_agent.wait(timeout=60), second_agent.wait(timeout=60)) == (0, 0)
         printed = run_client(server, tmp_path, "-c", READ_SWEEP)
     cells = [
         {"model": {"name": name, "layers": 2}, "rate": rate}
@@ -564,8 +567,8 @@ def test_merges_incremental_artifacts(tmp_path: Path) -> None:
         run_client(server, tmp_path, "-c", ADD_TO_MODEL, "one", str(tmp_path))
         run_client(server, tmp_path, "-c", ADD_TO_MODEL, "two", str(tmp_path / "down"))
         older, newer = server.artifacts.values()
-    found = {path.name: path.read_text() for path in (tmp_path / "down").iterdir()}
-    assert found == {"one.txt": "one", "two.txt": "two"}
+    files = {path.name: path.read_text() for path in (tmp_path / "down").iterdir()}
+    assert files == {"one.txt": "one", "two.txt": "two"}
     assert older.files.keys() == {"one.txt"}
     assert newer.files.keys() == {"two.txt"}
     assert newer.contents.keys() == {"one.txt", "two.txt"}

@@ -1,4 +1,4 @@
-"""A run is whole: analysed from its folder alone, and every command that is printed can be run."""
+"""A run folder is enough for every analysis, and every printed command can be run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from algomatch.runs.control_record import failing
 from algomatch.runs.run_folder import RunFolder
 
 Capture = pytest.CaptureFixture[str]
-HOME = "it's [a] home"  # what a shell reads as something else, unless it is quoted
+HOME = "it's [a] home"  # characters that a shell interprets unless they are quoted
 SETTINGS = (
     "task.vocabulary=[0,1,2]", "task.max_length=3", "model=1L", "model.d_model=8",
     "model.n_heads=2", "trainer.max_steps=10", "trainer.checkpoints=2", "analysis.bootstrap=20",
@@ -37,7 +37,7 @@ SMALL = ("model=1L", "model.d_model=8", "model.n_heads=2", "trainer.max_steps=20
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of a user's own program, which imports a file beside it; and what was printed."""
+    """A run of a user's program that imports a file beside it, and its output."""
     home, out = tmp_path_factory.mktemp("whole") / HOME, io.StringIO()
     helper = "from tracr.rasp import rasp\n\nGREATER = rasp.Comparison.GT\n"
     write_program(home / "user", "helper_of_ranks", helper)
@@ -52,15 +52,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def home(trained: tuple[Path, str], tmp_path: Path) -> Path:
-    """A copy of the run alone, without the user's own folder, in another place."""
+    """A copy of the run alone, in another place and without the user's folder."""
     shutil.copytree(trained[0] / "the runs", tmp_path / HOME / "the runs")
     return tmp_path / HOME
 
 
 def in_text(text: str) -> list[list[str]]:
-    """The commands in what was printed, as a shell reads them: between backticks, or at the end."""
-    found = re.findall(r"`(algomatch [^\n]*?)`(?!\w)|(?:\S  +)(algomatch [^\n]*)", text)
-    return [shlex.split(one or other) for one, other in found]
+    """The commands in a text, as a shell reads them: between backticks, or at a line's end."""
+    matches = re.findall(r"`(algomatch [^\n]*?)`(?!\w)|(?:\S  +)(algomatch [^\n]*)", text)
+    return [shlex.split(quoted or other) for quoted, other in matches]
 
 
 def in_page(page: Path) -> list[list[str]]:
@@ -69,7 +69,9 @@ def in_page(page: Path) -> list[list[str]]:
     lines = "\n".join(re.findall(r"<code>(algomatch .*?)</code>", text, re.DOTALL)).splitlines()
     prose = re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", "", text, flags=re.DOTALL)
     words = [shlex.split(line) for line in map(html.unescape, lines)]
-    return [[*one] for one in dict.fromkeys(map(tuple, words + in_text(html.unescape(prose))))]
+    return [
+        [*command] for command in dict.fromkeys(map(tuple, words + in_text(html.unescape(prose))))
+    ]
 
 
 def run_all(commands: Sequence[Sequence[str]], home: Path) -> None:
@@ -79,7 +81,7 @@ def run_all(commands: Sequence[Sequence[str]], home: Path) -> None:
 
 
 def check_controls(words: Sequence[str], folder: RunFolder) -> None:
-    """The controls that are advised are on the run's own inputs, by which verdicts are kept."""
+    """The advised controls use the run's own inputs, because verdicts are kept by inputs."""
     config = compose(words[2:])
     assert input_set(make_task(config.task), config.task).digest() == folder.inputs_digest
     assert config.task.name == folder.config.task.name
@@ -154,7 +156,7 @@ def test_every_command_of_a_page_runs_and_then_nothing_is_lacking(
     assert failing(digest) is not None, "the controls of this very task were run"
     [again] = [path for path in (home / "runs").iterdir() if path.name != "controls"]
     assert RunFolder.open(again).inputs_digest == digest
-    shutil.rmtree(home / run)  # it stands alone, too
+    shutil.rmtree(home / run)  # it also works alone
     run_all([["algomatch", name, *more, str(again)] for name, *more in (
         ["analyze"], ["match", "--all"], ["explain"], ["circuit"], ["report", "-o", "again.html"],
     )], home)  # fmt: skip

@@ -1,1 +1,1 @@
-"""Pure functions from bridges and inputs to values: every measure, and the table of them."""
+"""All measures, as pure functions of bridges and inputs, and the registry of them."""

@@ -1,8 +1,8 @@
 """Sites of a bridge, and its activations on an input set: recorded once, or part by part.
 
-Where all that the measures need fits into `WHOLE_BYTES`, it is recorded once and shared. A larger
-set is streamed: the model runs on one part of the inputs at a time, and each measure adds up what
-it needs, so that memory does not grow with the set and the values are the same.
+Activations that fit into `WHOLE_BYTES` are recorded once and shared by all measures. A larger set
+is streamed: the model runs on one part of the inputs at a time, and each measure accumulates sums.
+Memory then does not grow with the set, and the values are the same.
 
 Shapes: `inputs` inputs, `pos` positions (BOS, tokens, padding), `d_model` the residual's
 width, `head` heads, `d_head` their width, `neuron` MLP neurons, `classes` output classes.
@@ -23,8 +23,8 @@ from ..data.inputs import InputSet
 from .measurements import Measurement
 
 WHOLE_BYTES = 96 * 2**20  # of activations that are recorded once and held
-PART_BYTES = 24 * 2**20  # of a part of more than these: memory is a multiple of it
-HELD_BYTES = 128 * 2**20  # of one thing made of the reference's parts, for all that is compared
+PART_BYTES = 24 * 2**20  # of one part of a streamed set; peak memory is a multiple of it
+HELD_BYTES = 128 * 2**20  # of one cache of values derived from the reference's parts
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Recording:
 
 
 class _Rows(Mapping[str, Tensor]):
-    """Some rows of activations, taken when they are asked for."""
+    """Some rows of activations, sliced lazily."""
 
     def __init__(self, whole: Mapping[str, Tensor], rows: slice | Tensor):
         self._whole, self._rows = whole, rows
@@ -72,7 +72,7 @@ class _Rows(Mapping[str, Tensor]):
 
 @dataclass
 class Streamed:
-    """A model's activations on inputs that are too many to hold: run again wherever asked for."""
+    """A model's activations on too many inputs to hold; recomputed at every request."""
 
     bridge: TransformerBridge
     inputs: InputSet
@@ -86,7 +86,7 @@ class Streamed:
             yield rows, self.at(rows)
 
     def at(self, rows: slice | Int64[Tensor, " chosen"]) -> Recording:
-        """Return the recording of some inputs; the last slice is kept, for measures that share."""
+        """Return the recording of some inputs; the last slice is cached for other measures."""
         if self._last is not None and isinstance(rows, slice) and rows == self._last[0]:
             return self._last[1]
         recording = record(self.bridge, self.inputs.at(rows), self.part_size)
@@ -99,14 +99,14 @@ Source = Recording | Streamed
 
 
 class Held:
-    """What is made of each part of a source, held for the next time as long as there is room."""
+    """A cache of values computed from each part of a source, up to a limit of memory."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._left = HELD_BYTES
 
     def of(self, rows: slice, make: Callable[[], Tensor]) -> Tensor:
-        """Return what is made of a part, or was before."""
+        """Return the value of a part, from the cache if it is there."""
         key = rows.start, rows.stop
         if key in self._kept:
             return self._kept[key]
@@ -118,17 +118,17 @@ class Held:
 
 @runtime_checkable
 class Statistic(Protocol):
-    """A measure at work: it is given each part of a source once, and then yields its rows."""
+    """A measure being taken: it receives each part of a source once, then yields its rows."""
 
     def add(self, part: Recording, rows: slice) -> None:
-        """Take in one part of the inputs."""
+        """Add one part of the inputs."""
 
     def rows(self) -> Iterator[Measurement]:
         """Yield the measurements of all parts together."""
 
 
 def taken(statistic: Statistic, source: Source) -> Iterator[Measurement]:
-    """Yield what a statistic says of a source, in a pass of its own."""
+    """Yield a statistic's rows for a source, in a pass of its own."""
     for rows, part in source.parts():
         statistic.add(part, rows)
     yield from statistic.rows()
@@ -148,7 +148,8 @@ def residual_sites(bridge: TransformerBridge) -> list[str]:
 def written(bridge: TransformerBridge) -> Iterator[tuple[str, Bool[Tensor, " d_model"]]]:
     """Yield each residual site, and which dimensions its sublayer writes.
 
-    Those are the ones with a weight that is not zero. The first site's are the embedding's too.
+    A sublayer writes the dimensions where it has a non-zero weight. Those of the first site include
+    the embedding's.
     """
     so_far = (bridge.W_E != 0).any(0) | (bridge.W_pos != 0).any(0)
     for site in residual_sites(bridge):
@@ -185,12 +186,12 @@ def observe(
     batch_size: int,
     beside: TransformerBridge | None = None,
 ) -> Source:
-    """Return a bridge's activations on an input set: recorded, or to be streamed if too many.
+    """Return a bridge's activations on an input set: recorded, or streamed if they are too large.
 
-    Its parts are no larger than those of the model that is run beside it.
+    The parts are small enough for the model `beside` too.
     """
     models, positions = (bridge, beside or bridge), inputs.tokens.shape[1]
-    each = max(bytes_per_input(one, positions) for one in models)
+    each = max(bytes_per_input(model, positions) for model in models)
     if len(inputs) * each <= WHOLE_BYTES:
         return record(bridge, inputs, batch_size)
     return Streamed(bridge, inputs, max(1, min(batch_size, PART_BYTES // each)))

@@ -15,8 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from ..config.schema import AnalysisConfig
 from ..data.inputs import InputSet
 from ..models.reference import Reference
+from ..models.shapes import random_inits
 from .activations import Source, observe
-from .controls import known_models as controls
 from .statistics import bootstrap_counts
 
 T = TypeVar("T")
@@ -59,9 +59,7 @@ class Setting:
     def random_sources(self) -> Iterator[Source]:
         """Yield the activations of the random-init controls, one at a time."""
         config = self.config
-        for bridge in controls.random_inits(
-            self.shape, config.random_inits, config.seed, config.device
-        ):
+        for bridge in random_inits(self.shape, config.random_inits, config.seed, config.device):
             yield self.observe(bridge)
 
     def other_sources(self) -> Iterator[Source]:
@@ -77,12 +75,14 @@ class Setting:
     def compared(self, kind: str, compare: Callable[[Source, Setting], T]) -> list[T]:
         """Return what `compare` says of each control of a kind, measured once."""
         if (kind, compare) not in self._compared:
-            asked = [one for one in self._comparers if (kind, one) not in self._compared]
-            self._compared |= {(kind, one): [] for one in {*asked, compare}}
+            asked = [
+                comparer for comparer in self._comparers if (kind, comparer) not in self._compared
+            ]
+            self._compared |= {(kind, comparer): [] for comparer in {*asked, compare}}
             sources = self.random_sources() if kind == CONTROLS[0] else self.other_sources()
             for source in sources:
-                for one in {*asked, compare}:
-                    self._compared[kind, one].append(one(source, self))
+                for comparer in {*asked, compare}:
+                    self._compared[kind, comparer].append(comparer(source, self))
         return self._compared[kind, compare]
 
     @property

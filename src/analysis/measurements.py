@@ -123,11 +123,13 @@ def differences(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[
     after = {(row.measure, row.subject): row for row in new}
     lines = []
     for key in sorted({*before, *after}):
-        one, other = before.get(key), after.get(key)
-        if one is None or other is None:
-            lines.append(f"{' '.join(key)}: only {'recomputed' if one is None else 'recorded'}")
-        elif not _same(one, other):
-            lines.append(f"{one.key}: recorded {_shown(one)}, recomputed {_shown(other)}")
+        recorded, other = before.get(key), after.get(key)
+        if recorded is None or other is None:
+            lines.append(
+                f"{' '.join(key)}: only {'recomputed' if recorded is None else 'recorded'}"
+            )
+        elif not _same(recorded, other):
+            lines.append(f"{recorded.key}: recorded {_shown(recorded)}, recomputed {_shown(other)}")
     return lines
 
 
@@ -136,9 +138,9 @@ def _shown(row: Measurement) -> str:
     return f"{row.value!r}{interval} (n={row.n})"
 
 
-def _same(one: Measurement, other: Measurement) -> bool:
-    pairs = ((one.value, other.value), (one.ci_low, other.ci_low), (one.ci_high, other.ci_high))
-    return one.n == other.n and all(
+def _same(row: Measurement, other: Measurement) -> bool:
+    pairs = ((row.value, other.value), (row.ci_low, other.ci_low), (row.ci_high, other.ci_high))
+    return row.n == other.n and all(
         a == b or (a is not None and b is not None and math.isnan(a) and math.isnan(b))
         for a, b in pairs
     )

@@ -104,18 +104,18 @@ def jackknife_interval(
 
 
 def shares_difference(
-    one: float, n_one: int, other: float, n_other: int
+    first: float, n_first: int, other: float, n_other: int
 ) -> tuple[float, float, float]:
     """Return one share less another, and its interval (Newcombe 1998, from Wilson's).
 
     >>> [round(x, 3) for x in shares_difference(0.9, 50, 0.5, 100)]
     [0.4, 0.251, 0.512]
     """
-    low_one, high_one = wilson_interval(one, n_one)
+    low_first, high_first = wilson_interval(first, n_first)
     low_other, high_other = wilson_interval(other, n_other)
-    difference = one - other
-    below = math.hypot(one - low_one, high_other - other)
-    above = math.hypot(high_one - one, other - low_other)
+    difference = first - other
+    below = math.hypot(first - low_first, high_other - other)
+    above = math.hypot(high_first - first, other - low_other)
     return difference, max(-1.0, difference - below), min(1.0, difference + above)
 
 

@@ -32,7 +32,6 @@ from ..analysis.circuits.faithfulness import (
     smallest,
 )
 from ..analysis.circuits.true_circuit import true_edges
-from ..analysis.controls.known_models import random_inits
 from ..analysis.matching.cut_tests import exact_share
 from ..analysis.matching.cut_verdicts import variable_matches
 from ..analysis.matching.program_ranking import candidate, rule_of, standing
@@ -45,7 +44,7 @@ from ..infra.errors import UserError, one_of
 from ..infra.process_cache import Kept
 from ..infra.progress import Steps, Told, stage
 from ..models.reference import Reference, build_reference
-from ..models.shapes import learned_shape
+from ..models.shapes import learned_shape, random_inits
 from ..models.task_model import Subject, subject_of
 from ..models.wiring import Edge, Wiring, wired
 from ..report.terminal.circuit_tables import Circuits, Truth
@@ -137,37 +136,39 @@ def find_circuits(
     wanted = [kind for kind in _chosen("kind", kinds, KINDS) if kind in some.kinds]
     if not wanted:
         raise UserError(f"all lists have the same length: there is no {', '.join(kinds)}")
-    found = Circuits(
+    circuits = Circuits(
         name, exact_share(subject, inputs), inputs, wiring, config.circuit_faithful,
         config.circuit_threshold,
     )  # fmt: skip
-    found.searched_on = len(rows)
+    circuits.searched_on = len(rows)
     if compiled and reference is not None:
-        found.truth = Truth(true_edges(wiring.native, wiring))
+        circuits.truth = Truth(true_edges(wiring.native, wiring))
     with Steps(console, "circuits", len(wanted) * len(chosen) + 3) as steps:
         for kind in wanted:
-            one, all_of_them = Ablated(wiring, some, kind), Ablated(wiring, whole, kind)
-            if found.truth is not None:
-                found.truth.visible[kind] = visible(one, found.truth.real)
+            ablated, all_of_them = Ablated(wiring, some, kind), Ablated(wiring, whole, kind)
+            if circuits.truth is not None:
+                circuits.truth.visible[kind] = visible(ablated, circuits.truth.real)
             for method in chosen:
                 with steps.part(f"{method}, {kind}") as told:
-                    _search(found, method, one, all_of_them, config, told)
+                    _search(circuits, method, ablated, all_of_them, config, told)
                     if keep is not None:
-                        keep(found)
+                        keep(circuits)
         with steps.part("the circuit") as told:
-            _look_into(found, some, others, whole, config, told)
+            _look_into(circuits, some, others, whole, config, told)
         with steps.part("the reference's edges") as told:
             if reference is not None and not compiled:
-                _beside_reference(found, subject, reference, rows, config, told)
+                _beside_reference(circuits, subject, reference, rows, config, told)
         with steps.part("a random init's edges") as told:
-            if untrained is not None and found.main is not None:
+            if untrained is not None and circuits.main is not None:
                 inner = [
-                    one.edge for one in found.carried if wiring.nodes[one.edge.node].layer >= 0
+                    flow.edge
+                    for flow in circuits.carried
+                    if wiring.nodes[flow.edge.node].layer >= 0
                 ]
                 theirs = cases_of(inputs, untrained, config.seed, rows)
-                control = Ablated(Wiring(untrained.model), theirs, found.main.kind)
-                found.untrained = carried(control, inner, config.bootstrap, config.seed, told)
-    return found
+                control = Ablated(Wiring(untrained.model), theirs, circuits.main.kind)
+                circuits.untrained = carried(control, inner, config.bootstrap, config.seed, told)
+    return circuits
 
 
 def _spread(count: int) -> torch.Tensor:
@@ -193,30 +194,36 @@ def _chosen(what: str, given: Sequence[str], known: Sequence[str] | dict[str, st
 
 
 def _search(
-    found: Circuits,
+    circuits: Circuits,
     method: str,
-    one: Ablated,
+    ablated: Ablated,
     whole: Ablated,
     config: AnalysisConfig,
     step: Told,
 ) -> None:
     """Find the circuits of a method under a kind of ablation, on some inputs; judge them on all."""
-    draws, seed, key = config.bootstrap, config.seed, (one.kind, method)
+    draws, seed, key = config.bootstrap, config.seed, (ablated.kind, method)
     search, judge = stage(step, 0, 2), stage(step, 1, 2)
     if method == "acdc":
-        kept = reaching(one.wiring, acdc(one, config.circuit_threshold, search))
-        scores = Scores(method, one.kind, _as_scores(one.wiring, kept), kept.any(0).double())
-        found.curves[key] = rated(whole, method, [kept], draws, seed, judge) if kept.any() else []
+        kept = reaching(ablated.wiring, acdc(ablated, config.circuit_threshold, search))
+        scores = Scores(
+            method, ablated.kind, _as_scores(ablated.wiring, kept), kept.any(0).double()
+        )
+        circuits.curves[key] = (
+            rated(whole, method, [kept], draws, seed, judge) if kept.any() else []
+        )
     else:
         if method == "exact":
-            scores = exact(one, search)
+            scores = exact(ablated, search)
         else:
-            scores = attribution(one, config.circuit_steps if method == "eap_ig" else None, search)
-        found.curves[key] = curve(whole, scores, draws, seed, judge)
-    found.scores[key] = scores
-    best = smallest(found.curves[key], found.faithful)
+            scores = attribution(
+                ablated, config.circuit_steps if method == "eap_ig" else None, search
+            )
+        circuits.curves[key] = curve(whole, scores, draws, seed, judge)
+    circuits.scores[key] = scores
+    best = smallest(circuits.curves[key], circuits.faithful)
     if best is not None:
-        found.chosen[key] = completed(whole, best, draws, seed)
+        circuits.chosen[key] = completed(whole, best, draws, seed)
 
 
 def _as_scores(wiring: Wiring, kept: torch.Tensor) -> torch.Tensor:
@@ -224,7 +231,7 @@ def _as_scores(wiring: Wiring, kept: torch.Tensor) -> torch.Tensor:
 
 
 def _look_into(
-    found: Circuits,
+    circuits: Circuits,
     some: Cases,
     others: Cases,
     whole: Cases,
@@ -236,18 +243,20 @@ def _look_into(
     Of resampling across lengths if there is such, which sees most; of a compiled model the true
     circuit. What is needed is judged on `others`, inputs that were not searched on.
     """
-    main = found.main
+    main = circuits.main
     if main is None:
         return
-    one = Ablated(found.wiring, some, main.kind)
+    ablated = Ablated(circuits.wiring, some, main.kind)
     draws, seed = config.bootstrap, config.seed
-    there = needed(Ablated(found.wiring, others, main.kind), main.edges, stage(step, 0, 2))
-    found.needed, found.needed_on = there.shares(draws, seed), len(others.inputs)
-    all_of_them = Ablated(found.wiring, whole, main.kind)
-    found.lengths = by_length(all_of_them, main.edges, draws, seed)
-    found.minimal = {length: minimal(there.shares(draws, seed, length)) for length in found.lengths}
-    edges = main.edges if found.truth is None else found.truth.real
-    found.carried = carried(one, _edges(edges), draws, seed, stage(step, 1, 2))
+    there = needed(Ablated(circuits.wiring, others, main.kind), main.edges, stage(step, 0, 2))
+    circuits.needed, circuits.needed_on = there.shares(draws, seed), len(others.inputs)
+    all_of_them = Ablated(circuits.wiring, whole, main.kind)
+    circuits.lengths = by_length(all_of_them, main.edges, draws, seed)
+    circuits.minimal = {
+        length: minimal(there.shares(draws, seed, length)) for length in circuits.lengths
+    }
+    edges = main.edges if circuits.truth is None else circuits.truth.real
+    circuits.carried = carried(ablated, _edges(edges), draws, seed, stage(step, 1, 2))
 
 
 def _edges(mask: torch.Tensor) -> list[Edge]:
@@ -255,7 +264,7 @@ def _edges(mask: torch.Tensor) -> list[Edge]:
 
 
 def _beside_reference(
-    found: Circuits,
+    circuits: Circuits,
     subject: Subject,
     reference: Reference,
     rows: torch.Tensor,
@@ -263,25 +272,25 @@ def _beside_reference(
     step: Told,
 ) -> None:
     """Say what the reference's true edges carry, and where the model holds each variable."""
-    inputs, bridge = found.inputs, reference.bridge
+    inputs, bridge = circuits.inputs, reference.bridge
 
     def carried_there() -> list[tuple[str, Carried]]:
         compiled = subject_of(bridge, inputs)
         first = _spread(len(inputs))
         wiring = wired(compiled.model, inputs.tokens[first], inputs.key_mask[first])
         cases = cases_of(inputs, compiled, config.seed, rows)
-        one = Ablated(wiring, cases, cases.kinds[-1])
+        ablated = Ablated(wiring, cases, cases.kinds[-1])
         edges = _edges(true_edges(wiring.native, wiring))
         return [
             (wiring.edge_label(each.edge), each)
-            for each in carried(one, edges, config.bootstrap, config.seed, step)
+            for each in carried(ablated, edges, config.bootstrap, config.seed, step)
         ]
 
     key = f"{inputs.digest()} {reference.compiled.digest} {config!r}"
-    found.theirs = _theirs.of(key, carried_there)
+    circuits.theirs = _theirs.of(key, carried_there)
     program = candidate(inputs.task.name, inputs, reference, config, sides=False)
     there = standing(subject, program, config, sides=False)
-    found.verdict = there.verdict.verdict
-    found.matched = dict(
+    circuits.verdict = there.verdict.verdict
+    circuits.matched = dict(
         variable_matches(there.matches, program.cuts, program.testable, rule_of(config))
     )

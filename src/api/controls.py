@@ -40,21 +40,21 @@ def controls(config: Config, again: bool, console: Console) -> ControlRecord:
     kept, unwritten = list[Kept](), Unwritten()
     with Steps(console, "controls", len(planned)) as steps:
         for control in planned:
-            one = None if again else record.kept(control.name)
+            entry = None if again else record.kept(control.name)
             with steps.part(control.name) as told:
-                if one is None:
-                    one = _measured(control, setting, told)
+                if entry is None:
+                    entry = _measured(control, setting, told)
                     with unwritten.noted():
-                        record.keep(control.name, one)
-            notes[control.name] = one.note
-            if one.rows:
-                measured.append((control, one.rows))
-                kept.append(one)
-    found = separations(measured)
+                        record.keep(control.name, entry)
+            notes[control.name] = entry.note
+            if entry.rows:
+                measured.append((control, entry.rows))
+                kept.append(entry)
+    verdicts = separations(measured)
     title = f"Controls of {task_title(config)}, {model_title(config)}"
-    print_controls(title, measured, notes, found, console)
+    print_controls(title, measured, notes, verdicts, console)
     unwritten.tell()
-    record.finish(kept, found, controls_figure(title, measured, found))
+    record.finish(kept, verdicts, controls_figure(title, measured, verdicts))
     where = f"measurements, verdicts and figure: {record.path}"
     console.print(where, highlight=False, markup=False, soft_wrap=True)
     return record

@@ -10,7 +10,6 @@ from rich.console import Console
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.activations import record
-from ..analysis.controls.known_models import random_inits
 from ..analysis.explain.attention_patterns import of_programs
 from ..analysis.explain.heads import Heads, Search, explain_heads
 from ..analysis.explain.neurons import NeuronExplanation, explain_neurons
@@ -27,7 +26,7 @@ from ..infra.process_cache import Kept
 from ..infra.progress import Steps, Told
 from ..models.bridges import plain_model
 from ..models.reference import build_reference
-from ..models.shapes import learned_shape
+from ..models.shapes import learned_shape, random_inits
 from ..report.terminal.explanation_tables import Explanation
 from ..runs import checkpoints
 from .preparation import bridge_of
@@ -97,26 +96,26 @@ def _explain(
     places = cells(some, known)
     recording = record(bridge, some, analysis.batch_size)
     exact = float(outcome(recording.logits, some.targets, some.output).means()["exact"])
-    found = Explanation(
+    explanation = Explanation(
         title, task.name, len(some), len(inputs), exact, analysis.solved, analysis.explain_at,
         some.output, known,
     )  # fmt: skip
     layers = bridge.cfg.n_layers
     with Steps(console, "explaining", 5) as steps:
         untrained = [
-            record(one, some, analysis.batch_size)
-            for one in random_inits(bridge.cfg, INITS, analysis.seed, analysis.device)
+            record(init, some, analysis.batch_size)
+            for init in random_inits(bridge.cfg, INITS, analysis.seed, analysis.device)
         ]
         search = Search(some, known, judged, programs, analysis)
         with steps.part("heads") as told:
             heads = explain_heads(recording, untrained, search, counting(told, layers))
-        found = replace(found, heads=heads)
-        keep(found)
+        explanation = replace(explanation, heads=heads)
+        keep(explanation)
         with steps.part("neurons") as told:
             step = counting(told, layers)
             neurons = explain_neurons(recording, places, judged, analysis, step)
-        found = replace(found, neurons=tuple(neurons))
-        keep(found)
+        explanation = replace(explanation, neurons=tuple(neurons))
+        keep(explanation)
 
         def explain_untrained() -> tuple[Heads, Sequence[NeuronExplanation]]:
             with steps.part("heads of a random init") as told:
@@ -128,7 +127,7 @@ def _explain(
 
         theirs, theirs_too = _untrained.of(controls, explain_untrained)
         steps.to(4)  # also where they were kept
-        found = replace(found, untrained=tuple(theirs_too))
+        explanation = replace(explanation, untrained=tuple(theirs_too))
         chosen = variants(
             heads.each, neurons, (theirs.each, theirs_too, untrained[0]), recording, places, judged
         )
@@ -136,9 +135,9 @@ def _explain(
             rows = explained(
                 plain_model(bridge), some, judged, chosen, counting(told, 1 + layers * len(chosen))
             )
-        found = replace(found, rows=tuple(rows))
-        keep(found)
-    return found
+        explanation = replace(explanation, rows=tuple(rows))
+        keep(explanation)
+    return explanation
 
 
 def counting(told: Told, total: int) -> Callable[[], None]:

@@ -10,12 +10,7 @@ from typing import Any
 from rich.console import Console
 from transformer_lens.model_bridge import TransformerBridge
 
-from ..analysis.controls.known_models import (
-    controls,
-    init_seed,
-    learned_by_heart,
-    random_inits,
-)
+from ..analysis.controls.known_models import controls, learned_by_heart
 from ..analysis.matching.any_bridge import match_bridge
 from ..analysis.matching.head_selectors import Selectors, untrained_of
 from ..analysis.matching.known_answers import MATCHED_INITS, Checked, check, of_matching
@@ -39,7 +34,7 @@ from ..infra.process_cache import Kept
 from ..infra.progress import Steps, Told
 from ..models.bridges import make_bridge
 from ..models.foreign import load_gpt2, random_gpt2
-from ..models.shapes import learned_shape
+from ..models.shapes import init_seed, learned_shape, random_inits
 from ..models.task_model import subject_of
 from ..models.training import mean_loss
 from ..models.variable_sites import sites_of
@@ -71,7 +66,7 @@ def match_checkpoints(
     device: str | None,
     console: Console,
     sides: bool = True,
-    keep: Keep = lambda one: None,
+    keep: Keep = lambda matching: None,
 ) -> list[Matching]:
     """Match checkpoints of one run with the programs of its task: all, or those named.
 
@@ -84,7 +79,7 @@ def match_checkpoints(
     loaded = [(path, _loaded(path, device)) for path in paths]
     config = loaded[0][1].config
     check_device(config.analysis.device)
-    found: list[Matching] = []
+    matchings: list[Matching] = []
     settings = loaded[0][1].task
     count = len(list(programs_of(make_task(settings), programs)))
     with Steps(console, "matching", count + len(loaded) * count) as steps:
@@ -99,11 +94,11 @@ def match_checkpoints(
             bridge = bridge_of(checkpoint, path, known.inputs, shape)
             compare = known.selectors[model]
             with steps.part(f"step {checkpoint.step}", count) as told:
-                found.append(
+                matchings.append(
                     _matched(checkpoint, bridge, known.inputs, known.chosen, compare, sides, told)
                 )
-                keep(found[-1])
-    return found
+                keep(matchings[-1])
+    return matchings
 
 
 def _prepare(
@@ -114,8 +109,8 @@ def _prepare(
     def make() -> _Prepared:
         task = make_task(settings)
         names = [name for name, _ in programs_of(task, programs)]
-        found = candidates(task, settings, config.analysis, programs, sides)
-        chosen = [next(found) for _ in steps.each(names, lambda name: f"program {name}")]
+        prepared = candidates(task, settings, config.analysis, programs, sides)
+        chosen = [next(prepared) for _ in steps.each(names, lambda name: f"program {name}")]
         return _Prepared(input_set(task, settings), chosen, {})
 
     told = (same_programs(settings), config.analysis, list(programs), sides)
@@ -173,11 +168,11 @@ def match_folder(
         Steps(console, "matching", 1) as steps,
         steps.part(folder.resolve().name) as told,
     ):
-        found, heads = match_bridge(
+        standings, heads = match_bridge(
             bridge, make_task(config.task), encode, read, settings=config.task,
             config=config.analysis, programs=programs, untrained=untrained, progress=told,
         )  # fmt: skip
-    return Matching(folder.resolve().name, None, None, found, rule_of(config.analysis), heads)
+    return Matching(folder.resolve().name, None, None, standings, rule_of(config.analysis), heads)
 
 
 def _function_of(option: str, place: str) -> Callable[..., Any]:
@@ -204,11 +199,11 @@ def search_subspaces(
     checkpoint = _loaded(path, "cpu")
     config = checkpoint.config
     name, _ = next(programs_of(make_task(checkpoint.task), programs[:1]))
-    one = next(each for each in matched.standings if each.candidate.name == name)
-    inputs = one.candidate.inputs
+    standing = next(each for each in matched.standings if each.candidate.name == name)
+    inputs = standing.candidate.inputs
     shape = learned_shape(config.model, inputs, config.seed)
     all_sites = sites_of(shape)[:-1]  # what comes after the last is of each position's output
-    sites = where_to_search(one, all_sites)
+    sites = where_to_search(standing, all_sites)
     settings = Search(
         cases=config.analysis.match_cases,
         threshold=config.analysis.match_realised,
@@ -216,18 +211,18 @@ def search_subspaces(
     )
     asked = questions(inputs, list(sites), settings)
     searched = Searched(checkpoint.run, checkpoint.step, name, all_sites, sites, asked, ())
-    if not any(one.answerable and sites[one.names[0]] for one in asked):
+    if not any(question.answerable and sites[question.names[0]] for question in asked):
         return searched
     with Steps(console, "subspaces", 10) as steps:
         with steps.part("training on shuffled labels") as told:
             by_heart = learned_by_heart(inputs, shape, config, told)
         with steps.part("searches", 9) as told:
-            found = subspaces(
+            bests = subspaces(
                 make_bridge(shape, checkpoint.weights), inputs, asked, sites,
                 random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
                 settings, told,
             )  # fmt: skip
-            return replace(searched, found=tuple(found), note=by_heart.note)
+            return replace(searched, found=tuple(bests), note=by_heart.note)
 
 
 def match_controls(config: Config, console: Console) -> list[Checked]:
@@ -239,15 +234,15 @@ def match_controls(config: Config, console: Console) -> list[Checked]:
     check_accelerator(config.trainer.accelerator)
     setting = prepare(config)
     known = [
-        one
-        for one in candidates(setting.inputs.task, config.task, config.analysis, sides=False)
-        if one.reference is not None
+        candidate
+        for candidate in candidates(setting.inputs.task, config.task, config.analysis, sides=False)
+        if candidate.reference is not None
     ]
     every = controls(setting.inputs, setting.reference, setting.shape, config, MATCHED_INITS)
     planned = of_matching(every, known[0], setting)
-    found: list[Checked] = []
+    checked: list[Checked] = []
     with Steps(console, config.task.name, len(planned)) as steps:
         for control in planned:
             with steps.part(control.name) as told:
-                found += check(control, known, setting, told)
-    return found
+                checked += check(control, known, setting, told)
+    return checked

@@ -39,8 +39,8 @@ def prepare(config: Config, task: TaskConfig | None = None) -> Setting:
     shape = learned_shape(config.model, inputs, config.seed)
 
     def others() -> list[TransformerBridge]:
-        found = other_references(inputs, task, config.analysis.other_tasks)
-        return [one.bridge for one in found]
+        references = other_references(inputs, task, config.analysis.other_tasks)
+        return [other.bridge for other in references]
 
     return Setting(inputs, reference, shape, config.analysis, others)
 

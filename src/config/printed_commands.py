@@ -82,7 +82,7 @@ class RunCommands:
         """What trains the run again with every measure that it lacks, into a new folder."""
         own, words = self.config.analysis.measures, list[object]()
         words += setting_words("task", vars(self.task), vars(self.config.task))
-        if lacking := [one for one in AnalysisConfig().measures if one not in own]:
+        if lacking := [measure for measure in AnalysisConfig().measures if measure not in own]:
             words.append(f"analysis.measures={_value([*own, *lacking])}")
         if self.config.run_dir is not None:
             words.append("run_dir=null")

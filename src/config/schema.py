@@ -287,7 +287,7 @@ def departures(config: Config) -> dict[str, Any]:
     Of a program of the user's own the task is whatever its file says, and departs from nothing.
     """
     root = shipped("train")
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for group, schema in (
         ("task", TaskConfig(name=config.task.name)),
         ("model", ModelConfig(name=config.model.name)),
@@ -302,8 +302,8 @@ def departures(config: Config) -> dict[str, Any]:
         usual = dataclasses.asdict(schema) | preset
         for key, value in dataclasses.asdict(own).items():
             if value != usual[key] and f"{group}.{key}" != "trainer.accelerator":
-                found[f"{group}.{key}"] = value
-    return found
+                changes[f"{group}.{key}"] = value
+    return changes
 
 
 def usual_task(task: TaskConfig) -> tuple[str, dict[str, Any]]:
@@ -541,12 +541,12 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested values, the stronger ones over the weaker; lists are replaced."""
-    found = dict(weaker)
+    merged = dict(weaker)
     for key, value in stronger.items():
-        there = found.get(key)
+        there = merged.get(key)
         both = isinstance(there, Mapping) and isinstance(value, Mapping)
-        found[key] = _merged(cast(Mapping[str, Any], there), value) if both else value
-    return found
+        merged[key] = _merged(cast(Mapping[str, Any], there), value) if both else value
+    return merged
 
 
 def _interpolated(values: Any) -> Any:
@@ -620,8 +620,8 @@ def names_file(place: str) -> bool:
 
 def split_place(place: str) -> tuple[Path, str]:
     """Return the file and the function of `path.py:function`."""
-    path, found, function = place.rpartition(".py:")
-    return (Path(f"{path}.py"), function) if found else (Path(place), "")
+    path, separator, function = place.rpartition(".py:")
+    return (Path(f"{path}.py"), function) if separator else (Path(place), "")
 
 
 def _make_whole(task: TaskConfig) -> None:

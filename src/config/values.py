@@ -156,14 +156,14 @@ def typed(schema: type, values: Mapping[str, Any], prefix: str = "") -> dict[str
     """
     hints = _hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}
-    found = dict[str, Any]()
+    converted = dict[str, Any]()
     for key, value in values.items():
         hint, name = hints[key], f"{prefix}{key}"
         if dataclasses.is_dataclass(hint):
-            found[key] = typed(cast(type, hint), value, f"{name}.")
+            converted[key] = typed(cast(type, hint), value, f"{name}.")
         else:
-            found[key] = _value(hint, name, value, fields[key].metadata.get("counts", ""))
-    return found
+            converted[key] = _value(hint, name, value, fields[key].metadata.get("counts", ""))
+    return converted
 
 
 _hints = cache(get_type_hints)
@@ -189,7 +189,7 @@ def _value(hint: Any, key: str, value: Any, counts: str) -> Any:
     if optional:
         if is_null(value):
             return None
-        (hint,) = (one for one in get_args(hint) if one is not type(None))
+        (hint,) = (member for member in get_args(hint) if member is not type(None))
     what = ""
     if get_origin(hint) is list:
         (inner,) = get_args(hint)

@@ -81,18 +81,18 @@ def cut_trials(inputs: InputSet, cuts: Sequence[Cut], count: int, seed: int) -> 
 
 
 def _tests(inputs: InputSet, cut: Cut, count: int, seed: int) -> CutTrials:
-    found, untestable = [], []
+    trials, untestable = [], []
     for at, name in enumerate(cut.variables):
         generator = np.random.default_rng([seed, 1 + at])
         test = _interchange(inputs, cut, name, count, generator)
         if len(test):
-            found.append(test)
+            trials.append(test)
         else:
             untestable.append(name)
     scrub = _scrub(inputs, cut, count, np.random.default_rng([seed, 0]))
-    if found and len(scrub):
-        found.insert(0, scrub)
-    return CutTrials(cut, tuple(found), tuple(untestable))
+    if trials and len(scrub):
+        trials.insert(0, scrub)
+    return CutTrials(cut, tuple(trials), tuple(untestable))
 
 
 class _Classes:
@@ -173,7 +173,7 @@ def _interchange(
     Where no input has such a combination of values at any position, the variable keeps its own.
     """
     classes = _Classes(inputs, cut.variables)
-    variable, rest = inputs.variables[name], [one for one in cut.variables if one != name]
+    variable, rest = inputs.variables[name], [other for other in cut.variables if other != name]
     kept = labels(inputs, rest) if rest else torch.where(inputs.real, 0, -1)
     codes = torch.where(inputs.real, variable.codes.long() + 1, -1)  # 0 where it is undefined
     known = _lookup(kept, codes, classes.labels, len(variable.values) + 1)
@@ -185,7 +185,7 @@ def _interchange(
         there = wanted >= 0
         given = torch.where(there, given, codes[bases])
         wanted = torch.where(there, wanted, classes.labels[bases])
-        overrides = {one: inputs.variables[one].codes[bases] for one in rest}
+        overrides = {other: inputs.variables[other].codes[bases] for other in rest}
         overrides[name] = torch.where(given > 0, given - 1, IGNORE)
         targets = overridden_targets(inputs, bases, overrides)
         base = inputs.targets[bases]

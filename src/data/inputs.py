@@ -175,7 +175,7 @@ def input_set(task: Task, config: TaskConfig) -> InputSet:
     return encode(raw, program_outputs(raw), held_out)
 
 
-def difference(one: InputSet, other: InputSet) -> str | None:
+def difference(ours: InputSet, other: InputSet) -> str | None:
     """Return the first input on which two programs' outputs differ, None if they are one map.
 
     Numbers are the same within a millionth.
@@ -183,18 +183,18 @@ def difference(one: InputSet, other: InputSet) -> str | None:
     Raises:
         UserError: the inputs are not the same.
     """
-    if not torch.equal(one.tokens, other.tokens):
+    if not torch.equal(ours.tokens, other.tokens):
         raise UserError("task.restrict does not accept the same inputs every time")
-    if isinstance(one.output, Numerical) and isinstance(other.output, Numerical):
-        same = torch.isclose(one.targets, other.targets, rtol=0, atol=1e-6, equal_nan=True)
-    elif one.output == other.output:
-        same = one.targets == other.targets
+    if isinstance(ours.output, Numerical) and isinstance(other.output, Numerical):
+        same = torch.isclose(ours.targets, other.targets, rtol=0, atol=1e-6, equal_nan=True)
+    elif ours.output == other.output:
+        same = ours.targets == other.targets
     else:
-        same = torch.zeros_like(one.defined)
+        same = torch.zeros_like(ours.defined)
     for row in torch.nonzero(~same.all(-1))[:, 0].tolist():
-        listed, theirs = (inputs.values_at(row) for inputs in (one, other))
+        listed, theirs = (inputs.values_at(row) for inputs in (ours, other))
         if listed != theirs:
-            return f"{one.listed(row)} gives {listed} and {theirs}"
+            return f"{ours.listed(row)} gives {listed} and {theirs}"
     return None
 
 
@@ -337,15 +337,15 @@ def program_outputs(raw: RawInputs) -> dict[str, Variable]:
                     codes[name] = codes[name].astype(np.int32, copy=False)
                 codes[name][start : start + len(part), 1 : length + 1] = lookup[column.codes]
             start += len(part)
-    found = {
+    variables = {
         name: _occurring(codes[name], list(tables[name]), rasp.is_numerical(sop))
         for name, sop in named.items()
     }
-    _spot_check(raw, found)
-    for name, variable in list(found.items())[:-1]:  # of the output more is asked
+    _spot_check(raw, variables)
+    for name, variable in list(variables.items())[:-1]:  # of the output more is asked
         if variable.numerical:
             _refuse_what_is_no_number(variable, f"task '{task.name}': '{name}'")
-    return found
+    return variables
 
 
 def _refuse_what_is_no_number(variable: Variable, name: str) -> None:
@@ -405,7 +405,7 @@ def _raises_at(raw: RawInputs, length: int) -> bool:
     return False
 
 
-def _spot_check(raw: RawInputs, found: Mapping[str, Variable]) -> None:
+def _spot_check(raw: RawInputs, variables: Mapping[str, Variable]) -> None:
     """Ask Tracr's own evaluator on some inputs: it calls a function anew for every position."""
     task = raw.task
     firsts = np.cumsum([0, *map(len, raw.by_length.values())])
@@ -418,7 +418,7 @@ def _spot_check(raw: RawInputs, found: Mapping[str, Variable]) -> None:
         except Exception as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise _raises(raw, xs, reason) from error
-        for name, variable in found.items():
+        for name, variable in variables.items():
             codes = variable.codes[row, 1 : len(xs) + 1].tolist()
             ours = [None if code == IGNORE else variable.values[code] for code in codes]
             if not all(map(_same, ours, values[name])):
@@ -428,8 +428,8 @@ def _spot_check(raw: RawInputs, found: Mapping[str, Variable]) -> None:
                 )
 
 
-def _same(one: Value, other: Value) -> bool:
-    return bool(one == other or (one != one and other != other))  # nan is nan
+def _same(value: Value, other: Value) -> bool:
+    return bool(value == other or (value != value and other != other))  # nan is nan
 
 
 def output_of(task: Task, variable: Variable) -> Output:

@@ -190,17 +190,17 @@ class Interpreter:
 
 def _pending(sop: Any, known: Mapping[int, Any]) -> list[Any]:
     """Return the s-ops that `sop` needs and that are not known, each after those it needs."""
-    found: list[Any] = []
+    needed: list[Any] = []
     stack, seen = [(sop, False)], set(known)
     while stack:
         expression, ready = stack.pop()
         if ready:
-            found.append(expression)
+            needed.append(expression)
         elif id(expression) not in seen:
             seen.add(id(expression))
             stack.append((expression, True))
             stack += [(child, False) for child in expression.children]
-    return [expression for expression in found if isinstance(expression, rasp.SOp)]
+    return [expression for expression in needed if isinstance(expression, rasp.SOp)]
 
 
 def _identity(value: Any) -> Any:

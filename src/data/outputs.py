@@ -49,9 +49,9 @@ class Categorical:
         )
         return flat.view(targets.shape)
 
-    def same(self, one: Tensor, other: Tensor) -> Bool[Tensor, "*cases"]:
+    def same(self, target: Tensor, other: Tensor) -> Bool[Tensor, "*cases"]:
         """Return where a target would be right for another."""
-        return one == other
+        return target == other
 
     def decode(self, given: Float[Tensor, "cases width"]) -> list[object]:
         """Return the values that a model gives."""
@@ -86,9 +86,9 @@ class Numerical:
         wanted = torch.where(targets.isnan(), number.detach(), targets)
         return (number - wanted) ** 2
 
-    def same(self, one: Tensor, other: Tensor) -> Bool[Tensor, "*cases"]:
+    def same(self, target: Tensor, other: Tensor) -> Bool[Tensor, "*cases"]:
         """Return where a target would be right for another."""
-        return (one - other).abs() <= self.tolerance
+        return (target - other).abs() <= self.tolerance
 
     def decode(self, given: Float[Tensor, "cases 1"]) -> list[object]:
         """Return the numbers that a model gives."""

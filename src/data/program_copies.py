@@ -56,8 +56,8 @@ def carried(task: TaskConfig) -> Carried:
 
 def copies_in(home: Path) -> list[Path]:
     """Return the copies that a folder holds."""
-    one = home / ONE_COPY
-    return [*sorted((home / COPIES).rglob("*.py")), *([one] if one.is_file() else [])]
+    copy = home / ONE_COPY
+    return [*sorted((home / COPIES).rglob("*.py")), *([copy] if copy.is_file() else [])]
 
 
 def in_copies(

@@ -59,18 +59,18 @@ def selections(inputs: InputSet, everywhere: bool = False) -> list[Selection]:
     At queries where there is an output, or `everywhere` in the list. Those that select nothing at
     any of these are left out.
     """
-    found: dict[bytes, Selection] = {}
+    distinct: dict[bytes, Selection] = {}
     read = selectors(inputs.task.program)
     whole = selected(inputs, {name: selector for name, (selector, _) in read.items()})
     asked = (inputs.real if everywhere else inputs.defined)[:, :, None]
     for name, (_, uses) in read.items():
-        one = Selection((name,), uses, whole[name] & asked)
-        if one.key in found:
-            same = found[one.key]
-            one = replace(same, names=(*same.names, name), uses=same.uses | uses)
-        if one.counted.any():
-            found[one.key] = one
-    return list(found.values())
+        selection = Selection((name,), uses, whole[name] & asked)
+        if selection.key in distinct:
+            same = distinct[selection.key]
+            selection = replace(same, names=(*same.names, name), uses=same.uses | uses)
+        if selection.counted.any():
+            distinct[selection.key] = selection
+    return list(distinct.values())
 
 
 def selected(

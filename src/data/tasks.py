@@ -362,10 +362,10 @@ def task_of(
 
 def _programs() -> dict[str, tuple[TaskRow, Maker]]:
     """Return every registered program by its name: tasks' and alternatives'."""
-    found = {name: (row, row.make) for name, row in REGISTRY.items()}
+    programs = {name: (row, row.make) for name, row in REGISTRY.items()}
     for row in REGISTRY.values():
-        found |= {_name(make): (row, make) for make in row.alternatives}
-    return found
+        programs |= {_name(make): (row, make) for make in row.alternatives}
+    return programs
 
 
 def _row(config: TaskConfig) -> TaskRow:

@@ -145,17 +145,22 @@ class BroughtFile(MetaPathFinder):
 
         They are found in its code and in that of the modules, and by what was imported so far.
         """
-        own = [str(self.folder), *(one for one in self._path if not _is_installed(Path(one)))]
-        finder = ModuleFinder(path=[one for one in own if not (Path(one) / PACKAGE).exists()])
+        own = [
+            str(self.folder),
+            *(folder for folder in self._path if not _is_installed(Path(folder))),
+        ]
+        finder = ModuleFinder(
+            path=[folder for folder in own if not (Path(folder) / PACKAGE).exists()]
+        )
         with suppress(Exception):  # what cannot be read so has been imported or never will be
             finder.run_script(str(self.path))
-        found = {}
+        modules = {}
         for name, module in finder.modules.items():
             file = Path(module.__file__ or "")  # type: ignore[attr-defined]
             if name != "__main__" and file.suffix == ".py":
                 with suppress(OSError):
-                    found[name] = file, file.read_bytes()
-        return found | self.sources
+                    modules[name] = file, file.read_bytes()
+        return modules | self.sources
 
     @contextmanager
     def _inside(self) -> Iterator[None]:

@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..analysis.head_attention import UNIFORM
 from ..analysis.measurements import Measurement
-from ..analysis.measures.attention import UNIFORM
 from ..analysis.measures.emergence import CONTROLS
 from ..analysis.measures.redundancy import REDUNDANT_SET
 from ..analysis.measures.rerun import KINDS

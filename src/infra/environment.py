@@ -99,8 +99,8 @@ def _temporary() -> Path:
     folder = Path(tempfile.gettempdir()) / f"algomatch-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
             return folder
     except OSError:
         pass

@@ -138,14 +138,14 @@ class _Workers:
                 self._running.append(_Running(job, process, step))
                 if self.is_stopped():  # while it was started
                     process.terminate()
-            wait([one.process.sentinel for one in self._running], SECONDS_SHOWN)
-            for one in [one for one in self._running if not one.process.is_alive()]:
-                self._running.remove(one)
-                self.codes[one.job.key] = int(one.process.exitcode or 0)
-                self.after(one.job)
-                done += one.job.weight
-            names = ", ".join(f"{one.job.name} {one.share:.0%}" for one in self._running)
-            yield done + sum(one.share * one.job.weight for one in self._running), names
+            wait([worker.process.sentinel for worker in self._running], SECONDS_SHOWN)
+            for worker in [worker for worker in self._running if not worker.process.is_alive()]:
+                self._running.remove(worker)
+                self.codes[worker.job.key] = int(worker.process.exitcode or 0)
+                self.after(worker.job)
+                done += worker.job.weight
+            names = ", ".join(f"{worker.job.name} {worker.share:.0%}" for worker in self._running)
+            yield done + sum(worker.share * worker.job.weight for worker in self._running), names
 
     def is_stopped(self) -> bool:
         """Whether all were asked to stop."""
@@ -155,8 +155,8 @@ class _Workers:
         """Let every process save its state and stop; the second time, end them at once."""
         again = self.received is not None and signal.SIGHUP not in (number, self.received)
         self.received = number
-        for one in self._running:
-            (one.process.kill if again else one.process.terminate)()
+        for worker in self._running:
+            (worker.process.kill if again else worker.process.terminate)()
 
 
 def _do(action: Callable[[Report], None], log: Path, step: Any) -> None:

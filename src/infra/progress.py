@@ -106,11 +106,11 @@ class Steps:
         bar = None
         if self._bars is not None:
             bar = self._bars.add_task(name, total=None, more="")
-        one = _Part(name, weight, bar)
-        self._parts.append(one)
+        part = _Part(name, weight, bar)
+        self._parts.append(part)
 
         def told(done: int, total: int) -> None:
-            one.done, one.total = done, total
+            part.done, part.total = done, total
             if self._bars is not None and bar is not None:
                 self._bars.update(bar, completed=done, total=total)
             self._show()
@@ -118,7 +118,7 @@ class Steps:
         try:
             yield told
         finally:
-            self._parts.remove(one)
+            self._parts.remove(part)
             if self._bars is not None and bar is not None:
                 self._bars.remove_task(bar)
             self._done += weight
@@ -138,7 +138,7 @@ class Steps:
     @property
     def done(self) -> float:
         """How much of all is done, with the shares of the parts that are being done."""
-        return self._done + sum(one.share * one.weight for one in self._parts)
+        return self._done + sum(part.share * part.weight for part in self._parts)
 
     def _show(self) -> None:
         if self._bars is not None:
@@ -161,7 +161,7 @@ class Steps:
         assert self._console is not None
         while not self._ended.wait(self._every):
             gone = lasting(time.monotonic() - self._begun)
-            doing = [str(one) for one in list(self._parts)]
+            doing = [str(part) for part in list(self._parts)]
             parts = [f"{int(self.done):,} of {self._total:,}", *doing, f"{gone} gone", self._more()]
             line = f"{self._what}: {', '.join(part for part in parts if part)}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)

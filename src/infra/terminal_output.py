@@ -46,8 +46,8 @@ def make_lasting() -> None:
 def fault() -> str | None:
     """Return why some output was not written, where someone waits for it."""
     with_failure = (getattr(stream, "buffer", None) for stream in (sys.stdout, sys.stderr))
-    for one in with_failure:
-        failure = one.failure if isinstance(one, Lasting) else None
+    for buffer in with_failure:
+        failure = buffer.failure if isinstance(buffer, Lasting) else None
         if failure is not None and failure.errno not in _GONE:
             return failure.strerror or str(failure)
     return None
@@ -78,7 +78,7 @@ def _printable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
-    return "".join(_LIKE.get(one) or _code(one) for one in lacking), error.end
+    return "".join(_LIKE.get(character) or _code(character) for character in lacking), error.end
 
 
 def _code(character: str) -> str:

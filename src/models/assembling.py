@@ -91,9 +91,9 @@ def _rows(places: dict[Any, int], directions: Sequence[Any]) -> np.ndarray:
 
 def _embedding(places: dict[Any, int], tokens: Sequence[Any]) -> np.ndarray:
     rows = _rows(places, tokens)
-    one = places.get(bases.BasisDirection("one"))
-    if one is not None:
-        rows[:, one] += 1
+    constant = places.get(bases.BasisDirection("one"))
+    if constant is not None:
+        rows[:, constant] += 1
     return rows
 
 
@@ -112,13 +112,13 @@ def _attention(
         ):
             columns = [places[direction] for direction in space.basis]
             sides[side][at, : len(matrix), columns] = matrix.T
-    found: dict[str, np.ndarray] = {}
+    weights: dict[str, np.ndarray] = {}
     for side, blocks in sides.items():
         matrix = blocks.reshape(n_heads * width, d_model)
         name = f"layers.{layer}.attn.{side}"
-        found[f"{name}.weight"] = matrix.T if side == "o" else matrix
-        found[f"{name}.bias"] = np.zeros(len(found[f"{name}.weight"]), np.float32)
-    return found
+        weights[f"{name}.weight"] = matrix.T if side == "o" else matrix
+        weights[f"{name}.bias"] = np.zeros(len(weights[f"{name}.weight"]), np.float32)
+    return weights
 
 
 def _mlp(

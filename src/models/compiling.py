@@ -160,12 +160,12 @@ def _depths_at_once() -> Iterator[None]:
     from tracr.compiler import craft_graph_to_model, nodes
 
     def depths(graph: Any, _: Any) -> dict[str, int]:
-        found: dict[str, int] = {}
+        depth_of: dict[str, int] = {}
         for label in nx.topological_sort(graph):
-            before = max((found[other] for other in graph.predecessors(label)), default=-1)
+            before = max((depth_of[other] for other in graph.predecessors(label)), default=-1)
             step = isinstance(graph.nodes[label][nodes.EXPR], rasp.SOp)
-            found[label] = max(before + step, 0)
-        return found
+            depth_of[label] = max(before + step, 0)
+        return depth_of
 
     original = craft_graph_to_model.compute_computational_depth
     craft_graph_to_model.compute_computational_depth = depths
@@ -184,13 +184,13 @@ def _sets_in_order() -> Iterator[None]:
     direction = bases.BasisDirection
     text, before = direction.__str__, direction.__lt__
 
-    def stable(one: Any) -> str:
-        return f"{one.name}:{stable_text(one.value)}" if _has_set(one.value) else text(one)
+    def stable(axis: Any) -> str:
+        return f"{axis.name}:{stable_text(axis.value)}" if _has_set(axis.value) else text(axis)
 
-    def first(one: Any, other: Any) -> bool:
-        if _has_set(one.value) or _has_set(other.value):
-            return stable(one) < stable(other)
-        return bool(before(one, other))
+    def first(axis: Any, other: Any) -> bool:
+        if _has_set(axis.value) or _has_set(other.value):
+            return stable(axis) < stable(other)
+        return bool(before(axis, other))
 
     direction.__str__, direction.__lt__ = stable, first
     try:

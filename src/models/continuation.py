@@ -147,8 +147,8 @@ def embedded(
     model: NativeModel, tokens: Int64[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """Return what enters the first block."""
-    found: Tensor = model.tok_embed(tokens)
-    return found if model.pos is None else found + model.pos.weight[: tokens.shape[1]]
+    embeddings: Tensor = model.tok_embed(tokens)
+    return embeddings if model.pos is None else embeddings + model.pos.weight[: tokens.shape[1]]
 
 
 def halves(model: NativeModel, key_mask: Bool[Tensor, "batch pos"]) -> list[Half]:
@@ -192,10 +192,10 @@ def _overwritten(model: NativeModel, layer: int, sides: Mapping[str, Tensor]) ->
 def _side_hook(model: TransformerBridge, layer: int, side: str) -> str:
     """Return the name of the hook at which a block's queries, keys or values are."""
     names = [f"blocks.{layer}.attn.{side}.hook_out", f"blocks.{layer}.attn.hook_{side}"]
-    found = next((name for name in names if name in model.hook_dict), None)
-    if found is None:
+    hook = next((name for name in names if name in model.hook_dict), None)
+    if hook is None:
         raise UserError(f"block {layer} shows no '{side}' of its attention: no hook {names[0]}")
-    return found
+    return hook
 
 
 def _added(residual: Tensor, half: Half) -> Tensor:

@@ -151,14 +151,14 @@ def _misfits(model: Any, weights: Mapping[str, Tensor]) -> list[str]:
     """Return what keeps weights from being a model's."""
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     given = {name: list(value.shape) for name, value in weights.items()}
-    found = [f"'{name}' is missing" for name in expected if name not in given]
-    found += [f"the model has no '{name}'" for name in given if name not in expected]
-    found += [
+    misfits = [f"'{name}' is missing" for name in expected if name not in given]
+    misfits += [f"the model has no '{name}'" for name in given if name not in expected]
+    misfits += [
         f"'{name}' is {given[name]}, not {shape}"
         for name, shape in expected.items()
         if name in given and given[name] != shape
     ]
     tied = model.config.tie_word_embeddings
-    if tied and not found and not torch.equal(weights[HEAD], weights[EMBEDDING]):
-        found.append(f"'{HEAD}' is not '{EMBEDDING}', though tie_word_embeddings is true")
-    return found
+    if tied and not misfits and not torch.equal(weights[HEAD], weights[EMBEDDING]):
+        misfits.append(f"'{HEAD}' is not '{EMBEDDING}', though tie_word_embeddings is true")
+    return misfits

@@ -81,24 +81,24 @@ def _called(function: Callable[..., Any], what: str, given: Any, read: Callable[
         UserError: it raises, or gives something else.
     """
     try:
-        found = function(given)
+        returned = function(given)
     except Exception as error:
         code = getattr(function, "__code__", None)
         line = where_raised(error, code.co_filename) if code else ""
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"the {what} raises on {given!r}{line}: {reason}") from error
     try:
-        return read(found)
+        return read(returned)
     except (TypeError, RuntimeError, ValueError) as error:
         wanted = "an id, a whole number" if read is index else "a list of ids, whole numbers"
         raise UserError(
             f"the {what} must return {wanted}: of {given!r} it returned "
-            f"{type(found).__name__} {' '.join(repr(found).split())[:80]}"
+            f"{type(returned).__name__} {' '.join(repr(returned).split())[:80]}"
         ) from error
 
 
-def _ids(found: Iterable[Any]) -> list[int]:
-    return [index(one) for one in found]
+def _ids(returned: Iterable[Any]) -> list[int]:
+    return [index(token_id) for token_id in returned]
 
 
 def _prefix(lists: Sequence[list[Value]], rows: Sequence[list[int]]) -> list[int]:
@@ -128,33 +128,33 @@ def _token_ids(
     lists: Sequence[list[Value]], rows: Sequence[list[int]], start: int, bridge: TransformerBridge
 ) -> dict[Value, int]:
     """Return the id of each token; check that all are ids of the embedding's."""
-    found, size = dict[Value, int](), int(bridge.cfg.d_vocab)
+    ids, size = dict[Value, int](), int(bridge.cfg.d_vocab)
     for tokens, row in zip(lists, rows, strict=True):
-        for one in row:
-            if not 0 <= one < size:
+        for token_id in row:
+            if not 0 <= token_id < size:
                 raise UserError(
-                    f"the encoder returned {row} for {tokens}: {one} is none of the ids of the "
-                    f"model's embedding, 0 to {size - 1}"
+                    f"the encoder returned {row} for {tokens}: {token_id} is none of the ids of "
+                    f"the model's embedding, 0 to {size - 1}"
                 )
-        for token, one in zip(tokens, row[start:], strict=True):
-            if found.setdefault(token, one) != one:
+        for token, token_id in zip(tokens, row[start:], strict=True):
+            if ids.setdefault(token, token_id) != token_id:
                 raise UserError(
-                    f"the encoder gives {token!r} the id {found[token]}, but {one} in {tokens}: "
+                    f"the encoder gives {token!r} the id {ids[token]}, but {token_id} in {tokens}: "
                     "a token must have the same id everywhere"
                 )
-    _check_apart(found, "encoder", "tokens")
-    return found
+    _check_apart(ids, "encoder", "tokens")
+    return ids
 
 
 def _check_apart(ids: dict[Value, int], what: str, things: str) -> None:
     first: dict[int, Value] = {}
-    for value, one in ids.items():
-        if one in first:
+    for value, number in ids.items():
+        if number in first:
             raise UserError(
-                f"the {what} gives {first[one]!r} and {value!r} the same id {one}: different "
+                f"the {what} gives {first[number]!r} and {value!r} the same id {number}: different "
                 f"{things} need different ids"
             )
-        first[one] = value
+        first[number] = value
 
 
 def _check_context(bridge: TransformerBridge, inputs: InputSet, prefix: int) -> None:
@@ -172,25 +172,25 @@ def _class_ids(
     values: Sequence[Value], ids: dict[Value, int], read: Read | None, size: int
 ) -> list[int]:
     """Return the id of each output's logit."""
-    found: dict[Value, int] = {}
+    class_ids: dict[Value, int] = {}
     for value in values:
         if read is not None:
-            found[value] = _called(read, "reader", value, index)
+            class_ids[value] = _called(read, "reader", value, index)
         else:
-            own = [one for token, one in ids.items() if _same(token, value)]
+            own = [token_id for token, token_id in ids.items() if _same(token, value)]
             if not own:
                 raise UserError(
                     f"the output {value!r} is no token of the task, so no logit is known for it: "
                     "give a reader, a function that returns the id of an output's logit"
                 )
-            found[value] = own[0]
-        if not 0 <= found[value] < size:
+            class_ids[value] = own[0]
+        if not 0 <= class_ids[value] < size:
             raise UserError(
-                f"the output {value!r} is read at the id {found[value]}, which is none of the "
+                f"the output {value!r} is read at the id {class_ids[value]}, which is none of the "
                 f"model's logits, 0 to {size - 1}"
             )
-    _check_apart(found, "reader" if read else "encoder", "outputs")
-    return list(found.values())
+    _check_apart(class_ids, "reader" if read else "encoder", "outputs")
+    return list(class_ids.values())
 
 
 def _same(token: Value, value: Value) -> bool:

@@ -73,7 +73,9 @@ class _Lowering:
     def __init__(self, task: Task):
         self._task = task
         self._variables = {id(sop): name for name, sop in task.variables.items()}
-        self._names = {id(one): name for name, (one, _) in selectors(task.program).items()}
+        self._names = {
+            id(selector): name for name, (selector, _) in selectors(task.program).items()
+        }
         self._selects: dict[int, Any] = {}
         self._at_bos: dict[str, Value] = {rasp.tokens.label: None, rasp.indices.label: None}
         self.made: dict[int, Any] = {}
@@ -159,8 +161,8 @@ class _Lowering:
         if at_bos:
             rest = rasp.numerical(self._number(_Number(function, at_bos), inner, name))
             rest = self._part(rest, f"what {name} is but for {at_bos}")
-            one = self._part(rasp.numerical(rasp.Map(_Constant(1.0), rasp.tokens)), "a one")
-            return rasp.LinearSequenceMap(rest, one, 1, at_bos)
+            unit = self._part(rasp.numerical(rasp.Map(_Constant(1.0), rasp.tokens)), "a one")
+            return rasp.LinearSequenceMap(rest, unit, 1, at_bos)
         negative = any(given(value) < 0 for value in self.values[inner.label])
         if rasp.is_numerical(inner) or not negative:
             return rasp.Map(given, inner, simplify=False)
@@ -188,15 +190,15 @@ class _Lowering:
                 held: Value = self._mapped_at_bos(sop.f, sop.inner)
                 return held
             case rasp.SequenceMap():
-                sides = [self._at_bos[one.label] for one in (sop.fst, sop.snd)]
+                sides = [self._at_bos[side.label] for side in (sop.fst, sop.snd)]
                 return None if None in sides else sop.f(*sides)
             case rasp.Aggregate():
                 return self._at_bos[sop.sop.label]
         return None
 
     def _sequence_map(self, sop: Any, name: str) -> Any:
-        first, second = (self.made[id(one)] for one in (sop.fst, sop.snd))
-        numbers = [rasp.is_numerical(one) for one in (first, second, sop)]
+        first, second = (self.made[id(side)] for side in (sop.fst, sop.snd))
+        numbers = [rasp.is_numerical(expression) for expression in (first, second, sop)]
         if isinstance(sop, rasp.LinearSequenceMap) and all(numbers):
             self._bounded(name, "adds", first, second, LARGEST_LINEAR)
             return rasp.LinearSequenceMap(first, second, sop.fst_fac, sop.snd_fac)
@@ -238,7 +240,7 @@ class _Lowering:
                                f"rasp.Map(lambda x: x, {name}) in its place")  # fmt: skip
                 return rasp.Select(self._no_bos(keys), queries, _Holds(selector.predicate))
             case rasp.SelectorAnd() | rasp.SelectorOr():
-                first, second = (self.made[id(one)] for one in (selector.fst, selector.snd))
+                first, second = (self.made[id(part)] for part in (selector.fst, selector.snd))
                 return type(selector)(first, second)
             case rasp.SelectorNot():
                 return rasp.SelectorNot(self.made[id(selector.inner)])
@@ -259,8 +261,10 @@ class _Lowering:
             parts = list(_parts(made))
             if len(parts) > 1 or made is not parts[0] or any(map(_is_constant, made.children)):
                 name = self._names[id(selector)]
-                keys = self._joint([one.keys for one in parts], f"keys of {name}", reader)
-                queries = self._joint([one.queries for one in parts], f"queries of {name}", reader)
+                keys = self._joint([part.keys for part in parts], f"keys of {name}", reader)
+                queries = self._joint(
+                    [part.queries for part in parts], f"queries of {name}", reader
+                )
                 made = rasp.Select(keys.sop, queries.sop, _Composed(made, keys, queries))
             self._bounded(reader, "selects", made.keys, made.queries, LARGEST_SELECT)
             self._selects[id(selector)] = made
@@ -280,9 +284,9 @@ class _Lowering:
 
     def _bounded(self, name: str, does: str, first: Any, second: Any, most: int) -> None:
         """Refuse what Tracr would compile for many minutes, into gigabytes."""
-        one, other = (len(self.values[sop.label]) for sop in (first, second))
-        if one * other > most:
-            self._refuse_large(f"'{name}' {does} {one} x {other} pairs of values", most)
+        count, other = (len(self.values[sop.label]) for sop in (first, second))
+        if count * other > most:
+            self._refuse_large(f"'{name}' {does} {count} x {other} pairs of values", most)
 
     def _refuse_large(self, what: str, most: int) -> NoReturn:
         task = self._task
@@ -294,25 +298,25 @@ class _Lowering:
 
     def _foreseen(self, sop: Any, name: str) -> tuple[Value, ...]:
         """Return the values that Tracr foresees of a lowered s-op, of equal ones the first."""
-        found: Iterable[Any]
+        foreseen: Iterable[Any]
         match sop:
             case rasp.Map():
                 values = self.values[sop.inner.label]
                 if rasp.is_numerical(sop.inner) and len(values) > LARGEST_MAP:
                     self._refuse_large(f"'{name}' maps {len(values):,} numbers", LARGEST_MAP)
-                found = map(sop.f, values)
+                foreseen = map(sop.f, values)
             case rasp.SequenceMap():
-                sides = (self.values[one.label] for one in (sop.fst, sop.snd))
-                found = (sop.f(*pair) for pair in product(*sides))
+                sides = (self.values[side.label] for side in (sop.fst, sop.snd))
+                foreseen = (sop.f(*pair) for pair in product(*sides))
             case rasp.SelectorWidth():
-                found = range(self._task.max_length + 1)
+                foreseen = range(self._task.max_length + 1)
             case _:
-                found = self.values[sop.sop.label]
+                foreseen = self.values[sop.sop.label]
                 if rasp.is_numerical(sop):
-                    numbers: Any = found
+                    numbers: Any = foreseen
                     lengths = range(1, self._task.max_length + 1)
-                    found = (value / length for value in numbers for length in lengths)
-        return tuple(dict.fromkeys(value for value in found if value is not None))
+                    foreseen = (value / length for value in numbers for length in lengths)
+        return tuple(dict.fromkeys(value for value in foreseen if value is not None))
 
 
 @dataclass(frozen=True)
@@ -341,9 +345,9 @@ class _Composed:
     def _holds(self, selector: Any, key: Value, query: Value) -> bool:
         match selector:
             case rasp.SelectorAnd():
-                return all(self._holds(one, key, query) for one in selector.children)
+                return all(self._holds(child, key, query) for child in selector.children)
             case rasp.SelectorOr():
-                return any(self._holds(one, key, query) for one in selector.children)
+                return any(self._holds(child, key, query) for child in selector.children)
             case rasp.SelectorNot():
                 return not self._holds(selector.inner, key, query)
         sides = self._keys.read(key, selector.keys), self._queries.read(query, selector.queries)
@@ -434,5 +438,5 @@ def _parts(selector: Any) -> Iterator[Any]:
     if isinstance(selector, rasp.Select):
         yield selector
         return
-    for one in selector.children:
-        yield from _parts(one)
+    for child in selector.children:
+        yield from _parts(child)

@@ -102,19 +102,19 @@ def build_reference(inputs: InputSet, allow_inexact: bool = False) -> Reference:
             shows up to five counterexamples and their likely causes.
     """
     task = inputs.task
-    found: list[tuple[Validation, Compiled, bool]] = []
+    tried: list[tuple[Validation, Compiled, bool]] = []
     for exactness in _exactness_levels(task.max_length):
         path = _cache_path(task, exactness)
         cached = _read_cache(path) if path else None
         compiled = cached or compile_program(task, exactness)
         if path and cached is None:
             _write_cache(path, compiled)
-        for one in (compiled, compiled.sharp()):
-            validation = _validated(one, inputs, path)
-            found.append((validation, one, cached is not None))
+        for variant in (compiled, compiled.sharp()):
+            validation = _validated(variant, inputs, path)
+            tried.append((validation, variant, cached is not None))
             if validation.exact:
-                return Reference(inputs, one, validation, cached is not None)
-    validation, compiled, from_cache = min(found, key=lambda one: one[0].n_wrong)
+                return Reference(inputs, variant, validation, cached is not None)
+    validation, compiled, from_cache = min(tried, key=lambda attempt: attempt[0].n_wrong)
     if not allow_inexact:
         raise UserError(_refusal(task, validation))
     return Reference(inputs, compiled, validation, from_cache)
@@ -168,7 +168,7 @@ def validate(compiled: Compiled, inputs: InputSet, among: Tensor | None = None) 
         n_wrong=int(torch.cat(wrong).sum()),
         largest_error=max(errors) if isinstance(output, Numerical) else None,
         counterexamples=tuple(shown),
-        cause="".join(_cause(compiled, inputs, *one) for one in first_wrong),
+        cause="".join(_cause(compiled, inputs, *example) for example in first_wrong),
     )
 
 
@@ -313,9 +313,9 @@ def _place(places: Mapping[str, int], name: str, value: Value) -> int:
     """Return the dimension of a value; equal numbers, as 1, 1.0 and True, are one."""
     alike: list[object] = [value if isinstance(value, str) else stable_text(value), value]
     if isinstance(value, (int, float)) and math.isfinite(value):
-        alike += [one for one in (int(value), float(value), bool(value)) if one == value]
-    found = (places[label] for one in alike if (label := f"{name}:{one}") in places)
-    return next(found, UNFORESEEN)
+        alike += [number for number in (int(value), float(value), bool(value)) if number == value]
+    dims = (places[label] for text in alike if (label := f"{name}:{text}") in places)
+    return next(dims, UNFORESEEN)
 
 
 def _validated(compiled: Compiled, inputs: InputSet, path: Path | None) -> Validation:

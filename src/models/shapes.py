@@ -1,11 +1,17 @@
-"""The learned architectures: ordinary transformers of a configured shape."""
+"""Learned architectures: ordinary transformers of a configured shape, and random inits of it."""
 
 from __future__ import annotations
 
+import copy
+
 from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
 
 from ..config.schema import ModelConfig
 from ..data.inputs import InputSet
+from .bridges import make_bridge
+
+RANDOM_INIT_SEEDS = 1_000_000
 
 
 def learned_shape(model: ModelConfig, inputs: InputSet, seed: int) -> TransformerBridgeConfig:
@@ -30,3 +36,20 @@ def learned_shape(model: ModelConfig, inputs: InputSet, seed: int) -> Transforme
         init_mode="gpt2",
         seed=seed,
     )
+
+
+def init_seed(seed: int, index: int) -> int:
+    """Return the seed of one of the random inits that an analysis draws."""
+    return (RANDOM_INIT_SEEDS * (seed + 1) + index) % 2**63
+
+
+def random_inits(
+    shape: TransformerBridgeConfig, count: int, seed: int, device: str
+) -> list[TransformerBridge]:
+    """Return untrained models of a learned model's shape: the negative control of similarity."""
+    bridges = []
+    for i in range(count):
+        cfg = copy.copy(shape)  # dataclasses.replace would lose attention_dir
+        cfg.seed = init_seed(seed, i)
+        bridges.append(make_bridge(cfg, device=device))
+    return bridges

@@ -125,13 +125,15 @@ class Subject:
         bases: Int64[Tensor, " cases"],
         part: Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor] | None]],
     ) -> Float[Tensor, "cases pos classes"]:
-        device, found = self.device, list[Tensor]()
+        device, outputs = self.device, list[Tensor]()
         for some in torch.split(torch.arange(len(bases)), AT_ONCE):
             stream, sides = part(some)
             mask = self.key_mask[bases[some]].to(device)
             moved = {side: value.to(device) for side, value in (sides or {}).items()}
-            found.append(self.read(continue_from(self.model, site, stream.to(device), mask, moved)))
-        return torch.cat(found)
+            outputs.append(
+                self.read(continue_from(self.model, site, stream.to(device), mask, moved))
+            )
+        return torch.cat(outputs)
 
     @property
     def device(self) -> torch.device:
@@ -165,8 +167,8 @@ class Subject:
     def _in_parts(self, run: Callable[[Tensor, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         device, parts = self.device, list[Mapping[str, Tensor]]()
         for some in torch.split(torch.arange(len(self.tokens)), AT_ONCE):
-            found = run(self.tokens[some].to(device), self.key_mask[some].to(device))
-            parts.append({name: value.cpu() for name, value in found.items()})
+            activations = run(self.tokens[some].to(device), self.key_mask[some].to(device))
+            parts.append({name: value.cpu() for name, value in activations.items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

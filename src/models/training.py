@@ -155,9 +155,9 @@ def fit(
 
 def with_seed(shape: TransformerBridgeConfig, seed: int) -> TransformerBridgeConfig:
     """Return a copy of a model's shape whose weights are drawn with another seed."""
-    one = copy.copy(shape)  # dataclasses.replace would lose attention_dir
-    one.seed = seed
-    return one
+    seeded = copy.copy(shape)  # dataclasses.replace would lose attention_dir
+    seeded.seed = seed
+    return seeded
 
 
 def weights_of(model: NativeModel) -> dict[str, Tensor]:

@@ -67,14 +67,14 @@ def inner_variables(inputs: InputSet) -> list[str]:
     *inner, output = inputs.variables
     known = [_partition(inputs, output)]
     token_and_position = _joint(inputs.tokens, _positions(inputs))[inputs.real]
-    found = []
+    names = []
     for name in inner:
         own = _partition(inputs, name)
         determined = _determines(token_and_position, own)
         if not determined and not any(torch.equal(own, other) for other in known):
             known.append(own)
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _times(inputs: InputSet, shape: TransformerBridgeConfig) -> dict[str, int]:
@@ -99,7 +99,7 @@ def _scheduled(inputs: InputSet, shape: TransformerBridgeConfig, share: bool) ->
         same = [other for other, known in partitions.items() if torch.equal(own, known)]
         before = max((times[source] for source, target, _ in reads if target == name), default=0)
         attends = isinstance(sop, (rasp.Aggregate, rasp.SelectorWidth, rasp.LengthType))
-        if any(_determines(one, own) for one in embedded):
+        if any(_determines(column, own) for column in embedded):
             times[name] = 0
         elif same:
             times[name] = max(times[same[0]], before if not share else 0)
@@ -115,21 +115,21 @@ def _scheduled(inputs: InputSet, shape: TransformerBridgeConfig, share: bool) ->
 
 def _ancestors(inputs: InputSet) -> dict[str, set[str]]:
     """Return what each variable depends on, at first or second hand."""
-    found: dict[str, set[str]] = {name: set() for name in inputs.variables}
+    ancestors: dict[str, set[str]] = {name: set() for name in inputs.variables}
     reads = edges(inputs.task.program)
-    for name in found:  # in program order: a variable comes after what it reads
+    for name in ancestors:  # in program order: a variable comes after what it reads
         for source, target, _ in reads:
             if target == name:
-                found[name] |= {source} | found[source]
-    return found
+                ancestors[name] |= {source} | ancestors[source]
+    return ancestors
 
 
 def _positions(inputs: InputSet) -> Int64[Tensor, "inputs pos"]:
     return torch.arange(inputs.tokens.shape[1]).expand_as(inputs.tokens)
 
 
-def _joint(one: Tensor, other: Tensor) -> Tensor:
-    return one * (int(other.max()) + 1) + other
+def _joint(codes: Tensor, other: Tensor) -> Tensor:
+    return codes * (int(other.max()) + 1) + other
 
 
 def _partition(inputs: InputSet, name: str) -> Int64[Tensor, " places"]:

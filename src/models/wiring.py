@@ -130,7 +130,9 @@ class Wiring:
         with torch.no_grad():
             self._layers = [self._read(block, self) for block in blocks]
         self.nodes, self.readers = self._graph()
-        self.edges = [Edge(r, u) for r, one in enumerate(self.readers) for u in range(one.nodes)]
+        self.edges = [
+            Edge(r, u) for r, reader in enumerate(self.readers) for u in range(reader.nodes)
+        ]
 
     def _graph(self) -> tuple[list[Node], list[Reader]]:
         nodes = [Node(-1, EMBED)]
@@ -153,23 +155,23 @@ class Wiring:
     def first_reader(self) -> list[int]:
         """The number of each block's first reader."""
         return [
-            next(i for i, one in enumerate(self.readers) if one.layer == layer)
+            next(i for i, reader in enumerate(self.readers) if reader.layer == layer)
             for layer in range(len(self._layers))
         ]
 
     @cached_property
     def idle(self) -> list[bool]:
         """Whether what each reader reads goes nowhere, for weights after it are all zero."""
-        found = []
-        for one in self.readers:
-            block, parts = self._layers[one.layer], list[Tensor]()
-            if one.head is not None:
-                parts = [block.weights[one.side][one.head], block.write[one.head]]
-            elif one.hook == MLP_IN and isinstance(self._model, NativeModel):
-                mlp: Any = self._model.layers[one.layer].mlp
+        unused = []
+        for reader in self.readers:
+            block, parts = self._layers[reader.layer], list[Tensor]()
+            if reader.head is not None:
+                parts = [block.weights[reader.side][reader.head], block.write[reader.head]]
+            elif reader.hook == MLP_IN and isinstance(self._model, NativeModel):
+                mlp: Any = self._model.layers[reader.layer].mlp
                 parts = [mlp.fc_in.weight, mlp.fc_out.weight] if hasattr(mlp, "fc_in") else []
-            found.append(any(not bool(part.any()) for part in parts))
-        return found
+            unused.append(any(not bool(part.any()) for part in parts))
+        return unused
 
     @property
     def native(self) -> NativeModel:
@@ -188,8 +190,8 @@ class Wiring:
     def _positions(self) -> Tensor | None:
         if isinstance(self._model, NativeModel):
             return None if self._model.pos is None else self._model.pos.weight
-        found = getattr(self._model, "pos_embed", None)
-        return None if found is None else self._model.W_pos
+        embedding = getattr(self._model, "pos_embed", None)
+        return None if embedding is None else self._model.W_pos
 
     def embedded(
         self, tokens: Int64[Tensor, "inputs pos"]
@@ -197,10 +199,10 @@ class Wiring:
         """Return what the embeddings write: of tokens, and of positions where there are such."""
         native = isinstance(self._model, NativeModel)
         embed = self._model.tok_embed.weight if native else self._model.W_E
-        found, positions = [embed[tokens]], self._positions()
+        parts, positions = [embed[tokens]], self._positions()
         if positions is not None:
-            found.append(positions[: tokens.shape[1]].expand_as(found[0]))
-        return torch.stack(found)
+            parts.append(positions[: tokens.shape[1]].expand_as(parts[0]))
+        return torch.stack(parts)
 
     def run(
         self,
@@ -233,8 +235,8 @@ class Wiring:
             written += [*heads]
             stream = stream + heads.sum(0) + block.bias
             if block.mlp is not None and block.mlp_norm is not None:
-                one = range(readers.stop, readers.stop + 1)
-                (read,) = self._reads(one, stream, written, removed, other, added)
+                mlp_reader = range(readers.stop, readers.stop + 1)
+                (read,) = self._reads(mlp_reader, stream, written, removed, other, added)
                 out = block.mlp(block.mlp_norm(read))
                 written.append(out)
                 stream = stream + out
@@ -257,31 +259,31 @@ class Wiring:
             chosen = None
         if chosen is None and added is None:
             return stream[None]  # the same to all of them
-        found = stream.expand(len(readers), *stream.shape)
+        reads = stream.expand(len(readers), *stream.shape)
         if chosen is not None and other is not None:
             asked = torch.nonzero(chosen.any(0))[:, 0].tolist()
             change = torch.stack([other[u] - written[u] for u in asked])
-            found = found + torch.einsum("ru,unpd->rnpd", chosen[:, asked].to(change), change)
-        return found if added is None else found + added[some]
+            reads = reads + torch.einsum("ru,unpd->rnpd", chosen[:, asked].to(change), change)
+        return reads if added is None else reads + added[some]
 
     def stream(
         self, reader: int, written: Float[Tensor, "node inputs pos d_model"]
     ) -> Float[Tensor, "inputs pos d_model"]:
         """Return what a reader reads where nothing is removed."""
-        one = self.readers[reader]
-        before = one.layer + (one.hook in (MLP_IN, OUTPUT))
-        found: Tensor = written[: one.nodes].sum(0)
+        place = self.readers[reader]
+        before = place.layer + (place.hook in (MLP_IN, OUTPUT))
+        residual: Tensor = written[: place.nodes].sum(0)
         for block in self._layers[:before]:
-            found = found + block.bias
-        return found
+            residual = residual + block.bias
+        return residual
 
     def unembedded(
         self, stream: Float[Tensor, "*stack pos d_model"]
     ) -> Float[Tensor, "*stack pos classes"]:
         """Return the logits of a residual stream after the last block."""
         if isinstance(self._model, NativeModel):
-            found: Tensor = self._model.head(self._model.ln_out(stream))
-            return found
+            native_logits: Tensor = self._model.head(self._model.ln_out(stream))
+            return native_logits
         flat = stream.flatten(0, -3)
         logits: Tensor = self._model.unembed(self._model.ln_final(flat))
         return logits.reshape(*stream.shape[:-1], -1)
@@ -310,18 +312,18 @@ class Wiring:
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos classes"]:
         """Return the logits where a reader's node writes something else."""
-        one = self.readers[reader]
-        if one.hook == OUTPUT:
+        place = self.readers[reader]
+        if place.hook == OUTPUT:
             return given
-        if one.head is None:
-            return self._rest(stream + given, one.layer + 1, key_mask)
-        first = one.nodes  # of the nodes, the block's first head
+        if place.head is None:
+            return self._rest(stream + given, place.layer + 1, key_mask)
+        first = place.nodes  # of the nodes, the block's first head
         heads = intact.written[first : first + self.n_heads].sum(0)
-        block = self._layers[one.layer]
-        middle = stream + heads + block.bias + (given - intact.written[first + one.head])
+        block = self._layers[place.layer]
+        middle = stream + heads + block.bias + (given - intact.written[first + place.head])
         if block.mlp is not None and block.mlp_norm is not None:
             middle = middle + block.mlp(block.mlp_norm(middle))
-        return self._rest(middle, one.layer + 1, key_mask)
+        return self._rest(middle, place.layer + 1, key_mask)
 
     def given(
         self,
@@ -334,28 +336,28 @@ class Wiring:
 
         A head's other readers read what they do in the intact model.
         """
-        one = self.readers[reader]
-        if one.hook == OUTPUT:
+        place = self.readers[reader]
+        if place.hook == OUTPUT:
             return self.unembedded(stream + change)
-        block = self._layers[one.layer]
-        if one.head is None:
+        block = self._layers[place.layer]
+        if place.head is None:
             assert block.mlp is not None
             assert block.mlp_norm is not None
             return block.mlp(block.mlp_norm(stream + change))
 
         def project(values: Tensor, side: str) -> Tensor:
-            return values @ block.weights[side][one.head].T + block.biases[side][one.head]
+            return values @ block.weights[side][place.head].T + block.biases[side][place.head]
 
-        own, other = block.norm(stream), project(block.norm(stream + change), one.side)
+        own, other = block.norm(stream), project(block.norm(stream + change), place.side)
         sides = {side: project(own, side)[None] for side in SIDES}
         mask = _attention_mask(key_mask, self.causal)[:, 0]
-        moved = (other != sides[one.side]).flatten(1).any(1)  # the rest writes what it did
-        sides[one.side] = torch.cat([sides[one.side], other[moved]])
+        moved = (other != sides[place.side]).flatten(1).any(1)  # the rest writes what it did
+        sides[place.side] = torch.cat([sides[place.side], other[moved]])
         z = _attended(sides["q"], sides["k"], sides["v"], mask, self.d_head)
-        given = z @ block.write[one.head].T
-        found = given[:1].repeat(len(change), 1, 1, 1)
-        found[moved] = given[1:]
-        return found
+        given = z @ block.write[place.head].T
+        written = given[:1].repeat(len(change), 1, 1, 1)
+        written[moved] = given[1:]
+        return written
 
     def _rest(
         self,
@@ -387,9 +389,9 @@ def wired(bridge: NativeModel | TransformerBridge, tokens: Tensor, key_mask: Ten
     """
     model = without_hooks(bridge)
     try:
-        found = Wiring(model)
+        wiring = Wiring(model)
         with torch.inference_mode():
-            ours = found.run(tokens, key_mask).logits
+            ours = wiring.run(tokens, key_mask).logits
             theirs = model(tokens, attention_mask=key_mask)
     except (AttributeError, RuntimeError, TypeError) as error:
         raise UserError(
@@ -402,7 +404,7 @@ def wired(bridge: NativeModel | TransformerBridge, tokens: Tensor, key_mask: Ten
             f"the model's parts do not add up to what it gives (logits are {float(off):.2g} off): "
             "it has parts that are no plain attention heads, MLPs or learned positions"
         )
-    return found
+    return wiring
 
 
 def _native(block: Any, wiring: Wiring) -> _Layer:
@@ -412,8 +414,8 @@ def _native(block: Any, wiring: Wiring) -> _Layer:
     has_mlp = hasattr(block, "mlp")
     return _Layer(
         block.ln1,
-        {side: one.weight.unflatten(0, heads) for side, one in sides.items()},
-        {side: one.bias.unflatten(0, heads) for side, one in sides.items()},
+        {side: module.weight.unflatten(0, heads) for side, module in sides.items()},
+        {side: module.bias.unflatten(0, heads) for side, module in sides.items()},
         attention.o.weight.unflatten(1, heads).permute(1, 0, 2),
         attention.o.bias,
         block.ln2 if has_mlp else None,
@@ -427,8 +429,8 @@ def _bridged(block: Any, wiring: Wiring) -> _Layer:
 
     def stacked(module: Any) -> Callable[[Tensor], Tensor]:
         def run(values: Tensor) -> Tensor:
-            found: Tensor = module(values.flatten(0, -3))
-            return found.view_as(values)
+            output: Tensor = module(values.flatten(0, -3))
+            return output.view_as(values)
 
         return run
 
@@ -460,8 +462,8 @@ def _attended(
 ) -> Tensor:
     """Return what heads give of queries, keys and values, before it is written."""
     scores = (q @ k.mT / width**0.5).masked_fill(hidden, -torch.inf)
-    found: Tensor = scores.softmax(-1) @ v
-    return found
+    attended: Tensor = scores.softmax(-1) @ v
+    return attended
 
 
 def _heads(

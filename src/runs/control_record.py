@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..analysis.measures import separation
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
+from ..analysis.measures import separation
 from ..analysis.measures.separation import Separation
 from ..config.schema import Config, run_name, to_mapping, to_yaml
 from ..infra.errors import FaultError
@@ -71,24 +71,26 @@ class ControlRecord:
         except (OSError, ValueError, KeyError, TypeError, FaultError):
             return None
 
-    def keep(self, name: str, one: Kept) -> None:
+    def keep(self, name: str, kept: Kept) -> None:
         """Write a control's measurements, whole or not at all.
 
         Raises:
             FaultError: they cannot be written.
         """
-        about = json.dumps({"note": one.note, "digest": self.digest})
+        about = json.dumps({"note": kept.note, "digest": self.digest})
         with faults_named(f"write the control '{name}'"):
-            write_folder(self._each / name, {ROWS: to_csv(one.rows), ABOUT: about.encode()})
+            write_folder(self._each / name, {ROWS: to_csv(kept.rows), ABOUT: about.encode()})
 
-    def finish(self, every: Sequence[Kept], found: Sequence[Separation], figure: bytes) -> None:
+    def finish(
+        self, every: Sequence[Kept], separations: Sequence[Separation], figure: bytes
+    ) -> None:
         """Write all measurements in one table, the verdicts, and a figure.
 
         Raises:
             FaultError: they cannot be written.
         """
-        table = joined_csv(to_csv(one.rows) for one in every)
-        verdicts = separation.to_csv(found)
+        table = joined_csv(to_csv(kept.rows) for kept in every)
+        verdicts = separation.to_csv(separations)
         with faults_named(f"write '{self.path}'"):
             write_file(self.path / ROWS, table)
             write_file(self.path / "separation.csv", verdicts)
@@ -109,7 +111,7 @@ def verdicts(inputs_digest: str) -> list[Separation] | None:
 
     Where several architectures were studied, a measure's smallest gap counts.
     """
-    found: dict[str, Separation] = {}
+    by_key: dict[str, Separation] = {}
     studied = False
     for path in sorted((cache_folder("controls") / inputs_digest).glob("*.csv")):
         try:
@@ -117,10 +119,10 @@ def verdicts(inputs_digest: str) -> list[Separation] | None:
         except (OSError, FaultError):
             continue
         studied = True
-        for one in here:
-            if one.key not in found or one.gap < found[one.key].gap:
-                found[one.key] = one
-    return list(found.values()) if studied else None
+        for verdict in here:
+            if verdict.key not in by_key or verdict.gap < by_key[verdict.key].gap:
+                by_key[verdict.key] = verdict
+    return list(by_key.values()) if studied else None
 
 
 def failing(inputs_digest: str) -> dict[str, str] | None:
@@ -128,5 +130,5 @@ def failing(inputs_digest: str) -> dict[str, str] | None:
 
     It is not where no study was made, nor where none had both positive and negative controls.
     """
-    found = verdicts(inputs_digest)
-    return separation.failing(found) if found else None
+    separations = verdicts(inputs_digest)
+    return separation.failing(separations) if separations else None

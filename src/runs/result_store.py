@@ -100,8 +100,8 @@ class Result:
 
 def results(where: Path) -> list[Result]:
     """Return the results in a folder; what cannot be read is none."""
-    found = (_read(path.parent) for path in sorted(where.glob(f"*/{SETTINGS}")))
-    return [one for one in found if one is not None]
+    readings = (_read(path.parent) for path in sorted(where.glob(f"*/{SETTINGS}")))
+    return [result for result in readings if result is not None]
 
 
 def _read(path: Path) -> Result | None:
@@ -121,7 +121,7 @@ def _read(path: Path) -> Result | None:
 
 def is_there(where: Path, key: Key) -> bool:
     """Return whether a finished result of the key is in a folder."""
-    return any(one.finished and one.key == key for one in results(where))
+    return any(result.finished and result.key == key for result in results(where))
 
 
 def save(where: Path, key: Key, files: Files, fullness: Fullness, finished: bool = True) -> Path:
@@ -137,16 +137,16 @@ def save(where: Path, key: Key, files: Files, fullness: Fullness, finished: bool
         adopt(where, key.what)
         path = _save(where, key, files, fullness, finished)
         if finished:
-            for one in results(where):
-                if one.key == key and not one.finished:
-                    shutil.rmtree(one.path)
+            for result in results(where):
+                if result.key == key and not result.finished:
+                    shutil.rmtree(result.path)
         gather(where, key)
     return path
 
 
 def _save(where: Path, key: Key, files: Files, fullness: Fullness, finished: bool) -> Path:
     there = results(where)
-    same = [one.path for one in there if one.key == key and one.finished == finished]
+    same = [result.path for result in there if result.key == key and result.finished == finished]
     path = same[0] if same else _free(where, key.name + "-unfinished" * (not finished))
     about: dict[str, Any] = {
         "what": key.what, "model": key.model, "step": key.step, "settings": list(key.settings),
@@ -169,11 +169,11 @@ def _free(where: Path, name: str) -> Path:
 def is_gathered(where: Path, key: Key) -> bool:
     """Return whether the tables of a result's model are gathered since the last was written."""
     for some in _by_step(results(where), key):
-        for one in some:
+        for result in some:
             for name in _tables(key.what):
-                if (one.path / name).exists():
+                if (result.path / name).exists():
                     table = where / name
-                    if not table.is_file() or table.stat().st_mtime < one.written:
+                    if not table.is_file() or table.stat().st_mtime < result.written:
                         return False
     return True
 
@@ -199,7 +199,7 @@ def gather(where: Path, key: Key) -> None:
         if not name.endswith(".csv") and (last / name).exists():
             made[name] = (last / name).read_bytes()
     for name in tables:  # what was gathered of a table that is damaged since is the only copy
-        damaged = any(_decoded(one.path / name) is None for one, _ in parts)
+        damaged = any(_decoded(result.path / name) is None for result, _ in parts)
         if damaged and not _aside(where / name).exists():
             _put_aside(where / name)
     for name in (*names, *DRAWN.get(key.what, ())):
@@ -213,8 +213,8 @@ def _tables(what: str) -> list[str]:
     return [name for name in FILES[what] if name.endswith(".csv")]
 
 
-def _texts(one: Result) -> dict[str, str]:
-    return {name: _decoded(one.path / name) or "" for name in _tables(one.key.what)}
+def _texts(result: Result) -> dict[str, str]:
+    return {name: _decoded(result.path / name) or "" for name in _tables(result.key.what)}
 
 
 def _decoded(path: Path) -> str | None:
@@ -241,17 +241,19 @@ def _put_aside(path: Path) -> None:
     path.rename(_aside(path, number))
 
 
-def _by_step(found: Iterable[Result], key: Key) -> list[list[Result]]:
+def _by_step(all_results: Iterable[Result], key: Key) -> list[list[Result]]:
     """Return the results of each checkpoint of a key's model, first step first, the fullest first.
 
     What is not finished is left out where there is a finished one.
     """
     steps: dict[int, list[Result]] = {}
-    for one in found:
-        if (one.key.what, one.key.model, one.key.of) == (key.what, key.model, key.of):
-            steps.setdefault(-1 if one.key.step is None else one.key.step, []).append(one)
-    ranked = [sorted(steps[step], key=lambda one: one.rank, reverse=True) for step in sorted(steps)]
-    return [[one for one in some if one.finished] or some[:1] for some in ranked]
+    for result in all_results:
+        if (result.key.what, result.key.model, result.key.of) == (key.what, key.model, key.of):
+            steps.setdefault(-1 if result.key.step is None else result.key.step, []).append(result)
+    ranked = [
+        sorted(steps[step], key=lambda result: result.rank, reverse=True) for step in sorted(steps)
+    ]
+    return [[result for result in some if result.finished] or some[:1] for some in ranked]
 
 
 def _found_circuits(some: Sequence[Result]) -> tuple[Result, dict[str, str]]:
@@ -259,7 +261,7 @@ def _found_circuits(some: Sequence[Result]) -> tuple[Result, dict[str, str]]:
 
     Of an ablation and a method that several have, it is what the fullest one found.
     """
-    texts = [_texts(one) for one in some]
+    texts = [_texts(result) for result in some]
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
     source: dict[tuple[str, str], int] = {}
     for at, own in enumerate(texts):
@@ -353,17 +355,17 @@ def adopt(where: Path, what: str) -> None:
     Raises:
         OSError: the file system refused.
     """
-    if any(one.key.what == what for one in results(where)):
+    if any(result.key.what == what for result in results(where)):
         return
     there = [name for name in (*FILES[what], *DRAWN.get(what, ())) if (where / name).is_file()]
     tables = {name: _by_checkpoint(where / name) for name in there if name.endswith(".csv")}
-    found = sorted(dict.fromkeys(key for parts in tables.values() for key in parts), key=_order)
-    for model, step in found:
+    keys = sorted(dict.fromkeys(key for parts in tables.values() for key in parts), key=_order)
+    for model, step in keys:
         files = {
             name: parts[model, step] for name, parts in tables.items() if (model, step) in parts
         }
         content = {name: text.encode() for name, text in files.items()}
-        if (model, step) == found[-1]:
+        if (model, step) == keys[-1]:
             content |= {n: (where / n).read_bytes() for n in there if not n.endswith(".csv")}
         key = Key(what, model, step, _old_settings(where, step))
         _save(where, key, content, (_old_fullness(what, files),), True)
@@ -420,14 +422,14 @@ def _as_settings(options: Sequence[str]) -> Iterator[str]:
         ValueError: they are no options.
     """
     values: dict[str, list[str]] = {}
-    for one in options:
-        if one.startswith("--"):
-            name = one.removeprefix("--")
+    for option in options:
+        if option.startswith("--"):
+            name = option.removeprefix("--")
             values[name] = []
         elif not values:
-            raise ValueError(f"'{one}' is of no option")
+            raise ValueError(f"'{option}' is of no option")
         else:
-            values[name].append(one)
+            values[name].append(option)
     for name, some in values.items():
         if name not in ("all", "subspaces"):
             yield setting(name, some)

@@ -188,9 +188,9 @@ class RunFolder:
         """Return how the run ended: its last step, why, what W&B lacks; None where it has not."""
         try:
             ended = json.loads((self.path / "finished.json").read_bytes())
-            found = {"step": int(ended["step"]), "reason": str(ended["reason"])}
+            ending = {"step": int(ended["step"]), "reason": str(ended["reason"])}
             lacking = ended.get("not_uploaded")
-            return found if lacking is None else found | {"not_uploaded": str(lacking)}
+            return ending if lacking is None else ending | {"not_uploaded": str(lacking)}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -276,9 +276,9 @@ class RunFolder:
 
     def _from_gathered(self, folder: Path) -> bytes:
         """Return a checkpoint's measurements as the gathered table has them."""
-        steps = [checkpoints.step_of(one) for one in self.checkpoint_folders()]
+        steps = [checkpoints.step_of(path) for path in self.checkpoint_folders()]
         step = checkpoints.step_of(folder)
-        earlier = max((one for one in steps if one < step), default=-1)
+        earlier = max((before for before in steps if before < step), default=-1)
         try:
             content = (self.path / "measurements.csv").read_bytes()
             rows = from_csv(content, str(self.path / "measurements.csv"))

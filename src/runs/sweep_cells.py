@@ -80,7 +80,9 @@ class Outcome:
         """The cells that came to no good end, and were not stopped with the sweep."""
         bad = ["failed", "killed"] + ["interrupted", "not begun"] * (self.signal is None)
         return [
-            one for one in self.sweep.cells if one.index in self.codes and self.state(one) in bad
+            cell
+            for cell in self.sweep.cells
+            if cell.index in self.codes and self.state(cell) in bad
         ]
 
 
@@ -103,16 +105,16 @@ def plan(
         FaultError: the file cannot be read.
     """
     file = read_sweep(path)
-    swept = [one.key for one in file.parameters]
+    swept = [parameter.key for parameter in file.parameters]
     for override in overrides:
         key = override.partition("=")[0]
-        for one in (*swept, "run_dir"):
-            if key == one or key.startswith(f"{one}.") or key == one.removesuffix(".name"):
-                raise UserError(f"'{override}': the sweep sets {one} itself; change '{path}'")
+        for fixed in (*swept, "run_dir"):
+            if key == fixed or key.startswith(f"{fixed}.") or key == fixed.removesuffix(".name"):
+                raise UserError(f"'{override}': the sweep sets {fixed} itself; change '{path}'")
     planned = list(enumerate(file.cells(count, seed)))
     if index is not None and not 0 <= index < len(planned):
         raise UserError(f"--index {index}: the sweep has the cells 0 to {len(planned) - 1}")
-    found = []
+    cells = []
     folder = output
     for number, settings in planned if index is None else [planned[index]]:
         config = compose(overrides, given=settings, source=f"cell {number} of {path}")
@@ -120,10 +122,10 @@ def plan(
         config.run_dir = str(_cell_folder(folder, number, config))
         if file.name not in config.tracking.tags:
             config.tracking.tags.append(file.name)
-        found.append(Cell(number, config))
-    _check_folders(found, folder, alone=index is not None)
+        cells.append(Cell(number, config))
+    _check_folders(cells, folder, alone=index is not None)
     assert folder is not None, "a sweep has at least one cell"
-    return Sweep(file, folder, tuple(found))
+    return Sweep(file, folder, tuple(cells))
 
 
 def _cell_folder(folder: Path, number: int, config: Config) -> Path:

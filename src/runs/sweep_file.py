@@ -17,7 +17,6 @@ import yaml
 
 from ..config.printed_commands import quoted
 from ..config.schema import Config
-from ..infra.errors import FaultError, UserError, first_line, one_of
 from ..config.values import (
     Plain,
     as_yaml_1_1,
@@ -28,6 +27,7 @@ from ..config.values import (
     tokens,
     typed_scalar,
 )
+from ..infra.errors import FaultError, UserError, first_line, one_of
 
 METHODS = ("grid", "random", "bayes")
 # What W&B reads of a sweep file; what is not used here is still the server's.
@@ -111,7 +111,7 @@ class SweepFile:
             )
         count = self.run_cap if count is None else count
         if self.method == "grid":
-            lists = [_listed(one, self.path) for one in self.parameters]
+            lists = [_listed(parameter, self.path) for parameter in self.parameters]
             chosen: Iterator[Sequence[Any]] = itertools.product(*lists)
             cells = [self._nested(values) for values in chosen]
             return cells if count is None else cells[:count]
@@ -123,7 +123,7 @@ class SweepFile:
 
     def _drawn(self, seed: int, index: int) -> dict[str, Any]:
         generator = np.random.default_rng([seed, index])
-        return self._nested([_draw(one, generator) for one in self.parameters])
+        return self._nested([_draw(parameter, generator) for parameter in self.parameters])
 
     def _nested(self, values: Sequence[Any]) -> dict[str, Any]:
         settings: dict[str, Any] = {}
@@ -165,8 +165,8 @@ def read_sweep(path: Path) -> SweepFile:
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
         raise UserError(f"run_cap={cap} in sweep file '{path}' must be a whole number above 0")
     _refuse_words(typed["parameters"], (), path)
-    found = tuple(_parameters(parameters, (), path))
-    return SweepFile(path, text, method, found, cap, "early_terminate" in values)
+    swept = tuple(_parameters(parameters, (), path))
+    return SweepFile(path, text, method, swept, cap, "early_terminate" in values)
 
 
 def _refuse_words(values: Any, at: tuple[str, ...], file: Path) -> None:
@@ -307,24 +307,24 @@ def _text_of_number(value: object) -> bool:
         return False
 
 
-def _listed(one: Parameter, file: Path) -> list[Any]:
+def _listed(parameter: Parameter, file: Path) -> list[Any]:
     """Return all values of a parameter of a grid."""
-    fields = one.fields
-    if one.distribution == "constant":
+    fields = parameter.fields
+    if parameter.distribution == "constant":
         return [fields["value"]]
     if "values" in fields:
         return list(fields["values"])
-    if one.distribution == "int_uniform":
+    if parameter.distribution == "int_uniform":
         return list(range(fields["min"], fields["max"] + 1))
     raise UserError(
-        f"parameter '{one.key}' in sweep file '{file}' is {one.distribution}: a grid needs "
-        "`value`, `values`, or whole `min` and `max`; or set `method: random`"
+        f"parameter '{parameter.key}' in sweep file '{file}' is {parameter.distribution}: a grid "
+        "needs `value`, `values`, or whole `min` and `max`; or set `method: random`"
     )
 
 
-def _draw(one: Parameter, generator: np.random.Generator) -> Any:
+def _draw(parameter: Parameter, generator: np.random.Generator) -> Any:
     """Return one draw of a parameter, as plain Python."""
-    fields, name = one.fields, one.distribution
+    fields, name = parameter.fields, parameter.distribution
     if name == "constant":
         return fields["value"]
     if "values" in fields:

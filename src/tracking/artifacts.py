@@ -35,12 +35,12 @@ def best_step(rows: Iterable[Measurement]) -> int | None:
 
     None where no accuracy was measured.
     """
-    found: list[tuple[float, float, int]] = []
+    ranks: list[tuple[float, float, int]] = []
     for step, at_step in groupby(sorted(rows, key=_step), key=_step):
         values = {row.key: row.value for row in at_step}
         if EXACT in values:
-            found.append((-values[EXACT], values.get(LOSS, 0.0), step))
-    return min(found)[2] if found else None
+            ranks.append((-values[EXACT], values.get(LOSS, 0.0), step))
+    return min(ranks)[2] if ranks else None
 
 
 def kept(folder: RunFolder, rows: Sequence[Measurement]) -> dict[Path, list[str]]:
@@ -52,13 +52,13 @@ def kept(folder: RunFolder, rows: Sequence[Measurement]) -> dict[Path, list[str]
     if not folders or folder.config.tracking.artifacts == "none":
         return {}
     best = best_step(rows)
-    found: dict[Path, list[str]] = {}
+    aliases: dict[Path, list[str]] = {}
     for path in folders:
         step = checkpoints.step_of(path)
         marks = ["best"] * (step == best) + ["latest"] * (path == folders[-1])
         if marks or folder.config.tracking.artifacts == "all":
-            found[path] = [f"step-{step}", *marks]
-    return found
+            aliases[path] = [f"step-{step}", *marks]
+    return aliases
 
 
 def log_checkpoint(

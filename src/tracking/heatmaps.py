@@ -50,13 +50,13 @@ class Cells:
 
     def of(self, rows: By) -> dict[tuple[str, str], float]:
         """Return the cells' values by their row and column labels."""
-        match, found = re.compile(self.pattern).fullmatch, {}
+        match, values = re.compile(self.pattern).fullmatch, {}
         for row in rows.get(self.measure, ()):
             if (matched := match(row.subject)) is not None:
                 column = matched["column"] if self.column is None else self.column
                 end = row.ci_high if self.upper else None
-                found[matched["row"], column] = row.value if end is None else end
-        return found
+                values[matched["row"], column] = row.value if end is None else end
+        return values
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,11 @@ def heatmaps(rows: Iterable[Measurement]) -> dict[str, Image.Image]:
     by_measure, drawn = defaultdict[str, list[Measurement]](list), {}
     for row in rows:
         by_measure[row.measure].append(row)
-    for name, one in HEATMAPS.items():
-        found = [cells.of(by_measure) for cells in one.cells]
-        if any(found[: one.needed]):
-            values = {place: value for cells in found for place, value in cells.items()}
-            image = heatmap(values, one.title, one.colours, one.bounds)
+    for name, picture in HEATMAPS.items():
+        parts = [cells.of(by_measure) for cells in picture.cells]
+        if any(parts[: picture.needed]):
+            values = {place: value for cells in parts for place, value in cells.items()}
+            image = heatmap(values, picture.title, picture.colours, picture.bounds)
             if image is not None:
                 drawn[name] = image
     return drawn

@@ -75,8 +75,8 @@ class WandbLog:
     @property
     def offline_folder(self) -> Path | None:
         """Where an offline run's record is, for `wandb leet` and `wandb sync`."""
-        found = _offline_runs(self._folder.path / "wandb")
-        return found[-1] if found else None
+        runs = _offline_runs(self._folder.path / "wandb")
+        return runs[-1] if runs else None
 
     def start(self, earlier: Iterable[Measurement] = ()) -> None:
         """Begin or go on with the W&B run, and log what it does not have of the earlier rows.
@@ -116,10 +116,10 @@ class WandbLog:
 
         The run's summary says of every headline what its curve amounts to so far.
         """
-        found = sorted(rows, key=lambda row: row.step)
-        if found:
-            self._given |= {row.step for row in found}
-            self._jobs.put(partial(self._log_rows, found))
+        ordered = sorted(rows, key=lambda row: row.step)
+        if ordered:
+            self._given |= {row.step for row in ordered}
+            self._jobs.put(partial(self._log_rows, ordered))
 
     def preempted(self) -> None:
         """Tell W&B that another agent may go on with the run."""
@@ -268,8 +268,8 @@ class WandbLog:
             TABLE: [row for row in rows if not _neuron(row)],
             "tables/neurons": [row for row in rows if _neuron(row) and row.step == last],
         }
-        found = {key: table_of(COLUMNS, some) for key, some in tables.items() if some}
-        self._run.log({STEP: last} | found)
+        logged = {key: table_of(COLUMNS, some) for key, some in tables.items() if some}
+        self._run.log({STEP: last} | logged)
 
     def _log_checkpoints(self, rows: Sequence[Measurement]) -> None:
         assert self._run is not None
@@ -424,18 +424,18 @@ def group_of(folder: RunFolder) -> str:
     return config.tracking.group or group_name(config)
 
 
-def run_summary(found: Iterable[Summary]) -> dict[str, float]:
+def run_summary(summaries: Iterable[Summary]) -> dict[str, float]:
     """Return what W&B's summary of a run says: the final and the best values, and emergence steps.
 
     There is no best value where no direction is better, no step of what has not emerged.
     """
     entries: dict[str, float] = {}
-    for one in found:
-        entries[f"final/{one.key}"] = one.final
-        if one.best is not None:
-            entries[f"best/{one.key}"] = one.best
-        if one.emergence_step is not None:
-            entries[f"emergence_step/{one.key}"] = one.emergence_step
+    for summary in summaries:
+        entries[f"final/{summary.key}"] = summary.final
+        if summary.best is not None:
+            entries[f"best/{summary.key}"] = summary.best
+        if summary.emergence_step is not None:
+            entries[f"emergence_step/{summary.key}"] = summary.emergence_step
     return entries
 
 

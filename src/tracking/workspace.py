@@ -47,7 +47,7 @@ BESIDE = (*CONTROLS, "_reference")  # endings of what stands beside a measure wh
 NAMED_BY = ("task.name", "model.name", "model.normalization")  # and shown, a column each
 # All of the model: a setting may depart from the file that is named.
 GROUPED_BY = tuple(
-    dict.fromkeys((*NAMED_BY, *(f"model.{one.name}" for one in fields(ModelConfig))))
+    dict.fromkeys((*NAMED_BY, *(f"model.{field.name}" for field in fields(ModelConfig))))
 )
 PICTURES = tuple(f"heatmaps/{name}" for name in HEATMAPS)
 DCKA = "similarity/model/mean_deconfounded_cka"
@@ -250,16 +250,16 @@ def workspace(entity: str, project: str, name: str, logged: Mapping[str, int]) -
     sections = [section(part, logged) for part in SECTIONS]
     sections[-1].panels += _overviews(logged)
     sections.append(ws.Section(name="Heatmaps", panels=_pictures(logged), is_open=False))
-    for one in sections:
-        one.layout_settings = ws.SectionLayoutSettings(
-            columns=COLUMNS, rows=max(1, min(4, ceil(len(one.panels) / COLUMNS)))
+    for block in sections:
+        block.layout_settings = ws.SectionLayoutSettings(
+            columns=COLUMNS, rows=max(1, min(4, ceil(len(block.panels) / COLUMNS)))
         )
-        one.panel_settings = ws.SectionPanelSettings(x_axis=STEP)
+        block.panel_settings = ws.SectionPanelSettings(x_axis=STEP)
     return ws.Workspace(
         entity=entity,
         project=project,
         name=name,
-        sections=[one for one in sections if one.panels],
+        sections=[block for block in sections if block.panels],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
         runset_settings=ws.RunsetSettings(
             filters="Metric('JobType') == 'train'",
@@ -288,21 +288,21 @@ def shown(row: Row, logged: Mapping[str, int]) -> Iterator[tuple[str, list[str]]
 
     What has controls is not shown where none was logged.
     """
-    matches = [found for key in logged if (found := re.fullmatch(row.pattern, key))]
-    matches = [one for one in matches if _controlled(one.string, logged)]
-    matches.sort(key=lambda one: (-logged[one.string], _natural(one.string)))
+    matches = [matched for key in logged if (matched := re.fullmatch(row.pattern, key))]
+    matches = [match for match in matches if _controlled(match.string, logged)]
+    matches.sort(key=lambda match: (-logged[match.string], _natural(match.string)))
     if row.together:
         starts = range(0, len(matches), MOST_KEYS)
         for i, start in enumerate(starts, 1):
             number = f" ({i} of {len(starts)})" if len(starts) > 1 else ""
             yield f"{row.title}{number}", [m.string for m in matches[start : start + MOST_KEYS]]
         return
-    for one in matches:
-        keys = _with_controls(one.string, logged)
+    for match in matches:
+        keys = _with_controls(match.string, logged)
         for pattern in row.beside:
-            filled = pattern.format(*map(re.escape, one.groups()))
+            filled = pattern.format(*map(re.escape, match.groups()))
             keys += sorted(key for key in logged if re.fullmatch(filled, key))
-        yield row.title.format(*one.groups()), keys
+        yield row.title.format(*match.groups()), keys
 
 
 def columns(logged: Mapping[str, int]) -> list[str]:
@@ -312,19 +312,19 @@ def columns(logged: Mapping[str, int]) -> list[str]:
     nothing emerged. Beside a match is its chance, beside a similarity its controls.
     """
     config = [f"config:{_value_of(key)}" for key in (*NAMED_BY, "seed")]
-    found = ["accuracy/all/exact", "accuracy/all/blind_exact", "accuracy/held_out/exact"]
-    keys = [f"{FINAL}{key}" for key in found]
+    curves = ["accuracy/all/exact", "accuracy/all/blind_exact", "accuracy/held_out/exact"]
+    keys = [f"{FINAL}{key}" for key in curves]
     pattern = "final/matching/(.+)/best_match"
-    cuts = [one for key in logged if (one := re.fullmatch(pattern, key))]
-    cuts.sort(key=lambda one: (-logged[one.string], _natural(one.string)))
-    for cut in [one[1] for one in cuts[:MOST_CUTS]]:
-        found.append(f"matching/{cut}/realised")
+    cuts = [matched for key in logged if (matched := re.fullmatch(pattern, key))]
+    cuts.sort(key=lambda match: (-logged[match.string], _natural(match.string)))
+    for cut in [match[1] for match in cuts[:MOST_CUTS]]:
+        curves.append(f"matching/{cut}/realised")
         keys += [f"{BEST}matching/{cut}/best_match", f"{FINAL}matching/{cut}/best_match_chance"]
     if _controlled(DCKA, logged):
-        found.append(DCKA)
+        curves.append(DCKA)
         keys += [f"{FINAL}{key}" for key in _with_controls(DCKA, logged)]
     metrics = declared_metrics()
-    emerging = [key for key in found if _emerges(_metric_of(key, metrics), metrics)]
+    emerging = [key for key in curves if _emerges(_metric_of(key, metrics), metrics)]
     emerged = [f"{EMERGED}{key}" for key in emerging if f"{FINAL}{key}" in logged]
     return [
         "run:state", *config, *(f"summary:{key}" for key in keys if key in logged),
@@ -387,7 +387,9 @@ def _overviews(logged: Mapping[str, int]) -> Iterator[wr.ScatterPlot | wr.Parall
         ended = [wr.SummaryMetric(key) for key in keys if key in logged]
         yield wr.ParallelCoordinatesPlot(
             title="Every run: what it is, and how it ended",
-            columns=[wr.ParallelCoordinatesPlotColumn(metric=one) for one in (*given, *ended)],
+            columns=[
+                wr.ParallelCoordinatesPlotColumn(metric=metric) for metric in (*given, *ended)
+            ],
         )
 
 
@@ -405,10 +407,10 @@ def _replacing(view: ws.Workspace) -> bool:
     number = hashlib.sha256(f"algomatch {view.name}".encode()).hexdigest()[:11]
     view._internal_name = internal._url_query_str_to_internal_name(number)
     try:
-        found = internal.get_view_dict(view.entity, view.project, number)
+        saved = internal.get_view_dict(view.entity, view.project, number)
     except ValueError:
         return True
-    view._internal_id = found["id"]
+    view._internal_id = saved["id"]
     return False
 
 
@@ -454,7 +456,7 @@ def _controlled(key: str, logged: Mapping[str, int]) -> bool:
 
 
 def _with_controls(key: str, logged: Mapping[str, int]) -> list[str]:
-    return [key, *(found for ending in BESIDE if (found := f"{key}{ending}") in logged)]
+    return [key, *(beside for ending in BESIDE if (beside := f"{key}{ending}") in logged)]
 
 
 def _value_of(key: str) -> str:

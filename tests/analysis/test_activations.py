@@ -1,4 +1,4 @@
-"""The recorded pass, against TransformerLens' own cache of everything at once."""
+"""The recorded pass against TransformerLens' own cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stays over a run's checkpoints: the controls are run once, for all measures together."""
+"""The state kept over a run's checkpoints: controls are run once for all measures."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def inputs_of(source: Source, setting: Setting) -> int:
 
 @pytest.fixture
 def observed(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each model was run, by its identity."""
+    """The number of passes of each model, by its id."""
     seen, kept = Counter[int](), list[Any]()
 
     def counting(bridge: Any, *arguments: Any) -> Source:
-        kept.append(bridge)  # so that no identity is given twice
+        kept.append(bridge)  # keeps the model alive, so its id is not reused
         seen[id(bridge)] += 1
         return activations.observe(bridge, *arguments)
 
@@ -50,7 +50,7 @@ def test_each_control_is_run_once_for_all_that_were_announced(
     assert sum(observed.values()) == 3
     assert setting.compared("random_init", inputs_of) == [len(small.inputs)] * 3
     assert setting.compared("random_init", first_weight) == firsts
-    assert sum(observed.values()) == 3  # nothing was run again
+    assert sum(observed.values()) == 3  # no model was run again
 
 
 def test_what_was_not_announced_is_compared_all_the_same(
@@ -67,8 +67,8 @@ def test_what_was_not_announced_is_compared_all_the_same(
 def test_the_kinds_of_controls_are_kept_apart(small: Setting, observed: Counter[int]) -> None:
     setting = with_config(small, random_inits=3)
     setting.will_compare(inputs_of)
-    found = {kind: setting.compared(kind, inputs_of) for kind in CONTROLS}
-    assert {kind: len(values) for kind, values in found.items()} == {
+    controls = {kind: setting.compared(kind, inputs_of) for kind in CONTROLS}
+    assert {kind: len(values) for kind, values in controls.items()} == {
         "random_init": 3,
         "other_task": small.config.other_tasks,
     }
@@ -95,7 +95,7 @@ def test_a_computation_is_kept_under_its_name(small: Setting) -> None:
         calls.append(name)
         return torch.zeros(2)
 
-    one = setting.once("a", lambda: compute("a"))
-    assert setting.once("a", lambda: compute("a")) is one
-    assert setting.once("b", lambda: compute("b")) is not one
+    kept = setting.once("a", lambda: compute("a"))
+    assert setting.once("a", lambda: compute("a")) is kept
+    assert setting.once("b", lambda: compute("b")) is not kept
     assert calls == ["a", "b"]

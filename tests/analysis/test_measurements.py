@@ -1,4 +1,4 @@
-"""The table of measurements: written exactly, read back whole or not at all."""
+"""The table of measurements: written exactly, and read back in full or refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROW = Measurement("ablation/zero_delta_exact", "blocks.0.attn.hook_z[1]", -0.5, 
 
 
 def exact(row: Measurement) -> tuple[object, ...]:
-    """Return the row with its floats by their bits (any NaN is the same)."""
+    """Return the row with its floats as bits. All NaNs are equal."""
     values = (getattr(row, column) for column in COLUMNS)
     return tuple(float(v).hex() if isinstance(v, float) else v for v in values)
 
@@ -105,13 +105,13 @@ def test_a_table_cut_within_a_line_is_refused(cut: int) -> None:
     whole = to_csv([ROW, replace(ROW, subject="blocks.1.hook_mlp_out")]).rstrip()
     content = whole[: len(whole) - cut]
     if all(line.count(",") == len(COLUMNS) - 1 for line in content.decode().split()):
-        return  # cut between lines, or within the last number: the digest of the file tells
+        return  # cut between lines or within the last number: only the file's digest detects it
     with pytest.raises(FaultError, match=r"'rows\.csv' are damaged"):
         from_csv(content, "rows.csv")
 
 
 def test_a_short_line_is_refused_in_production_too() -> None:
-    # here the types of all arguments are checked, which would hide a missing check of its own
+    # Tests check the types of all arguments, which would hide a missing check in the code.
     code = (
         "from algomatch.analysis.measurements import from_csv\n"
         "from algomatch.infra.errors import FaultError\n"

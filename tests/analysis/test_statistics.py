@@ -1,4 +1,4 @@
-"""Intervals, against scipy, numpy and the textbook."""
+"""Intervals against scipy, numpy and published tables."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_interval_of_a_mean_is_scipys_percentile_bootstrap(n: int) -> None:
     low, high = mean_interval(torch.from_numpy(values), draws=10_000, seed=0)
     assert low is not None
     assert high is not None
-    # both ends are Monte Carlo estimates: their difference has about 0.04 standard errors
+    # Both ends are Monte Carlo estimates. They differ by about 0.04 standard errors.
     tolerance = 0.15 * drawn.standard_error
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=tolerance)
 
@@ -136,13 +136,13 @@ def test_percentile_intervals_are_torchs_quantiles(
     values = torch.from_numpy(generator.normal(size=(draws, columns)))
     values = values.round() if tied else values
     low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-    found = percentile_intervals(values)
-    assert [one for one, _ in found] == pytest.approx(low.tolist(), abs=1e-12)
-    assert [other for _, other in found] == pytest.approx(high.tolist(), abs=1e-12)
+    intervals = percentile_intervals(values)
+    assert [lower for lower, _ in intervals] == pytest.approx(low.tolist(), abs=1e-12)
+    assert [other for _, other in intervals] == pytest.approx(high.tolist(), abs=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("one", "n_one", "other", "n_other", "wanted"),
+    ("hits", "n", "other", "n_other", "wanted"),
     [  # Newcombe 1998, Table II, method 10
         (56, 70, 48, 80, (0.0524, 0.3339)),
         (9, 10, 3, 10, (0.1705, 0.8090)),
@@ -155,19 +155,19 @@ def test_percentile_intervals_are_torchs_quantiles(
     ],
 )
 def test_the_interval_of_a_difference_of_shares_is_newcombes(
-    one: int, n_one: int, other: int, n_other: int, wanted: tuple[float, float]
+    hits: int, n: int, other: int, n_other: int, wanted: tuple[float, float]
 ) -> None:
-    value, low, high = shares_difference(one / n_one, n_one, other / n_other, n_other)
-    assert value == pytest.approx(one / n_one - other / n_other)
+    value, low, high = shares_difference(hits / n, n, other / n_other, n_other)
+    assert value == pytest.approx(hits / n - other / n_other)
     assert (low, high) == pytest.approx(wanted, abs=5e-5)
 
 
 @settings(max_examples=40, deadline=None)
 @given(shares, shares)
 def test_a_difference_of_shares_turns_its_sign_with_its_sides(
-    one: tuple[int, int], other: tuple[int, int]
+    share: tuple[int, int], other: tuple[int, int]
 ) -> None:
-    (k, n), (k_other, n_other) = one, other
+    (k, n), (k_other, n_other) = share, other
     value, low, high = shares_difference(k / n, n, k_other / n_other, n_other)
     assert -1 <= low <= value <= high <= 1
     assert low < high

@@ -1,4 +1,4 @@
-"""Commands with several runs: as with each alone, those done left alone, stopped and gone on."""
+"""Commands with several runs: equal to each run alone, without repeated work, resumable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS = 120
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three runs, of two architectures."""
+    """A folder with three runs of two architectures."""
     folder = tmp_path_factory.mktemp("several")
     for name, settings in RUNS.items():
         given = [*TINY, "tracking=disabled", "analysis=accuracy_only", "trainer.checkpoints=2"]
@@ -35,20 +35,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path) -> Path:
-    """A copy of them, of which nothing was analysed."""
+    """A copy of the runs, without analyses."""
     shutil.copytree(trained, tmp_path / "runs")
     return tmp_path / "runs"
 
 
 def done(runs: Path, folder: str) -> dict[str, list[tuple[int | None, tuple[str, ...]]]]:
-    """The finished results by run: step and settings."""
-    found = {
+    """The step and settings of each run's finished results."""
+    steps = {
         path.name: [
-            (one.key.step, one.key.settings) for one in results(path / folder) if one.finished
+            (result.key.step, result.key.settings)
+            for result in results(path / folder)
+            if result.finished
         ]
         for path in runs.iterdir()
     }
-    return {name: some for name, some in found.items() if some}
+    return {name: some for name, some in steps.items() if some}
 
 
 @pytest.mark.slow
@@ -77,8 +79,8 @@ def test_each_run_has_what_it_has_alone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """And is left alone where these results are there; other options, or --again, do it anew."""
-    monkeypatch.chdir(tmp_path)  # where the verdicts of `match` go
+    """Existing results are kept; other options, or --again, make new ones."""
+    monkeypatch.chdir(tmp_path)  # the verdicts of `match` are written here
     assert cli.main([command, str(runs), *options, "--jobs", "2"]) == 0
     assert "3 runs: 3 done, 0 were there" in capsys.readouterr().out
     assert done(runs, folder) == {key: [(60, settings)] for key in RUNS}
@@ -114,7 +116,7 @@ def test_a_run_that_fails_keeps_no_others_from_being_done(
 
 
 def left_by_circuit(run: Path) -> Key:
-    """Leave a result of `circuit` in a run's folder, as if it had been done; return its key."""
+    """Write a result of `circuit` into a run's folder; return its key."""
     key = Key("circuit", RunFolder.open(run).id, 60, ("methods=eap", "kinds=mean"))
     save(run / "circuit", key, {"circuits.csv": b"model,edges\none,1\n"}, (1,))
     return key
@@ -204,7 +206,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(runs: Path, number: sign
 def test_a_mistake_gives_one_line(
     given: Sequence[str], message: str, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([one.replace("RUNS", str(trained)) for one in given]) == 2
+    assert cli.main([argument.replace("RUNS", str(trained)) for argument in given]) == 2
     error = capsys.readouterr().err
     assert message.replace("RUNS", str(trained)) in error
     assert error.count("\n") == 1

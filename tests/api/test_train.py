@@ -1,4 +1,4 @@
-"""Whole runs: what they leave, that they repeat, and how they fail."""
+"""Whole runs: their files, their reproducibility, and their failures."""
 
 from __future__ import annotations
 
@@ -100,9 +100,9 @@ def test_analysis_says_what_differs_from_the_record(finished: Path, tmp_path: Pa
     path = checkpoints.save(
         tmp_path, other, saved.config, saved.run, saved.step, rows, saved.inputs_digest
     )
-    found = analyze(path).differences
-    assert found
-    assert any("accuracy/all/loss: recorded" in line for line in found)
+    differences = analyze(path).differences
+    assert differences
+    assert any("accuracy/all/loss: recorded" in line for line in differences)
 
 
 def test_a_run_stops_at_its_target_accuracy(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_run_stops_at_its_target_accuracy(tmp_path: Path) -> None:
 
 
 def test_a_run_trains_on_after_its_target(tmp_path: Path) -> None:
-    """The same run as without, and so many steps more; also where it is resumed in between."""
+    """The run equals one without it, plus the added steps; also if it is resumed in between."""
     settings = ("trainer.max_steps=2000", "trainer.target_accuracy=1", "trainer.evaluate_every=25")
     quick = ("trainer.learning_rate=0.01", "model.d_model=32", "analysis=accuracy_only")
     ends = {}
@@ -293,7 +293,7 @@ def inputs_of(config: Config) -> InputSet:
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with two programs, each with its YAML file beside it."""
+    """A user's folder with two programs, each with its YAML file."""
     folder = tmp_path_factory.mktemp("user") / "programs"
     write_program(folder, "ranks", LARGER, LARGER_YAML)
     write_program(folder, "halves", HALF, HALF_YAML)
@@ -302,7 +302,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def larger(programs: Path) -> tuple[Path, str]:
-    """A run of the categorical program by the command, and what it printed."""
+    """A run of the categorical program by the command, and its output."""
     home, out = programs.parent, io.StringIO()
     place = "task=programs/ranks.py:make_larger"
     with chdir(home), redirect_stdout(out):
@@ -360,7 +360,7 @@ def test_a_numerical_program_of_ones_own_is_trained_on_and_measured_again_from_a
 
 @pytest.fixture
 def unfinished(larger: tuple[Path, str], tmp_path: Path) -> Path:
-    """A copy of the categorical run, as it lay there before it was finished."""
+    """A copy of the categorical run, as it was before its end."""
     shutil.copytree(larger[0], tmp_path / "run")
     (tmp_path / "run" / "finished.json").unlink()
     return tmp_path / "run"
@@ -375,7 +375,7 @@ def source(programs: Path) -> Iterator[Path]:
 
 
 def refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What measuring and going on say, each in one line with exit code 2."""
+    """The messages of analysing and resuming, each one line with exit code 2."""
     said = []
     for arguments in (["analyze", str(folder)], ["train", "--resume", str(folder)]):
         assert main(arguments) == 2
@@ -459,7 +459,11 @@ BY_PATH = {
     "what",
     [
         "the program",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in BY_PATH if one != "the program"),
+        *(
+            pytest.param(source, marks=pytest.mark.slow)
+            for source in BY_PATH
+            if source != "the program"
+        ),
     ],
 )
 def test_a_run_with_a_relative_path_is_measured_again_from_anywhere(

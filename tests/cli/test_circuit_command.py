@@ -1,4 +1,4 @@
-"""`algomatch circuit`: of a trained model, of its reference, without a run; and every mistake."""
+"""`algomatch circuit`: for a trained model, its reference, and no run; and all mistakes."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def test_what_was_found_before_an_interrupt_is_there(
 
     monkeypatch.setattr(circuit, "acdc", interrupted)
     assert cli.main(["circuit", str(trained), "--output", str(tmp_path / "some")]) == 130
-    found = table(tmp_path / "some" / "circuits.csv")
-    assert {(row["ablation"], row["method"]) for row in found} == {("zero", "exact")}
+    circuits = table(tmp_path / "some" / "circuits.csv")
+    assert {(row["ablation"], row["method"]) for row in circuits} == {("zero", "exact")}
     assert (tmp_path / "some" / "step-00000200-unfinished" / "circuits.csv").is_file()
     assert "interrupted" in capsys.readouterr().err
 
@@ -156,7 +156,7 @@ def test_small_sets_undefined_outputs_causal_and_fixed_lengths_are_analysed_too(
 def test_a_mistake_gives_one_line(
     given: list[str], message: str, trained: Path, capsys: Capture
 ) -> None:
-    arguments = [str(trained) if one == "RUN" else one for one in given]
+    arguments = [str(trained) if argument == "RUN" else argument for argument in given]
     assert cli.main(["circuit", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -165,7 +165,7 @@ def test_a_mistake_gives_one_line(
 
 @pytest.mark.slow
 def test_tables_and_pictures_reach_weights_and_biases(tmp_path: Path) -> None:
-    """As a run of its own, in the group of the run it is of."""
+    """As a W&B run of its own, in the group of the analysed run."""
     folder = tmp_path / "run"
     with WandbServer() as server:
         code, _, error = run(

@@ -1,4 +1,4 @@
-"""The command: what it refuses, in one line and leaving nothing behind, and what it prints."""
+"""The command: what it refuses, in one line and without leftovers, and what it prints."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three steps; tests copy what they damage."""
+    """A finished run of three steps; tests damage copies of it."""
     path = tmp_path_factory.mktemp("runs") / "finished"
     config = compose([*SMALL, f"run_dir={path}"])
     train(config, Console(file=io.StringIO()))
@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 def refused(capsys: Capture, here: Path, code: int, *arguments: str) -> str:
-    """Run a command that must be refused with one line and change nothing; return the line."""
+    """Run a command that must be refused in one line and change nothing; return the line."""
     before = contents(here)
     exit_code = main(arguments)
     printed = capsys.readouterr()
@@ -74,7 +74,7 @@ def refused(capsys: Capture, here: Path, code: int, *arguments: str) -> str:
 
 
 def one_line(stderr: str) -> str:
-    """The only line of an error output, checked to be a message and no traceback."""
+    """The only line of an error output; it must be a message, not a traceback."""
     assert stderr.startswith("algomatch: ")
     assert stderr.endswith("\n")
     assert stderr.count("\n") == 1
@@ -330,7 +330,7 @@ def test_a_mistake_in_a_program_of_ones_own_is_one_line(
     (here / "folder.py").mkdir()
     for name, text in files.items():
         (here / name).write_text(text)
-    small = [one for one in SMALL if not one.startswith("task.")]
+    small = [override for override in SMALL if not override.startswith("task.")]
     task = ["task.vocabulary=[0,1]", "task.max_length=3"]
     line = refused(capsys, here, 2, "train", *small, *task, *arguments.split())
     for part in parts:
@@ -525,7 +525,7 @@ def test_a_finished_sweep_needs_no_device(capsys: Capture, here: Path, finished_
 
 
 def copied(run: Path, folder: Path) -> Path:
-    """A copy of a run as it lay there before it was finished."""
+    """A copy of a run, as it was before its end."""
     shutil.copytree(run, folder / "run")
     (folder / "run" / "finished.json").unlink()
     return folder / "run"

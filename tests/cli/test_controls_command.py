@@ -23,7 +23,7 @@ FEW = (
     "analysis.measures=[accuracy,similarity]",
     "analysis.other_tasks=1",
 )
-EVERY = 10 + 5 + 1 + 2 + 1  # positives, random inits, labels by heart, one other task, a decoy
+EVERY = 10 + 5 + 1 + 2 + 1  # positives, random inits, shuffled labels, one other task, a decoy
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +33,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(place: Path) -> Iterator[Mapping[str, str]]:
-    """A cache of its own, in which no controls were studied before; 80 columns."""
+    """A separate cache without studied controls, and 80 columns."""
     cache = str(place / "cache")
     before = os.environ.get("ALGOMATCH_CACHE", "")
-    os.environ["ALGOMATCH_CACHE"] = cache  # to look verdicts up as the command kept them
+    os.environ["ALGOMATCH_CACHE"] = cache  # to look up the verdicts that the command kept
     yield {"ALGOMATCH_CACHE": cache, "COLUMNS": "80"}
     os.environ["ALGOMATCH_CACHE"] = before
 
 
 @pytest.fixture(scope="module")
 def printed(place: Path, environment: Mapping[str, str]) -> str:
-    """What a study printed that was killed in the middle, and was started again."""
+    """The output of a study that was killed in the middle and started again."""
     arguments = ("controls", *FEW, f"runs_dir={place}")
     process = start(*arguments, environment=environment)
     try:
@@ -62,9 +62,9 @@ def printed(place: Path, environment: Mapping[str, str]) -> str:
 
 
 def kept(place: Path) -> dict[str, int]:
-    """When each control was written, in nanoseconds."""
-    found = place.glob("controls/*/each/[!.]*/about.json")
-    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+    """The time at which each control was written, in nanoseconds."""
+    paths = place.glob("controls/*/each/[!.]*/about.json")
+    return {path.parent.name: path.stat().st_mtime_ns for path in paths}
 
 
 def test_a_study_that_was_killed_goes_on_and_leaves_its_record(printed: str, place: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_run_of_the_same_task_knows_the_verdicts(
         "train", *FEW, "tracking=offline", "trainer.checkpoints=1", f"run_dir={folder}",
         environment=environment,
     )  # fmt: skip
-    assert code == 0, err  # W&B warns of what it cleans up
+    assert code == 0, err  # W&B warns of its own cleaning up
     (record,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     content = record.read_bytes()
     assert b"Do not tell the program from other models on this task: " in content

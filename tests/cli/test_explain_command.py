@@ -1,4 +1,4 @@
-"""`algomatch explain`: a trained run, its reference, a task's reference; mistakes in one line."""
+"""`algomatch explain`: a trained run, its reference, a task's reference, and mistakes."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_a_run_is_explained(run: Path, capsys: Capture) -> None:
     losses = [float(row["loss_change"] or "-inf") for row in neurons]
     assert losses == sorted(losses, reverse=True)
     assert {"adds_to_a", "adds_to_b"} <= neurons[0].keys()
-    found = rows(written / "explained.csv")
-    assert {row["inputs"] for row in found} == {"all", "held_out"}
-    assert {row["length"] for row in found} == {"", "1", "2", "3"}
-    assert {row["up_to_layer"] for row in found} == {"-1", "0"}
+    explained = rows(written / "explained.csv")
+    assert {row["inputs"] for row in explained} == {"all", "held_out"}
+    assert {row["length"] for row in explained} == {"", "1", "2", "3"}
+    assert {row["up_to_layer"] for row in explained} == {"-1", "0"}
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])
@@ -73,7 +73,7 @@ def test_what_is_printed_fits_the_terminal_and_lists_what_is_explained(
     assert cli.main(["explain", str(run)]) == 0
     out = capsys.readouterr().out
     for line in out.splitlines():
-        if " " in line.strip() and str(run) not in line:  # a name or a path is not broken
+        if " " in line.strip() and str(run) not in line:  # names and paths are not broken
             assert len(line.rstrip()) <= int(columns), line
     neurons = rows(run / "explanation" / "neurons.csv")
     varying = [row for row in neurons if row["state"] == "varies"]
@@ -163,7 +163,10 @@ def test_what_was_found_before_an_interrupt_is_there(
 def test_a_mistake_gives_one_line(
     given: list[str], message: str, run: Path, capsys: Capture
 ) -> None:
-    assert cli.main(["explain", *(str(run) if one == "RUN" else one for one in given)]) == 2
+    assert (
+        cli.main(["explain", *(str(run) if argument == "RUN" else argument for argument in given)])
+        == 2
+    )
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

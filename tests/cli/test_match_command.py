@@ -12,13 +12,7 @@ import pytest
 from rich.console import Console
 from support.runs import TINY, quiet
 
-from algomatch.analysis.controls.known_models import (
-    DECOY,
-    NEGATIVE,
-    POSITIVE,
-    controls,
-    random_inits,
-)
+from algomatch.analysis.controls.known_models import DECOY, NEGATIVE, POSITIVE, controls
 from algomatch.analysis.matching.cut_verdicts import FOLLOWS, NOT_SOLVED
 from algomatch.analysis.matching.known_answers import check
 from algomatch.analysis.matching.program_ranking import (
@@ -38,6 +32,7 @@ from algomatch.data.inputs import input_set
 from algomatch.data.rasp.cuts import effect
 from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
+from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import subject_of
 from algomatch.report.figures.matching_figures import keep_matching
 from algomatch.report.terminal.known_answer_table import checked_csv, print_counts
@@ -64,11 +59,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def programs() -> list[Candidate]:
     config = compose([*TASK])
-    found = []
+    candidates = []
     for name, task in programs_of(make_task(config.task)):
         inputs = input_set(task, config.task)
-        found.append(candidate(name, inputs, build_reference(inputs), config.analysis))
-    return found
+        candidates.append(candidate(name, inputs, build_reference(inputs), config.analysis))
+    return candidates
 
 
 def test_a_run_is_matched_with_every_program_of_its_task(run: Path, capsys: Capture) -> None:
@@ -106,7 +101,7 @@ def test_one_program_of_one_checkpoint_goes_where_it_is_told(
     given = ["match", str(first), "--programs", "reverse", "--output", str(tmp_path / "here")]
     assert cli.main(given) == 0
     out = capsys.readouterr().out
-    assert NOT_SOLVED in out  # it is untrained
+    assert NOT_SOLVED in out  # the model is untrained
     assert "reverse_by_counting" not in out
     tables = {"match.csv", "programs.csv", "selectors.csv", "emergence.csv", "match.png"}
     own = f"{first.name}-programs=reverse"
@@ -136,18 +131,18 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
     copy = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(copy / "matching", ignore_errors=True)
     steps = sorted((copy / "checkpoints").iterdir())
-    found: list[Matching] = []
+    matchings: list[Matching] = []
 
-    def keep(one: Matching) -> None:
-        keep_matching(one, copy / "matching", (), sides=False)
-        found.append(one)
-        if len(found) == 2:
+    def keep(matching: Matching) -> None:
+        keep_matching(matching, copy / "matching", (), sides=False)
+        matchings.append(matching)
+        if len(matchings) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         match_checkpoints(steps, (), None, quiet(), sides=False, keep=keep)
     rows = csv.DictReader((copy / "matching" / "programs.csv").read_text().splitlines())
-    assert sorted({int(row["step"]) for row in rows}) == [int(one.name[5:]) for one in steps[:2]]
+    assert sorted({int(row["step"]) for row in rows}) == [int(step.name[5:]) for step in steps[:2]]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +170,10 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
 def test_a_mistake_gives_one_line(
     given: list[str], message: str, run: Path, capsys: Capture
 ) -> None:
-    assert cli.main(["match", *(str(run) if one == "RUN" else one for one in given)]) == 2
+    assert (
+        cli.main(["match", *(str(run) if argument == "RUN" else argument for argument in given)])
+        == 2
+    )
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -234,7 +232,8 @@ def test_each_compiled_program_is_first_in_its_own_ranking_and_follows_no_rival(
         assert own.testable
         bridge = own.reference.compiled.bridge(programs[0].inputs)
         table = ranked(
-            standing(subject_of(bridge, programs[0].inputs), one, config) for one in programs
+            standing(subject_of(bridge, programs[0].inputs), program, config)
+            for program in programs
         )
         assert table[0].candidate is own
         assert table[0].score is not None
@@ -255,20 +254,20 @@ def test_without_a_solved_task_nothing_else_is_said(programs: list[Candidate]) -
     reference = programs[0].reference
     assert reference is not None
     (untrained,) = random_inits(reference.bridge.cfg, 1, 0, "cpu")
-    found = standing(subject_of(untrained, programs[0].inputs), programs[0], config.analysis)
-    assert found.verdict.verdict == NOT_SOLVED
-    assert f"{found.exact:.3f} is below 0.99" in found.verdict.why
+    judged = standing(subject_of(untrained, programs[0].inputs), programs[0], config.analysis)
+    assert judged.verdict.verdict == NOT_SOLVED
+    assert f"{judged.exact:.3f} is below 0.99" in judged.verdict.why
 
 
 def test_a_program_without_a_reference_is_not_judged(programs: list[Candidate]) -> None:
     config = compose([*TASK]).analysis
-    one = candidate("double_hist", programs[0].inputs, None, config, "Tracr cannot")
-    assert one.testable == ()
+    program = candidate("double_hist", programs[0].inputs, None, config, "Tracr cannot")
+    assert program.testable == ()
     assert programs[0].reference is not None
     subject = subject_of(programs[0].reference.bridge, programs[0].inputs)
-    found = standing(subject, one, config)
-    assert found.verdict.verdict == "undecided"
-    assert found.score is None
+    judged = standing(subject, program, config)
+    assert judged.verdict.verdict == "undecided"
+    assert judged.score is None
 
 
 @pytest.mark.slow
@@ -278,26 +277,26 @@ def test_controls_are_told_apart(programs: list[Candidate]) -> None:
     assert setting.inputs.digest() == programs[0].inputs.digest()
     planned = controls(setting.inputs, setting.reference, setting.shape, config)
     trained = ("implemented", "shuffled_labels", "trained_on_")
-    found = [
+    checks = [
         row
         for control in planned
         if not control.name.startswith(trained)
         for row in check(control, programs, setting, lambda step, steps: None)
     ]
-    assert all(one.right for one in found), found
-    positives = [one for one in found if one.kind == POSITIVE]
+    assert all(check.right for check in checks), checks
+    positives = [check for check in checks if check.kind == POSITIVE]
     assert len(positives) == 9
-    assert min(one.match or 0 for one in positives) >= 0.95
-    negatives = [one for one in found if one.kind == NEGATIVE]
+    assert min(check.match or 0 for check in positives) >= 0.95
+    negatives = [check for check in checks if check.kind == NEGATIVE]
     assert len(negatives) == 2 * (5 + 1)  # random inits and a compiled task, with both programs
-    assert max(one.match or 0 for one in negatives) < 0.5
-    decoys = {one.program: one for one in found if one.kind == DECOY}
+    assert max(check.match or 0 for check in negatives) < 0.5
+    decoys = {decoy.program: decoy for decoy in checks if decoy.kind == DECOY}
     assert decoys["double_hist_by_division"].verdict == FOLLOWS
     assert decoys["double_hist"].verdict != FOLLOWS
-    lines = checked_csv(found).splitlines()
-    assert len(lines) == len(found) + 1
+    lines = checked_csv(checks).splitlines()
+    assert len(lines) == len(checks) + 1
     console = Console(file=io.StringIO(), width=100)
-    print_counts([*found, replace(found[0], right=False, verdict="different")], console)
+    print_counts([*checks, replace(checks[0], right=False, verdict="different")], console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "9 of 10 positives follow their program" in printed
     assert "12 of 12 negatives realise no inner cut" in printed
@@ -305,18 +304,18 @@ def test_controls_are_told_apart(programs: list[Candidate]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "one", "other", "alike"),
+    ("task", "cut", "other", "alike"),
     [
         ("reverse", ("indices", "tokens", "length"), ("indices", "tokens", "opp_idx"), True),
         ("reverse", ("indices", "tokens"), ("indices", "tokens", "length"), False),
-        ("contains", ("n_ends",), ("contains",), True),  # how many end there decides, or whether
+        ("contains", ("n_ends",), ("contains",), True),  # it needs how many, or whether any
         ("double_hist", ("hist", "n_same_before"), ("hist", "hist_at_first"), True),
         ("double_hist", ("tokens", "hist", "indices"), ("hist", "n_same_before"), False),
     ],
 )
 def test_what_the_rest_of_a_program_goes_by(
-    task: str, one: tuple[str, ...], other: tuple[str, ...], alike: bool
+    task: str, cut: tuple[str, ...], other: tuple[str, ...], alike: bool
 ) -> None:
     config = compose([f"task={task}", "task.max_length=4"]).task
     inputs = input_set(make_task(config), config)
-    assert (effect(inputs, one, 0) == effect(inputs, other, 0)) == alike
+    assert (effect(inputs, cut, 0) == effect(inputs, other, 0)) == alike

@@ -43,7 +43,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds `my-gpt2`, and the encoder's file."""
+    """A folder with `my-gpt2` and the encoder's file."""
     folder = tmp_path_factory.mktemp("place")
     copied_induction(folder / "my-gpt2")
     (folder / "own.py").write_text(ENCODERS)
@@ -133,7 +133,7 @@ def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_gives_one_line(given: list[str], message: str, capsys: Capture) -> None:
-    arguments = [one for part in given for one in (INDUCTION if part == "*" else [part])]
+    arguments = [argument for part in given for argument in (INDUCTION if part == "*" else [part])]
     assert cli.main(["match-model", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error

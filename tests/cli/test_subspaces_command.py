@@ -14,7 +14,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.base import Setting
 from algomatch.analysis.controls.interchange_training import Cases, implement
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
 from algomatch.api.match import match_checkpoints, search_subspaces
@@ -23,6 +22,7 @@ from algomatch.api.train import train
 from algomatch.cli import main as cli
 from algomatch.config.schema import Config, TrainerConfig, compose
 from algomatch.models.bridges import plain_model
+from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import subject_of
 from algomatch.models.training import weights_of
 from algomatch.models.variable_sites import sites_of
@@ -93,7 +93,7 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
 def test_a_mistake_gives_one_line(
     given: list[str], message: str, run: Path, capsys: Capture
 ) -> None:
-    arguments = [str(run) if one == "RUN" else one for one in given]
+    arguments = [str(run) if argument == "RUN" else argument for argument in given]
     assert cli.main(["subspaces", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -101,10 +101,10 @@ def test_a_mistake_gives_one_line(
 
 
 def stands(small: Setting, bridge: TransformerBridge) -> Standing:
-    """How the reference program stands with a model."""
+    """The standing of the reference program in a model."""
     config = replace(small.config, match_cases=100)
-    one = candidate("reverse", small.inputs, small.reference, config, sides=False)
-    return standing(subject_of(bridge, small.inputs), one, config)
+    program = candidate("reverse", small.inputs, small.reference, config, sides=False)
+    return standing(subject_of(bridge, small.inputs), program, config)
 
 
 def test_a_variable_is_searched_for_where_the_whole_residual_is_no_cut_with_it(
@@ -113,23 +113,23 @@ def test_a_variable_is_searched_for_where_the_whole_residual_is_no_cut_with_it(
     reference = small.reference.bridge
     own = stands(small, reference)
     sites = sites_of(reference.cfg)[:-1]
-    found = where_to_search(own, sites)
-    assert set(found) == {"length", "opp_idx"}
+    places = where_to_search(own, sites)
+    assert set(places) == {"length", "opp_idx"}
     (cut,) = own.candidate.testable
-    (verdict,) = [one for one in own.verdict.cuts if one.cut == cut]
+    (verdict,) = [judged for judged in own.verdict.cuts if judged.cut == cut]
     realised = {int(site.split(".")[1]) for site in verdict.sites}
     assert realised
-    for left in found.values():
+    for left in places.values():
         assert left == tuple(site for site in sites if int(site.split(".")[1]) not in realised)
     (untrained,) = random_inits(small.shape, 1, 0, "cpu")
-    assert where_to_search(stands(small, untrained), PLACES) == dict.fromkeys(found, PLACES)
+    assert where_to_search(stands(small, untrained), PLACES) == dict.fromkeys(places, PLACES)
 
 
 def test_without_a_testable_cut_every_inner_variable_is_searched_for(small: Setting) -> None:
     (untrained,) = random_inits(small.shape, 1, 0, "cpu")
     config = replace(small.config, match_cases=100)
-    one = candidate("reverse", small.inputs, None, config)
-    there = standing(subject_of(untrained, small.inputs), one, config)
+    program = candidate("reverse", small.inputs, None, config)
+    there = standing(subject_of(untrained, small.inputs), program, config)
     assert where_to_search(there, PLACES) == dict.fromkeys(["length", "opp_idx"], PLACES)
 
 
@@ -151,18 +151,18 @@ def question(*names: str, rivalled: float = 0.0) -> Question:
 
 def test_of_each_variable_it_is_said_where_it_was_found_and_where_it_was_not() -> None:
     mid, post, later = PLACES
-    found = (
+    subspaces = (
         subspace(mid, 1, 0.3), subspace(mid, 2, 0.5), subspace(mid, 4, 0.5),
         subspace(post, 1, 0.2), subspace(post, 2, 0.96),
         subspace(later, 2, 0.96, control=0.95),
         subspace(later, 4, 0.97, control=0.96, variable="x"),
     )  # fmt: skip
-    assert [(one.site, one.k) for one in per_site(found)] == [
+    assert [(subspace.site, subspace.k) for subspace in per_site(subspaces)] == [
         (mid, 2), (post, 2), (later, 2), (later, 4),
     ]  # fmt: skip
     sites = {"v": PLACES, "w": PLACES, "x": [later], "y": [mid], "z": []}
     asked = [question("v", "w"), question("x"), question("u", rivalled=0.99)]
-    said = list(sentences(Searched("run", 3, "p", PLACES, sites, asked, found)))
+    said = list(sentences(Searched("run", 3, "p", PLACES, sites, asked, subspaces)))
     assert said == [
         "v = w: found in a subspace at 0.post (2 of 8 directions)",
         "x: found in no subspace; at best 0.97 of the test cases (1.mid, 4 of 8 directions), where "
@@ -187,7 +187,7 @@ def test_of_each_variable_it_is_said_where_it_was_found_and_where_it_was_not() -
 
 
 def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> Searched:
-    """What a search finds in a checkpoint with some weights."""
+    """The result of a search in a checkpoint with some weights."""
     digest = prepare(config).inputs.digest()
     path = checkpoints.save(folder, weights, config, "known", 0, [], digest)
     (matched,) = match_checkpoints([path], ["reverse"], None, quiet())
@@ -195,7 +195,7 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
 
 
 def reversing(n_layers: int) -> Config:
-    """A config of layers without MLPs: there is a site between each two."""
+    """A config of attention-only layers, with a site between every two."""
     return compose(
         ["task.vocabulary=[a,b,c]", "task.max_length=4", "model=2L_attn_only", "model.d_model=32",
          f"model.n_layers={n_layers}", "analysis.bootstrap=50", "analysis.match_cases=300",
@@ -210,10 +210,10 @@ def test_what_a_model_was_taught_is_found_where_it_was(tmp_path: Path) -> None:
     taught = implement(setting.inputs, setting.shape, 0, TAUGHT)
     assert taught.interchange["opp_idx"] > 0.97
     there = searched(config, taught.weights, tmp_path)
-    found = [one for one in there.found if one.found]
-    assert {one.variable for one in found} == {"length"}
-    assert {one.same for one in found} == {("opp_idx",)}
-    assert taught.alignment["opp_idx"].site in {one.site for one in found}
+    subspaces = [subspace for subspace in there.found if subspace.found]
+    assert {subspace.variable for subspace in subspaces} == {"length"}
+    assert {subspace.same for subspace in subspaces} == {("opp_idx",)}
+    assert taught.alignment["opp_idx"].site in {subspace.site for subspace in subspaces}
 
 
 @pytest.mark.slow
@@ -221,7 +221,7 @@ def test_nothing_is_found_in_a_random_init(tmp_path: Path) -> None:
     config = reversing(2)
     (untrained,) = random_inits(prepare(config).shape, 1, 5, "cpu")
     there = searched(config, weights_of(plain_model(untrained)), tmp_path)
-    assert [one.k for one in there.found] == [1, 2, 4, 8]
-    assert not any(one.found for one in there.found)
+    assert [subspace.k for subspace in there.found] == [1, 2, 4, 8]
+    assert not any(subspace.found for subspace in there.found)
     (sentence,) = sentences(there)
     assert sentence.startswith("length = opp_idx: found in no subspace; at best 0.")

@@ -1,4 +1,4 @@
-"""`algomatch sweep`: runs on this machine, stopped and gone on with, equal to runs alone."""
+"""`algomatch sweep`: runs on this machine, stopped and resumed, equal to single runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from algomatch.infra.errors import UserError
 from algomatch.runs.run_folder import RunFolder
 from algomatch.runs.sweep_cells import plan
 
-SETTINGS = (*(one for one in TINY if not one.startswith("model=")), "tracking=disabled")
+SETTINGS = (
+    *(override for override in TINY if not override.startswith("model=")),
+    "tracking=disabled",
+)
 
 NAME = "reverse-vocabulary.a.b-max_length3-1L-d_model16-n_heads2"
 
@@ -99,7 +102,7 @@ def test_a_run_that_fails_is_named_with_its_last_words_and_costs_no_other(tmp_pa
 
 
 def begun(folder: Path, *overrides: str) -> Path:
-    """The folder of a sweep whose first run was begun with the settings given."""
+    """The folder of a sweep whose first run was started with the given settings."""
     file = sweep_file(folder)
     cell = plan(file, (*SETTINGS, *overrides), folder / "runs").cells[0]
     RunFolder.create(cell.config, "digest", True)
@@ -115,7 +118,7 @@ def test_runs_of_other_settings_are_not_shown_as_those_of_a_sweep(tmp_path: Path
     with pytest.raises(UserError, match="a run that is none of this sweep's, '0000-another'"):
         plan(file, SETTINGS, folder)
     (folder / "0000-another").rename(folder / "0007-another")
-    assert len(plan(file, SETTINGS, folder, count=2).cells) == 2  # of one sweep but for the count
+    assert len(plan(file, SETTINGS, folder, count=2).cells) == 2  # the same but for the count
 
 
 def test_a_sweep_goes_on_in_the_folders_of_an_earlier_version(tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ def test_a_sweep_that_is_stopped_while_it_imports_ends_at_once(
         "sweep", os.fspath(file), *SETTINGS, "trainer.max_steps=5000", "--output", os.fspath(folder)
     )
     wait_until(lambda: (folder / "sweep.yaml").exists(), process)
-    time.sleep(1)  # while the process imports that the runs are forked from
+    time.sleep(1)  # during the imports of the process that forks the runs
     process.send_signal(number)
     started = time.monotonic()
     code, _, err = finish(process)

@@ -1,4 +1,4 @@
-"""Configs: which layer wins, what is refused, and what the refusal says."""
+"""Configs: precedence of the layers, what is refused, and the messages."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def test_a_shipped_file_composes_and_all_its_values_arrive(group: str, name: str
 
 
 def test_every_shipped_file_is_a_group_files_or_the_root() -> None:
-    found = {str(p.relative_to(configs_dir())) for p in configs_dir().rglob("*") if p.is_file()}
-    yaml = {name for name in found if "__pycache__" not in name and not name.endswith(".py")}
+    files = {str(p.relative_to(configs_dir())) for p in configs_dir().rglob("*") if p.is_file()}
+    yaml = {name for name in files if "__pycache__" not in name and not name.endswith(".py")}
     assert yaml == {"train.yaml", *(f"{group}/{name}.yaml" for group, name in SHIPPED)}
     root = read_yaml(configs_dir() / "train.yaml")
     composed = to_mapping(compose())
@@ -167,7 +167,7 @@ def test_a_files_fields_go_with_the_name_they_stand_beside(
 
 
 def recorded(config: Config, folder: Path) -> list[Config]:
-    """The config as read back from YAML (run folder) and from JSON (checkpoint header)."""
+    """The config read back from YAML (run folder) and from JSON (checkpoint header)."""
     path = write(folder, to_yaml(config), "config.yaml")
     as_json = json.loads(json.dumps(to_mapping(config)))
     return [from_mapping(read_yaml(path), "config.yaml"), from_mapping(as_json, "header")]
@@ -378,7 +378,7 @@ def test_every_rule_has_an_example_that_breaks_it() -> None:
         ["trainer.target_accuracy=null"],
         ["model.n_heads=3", "model.d_head=5"],
         ["task.min_length=3", "task.max_length=3"],
-        ["model.d_model=100000000000"],  # refused, if at all, without trying all its divisors
+        ["model.d_model=100000000000"],  # refused quickly, without trying all its divisors
     ],
     ids=str,
 )
@@ -603,7 +603,7 @@ def test_the_yaml_file_beside_a_program_fills_its_task(tmp_path: Path) -> None:
     assert (task.vocabulary, task.max_length, task.tolerance) == (["x", "y", "z"], 3, 0.25)
     assert (task.alternatives, task.restrict) == (["make_other"], "is_it")
     assert (task.causal, task.allow_inexact) == (True, True)
-    assert task.held_out == 0.1  # what it leaves open is the schema's
+    assert task.held_out == 0.1  # the schema gives the fields it leaves open
     assert compose([f"task={tmp_path}/other.py:make_it"]).task.tolerance is None
 
 
@@ -614,7 +614,7 @@ def test_the_yaml_file_beside_a_program_fills_its_task(tmp_path: Path) -> None:
         ("tolerance: 0.25", None, ["task.tolerance=0.5"], 0.5),
         ("tolerance: 0.25", "task: {tolerance: 0.5}", [], 0.5),
         ("tolerance: 0.25", "task: {tolerance: 0.5}", ["task.tolerance=0.75"], 0.75),
-        ("tolerance: 0.25", "task: {name: sort, tolerance: 0.5}", [], 0.25),  # sort's own
+        ("tolerance: 0.25", "task: {name: sort, tolerance: 0.5}", [], 0.25),  # the value of sort
         ("", None, ["task.tolerance=0.5"], 0.5),
     ],
 )
@@ -696,7 +696,7 @@ def test_a_run_is_named_by_what_was_trained(overrides: list[str], name: str, tit
     assert run_title(config, "on") == title
 
 
-ALIKE: list[list[Any]] = [  # vocabularies whose tokens read the same once they are joined
+ALIKE: list[list[Any]] = [  # vocabularies that are equal once joined
     [1, 2], ["1", 2], ["1", "2"], [1.0, 2], [1, 0, 2], ["1.0", 2], ["1", "0", "2"], [1.5], [1, 5],
     ["a.b", "c"], ["a", "b.c"], ["a", "b", "c"], ["a b", "c"], ["", "a"], ["a"], ["a", ""], [],
 ]  # fmt: skip
@@ -727,9 +727,9 @@ def test_names_are_short_safe_and_of_one_setting(
     config.task.vocabulary, config.model.n_layers = vocabulary, n_layers
     config.trainer.learning_rate = learning_rate
     for name in (run_name(config), group_name(config)):
-        assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)  # as W&B's artifacts and every shell take it
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)  # valid for W&B's artifacts and every shell
         assert len(name) <= 120
-    one, another = run_name(config), group_name(config)
+    first_run, first_group = run_name(config), group_name(config)
     config.task.vocabulary = [*vocabulary, "?"]
-    assert run_name(config) != one
-    assert group_name(config) != another
+    assert run_name(config) != first_run
+    assert group_name(config) != first_group

@@ -1,4 +1,4 @@
-"""Values are what was typed: tokens and texts that YAML 1.1 would take for something else."""
+"""Values stay as typed: tokens and texts that YAML 1.1 would read as another type."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from algomatch.config.printed_commands import task_words
 from algomatch.config.schema import Config, compose, from_mapping, read_yaml, to_mapping, to_yaml
 from algomatch.infra.errors import UserError
 
-TEXTS = [  # that are words, times and dates to YAML 1.1, and nothing but text here
+TEXTS = [  # booleans, times and dates in YAML 1.1, plain text here
     "no", "No", "NO", "yes", "on", "off", "Off", "y", "n", "12:30", "1:2:3.5", "2024-01-01",
     "nan", "inf", "0b2", "1_0.5", "-", "=", ".", "a b", "é", "A", "BOS1", "(", "none", "False_",
 ]  # fmt: skip
@@ -48,14 +48,14 @@ WAYS = ("argument", "yaml", "block", "json", "beside")
 
 
 def cases(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Every word as an argument, and some in every way."""
+    """Every word as an argument, and some words in every way."""
     known = list(words)
     some = [(word, way) for word in known[::5] for way in WAYS[1:]]
     return [*((word, "argument") for word in known), *some]
 
 
 def given_as(way: str, word: str, folder: Path, key: str = "vocabulary") -> Config:
-    """The config of a list that holds an unquoted word and a text, given in one of the ways."""
+    """The config with a list of an unquoted word and a text, given in one of the ways."""
     if way == "argument":
         return compose([f"task.{key}=[{word},zz]"])
     if way == "beside":
@@ -207,7 +207,7 @@ def test_numbers_and_booleans_are_read_where_they_belong(tmp_path: Path) -> None
     assert (config.trainer.learning_rate, config.trainer.max_steps) == (1e-3, 1000)
     assert (config.model.attn_only, config.task.causal) == (False, None)
     assert (config.task.held_out_lengths, config.trainer.gradient_clip) == ([3], 0.5)
-    sent = tmp_path / "args.json"  # as `wandb agent` writes it
+    sent = tmp_path / "args.json"  # in the spelling of `wandb agent`
     sent.write_text(json.dumps({"trainer": {"learning_rate": "1e-3", "max_steps": 1000}}))
     assert compose([], sent).trainer == compose(given[:2]).trainer
 

@@ -1,4 +1,4 @@
-"""Training batches: pure in (inputs, seed, step), and the same share of every length."""
+"""Training batches: they depend on (inputs, seed, step) only, and lengths have equal shares."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def batches(batch_size: int, seed: int = 0, inputs: InputSet = INPUTS) -> Strati
     return StratifiedBatches(inputs, batch_size, seed, range(10**6))
 
 
-def same(one: Batch, other: Batch) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def same(batch: Batch, other: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(batch, other, strict=True))
 
 
 @given(batch_size=batch_sizes, seed=st.integers(0, 9), steps=st.lists(st.integers(0, 300)))
@@ -81,10 +81,10 @@ def test_every_length_gets_the_same_number_and_the_extras_rotate(
 ) -> None:
     drawn, total = batches(batch_size), Counter[int]()
     for step in range(n_steps):
-        found = Counter(INPUTS.lengths[rows_of(drawn.batch(step))].tolist())
-        assert found.total() == batch_size
-        assert set(found.values()) <= {batch_size // 4, batch_size // 4 + 1}
-        total += found
+        counts = Counter(INPUTS.lengths[rows_of(drawn.batch(step))].tolist())
+        assert counts.total() == batch_size
+        assert set(counts.values()) <= {batch_size // 4, batch_size // 4 + 1}
+        total += counts
         assert max(total.values()) - min(total[n] for n in INPUTS.task.lengths) <= 1
     if n_steps % 4 == 0:
         assert set(total.values()) == {batch_size * n_steps // 4}
@@ -133,11 +133,11 @@ def test_a_batch_may_be_larger_than_an_epoch() -> None:
     inputs = make_inputs(1, 2, held_out=0.0)
     batch = StratifiedBatches(inputs, 20, 0, range(1)).batch(0)
     times = Counter(tuple(tokens) for tokens in batch.tokens.tolist())
-    one, two = (
+    first, two = (
         sorted(times[tuple(tokens)] for tokens in inputs.tokens[inputs.lengths == n].tolist())
         for n in (1, 2)
     )
-    assert one == [3, 3, 4]
+    assert first == [3, 3, 4]
     assert two == [1] * 8 + [2]
 
 

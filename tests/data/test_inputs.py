@@ -1,4 +1,4 @@
-"""Input sets: complete or sampled, encoded as both models take them, and split."""
+"""Input sets: complete or sampled, encoded for both models, and split."""
 
 from __future__ import annotations
 
@@ -133,11 +133,11 @@ def test_inputs_are_all_that_are_accepted_or_an_even_sample_of_them_without_repe
     assert len(raw) <= budget
     left = budget
     for place, (length, rows) in enumerate(raw.by_length.items()):
-        found = [raw.tokens(row) for row in rows]
+        lists = [raw.tokens(row) for row in rows]
         wanted = min(len(every[length]), left // (len(every) - place))
-        assert len(found) == len({tuple(xs) for xs in found}) == wanted
-        assert found == every[length] or wanted < len(every[length])
-        assert all(xs in every[length] for xs in found)
+        assert len(lists) == len({tuple(xs) for xs in lists}) == wanted
+        assert lists == every[length] or wanted < len(every[length])
+        assert all(xs in every[length] for xs in lists)
         left -= wanted
     assert list(raw.lists()) == [raw.tokens(row) for rows in raw.by_length.values() for row in rows]
 
@@ -149,7 +149,7 @@ def test_what_a_short_length_leaves_goes_to_the_longer_ones() -> None:
 
 
 @pytest.mark.parametrize("unique", [False, True])
-@pytest.mark.parametrize("budget", [60, 600])  # drawn, and shuffled out of all
+@pytest.mark.parametrize("budget", [60, 600])  # drawn at random, and taken from a shuffle of all
 def test_a_sample_is_made_again_from_its_seed_and_differs_with_another(
     budget: int, unique: bool
 ) -> None:
@@ -171,12 +171,12 @@ def test_a_sample_is_spread_over_all_inputs(budget: int, accepts: Accepts | None
 @pytest.mark.parametrize("unique", [False, True])
 def test_30_tokens_at_length_20_are_sampled(unique: bool) -> None:
     raw = all_inputs(sized(30, 1, 20, unique), 2000, 0)
-    found = counts(raw)
-    assert found[1] == 30
+    sizes = counts(raw)
+    assert sizes[1] == 30
     assert len(raw) == 2000
-    assert {found[n] for n in range(2, 21)} <= {103, 104}
+    assert {sizes[n] for n in range(2, 21)} <= {103, 104}
     assert raw.total == sum(math.perm(30, n) if unique else 30**n for n in range(1, 21))
-    assert len(np.unique(raw.by_length[20], axis=0)) == found[20]
+    assert len(np.unique(raw.by_length[20], axis=0)) == sizes[20]
     assert raw.by_length[20].max() == 29
     most = max(len(set(row)) for row in raw.by_length[20].tolist())
     assert most == 20 if unique else most < 20
@@ -230,7 +230,7 @@ def test_a_predicate_is_asked_with_lists_that_are_its_own() -> None:
     assert len(all_inputs(sized(2, 1, 2, accepts=greedy), 100, 0)) == 6
 
 
-# What the program makes of them
+# The program's outputs
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -473,12 +473,12 @@ def test_a_program_that_gives_no_value_is_told_the_cause_and_what_to_write(what:
     said = refusal(Task("mine", program.named("it"), ("a", "b"), 1, 3))
     assert said == f"task 'mine': 'it': {message}"
     if instead is not None:
-        found = program_outputs(all_inputs(Task("mine", instead, ("a", "b"), 1, 3), 100, 0))
-        assert len(list(found.values())[-1].values) > 1
+        outputs = program_outputs(all_inputs(Task("mine", instead, ("a", "b"), 1, 3), 100, 0))
+        assert len(list(outputs.values())[-1].values) > 1
 
 
 class Place(NamedTuple):
-    """A token and where it is."""
+    """A token and its position."""
 
     token: str
     at: int
@@ -685,11 +685,11 @@ def test_the_split_holds_out_its_share_of_each_length_and_whole_lengths_and_leak
     assert not held & trained
     assert len(held) + len(trained) == len(raw)
     for length, count in counts(raw).items():
-        found = sum(len(xs) == length for xs in held)
+        n_held = sum(len(xs) == length for xs in held)
         if length in whole:
-            assert found == count
+            assert n_held == count
         else:
-            assert found == min(int(share * count + 0.5), count - 1)
+            assert n_held == min(int(share * count + 0.5), count - 1)
 
 
 def test_sampled_inputs_are_held_out_by_rows_that_the_encoding_tells_apart() -> None:
@@ -713,14 +713,16 @@ def test_of_four_inputs_one_at_least_is_trained_on(share: float, held: int) -> N
 
 def test_another_split_seed_holds_out_other_inputs() -> None:
     raw = all_inputs(DEFAULT, 20_000, 0)
-    one, other = (split(raw, 0.1, [], seed) for seed in (0, 1))
-    assert one.sum() == other.sum() == 0 + 2 + 6 + 26 + 102
-    assert not torch.equal(one, other)
+    held, other = (split(raw, 0.1, [], seed) for seed in (0, 1))
+    assert held.sum() == other.sum() == 0 + 2 + 6 + 26 + 102
+    assert not torch.equal(held, other)
 
 
 def test_a_held_out_length_leaves_the_split_of_the_others_alone() -> None:
     config = TaskConfig(held_out_lengths=[3])
-    without, with_length = (input_set(DEFAULT, one) for one in (TaskConfig(), config))
+    without, with_length = (
+        input_set(DEFAULT, task_config) for task_config in (TaskConfig(), config)
+    )
     assert torch.equal(with_length.held_out, without.held_out | (without.lengths == 3))
     assert not with_length.rows("train", 3).any()
 
@@ -814,7 +816,7 @@ def test_an_alternative_differs_from_its_program_on_no_input(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "wanted"),
+    ("task", "other", "wanted"),
     [
         (mapping(abs), mapping(lambda x: x % 2), "[2] gives [2] and [0]"),
         (mapping(lambda x: x % 2), mapping(lambda x: x > 1), "[1] gives [1] and [False]"),
@@ -833,6 +835,6 @@ def test_an_alternative_differs_from_its_program_on_no_input(name: str) -> None:
     ],
 )
 def test_the_first_input_on_which_two_programs_differ_is_named(
-    one: Task, other: Task, wanted: str | None
+    task: Task, other: Task, wanted: str | None
 ) -> None:
-    assert difference(input_set(one, SMALL), input_set(other, SMALL)) == wanted
+    assert difference(input_set(task, SMALL), input_set(other, SMALL)) == wanted

@@ -1,4 +1,4 @@
-"""The batched interpreter gives what Tracr's own evaluators give, an input at a time."""
+"""The batched interpreter gives the values of Tracr's evaluators, which take one input each."""
 
 from __future__ import annotations
 
@@ -66,34 +66,34 @@ DEFAULTS = (None, 0, 0.0, False, -1, "none")
 
 @st.composite
 def programs(draw: st.DrawFn) -> list[Any]:
-    """Draw expressions, each made from those before it."""
+    """Draw expressions, each made from earlier ones."""
 
-    def one(choices: Sequence[Any]) -> Any:
+    def drawn(choices: Sequence[Any]) -> Any:
         return choices[draw(st.integers(0, len(choices) - 1))]
 
-    def late(choices: Sequence[Any]) -> Any:  # prefer what was made last, for deeper programs
-        return one(choices[-3:]) if draw(st.booleans()) else one(choices)
+    def late(choices: Sequence[Any]) -> Any:  # prefer recent expressions, for deeper programs
+        return drawn(choices[-3:]) if draw(st.booleans()) else drawn(choices)
 
-    sops: list[Any] = [rasp.tokens, rasp.indices, rasp.length, rasp.Full(one((0, 1, True, "a")))]
-    selectors: list[Any] = [rasp.Select(rasp.tokens, rasp.indices, one([*PREDICATES.values()]))]
+    sops: list[Any] = [rasp.tokens, rasp.indices, rasp.length, rasp.Full(drawn((0, 1, True, "a")))]
+    selectors: list[Any] = [rasp.Select(rasp.tokens, rasp.indices, drawn([*PREDICATES.values()]))]
     for _ in range(draw(st.integers(1, 10))):
         match draw(st.integers(0, 8)):
             case 0:
-                sops.append(rasp.Map(one([*MAPS.values()]), late(sops), simplify=False))
+                sops.append(rasp.Map(drawn([*MAPS.values()]), late(sops), simplify=False))
             case 1:
                 functions = [*SEQUENCE_MAPS.values()]
-                sops.append(rasp.SequenceMap(one(functions), late(sops), late(sops)))
+                sops.append(rasp.SequenceMap(drawn(functions), late(sops), late(sops)))
             case 2:
-                sops.append(rasp.LinearSequenceMap(late(sops), one(sops), 2, -0.5))
+                sops.append(rasp.LinearSequenceMap(late(sops), drawn(sops), 2, -0.5))
             case 3:
                 sops.append(rasp.SelectorWidth(late(selectors)))
             case 4 | 5:
-                sops.append(rasp.Aggregate(late(selectors), late(sops), one(DEFAULTS)))
+                sops.append(rasp.Aggregate(late(selectors), late(sops), drawn(DEFAULTS)))
             case 6:
-                predicate = one([*PREDICATES.values()])
+                predicate = drawn([*PREDICATES.values()])
                 selectors.append(rasp.Select(late(sops), late(sops), predicate))
             case 7:
-                kind = one([rasp.SelectorAnd, rasp.SelectorOr])
+                kind = drawn([rasp.SelectorAnd, rasp.SelectorOr])
                 selectors.append(kind(late(selectors), late(selectors)))
             case 8:
                 selectors.append(rasp.SelectorNot(late(selectors)))
@@ -110,7 +110,7 @@ def typed(values: Sequence[Any]) -> list[Any]:
 
 
 def overriding(causal: bool, overrides: Sequence[tuple[Any, list[Value]]] = ()) -> Any:
-    """Return one of Tracr's evaluators, certain s-ops having certain values."""
+    """Return one of Tracr's evaluators in which some s-ops have given values."""
 
     base: Any = EVALUATORS[causal]
 
@@ -234,10 +234,10 @@ def test_an_aggregate_of_several_numbers_is_their_mean(
     tokens = all_of(values, 3)
     assert check(mean, tokens, causal)
     pair = Interpreter(all_of(values, 2)).column(mean)
-    found = {pair.row(row)[0] for row in range(len(pair.codes))}
+    computed = {pair.row(row)[0] for row in range(len(pair.codes))}
     triple = Interpreter(tokens).column(mean)
-    found |= {triple.row(row)[0] for row in range(len(triple.codes))}
-    assert set(means) <= found
+    computed |= {triple.row(row)[0] for row in range(len(triple.codes))}
+    assert set(means) <= computed
 
 
 def test_an_aggregate_of_nothing_is_its_default_and_of_one_value_that_value() -> None:
@@ -362,10 +362,10 @@ def test_what_is_shared_sixty_times_over_is_evaluated_once() -> None:
 
 def test_an_expression_that_is_gone_is_not_taken_for_a_new_one() -> None:
     batched = Interpreter(all_of(("a", "b"), 2))
-    gc.freeze()  # so that collecting what these few lines leave takes no time
+    gc.freeze()  # so that collecting the garbage of these lines takes no time
     try:
         for step in range(30):
-            gc.collect()  # so that ids are used again
+            gc.collect()  # so that ids are reused
             assert batched.column(rasp.indices + step).row(0) == [step, step + 1]
             selector = rasp.Select(rasp.indices, rasp.indices + step, rasp.Comparison.EQ)
             assert batched.selection(selector)[0].sum() == max(0, 2 - step)

@@ -1,4 +1,4 @@
-"""Every program computes what a plain statement of its task says, and so does every alternative."""
+"""Every program, alternatives included, gives the outputs of a plain Python oracle of its task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from algomatch.config.schema import TaskConfig
 from algomatch.data.tasks import REGISTRY, Task, make_task
 from algomatch.infra.errors import UserError
 
-MOST_INPUTS = 400  # the oracles see every input up to the length that keeps to this many
+MOST_INPUTS = 400  # the oracles see all inputs up to the greatest length that has no more than this
 
 TASKS = {name: make_task(TaskConfig(name=name)) for name in REGISTRY}
 CAUSAL_CAPABLE = (
@@ -44,7 +44,7 @@ def shares(xs: list[Any], token: Any) -> list[float]:
 
 
 def most_frequent(xs: list[Any], vocabulary: Sequence[Any]) -> Any:
-    return max(vocabulary, key=xs.count)  # of several, max keeps the first
+    return max(vocabulary, key=xs.count)  # max keeps the first of several
 
 
 def after_latest(xs: list[Any], i: int) -> Any:
@@ -92,7 +92,7 @@ ORACLES: dict[str, Oracle] = {
 
 
 class Remembering(rasp.DefaultRASPEvaluator):  # type: ignore[misc]
-    """Tracr's evaluator, evaluating each expression once an input."""
+    """Tracr's evaluator, which evaluates each expression once per input."""
 
     def __init__(self, xs: list[Any]) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Remembering(rasp.DefaultRASPEvaluator):  # type: ignore[misc]
 
 
 class CausallyRemembering(Remembering, causal_eval.CausalEvaluator):  # type: ignore[misc]
-    """The same with Tracr's causal mask: its evaluator is the next in line."""
+    """The same with Tracr's causal mask: its evaluator is next in the method resolution order."""
 
 
 def run(program: Any, xs: list[Any], causal: bool) -> list[Any]:
@@ -115,7 +115,7 @@ def run(program: Any, xs: list[Any], causal: bool) -> list[Any]:
 
 
 def inputs(task: Task, most: int | None = None) -> Iterator[list[Any]]:
-    """Yield every input, shortest first, up to the length at which there would be too many."""
+    """Yield every input, shortest first, up to the length that would give too many."""
     total = 0
     for length in range(task.min_length, task.max_length + 1):
         if task.unique:
@@ -130,16 +130,16 @@ def inputs(task: Task, most: int | None = None) -> Iterator[list[Any]]:
 
 def expressions(program: Any) -> list[Any]:
     """Return every expression of a program once."""
-    found: dict[int, Any] = {}
+    seen: dict[int, Any] = {}
 
     def visit(expression: Any) -> None:
-        if id(expression) not in found:
-            found[id(expression)] = expression
+        if id(expression) not in seen:
+            seen[id(expression)] = expression
             for child in expression.children:
                 visit(child)
 
     visit(program)
-    return list(found.values())
+    return list(seen.values())
 
 
 def programs(task: Task) -> dict[str, Any]:
@@ -152,9 +152,9 @@ def test_a_program_computes_what_a_plain_statement_of_it_says(name: str) -> None
     task, n_inputs = TASKS[name], 0
     for xs in inputs(task, MOST_INPUTS):
         n_inputs += 1
-        found, stated = run(task.program, xs, task.causal), ORACLES[name](xs, task.vocabulary)
-        assert found == stated, f"{name} on {xs}"
-        assert [type(x) is bool for x in found] == [type(x) is bool for x in stated]
+        outputs, stated = run(task.program, xs, task.causal), ORACLES[name](xs, task.vocabulary)
+        assert outputs == stated, f"{name} on {xs}"
+        assert [type(x) is bool for x in outputs] == [type(x) is bool for x in stated]
     assert n_inputs > 50
 
 
@@ -193,7 +193,7 @@ def test_an_alternative_shares_no_way_of_computing_with_its_program(name: str) -
     samples = list(inputs(task, MOST_INPUTS))[-60:]
 
     def steps(program: Any) -> set[str]:
-        """The values of the steps on some inputs: what tells two algorithms apart."""
+        """The values of the steps on some inputs, which tell two algorithms apart."""
         sops = [e for e in expressions(program) if isinstance(e, rasp.SOp)]
         return {
             repr([run(sop, xs, task.causal) for xs in samples])

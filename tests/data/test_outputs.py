@@ -1,4 +1,4 @@
-"""Outputs: what is right, what it costs and what it decodes to, against plain NumPy."""
+"""Outputs: correctness, loss and decoded values, against plain NumPy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ values = st.one_of(
 
 @st.composite
 def classes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Draw logits and targets, some of which are none."""
+    """Draw logits and targets; some targets are undefined."""
     shape, width = draw(shapes), draw(st.integers(2, 4))
     logits = draw(hnp.arrays(np.float32, (*shape, width), elements=logit))
     target = st.integers(0, width - 1) | st.just(IGNORE)
@@ -37,7 +37,7 @@ def classes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 @st.composite
 def numbers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Draw numbers and targets, some of which are none."""
+    """Draw numbers and targets; some targets are undefined."""
     shape = draw(shapes)
     given_numbers = draw(hnp.arrays(np.float32, (*shape, 1), elements=logit))
     target = st.sampled_from([0.0, 0.5, -2.0, 29.5, math.nan])

@@ -1,4 +1,4 @@
-"""What programs give with variables overridden is what Tracr's own evaluator gives."""
+"""Programs with overridden variables give the values of Tracr's evaluator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from algomatch.data.programs import make_reverse
 from algomatch.data.tasks import Task
 
 PROGRAMS = list(TASK_OF)
-CASES = 8  # of each variable
+CASES = 8  # cases of each variable
 
 
 def inputs_of(program: Any, vocabulary: tuple[Any, ...], longest: int) -> InputSet:
@@ -32,7 +32,7 @@ def row_of(inputs: InputSet, tokens: list[Any]) -> int:
 
 
 def codes_of(inputs: InputSet, name: str, values: list[Any]) -> Tensor:
-    """One case's codes of a variable's values, from the first position on."""
+    """The codes of a variable's values in one case, from the first position on."""
     codes = torch.full((1, inputs.tokens.shape[1]), IGNORE)
     known = inputs.variables[name].values
     codes[0, 1 : len(values) + 1] = torch.tensor([known.index(value) for value in values])
@@ -45,10 +45,10 @@ def decoded(inputs: InputSet, targets: Tensor) -> list[Any]:
 
 
 def compare(inputs: InputSet, bases: list[int], codes: dict[str, Tensor]) -> list[bool]:
-    """Whether each case is what the evaluator says."""
+    """Whether each case agrees with the evaluator."""
     rows = torch.tensor(bases)
     targets = overridden_targets(inputs, rows, codes)
-    found = []
+    agreements = []
     for case, base in enumerate(bases):
         length = int(inputs.lengths[base])
         given = {}
@@ -57,12 +57,12 @@ def compare(inputs: InputSet, bases: list[int], codes: dict[str, Tensor]) -> lis
             those_here = those[case, 1 : length + 1].tolist()
             given[name] = [None if code == IGNORE else values[code] for code in those_here]
         wanted = overridden(inputs.task, inputs.listed(base), given)
-        found.append(says(inputs, targets[case], wanted))
-    return found
+        agreements.append(says(inputs, targets[case], wanted))
+    return agreements
 
 
 def drawn_codes(inputs: InputSet, name: str, bases: list[int], rng: np.random.Generator) -> Tensor:
-    """Any values of a variable at the bases' positions, now and then none."""
+    """Draw values of a variable at the positions of the base inputs; some are undefined."""
     size = len(inputs.variables[name].values)
     codes = torch.from_numpy(rng.integers(-1, size, (len(bases), inputs.tokens.shape[1])))
     real = inputs.real[torch.tensor(bases)]
@@ -109,7 +109,7 @@ def test_bases_may_repeat_and_come_in_any_order() -> None:
 
 
 def of_reverse(length: list[int], tokens: list[str]) -> list[Any]:
-    """What reverse gives with its length overridden, at BOS and padding too."""
+    """Reverse with its length overridden, at BOS and padding too."""
     inputs = inputs_of(make_reverse(), ("p", "q"), 3)
     codes = {"length": codes_of(inputs, "length", length)}
     row = torch.tensor([row_of(inputs, tokens)])
@@ -153,7 +153,7 @@ def test_a_program_that_raises_on_one_case_gives_the_others() -> None:
     bases = torch.tensor([row_of(inputs, [1]), row_of(inputs, [2]), row_of(inputs, [1, 2])])
     parts = [codes_of(inputs, "hist", given) for given in ([2], [1], [2, 2])]
     targets = overridden_targets(inputs, bases, {"hist": torch.cat(parts)})
-    assert [decoded(inputs, one) for one in targets] == [
+    assert [decoded(inputs, row) for row in targets] == [
         [None, None, None],
         [None, 6, None],
         [None, 6, 6],

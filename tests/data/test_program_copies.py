@@ -1,4 +1,4 @@
-"""A program's files, with what it imports from beside it: carried, and found in the copies."""
+"""A program's file and the files it imports: they are copied, and loaded from the copies."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ SETTINGS = ("task.vocabulary=[0,1,2]", "task.max_length=3", "task.alternatives=[
 
 
 def written(folder: Path, text: str = MINE) -> Path:
-    """A user's folder with a program, and all that it imports."""
+    """A user's folder with a program and all that it imports."""
     for name, content in FILES.items():
         write_program((folder / name).parent, Path(name).name, content)
     return write_program(folder, "mine", text)
@@ -75,7 +75,7 @@ def task_of_file(path: Path, *settings: str) -> TaskConfig:
 
 
 def copied(task: TaskConfig, home: Path) -> Path:
-    """A folder that holds a task's copies, as a run's does."""
+    """A folder that holds a task's copies, as a run folder does."""
     for name, content in carried(task).files.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_bytes(content)
@@ -140,8 +140,8 @@ def test_copies_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
         make_task(task)
         homes[step] = copied(task, tmp_path / f"run-{step}")
     tasks = {step: in_copies(task, home, "run") for step, home in homes.items()}
-    made = {step: make_task(one) for step, one in tasks.items()}
-    for step in (2, 1, 2):  # what they import late, too
+    made = {step: make_task(config) for step, config in tasks.items()}
+    for step in (2, 1, 2):  # late imports too
         assert outputs(made[step]) == [[step % 3, (step + 1) % 3, (step + 2) % 3]] * 2
     assert same_programs(tasks[1]) != same_programs(tasks[2])
     shutil.copytree(homes[1], tmp_path / "elsewhere")
@@ -154,9 +154,9 @@ def test_what_lies_elsewhere_is_named_and_not_carried(tmp_path: Path) -> None:
                         "import near_of_mine\nimport common_of_mine")  # fmt: skip
     task = task_of_file(written(tmp_path / "user", text))
     make_task(task)
-    found = carried(task)
-    assert found.left_out == (elsewhere,)
-    assert not any("common_of_mine" in name for name in found.files)
+    copies = carried(task)
+    assert copies.left_out == (elsewhere,)
+    assert not any("common_of_mine" in name for name in copies.files)
 
 
 def test_files_that_a_registered_task_names_are_carried_too(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_run_json_does_not_let_a_checkpoint_name_any_path(tmp_path: Path) -> N
     got.mkdir()
     (got / "run.json").write_text("{}")
     for config, beside in ((None, "none"), (plain, "none"), (own, "model.safetensors")):
-        if config is not None:  # of another task, or that of an artifact
+        if config is not None:  # the config of another task, or of an artifact
             (got / "config.yaml").write_text(to_yaml(config))
         (got / beside).touch()
         with pytest.raises(UserError, match="give the checkpoint in its run folder"):
@@ -242,12 +242,12 @@ def test_an_earlier_run_has_one_copy(tmp_path: Path) -> None:
     assert outputs(make_task(in_copies(task, home, "run"))) == [[0, 1, 2]]
     path.unlink()
     assert outputs(make_task(in_copies(task, home, "run"))) == [[0, 1, 2]]
-    (home / "run.json").unlink()  # as an artifact is
+    (home / "run.json").unlink()  # as in an artifact
     assert outputs(make_task(in_copies(task, home, "run"))) == [[0, 1, 2]]
 
 
 def test_a_program_that_reads_data_is_read_where_it_was(tmp_path: Path) -> None:
-    """The data is not carried; while no file was edited the run's own folder is not asked."""
+    """Data files are not copied; the run's own folder is used only if a file was edited."""
     text = (
         "from pathlib import Path\nfrom tracr.rasp import rasp\n\n"
         "STEP = int((Path(__file__).parent / 'step.txt').read_text())\n\n\n"

@@ -1,4 +1,4 @@
-"""What selectors select is what Tracr's own evaluators say, an input at a time."""
+"""Selectors select the keys that Tracr's evaluators select, which take one input each."""
 
 from __future__ import annotations
 
@@ -27,25 +27,29 @@ EQ, LT, TRUE = rasp.Comparison.EQ, rasp.Comparison.LT, rasp.Comparison.TRUE
 
 @cache
 def selections_of(program: str) -> dict[str, Selection]:
-    """What a small task's selectors select, each by every name that it has."""
-    return {name: one for one in selections(small_inputs(program)) for name in one.names}
+    """The selections of a small task by name; a selection may have several names."""
+    return {
+        name: selection
+        for selection in selections(small_inputs(program))
+        for name in selection.names
+    }
 
 
-def keys_selected(one: Selection, row: int) -> dict[int, list[int]]:
-    """The keys of each query that selects any, as positions in the list from 0 on."""
-    chosen = torch.nonzero(one.selected[row]) - 1
+def keys_selected(selection: Selection, row: int) -> dict[int, list[int]]:
+    """The keys of each query that selects any, as positions in the list, from 0."""
+    chosen = torch.nonzero(selection.selected[row]) - 1
     queries = set(chosen[:, 0].tolist())
     return {query: chosen[chosen[:, 0] == query, 1].tolist() for query in queries}
 
 
 def by_tracr(selector: Any, inputs: InputSet, row: int) -> dict[int, list[int]]:
-    """The same by Tracr's evaluator, at queries where the program has an output."""
+    """The same by Tracr's evaluator, for queries at which the program has an output."""
     causal = inputs.task.causal
     evaluator = causal_eval.CausalEvaluator() if causal else rasp.DefaultRASPEvaluator()
-    found = evaluator.evaluate(selector, inputs.listed(row))
+    matrix = evaluator.evaluate(selector, inputs.listed(row))
     chosen = {
         query: [key for key, selected in enumerate(keys) if selected]
-        for query, keys in enumerate(found)
+        for query, keys in enumerate(matrix)
         if inputs.defined[row, query + 1]
     }
     return {query: keys for query, keys in chosen.items() if keys}
@@ -57,12 +61,12 @@ def by_tracr(selector: Any, inputs: InputSet, row: int) -> dict[int, list[int]]:
 def test_selectors_select_what_tracr_says(program: str, data: st.DataObject) -> None:
     inputs = small_inputs(program)
     row = data.draw(st.integers(0, len(inputs) - 1))
-    found = selections_of(program)
+    by_name = selections_of(program)
     for name, (selector, uses) in selectors(inputs.task.program).items():
         expected = by_tracr(selector, inputs, row)
-        if name in found:
-            assert keys_selected(found[name], row) == expected
-            assert uses <= found[name].uses
+        if name in by_name:
+            assert keys_selected(by_name[name], row) == expected
+            assert uses <= by_name[name].uses
         else:  # it selects nothing anywhere
             assert not expected
 
@@ -89,8 +93,8 @@ def test_selectors_that_select_the_same_are_one() -> None:
             lambda a, b: a + b, rasp.SelectorWidth(before), rasp.Map(int, rasp.numerical(mean))
         ),
     )
-    found = selections(of_program(program))
-    assert [(one.names, sorted(one.uses)) for one in found] == [
+    selected = selections(of_program(program))
+    assert [(selection.names, sorted(selection.uses)) for selection in selected] == [
         (("same", "again"), [AGGREGATED, COUNTED]),
         (("before",), [COUNTED]),
     ]
@@ -100,13 +104,15 @@ def test_a_composed_selector_is_one_whole() -> None:
     same = selector(rasp.tokens, rasp.tokens, EQ, "same")
     before = selector(rasp.indices, rasp.indices, LT, "before")
     both = rasp.SelectorAnd(same, before).named("same_before")
-    found = selections(of_program(rasp.SelectorWidth(both)))
-    assert [one.name for one in found] == ["same_before"]
+    selected = selections(of_program(rasp.SelectorWidth(both)))
+    assert [selection.name for selection in selected] == ["same_before"]
 
 
 def test_a_causal_task_selects_no_later_key() -> None:
     program = rasp.SelectorWidth(selector(rasp.tokens, rasp.tokens, TRUE, "everything"))
-    (bidirectional,), (causal,) = (selections(of_program(program, one)) for one in (False, True))
+    (bidirectional,), (causal,) = (
+        selections(of_program(program, masked)) for masked in (False, True)
+    )
     row = -1
     assert keys_selected(bidirectional, row) == {query: [0, 1, 2, 3] for query in range(4)}
     assert keys_selected(causal, row) == {query: list(range(query + 1)) for query in range(4)}
@@ -114,20 +120,20 @@ def test_a_causal_task_selects_no_later_key() -> None:
 
 def test_queries_without_an_output_and_selectors_without_a_key_are_left_out() -> None:
     inputs = small_inputs("previous_token")  # undefined at the first position
-    (one,) = selections(inputs)
-    assert not one.counted[:, :2].any()
-    assert torch.equal(one.counted, inputs.defined)
+    (selection,) = selections(inputs)
+    assert not selection.counted[:, :2].any()
+    assert torch.equal(selection.counted, inputs.defined)
     none = selector(rasp.tokens, rasp.tokens, lambda key, query: False, "none")
     count = rasp.SelectorWidth(selector(rasp.tokens, rasp.tokens, EQ, "same"))
     both = rasp.SequenceMap(lambda a, b: a + b, count, rasp.SelectorWidth(none))
-    assert [one.name for one in selections(of_program(both))] == ["same"]
+    assert [selection.name for selection in selections(of_program(both))] == ["same"]
 
 
 def test_a_pattern_is_the_selected_keys_each_alike() -> None:
     inputs = small_inputs("hist")
-    (one,) = selections(inputs)
-    pattern = one.pattern(slice(None))
-    assert torch.equal(pattern.sum(-1), one.counted.float())
+    (selection,) = selections(inputs)
+    pattern = selection.pattern(slice(None))
+    assert torch.equal(pattern.sum(-1), selection.counted.float())
     row = [inputs.listed(row) for row in range(len(inputs))].index(["a", "b", "a", "a"])
     assert pattern[row, 1].tolist() == pytest.approx([0, 1 / 3, 0, 1 / 3, 1 / 3])
 
@@ -137,4 +143,4 @@ def test_sets_interpreted_in_parts_select_the_same(monkeypatch: pytest.MonkeyPat
     whole = selections(inputs)
     monkeypatch.setattr(module, "CHUNK", 64)
     parts = selections(inputs)
-    assert [one.key for one in whole] == [one.key for one in parts]
+    assert [selection.key for selection in whole] == [selection.key for selection in parts]

@@ -1,4 +1,4 @@
-"""Shuffled labels: the same inputs and the same labels, but no rule between them."""
+"""Shuffled labels: the same inputs and labels, without a rule between them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_each_length_has_the_same_labels_on_other_inputs(name: str) -> None:
     moved = 0
     for length in inputs.task.lengths:
         rows = inputs.lengths == length
-        old, new = (one.targets[rows].nan_to_num(-1.0) for one in (inputs, made))
+        old, new = (labelled.targets[rows].nan_to_num(-1.0) for labelled in (inputs, made))
         assert sorted(old.tolist()) == sorted(new.tolist())
         moved += int((old != new).any(-1).sum())
     assert moved > len(inputs) / 3
@@ -62,5 +62,5 @@ def test_the_seed_fixes_the_order() -> None:
 def test_undefined_positions_move_too() -> None:
     inputs = inputs_of("previous_token")
     made = shuffled(inputs, 0)
-    assert torch.equal(made.targets == IGNORE, inputs.targets == IGNORE)  # the first position's
+    assert torch.equal(made.targets == IGNORE, inputs.targets == IGNORE)  # the first position
     assert (made.targets[:, 1] == IGNORE).all()

@@ -1,4 +1,4 @@
-"""Tasks: what a row fills in, what the config overrules, and what makes no task."""
+"""Tasks: what the registry row sets, what the config overrides, and what is refused."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_keys_of_the_command_line_reach_the_task() -> None:
     assert task.alternatives["rank"]([3, 1, 2]) == [2, 0, 1]
 
 
-# What makes no task
+# What is refused
 
 NAMES = ", ".join(sorted({*REGISTRY, *group_names("task")}))
 FILE = ", or path/to/file.py:function"
@@ -270,11 +270,11 @@ def test_what_makes_no_task_is_refused_with_value_rule_and_choices(
     assert refusal(TaskConfig(**fields)) == message
 
 
-# What a maker may ask for and give
+# A maker's parameters and return values
 
 
 def given_tokens(given_arguments: Any) -> Any:
-    """Return an s-op that says what its maker was given."""
+    """Return an s-op that gives the arguments of its maker."""
     return rasp.Map(lambda _: str(given_arguments), rasp.tokens)
 
 

@@ -1,4 +1,4 @@
-"""Programs from a user's own file, and the tasks that they and the YAML beside them make."""
+"""Programs from a user's file, and the tasks made from them and the YAML file beside them."""
 
 from __future__ import annotations
 

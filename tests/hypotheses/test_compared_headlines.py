@@ -1,4 +1,4 @@
-"""Which headlines a comparison shows: of a model that is measured whole."""
+"""The headlines that a comparison shows, for a model with all measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from algomatch.hypotheses.compared_headlines import FAMILIES, compared_with
 
 @pytest.fixture(scope="module")
 def keys(small: Setting) -> list[str]:
-    """The headlines of the reference, which solves the task, so that all of them are there."""
+    """The headlines of the reference: it solves the task, so all are present."""
     return [row.key for row in headlines(measure(small.reference.bridge, small))]
 
 

@@ -1,4 +1,4 @@
-"""What may be said of H1, H2 and H3: nothing that intervals, controls or seeds do not carry."""
+"""Verdicts on H1, H2 and H3: they need support by intervals, controls and seeds."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ ABOVE, BELOW, ACROSS = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.3)
         (differences(ACROSS, ACROSS, ACROSS), hy.UNDECIDED),
         (differences(ABOVE, ABOVE, (None, None)), hy.UNDECIDED),
         (differences(ABOVE, ABOVE, (float("nan"), float("nan"))), hy.UNDECIDED),
-        (differences(ABOVE, ABOVE, (0.0, 0.3)), hy.UNDECIDED),  # touching zero is not above it
-        (differences(ABOVE, ABOVE), hy.UNDECIDED),  # one of the three is not there
+        (differences(ABOVE, ABOVE, (0.0, 0.3)), hy.UNDECIDED),  # touches zero, so not above
+        (differences(ABOVE, ABOVE), hy.UNDECIDED),  # one of the three is missing
         ([row("sparsity/h1_hoyer", 0.5, 0.4, 0.6)], hy.NOT_MEASURED),  # decides nothing
         ([], hy.NOT_MEASURED),
     ],
 )
 def test_h1_needs_every_interval_on_one_side(rows: list[Measurement], verdict: str) -> None:
-    found = hy.h1(rows, SOLVED, {}, True, RUN)
-    assert found.verdict == verdict
-    assert found.scope == hy.ONE_SEED
-    assert found.change
-    assert bool(found.lacking) == (verdict == hy.NOT_MEASURED)
+    judged = hy.h1(rows, SOLVED, {}, True, RUN)
+    assert judged.verdict == verdict
+    assert judged.scope == hy.ONE_SEED
+    assert judged.change
+    assert bool(judged.lacking) == (verdict == hy.NOT_MEASURED)
 
 
 def test_h1_is_not_judged_of_what_does_not_solve_the_task_or_has_no_neurons() -> None:
@@ -75,19 +75,23 @@ def test_h1_is_not_judged_of_what_does_not_solve_the_task_or_has_no_neurons() ->
     for solved in (UNSOLVED, UNKNOWN):
         assert hy.h1(rows, solved, {}, True, RUN).verdict == hy.NOT_JUDGED
     assert "0.980" in hy.h1(rows, UNSOLVED, {}, True, RUN).why
-    found = hy.h1(rows, SOLVED, {}, False, RUN)
-    assert found.verdict == hy.NOT_JUDGED
-    assert "no MLP" in found.why
+    judged = hy.h1(rows, SOLVED, {}, False, RUN)
+    assert judged.verdict == hy.NOT_JUDGED
+    assert "no MLP" in judged.why
 
 
 def test_h1_marks_what_fails_the_controls() -> None:
     failing = {"sparsity/model/dip": "gap -0.1"}
-    found = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, failing, True, RUN)
-    assert [one.failing for one in found.evidence] == [False, True, False]
-    assert [one.why for one in found.evidence] == ["", "fails the task's controls: gap -0.1", ""]
-    assert "of compiling, not of this program" in found.why
+    judged = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, failing, True, RUN)
+    assert [evidence.failing for evidence in judged.evidence] == [False, True, False]
+    assert [evidence.why for evidence in judged.evidence] == [
+        "",
+        "fails the task's controls: gap -0.1",
+        "",
+    ]
+    assert "of compiling, not of this program" in judged.why
     unknown = hy.h1(differences(ABOVE, ABOVE, ABOVE), SOLVED, None, True, RUN)
-    assert [one.command for one in unknown.lacking] == ["algomatch controls task=reverse"]
+    assert [missing.command for missing in unknown.lacking] == ["algomatch controls task=reverse"]
 
 
 OWN = frozenset({"length", "opp_idx", "opp_idx-1"})
@@ -114,15 +118,15 @@ def h2(
 
 
 def test_h2_is_supported_where_all_comparisons_are_beyond_their_controls() -> None:
-    found = h2()
-    assert found.verdict == hy.SUPPORTED
-    assert [one.says for one in found.evidence if one.decides] == [hy.FOR] * 3
-    assert not found.lacking
+    judged = h2()
+    assert judged.verdict == hy.SUPPORTED
+    assert [evidence.says for evidence in judged.evidence if evidence.decides] == [hy.FOR] * 3
+    assert not judged.lacking
 
 
 def test_evidence_has_the_number_of_its_control_and_one_name_for_all_seeds() -> None:
-    found = {one.over_seeds: one.level for one in h2().evidence}
-    assert found == {
+    levels = {evidence.over_seeds: evidence.level for evidence in h2().evidence}
+    assert levels == {
         "attention in common with the reference's heads": 0.5,
         "faithfulness of the circuit": 0.9,
         "share of inner edges that carry one variable": 0.0,
@@ -140,7 +144,9 @@ def test_h2_is_not_judged_of_what_does_not_solve_the_task(solved: Solved) -> Non
 
 def test_h2_is_undecided_by_attention_alone_or_by_another_checkpoints_circuit() -> None:
     assert h2(circuit=None).verdict == hy.UNDECIDED
-    assert [one.command for one in h2(circuit=None).lacking] == ["algomatch circuit runs/RUN"]
+    assert [missing.command for missing in h2(circuit=None).lacking] == [
+        "algomatch circuit runs/RUN"
+    ]
     for step in (200, None):
         assert h2(circuit=replace(CIRCUIT, step=step)).verdict == hy.UNDECIDED
     assert h2(rows=[], circuit=None).verdict == hy.NOT_MEASURED
@@ -154,15 +160,17 @@ def test_h2_does_not_count_attention_that_fails_its_controls_or_has_none() -> No
     failing = h2(failing={"attention/model/matched_overlap": "gap -0.1"})
     assert failing.evidence[0].failing
     assert failing.evidence[0].says == hy.NEITHER
-    assert failing.verdict == hy.UNDECIDED  # though the other two comparisons speak for it
+    assert failing.verdict == hy.UNDECIDED  # although the other two comparisons support it
     assert "attention in common fails the task's controls" in failing.why
-    assert h2(failing=None).verdict != hy.SUPPORTED  # whether it can be trusted is not known
+    assert h2(failing=None).verdict != hy.SUPPORTED  # its controls are unknown
     assert h2(failing=None).evidence[0].says == hy.NEITHER
-    assert "algomatch controls task=reverse" in [one.command for one in h2(failing=None).lacking]
+    assert "algomatch controls task=reverse" in [
+        missing.command for missing in h2(failing=None).lacking
+    ]
     assert h2(rows=OVERLAP[:1]).verdict != hy.SUPPORTED
     without = h2(rows=[])
     assert without.verdict == hy.UNDECIDED
-    assert any("attention" in one.what for one in without.lacking)
+    assert any("attention" in missing.what for missing in without.lacking)
 
 
 def test_h2_is_not_supported_by_as_much_as_a_random_init_has() -> None:
@@ -174,36 +182,36 @@ def test_h2_is_not_supported_by_as_much_as_a_random_init_has() -> None:
     nothing = replace(CIRCUIT, model=Carried(50, ()))
     assert h2(rows=within, circuit=nothing).verdict == hy.NOT_SUPPORTED
     for failing in (None, {"attention/model/matched_overlap": "gap -0.1"}):
-        found = h2(rows=within, circuit=nothing, failing=failing)
-        assert found.verdict == hy.UNDECIDED  # attention that is not known to tell says nothing
-    of_few = replace(CIRCUIT, model=Carried(2, ()))  # none of two is not surely fewer
+        judged = h2(rows=within, circuit=nothing, failing=failing)
+        assert judged.verdict == hy.UNDECIDED  # attention without controls decides nothing
+    of_few = replace(CIRCUIT, model=Carried(2, ()))  # 0 of 2 is not surely fewer
     assert h2(rows=within, circuit=of_few).verdict == hy.UNDECIDED
 
 
 def test_h2_counts_steps_of_the_program_alone() -> None:
     given = replace(CIRCUIT, model=Carried(50, ("tokens",) * 20 + ("reverse",) * 20))
-    steps = next(one for one in h2(circuit=given).evidence if "steps" in one.what)
+    steps = next(evidence for evidence in h2(circuit=given).evidence if "steps" in evidence.what)
     assert steps.says == hy.AGAINST  # input and output do not count
     unsure = replace(CIRCUIT, model=Carried(50, ("length or opp_idx = opp_idx-1",) * 40))
-    steps = next(one for one in h2(circuit=unsure).evidence if "steps" in one.what)
-    assert steps.says == hy.AGAINST  # neither does what may be one or the other
+    steps = next(evidence for evidence in h2(circuit=unsure).evidence if "steps" in evidence.what)
+    assert steps.says == hy.AGAINST  # nor does an ambiguous edge
 
 
 def test_h2_holds_against_a_model_no_step_that_no_edge_could_have_been_found_for() -> None:
     within = replace(
         CIRCUIT, ablation="resample_within", model=Carried(50, ("tokens",) * 40), still=OWN
     )
-    found = h2(circuit=within)
-    steps = next(one for one in found.evidence if "steps" in one.what)
+    judged = h2(circuit=within)
+    steps = next(evidence for evidence in judged.evidence if "steps" in evidence.what)
     assert steps.says == hy.NEITHER
     assert "resample_within leaves length, opp_idx = opp_idx-1 as it is" in steps.why
-    assert found.verdict == hy.UNDECIDED
-    assert [one.command for one in found.lacking] == [
+    assert judged.verdict == hy.UNDECIDED
+    assert [missing.command for missing in judged.lacking] == [
         "algomatch circuit runs/RUN --kinds resample_across"
     ]
     assert not h2(circuit=replace(within, across=True)).lacking
-    part = replace(within, still=frozenset({"length"}))  # the other one could have been found
-    steps = next(one for one in h2(circuit=part).evidence if "steps" in one.what)
+    part = replace(within, still=frozenset({"length"}))  # the other step could have been found
+    steps = next(evidence for evidence in h2(circuit=part).evidence if "steps" in evidence.what)
     assert steps.says == hy.AGAINST
     across = replace(within, ablation="resample_across", still=frozenset())
     assert h2(circuit=across).verdict == hy.MIXED
@@ -229,14 +237,14 @@ def test_h2_without_controls_of_what_edges_carry_is_not_supported() -> None:
         replace(CIRCUIT, untrained=None),
         replace(CIRCUIT, reference=None),
     ):
-        found = h2(circuit=circuit)
-        assert found.verdict == hy.UNDECIDED
-        assert found.lacking
+        judged = h2(circuit=circuit)
+        assert judged.verdict == hy.UNDECIDED
+        assert judged.lacking
 
 
 def program(name: str, verdict: str, **more: object) -> ProgramVerdict:
-    one = ProgramVerdict(300, name, verdict, "why", (0.9, 0.8, 1.0), 1)
-    return replace(one, **more)  # type: ignore[arg-type]
+    judged = ProgramVerdict(300, name, verdict, "why", (0.9, 0.8, 1.0), 1)
+    return replace(judged, **more)  # type: ignore[arg-type]
 
 
 def h3(*programs: ProgramVerdict, solved: Solved = SOLVED, rows: object = ()) -> Hypothesis:
@@ -244,9 +252,9 @@ def h3(*programs: ProgramVerdict, solved: Solved = SOLVED, rows: object = ()) ->
 
 
 def test_h3_is_supported_where_one_program_alone_is_followed() -> None:
-    found = h3(program("a", FOLLOWS), program("b", DIFFERENT))
-    assert found.verdict == hy.SUPPORTED
-    assert "follows a" in found.why
+    judged = h3(program("a", FOLLOWS), program("b", DIFFERENT))
+    assert judged.verdict == hy.SUPPORTED
+    assert "follows a" in judged.why
     alone = h3(program("a", FOLLOWS))
     assert alone.verdict == hy.UNDECIDED
     assert "no rival" in alone.why
@@ -261,7 +269,7 @@ def test_h3_needs_a_verdict_on_every_program_of_the_task(verdict: str) -> None:
     part = hy.h3([], SOLVED, asked, 300, RUN, of_task=("a", "b", "c"))
     assert part.verdict == hy.UNDECIDED
     assert "c was not asked" in part.why
-    assert [one.command for one in part.lacking] == ["algomatch match runs/RUN"]
+    assert [missing.command for missing in part.lacking] == ["algomatch match runs/RUN"]
 
 
 @pytest.mark.parametrize("solved", [UNSOLVED, UNKNOWN])
@@ -273,12 +281,12 @@ def test_h3_is_not_judged_of_what_does_not_solve_the_task(solved: Solved) -> Non
 @pytest.mark.parametrize(
     "programs",
     [
-        (program("a", FOLLOWS), program("b", FOLLOWS)),  # nothing tells them apart
+        (program("a", FOLLOWS), program("b", FOLLOWS)),  # nothing separates them
         (program("a", FOLLOWS, shared_with=("b",)), program("b", UNDECIDED)),
         (program("a", FOLLOWS), program("b", UNDECIDED)),  # it may be b as well
         (program("a", UNDECIDED), program("b", DIFFERENT)),
         (program("a", FUSES), program("b", FUSES)),  # no site to test
-        (program("a", FOLLOWS, step=200),),  # another checkpoint's
+        (program("a", FOLLOWS, step=200),),  # of another checkpoint
         (program("a", FOLLOWS, step=None),),
         (program("a", "of another version"),),
     ],
@@ -297,9 +305,9 @@ def test_h3_takes_what_selectors_decide_between_programs_of_the_same_cuts() -> N
 
 
 def test_h3_is_not_supported_where_no_program_is_followed() -> None:
-    found = h3(program("a", DIFFERENT), program("b", FUSES))
-    assert found.verdict == hy.NOT_SUPPORTED
-    assert "no program was identified" in found.why
+    judged = h3(program("a", DIFFERENT), program("b", FUSES))
+    assert judged.verdict == hy.NOT_SUPPORTED
+    assert "no program was identified" in judged.why
 
 
 def test_h3_does_not_take_the_lighter_measure_for_a_verdict() -> None:
@@ -308,15 +316,17 @@ def test_h3_does_not_take_the_lighter_measure_for_a_verdict() -> None:
         replace(row("matching/best_match", 1.0, 0.98, 1.0), subject="indices+length"),
         replace(row("matching/realised", 1.0, None, None), subject="indices+length"),
     ]
-    found = h3(rows=rows)
-    assert found.verdict == hy.NOT_MEASURED
-    assert [one.command for one in found.lacking] == ["algomatch match runs/RUN --all"]
+    judged = h3(rows=rows)
+    assert judged.verdict == hy.NOT_MEASURED
+    assert [missing.command for missing in judged.lacking] == ["algomatch match runs/RUN --all"]
     assert h3(rows=[row("matching/testable_cuts", 0, None, None)]).verdict == hy.UNDECIDED
     assert h3().verdict == hy.NOT_MEASURED
 
 
 def each(*verdicts: str) -> dict[int, Hypothesis]:
-    return {seed: Hypothesis("H1", one, "why", hy.ONE_SEED) for seed, one in enumerate(verdicts)}
+    return {
+        seed: Hypothesis("H1", verdict, "why", hy.ONE_SEED) for seed, verdict in enumerate(verdicts)
+    }
 
 
 S, N = hy.SUPPORTED, hy.NOT_SUPPORTED
@@ -328,9 +338,9 @@ S, N = hy.SUPPORTED, hy.NOT_SUPPORTED
         ((S, S, S), S),
         ((N, N, N), N),
         ((S, S, N), hy.MIXED),
-        ((S, S), hy.UNDECIDED),  # too few
+        ((S, S), hy.UNDECIDED),  # too few seeds
         ((S, S, S, hy.UNDECIDED), hy.UNDECIDED),
-        ((S, S, S, hy.NOT_JUDGED), hy.UNDECIDED),  # one does not solve the task
+        ((S, S, S, hy.NOT_JUDGED), hy.UNDECIDED),  # one seed does not solve the task
         ((hy.NOT_JUDGED,) * 3, hy.NOT_JUDGED),
         ((hy.NOT_MEASURED,) * 3, hy.NOT_MEASURED),
     ],
@@ -340,10 +350,10 @@ def test_seeds_have_to_agree(verdicts: tuple[str, ...], expected: str) -> None:
 
 
 def test_one_seed_says_nothing_about_the_architecture() -> None:
-    found = hy.over_seeds("H1", each(S))
-    assert found.verdict == hy.UNDECIDED
-    assert found.scope == hy.ONE_SEED
-    assert hy.ONE_SEED in found.why
+    judged = hy.over_seeds("H1", each(S))
+    assert judged.verdict == hy.UNDECIDED
+    assert judged.scope == hy.ONE_SEED
+    assert hy.ONE_SEED in judged.why
 
 
 def test_runs_of_the_same_seed_are_no_seeds() -> None:
@@ -352,8 +362,8 @@ def test_runs_of_the_same_seed_are_no_seeds() -> None:
 
 def test_over_seeds_an_interval_that_reaches_zero_decides_nothing() -> None:
     def over(*values: float) -> str:
-        found: Estimate = estimate("sparsity/model/h1_dip", values, "neither")
-        return hy.over_seeds("H1", each(S, S, S), estimates=[found]).verdict
+        mean: Estimate = estimate("sparsity/model/h1_dip", values, "neither")
+        return hy.over_seeds("H1", each(S, S, S), estimates=[mean]).verdict
 
     assert over(0.3, 0.31, 0.32) == S
     assert over(0.3, 0.01, 0.9) == hy.UNDECIDED

@@ -1,4 +1,4 @@
-"""Files and folders are written whole or not at all, whatever happens in the middle."""
+"""Files and folders are written completely or not at all, whatever interrupts the writing."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_a_reader_and_a_kill_find_a_whole_file(tmp_path: Path) -> None:
     assert seen <= whole
     assert path.read_bytes() in whole
     remove_leftovers(tmp_path)
-    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_leftovers_and_nothing_else_are_removed(tmp_path: Path) -> None:

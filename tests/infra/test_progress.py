@@ -1,4 +1,4 @@
-"""How far a long command is: on a terminal, elsewhere, and where nobody asks."""
+"""Progress of a long command: on a terminal, elsewhere, and switched off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from algomatch.infra.progress import Steps, lasting, stage
 
 
 def lines_of(steps: Steps, out: io.StringIO, seconds: float = 5.0) -> list[str]:
-    """What was printed, once something was."""
+    """Wait for output and return it."""
     until = time.monotonic() + seconds
     while not out.getvalue() and time.monotonic() < until:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Output lasts: what a terminal lacks, what nobody reads, full disks, closed terminals."""
+"""Output survives poor terminals, closed pipes, full disks and closed terminals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ASCII = {"PYTHONIOENCODING": "ascii"}
 
 
 def said(program: str, environment: Mapping[str, str]) -> bytes:
-    """What a program printed, on both streams."""
+    """A program's output, on both streams."""
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **environment}, check=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT,
@@ -86,13 +86,13 @@ def test_output_that_a_full_disk_did_not_take_is_said() -> None:
 
 
 class Terminal:
-    """A terminal with a command in it; what it prints is read, as a window does."""
+    """A terminal that runs a command and reads its output, as a window does."""
 
     def __init__(self, line: list[str], cwd: Path, outlived: bool = False):
         self.process, self._end = pty.fork()
         if self.process == 0:
             os.chdir(cwd)
-            if outlived:  # as nohup does
+            if outlived:  # like nohup
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.execv(line[0], line)
         os.set_blocking(self._end, False)
@@ -107,7 +107,7 @@ class Terminal:
         return self.code is not None
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition, reading what is printed."""
+        """Wait for a condition while reading the output."""
         deadline = time.monotonic() + TIMEOUT
         while not condition():
             assert time.monotonic() < deadline, "it took too long"
@@ -133,7 +133,7 @@ class Terminal:
 
 
 def steps(folder: Path) -> int:
-    """How many checkpoints a run has."""
+    """The number of checkpoints of a run."""
     return len([*folder.glob("checkpoints/step-*")])
 
 
@@ -155,7 +155,7 @@ def test_a_run_whose_terminal_is_closed_saves_its_state(tmp_path: Path, name: st
         assert terminal.code == 128 + signal.SIGHUP
     assert torch.load(folder / "resume.ckpt", weights_only=True)["global_step"] > before
     assert not (folder / "finished.json").exists()
-    with RunFolder.open(folder).lock():  # nobody works on it any more
+    with RunFolder.open(folder).lock():  # no process works on it any more
         pass
 
 

@@ -1,4 +1,4 @@
-"""The rest of a model: run on from its own or another residual stream, at every site."""
+"""The rest of a model, run from its own or another residual stream at every site."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from algomatch.models.continuation import (
 )
 from algomatch.models.foreign import load_gpt2
 
-MODERN = {  # what NativeModels can have that none of ours has
+MODERN = {  # settings of NativeModel that no shipped model has
     "normalization_type": "RMS",
     "final_rms": True,
     "gated_mlp": True,
@@ -50,7 +50,7 @@ SMALL = {
     "num_attention_heads": 4,
     "max_position_embeddings": 8,
 }
-OTHERS = ["Llama", "Phi", "Bert", "Olmo2"]  # RMS, MLP beside attention, norms behind: all three
+OTHERS = ["Llama", "Phi", "Bert", "Olmo2"]  # RMS norm, parallel MLP, norm after: all three
 
 
 def made(kind: str, small: Setting, folder: Path) -> Any:
@@ -88,7 +88,7 @@ def case(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[Any, Tensor, Tensor]:
-    """A bridge, tokens and key mask; continued without hooks or with them."""
+    """A bridge, its tokens and key mask; continued with or without hooks."""
     kind, way = request.param
     if way == "hooked":
         monkeypatch.setattr(continuation, "without_hooks", lambda model: model)
@@ -183,11 +183,11 @@ def test_a_side_alone_moves_what_it_is_of(kind: str, small: Setting, tmp_path: P
 def patterns(
     bridge: Any, tokens: Tensor, key_mask: Tensor, site: str, own: Tensor, sides: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """A bridge's logits and its first attention pattern, with queries, keys or values replaced."""
-    found = list[Tensor]()
+    """A bridge's logits and first attention pattern, with queries, keys or values replaced."""
+    kept = list[Tensor]()
 
     def keep(value: Tensor, hook: Any) -> None:
-        found.append(value.clone())
+        kept.append(value.clone())
 
     def put(value: Tensor, hook: Any) -> Tensor:
         return sides[hook.name.split(".")[3]]
@@ -197,7 +197,7 @@ def patterns(
         tokens, attention_mask=key_mask,
         fwd_hooks=[*hooks, ("blocks.0.attn.hook_pattern", keep)],
     )  # fmt: skip
-    return logits, found[0]
+    return logits, kept[0]
 
 
 @pytest.mark.parametrize("kind", NATIVE)

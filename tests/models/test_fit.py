@@ -1,4 +1,4 @@
-"""The plain training loop: it learns what there is to learn, and the seed fixes it."""
+"""The plain training loop: it learns, and the seed fixes the weights."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def test_all_steps_are_taken_where_training_need_not_stop_and_progress_is_told(
 def test_the_seed_fixes_the_weights(inputs: InputSet) -> None:
     shape, settings = shape_of(inputs), with_steps(5)
     torch.manual_seed(1)
-    one, other, third = (fit(inputs, shape, settings, seed)[0] for seed in (3, 3, 4))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert any(not torch.equal(one[name], third[name]) for name in one)
+    weights, other, third = (fit(inputs, shape, settings, seed)[0] for seed in (3, 3, 4))
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
+    assert any(not torch.equal(weights[name], third[name]) for name in weights)
     assert shape.seed == 0
 
 
 def test_labels_without_a_rule_are_learned_worse(inputs: InputSet) -> None:
-    """Of the same accuracy it would be no control: what is measured is learning by heart."""
+    """At equal accuracy they would be no control: they can only be learned by heart."""
     true = fit(inputs, shape_of(inputs), with_steps(60), 0)[1]
     labels = shuffled(inputs, 0)
     assert fit(labels, shape_of(labels), with_steps(60), 0)[1] < true
@@ -101,7 +101,7 @@ def test_exact_accuracy_counts_inputs_with_any_output(inputs: InputSet) -> None:
         )
         if any(defined)
     ]
-    assert len(wanted) == 4 + 8  # at the first position there is no token before
+    assert len(wanted) == 4 + 8  # no token stands before the first position
     assert exact_accuracy(model, causal) == pytest.approx(sum(wanted) / len(wanted))
 
 
@@ -111,9 +111,9 @@ def test_the_loop_is_adamw_with_clipping_and_the_schedule(inputs: InputSet) -> N
     model, twin = make_native(shape_of(inputs)), make_native(shape_of(inputs))
     batches = StratifiedBatches(inputs, 32, 0, range(6))
 
-    def loss_of(one: NativeModel, step: int) -> Tensor:
+    def loss_of(model: NativeModel, step: int) -> Tensor:
         tokens, key_mask, targets = batches.batch(step)
-        return mean_loss(inputs.output, one(tokens, attention_mask=key_mask), targets)
+        return mean_loss(inputs.output, model(tokens, attention_mask=key_mask), targets)
 
     assert optimise(model, lambda step: loss_of(model, step), settings) == 6
     optimizer = torch.optim.AdamW(

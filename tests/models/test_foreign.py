@@ -1,4 +1,4 @@
-"""A GPT-2 from a folder: the model that transformers has, and every way in which it is refused."""
+"""A GPT-2 from a folder: it equals the model of `transformers`, and bad folders are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WTE, FC = "transformer.wte.weight", "transformer.h.1.mlp.c_fc.weight"
 
 
 def given_by(model: Any) -> tuple[Tensor, Tensor]:
-    """What a model gives on inputs of several lengths, and where they are."""
+    """A model's outputs on inputs of several lengths, and the key mask."""
     tokens, key_mask = padded_tokens()
     with torch.inference_mode():
         given = model(tokens, attention_mask=key_mask)
@@ -30,7 +30,7 @@ def given_by(model: Any) -> tuple[Tensor, Tensor]:
 
 
 def assert_same(folder: Path, model: Any) -> Any:
-    """Check that the folder's bridge gives what transformers' own model gives."""
+    """Check that the folder's bridge gives the outputs of the model of `transformers`."""
     expected, key_mask = given_by(model)
     bridge = load_gpt2(folder)
     given, _ = given_by(bridge)
@@ -118,7 +118,7 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
 
 def test_weights_saved_without_a_head_and_with_causal_masks_are_read(tmp_path: Path) -> None:
     model = make_gpt2()
-    model.transformer.save_pretrained(tmp_path)  # as OpenAI's own: without `transformer.`
+    model.transformer.save_pretrained(tmp_path)  # as in OpenAI's files: without `transformer.`
 
     def with_masks(weights: dict[str, Tensor]) -> None:
         assert "wte.weight" in weights

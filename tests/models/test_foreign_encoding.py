@@ -1,4 +1,4 @@
-"""Other models' own tokens of a task's inputs: what is made of an encoder, and what is refused."""
+"""A task's inputs in another model's tokens: how an encoder is used, and what is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDS = {"a": 7, "b": 3, "c": 10}
 
 
 def encode(tokens: list[Any]) -> list[int]:
-    """A prefix of three, and the tokens."""
+    """Return a prefix of three ids, and the ids of the tokens."""
     return [9, 1, 0, *(IDS[token] for token in tokens)]
 
 
@@ -56,16 +56,16 @@ def test_a_model_reads_what_the_encoder_says(gpt2: Any, small: Setting) -> None:
 def test_ids_may_be_tensors_and_outputs_read_anywhere(gpt2: Any, small: Setting) -> None:
     places = {"c": 0, "a": 4, "b": 2}
     as_tensor: Any = lambda tokens: torch.tensor(encode(tokens))  # noqa: E731
-    subject = encoded_subject(gpt2, small.inputs, as_tensor, lambda one: places[one])
+    subject = encoded_subject(gpt2, small.inputs, as_tensor, lambda token: places[token])
     assert subject.classes is not None
     assert subject.classes.tolist() == [4, 2, 0]
     assert torch.equal(subject.tokens, encoded_subject(gpt2, small.inputs, encode).tokens)
 
 
 def prefixed(setting: Setting) -> tuple[Any, Callable[[list[Any]], list[int]]]:
-    """The reference, with two tokens and positions before BOS at which nothing is.
+    """The reference, with two empty tokens and positions before BOS.
 
-    Nothing attends to them: where there is nothing, no key is like any query.
+    Nothing attends to them: the keys of an empty residual are zero.
     """
     bridge, ids = setting.reference.bridge, setting.inputs.token_ids
     shape = varied(bridge.cfg, n_ctx=bridge.cfg.n_ctx + 2, d_vocab=bridge.cfg.d_vocab + 2)
@@ -88,13 +88,13 @@ def test_behind_a_prefix_a_reference_passes_all_tests_that_it_passes_without(
     torch.testing.assert_close(
         subject.logits()[small.inputs.defined], own.logits()[small.inputs.defined]
     )
-    one = candidate("reverse", small.inputs, small.reference, small.config)
-    found, expected = (standing(which, one, small.config) for which in (subject, own))
-    assert found.score == expected.score
-    assert found.score is not None
-    assert found.score[0] == 1
+    program = candidate("reverse", small.inputs, small.reference, small.config)
+    judged, expected = (standing(which, program, small.config) for which in (subject, own))
+    assert judged.score == expected.score
+    assert judged.score is not None
+    assert judged.score[0] == 1
     for ours, theirs in zip(
-        [*found.matches, *found.sides], [*expected.matches, *expected.sides], strict=True
+        [*judged.matches, *judged.sides], [*expected.matches, *expected.sides], strict=True
     ):
         for score, same in zip(ours.scores, theirs.scores, strict=True):
             assert torch.equal(score.right, same.right), (ours.site, ours.cut.name, score.test)

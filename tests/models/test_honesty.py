@@ -1,4 +1,4 @@
-"""What must never be called exact, the same map, or the same task."""
+"""What must not count as exact, as the same map, or as the same task."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def test_blurred_attention_is_sharpened_and_sharp_attention_left_as_tracr_made_i
     assert not build_reference(inputs).compiled.sharpened
     as_made = compile_program(inputs.task, 100)
     blur = {n: w * 0.08 if ".attn.q." in n else w for n, w in as_made.weights.items()}
-    blurred = dataclasses.replace(as_made, weights=blur)  # as heads 150 times as wide would be
+    blurred = dataclasses.replace(as_made, weights=blur)  # like heads that are 150 times as wide
     assert not validate(blurred, inputs).exact
     monkeypatch.setattr(reference, "compile_program", lambda task, exactness: blurred)
     monkeypatch.setattr(reference, "_cache_path", lambda task, exactness: None)
-    found = build_reference(inputs)
-    assert found.exact
-    assert found.compiled.sharpened
+    sharpened = build_reference(inputs)
+    assert sharpened.exact
+    assert sharpened.compiled.sharpened
 
 
 def test_more_tokens_than_places_are_compiled_all_the_same() -> None:
@@ -75,9 +75,9 @@ def test_more_tokens_than_places_are_compiled_all_the_same() -> None:
 
 
 def test_alternatives_are_compared_on_the_same_inputs_only() -> None:
-    one, other = (inputs_of(share_of("a"), "ab", longest) for longest in (2, 3))
+    shorter, other = (inputs_of(share_of("a"), "ab", longest) for longest in (2, 3))
     with pytest.raises(UserError, match="does not accept the same inputs every time"):
-        difference(one, other)
+        difference(shorter, other)
 
 
 def test_a_task_of_sets_is_the_same_task_in_every_process(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What Tracr does not take is lowered to what it takes, or refused with what to write instead."""
+"""Expressions that Tracr rejects are lowered, or refused with advice on what to write instead."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def linear(first: Any, second: Any, *factors: float) -> Any:
 
 
 def relabelled() -> Any:
-    """Return a number and a category that Tracr gives one label: it was read before the copy."""
+    """Return a number and a category with one label: Tracr read it before the copy was made."""
     zero_or_one = rasp.Map(lambda token: 1 if token == "a" else 0, rasp.tokens).named("x")
     assert zero_or_one.label == rasp.numerical(zero_or_one).label
     some = rasp.Map(lambda share: share > 0, mean(so_far, rasp.numerical(zero_or_one), default=0))
-    return rasp.SequenceMap(lambda one, other: (one, other), zero_or_one, some)
+    return rasp.SequenceMap(lambda left, other: (left, other), zero_or_one, some)
 
 
 at_mirror = rasp.Select(rasp.indices, mirror, EQ)
@@ -69,7 +69,7 @@ longer = rasp.Select(rasp.indices, rasp.length, lambda key, query: 2 * key < que
 
 @dataclass(frozen=True)
 class Written:
-    """A program as a user writes it, and the lists that it is for."""
+    """A program as a user writes it, and the vocabulary and lengths of its lists."""
 
     program: Any
     vocabulary: tuple[Value, ...] = LETTERS
@@ -197,11 +197,11 @@ def test_what_is_lowered_gives_what_tracrs_evaluator_says_of_the_program_as_writ
     said = decoded(made.bridge, inputs)
     for row in range(0, len(inputs), 7):
         wanted = interpreted(inputs.task, inputs.listed(row))
-        for one, other in zip(said[row], wanted, strict=True):
+        for output, other in zip(said[row], wanted, strict=True):
             if isinstance(other, (bool, int, float)) and rasp.is_numerical(inputs.task.program):
-                assert one == pytest.approx(float(other), abs=1e-5), inputs.listed(row)
+                assert output == pytest.approx(float(other), abs=1e-5), inputs.listed(row)
             else:
-                assert other in (None, one), inputs.listed(row)
+                assert other in (None, output), inputs.listed(row)
 
 
 def nth(selector: Any) -> Reference:
@@ -216,7 +216,7 @@ def test_the_variables_stay_those_of_the_program() -> None:
         "same_before = selector_and(same, before)",
         "n = selector_width(same_before)",
     ]
-    assert [one.names for one in selections(inputs)] == [("same_before",)]
+    assert [selection.names for selection in selections(inputs)] == [("same_before",)]
     assert [cut.variables for cut in cuts(inputs).all] == [("tokens", "indices"), ("n",)]
     held = {label.partition(":")[0] for label in made.compiled.residual_labels}
     assert {*inputs.variables} <= held
@@ -243,7 +243,7 @@ def test_parts_that_read_the_same_need_no_pairs() -> None:
     select = lowered(
         Task("n", width(rasp.SelectorNot(twice) | before), LETTERS, 1, 3)
     ).program.selector
-    assert [one.label for one in select.keys.children] == ["tokens", "indices"]
+    assert [child.label for child in select.keys.children] == ["tokens", "indices"]
 
 
 def test_a_program_is_lowered_to_itself_where_tracr_takes_it() -> None:
@@ -265,7 +265,7 @@ def chain(steps: int) -> Any:
 
 
 def doubling(steps: int) -> Any:
-    """Read the step before twice in each step: two to the power of `steps` paths."""
+    """Read the previous step twice in each step: two to the power of `steps` paths."""
     sop = rasp.Map(lambda token: 0 if token == "a" else 1, rasp.tokens)
     for _ in range(steps):
         other = rasp.Map(lambda x: (x + 1) % 3, sop, simplify=False)
@@ -288,7 +288,7 @@ def test_a_long_program_is_compiled_in_time(what: str) -> None:
 
 
 def tuples(count: int) -> Any:
-    """Return the token with its index, in `count` copies that are not one s-op."""
+    """Return `count` copies of the pair of token and index, as separate s-ops."""
     return [
         rasp.SequenceMap(lambda token, index: (token, index), rasp.tokens, rasp.indices)
         for _ in range(count)
@@ -296,8 +296,8 @@ def tuples(count: int) -> Any:
 
 
 def test_pairs_of_too_many_values_are_refused_at_once() -> None:
-    one, other = tuples(2)
-    wide = rasp.Select(one, rasp.indices, TRUE) & rasp.Select(other, rasp.indices, EQ)
+    left, other = tuples(2)
+    wide = rasp.Select(left, rasp.indices, TRUE) & rasp.Select(other, rasp.indices, EQ)
     task = Task("wide", width(wide), tuple(range(10)), 8, 8)
     message = (
         "^task 'wide': 'n' selects by 80 x 80 pairs of values; above 2,500 Tracr takes minutes and "
@@ -318,12 +318,12 @@ def test_a_sum_that_grows_with_every_step_is_refused_before_it_is_foreseen() -> 
         lowered(Task("sum", sop, LETTERS, 1, 3))
 
 
-# What is refused, and what is to be written instead
+# What is refused, and what to write instead
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A program that is refused, what is said, and the program that the message tells to write."""
+    """A refused program, the message, and the program that the message advises."""
 
     written: Written
     message: str

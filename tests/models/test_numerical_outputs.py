@@ -1,4 +1,4 @@
-"""Programs whose output is a number: the reference, what counts as right, and learning them."""
+"""Programs with numerical output: the reference, the tolerance, and learning."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from algomatch.models.training import AlgorithmicTask
 
 
 def make_half_before(shortest: int = 1) -> Any:
-    """Return half of the token before: a number, undefined before the position `shortest`."""
+    """Return half of the previous token: a number, undefined before the position `shortest`."""
     before = rasp.Select(
         rasp.indices, rasp.indices, lambda key, query: key == query - 1 and query >= shortest
     )
@@ -56,7 +56,7 @@ def half_task(shortest: int = 1) -> Task:
 
 @dataclass(frozen=True)
 class Case:
-    """A numerical task's reference, and Tracr's own haiku model of the same program."""
+    """A numerical task's reference, and Tracr's haiku model of the same program."""
 
     reference: Reference
     haiku: Any
@@ -165,16 +165,16 @@ def test_a_number_is_wrong_where_it_is_off_by_more_than_the_tolerance(
     inputs: InputSet, compiled: Compiled, factor: float, tolerance: float
 ) -> None:
     scaled = corrupted(compiled, "head.weight", lambda w: w * factor)
-    found = validate(scaled, replace(inputs, output=Numerical(tolerance)))
-    tolerance = min(tolerance, 0.05)  # what a task lets pass does not make a reference exact
+    validation = validate(scaled, replace(inputs, output=Numerical(tolerance)))
+    tolerance = min(tolerance, 0.05)  # the task's tolerance does not make a reference exact
     wanted = inputs.targets.numpy()
     off = np.abs(wanted * (factor - 1))
-    near = np.abs(off - tolerance) < 1e-6  # on which side rounding puts it is open
+    near = np.abs(off - tolerance) < 1e-6  # rounding decides the side
     surely = (off > tolerance) & ~near & ~np.isnan(wanted)
     possibly = surely | (near & ~np.isnan(wanted))
-    assert surely.any(1).sum() <= found.n_wrong <= possibly.any(1).sum()
-    assert found.largest_error == pytest.approx(np.nanmax(off), abs=1e-5)
-    assert found.exact == (found.n_wrong == 0)
+    assert surely.any(1).sum() <= validation.n_wrong <= possibly.any(1).sum()
+    assert validation.largest_error == pytest.approx(np.nanmax(off), abs=1e-5)
+    assert validation.exact == (validation.n_wrong == 0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -182,22 +182,22 @@ def test_an_output_that_is_no_number_is_wrong_within_any_tolerance(
     value: float, inputs: InputSet, compiled: Compiled
 ) -> None:
     broken = corrupted(compiled, "head.weight", lambda w: w * value)
-    found = validate(broken, replace(inputs, output=Numerical(math.inf)))
-    assert found.n_wrong == int(inputs.defined.any(1).sum()) == len(inputs) - 3
+    validation = validate(broken, replace(inputs, output=Numerical(math.inf)))
+    assert validation.n_wrong == int(inputs.defined.any(1).sum()) == len(inputs) - 3
 
 
 def test_counterexamples_are_readable_numbers(inputs: InputSet, compiled: Compiled) -> None:
     wrong = corrupted(compiled, "head.weight", lambda w: w * 1.5)
-    found = validate(wrong, inputs)
-    assert found.counterexamples[:2] == (
+    validation = validate(wrong, inputs)
+    assert validation.counterexamples[:2] == (
         "[1, 1] gives [0.75], the program [0.5]",
         "[1, 2] gives [0.75], the program [0.5]",
     )
-    assert len(found.counterexamples) == 5
+    assert len(validation.counterexamples) == 5
 
 
 def test_a_small_error_in_a_number_is_said_to_be_one() -> None:
-    """It is below what is looked for in the residual stream, and above the tolerance."""
+    """It is below the threshold used in the residual stream, and above the tolerance."""
     task = replace(half_task(), tolerance=1e-4)
     made = make_inputs(task)
     compiled = compile_program(task, 100)
@@ -235,15 +235,15 @@ def test_undefined_positions_have_no_gradient(inputs: InputSet) -> None:
     model = make_native(learned_shape(compose(["model.d_model=16"]).model, inputs, 3))
     module = AlgorithmicTask(model, inputs.output, TrainerConfig())
     gradients = []
-    for token in (0, 4):  # what stands at BOS and padding
+    for token in (0, 4):  # the values at BOS and padding
         tokens = torch.where(inputs.key_mask, inputs.tokens, token)
         torch.autograd.backward(
             module.training_step(Batch(tokens, inputs.key_mask, inputs.targets), 0)
         )
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
         model.zero_grad()
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+    for gradient, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-7)
 
 
 def test_a_batch_without_targets_costs_nothing(inputs: InputSet) -> None:

@@ -1,4 +1,4 @@
-"""Random small programs: each is refused in one line, or its reference is Tracr's evaluator."""
+"""Random small programs: each is refused in one line, or its reference equals the evaluator."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ PREDICATES: tuple[Callable[[Any, Any], bool], ...] = (
 )
 
 COMBINATIONS: tuple[Callable[[Any, Any], Any], ...] = (
-    lambda one, other: one & other,
-    lambda one, other: one | other,
-    lambda one, other: ~(one & other),
-    lambda one, other: rasp.SelectorNot(one) & other,
+    lambda left, other: left & other,
+    lambda left, other: left | other,
+    lambda left, other: ~(left & other),
+    lambda left, other: rasp.SelectorNot(left) & other,
 )
 
-Make = Callable[[], Any]  # s-ops are made outside of hypothesis: making them draws random numbers
+Make = Callable[[], Any]  # made outside hypothesis: making s-ops draws random numbers
 
 
 @st.composite
@@ -84,8 +84,8 @@ def categories(draw: st.DrawFn, depth: int) -> Make:
         case "length":
             return lambda: rasp.length
         case "map":
-            one, inner = ONE_TO_ONE[draw(st.sampled_from(sorted(ONE_TO_ONE)))], draw(below)
-            return lambda: rasp.Map(one, inner())
+            mapping, inner = ONE_TO_ONE[draw(st.sampled_from(sorted(ONE_TO_ONE)))], draw(below)
+            return lambda: rasp.Map(mapping, inner())
         case "pair":
             two = TWO_TO_ONE[draw(st.sampled_from(sorted(TWO_TO_ONE)))]
             first, second = draw(below), draw(below)
@@ -102,7 +102,7 @@ def categories(draw: st.DrawFn, depth: int) -> Make:
 
 @st.composite
 def selectors(draw: st.DrawFn, depth: int) -> Make:
-    """Draw a selector, now and then of one position only: such a one can move a category."""
+    """Draw a selector; some select one position only, so that they can move a category."""
     if depth > 1 and draw(st.integers(0, 3)) == 0:
         first, second = draw(selectors(depth - 1)), draw(selectors(depth - 1))
         combine = draw(st.sampled_from(COMBINATIONS))
@@ -143,7 +143,7 @@ PROGRAMS = st.one_of(categories(2), categories(3), categories(2), numbers(1), nu
 
 
 def outcome(task: Task) -> str:
-    """Return how a task ends, having seen that its reference, if there is one, is right."""
+    """Return how a task ends; check its reference if there is one."""
     try:
         made = build_reference(make_inputs(task))
     except UserError as error:
@@ -158,9 +158,9 @@ def outcome(task: Task) -> str:
     tolerance = getattr(inputs.output, "tolerance", 0)
     for row, said in enumerate(decoded(made.bridge, inputs)):
         wanted = interpreted(task, inputs.listed(row))
-        for one, other in zip(said, wanted, strict=True):
+        for output, other in zip(said, wanted, strict=True):
             if other is not None:
-                same = abs(one - other) <= tolerance if tolerance else one == other
+                same = abs(output - other) <= tolerance if tolerance else output == other
                 assert same, (inputs.listed(row), said, wanted)
     return "numerical" if tolerance else "categorical"
 

@@ -1,4 +1,4 @@
-"""The reference: Tracr's own residuals, proven against the interpreter, cached and not trusted."""
+"""The reference: it has Tracr's residuals, is validated by the interpreter, and is cached."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def make_same() -> Any:
 
 
 def make_mean() -> Any:
-    """Return the mean of the tokens so far; Tracr foresees no value between tokens."""
+    """Return the mean of the tokens so far; Tracr expects no value between tokens."""
     before = rasp.Select(rasp.indices, rasp.indices, LEQ)
     return rasp.Aggregate(before, rasp.tokens).named("mean")
 
 
 def make_mostly() -> Any:
-    """Return whether most tokens are `a`; of all shares, Tracr foresees 0 and 1/n, not 2/3."""
+    """Return whether most tokens are `a`; Tracr expects the shares 0 and 1/n, but not 2/3."""
     return rasp.Map(lambda x: x > 0.6, make_share("a")).named("mostly")
 
 
@@ -85,7 +85,7 @@ def previous_by(distance: int) -> Any:
 
 
 def make_others(distance: int = 1) -> Any:
-    """Count the positions whose previous token is another: where there is none, it is another."""
+    """Count the positions whose previous token differs, or that have no previous token."""
     differ = rasp.Select(previous_by(distance), rasp.tokens, lambda key, query: key != query)
     return rasp.SelectorWidth(differ).named("others")
 
@@ -95,7 +95,7 @@ def make_others(distance: int = 1) -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """A registered task's reference, and Tracr's own haiku model of the same program."""
+    """A registered task's reference, and Tracr's haiku model of the same program."""
 
     name: str
     reference: Reference
@@ -129,8 +129,8 @@ def test_the_bridge_says_what_tracrs_evaluator_says(case: Case) -> None:
     said = decoded(case.reference.bridge, case.inputs)
     for row in range(0, len(said), max(1, len(said) // 60)):
         wanted = interpreted(case.inputs.task, case.inputs.listed(row))
-        for one, other in zip(said[row], wanted, strict=True):
-            assert other is None or one == pytest.approx(other, abs=1e-5), case.inputs.listed(row)
+        for value, other in zip(said[row], wanted, strict=True):
+            assert other is None or value == pytest.approx(other, abs=1e-5), case.inputs.listed(row)
 
 
 def test_the_bridge_gives_the_input_sets_classes_in_their_order(case: Case) -> None:
@@ -153,7 +153,7 @@ def test_the_bridge_gives_the_input_sets_classes_in_their_order(case: Case) -> N
 def test_the_bridge_decodes_to_what_haiku_decodes(case: Case) -> None:
     inputs = case.inputs
     said = decoded(case.reference.bridge, inputs)
-    rows = torch.nonzero(inputs.lengths == 2)[:, 0].tolist()  # short enough to cost nothing
+    rows = torch.nonzero(inputs.lengths == 2)[:, 0].tolist()  # short, so that they cost little
     for row in rows[:: max(1, len(rows) // 5)]:
         theirs = case.haiku.apply([BOS, *inputs.listed(row)]).decoded[1:]
         for place, (ours, their) in enumerate(zip(said[row], theirs, strict=True)):
@@ -164,7 +164,7 @@ def test_the_bridge_decodes_to_what_haiku_decodes(case: Case) -> None:
 def test_every_weight_is_tracrs_to_the_bit(case: Case) -> None:
     compiled = compile_program(case.inputs.task, case.reference.compiled.mlp_exactness)
     label, model = case.inputs.task.program.label, case.haiku
-    if compiled.outputs is None:  # to the converter, a category with a single value
+    if compiled.outputs is None:  # the converter takes it for a category with one value
         labels = [f"{x}:" if x == label else x for x in model.residual_labels]
         single = SimpleNamespace(encoding_map={"": 0})
         model = replace(model, output_encoder=single, residual_labels=labels)
@@ -181,7 +181,7 @@ WITH_RESIDUALS = ("reverse", "pair_balance")
 def test_the_bridge_has_haikus_residuals_after_every_sublayer(case: Case) -> None:
     inputs, bridge = case.inputs, case.reference.bridge
     longest = torch.nonzero(inputs.lengths == inputs.task.max_length)[:, 0]
-    shorter = torch.nonzero(inputs.lengths == 2)[:, 0]  # padded for us, not for haiku
+    shorter = torch.nonzero(inputs.lengths == 2)[:, 0]  # padded in the bridge, not in haiku
     with torch.inference_mode():
         _, cache = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
     names = [
@@ -284,19 +284,19 @@ def test_a_reference_with_a_wrong_weight_is_not_exact(
     what: str, small: Compiled, small_inputs: InputSet
 ) -> None:
     assert validate(small, small_inputs).exact
-    found = validate(corrupted(small, *CORRUPTIONS[what]), small_inputs)
-    assert not found.exact
-    assert 0 < found.n_wrong <= found.n == len(small_inputs) == 14
-    assert 1 <= len(found.counterexamples) <= 5
-    assert found.cause
+    validation = validate(corrupted(small, *CORRUPTIONS[what]), small_inputs)
+    assert not validation.exact
+    assert 0 < validation.n_wrong <= validation.n == len(small_inputs) == 14
+    assert 1 <= len(validation.counterexamples) <= 5
+    assert validation.cause
 
 
 def test_counterexamples_show_input_and_both_outputs(
     small: Compiled, small_inputs: InputSet
 ) -> None:
-    found = validate(corrupted(small, "head.weight", lambda w: w.flip(0)), small_inputs)
-    assert found.n_wrong == 14
-    assert found.counterexamples == (
+    validation = validate(corrupted(small, "head.weight", lambda w: w.flip(0)), small_inputs)
+    assert validation.n_wrong == 14
+    assert validation.counterexamples == (
         "['p'] gives ['q'], the program ['p']",
         "['q'] gives ['p'], the program ['q']",
         "['p', 'p'] gives ['q', 'q'], the program ['p', 'p']",
@@ -312,9 +312,9 @@ def test_the_batch_size_does_not_change_what_is_found(
     wrong = corrupted(small, "layers.3.attn.k.weight", lambda w: -w)
     whole = validate(wrong, small_inputs)
     monkeypatch.setattr(reference, "BATCH", batch)
-    found = validate(wrong, small_inputs)
-    assert (found.n, found.n_wrong) == (whole.n, whole.n_wrong)
-    assert found.counterexamples == whole.counterexamples
+    validation = validate(wrong, small_inputs)
+    assert (validation.n, validation.n_wrong) == (whole.n, whole.n_wrong)
+    assert validation.counterexamples == whole.counterexamples
 
 
 @given(keep=st.lists(st.booleans(), min_size=14, max_size=14).filter(any))
@@ -324,9 +324,9 @@ def test_only_the_chosen_inputs_are_looked_at(
 ) -> None:
     inputs, wrong = small_inputs, corrupted(small, "head.weight", lambda w: w.flip(0))
     rows = torch.nonzero(torch.tensor(keep))[:, 0]
-    found = validate(wrong, inputs, rows)
-    assert (found.n, found.n_wrong) == (len(rows), len(rows))
-    for text, row in zip(found.counterexamples, rows.tolist(), strict=False):
+    validation = validate(wrong, inputs, rows)
+    assert (validation.n, validation.n_wrong) == (len(rows), len(rows))
+    for text, row in zip(validation.counterexamples, rows.tolist(), strict=False):
         assert text.startswith(f"{inputs.listed(row)} gives ")
 
 
@@ -344,18 +344,18 @@ def test_an_output_that_tracr_foresees_and_no_input_has_is_wrong() -> None:
     assert inputs.output.right(given_by(wrong.bridge(inputs), inputs), inputs.targets)[
         inputs.defined
     ].all(), "among the classes that occur it would have been right"
-    found = validate(wrong, inputs)
-    assert found.n_wrong == found.n == 12
-    assert found.counterexamples[0] == "['a', 'a'] gives [0, 0], the program [2, 2]"
+    validation = validate(wrong, inputs)
+    assert validation.n_wrong == validation.n == 12
+    assert validation.counterexamples[0] == "['a', 'a'] gives [0, 0], the program [2, 2]"
 
 
 def test_undefined_positions_do_not_count(small: Compiled, small_inputs: InputSet) -> None:
     wrong = corrupted(small, "head.weight", lambda w: w.flip(0))
     targets = small_inputs.targets.clone()
     targets[1:] = IGNORE
-    found = validate(wrong, replace(small_inputs, targets=targets))
-    assert (found.n, found.n_wrong) == (14, 1)
-    assert found.counterexamples == ("['p'] gives ['q'], the program ['p']",)
+    validation = validate(wrong, replace(small_inputs, targets=targets))
+    assert (validation.n, validation.n_wrong) == (14, 1)
+    assert validation.counterexamples == ("['p'] gives ['q'], the program ['p']",)
     targets[0] = IGNORE
     assert validate(wrong, replace(small_inputs, targets=targets)).exact
 
@@ -365,9 +365,9 @@ def test_only_the_defined_positions_are_shown() -> None:
     inputs, compiled = make_inputs(task), compile_program(task, 100)
     assert validate(compiled, inputs).exact
     assert (inputs.targets[:, 1] == IGNORE).all()
-    found = validate(corrupted(compiled, "head.weight", lambda w: w.flip(0)), inputs)
-    assert found.n_wrong == 12, "lists of one token have nothing to be wrong at"
-    assert found.counterexamples[0] == "['a', 'a'] gives ['b'], the program ['a']"
+    validation = validate(corrupted(compiled, "head.weight", lambda w: w.flip(0)), inputs)
+    assert validation.n_wrong == 12, "lists of one token have nothing to be wrong at"
+    assert validation.counterexamples[0] == "['a', 'a'] gives ['b'], the program ['a']"
 
 
 # Programs that Tracr compiles wrongly
@@ -453,7 +453,7 @@ def test_a_program_that_reads_what_is_never_defined_is_refused() -> None:
 
 @pytest.mark.usefixtures("one_level")
 def test_an_exact_mean_is_not_taken_for_the_wrong_variable() -> None:
-    """It is 2.0 to the interpreter, where Tracr's label says 2."""
+    """The interpreter gives 2.0 where Tracr's label says 2."""
     everywhere = rasp.Select(rasp.tokens, rasp.tokens, TRUE)
     mean = rasp.Aggregate(everywhere, make_length()).named("mean_length")
     both = rasp.SequenceMap(lambda a, b: (a, b), mean, make_others()).named("both")
@@ -472,7 +472,7 @@ def test_a_token_with_a_colon_is_not_taken_for_the_wrong_variable(token: str) ->
 
 @pytest.mark.usefixtures("one_level")
 def test_flags_are_not_taken_for_the_wrong_variable() -> None:
-    """True is 1: of two values that are equal, either may stand in a label."""
+    """True equals 1: a label may hold either of two equal values."""
     is_b = rasp.Map(lambda x: x == "b", rasp.tokens).named("is_b")
     number = rasp.SequenceMap(lambda flag, i: flag if i else int(flag), is_b, rasp.indices)
     differ = rasp.Select(previous_by(1), rasp.tokens, lambda key, query: key != query)
@@ -514,7 +514,7 @@ def test_of_inexact_references_the_one_with_fewest_wrong_inputs_is_taken(
     inputs = make_inputs(task, 200)
     made_at = {x: compile_program(task, x) for x in levels}
     n_wrong = {
-        x: min(validate(one, inputs).n_wrong for one in (made, made.sharp()))
+        x: min(validate(compiled, inputs).n_wrong for compiled in (made, made.sharp()))
         for x, made in made_at.items()
     }
     assert 0 < n_wrong[100] < min(n_wrong[x] for x in levels if x != 100)
@@ -550,7 +550,7 @@ def test_a_class_that_tracr_does_not_foresee_has_a_column_that_says_nothing() ->
 
 
 def test_heads_are_as_wide_as_the_values_they_move() -> None:
-    """Tracr alone makes them as wide as keys and queries, and fails."""
+    """Tracr makes heads as wide as keys and queries only, and fails."""
     pair = rasp.SequenceMap(lambda x, i: (x, i), rasp.tokens, rasp.indices).named("pair")
     before = rasp.Select(rasp.indices, rasp.indices, lambda key, query: key == query - 1)
     task = Task("wide", rasp.Aggregate(before, pair).named("wide"), tuple(range(6)), 1, 4)
@@ -641,14 +641,14 @@ def proofs(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.json"))
 
 
-def same_weights(one: Reference, other: Reference) -> bool:
-    ours, theirs = one.bridge.state_dict(), other.bridge.state_dict()
+def same_weights(built: Reference, other: Reference) -> bool:
+    ours, theirs = built.bridge.state_dict(), other.bridge.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reference]:
-    """The small task's reference, and the cache that its making left."""
+    """The small task's reference, and the cache folder that it was written to."""
     folder = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALGOMATCH_CACHE", str(folder))
@@ -657,7 +657,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reference]:
 
 @pytest.fixture
 def filled_cache(built: tuple[Path, Reference], own_cache: Path) -> Path:
-    """A cache that holds the small task's reference and its proof."""
+    """A cache that holds the small task's reference and its validation."""
     shutil.copytree(built[0], own_cache, dirs_exist_ok=True)
     return own_cache
 
@@ -701,9 +701,9 @@ def plus(n: int) -> Any:
 
 
 def test_another_program_or_task_is_not_taken_from_the_cache(own_cache: Path) -> None:
-    one = rasp.SequenceMap(lambda i, x: (i + 1, x), rasp.indices, rasp.tokens).named("plus")
+    program = rasp.SequenceMap(lambda i, x: (i + 1, x), rasp.indices, rasp.tokens).named("plus")
     two = rasp.SequenceMap(lambda i, x: (i + 2, x), rasp.indices, rasp.tokens).named("plus")
-    task = Task("plus", one, ("a", "b"), 1, 2)
+    task = Task("plus", program, ("a", "b"), 1, 2)
     others = {
         "a constant": replace(task, program=two),
         "a constant around the function": replace(task, program=plus(3)),
@@ -714,7 +714,7 @@ def test_another_program_or_task_is_not_taken_from_the_cache(own_cache: Path) ->
         "that type again": replace(task, vocabulary=("a", 1.0)),
         "the length": replace(task, max_length=3),
         "the mask": replace(task, causal=True),
-        "the name": replace(task, program=one.named("other")),
+        "the name": replace(task, program=program.named("other")),
     }
     build(task)
     for what, other in others.items():
@@ -824,15 +824,15 @@ print(json.dumps(found))
         check=True,
         timeout=120,
     )
-    found = json.loads(done.stdout)
-    assert found.pop("jax") is False
-    assert found.pop("cached") is True
-    assert found.pop("validation") == repr(made.validation)
-    assert found.pop("classes") == 2
+    report = json.loads(done.stdout)
+    assert report.pop("jax") is False
+    assert report.pop("cached") is True
+    assert report.pop("validation") == repr(made.validation)
+    assert report.pop("classes") == 2
     ids = [[token, index] for token, index in encode_vocabulary(task).items()]
     compiled = compile_program(task, 100)
-    assert found.pop("compiled") == [ids, list(compiled.residual_labels), compiled.digest]
-    assert not found
+    assert report.pop("compiled") == [ids, list(compiled.residual_labels), compiled.digest]
+    assert not report
 
 
 @pytest.mark.parametrize("vocabulary", [MIXED, ("b", 0.5, True), (3, "3a", "a3", 30)])
@@ -857,7 +857,7 @@ def assert_tokens_are_where_their_labels_say(made: Reference) -> None:
         assert embedded[places.index(f"tokens:{token}")] == 1, token
 
 
-# 9 < 10 as numbers and '10' < '1z' < '9' as texts: Tracr's order of them has no end.
+# 9 < 10 as numbers and '10' < '1z' < '9' as texts: Tracr's order is not transitive.
 CYCLIC = [(9 + 11 * n, f"{10 + 11 * n}z", 100 + 11 * n) for n in range(6)]
 
 
@@ -872,10 +872,10 @@ def test_a_vocabulary_that_tracr_cannot_order_is_refused_or_labelled_right(
 
 
 def test_other_names_for_the_same_program_are_part_of_the_key() -> None:
-    one, other = small_task(), small_task()
-    assert reference._cache_path(one, 100) == reference._cache_path(other, 100)
-    other.__dict__["variables"] = {f"{name}_": sop for name, sop in one.variables.items()}
-    assert reference._cache_path(one, 100) != reference._cache_path(other, 100)
+    task, other = small_task(), small_task()
+    assert reference._cache_path(task, 100) == reference._cache_path(other, 100)
+    other.__dict__["variables"] = {f"{name}_": sop for name, sop in task.variables.items()}
+    assert reference._cache_path(task, 100) != reference._cache_path(other, 100)
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -920,7 +920,7 @@ def test_a_damaged_cache_file_is_compiled_anew(
 
 
 def rewrite(path: Path, name: str, change: Change | None, sealed: bool) -> None:
-    """Change or drop a weight of a cached file, and its seal with it or not."""
+    """Change or drop a weight of a cached file, with or without a new seal."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     weights = safetensors.torch.load_file(path)
@@ -947,7 +947,7 @@ def test_a_cached_file_with_wrong_weights_is_not_read(
 
 @pytest.mark.parametrize("what", ["classes swapped in the head", "an MLP that is off"])
 def test_a_wrong_reference_that_passes_for_whole_is_not_used(what: str, filled_cache: Path) -> None:
-    """Its seal is right, and a proof lies beside it: of other weights."""
+    """Its seal is right, but the validation beside it is of other weights."""
     task = small_task()
     for above, exactness in ((1_000, 100), (10_000, 1_000), (None, 10_000)):
         path = reference._cache_path(task, exactness)
@@ -1000,7 +1000,7 @@ def test_a_written_reference_is_readable(built: tuple[Path, Reference]) -> None:
 
 @dataclass
 class Counter:
-    """How often a validation ran on all inputs, and on a few."""
+    """The number of validations on all inputs, and on a few."""
 
     full: int = 0
     partial: int = 0
@@ -1102,7 +1102,7 @@ def test_a_proof_with_any_bit_flipped_is_no_proof(
     broken.write_bytes(bytes(content))
     true = reference._read_proof(path, key)
     assert true == Validation(14, 0, None, (), "")
-    assert reference._read_proof(broken, key) in (None, true)  # true: in the case of an escape
+    assert reference._read_proof(broken, key) in (None, true)  # both spell true: one with an escape
     assert reference._read_proof(path, f"{key}0") is None
 
 

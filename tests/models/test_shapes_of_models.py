@@ -1,4 +1,4 @@
-"""The learned architectures: shapes, seeds, and what may influence what."""
+"""The learned architectures: shapes, seeds, and which position may influence which."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def inputs() -> InputSet:
 
 
 def sharpened(shape: TransformerBridgeConfig) -> Any:
-    """Return a NativeModel with weights large enough for every influence to show."""
+    """Return a NativeModel with weights so large that every influence can be seen."""
     model = make_native(shape).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -118,11 +118,11 @@ def test_the_head_has_a_class_for_each_output_that_occurs_not_for_each_token() -
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_seed_fixes_the_weights(name: str) -> None:
-    one, same, other = (make_native(make_shape(name, seed=s)).state_dict() for s in (3, 3, 4))
-    assert all(torch.equal(one[key], same[key]) for key in one)
-    for key in one:
-        drawn = one[key].std() > 0  # biases and norms start at a constant
-        assert torch.equal(one[key], other[key]) != bool(drawn)
+    weights, same, other = (make_native(make_shape(name, seed=s)).state_dict() for s in (3, 3, 4))
+    assert all(torch.equal(weights[key], same[key]) for key in weights)
+    for key in weights:
+        drawn = weights[key].std() > 0  # biases and norms start at a constant
+        assert torch.equal(weights[key], other[key]) != bool(drawn)
 
 
 def test_building_a_model_leaves_the_global_generators_alone() -> None:
@@ -151,8 +151,11 @@ def test_a_bridge_gives_the_trained_models_logits(
     if normalization == "none":
         assert torch.equal(measured, trained)
     else:
-        exact = [logits_of(one.double(), inputs.tokens, inputs.key_mask) for one in (model, bridge)]
-        torch.testing.assert_close(*exact, rtol=0, atol=1e-5)  # in float32 rounding reaches that
+        exact = [
+            logits_of(network.double(), inputs.tokens, inputs.key_mask)
+            for network in (model, bridge)
+        ]
+        torch.testing.assert_close(*exact, rtol=0, atol=1e-5)  # float32 rounding is as large
     assert not any(parameter.requires_grad for parameter in bridge.parameters())
 
 

@@ -1,4 +1,4 @@
-"""A model on donated residual streams: by module hooks set by hand, without continuing it."""
+"""A model on donated residual streams, checked with module hooks instead of continuation."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ IDS = {"a": 7, "b": 3, "c": 10}
 
 @dataclass(frozen=True)
 class Case:
-    """A subject, and the same model by other means: its logits with modules' outputs replaced.
+    """A subject, and the same model called directly: its logits with modules' outputs replaced.
 
-    `block` names the module of a block, `sides` what a block's queries, keys and values are of.
+    `module` is the module that computes one side of a block; `side` puts values into its output.
     """
 
     subject: Subject
@@ -44,7 +44,7 @@ class Case:
 
 
 def read_as(tokens: list[Any]) -> list[int]:
-    return [9, 1, 0, *(IDS[one] for one in tokens)]
+    return [9, 1, 0, *(IDS[token] for token in tokens)]
 
 
 def made(kind: str, small: Setting, folder: Path) -> Case:
@@ -80,7 +80,7 @@ def made(kind: str, small: Setting, folder: Path) -> Case:
 
 
 def _third(layer: int, side: str, output: Tensor, value: Tensor) -> Tensor:
-    """What a GPT-2's one projection gives, with the third of one side replaced."""
+    """The output of a GPT-2's joint q, k, v projection, with one side's third replaced."""
     parts = list(output.chunk(3, dim=-1))
     parts["qkv".index(side)] = value.flatten(2)
     return torch.cat(parts, dim=-1)
@@ -107,14 +107,14 @@ def _changed(change: Callable[[Any], Any], module: Any, args: Any, output: Any) 
 
 
 def donated(values: Tensor, cases: Donated, lead: int) -> Tensor:
-    """What each position of each case gets, one by one; before BOS what BOS's donor has there."""
-    found = torch.empty(len(cases), *values.shape[1:])
+    """The donated value at each position of each case; before BOS, that of the donor of BOS."""
+    replaced = torch.empty(len(cases), *values.shape[1:])
     for case in range(len(cases)):
         for at in range(values.shape[1]):
             own = max(at - lead, 0)
             row, position = int(cases.rows[case, own]), int(cases.positions[case, own])
-            found[case, at] = values[row, position + lead if at >= lead else at]
-    return found
+            replaced[case, at] = values[row, position + lead if at >= lead else at]
+    return replaced
 
 
 @pytest.fixture(params=KINDS)
@@ -187,8 +187,8 @@ def _replaced(case: Case, layer: int, side: str, value: Tensor, output: Tensor) 
     return case.side(layer, side, output, value)
 
 
-def _both(one: Callable[[Any], Any], other: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda output: other(one(output))
+def _both(first: Callable[[Any], Any], other: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda output: other(first(output))
 
 
 def test_ones_own_residuals_and_sides_change_nothing(case: Case, small: Setting) -> None:

@@ -1,4 +1,4 @@
-"""Training: the loss, the schedule, divergence, and that Lightning changes nothing."""
+"""Training: the loss, the schedule, divergence, and equality with a loop without Lightning."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_what_stands_at_undefined_positions_has_no_gradient(task: Task, inputs: 
         torch.autograd.backward(loss)
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
         model.zero_grad()
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+    for gradient, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,4 +1,4 @@
-"""A model's graph, against the model itself and against TransformerLens's hooks."""
+"""A model's graph of edges, against the model itself and against TransformerLens's hooks."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_what_nodes_write_is_what_the_hooks_see(model: tuple[Any, Wiring, Settin
 
 
 def by_hooks(bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: Setting) -> Tensor:
-    """The logits where one reader reads something else, by hooks on what it makes of it."""
-    one, tokens, mask = wiring.readers[reader], small.inputs.tokens, small.inputs.key_mask
-    site = f"blocks.{one.layer}."
+    """The logits where one reader's input is changed, by hooks on the reader's output."""
+    chosen, tokens, mask = wiring.readers[reader], small.inputs.tokens, small.inputs.key_mask
+    site = f"blocks.{chosen.layer}."
     _, cache = bridge.run_with_cache(tokens, attention_mask=mask)
-    if one.hook == OUTPUT:
+    if chosen.hook == OUTPUT:
         logits: Tensor = bridge.unembed(bridge.ln_final(cache["ln_final.hook_in"] + change))
         return logits
-    block = bridge.blocks[one.layer]
-    if one.hook == MLP_IN:
+    block = bridge.blocks[chosen.layer]
+    if chosen.hook == MLP_IN:
         out: Tensor = block.mlp(block.ln2(cache[f"{site}ln2.hook_in"] + change))
 
         def replace(value: Tensor, hook: Any) -> Tensor:
@@ -67,22 +67,22 @@ def by_hooks(bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: Se
 
         name = f"{site}mlp.hook_out"
     else:
-        assert one.head is not None
-        at = one.head
-        weights = getattr(block.attn, f"W_{one.side.upper()}")[at]
-        bias = getattr(block.attn, f"b_{one.side.upper()}")[at]
+        assert chosen.head is not None
+        at = chosen.head
+        weights = getattr(block.attn, f"W_{chosen.side.upper()}")[at]
+        bias = getattr(block.attn, f"b_{chosen.side.upper()}")[at]
         read = block.ln1(cache[f"{site}ln1.hook_in"] + change) @ weights + bias
         width = weights.shape[1]
 
         def replace(value: Tensor, hook: Any) -> Tensor:
             value = value.clone()
-            flat = value.flatten(2)  # heads side by side, whatever shape the hook sees
+            flat = value.flatten(2)  # heads side by side, for any shape that the hook sees
             flat[:, :, at * width : (at + 1) * width] = read
             return flat.reshape(value.shape)
 
-        name = f"{site}attn.{one.side}.hook_out"
-    found: Tensor = bridge.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=[(name, replace)])
-    return found
+        name = f"{site}attn.{chosen.side}.hook_out"
+    hooked: Tensor = bridge.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=[(name, replace)])
+    return hooked
 
 
 def test_one_reader_that_reads_something_else_does_as_with_hooks(
@@ -95,11 +95,11 @@ def test_one_reader_that_reads_something_else_does_as_with_hooks(
     for reader in range(len(wiring.readers)):
         stream = wiring.stream(reader, intact.written)
         change = torch.randn(2, *stream.shape, generator=generator)
-        found = wiring.patched(reader, stream, change, intact, mask)
+        patched = wiring.patched(reader, stream, change, intact, mask)
         for i in range(2):
             expected = by_hooks(bridge, wiring, reader, change[i], small)
             torch.testing.assert_close(
-                found[i][mask],
+                patched[i][mask],
                 expected[mask],
                 atol=2e-3,
                 rtol=1e-3,
@@ -138,9 +138,9 @@ def test_with_every_edge_removed_only_what_replaces_them_counts(
         len(wiring.nodes), *tokens.shape, wiring.d_model,
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
-    one = wiring.run(tokens, mask, every, other).logits
+    removed = wiring.run(tokens, mask, every, other).logits
     two = wiring.run(tokens.roll(1, 0), mask, every, other).logits
-    torch.testing.assert_close(one[mask], two[mask], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(removed[mask], two[mask], atol=1e-3, rtol=1e-3)
 
 
 def test_a_gpt2_is_a_graph_too(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of a study of controls, and what is found again of it."""
+"""What is kept of a study of controls, and how it is read again."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def separation(key: str, positive: float, negative: float, why: str = "") -> Sep
     return Separation(key, positive, "noised-1", negative, "random_init-1", why)
 
 
-def finish(record: ControlRecord, *found: Separation, every: Sequence[Kept] = ()) -> None:
-    record.finish(every, found, b"a figure")
+def finish(record: ControlRecord, *separations: Separation, every: Sequence[Kept] = ()) -> None:
+    record.finish(every, separations, b"a figure")
 
 
 def test_a_control_that_was_kept_is_found_by_the_same_config(tmp_path: Path) -> None:
@@ -55,27 +55,27 @@ def test_a_control_that_was_kept_is_found_by_the_same_config(tmp_path: Path) -> 
     assert record.kept("reference") is None
     record.keep("reference", Kept(ROWS, "0 wrong"))
     for again in (record, record_of(tmp_path)):
-        found = again.kept("reference")
-        assert found is not None
-        assert (tuple(found.rows), found.note) == (ROWS, "0 wrong")
+        kept = again.kept("reference")
+        assert kept is not None
+        assert (tuple(kept.rows), kept.note) == (ROWS, "0 wrong")
         assert again.kept("rotated-1") is None
 
 
 def test_a_control_that_could_not_be_made_is_kept_with_its_reason(tmp_path: Path) -> None:
     record = record_of(tmp_path)
     record.keep("noised-1", Kept((), "no noise is survived"))
-    found = record_of(tmp_path).kept("noised-1")
-    assert found is not None
-    assert (list(found.rows), found.note) == ([], "no noise is survived")
+    kept = record_of(tmp_path).kept("noised-1")
+    assert kept is not None
+    assert (list(kept.rows), kept.note) == ([], "no noise is survived")
 
 
 def test_a_control_that_is_kept_again_takes_the_earlier_ones_place(tmp_path: Path) -> None:
     record = record_of(tmp_path)
     record.keep("reference", Kept(ROWS, "0 wrong"))
     record.keep("reference", Kept(ROWS[:1], "anew"))
-    found = record.kept("reference")
-    assert found is not None
-    assert (tuple(found.rows), found.note) == (ROWS[:1], "anew")
+    kept = record.kept("reference")
+    assert kept is not None
+    assert (tuple(kept.rows), kept.note) == (ROWS[:1], "anew")
     assert sorted(path.name for path in (record.path / "each").iterdir()) == ["reference"]
 
 
@@ -114,30 +114,30 @@ def test_a_control_whose_files_are_damaged_is_measured_again(
      "task.max_length=2"],
 )  # fmt: skip
 def test_other_settings_are_another_study(override: str, tmp_path: Path) -> None:
-    one, other = record_of(tmp_path), record_of(tmp_path, override)
-    assert one.path != other.path
-    one.keep("reference", Kept(ROWS, ""))
+    record, other = record_of(tmp_path), record_of(tmp_path, override)
+    assert record.path != other.path
+    record.keep("reference", Kept(ROWS, ""))
     assert other.kept("reference") is None
-    assert record_of(tmp_path, inputs="others").path != one.path
+    assert record_of(tmp_path, inputs="others").path != record.path
 
 
 def test_in_a_folder_that_is_given_other_settings_are_not_taken_for_the_same(
     tmp_path: Path,
 ) -> None:
     folder = f"run_dir={tmp_path / 'study'}"
-    one = record_of(tmp_path, folder)
-    one.keep("reference", Kept(ROWS, ""))
+    record = record_of(tmp_path, folder)
+    record.keep("reference", Kept(ROWS, ""))
     other = record_of(tmp_path, folder, "seed=1")
-    assert one.path == other.path == tmp_path / "study"
+    assert record.path == other.path == tmp_path / "study"
     assert other.kept("reference") is None
 
 
 def test_where_it_lies_and_how_it_is_tracked_make_no_other_study(tmp_path: Path) -> None:
-    one = record_of(tmp_path)
+    record = record_of(tmp_path)
     other = record_of(tmp_path / "elsewhere", "tracking=disabled")
-    assert one.digest == other.digest
-    assert one.path.name == other.path.name
-    assert one.path.parent == tmp_path / "controls"
+    assert record.digest == other.digest
+    assert record.path.name == other.path.name
+    assert record.path.parent == tmp_path / "controls"
 
 
 def test_the_folder_says_its_config_and_holds_all_in_one_table(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_verdicts_are_found_by_the_inputs(tmp_path: Path) -> None:
     assert verdicts("others") is None
     finish(record_of(tmp_path, inputs="others"))
     assert verdicts("others") == []
-    assert failing("others") is None  # nothing was put to the test
+    assert failing("others") is None  # nothing was tested
 
 
 def test_of_several_architectures_the_smallest_gap_counts(tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_of_several_architectures_the_smallest_gap_counts(tmp_path: Path) -> Non
     only = separation(PLAIN, 0.3, 0.4, "why")
     finish(record_of(tmp_path, "model=2L"), narrow)
     finish(record_of(tmp_path, "model=1L"), wide, only)
-    found = {one.key: one for one in verdicts("inputs") or ()}
-    assert found == {KEY: narrow, PLAIN: only}
+    by_key = {separation.key: separation for separation in verdicts("inputs") or ()}
+    assert by_key == {KEY: narrow, PLAIN: only}
     finish(record_of(tmp_path, "model=4L"), separation(KEY, 0.1, 0.4, "worse"))
     assert failing("inputs") == {KEY: "worse", PLAIN: "why"}
 

@@ -1,4 +1,4 @@
-"""A run against a reference that is not its program: refused, or marked wherever it is seen."""
+"""A run with an inexact reference: it is refused, or marked wherever it is shown."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from support.runs import TIMEOUT, TINY, run
 from support.wandb_server import ServerRun, WandbServer
 
 from algomatch.analysis.measurements import from_csv
+from algomatch.api.train import train
 from algomatch.cli.main import main
 from algomatch.config.schema import compose
-from algomatch.api.train import train
 from algomatch.report.figures.run_figure import run_figure
 from algomatch.report.terminal.summary import full_table, inexact_note, summary_table
 from algomatch.runs import checkpoints
@@ -37,7 +37,7 @@ Capture = pytest.CaptureFixture[str]
 
 @dataclass(frozen=True)
 class Marked:
-    """An inexact run: where it lies, what it printed, and what the server has of it."""
+    """An inexact run: its folder, its output, and its record on the server."""
 
     folder: RunFolder
     out: str
@@ -55,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def marked(home: Path) -> Marked:
-    """The run that goes on, by the real command, with W&B online."""
+    """The run that is allowed, by the real command, with W&B online."""
     with WandbServer() as server:
         settings = (*ALLOWED, "tracking=online", "tracking.tags=[mine]")
         code, out, err = run("train", *settings, environment=server.environment(), cwd=home)
@@ -111,9 +111,9 @@ def test_the_mark_is_on_the_run_folder_the_id_and_every_measurement(marked: Mark
 
 
 def test_the_share_on_which_the_reference_is_right_is_a_measurement(marked: Marked) -> None:
-    found = [r for r in marked.folder.measurements() if r.measure == "accuracy/reference_exact"]
-    assert len(found) == len(marked.folder.checkpoint_folders())
-    for row in found:
+    rows = [r for r in marked.folder.measurements() if r.measure == "accuracy/reference_exact"]
+    assert len(rows) == len(marked.folder.checkpoint_folders())
+    for row in rows:
         assert (row.subject, row.n) == ("all", 14)
         assert row.value == pytest.approx(11 / 14)
         assert row.ci_low is not None
@@ -189,7 +189,7 @@ def test_an_exact_reference_carries_no_mark_although_an_inexact_one_was_allowed(
     ]  # fmt: skip
     assert main(["analyze", str(folder.path)]) == 0
     everything.append(capsys.readouterr().out)
-    for text in everything:  # but in commands, which repeat the setting
+    for text in everything:  # except in commands, which repeat the setting
         assert "inexact" not in text.replace("task.allow_inexact=true", "").lower()
     shares = {row.value for row in rows if row.measure == "accuracy/reference_exact"}
     assert shares == {1.0}

@@ -1,4 +1,4 @@
-"""A damaged record: what is mended to the byte, what is set aside, and what is said of it."""
+"""A damaged record: what is repaired exactly, what is set aside, and the messages."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support.runs import TINY, kept_steps, quiet, rows_of, weights_of
 
+from algomatch.api.train import resume, train
 from algomatch.config.schema import compose
 from algomatch.infra.errors import FaultError
-from algomatch.api.train import resume, train
 from algomatch.runs.run_folder import DAMAGED, RunFolder
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def changed(path: Path) -> None:
     path.write_bytes(content.replace(b"accuracy/exact", b"accuracy/exbct", 1))
 
 
-@pytest.mark.parametrize("damage", [cut, changed, Path.unlink], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("damage", [cut, changed, Path.unlink], ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("which", [0, 1, -1])
 def test_measurements_of_a_checkpoint_are_taken_from_the_gathered_table(
     mine: Path, whole: Path, damage: Callable[[Path], None], which: int
@@ -76,7 +76,7 @@ def test_the_gathered_table_is_gathered_again(mine: Path, whole: Path) -> None:
     [line] = repaired(mine)
     assert "gathered again from the checkpoints" in line
     assert contents(mine) == contents(whole)
-    cut(mine / "measurements.csv")  # as if it had been killed before it gathered the rest
+    cut(mine / "measurements.csv")  # as after a kill before the rest was gathered
     assert repaired(mine) == []
     assert contents(mine) == contents(whole)
 

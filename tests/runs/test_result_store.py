@@ -1,4 +1,4 @@
-"""Results kept by checkpoint and settings, and the tables gathered from them."""
+"""Results are kept by checkpoint and settings, and tables are gathered from them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_smaller_result_takes_no_place_of_a_larger_one(tmp_path: Path) -> None
     assert table(tmp_path) == whole
     assert (tmp_path / "match.png").read_bytes() == b"10"
     assert table(small) == [("10", "a")]
-    matched(tmp_path, 20, "b", picture=b"20")  # the only one of its checkpoint
+    matched(tmp_path, 20, "b", picture=b"20")  # the only result of its checkpoint
     assert table(tmp_path) == [*whole, ("20", "b")]
     assert (tmp_path / "match.png").read_bytes() == b"20"
 
@@ -89,7 +89,7 @@ def test_what_an_interrupted_command_had_takes_no_place_of_what_is_finished(
     assert not is_there(tmp_path, key)
     assert b",1\n" in (tmp_path / "circuits.csv").read_bytes()
     save(tmp_path, key, {"circuits.csv": title % 2}, (2,))
-    assert [one.path.name for one in results(tmp_path)] == ["step-00000010"]
+    assert [result.path.name for result in results(tmp_path)] == ["step-00000010"]
     assert is_there(tmp_path, key)
     save(tmp_path, key, {"circuits.csv": title % 3}, (3,), finished=False)
     assert b",2\n" in (tmp_path / "circuits.csv").read_bytes()
@@ -159,7 +159,7 @@ def test_tables_of_different_columns_are_joined() -> None:
 def with_circuits(
     where: Path, sizes: dict[tuple[str, str], int], in_circuit: str, settings: Sequence[str] = ()
 ) -> Path:
-    """A result of a search, by ablation and method, with a circuit of each size."""
+    """A result of a search with an ablation and a method, with a circuit of each size."""
     title = '"one, step 10"'
     circuits = "model,ablation,method,edges,chosen\n" + "".join(
         f"{title},{kind},{method},{size},True\n" for (kind, method), size in sizes.items()
@@ -181,7 +181,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_what_several_searches_of_a_checkpoint_found_is_gathered_together(tmp_path: Path) -> None:
-    """The circuit is the one that a search by all of it would choose."""
+    """The circuit is the one that one search over all of them would choose."""
     more = {("resample_within", "eap"): 5, ("zero", "eap"): 2, ("zero", "exact"): 3}
     with_circuits(tmp_path, more, "1", ["kinds=resample_within+zero"])
     assert (tmp_path / "circuit.png").read_bytes() == b"1"
@@ -203,7 +203,7 @@ def test_what_several_searches_of_a_checkpoint_found_is_gathered_together(tmp_pa
 
 
 def test_results_of_another_task_take_no_place_of_what_was_just_written(tmp_path: Path) -> None:
-    """And replace nothing: they are of the same model's name only."""
+    """They replace nothing: only the model's name is the same."""
     tasks = {"task=induction": 3, "task=reverse": 1}
     paths = []
     for task, count in tasks.items():
@@ -212,7 +212,7 @@ def test_results_of_another_task_take_no_place_of_what_was_just_written(tmp_path
         paths.append(save(tmp_path, Key(MATCH, "gpt2", None, (), (task,)), files, (count, 1)))
         assert rows_of(tmp_path / "programs.csv") == rows_of(paths[-1] / "programs.csv")
     assert paths[0] != paths[1]
-    assert {one.key.of for one in results(tmp_path)} == {(task,) for task in tasks}
+    assert {result.key.of for result in results(tmp_path)} == {(task,) for task in tasks}
 
 
 def test_tables_that_are_no_utf8_are_put_aside_and_others_read_as_it(tmp_path: Path) -> None:
@@ -263,4 +263,4 @@ def test_damaged_options_of_an_earlier_version_are_unknown_ones(
     (tmp_path / "programs.csv").write_bytes(programs(10, "a"))
     (tmp_path / "done.json").write_text(json.dumps(damaged))
     adopt(tmp_path, MATCH)
-    assert [one.key for one in results(tmp_path)] == [Key(MATCH, "one", 10, ("earlier",))]
+    assert [result.key for result in results(tmp_path)] == [Key(MATCH, "one", 10, ("earlier",))]

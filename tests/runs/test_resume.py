@@ -1,4 +1,4 @@
-"""A run that was stopped at any moment ends as one that was not: same weights, same rows."""
+"""A run stopped at any moment and resumed has the weights and rows of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from support.runs import (
     weights_of,
 )
 
+from algomatch.api.train import resume, train
 from algomatch.config.schema import compose
 from algomatch.infra.errors import UserError
-from algomatch.api.train import resume, train
 from algomatch.runs.run_folder import RunFolder
 
 SETTINGS = (*TINY, "tracking=disabled", "trainer.save_every_seconds=0", "seed=5")
@@ -34,7 +34,7 @@ SETTINGS = (*TINY, "tracking=disabled", "trainer.save_every_seconds=0", "seed=5"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted."""
+    """A run without interruption."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(compose([*SETTINGS, f"run_dir={folder}"]), quiet())
     return folder
@@ -53,9 +53,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def same(one: Path, other: Path) -> None:
-    assert weights_of(one) == weights_of(other)
-    assert rows_of(one) == rows_of(other)
+def same(run: Path, other: Path) -> None:
+    assert weights_of(run) == weights_of(other)
+    assert rows_of(run) == rows_of(other)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Sweep files: what is read of them, the cells they give, and what is said of bad ones."""
+"""Sweep files: how they are read, their cells, and the messages for bad files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ nested = st.recursive(
 
 
 def listed(fields: dict[str, Any]) -> list[Any]:
-    """All settings that a tree of parameters stands for, by recursion."""
+    """All settings of a tree of parameters, by recursion."""
     if "parameters" in fields:
         keys = list(fields["parameters"])
         several = [listed(fields["parameters"][key]) for key in keys]
@@ -108,11 +108,11 @@ def test_random_draws_depend_on_seed_and_index_alone(tmp_path: Path) -> None:
 def test_draws_are_distributed_as_scipy_says(
     tmp_path: Path, fields: dict[str, Any], expected: Any
 ) -> None:
-    found = draws(tmp_path, fields)
-    assert all(type(value) is float for value in found)
-    assert stats.kstest(found, expected.cdf).pvalue > 1e-3
+    drawn = draws(tmp_path, fields)
+    assert all(type(value) is float for value in drawn)
+    assert stats.kstest(drawn, expected.cdf).pvalue > 1e-3
     lower, upper = expected.support()
-    assert lower <= min(found) <= max(found) <= upper
+    assert lower <= min(drawn) <= max(drawn) <= upper
 
 
 @pytest.mark.parametrize("name", [n for n in DISTRIBUTIONS if n.startswith("q_")])
@@ -121,16 +121,16 @@ def test_what_is_rounded_is_a_multiple_near_the_draw(tmp_path: Path, name: str) 
     bounds: dict[str, Any] = {"min": 1, "max": 3} if "uniform" in name else {}
     raw = draws(tmp_path, {"distribution": plain, **bounds})
     for step, kind in ((0.25, float), (1, int)):
-        found = draws(tmp_path, {"distribution": name, "q": step, **bounds})
-        assert all(type(value) is kind for value in found)
-        assert np.allclose(np.asarray(found) / step, np.round(np.asarray(found) / step))
-        assert np.abs(np.asarray(found) - np.asarray(raw)).max() <= step / 2 + 1e-12
+        drawn = draws(tmp_path, {"distribution": name, "q": step, **bounds})
+        assert all(type(value) is kind for value in drawn)
+        assert np.allclose(np.asarray(drawn) / step, np.round(np.asarray(drawn) / step))
+        assert np.abs(np.asarray(drawn) - np.asarray(raw)).max() <= step / 2 + 1e-12
 
 
 def test_values_are_drawn_with_their_probabilities(tmp_path: Path) -> None:
-    found = draws(tmp_path, {"values": ["a", "b", "c"], "probabilities": [0.7, 0.3, 0]})
-    assert stats.binomtest(found.count("a"), DRAWS, 0.7).pvalue > 1e-3
-    assert set(found) == {"a", "b"}
+    drawn = draws(tmp_path, {"values": ["a", "b", "c"], "probabilities": [0.7, 0.3, 0]})
+    assert stats.binomtest(drawn.count("a"), DRAWS, 0.7).pvalue > 1e-3
+    assert set(drawn) == {"a", "b"}
     even = draws(tmp_path, {"values": ["a", None]})
     assert stats.binomtest(even.count("a"), DRAWS, 0.5).pvalue > 1e-3
     whole = draws(tmp_path, {"min": 2, "max": 4})
@@ -190,10 +190,10 @@ def test_every_shipped_file_plans_runs_that_are_all_different(path: Path) -> Non
     values = yaml.safe_load(path.read_text())
     assert values.keys() <= {*KEYS}
     assert values["command"][-2:] == ["--config", "${args_json_file}"]
-    found = plan(path)
-    configs = [to_mapping(cell.config) | {"run_dir": None} for cell in found.cells]
+    planned = plan(path)
+    configs = [to_mapping(cell.config) | {"run_dir": None} for cell in planned.cells]
     assert len({str(config) for config in configs}) == len(configs) > 10
-    assert all(cell.config.tracking.tags == [path.stem] for cell in found.cells)
+    assert all(cell.config.tracking.tags == [path.stem] for cell in planned.cells)
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_the_shipped_files_sweep_what_they_say() -> None:
         name: [flattened(c.config, FREE_SETTINGS) for c in by_name[name]] for name in studies
     }
     assert [len(settings[name]) for name in sorted(studies)] == [175, 50, 20]
-    assert all(one in settings["study"] for one in settings["study_small"])
+    assert all(setting in settings["study"] for setting in settings["study_small"])
     assert {s["model.normalization"] for s in settings["study_no_norm"]} == {"none"}
 
 

@@ -1,4 +1,4 @@
-"""Compiling with Tracr in a fraction of the time."""
+"""Faster compiling with Tracr."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def fast_compiles() -> Iterator[None]:
-    """Let haiku draw no random weights and run no model to find their shapes: it costs seconds.
+    """Stop haiku from drawing random weights and running the model for shapes: both cost seconds.
 
-    Tracr sets every weight. That they come out the same is tested, in a process of its own.
+    Tracr sets every weight. A test in its own process shows that the weights stay the same.
     """
     transform = haiku.transform
 

@@ -1,4 +1,4 @@
-"""Programs and models of degenerate shapes: what a measure may not find, or not tell apart."""
+"""Degenerate programs and models, in which a measure may find nothing or no difference."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def make_share_of_ones():
 
 @dataclass(frozen=True)
 class Shape:
-    """A program, or a task of the registry, with what makes it or its model degenerate."""
+    """A program or a registered task, with the overrides that make it or its model degenerate."""
 
-    program: str  # a maker of the file above, or task=NAME
+    program: str  # a maker in the file above, or task=NAME
     overrides: tuple[str, ...] = ()
 
     def of(self, folder: Path) -> list[str]:
-        """Return the overrides of a run, the program's file written into the folder."""
+        """Write the program's file into the folder; return the overrides of a run."""
         if self.program.startswith("task="):
             return [self.program, *self.overrides]
         path = folder / "degenerate.py"
@@ -140,7 +140,7 @@ def config_of(shape: Shape, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-REFUSED = {  # shapes that are no task, and what is said of each
+REFUSED = {  # shapes that are refused, and the messages
     "output is the input": "it is tokens itself, and computes nothing",
     "output is the place": "it is indices itself, and computes nothing",
     "one class": "the program's output is 7 on every input: there is nothing to learn",

@@ -1,4 +1,4 @@
-"""GPT-2s for tests: tiny, with weights that are not at their start."""
+"""Tiny GPT-2s for tests, with weights away from their initial values."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 8, "vocab_size"
 
 
 def make_gpt2(**changes: Any) -> Any:
-    """Transformers' own model."""
+    """The model of `transformers`."""
     config = GPT2Config(**{**SIZES, "bos_token_id": 0, "eos_token_id": 0, **changes})
     return trained_looking(GPT2LMHeadModel(config))
 
 
 def saved_gpt2(folder: Path, **changes: Any) -> Any:
-    """Transformers' own model, saved in a folder."""
+    """The model of `transformers`, saved in a folder."""
     model = make_gpt2(**changes)
     model.save_pretrained(folder)
     return model
 
 
 def trained_looking(model: Any, seed: int = 5) -> Any:
-    """A model with every weight moved from its start."""
+    """A model with every weight changed from its initial value."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.eval().requires_grad_(False).parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
@@ -60,9 +60,9 @@ def padded_tokens() -> tuple[torch.Tensor, torch.Tensor]:
 def copied_gpt2(
     folder: Path, shape: Any, weights: Mapping[str, Tensor], ids: Sequence[int], out: Sequence[int]
 ) -> None:
-    """Save a causal NativeModel as a GPT-2 that gives the same, with a vocabulary of its own.
+    """Save a causal NativeModel as an equivalent GPT-2 with its own vocabulary.
 
-    `ids` are the new ids of the tokens, `out` those of the classes; other ids are arbitrary.
+    `ids` are the new ids of the tokens, `out` those of the classes. Other ids are arbitrary.
     """
     size = 2 * len(ids) + 7
     config = GPT2Config(
@@ -86,7 +86,7 @@ def copied_gpt2(
                 "mlp.c_fc": given[f"{old}.mlp.fc_in.{kind}"],
                 "mlp.c_proj": given[f"{old}.mlp.fc_out.{kind}"],
             }
-            for name, value in parts.items():  # a GPT-2's matrices are the other way round
+            for name, value in parts.items():  # a GPT-2's matrices are transposed
                 new[f"{own}.{name}.{kind}"] = value.T if value.dim() == 2 else value
             for norm in ("1", "2"):
                 new[f"{own}.ln_{norm}.{kind}"] = given[f"{old}.ln{norm}.{kind}"]
@@ -99,7 +99,7 @@ def copied_gpt2(
 
 @cache
 def induction() -> tuple[Config, InputSet, Any, dict[str, Tensor]]:
-    """A tiny causal task, the shape of a NativeModel that a GPT-2 can be, and it trained."""
+    """A tiny causal task, a shape that a GPT-2 can have, and a trained NativeModel of it."""
     config = compose([*INDUCTION, *ARCHITECTURE])
     inputs = input_set(make_task(config.task), config.task)
     shape = learned_shape(config.model, inputs, 0)
@@ -109,7 +109,7 @@ def induction() -> tuple[Config, InputSet, Any, dict[str, Tensor]]:
 
 
 def copied_induction(folder: Path) -> None:
-    """Save the trained model as a GPT-2 that reads other ids, those of `encode` below."""
+    """Save the trained model as a GPT-2 that reads the ids of `encode` below."""
     _, inputs, shape, weights = induction()
     ids = {"BOS": 5, "PAD": 8, **{token: OTHER_IDS[token] for token in OTHER_IDS}}
     tokens = [ids[str(token)] for token, _ in sorted(inputs.token_ids.items(), key=lambda i: i[1])]
@@ -122,5 +122,5 @@ OTHER_IDS = {"a": 11, "b": 2, "c": 7}
 
 
 def encode(tokens: list[str]) -> list[int]:
-    """What the copy reads."""
+    """Return the ids that the copy reads."""
     return [5, *(OTHER_IDS[token] for token in tokens)]

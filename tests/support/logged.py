@@ -1,4 +1,4 @@
-"""Whether what a server has of a run is what the run folder's table has."""
+"""Checks that a server's record of a run equals the run folder's table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sync(folder: Path, server: WandbServer) -> None:
 
 
 def check_complete(seen: ServerRun, folder: Path) -> None:
-    """The server has the whole history, once, as the run folder's table has it."""
+    """Check that the server has the whole history of the run folder's table, each row once."""
     own = RunFolder.open(folder)
     assert seen.config == json.loads(json.dumps(to_mapping(own.config)))
     rows = own.measurements()
@@ -52,7 +52,7 @@ def check_complete(seen: ServerRun, folder: Path) -> None:
     drawn = [heatmaps(row for row in rows if row.step == step) for step in kept_steps(folder)]
     assert len(media) == sum(map(len, drawn))
     if own.config.analysis.measures == AnalysisConfig().measures:
-        # All but joint sets, which are of a solved task.
+        # All but joint sets, which need a solved task.
         assert all(len(names) >= len(HEATMAPS) - 1 for names in drawn)
     assert all(seen.files[name].startswith(b"\x89PNG") for name in media)
     tables = {name: json.loads(seen.files[name]) for name in seen.files if ".table.json" in name}
@@ -72,15 +72,15 @@ def check_complete(seen: ServerRun, folder: Path) -> None:
 
 
 def check_summary(seen: ServerRun, folder: Path) -> None:
-    """The server's summary says what the curves of all steps amount to, and nothing else."""
-    found = summaries(RunFolder.open(folder).measurements()).values()
+    """Check that the server's summary has the summaries of all curves, and nothing else."""
+    curves = summaries(RunFolder.open(folder).measurements()).values()
     expected: dict[str, float] = {}
-    for one in found:
-        expected[f"final/{one.key}"] = one.final
-        if one.best is not None:
-            expected[f"best/{one.key}"] = one.best
-        if one.emergence_step is not None:
-            expected[f"emergence_step/{one.key}"] = one.emergence_step
+    for curve in curves:
+        expected[f"final/{curve.key}"] = curve.final
+        if curve.best is not None:
+            expected[f"best/{curve.key}"] = curve.best
+        if curve.emergence_step is not None:
+            expected[f"emergence_step/{curve.key}"] = curve.emergence_step
     prefixes = ("final/", "best/", "emergence_step/")
     summary = {key: value for key, value in seen.summary.items() if key.startswith(prefixes)}
     assert summary == pytest.approx(expected, rel=0, abs=0)

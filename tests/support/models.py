@@ -1,4 +1,4 @@
-"""Models for tests: shapes of all kinds, weights that are not at their start, turned bases."""
+"""Models for tests: many shapes, weights away from their initial values, rotated bases."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def varied(shape: Any, **changes: Any) -> Any:
 
 
 def trained_looking(shape: Any, seed: int = 7) -> dict[str, torch.Tensor]:
-    """Weights of a shape with biases and norms that are not at their start."""
+    """Weights of a shape, with biases and norms away from their initial values."""
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, torch.Tensor] = make_native(shape).state_dict()
     for name, value in weights.items():
@@ -60,23 +60,23 @@ def bridge_of(kind: str, setting: Setting) -> Any:
 
 
 def with_config(setting: Setting, **changes: Any) -> Setting:
-    """The same setting with another analysis config, and nothing measured yet."""
+    """The same setting with another analysis config and no measurements."""
     config = replace(setting.config, **changes)
     return Setting(setting.inputs, setting.reference, setting.shape, config, compiled(setting))
 
 
 def with_shape(setting: Setting, shape: Any) -> Setting:
-    """The same setting for models of another shape, and nothing measured yet."""
+    """The same setting for models of another shape, with no measurements."""
     return Setting(setting.inputs, setting.reference, shape, setting.config, compiled(setting))
 
 
 def compiled(setting: Setting) -> Callable[[], list[TransformerBridge]]:
-    """The compiled programs of other tasks, not compiled again."""
+    """The compiled programs of other tasks, each compiled once."""
     return lambda: setting.once("other tasks", setting.others)
 
 
 def plain_weights(bridge: Any) -> dict[str, torch.Tensor]:
-    """A NativeModel's weights from inside its bridge, under their own names."""
+    """The weights of the NativeModel in a bridge, under their own names."""
     state = bridge.original_model.named_parameters()
     return {
         name.replace("_original_component.", ""): value.detach().clone() for name, value in state
@@ -90,23 +90,23 @@ def orthogonal(seed: int, width: int) -> NDArray[np.float64]:
 
 
 def rotated(bridge: Any, seed: int) -> Any:
-    """A model without layer norm whose residual stream is turned, and nothing else."""
+    """A model without layer norm with a rotated residual stream, otherwise equal."""
     shape = copy.copy(bridge.cfg)
     rotation = torch.from_numpy(orthogonal(seed, shape.d_model))
     weights = plain_weights(bridge)
     for name, value in weights.items():
         writes = re.search(r"\.(attn\.o|mlp\.fc_out)\.", name)
-        if writes:  # the residual is their rows' and their bias' space
+        if writes:  # their rows and biases are in the residual stream
             weights[name] = (rotation.T @ value.double()).float()
-        elif value.dim() == 2:  # embeddings and readers: it is their columns' space
+        elif value.dim() == 2:  # embeddings and readers: their columns are in it
             weights[name] = (value.double() @ rotation).float()
     return make_bridge(shape, weights)
 
 
 def with_heads(bridge: Any, copies: Mapping[tuple[int, int], list[int]], n_heads: int) -> Any:
-    """A model with `n_heads` a layer: of each old (layer, head) a copy at each place named.
+    """A model with `n_heads` heads per layer: each old (layer, head) is copied to its places.
 
-    Places that are not named are empty.
+    Other places are empty heads.
     """
     shape = varied(bridge.cfg, n_heads=n_heads)
     shape.d_model = bridge.cfg.d_model
@@ -129,7 +129,7 @@ def _placed(
     n_heads: int,
     width: int,
 ) -> torch.Tensor:
-    """Rows of heads, put at the places where copies of them are wanted."""
+    """The rows of heads, copied to the places that want them."""
     placed = torch.zeros(n_heads * width, *value.shape[1:])
     for (at, head), chosen in copies.items():
         for place in chosen if at == layer else ():

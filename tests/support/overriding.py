@@ -1,4 +1,4 @@
-"""What a program gives with variables overridden, by Tracr's own evaluator, a list at a time."""
+"""A program's output with overridden variables, by Tracr's evaluator, one list at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def overridden(
 ) -> list[Any] | None:
     """The program's output; None where it raises.
 
-    A categorical aggregate of several different values gives None there, as a model has no mean.
+    A categorical aggregate of several different values gives None: categories have no mean.
     """
     base: Any = causal_eval.CausalEvaluator if task.causal else rasp.DefaultRASPEvaluator
     values: dict[int, Any] = {
@@ -57,7 +57,7 @@ def values_of(inputs: InputSet, name: str, row: int) -> list[Any]:
 def says(inputs: InputSet, targets: torch.Tensor, wanted: Sequence[Any] | None) -> bool:
     """Whether the targets of an encoded input are the wanted values, undefined where these are.
 
-    A value that the program gives on no input is undefined too.
+    A value that the program never gives counts as undefined too.
     """
     defined = inputs.output.defined(targets).tolist()
     if wanted is None:
@@ -66,11 +66,11 @@ def says(inputs: InputSet, targets: torch.Tensor, wanted: Sequence[Any] | None) 
     if any(defined[:1]) or any(defined[length + 1 :]):
         return False
     given = targets[1 : length + 1].tolist()
-    for one, known, value in zip(given, defined[1 : length + 1], wanted, strict=True):
+    for code, known, value in zip(given, defined[1 : length + 1], wanted, strict=True):
         if isinstance(inputs.output, Categorical):
             there = value is not None and value in inputs.output.values
-            if known != there or (known and inputs.output.values[one] != value):
+            if known != there or (known and inputs.output.values[code] != value):
                 return False
-        elif known != (value is not None) or (known and abs(one - value) > 1e-6):
+        elif known != (value is not None) or (known and abs(code - value) > 1e-6):
             return False
     return True

@@ -1,4 +1,4 @@
-"""Runs for tests of reports, trained for real, with names and tokens that look like markup."""
+"""Trained runs for tests of reports, with names and tokens that look like markup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEW = ("trainer.checkpoints=2", "tracking=disabled", "analysis.match_checkpoint_
 
 
 def trained(path: Path, *settings: str, model: str = "") -> Path:
-    """Train a tiny run, of a model that may have another name."""
+    """Train a tiny run; its model may get another name."""
     config = compose([*TINY, *FEW, f"run_dir={path}", *settings])
     config.model.name = model or config.model.name
     train(config, quiet())
@@ -33,7 +33,7 @@ def whole_run(path: Path) -> Path:
 
 
 def small_sweep(folder: Path) -> Path:
-    """Train an architecture on one length and on several, two seeds each, and another once."""
+    """Train one architecture on one length and on several, two seeds each, and another once."""
     cells = [("1L", seed, length) for seed in (0, 1) for length in (1, 3)]
     for model, seed, length in [*cells, ("1L_attn_only", 0, 3)]:
         trained(

@@ -1,4 +1,4 @@
-"""The measures' mathematics once more, by numpy, scipy and scikit-learn, from its definitions."""
+"""The measures' mathematics from the definitions, by numpy, scipy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def gram_cka(x: Array, y: Array) -> float:
     """Linear CKA by its definition: HSIC of the n-by-n Gram matrices, doubly centred."""
     n = len(x)
     centre = np.eye(n) - np.ones((n, n)) / n
-    one, other = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
-    own = np.sum(one * one) * np.sum(other * other)
-    return float(np.sum(one * other) / np.sqrt(own))
+    gram, other = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+    own = np.sum(gram * gram) * np.sum(other * other)
+    return float(np.sum(gram * other) / np.sqrt(own))
 
 
 def procrustes(x: Array, y: Array) -> float:
-    """Similarity by scipy's Procrustes analysis, which needs sides of one width."""
+    """Similarity by scipy's Procrustes analysis, which needs two sides of equal width."""
     width = max(x.shape[1], y.shape[1])
-    one, other = (np.pad(side, ((0, 0), (0, width - side.shape[1]))) for side in (x, y))
-    _, _, disparity = scipy.spatial.procrustes(one, other)
+    padded, other = (np.pad(side, ((0, 0), (0, width - side.shape[1]))) for side in (x, y))
+    _, _, disparity = scipy.spatial.procrustes(padded, other)
     return float(np.sqrt(max(0.0, 1 - disparity)))
 
 
@@ -47,8 +47,8 @@ def rsa(x: Array, y: Array) -> float:
     """Spearman's correlation of distances; those within a millionth of the largest are ties."""
     distances = []
     for side in (x, y):
-        found = scipy.spatial.distance.pdist(side)
-        distances.append(np.round(found / found.max() * 1e6))
+        pairwise = scipy.spatial.distance.pdist(side)
+        distances.append(np.round(pairwise / pairwise.max() * 1e6))
     return float(scipy.stats.spearmanr(*distances).statistic)
 
 
@@ -61,12 +61,12 @@ def confounds(inputs: InputSet) -> Array:
 
 
 def residuals(values: Array, inputs: InputSet) -> Array:
-    """What scikit-learn's regression on token and position leaves of `values`."""
+    """The residuals of scikit-learn's regression of `values` on token and position."""
     design = confounds(inputs)
     fitted = LinearRegression().fit(design, values).predict(design)
     return np.asarray(values - fitted, dtype=np.float64)
 
 
 def one_hot(values: NDArray[Any]) -> Array:
-    """A column for each value that occurs."""
+    """One column for each value that occurs."""
     return np.asarray(values[:, None] == np.unique(values), dtype=np.float64)

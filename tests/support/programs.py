@@ -1,4 +1,4 @@
-"""Programs of a user's own, as files with their YAML beside them."""
+"""A user's programs, as files with their YAML files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def no_twins(tokens):
 """
 LARGER_YAML = "alternatives: [make_larger_by_pairs]\nrestrict: no_twins\nheld_out: 0.25\n"
 
-# Numerical, and undefined at the first position: half of the token before.
+# Numerical, undefined at the first position: half of the previous token.
 HALF = """\
 from tracr.rasp import rasp
 
@@ -40,7 +40,7 @@ def starts_low(tokens):
 """
 HALF_YAML = "tolerance: 0.1\nrestrict: starts_low\n"
 
-# Tracr's numerical MLPs foresee the shares 0, 1/n and 1 only: at 2/3 the compiled model is wrong.
+# Tracr's numerical MLPs expect the shares 0, 1/n and 1 only: at 2/3 the model is wrong.
 MOSTLY = """\
 from tracr.rasp import rasp
 
@@ -54,7 +54,7 @@ def make_mostly():
 
 
 def write_program(folder: Path, name: str, text: str, yaml: str | None = None) -> Path:
-    """Write a program's file, and the YAML file beside it."""
+    """Write a program's file and its YAML file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.py"
     path.write_text(text)

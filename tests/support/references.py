@@ -1,4 +1,4 @@
-"""What the tests of references share: input sets, small programs, what a model gives."""
+"""Shared by the tests of references: input sets, small programs, outputs of a model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def one_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile once, at Tracr's own exactness, where the others would be as wrong."""
+    """Compile once, at Tracr's default exactness, if higher ones would be as wrong."""
     monkeypatch.setattr(reference, "_exactness_levels", lambda longest: (100,))
 
 
@@ -57,7 +57,7 @@ def make_length() -> Any:
 
 
 def make_share(token: Any, name: str = "share") -> Any:
-    """Return the share of `token` in the list, a number."""
+    """Return the share of `token` in the list, as a numerical s-op."""
     flag = rasp.numerical(rasp.Map(lambda x: 1.0 if x == token else 0.0, rasp.tokens))
     everywhere = rasp.Select(rasp.tokens, rasp.tokens, TRUE)
     return rasp.numerical(rasp.Aggregate(everywhere, flag, default=0)).named(name)
@@ -76,7 +76,7 @@ def given_by(bridge: TransformerBridge, inputs: InputSet) -> Tensor:
 
 
 def decoded(bridge: TransformerBridge, inputs: InputSet) -> list[list[Any]]:
-    """Return what a bridge says at each list's positions, BOS and padding left out."""
+    """Return a bridge's outputs at each list's positions, without BOS and padding."""
     given = given_by(bridge, inputs)
     return [
         inputs.output.decode(row[1 : length + 1])
@@ -85,13 +85,13 @@ def decoded(bridge: TransformerBridge, inputs: InputSet) -> list[list[Any]]:
 
 
 def interpreted(task: Task, tokens: Sequence[Any]) -> list[Any]:
-    """Return the program's output on one list by Tracr's own evaluator."""
+    """Return the program's output on one list, by Tracr's evaluator."""
     evaluator = causal_eval.CausalEvaluator if task.causal else rasp.DefaultRASPEvaluator
     return list(evaluator().evaluate(task.program, list(tokens)))
 
 
 def compile_with_tracr(task: Task, mlp_exactness: int) -> Any:
-    """Return Tracr's own haiku model, whatever algomatch makes of the program."""
+    """Return Tracr's haiku model of the program as it is written."""
     model = compiling.compile_rasp_to_model(
         task.program,
         vocab=set(task.vocabulary),
@@ -101,7 +101,7 @@ def compile_with_tracr(task: Task, mlp_exactness: int) -> Any:
         compiler_pad=PAD,
         mlp_exactness=mlp_exactness,
     )
-    return replace(model, forward=jax.jit(model.forward))  # compiled at once: ten times as fast
+    return replace(model, forward=jax.jit(model.forward))  # jitted: ten times as fast
 
 
 def fit(model: Any, inputs: InputSet, config: TrainerConfig, folder: Path) -> AlgorithmicTask:

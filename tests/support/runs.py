@@ -1,4 +1,4 @@
-"""Runs for tests: a tiny config, the real command in its own process, and what a run left."""
+"""Runs for tests: a tiny config, the real command in its own process, and a run's files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def quiet() -> Console:
 
 
 def command(*arguments: str) -> list[str]:
-    """The `algomatch` command line, by this interpreter."""
+    """The `algomatch` command line for this interpreter."""
     return [sys.executable, "-W", "default", "-m", "algomatch", *arguments]
 
 
@@ -47,7 +47,7 @@ def start(
     cwd: Path | None = None,
     file_size_limit: int | None = None,
 ) -> subprocess.Popen[str]:
-    """Start the command in its own process, which may be unable to write files over a size."""
+    """Start the command in its own process, optionally with a limit on file sizes."""
     line = command(*arguments)
     if file_size_limit is not None:
         line = ["prlimit", f"--fsize={file_size_limit}", *line]
@@ -63,7 +63,7 @@ def start(
 
 
 def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> tuple[int, str, str]:
-    """Wait for a process; return its exit code and what it printed. It never outlives this."""
+    """Wait for a process; return its exit code and output. The process is always ended."""
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -74,7 +74,7 @@ def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> tuple[in
 def run(
     *arguments: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> tuple[int, str, str]:
-    """Run the command to its end; return its exit code and what it printed."""
+    """Run the command to its end; return its exit code and output."""
     return finish(start(*arguments, environment=environment, cwd=cwd))
 
 
@@ -93,7 +93,7 @@ def kept_steps(folder: Path) -> list[int]:
 
 
 def rows_of(folder: Path) -> list[Measurement]:
-    """A run's measurements, without the run's id."""
+    """A run's measurements, without its id."""
     return [row.at("", row.step) for row in RunFolder.open(folder).measurements()]
 
 

@@ -1,8 +1,8 @@
-"""Shapes in signatures are checked while the tests run: beartype asks jaxtyping.
+"""Checks shapes in signatures while the tests run, by beartype and jaxtyping.
 
-Only functions and dataclasses whose annotations name a shape are checked. To check every function
-doubled the time of the tests. A function within a function is not checked either: it is made anew
-at every call, and its check with it.
+Only functions and dataclasses whose annotations name a shape are checked: checking every function
+doubled the time of the tests. Inner functions are not checked, because each call would make a new
+check.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from beartype import BeartypeConf, beartype
 
-typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
+typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int counts as a float
 CHECKED = f"jaxtyping.jaxtyped(typechecker=sys.modules['{__name__}'].typechecker)"
 
 
@@ -26,7 +26,7 @@ def check_shapes(package: str) -> None:
 
 
 def with_checks(source: str | bytes) -> ast.Module:
-    """Return a module's syntax tree, decorated with checks of the shapes that it names."""
+    """Return a module's syntax tree with checks of its shapes."""
     tree = ast.parse(source)
     _Decorated(tree).visit(tree)
     after = sum(map(_comes_first, tree.body))
@@ -45,7 +45,7 @@ class _Decorated(ast.NodeTransformer):
             for alias in node.names
         }
         for node in tree.body:
-            if isinstance(node, ast.Assign) and self._is_shape(node.value):  # a name for a shape
+            if isinstance(node, ast.Assign) and self._is_shape(node.value):  # a named shape
                 self._names |= {name.id for name in node.targets if isinstance(name, ast.Name)}
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
@@ -57,7 +57,7 @@ class _Decorated(ast.NodeTransformer):
         self.generic_visit(node)
         fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
         if any(self._is_shape(field.annotation) for field in fields):
-            node.decorator_list.insert(0, _check())  # after the dataclass is made
+            node.decorator_list.insert(0, _check())  # applied after the dataclass decorator
         return node
 
     def _is_shape(self, node: ast.AST | None) -> bool:
@@ -71,13 +71,13 @@ def _check() -> ast.expr:
 
 
 def _comes_first(node: ast.stmt) -> bool:
-    """Return whether this is the module's docstring or an import of what is to come."""
+    """Return whether a statement is the module's docstring or a `__future__` import."""
     is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return is_text or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
 
 
 class _Loader(SourceFileLoader):
-    """Loads a module with checks, never from byte code that has none."""
+    """Loads a module with checks, never from unchecked byte code."""
 
     def get_code(self, fullname: str) -> CodeType:
         code: CodeType = compile(with_checks(self.get_data(self.path)), self.path, "exec")
@@ -85,7 +85,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of one package as Python does, and lets them be loaded with checks."""
+    """Finds the modules of one package as Python does, and loads them with checks."""
 
     def __init__(self, package: str):
         self._package = package

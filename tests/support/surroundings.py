@@ -1,8 +1,7 @@
-"""The environment that tests run in: their own, wherever they are run.
+"""The isolated environment of the tests.
 
-Nothing that a user, a scheduler or a shell has set says how a test goes; only where programs and
-temporary files are is kept, and what pytest tells its own processes. It is made when this is
-imported.
+Settings of the user, a scheduler or a shell do not affect the tests. Only the places of programs
+and temporary files are kept, and pytest's own variables. Importing this module sets it up.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ HOME = "PYTEST_ALGOMATCH_HOME"  # the tests' home folder, for pytest's other pro
 
 
 def make_own() -> None:
-    """Make the environment of this process, and of all that it starts, the tests' own."""
+    """Give this process, and all that it starts, the tests' own environment."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -41,7 +40,7 @@ def _new_home() -> str:
     home = tempfile.mkdtemp(prefix="algomatch-tests-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     fonts = Path(os.environ.get("HOME", "/nowhere"), ".cache", "matplotlib")
-    if fonts.is_dir():  # to look for fonts takes seconds
+    if fonts.is_dir():  # searching for fonts takes seconds
         shutil.copytree(fonts, Path(home, ".cache", "matplotlib"))
     return home
 

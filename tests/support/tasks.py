@@ -1,4 +1,4 @@
-"""Every registered program on its task's shortest lists, of few tokens."""
+"""Every registered program on short lists of few tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from algomatch.data.tasks import REGISTRY, Task, make_task
 
 
 def small_config(name: str) -> TaskConfig:
-    """A registered task on lists of up to four of three tokens, or of the tokens it needs."""
+    """A registered task on lists of up to four tokens, with three tokens or those it needs."""
     row = REGISTRY[name]
     brackets = name.startswith("shuffle_dyck")
     longest = 3 if len(row.vocabulary) == 4 and brackets else 4
@@ -21,7 +21,7 @@ def small_config(name: str) -> TaskConfig:
 
 @cache
 def small_task(program: str) -> Task:
-    """The task of a registered program, an alternative's with it as the program."""
+    """The task of a registered program; an alternative becomes the task's program."""
     name = TASK_OF[program]
     task = make_task(small_config(name))
     return task if program == name else task.with_program(program)

@@ -1,4 +1,4 @@
-"""Sweeps by W&B's own command line: agents, cells, and runs that are taken away and go on."""
+"""Sweeps by W&B's command line: agents, cells, and runs that are preempted and resumed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SLURM = Path(__file__).resolve().parent.parent.parent / "sweeps" / "slurm"
 
 
 def wandb_line(server: WandbServer, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start W&B's own command line against the server."""
+    """Start W&B's command line against the server."""
     return subprocess.Popen(
         [sys.executable, "-m", "wandb", *arguments],
         env={**os.environ, **server.environment()},
@@ -51,7 +51,7 @@ def wandb_line(server: WandbServer, folder: Path, *arguments: str) -> subprocess
 
 
 def create(server: WandbServer, folder: Path, text: str) -> str:
-    """Make a sweep by `wandb sweep`; return what `wandb agent` takes."""
+    """Make a sweep by `wandb sweep`; return the argument for `wandb agent`."""
     (folder / "sweep.yaml").write_text(text % json.dumps(sys.executable))
     process = wandb_line(server, folder, "sweep", "--project", "swept", "sweep.yaml")
     out, _ = process.communicate(timeout=TIMEOUT)
@@ -93,7 +93,7 @@ def run_folder(folder: Path, name: str) -> Path:
 
 
 def check_stopped(folder: Path) -> None:
-    """A run was stopped before its end and can go on."""
+    """Check that a run was stopped before its end and can be resumed."""
     assert not (folder / "finished.json").exists()
     assert (folder / "resume.ckpt").exists()
 
@@ -139,7 +139,7 @@ def test_a_run_that_the_server_stops_goes_on_by_its_folder_under_the_same_id(
 def batch_job(
     script: str, folder: Path, *arguments: str, variables: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """Start a SLURM script as the node does, with the environment active."""
+    """Start a SLURM script as a node does, with the environment active."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.Popen(
         ["bash", os.fspath(SLURM / script), *arguments],
@@ -171,7 +171,7 @@ def test_an_array_job_without_a_server_is_stopped_and_goes_on(tmp_path: Path) ->
     assert "#SBATCH --signal=B:TERM@" in (SLURM / "local.sbatch").read_text()  # B: the script
     assert "#SBATCH --signal=B:USR1@" in (SLURM / "agents.sbatch").read_text()
     (tmp_path / "sweep.yaml").write_text(ONE.replace("command:", "#"))
-    # As one of several tasks, which Lightning must not take for processes of one training.
+    # One of several tasks. Lightning must not take them for processes of one training.
     task = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "algomatch"}
     job = batch_job("local.sbatch", tmp_path, "sweep.yaml", variables=task)
     folder = (

@@ -1,4 +1,4 @@
-"""What an artifact that was downloaded may hold, and what is said of it."""
+"""What a downloaded artifact may hold, and the messages about it."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ def cells(image: Image.Image, rows: int, columns: int) -> np.ndarray:
 
 def colours(values: Sequence[Sequence[float]], name: str, low: float, high: float) -> np.ndarray:
     shares = (np.array(values) - low) / (high - low)
-    found: np.ndarray = mpl.colormaps[name](shares, bytes=True)[..., :3]
-    return found.astype(int)
+    shades: np.ndarray = mpl.colormaps[name](shares, bytes=True)[..., :3]
+    return shades.astype(int)
 
 
 def drawn(values: dict[tuple[str, str], float], title: str = "title") -> Image.Image:
@@ -81,7 +81,7 @@ def test_no_values_are_no_picture() -> None:
 @pytest.mark.parametrize("long", ["row", "column", "title"])
 def test_nothing_is_cut_off(long: str, length: int) -> None:
     text = "W" * length
-    row, column, title = (text if long == one else "x" for one in ("row", "column", "title"))
+    row, column, title = (text if long == part else "x" for part in ("row", "column", "title"))
     seen = pixels(drawn({(row, column): 0.5}, title))
     edge = SPACE // 2
     for border in (seen[:edge], seen[-edge:], seen[:, :edge], seen[:, -edge:]):
@@ -113,7 +113,7 @@ def test_a_very_large_grid_is_coloured_alone() -> None:
 @pytest.fixture(scope="module")
 def rows(small: Setting) -> list[Measurement]:
     config = copy.copy(small.config)
-    config.solved = 0.0  # of a model that does not solve the task there are no joint sets
+    config.solved = 0.0  # a model that does not solve the task has no joint sets
     setting = Setting(small.inputs, small.reference, small.shape, config, small.others)
     return list(measure(make_bridge(small.shape), setting))
 
@@ -124,7 +124,7 @@ def values_of(rows: Sequence[Measurement], name: str) -> dict[str, float]:
 
 def parts(subjects: Iterable[str], separator: str) -> tuple[list[str], list[str]]:
     pairs = [subject.split(separator) for subject in subjects]
-    return list(dict.fromkeys(one for one, _ in pairs)), list(dict.fromkeys(at for _, at in pairs))
+    return list(dict.fromkeys(row for row, _ in pairs)), list(dict.fromkeys(at for _, at in pairs))
 
 
 def test_similarity_is_variables_by_sites_then_both_controls_and_the_reference(
@@ -155,7 +155,7 @@ def test_sites_are_the_references_by_the_models(rows: list[Measurement], name: s
     values = values_of(rows, f"similarity/site_{measured}")
     theirs, ours = parts(values, "~")
     assert len(theirs) > len(ours) > 1
-    expected = [[values.get(f"{one}~{at}", math.nan) for at in ours] for one in theirs]
+    expected = [[values.get(f"{site}~{at}", math.nan) for at in ours] for site in theirs]
     assert not np.isnan(expected).any()
     seen = cells(heatmaps(rows)[name], len(theirs), len(ours))
     np.testing.assert_array_equal(seen, colours(expected, "viridis", *UNIT))
@@ -169,7 +169,7 @@ def test_attention_is_active_heads_by_heads_then_matched_and_the_controls(
     theirs, ours = parts(values, "~")
     matched = values_of(rows, "attention/matched_overlap")
     seen = cells(heatmaps(rows)["attention"], len(theirs) + 1, len(ours) + 3)
-    expected = [[*(values[f"{one}~{at}"] for at in ours), matched[one]] for one in theirs]
+    expected = [[*(values[f"{head}~{at}"] for at in ours), matched[head]] for head in theirs]
     np.testing.assert_array_equal(seen[:-1, :-2], colours(expected, "viridis", *UNIT))
     ends = [
         row.ci_high or 0.0
@@ -185,24 +185,28 @@ def test_attention_is_active_heads_by_heads_then_matched_and_the_controls(
 def test_single_components_and_sets_are_apart_each_by_kinds_without_single_lengths(
     rows: list[Measurement],
 ) -> None:
-    found = heatmaps(rows)
+    images = heatmaps(rows)
     deltas = [row for row in rows if row.measure.endswith("_delta_exact")]
     whole = list(dict.fromkeys(row.subject for row in deltas if ".length_" not in row.subject))
     assert len(whole) < len({row.subject for row in deltas})
-    joint = [one for one in whole if not one.startswith("blocks.") or one.endswith(".all")]
-    singles = [one for one in whole if one not in joint]
+    joint = [
+        subject
+        for subject in whole
+        if not subject.startswith("blocks.") or subject.endswith(".all")
+    ]
+    singles = [subject for subject in whole if subject not in joint]
     assert joint
     for name, components in (("ablation", singles), ("joint", joint)):
         expected = [
-            [values_of(rows, f"ablation/{kind}_delta_exact")[one] for kind in KINDS]
-            for one in components
+            [values_of(rows, f"ablation/{kind}_delta_exact")[component] for kind in KINDS]
+            for component in components
         ]
-        seen = cells(found[name], len(components), len(KINDS))
+        seen = cells(images[name], len(components), len(KINDS))
         np.testing.assert_array_equal(seen, colours(expected, "RdBu", -1, 1))
     one_more = Measurement("ablation/zero_delta_exact", "redundant_set.length_2", -1.0, 1)
-    assert heatmaps([*rows, one_more])["joint"].size == found["joint"].size
+    assert heatmaps([*rows, one_more])["joint"].size == images["joint"].size
     the_set = Measurement("ablation/zero_delta_exact", "redundant_set", -1.0, 1)
-    grown = heatmaps([*rows, the_set])["joint"].size[1] - found["joint"].size[1]
+    grown = heatmaps([*rows, the_set])["joint"].size[1] - images["joint"].size[1]
     assert grown in (0, CELL[1])  # 0 where the colour bar is longer
 
 

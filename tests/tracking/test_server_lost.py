@@ -1,4 +1,4 @@
-"""Servers that refuse, are lost or come back, `algomatch log`, and artifacts up and down."""
+"""Servers that refuse, vanish or return; `algomatch log`; artifacts up and down."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_steps_that_a_server_lost_are_logged_again_and_no_others(tmp_path: Path)
         steps = [row[STEP] for row in seen.history if "tables/measurements" not in row]
         assert sorted(steps) == sorted({*before})
 
-        stream = seen.streams["wandb-history.jsonl"]  # as a kill before the tables leaves it
+        stream = seen.streams["wandb-history.jsonl"]  # as after a kill before the tables are sent
         stream[:] = [line for line in stream if "tables/measurements" not in line]
         code, _, err = run("log", os.fspath(folder), environment=environment)
         assert code == 0, err
@@ -147,8 +147,8 @@ def test_artifacts_go_up_and_an_analysis_of_one_gives_the_same_numbers(tmp_path:
         assert code == 0, err
         [seen] = server.runs.values()
         check_complete(seen, folder)
-        models = [one for one in server.artifacts.values() if one.type == "model"]
-        aliases = {alias: one for one in models for alias in one.aliases}
+        models = [artifact for artifact in server.artifacts.values() if artifact.type == "model"]
+        aliases = {alias: model for model in models for alias in model.aliases}
         steps = kept_steps(folder)
         assert aliases.keys() == {*(f"step-{step}" for step in steps), "best", "latest"}
         assert aliases["latest"] is aliases[f"step-{steps[-1]}"]
@@ -156,7 +156,11 @@ def test_artifacts_go_up_and_an_analysis_of_one_gives_the_same_numbers(tmp_path:
         for step in steps:
             kept = folder / f"checkpoints/step-{step:08d}/model.safetensors"
             assert aliases[f"step-{step}"].files["model.safetensors"] == kept.read_bytes()
-        tables = [one for one in server.artifacts.values() if one.name == f"measurements-{seen.id}"]
+        tables = [
+            artifact
+            for artifact in server.artifacts.values()
+            if artifact.name == f"measurements-{seen.id}"
+        ]
         assert tables[-1].files["measurements.csv"] == (folder / "measurements.csv").read_bytes()
 
         name = f"wandb:tester/algomatch/model-{seen.id}:step-{steps[2]}"
@@ -168,7 +172,11 @@ def test_artifacts_go_up_and_an_analysis_of_one_gives_the_same_numbers(tmp_path:
         kept = folder / f"checkpoints/step-{steps[2]:08d}"
         assert run("analyze", os.fspath(kept), "--output", os.fspath(local))[0] == 0
         assert rows.read_bytes() == local.read_bytes()
-        [analysis] = [one for one in server.runs.values() if one.job_type == "analysis"]
+        [analysis] = [
+            analysis_run
+            for analysis_run in server.runs.values()
+            if analysis_run.job_type == "analysis"
+        ]
         assert analysis.exit_code == 0
         assert aliases[f"step-{steps[2]}"].used_by == [analysis.id]
         assert analysis.summary["accuracy/all/exact"] >= 0

@@ -1,4 +1,4 @@
-"""What reaches Weights & Biases: the real client, the real CLI, a server on the loopback."""
+"""What reaches Weights & Biases, by the real client, the real CLI and a loopback server."""
 
 from __future__ import annotations
 

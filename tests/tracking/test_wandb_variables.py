@@ -1,4 +1,4 @@
-"""W&B's variables: those that count do, the others change nothing and are named."""
+"""W&B's variables: supported ones take effect; others change nothing and are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The saved workspace of a project: the real client and library, a server on the loopback."""
+"""The saved workspace of a project, by the real client and library and a loopback server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = [
 SUMMARY = ("final/", "best/", "emergence_step/")
 
 
-TESTED = (  # what matching says of a program with testable cuts; this one has none
+TESTED = (  # keys of matching for a program with testable cuts; this one has none
     Measurement("matching/best_match", "tokens+length", 0.9, 300),
     Measurement("matching/best_match_chance", "tokens+length", 0.2, 300),
     Measurement("matching/realised", "tokens+length", 1.0, 300),
@@ -59,7 +59,7 @@ def setting() -> Setting:
 
 @pytest.fixture(scope="module")
 def steps(setting: Setting) -> list[list[Measurement]]:
-    """What is measured of a model that is untrained at first and in the end solves the task."""
+    """The measurements of a model that is untrained at first and solves the task at the end."""
     loss = Measurement("training/loss", "batch", 1.0, 1)
     models = make_bridge(setting.shape), setting.reference.bridge
     return [[loss, *measure(model, setting), *TESTED] for model in models]
@@ -78,12 +78,12 @@ def server(
     setting: Setting, steps: list[list[Measurement]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WandbServer]:
     """A server with two runs of a project."""
-    with WandbServer() as one, pytest.MonkeyPatch.context() as patch:
-        for key, value in one.environment().items():
+    with WandbServer() as wandb_server, pytest.MonkeyPatch.context() as patch:
+        for key, value in wandb_server.environment().items():
             patch.setenv(key, value)
         for seed in range(2):
             log(seed, setting, steps, tmp_path_factory.mktemp("runs") / "run")
-        yield one
+        yield wandb_server
         wandb.teardown()
 
 
@@ -127,14 +127,14 @@ def shown(config: dict[str, Any]) -> list[str]:
 def test_every_key_of_every_panel_is_logged(
     server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = ws.Workspace.from_url(saved(capsys))
-    assert [section.name for section in found.sections] == NAMES
+    view = ws.Workspace.from_url(saved(capsys))
+    assert [section.name for section in view.sections] == NAMES
     runs = list(server.runs.values())
     curves = {
-        key: [r[key] for one in runs for r in one.history if key in r] for key in keys_of(runs)
+        key: [r[key] for run in runs for r in run.history if key in r] for key in keys_of(runs)
     }
     kinds = Counter[str]()
-    for section in found.sections:
+    for section in view.sections:
         assert section.panel_settings.x_axis == STEP
         for kind, config in configs(section):
             kinds[kind] += 1
@@ -147,7 +147,7 @@ def test_every_key_of_every_panel_is_logged(
                 assert all(curves[key][0]["_type"] == "image-file" for key in config["mediaKeys"])
                 continue
             else:
-                values = [one.summary[key] for one in runs for key in shown(config)]
+                values = [run.summary[key] for run in runs for key in shown(config)]
                 low, high = config.get("xAxisMin"), config.get("xAxisMax")
                 if kind == "Bar Chart":
                     assert all(key.startswith(SUMMARY) for key in config["metrics"])
@@ -158,25 +158,27 @@ def test_every_key_of_every_panel_is_logged(
         "Run History Line Plot", "Bar Chart", "Scatter Plot", "Parallel Coordinates Plot",
         "Media Browser", "Markdown Panel",
     }  # fmt: skip
-    assert len(shown_everywhere(found)) < 200
+    assert len(shown_everywhere(view)) < 200
 
 
 def keys_of(runs: list[Any]) -> set[str]:
     """Every key of runs' histories."""
-    return {key for one in runs for row in one.history for key in row}
+    return {key for run in runs for row in run.history for key in row}
 
 
-def shown_everywhere(found: Any) -> set[str]:
+def shown_everywhere(view: Any) -> set[str]:
     """Every key that a workspace shows."""
-    return {key for section in found.sections for _, one in configs(section) for key in shown(one)}
+    return {
+        key for section in view.sections for _, panel in configs(section) for key in shown(panel)
+    }
 
 
 def test_of_all_curves_only_those_that_say_little_are_in_no_panel(
     server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = ws.Workspace.from_url(saved(capsys))
+    view = ws.Workspace.from_url(saved(capsys))
     there = {key for key in keys_of(list(server.runs.values())) if not key.startswith(("_", "tab"))}
-    missing = there - shown_everywhere(found)
+    missing = there - shown_everywhere(view)
     assert {name_of(key) for key in missing if not key.startswith("accuracy/train")} == {
         "global_step", "loss", "token", "undefined_share", "redundant_alone_share",
     }  # fmt: skip
@@ -185,9 +187,9 @@ def test_of_all_curves_only_those_that_say_little_are_in_no_panel(
 def test_no_panel_shows_what_has_controls_without_them(
     server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = ws.Workspace.from_url(saved(capsys))
+    view = ws.Workspace.from_url(saved(capsys))
     judged = 0
-    for section in found.sections:
+    for section in view.sections:
         for _, config in configs(section):
             keys = shown(config)
             for key in keys:
@@ -202,7 +204,7 @@ def test_no_panel_shows_what_has_controls_without_them(
 
 
 def controlled(key: str) -> bool:
-    """Whether a key is of what is said to need controls."""
+    """Whether a key belongs to a measure that needs controls."""
     subjects = ("similarity/", "attention/", "final/similarity/", "final/attention/")
     return key.startswith(subjects) and not key.endswith((*CONTROLS, "_reference"))
 
@@ -211,21 +213,21 @@ def test_the_runs_are_grouped_and_the_table_says_what_a_run_is_and_how_it_ended(
     server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ws.Workspace.from_url(saved(capsys)).runset_settings
-    assert [one.name for one in settings.groupby] == list(workspace.GROUPED_BY)
+    assert [column.name for column in settings.groupby] == list(workspace.GROUPED_BY)
     assert settings.filters == "Metric(\"JobType\") == 'train'"
     columns = settings.pinned_columns
     assert columns[:6] == [
         "run:displayName", "run:state", "config:task.value.name", "config:model.value.name",
         "config:model.value.normalization", "config:seed.value",
     ]  # fmt: skip
-    [one, _] = server.runs.values()
+    [run, _] = server.runs.values()
     for column in columns[2:6]:
         group, _, name = column.removeprefix("config:").partition(".value")
-        value = one.config[group]
+        value = run.config[group]
         assert (value[name.removeprefix(".")] if name else value) is not None
     ended = [column.removeprefix("summary:") for column in columns[6:]]
     assert [
-        key for key in ended if key in one.summary or key.startswith("emergence_step/")
+        key for key in ended if key in run.summary or key.startswith("emergence_step/")
     ] == ended
     for key in (
         "final/accuracy/all/exact", "final/accuracy/held_out/exact",
@@ -242,12 +244,12 @@ def test_a_second_call_replaces_the_workspace_and_another_name_is_another_one(
 ) -> None:
     first = saved(capsys, "--name", "twice")
     n_views = len(server.views)
-    [before] = [one for one in server.views.values() if one.display_name == "twice"]
+    [before] = [view for view in server.views.values() if view.display_name == "twice"]
     changed = ws.Workspace.from_url(first)
     changed.sections = []
     changed.save()
     assert saved(capsys, "--name", "twice") == first
-    [after] = [one for one in server.views.values() if one.display_name == "twice"]
+    [after] = [view for view in server.views.values() if view.display_name == "twice"]
     assert (after.id, len(server.views)) == (before.id, n_views)
     assert len(ws.Workspace.from_url(first).sections) == len(NAMES)
     assert saved(capsys, "--name", "another") != first
@@ -255,7 +257,7 @@ def test_a_second_call_replaces_the_workspace_and_another_name_is_another_one(
 
 
 def failed(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
-    """The one line that the command says when it fails."""
+    """The one line that the command prints when it fails."""
     capsys.readouterr()
     assert main(["workspace", *arguments]) == code
     [line] = capsys.readouterr().err.splitlines()
@@ -287,9 +289,9 @@ def test_a_project_without_runs_of_algomatch_says_how_to_make_one(
 def test_a_server_that_does_not_answer_is_given_up_in_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb.Api, "_HTTP_TIMEOUT", 1)  # as WANDB_HTTP_TIMEOUT=1 does
-    with WandbServer(hang=True) as one:
-        for key, value in one.environment().items():
+    monkeypatch.setattr(wandb.Api, "_HTTP_TIMEOUT", 1)  # like WANDB_HTTP_TIMEOUT=1
+    with WandbServer(hang=True) as hanging:
+        for key, value in hanging.environment().items():
             monkeypatch.setenv(key, value)
         started = time.monotonic()
         assert "W&B did not save the workspace" in failed(capsys, 1, f"{ENTITY}/{PROJECT}")
@@ -297,7 +299,7 @@ def test_a_server_that_does_not_answer_is_given_up_in_time(
 
 
 def name_of(key: str) -> str:
-    """What is left of a key without its subject."""
+    """A key without its subject."""
     return key.rpartition("/")[2]
 
 
@@ -309,9 +311,9 @@ def test_whatever_was_logged_panels_show_only_that_and_nothing_without_its_contr
     names = sorted({name_of(key) for key in keys})
     missing = data.draw(st.sets(st.sampled_from(names)))
     logged = {key: 1 for key in keys if name_of(key) not in missing}
-    found = workspace.workspace("e", "p", "n", logged)
-    assert shown_everywhere(found) <= logged.keys()
-    for section in found.sections:
+    view = workspace.workspace("e", "p", "n", logged)
+    assert shown_everywhere(view) <= logged.keys()
+    for section in view.sections:
         for _, config in configs(section):
             chosen = shown(config)
             for key in filter(controlled, chosen):
@@ -340,13 +342,13 @@ def test_of_a_run_that_the_command_trained_every_panel_has_its_keys(tmp_path: Pa
         code, out, err = run("workspace", f"{ENTITY}/algomatch", environment=environment)
         assert (code, err) == (0, "")
         assert out.startswith("workspace 'algomatch' of 1 runs, saved: http://127.0.0.1")
-        [one], [view] = server.runs.values(), server.views.values()
+        [trained], [view] = server.runs.values(), server.views.values()
         panels = [
             p for s in view.spec["section"]["panelBankConfig"]["sections"] for p in s["panels"]
         ]
         keys = {key for panel in panels for key in shown(panel["config"])}
         assert len(keys) > 50
-        assert keys <= keys_of([one]) | one.summary.keys()
+        assert keys <= keys_of([trained]) | trained.summary.keys()
         unknown = {**environment, "WANDB_API_KEY": "1" * 40}
         code, _, err = run("workspace", f"{ENTITY}/algomatch", environment=unknown)
         assert code == 1

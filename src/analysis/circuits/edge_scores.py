@@ -1,21 +1,21 @@
-"""Which edges of a model matter: exact patching, its recursive form, and gradients.
+"""Which edges of a model matter: exact patching, ACDC, and edge attribution.
 
-An edge is taken away by giving its reader what the node writes under an ablation: zero, its mean,
-or what it writes on another input (`rerun.KINDS`), at every position at once.
+Removing an edge means that its reader receives the node's ablated output: zero, its mean, or its
+value on another input (`rerun.KINDS`), at every position at once.
 
-- `exact`: each edge alone, run for real; the score is the divergence of the outputs from those of
-  the intact model.
-- `acdc`: edges are taken away one after another, from the output back, each for good if that moves
-  the outputs less than a threshold (Conmy et al. 2023).
+- `exact`: each edge is removed alone and the model is run. The score is the divergence of the
+  outputs from the intact model's.
+- `acdc`: edges are removed one after another, from the output back. A removal is kept if it moves
+  the outputs by less than a threshold (Conmy et al. 2023).
 - `eap`: edge attribution patching, the loss's gradient at the reader times the change (Syed et al.
-  2023); `eap_ig` takes the mean of the gradients on the way from ablated to intact embeddings
-  (Hanna et al. 2024). An edge of which the gradient says nothing on any input (zero, but for
-  rounding) gets what exact patching does to the loss: compiled steps and attention pass none.
+  2023). `eap_ig` takes the mean of the gradients along the path from ablated to intact embeddings
+  (Hanna et al. 2024). Compiled steps and attention pass no gradient. An edge whose attribution is
+  zero (up to rounding) on every input therefore falls back to exact patching of the loss.
 
-Divergence: of classes the KL divergence from the intact model's, in nats, of numbers the squared
-difference; mean over the positions where the program is defined.
+Divergence is the KL divergence from the intact model in nats for classes, and the squared error
+for numbers. It is averaged over the positions where the program is defined.
 
-Shapes: as in `wiring`; `edge` the edges of a graph in its order, `stack` several ways at once.
+Shapes: as in `wiring`; `edge` the edges of a graph in its order, `stack` several runs at once.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from ...models.wiring import Edge, Run, Wiring
 from ..measures.rerun import Donors, donors
 
 METHODS = ("exact", "acdc", "eap", "eap_ig")
-NOTHING = 1e-9  # of a divergence, a loss, an attribution: what rounding may make of nothing
-ROUNDING = 1e-4  # of the largest value: what rounding, and soft attention of 1e-5, may make
-VALUES_AT_ONCE = 2**23  # numbers of a residual stream, over all that is run side by side
+NOTHING = 1e-9  # of a divergence, a loss or an attribution: smaller values are rounding
+ROUNDING = 1e-4  # of the largest value: smaller ones are rounding, or soft attention of 1e-5
+VALUES_AT_ONCE = 2**23  # numbers of the residual streams that are run together
 Progress = Callable[[int, int], None]
-Measured = Callable[[Tensor, Tensor], Tensor]  # outputs and the intact ones, to a value an input
+Measured = Callable[[Tensor, Tensor], Tensor]  # (outputs, intact outputs) to one value per input
 
 
 def divergence(
@@ -48,24 +48,27 @@ def divergence(
     intact: Float[Tensor, "inputs pos width"],
     defined: Bool[Tensor, "inputs pos"],
 ) -> Float64[Tensor, "*stack inputs"]:
-    """Return how far outputs are from the intact model's, per input: mean over defined places."""
+    """Return the divergence of outputs from the intact model's, per input.
+
+    It is the mean over the positions where the program is defined, in nats or squared units.
+    """
     if isinstance(output, Categorical):
-        old, new = (one.double().log_softmax(-1) for one in (intact, given))
+        old, new = (logits.double().log_softmax(-1) for logits in (intact, given))
         apart = (old.exp() * (old - new)).sum(-1).clamp(min=0)
     else:
         apart = (given.double() - intact.double())[..., 0] ** 2
-    found: Tensor = (apart * defined).sum(-1) / defined.sum(-1).clamp(min=1)
-    return found
+    mean: Tensor = (apart * defined).sum(-1) / defined.sum(-1).clamp(min=1)
+    return mean
 
 
 def losses(
     inputs: InputSet, given: Float[Tensor, "*stack inputs pos width"]
 ) -> Float64[Tensor, "*stack inputs"]:
-    """Return the loss on each input: mean over the positions where the program is defined."""
+    """Return the loss on each input, averaged over positions where the program is defined."""
     targets = inputs.targets.expand(given.shape[:-1])
     loss = inputs.output.loss(given.double(), targets.to(_as(inputs)))
-    found: Tensor = loss.sum(-1) / inputs.defined.sum(-1).clamp(min=1)
-    return found
+    mean: Tensor = loss.sum(-1) / inputs.defined.sum(-1).clamp(min=1)
+    return mean
 
 
 def _as(inputs: InputSet) -> torch.dtype:
@@ -74,7 +77,7 @@ def _as(inputs: InputSet) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Cases:
-    """Inputs as a model meets them, each with another one that gives in its place."""
+    """Inputs as a model reads them, each with a donor for resampling."""
 
     inputs: InputSet
     subject: Subject
@@ -82,21 +85,21 @@ class Cases:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of ablation that there are of these inputs."""
+        """The kinds of ablation possible on these inputs."""
         return ["zero", "mean", *self.given]
 
 
 def cases_of(
     inputs: InputSet, subject: Subject, seed: int, rows: Int64[Tensor, " some"] | None = None
 ) -> Cases:
-    """Return inputs, all or some, with those that give in their place, drawn as for ablation."""
+    """Return inputs, all or some, with their donors, drawn as for ablation."""
     if rows is not None:
         inputs, subject = inputs.at(rows), subject.at(rows)
     return Cases(inputs, subject, donors(inputs, seed))
 
 
 class Ablated:
-    """A model's graph on inputs, and what its nodes give there under one kind of ablation."""
+    """A model's graph on inputs, and its nodes' outputs under one kind of ablation."""
 
     def __init__(
         self,
@@ -112,13 +115,13 @@ class Ablated:
 
     @cached_property
     def intact(self) -> Run:
-        """The model as it is."""
+        """The run of the intact model."""
         with torch.inference_mode():
             return self.wiring.run(self.tokens, self.key_mask)
 
     @cached_property
     def other(self) -> Float[Tensor, "node inputs pos d_model"]:
-        """What the nodes write under the ablation."""
+        """The nodes' ablated outputs."""
         if self._other is not None:
             return self._other
         written = self.intact.written
@@ -133,7 +136,7 @@ class Ablated:
         return written[:, rows, positions]
 
     def parts(self, size: int) -> Iterator[tuple[slice, Ablated]]:
-        """Yield the same on a few inputs at a time."""
+        """Yield `(rows, ablated)` for at most `size` inputs at a time."""
         mean = self._mean(size) if self.kind == "mean" else None
         for at in range(0, len(self.inputs), size):
             rows = torch.arange(at, min(at + size, len(self.inputs)))
@@ -162,31 +165,31 @@ class Ablated:
         return self.wiring.run(subject.tokens, subject.key_mask).written
 
     def read(self, logits: Float[Tensor, "*stack inputs own classes"]) -> Tensor:
-        """Return the outputs of the task's positions and classes."""
+        """Return the outputs at the task's positions and classes."""
         return self.subject.read(logits)
 
     def subject_real(self) -> Bool[Tensor, "inputs own"]:
-        """Return the model's positions that are a list's."""
+        """Return which of the model's positions belong to a list."""
         real = self.inputs.real
         return torch.cat([torch.zeros(len(real), self.subject.lead).bool(), real], dim=1)
 
     @cached_property
     def outputs(self) -> Float[Tensor, "inputs pos width"]:
         """The intact model's outputs."""
-        found: Tensor = self.read(self.intact.logits)
-        return found
+        outputs: Tensor = self.read(self.intact.logits)
+        return outputs
 
     def divergence(
         self, logits: Float[Tensor, "*stack inputs own classes"]
     ) -> Float64[Tensor, "*stack inputs"]:
-        """Return how far some logits are from the intact model's, per input."""
+        """Return the divergence of some logits from the intact model's, per input."""
         return divergence(self.inputs.output, self.read(logits), self.outputs, self.inputs.defined)
 
     @torch.inference_mode()
     def without(
         self, removed: Bool[Tensor, "reader node"], start: int = 0
     ) -> Float[Tensor, "inputs own classes"]:
-        """Return the logits with some edges removed, none of them into a block before `start`."""
+        """Return the logits with some edges removed; blocks before `start` lose none."""
         before = None
         if start:
             count = self.wiring.readers[self.wiring.first_reader[start]].nodes
@@ -200,7 +203,7 @@ class Ablated:
 class Scores:
     """Every edge's and node's score, and how many edges fell back to exact patching.
 
-    Both are in the graph's order. A node is taken away with all edges from it.
+    Both are in the graph's order. Removing a node removes all edges from it.
     """
 
     method: str
@@ -211,27 +214,27 @@ class Scores:
 
     @property
     def order(self) -> Int64[Tensor, " edge"]:
-        """The edges from the one with the highest score down."""
+        """The edges sorted by score, the highest first."""
         return self.values.argsort(descending=True, stable=True)
 
 
 @torch.inference_mode()
 def patched(
-    one: Ablated,
+    ablated: Ablated,
     edges: Sequence[Edge],
     measured: Measured,
     progress: Progress | None = None,
 ) -> Float64[Tensor, " edge"]:
-    """Return what taking away each of some edges alone does, mean over inputs.
+    """Return the effect of removing each of some edges alone, mean over inputs.
 
-    `measured` compares outputs with the intact model's, input by input. Only what comes after the
-    reader is run, all edges of a reader side by side, and only where its node writes something
-    else at all; of idle readers nothing.
+    `measured` compares outputs with the intact model's, per input. Only the part of the model after
+    the reader is run, with all edges of a reader together. Edges of idle readers, and of nodes that
+    the ablation does not change, have effect 0 and are not run.
     """
-    wiring, intact, done = one.wiring, one.intact, 0
-    found = torch.zeros(len(edges), dtype=torch.float64)
+    wiring, intact, done = ablated.wiring, ablated.intact, 0
+    effects = torch.zeros(len(edges), dtype=torch.float64)
     by_reader: dict[int, list[int]] = {}
-    change = one.other - intact.written
+    change = ablated.other - intact.written
     varied = change.flatten(1).any(1).tolist()
     for i, edge in enumerate(edges):
         if varied[edge.node] and not wiring.idle[edge.reader]:
@@ -243,17 +246,17 @@ def patched(
         for some in _portions(places, stream.numel()):
             nodes = [edges[i].node for i in some]
             stack = torch.cat([torch.zeros_like(stream)[None], change[nodes]])
-            given = wiring.given(reader, stream, stack, one.key_mask)
+            given = wiring.given(reader, stream, stack, ablated.key_mask)
             moved = torch.nonzero((given[1:] != given[0]).flatten(1).any(1))[:, 0]
             if len(moved):
                 asked = torch.cat([given[:1], given[1:][moved]])
-                out = one.read(wiring.after(reader, stream, asked, intact, one.key_mask))
+                out = ablated.read(wiring.after(reader, stream, asked, intact, ablated.key_mask))
                 effect = measured(out[1:], out[0]).mean(-1)
-                found[[some[i] for i in moved.tolist()]] = effect
+                effects[[some[i] for i in moved.tolist()]] = effect
             done += len(some)
             if progress is not None:
                 progress(done, len(edges))
-    return torch.where(found > NOTHING, found, 0.0)
+    return torch.where(effects > NOTHING, effects, 0.0)
 
 
 def _portions(places: list[int], size: int) -> Iterator[list[int]]:
@@ -263,38 +266,41 @@ def _portions(places: list[int], size: int) -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def visible(one: Ablated, real: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
-    """Return the real edges that an ablation can see: it alone changes what their readers write.
+def visible(ablated: Ablated, real: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
+    """Return the real edges that an ablation can see.
 
-    At a position of a list. An edge that carries a constant is out of the sight of resampling, and
-    within one length so is all that only the length changes.
+    An edge is visible if removing it alone changes its reader's output at some position of a list.
+    Resampling cannot see an edge that carries a constant. Resampling within a length cannot see an
+    edge that depends only on the length.
     """
-    wiring, intact, found = one.wiring, one.intact, torch.zeros_like(real)
-    counted = one.subject_real()[..., None]
+    wiring, intact, seen = ablated.wiring, ablated.intact, torch.zeros_like(real)
+    counted = ablated.subject_real()[..., None]
     for r in torch.nonzero(real.any(1))[:, 0].tolist():
         nodes = torch.nonzero(real[r])[:, 0]
-        change = one.other[nodes] - intact.written[nodes]
+        change = ablated.other[nodes] - intact.written[nodes]
         stacked = torch.cat([torch.zeros_like(change[:1]), change])
-        given = wiring.given(r, wiring.stream(r, intact.written), stacked, one.key_mask) * counted
+        given = (
+            wiring.given(r, wiring.stream(r, intact.written), stacked, ablated.key_mask) * counted
+        )
         moved = (given[1:] - given[0]).abs().flatten(1).amax(1)
-        found[r, nodes] = moved > ROUNDING * given[0].abs().max()
-    return found
+        seen[r, nodes] = moved > ROUNDING * given[0].abs().max()
+    return seen
 
 
-def exact(one: Ablated, progress: Progress | None = None) -> Scores:
-    """Return the divergence that taking away each edge alone makes, and each node."""
-    edges = exact_edges(one, progress)
-    nodes = without_nodes(one, range(len(one.wiring.nodes)), _apart(one))
-    return Scores("exact", one.kind, edges, nodes)
+def exact(ablated: Ablated, progress: Progress | None = None) -> Scores:
+    """Return the divergence caused by removing each edge alone, and each node alone."""
+    edges = exact_edges(ablated, progress)
+    nodes = without_nodes(ablated, range(len(ablated.wiring.nodes)), _apart(ablated))
+    return Scores("exact", ablated.kind, edges, nodes)
 
 
-def exact_edges(one: Ablated, progress: Progress | None = None) -> Float64[Tensor, " edge"]:
-    """Return the divergence that taking away each edge alone makes."""
-    return patched(one, one.wiring.edges, _apart(one), progress)
+def exact_edges(ablated: Ablated, progress: Progress | None = None) -> Float64[Tensor, " edge"]:
+    """Return the divergence caused by removing each edge alone."""
+    return patched(ablated, ablated.wiring.edges, _apart(ablated), progress)
 
 
-def _apart(one: Ablated) -> Measured:
-    inputs = one.inputs
+def _apart(ablated: Ablated) -> Measured:
+    inputs = ablated.inputs
 
     def measured(given: Tensor, intact: Tensor) -> Tensor:
         return divergence(inputs.output, given, intact, inputs.defined)
@@ -303,27 +309,32 @@ def _apart(one: Ablated) -> Measured:
 
 
 def without_nodes(
-    one: Ablated, nodes: Iterable[int], measured: Measured
+    ablated: Ablated, nodes: Iterable[int], measured: Measured
 ) -> Float64[Tensor, " some"]:
-    """Return what taking away all that each of some nodes writes does, mean over inputs."""
-    found = []
+    """Return the effect of removing each of some nodes alone, mean over inputs."""
+    effects = []
     for u in nodes:
-        removed = torch.zeros(len(one.wiring.readers), len(one.wiring.nodes), dtype=torch.bool)
+        removed = torch.zeros(
+            len(ablated.wiring.readers), len(ablated.wiring.nodes), dtype=torch.bool
+        )
         removed[:, u] = True
-        found.append(float(measured(one.read(one.without(removed)), one.outputs).mean()))
-    values = torch.tensor(found, dtype=torch.float64)
+        effects.append(
+            float(measured(ablated.read(ablated.without(removed)), ablated.outputs).mean())
+        )
+    values = torch.tensor(effects, dtype=torch.float64)
     return torch.where(values > NOTHING, values, 0.0)
 
 
 def acdc(
-    one: Ablated, threshold: float, progress: Progress | None = None
+    ablated: Ablated, threshold: float, progress: Progress | None = None
 ) -> Bool[Tensor, "reader node"]:
-    """Return the edges that are kept where each is removed that moves the outputs less.
+    """Return the edges that ACDC keeps.
 
-    From the output back, the latest node first; less than `threshold`, on top of what the edges
-    removed before have moved. Of a node that nothing reads any more no edge is kept.
+    Edges are tried from the output back, the latest node first. An edge is removed if this raises
+    the divergence by less than `threshold`, given the edges removed before. A node that nothing
+    reads any more keeps no edge.
     """
-    wiring = one.wiring
+    wiring = ablated.wiring
     removed = torch.zeros(len(wiring.readers), len(wiring.nodes), dtype=torch.bool)
     moved, done = 0.0, 0
     for r, reader in reversed(list(enumerate(wiring.readers))):
@@ -333,7 +344,7 @@ def acdc(
             removed[r, u] = True
             done += 1
             if not dead:
-                now = float(one.divergence(one.without(removed, reader.layer)).mean())
+                now = float(ablated.divergence(ablated.without(removed, reader.layer)).mean())
                 if now - moved < threshold:
                     moved = now
                 else:
@@ -353,22 +364,24 @@ def all_edges(wiring: Wiring) -> Bool[Tensor, "reader node"]:
     return torch.arange(len(wiring.nodes)) < counts[:, None]
 
 
-def attribution(one: Ablated, steps: int | None = None, progress: Progress | None = None) -> Scores:
+def attribution(
+    ablated: Ablated, steps: int | None = None, progress: Progress | None = None
+) -> Scores:
     """Return each edge's attribution: the gradient of the loss at the reader times the change.
 
-    With `steps`, the mean of the gradients at so many points from ablated to intact embeddings.
+    With `steps`, the gradient is the mean over that many points from ablated to intact embeddings.
     """
-    wiring, method = one.wiring, "eap" if steps is None else "eap_ig"
-    own = wiring.embedded(one.tokens)
+    wiring, method = ablated.wiring, "eap" if steps is None else "eap_ig"
+    own = wiring.embedded(ablated.tokens)
     count = len(own)
     shares = [1.0] if steps is None else [(i + 1) / steps for i in range(steps)]
     gradient = torch.zeros(len(wiring.readers), *own.shape[1:])
     for i, share in enumerate(shares):
-        embeddings = one.other[:count] + share * (own - one.other[:count])
-        gradient += _gradient(one, embeddings) / len(shares)
+        embeddings = ablated.other[:count] + share * (own - ablated.other[:count])
+        gradient += _gradient(ablated, embeddings) / len(shares)
         if progress is not None:
             progress(i + 1, len(shares))
-    change = one.other - one.intact.written
+    change = ablated.other - ablated.intact.written
     nodes = torch.zeros(len(wiring.nodes), dtype=torch.float64)
     values, silent = torch.zeros(len(wiring.edges), dtype=torch.float64), list[int]()
     starts = [i for i, edge in enumerate(wiring.edges) if edge.node == 0]
@@ -376,49 +389,51 @@ def attribution(one: Ablated, steps: int | None = None, progress: Progress | Non
         each = torch.einsum("unpd,npd->un", change[: reader.nodes], gradient[r]).double()
         here = torch.arange(starts[r], starts[r] + reader.nodes)
         values[here] = each.mean(-1).abs()
-        nodes[: reader.nodes] += each.mean(-1)  # the sum over its edges is the node's gradient
+        nodes[: reader.nodes] += each.mean(-1)  # a node's attribution is the sum over its edges
         silent += here[each.abs().amax(-1) <= NOTHING].tolist()
 
     def dearer(given: Tensor, intact: Tensor) -> Tensor:
-        return (losses(one.inputs, given) - losses(one.inputs, intact)).abs()
+        return (losses(ablated.inputs, given) - losses(ablated.inputs, intact)).abs()
 
     asked = [wiring.edges[i] for i in silent]
     if asked:
-        values[silent] = patched(one, asked, dearer)
+        values[silent] = patched(ablated, asked, dearer)
     nodes = nodes.abs()
     quiet = torch.nonzero(nodes <= NOTHING)[:, 0].tolist()
-    nodes[quiet] = without_nodes(one, quiet, dearer)
-    return Scores(method, one.kind, values, nodes, len(asked))
+    nodes[quiet] = without_nodes(ablated, quiet, dearer)
+    return Scores(method, ablated.kind, values, nodes, len(asked))
 
 
 def _gradient(
-    one: Ablated, embeddings: Float[Tensor, "node inputs pos d_model"]
+    ablated: Ablated, embeddings: Float[Tensor, "node inputs pos d_model"]
 ) -> Float[Tensor, "reader inputs pos d_model"]:
-    """Return the gradient of each input's loss by what each reader reads."""
+    """Return the gradient of each input's loss with respect to each reader's input."""
     with torch.enable_grad():
-        added = torch.zeros(len(one.wiring.readers), *embeddings.shape[1:], requires_grad=True)
-        run = one.wiring.run(one.tokens, one.key_mask, added=added, embeddings=embeddings.clone())
-        loss = losses(one.inputs, one.read(run.logits)).sum()
-        (found,) = torch.autograd.grad(loss, [added])
-    return found
+        added = torch.zeros(len(ablated.wiring.readers), *embeddings.shape[1:], requires_grad=True)
+        run = ablated.wiring.run(
+            ablated.tokens, ablated.key_mask, added=added, embeddings=embeddings.clone()
+        )
+        loss = losses(ablated.inputs, ablated.read(run.logits)).sum()
+        (gradient,) = torch.autograd.grad(loss, [added])
+    return gradient
 
 
 def reaching(wiring: Wiring, kept: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
-    """Return the kept edges on a way to the output.
+    """Return the kept edges on a path to the output.
 
-    A node of which no edge is kept still gives something: what it makes of ablated values, and of
-    the length, which attention sees without an edge.
+    A node into which no edge is kept still has an output: it depends on ablated values, and on the
+    length, which attention sees without an edge.
     """
-    found = kept.clone()
+    reached = kept.clone()
     for r, reader in reversed(list(enumerate(wiring.readers))):
         node = reader.node
-        if node is not None and not found[:, wiring.nodes.index(node)].any():
-            found[r] = False
-    return found
+        if node is not None and not reached[:, wiring.nodes.index(node)].any():
+            reached[r] = False
+    return reached
 
 
 def top(wiring: Wiring, scores: Scores, count: int) -> Bool[Tensor, "reader node"]:
-    """Return the edges with the highest scores above zero, of those on a way to the output."""
+    """Return the edges with the highest positive scores that are on a path to the output."""
     kept = torch.zeros(len(wiring.readers), len(wiring.nodes), dtype=torch.bool)
     for i in scores.order[:count].tolist():
         kept[wiring.edges[i]] = bool(scores.values[i] > 0)

@@ -1,11 +1,12 @@
-"""What runs over a model's edges: the program's variable that an edge carries, if there is one.
+"""The program's variable that each edge of a model carries, if there is one.
 
-At every position of a list the reader gets what the node writes at a place, of any input, where the
-variable has the same value (scrubbing one edge: Chan et al. 2022). If the outputs stay as they are,
-the variable is all that counts of what goes over the edge. How much that is: 1 less the divergence
-it makes, over that where any place gives, each the mean of several draws of donors. `chance` is the
-same with the variable's values shuffled among the places: many values leave few places to choose
-from. Variables that tell the same places apart are one.
+The test scrubs one edge (Chan et al. 2022). At every position of a list, the reader receives the
+node's output from a donor: a random (input, position) with the same value of the variable. If the
+model's outputs do not change, the edge carries nothing else that matters. The share is 1 minus the
+ratio of two divergences: that with these donors over that with unrestricted donors, each the mean
+of several draws. `chance` is the share with the variable's values shuffled among the places; it is
+high for variables of many values, since few donors are left. Variables with the same partition of
+the places are merged.
 
 Shapes: as in `circuits`.
 """
@@ -28,12 +29,15 @@ from ..statistics import bootstrap_counts, percentile_intervals, weighted_sums
 from .edge_scores import NOTHING, VALUES_AT_ONCE, Ablated, Progress, divergence
 
 DRAWS = 4  # of donors
-CARRIES = 0.9  # of what counts, and of what chance leaves, from which on a variable is carried
+CARRIES = 0.9  # least share, raw and corrected for chance, of a variable that is carried
 
 
 @dataclass(frozen=True)
 class Held:
-    """How much of what counts on an edge a variable is, with a bootstrap over inputs; by chance."""
+    """The share of an edge's effect that a variable explains, its interval and chance level.
+
+    The interval is from a bootstrap over inputs.
+    """
 
     share: float
     low: float
@@ -42,7 +46,7 @@ class Held:
 
     @property
     def all_of_it(self) -> bool:
-        """Whether the variable is surely most of what counts, and of what chance leaves."""
+        """Whether the share, raw and corrected for chance, surely reaches `CARRIES`."""
         by_chance = max(0.0, self.chance)
         above = (self.share - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
         return self.low >= CARRIES and above >= CARRIES
@@ -50,9 +54,9 @@ class Held:
 
 @dataclass(frozen=True)
 class Carried:
-    """What each variable is of what counts on an edge; None where nothing counts.
+    """The share of each variable on an edge; None where the edge has no effect.
 
-    Nothing counts on an edge where any place may give. Variables that are one have one name,
+    An edge has no effect if unrestricted donors change nothing. Merged variables have one name,
     `a = b`.
     """
 
@@ -61,45 +65,45 @@ class Carried:
 
     @property
     def highest(self) -> Held | None:
-        """The variable that is most of it."""
-        return max((self.variables or {}).values(), key=lambda one: one.share, default=None)
+        """The share of the variable that explains most."""
+        return max((self.variables or {}).values(), key=lambda held: held.share, default=None)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The variables that are all that counts; several that cannot be told apart."""
+        """The carried variable; more than one if their intervals do not tell them apart."""
         highest = self.highest
         if highest is None:
             return ()
         return tuple(
             name
-            for name, one in (self.variables or {}).items()
-            if one.all_of_it and one.high >= highest.low
+            for name, held in (self.variables or {}).items()
+            if held.all_of_it and held.high >= highest.low
         )
 
     @property
     def name(self) -> str:
-        """The same as text; empty where no variable alone is."""
+        """`names` as text; empty where no variable is carried."""
         return " or ".join(self.names)
 
 
 @torch.inference_mode()
 def carried(
-    one: Ablated,
+    ablated: Ablated,
     edges: Sequence[Edge],
     draws: int,
     seed: int,
     progress: Progress | None = None,
 ) -> list[Carried]:
-    """Return what each edge of a model carries, on the inputs of an ablation.
+    """Return what each of some edges carries, on the inputs of an ablation.
 
-    `draws` is of the bootstrap.
+    `draws` is the number of bootstrap resamples.
     """
-    inputs, wiring, intact = one.inputs, one.wiring, one.intact
+    inputs, wiring, intact = ablated.inputs, ablated.wiring, ablated.intact
     groups = partitions(inputs)
     donated = _donated(inputs, list(groups.values()), seed)
-    places = [one.subject.own_places(each.rows, each.positions) for each in donated]
+    places = [ablated.subject.own_places(each.rows, each.positions) for each in donated]
     counts = bootstrap_counts(len(inputs), draws, seed)
-    found: list[Carried] = []
+    contents: list[Carried] = []
     for i, edge in enumerate(edges):
         written = intact.written[edge.node]
         stream = wiring.stream(edge.reader, intact.written)
@@ -108,44 +112,49 @@ def carried(
         for at in range(0, len(places), count):
             changes = [written[rows, spots] - written for rows, spots in places[at : at + count]]
             stack = torch.stack([torch.zeros_like(stream), *changes])
-            given = one.read(wiring.patched(edge.reader, stream, stack, intact, one.key_mask))
+            given = ablated.read(
+                wiring.patched(edge.reader, stream, stack, intact, ablated.key_mask)
+            )
             apart.append(divergence(inputs.output, given[1:], given[0], inputs.defined))
         mean = torch.cat(apart).view(DRAWS, -1, len(inputs)).mean(0)
-        found.append(Carried(edge, _held(mean, list(groups), counts)))
+        contents.append(Carried(edge, _held(mean, list(groups), counts)))
         if progress is not None:
             progress(i + 1, len(edges))
-    return found
+    return contents
 
 
 def partitions(inputs: InputSet) -> dict[str, Int64[Tensor, "inputs pos"]]:
-    """Return the program's variables by name, those that tell the same places apart as one."""
-    found: dict[bytes, tuple[list[str], Tensor]] = {}
+    """Return the program's variables by name; those with the same partition are merged."""
+    groups: dict[bytes, tuple[list[str], Tensor]] = {}
     for name, variable in inputs.variables.items():
         codes = variable.codes.long()
         own = codes[inputs.real]
         values, first = np.unique(own.numpy(), return_index=True)
-        order = np.argsort(np.argsort(first))  # values numbered as they come
+        order = np.argsort(np.argsort(first))  # values numbered by first occurrence
         key = order[np.searchsorted(values, own.numpy())]
         undefined = np.where(own.numpy() == IGNORE, 1, 0)
-        names, _ = found.setdefault(key.tobytes() + undefined.tobytes(), ([], codes))
+        names, _ = groups.setdefault(key.tobytes() + undefined.tobytes(), ([], codes))
         names.append(name)
-    return {" = ".join(names): codes for names, codes in found.values()}
+    return {" = ".join(names): codes for names, codes in groups.values()}
 
 
 def _donated(
     inputs: InputSet, variables: Sequence[Int64[Tensor, "inputs pos"]], seed: int
 ) -> list[Donated]:
-    """Return for each draw any places, then for each variable those alike, and by chance."""
-    bases, real, found = torch.arange(len(inputs)), inputs.real, list[Donated]()
+    """Return, for each draw, unrestricted donors, then for each variable its donors.
+
+    Each variable has two sets: donors of the same value, and of the same shuffled value.
+    """
+    bases, real, donated = torch.arange(len(inputs)), inputs.real, list[Donated]()
     generator = np.random.default_rng([seed, len(inputs), 5])
     for _ in range(DRAWS):
         free = anywhere(inputs, bases, generator)
-        found.append(free)
+        donated.append(free)
         for codes in variables:
             mixed = codes.clone()
             mixed[real] = codes[real][torch.from_numpy(generator.permutation(int(real.sum())))]
-            found += [_alike(inputs, each, free, generator) for each in (codes, mixed)]
-    return found
+            donated += [_alike(inputs, each, free, generator) for each in (codes, mixed)]
+    return donated
 
 
 def _held(
@@ -170,9 +179,9 @@ def _alike(
     free: Donated,
     generator: np.random.Generator,
 ) -> Donated:
-    """Return for each place of a list another one with the same code, if there is one.
+    """Return for each place of a list a donor place with the same code, another one if possible.
 
-    BOS, padding, and places where the variable is undefined get what `free` gives them.
+    BOS, padding, and places where the variable is undefined keep the donors of `free`.
     """
     rows, positions = free.rows.clone(), free.positions.clone()
     places = torch.nonzero(inputs.real)
@@ -181,17 +190,17 @@ def _alike(
         some = places[own == code].numpy()
         order = generator.permutation(len(some))
         drawn = np.empty(len(some), dtype=np.int64)
-        drawn[order] = np.roll(order, 1)  # each gives once, never to itself if there are two
+        drawn[order] = np.roll(order, 1)  # each donates once, never to itself if there are two
         at = torch.from_numpy(some)
         rows[at[:, 0], at[:, 1]] = at[drawn, 0]
         positions[at[:, 0], at[:, 1]] = at[drawn, 1]
     return replace(free, rows=rows, positions=positions)
 
 
-def summed(found: Sequence[Carried]) -> dict[str, list[Carried]]:
-    """Return the edges that carry each variable, by what cannot be told apart."""
+def summed(contents: Sequence[Carried]) -> dict[str, list[Carried]]:
+    """Return the edges that carry each variable, grouped by `Carried.name`."""
     groups: dict[str, list[Carried]] = {}
-    for one in found:
-        if one.names:
-            groups.setdefault(one.name, []).append(one)
+    for content in contents:
+        if content.names:
+            groups.setdefault(content.name, []).append(content)
     return groups

@@ -1,13 +1,14 @@
-"""How good a circuit is: whether it does what the model does, alone, and whether all of it does.
+"""How good a circuit is: its faithfulness, completeness and minimality.
 
-Of a circuit, a set of edges, all other edges are taken away by one kind of ablation. D is how far
-the outputs then are from the intact model's (`circuits.divergence`), mean over inputs.
+A circuit is a set of edges. All other edges are removed by one kind of ablation. D is the
+divergence of the outputs from the intact model's (`circuits.divergence`), mean over inputs.
 
-- faithfulness: 1 - D(circuit) / D(no edge): 1 is what the model does, 0 what is left without it.
-- completeness: the same of all edges but the circuit's: what the model does without it. 0 is best:
-  nothing of the model is outside (Marks et al. 2024).
+- faithfulness: 1 - D(circuit) / D(no edge). It is 1 if the circuit does all that the model does,
+  and 0 if it does no more than no edge at all.
+- completeness: faithfulness of the complement. 0 is best: no function is left outside the circuit
+  (Marks et al. 2024).
 - minimality: the share of the circuit's edges without which D is surely larger (after Wang et al.
-  2023, who ask for nodes).
+  2023, who test nodes).
 
 Shapes: `mask` circuits, `inputs` inputs, `reader` and `node` of a graph.
 """
@@ -32,13 +33,13 @@ from ..statistics import (
 )
 from .edge_scores import NOTHING, Ablated, Progress, Scores, all_edges, top
 
-HELD_NUMBERS = 2**22  # of what all nodes write on a part of the inputs
-GROWTH = 1.5  # from one size of a curve to the next
+HELD_NUMBERS = 2**22  # numbers in the outputs of all nodes on one part of the inputs
+GROWTH = 1.5  # ratio of one size of a curve to the one before
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What circuits give on every input: divergence from the intact model, and exactness."""
+    """The divergence of circuits from the intact model, and their exactness, per input."""
 
     divergence: Float64[Tensor, "mask inputs"]
     exact: Float64[Tensor, "mask inputs"]
@@ -57,7 +58,7 @@ class Share:
 class Circuit:
     """A circuit found by a method under a kind of ablation, and how good it is.
 
-    `exact` is its own exact accuracy. Completeness is None where it was not asked for.
+    `exact` is the circuit's own exact accuracy. Completeness is None if it was not computed.
     """
 
     method: str
@@ -74,20 +75,22 @@ class Circuit:
 
 
 def judged(
-    one: Ablated, circuits: Sequence[Bool[Tensor, "reader node"]], progress: Progress | None = None
+    ablated: Ablated,
+    circuits: Sequence[Bool[Tensor, "reader node"]],
+    progress: Progress | None = None,
 ) -> Judged:
-    """Return what circuits give, everything outside of each taken away, on all inputs."""
-    every, each = all_edges(one.wiring), one.wiring.d_model * one.tokens.shape[1]
-    size = max(1, HELD_NUMBERS // (each * len(one.wiring.nodes)))
-    apart = torch.zeros(len(circuits), len(one.inputs), dtype=torch.float64)
+    """Return the divergence and exactness of circuits on all inputs, all other edges removed."""
+    every, each = all_edges(ablated.wiring), ablated.wiring.d_model * ablated.tokens.shape[1]
+    size = max(1, HELD_NUMBERS // (each * len(ablated.wiring.nodes)))
+    apart = torch.zeros(len(circuits), len(ablated.inputs), dtype=torch.float64)
     right = torch.zeros_like(apart)
-    done, total = 0, len(circuits) * -(-len(one.inputs) // size)
-    for rows, part in one.parts(size):
+    done, total = 0, len(circuits) * -(-len(ablated.inputs) // size)
+    for rows, part in ablated.parts(size):
         for i, circuit in enumerate(circuits):
             logits = part.without(every & ~circuit)
             apart[i, rows] = part.divergence(logits)
-            found = outcome(part.read(logits), part.inputs.targets, part.inputs.output)
-            right[i, rows] = found.exact
+            outcomes = outcome(part.read(logits), part.inputs.targets, part.inputs.output)
+            right[i, rows] = outcomes.exact
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -95,40 +98,40 @@ def judged(
 
 
 def sizes(count: int) -> list[int]:
-    """Return the sizes of a curve: each half as large again as the one before, up to all.
+    """Return the sizes of a curve, each about 1.5 times the one before, up to `count`.
 
     >>> sizes(20)
     [1, 2, 3, 4, 7, 10, 16, 20]
     """
-    found, size = [1], 1.0
-    while found[-1] < count:
+    points, size = [1], 1.0
+    while points[-1] < count:
         size *= GROWTH
-        found.append(min(count, max(round(size), found[-1] + 1)))
-        size = max(size, found[-1])
-    return found
+        points.append(min(count, max(round(size), points[-1] + 1)))
+        size = max(size, points[-1])
+    return points
 
 
 def curve(
-    one: Ablated,
+    ablated: Ablated,
     scores: Scores,
     draws: int,
     seed: int,
     progress: Progress | None = None,
 ) -> list[Circuit]:
-    """Return the circuits of the edges with the highest scores, from one edge to all.
+    """Return the circuits of the highest-scored edges, from one edge to all.
 
-    Edges that are on no way to the output are left out of each.
+    Edges that are on no path to the output are left out of each circuit.
     """
     masks: dict[bytes, Tensor] = {}
-    for size in sizes(len(one.wiring.edges)):
-        mask = top(one.wiring, scores, size)
+    for size in sizes(len(ablated.wiring.edges)):
+        mask = top(ablated.wiring, scores, size)
         masks.setdefault(mask.numpy().tobytes(), mask)
-    found = [mask for mask in masks.values() if mask.any()]
-    return rated(one, scores.method, found, draws, seed, progress)
+    circuits = [mask for mask in masks.values() if mask.any()]
+    return rated(ablated, scores.method, circuits, draws, seed, progress)
 
 
 def rated(
-    one: Ablated,
+    ablated: Ablated,
     method: str,
     circuits: Sequence[Bool[Tensor, "reader node"]],
     draws: int,
@@ -136,46 +139,46 @@ def rated(
     progress: Progress | None = None,
 ) -> list[Circuit]:
     """Return circuits with their faithfulness and accuracy on all inputs."""
-    nothing = torch.zeros_like(all_edges(one.wiring))
-    found = judged(one, [nothing, *circuits], progress)
-    answered = one.inputs.defined.any(-1)
+    nothing = torch.zeros_like(all_edges(ablated.wiring))
+    judgement = judged(ablated, [nothing, *circuits], progress)
+    answered = ablated.inputs.defined.any(-1)
 
     def share(i: int) -> Share:
-        return faithfulness(found.divergence[i], found.divergence[0], draws, seed)
+        return faithfulness(judgement.divergence[i], judgement.divergence[0], draws, seed)
 
     def exact(i: int) -> Share:
-        value, n = float(found.exact[i, answered].mean()), int(answered.sum())
+        value, n = float(judgement.exact[i, answered].mean()), int(answered.sum())
         return Share(value, *wilson_interval(value, n))
 
     return [
-        Circuit(method, one.kind, circuit, share(i + 1), exact(i + 1))
+        Circuit(method, ablated.kind, circuit, share(i + 1), exact(i + 1))
         for i, circuit in enumerate(circuits)
     ]
 
 
-def completed(one: Ablated, circuit: Circuit, draws: int, seed: int) -> Circuit:
-    """Return a circuit with its completeness: what is faithful of all edges that it has not."""
-    rest = all_edges(one.wiring) & ~circuit.edges
-    (found,) = rated(one, circuit.method, [rest], draws, seed)
-    return replace(circuit, completeness=found.faithfulness)
+def completed(ablated: Ablated, circuit: Circuit, draws: int, seed: int) -> Circuit:
+    """Return a circuit with its completeness: faithfulness of the complement."""
+    rest = all_edges(ablated.wiring) & ~circuit.edges
+    (complement,) = rated(ablated, circuit.method, [rest], draws, seed)
+    return replace(circuit, completeness=complement.faithfulness)
 
 
 def smallest(circuits: Sequence[Circuit], faithful: float) -> Circuit | None:
-    """Return the circuit of the fewest edges that is surely faithful; None where none is."""
-    enough = [one for one in circuits if one.faithfulness.low >= faithful]
-    return min(enough, key=lambda one: one.size, default=None)
+    """Return the smallest circuit that is surely faithful; None if there is none."""
+    enough = [circuit for circuit in circuits if circuit.faithfulness.low >= faithful]
+    return min(enough, key=lambda circuit: circuit.size, default=None)
 
 
 @dataclass(frozen=True)
 class Needed:
-    """How much further off the outputs are without each edge of a circuit, on each input."""
+    """The increase in divergence without each edge of a circuit, per input."""
 
     edges: tuple[Edge, ...]
     moved: Float64[Tensor, "inputs edge"]
     lengths: Int64[Tensor, " inputs"]
 
     def shares(self, draws: int, seed: int, length: int | None = None) -> dict[Edge, Share]:
-        """Return the mean of each edge, with a bootstrap over inputs: all, or of one length."""
+        """Return each edge's mean with a bootstrap interval, over all inputs or one length."""
         rows = self.moved if length is None else self.moved[self.lengths == length]
         if not self.edges or not len(rows):
             return {}
@@ -189,30 +192,30 @@ class Needed:
 
 @torch.inference_mode()
 def needed(
-    one: Ablated, circuit: Bool[Tensor, "reader node"], progress: Progress | None = None
+    ablated: Ablated, circuit: Bool[Tensor, "reader node"], progress: Progress | None = None
 ) -> Needed:
-    """Return what is further off without each edge of a circuit."""
-    every = all_edges(one.wiring)
-    base = one.divergence(one.without(every & ~circuit))
+    """Return the increase in divergence without each edge of a circuit."""
+    every = all_edges(ablated.wiring)
+    base = ablated.divergence(ablated.without(every & ~circuit))
     edges = tuple(Edge(int(r), int(u)) for r, u in torch.nonzero(circuit).tolist())
     moved = torch.zeros(len(base), len(edges), dtype=torch.float64)
     for i, edge in enumerate(edges):
         fewer = circuit.clone()
         fewer[edge] = False
-        moved[:, i] = one.divergence(one.without(every & ~fewer)) - base
+        moved[:, i] = ablated.divergence(ablated.without(every & ~fewer)) - base
         if progress is not None:
             progress(i + 1, len(edges))
-    return Needed(edges, moved, one.inputs.lengths)
+    return Needed(edges, moved, ablated.inputs.lengths)
 
 
-def minimal(found: dict[Edge, Share]) -> float:
+def minimal(shares: dict[Edge, Share]) -> float:
     """Return the share of a circuit's edges that are surely needed; nan if it has none."""
-    return sum(one.low > 0 for one in found.values()) / len(found) if found else float("nan")
+    return sum(share.low > 0 for share in shares.values()) / len(shares) if shares else float("nan")
 
 
 @dataclass(frozen=True)
 class AtLength:
-    """How a circuit does on the lists of one length."""
+    """How good a circuit is on the lists of one length."""
 
     n: int
     faithfulness: Share
@@ -221,17 +224,17 @@ class AtLength:
 
 
 def by_length(
-    one: Ablated, circuit: Bool[Tensor, "reader node"], draws: int, seed: int
+    ablated: Ablated, circuit: Bool[Tensor, "reader node"], draws: int, seed: int
 ) -> dict[int, AtLength]:
-    """Return how a circuit does on the lists of each length that have an output."""
-    nothing, rest = torch.zeros_like(circuit), all_edges(one.wiring) & ~circuit
-    found = judged(one, [nothing, circuit, rest])
+    """Return how good a circuit is on the lists of each length, those with an output."""
+    nothing, rest = torch.zeros_like(circuit), all_edges(ablated.wiring) & ~circuit
+    judgement = judged(ablated, [nothing, circuit, rest])
     rows: dict[int, AtLength] = {}
-    for length in torch.unique(one.inputs.lengths).tolist():
-        some = (one.inputs.lengths == length) & one.inputs.defined.any(-1)
+    for length in torch.unique(ablated.inputs.lengths).tolist():
+        some = (ablated.inputs.lengths == length) & ablated.inputs.defined.any(-1)
         if n := int(some.sum()):
-            apart = found.divergence[:, some]
-            exact = float(found.exact[1, some].mean())
+            apart = judgement.divergence[:, some]
+            exact = float(judgement.exact[1, some].mean())
             rows[length] = AtLength(
                 n,
                 faithfulness(apart[1], apart[0], draws, seed),
@@ -244,9 +247,9 @@ def by_length(
 def faithfulness(
     own: Float64[Tensor, " inputs"], none: Float64[Tensor, " inputs"], draws: int, seed: int
 ) -> Share:
-    """Return 1 less what a circuit is off over what no edge is, with a bootstrap over inputs.
+    """Return 1 - D(circuit) / D(no edge), with a bootstrap interval over inputs.
 
-    It is nan where the ablation does nothing.
+    It is nan if the ablation changes nothing.
     """
     if float(none.mean()) <= NOTHING:
         return Share(float("nan"), float("nan"), float("nan"))

@@ -76,12 +76,12 @@ def _any(values: Tensor, dim: int) -> Bool[Tensor, " n"]:
 def true_edges(model: NativeModel, wiring: Wiring) -> Bool[Tensor, "reader node"]:
     """Return which edges of a compiled model are real."""
     writes = [written_dimensions(model, node) for node in wiring.nodes]
-    found = torch.zeros(len(wiring.readers), len(wiring.nodes), dtype=torch.bool)
+    edges = torch.zeros(len(wiring.readers), len(wiring.nodes), dtype=torch.bool)
     for r, reader in reversed(list(enumerate(wiring.readers))):
         own = reader.node
-        if own is not None and not found[:, wiring.nodes.index(own)].any():
+        if own is not None and not edges[:, wiring.nodes.index(own)].any():
             continue  # what reads for a dead node reaches nothing
         reads = read_dimensions(model, reader)
         for u in range(reader.nodes):
-            found[r, u] = bool((reads & writes[u]).any())
-    return found
+            edges[r, u] = bool((reads & writes[u]).any())
+    return edges

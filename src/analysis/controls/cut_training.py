@@ -92,9 +92,9 @@ def implement_cuts(
         streams = residuals(model, some.tokens, some.key_mask, [*sites.values(), last])
         given = continue_from(model, last, streams[last], some.key_mask)
         loss = mean_loss(some.output, given, some.targets)
-        for one in tests:
-            if one.trials:
-                site, trial = sites[one.cut.name], _drawn(one, settings.batch_size, generator)
+        for test in tests:
+            if test.trials:
+                site, trial = sites[test.cut.name], _drawn(test, settings.batch_size, generator)
                 donated = streams[site][trial.rows, trial.positions]
                 given = continue_from(model, site, donated, some.key_mask[trial.bases])
                 share = WEIGHT / len(tests)
@@ -156,11 +156,11 @@ def _held(
     """Return the lowest share of each cut's trials whose outputs all become the targets."""
     subject, held = subject_of(model, inputs), dict[str, float]()
     streams = dict(subject.recorded(list(sites.values())))
-    for one in tests:
-        site, shares = sites[one.cut.name], list[float]()
-        for trial in one.trials:
+    for test in tests:
+        site, shares = sites[test.cut.name], list[float]()
+        for trial in test.trials:
             right = inputs.output.right(subject.given(site, streams[site], trial), trial.targets)
             whole = (right | ~inputs.output.defined(trial.targets)).all(-1)
             shares.append(float(whole.double().mean()))
-        held[one.cut.name] = min(shares, default=1.0)
+        held[test.cut.name] = min(shares, default=1.0)
     return held

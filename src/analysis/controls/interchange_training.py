@@ -153,13 +153,13 @@ def cases_of(inputs: InputSet, name: str, count: int, seed: int) -> Cases:
     are found where the output seldom or never changes.
     """
     generator = np.random.default_rng(seed)
-    found = Cases(*(torch.empty(0, dtype=torch.int64),) * 2, inputs.targets[:0])
+    cases = Cases(*(torch.empty(0, dtype=torch.int64),) * 2, inputs.targets[:0])
     for _ in range(DRAWS):
         pairs = torch.from_numpy(drawn(inputs, count, generator))
-        found = _joined([found, _changing(inputs, name, pairs)])
-        if len(found) >= count:
+        cases = _joined([cases, _changing(inputs, name, pairs)])
+        if len(cases) >= count:
             break
-    return found.rows(torch.arange(min(count, len(found))))
+    return cases.rows(torch.arange(min(count, len(cases))))
 
 
 def _changing(inputs: InputSet, name: str, pairs: Int64[Tensor, "pairs 2"]) -> Cases:
@@ -227,7 +227,7 @@ def _masks(places: Sequence[Place], width: int) -> dict[str, Bool[Tensor, "cases
     """Return which dimensions of which cases are replaced at each site."""
     masks: dict[str, Tensor] = {}
     for place in set(places):
-        cases = torch.tensor([one == place for one in places])
+        cases = torch.tensor([case_place == place for case_place in places])
         dims = torch.zeros(width, dtype=torch.bool)
         dims[list(place.dims)] = True
         mask = cases[:, None, None] & dims

@@ -1,12 +1,11 @@
-"""Models whose answer is known: what a measure must be compared with to mean anything.
+"""Controls: models for which the right answer is known.
 
-Positives run the program by construction, or were trained to implement it; negatives do not run
-it; decoys compute the same map by another program. Each is made when it is asked for.
+Positives run the program by construction, or were trained to implement it. Negatives do not run it.
+Decoys compute the same map by another program. Each is made on request.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,28 +23,27 @@ from ...infra.errors import UserError, first_line
 from ...models.bridges import make_bridge
 from ...models.compiling import HEAD, Compiled
 from ...models.reference import Reference, build_reference
-from ...models.shapes import learned_shape
+from ...models.shapes import learned_shape, random_inits
 from ...models.training import Progress, fit
 from .interchange_training import Implementation, implement
 from .other_tasks import other_references
 from .variants import hardest_noise, permuted, reparametrised, rotated
 
-# Far from the seeds people give their runs, so that no control is the run's own start.
-RANDOM_INIT_SEEDS = 1_000_000
+# Far from the seeds of users' runs, so that no control is a run's own initialisation.
 POSITIVE, NEGATIVE, DECOY = "positive", "negative", "decoy"
-DRAWS = 2  # seeds of what is changed at random
+DRAWS = 2  # seeds of each random change
 INITS = 5  # random inits that are measured in full
 TRIES = 3  # seeds with which interchange training is tried
-CONDITION = 3.0  # of the map by which the reference is reparametrised
+CONDITION = 3.0  # condition number of the map that reparametrises the reference
 
 
 class NotMadeError(Exception):
-    """A control that cannot be had for a task, and why."""
+    """A control cannot be made for a task; the message says why."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A control's model, and what there is to say of this one."""
+    """A control's model, with a note about it."""
 
     bridge: TransformerBridge
     note: str = ""
@@ -53,9 +51,9 @@ class Made:
 
 @dataclass(frozen=True)
 class Control:
-    """A model whose answer is known: several of one `group` differ in their seed or task.
+    """A control; those of one `group` differ in their seed or task.
 
-    `make` is told how far training is; it raises NotMadeError.
+    `make` takes a callback for training progress, and raises NotMadeError.
     """
 
     name: str
@@ -64,27 +62,10 @@ class Control:
     make: Callable[[Progress], Made]
 
 
-def init_seed(seed: int, index: int) -> int:
-    """Return the seed of one of the random inits that an analysis draws."""
-    return (RANDOM_INIT_SEEDS * (seed + 1) + index) % 2**63
-
-
-def random_inits(
-    shape: TransformerBridgeConfig, count: int, seed: int, device: str
-) -> list[TransformerBridge]:
-    """Return untrained models of a learned model's shape: the negative control of similarity."""
-    bridges = []
-    for i in range(count):
-        one = copy.copy(shape)  # dataclasses.replace would lose attention_dir
-        one.seed = init_seed(seed, i)
-        bridges.append(make_bridge(one, device=device))
-    return bridges
-
-
 def learned_by_heart(
     inputs: InputSet, shape: TransformerBridgeConfig, config: Config, progress: Progress
 ) -> Made:
-    """Return a model of a shape, trained as a config says, but on shuffled labels.
+    """Return a model of a given shape, trained with a config on shuffled labels.
 
     Raises:
         NotFiniteError: training diverged.
@@ -102,9 +83,9 @@ def controls(
     config: Config,
     inits: int = INITS,
 ) -> list[Control]:
-    """Return the controls of a task for a learned model of a shape: positives, negatives, decoys.
+    """Return a task's controls for a learned model's shape: positives, negatives, decoys.
 
-    `inits` of the negatives are random inits.
+    `inits` is how many negatives are random inits.
 
     Raises:
         UserError: a program of the task fails on its inputs.
@@ -128,10 +109,10 @@ def _positives(
         return Made(change(compiled).bridge(inputs), note)
 
     def noised(progress: Progress, at: int) -> Made:
-        found = hardest_noise(compiled, inputs, at)
-        if found is None:
+        noisy = hardest_noise(compiled, inputs, at)
+        if noisy is None:
             raise NotMadeError("no noise is survived")
-        return Made(found[0].bridge(inputs), f"relative noise {found[1]:g}")
+        return Made(noisy[0].bridge(inputs), f"relative noise {noisy[1]:g}")
 
     yield Control("reference", POSITIVE, "reference", as_is)
     for i in range(DRAWS):
@@ -152,13 +133,17 @@ def _positives(
     def implemented(progress: Progress) -> Made:
         tried: list[Implementation] = []
         for i in range(TRIES):
-            one = implement(inputs, shape, seed + i, progress=progress)
-            tried.append(one)
-            if one.exact == 1:
-                swaps = ", ".join(f"{name} {share:.3f}" for name, share in one.interchange.items())
+            implementation = implement(inputs, shape, seed + i, progress=progress)
+            tried.append(implementation)
+            if implementation.exact == 1:
+                swaps = ", ".join(
+                    f"{name} {share:.3f}" for name, share in implementation.interchange.items()
+                )
                 note = f"interchange {swaps}" if swaps else "no inner variable to interchange"
-                return Made(make_bridge(shape, one.weights, config.analysis.device), note)
-        best = max(one.exact for one in tried)
+                return Made(
+                    make_bridge(shape, implementation.weights, config.analysis.device), note
+                )
+        best = max(implementation.exact for implementation in tried)
         raise NotMadeError(f"interchange training reached exact accuracy {best:.4f}, not 1")
 
     yield Control("implemented", POSITIVE, "implemented", implemented)
@@ -202,7 +187,7 @@ def _negatives(
 def _read_as(
     head: Float[Tensor, "theirs d_model"], theirs: Output, ours: Output
 ) -> Float[Tensor, "ours d_model"]:
-    """Return an output head with a row for each of our outputs, zeros for what it does not have."""
+    """Return an output head with a row for each of our outputs, zeros for those it lacks."""
     if isinstance(theirs, Numerical) and isinstance(ours, Numerical):
         return head
     rows = dict(zip(theirs.values, head, strict=True)) if isinstance(theirs, Categorical) else {}

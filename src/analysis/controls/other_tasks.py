@@ -25,15 +25,15 @@ def other_references(inputs: InputSet, config: TaskConfig, count: int) -> list[R
     registry first: a model of a task that needs the same variable is no negative control for it.
     Fewer are returned where there are no more that can be made and compiled exactly.
     """
-    found: list[Reference] = []
+    references: list[Reference] = []
     for task in _least_shared(inputs.task, config, count):
-        if len(found) == count:
+        if len(references) == count:
             break
         try:
-            found.append(build_reference(input_set(task, config)))
+            references.append(build_reference(input_set(task, config)))
         except UserError:  # Tracr cannot, or not exactly
             continue
-    return found
+    return references
 
 
 def _least_shared(task: Task, config: TaskConfig, count: int) -> Iterator[Task]:
@@ -65,7 +65,7 @@ def shared_variables(inputs: InputSet, theirs: InputSet) -> list[str]:
     real = inputs.real
     where = torch.nonzero(real)[:, 1]
     trivial = _joint(inputs.tokens[real], where)
-    others = [one.codes[real].long() for one in theirs.variables.values()]
+    others = [variable.codes[real].long() for variable in theirs.variables.values()]
     others = [codes for codes in others if not _determines(trivial, codes)]
     return [
         name
@@ -75,10 +75,12 @@ def shared_variables(inputs: InputSet, theirs: InputSet) -> list[str]:
     ]
 
 
-def _joint(one: Int64[Tensor, " cases"], other: Int64[Tensor, " cases"]) -> Int64[Tensor, " cases"]:
-    return (one - one.min()) * (int(other.max()) - int(other.min()) + 1) + (other - other.min())
+def _joint(
+    codes: Int64[Tensor, " cases"], other: Int64[Tensor, " cases"]
+) -> Int64[Tensor, " cases"]:
+    return (codes - codes.min()) * (int(other.max()) - int(other.min()) + 1) + (other - other.min())
 
 
-def _determines(one: Int64[Tensor, " cases"], other: Int64[Tensor, " cases"]) -> bool:
+def _determines(codes: Int64[Tensor, " cases"], other: Int64[Tensor, " cases"]) -> bool:
     """Return whether the one's value says what the other's is."""
-    return len(torch.unique(_joint(one, other))) == len(torch.unique(one))
+    return len(torch.unique(_joint(codes, other))) == len(torch.unique(codes))

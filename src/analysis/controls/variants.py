@@ -94,11 +94,11 @@ def noised(compiled: Compiled, seed: int, scale: float) -> Compiled:
     generator = torch.Generator().manual_seed(seed)
 
     def change(weights: Weights) -> dict[str, Tensor]:
-        found = {}
+        noisy = {}
         for name in sorted(weights):
             noise = torch.randn(weights[name].shape, generator=generator, dtype=torch.float64)
-            found[name] = weights[name] * (1 + scale * noise)
-        return found
+            noisy[name] = weights[name] * (1 + scale * noise)
+        return noisy
 
     return _changed(compiled, change, compiled.residual_labels)
 
@@ -110,9 +110,9 @@ def hardest_noise(compiled: Compiled, inputs: InputSet, seed: int) -> tuple[Comp
     """
     few = torch.unique(torch.linspace(0, len(inputs) - 1, RECHECKED).long())
     for scale in NOISE_SCALES:
-        one = noised(compiled, seed, scale)
-        if validate(one, inputs, few).exact and validate(one, inputs).exact:
-            return one, scale
+        variant = noised(compiled, seed, scale)
+        if validate(variant, inputs, few).exact and validate(variant, inputs).exact:
+            return variant, scale
     return None
 
 
@@ -133,15 +133,15 @@ def _rebased(
     weights: Weights, matrix: Float64[Tensor, "dim dim"], inverse: Float64[Tensor, "dim dim"]
 ) -> dict[str, Tensor]:
     """Return the weights of a model whose residual rows are the old ones times the matrix."""
-    found = dict(weights)
+    rebased = dict(weights)
     for name, weight in weights.items():
         if name in EMBEDDINGS:
-            found[name] = weight @ matrix
+            rebased[name] = weight @ matrix
         elif any(part in name for part in WRITERS):
-            found[name] = weight @ matrix if name.endswith(".bias") else matrix.T @ weight
+            rebased[name] = weight @ matrix if name.endswith(".bias") else matrix.T @ weight
         elif name == HEAD or (name.endswith(".weight") and any(part in name for part in READERS)):
-            found[name] = weight @ inverse.T
-    return found
+            rebased[name] = weight @ inverse.T
+    return rebased
 
 
 def _reorder(

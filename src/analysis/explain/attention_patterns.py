@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ...data.inputs import InputSet
 from ...data.program_selectors import Selection, selections
-from ..measures.attention import flat
+from ..head_attention import uniform_attention
 
 ELSE_BOS, AND_BOS, ELSE_ALL = "else BOS", "and BOS", "else everything"
 FORMS = (ELSE_BOS, AND_BOS, ELSE_ALL)
@@ -108,7 +108,7 @@ def grid_of(inputs: InputSet) -> Grid:
 
 def allowed(inputs: InputSet) -> Bool[Tensor, "inputs query key"]:
     """Return the keys that a query may attend to; a query of the padding to none."""
-    return (flat(inputs) > 0) & inputs.key_mask[:, :, None]
+    return (uniform_attention(inputs) > 0) & inputs.key_mask[:, :, None]
 
 
 def of_programs(inputs: Iterable[tuple[str, InputSet]]) -> list[Selection]:
@@ -116,12 +116,16 @@ def of_programs(inputs: Iterable[tuple[str, InputSet]]) -> list[Selection]:
 
     Those of the others are named with their program.
     """
-    found: list[Selection] = []
+    chosen: list[Selection] = []
     for number, (program, own) in enumerate(inputs):
-        for one in selections(own, everywhere=True):
-            names = one.names if number == 0 else [f"{name} ({program})" for name in one.names]
-            found.append(Selection(tuple(names), one.uses, one.selected))
-    return found
+        for selection in selections(own, everywhere=True):
+            names = (
+                selection.names
+                if number == 0
+                else [f"{name} ({program})" for name in selection.names]
+            )
+            chosen.append(Selection(tuple(names), selection.uses, selection.selected))
+    return chosen
 
 
 def selectors(inputs: InputSet, programs: Iterable[Selection] = ()) -> list[Selector]:
@@ -131,21 +135,21 @@ def selectors(inputs: InputSet, programs: Iterable[Selection] = ()) -> list[Sele
     """
     grid, may, real = grid_of(inputs), allowed(inputs), inputs.real
     listed = may & real[:, :, None] & real[:, None, :]
-    given = [(one.names, one.selected & listed) for one in programs]
+    given = [(selection.names, selection.selected & listed) for selection in programs]
     given += [((name,), select(grid) & listed) for name, select in GENERIC.items()]
-    found: dict[bytes, Selector] = {}
+    distinct: dict[bytes, Selector] = {}
     for form in FORMS:
         for names, chosen in given:
             if form != ELSE_BOS and not chosen.any():
                 continue  # it is BOS in every form
             whole = _in_form(chosen, form, may) & real[:, :, None]
             key = np.packbits(whole.numpy()).tobytes()
-            if key not in found:
-                found[key] = Selector(names, form, whole)
-            elif found[key].form == form:
-                every = dict.fromkeys((*found[key].names, *names))
-                found[key] = Selector(tuple(every), form, whole)
-    return list(found.values())
+            if key not in distinct:
+                distinct[key] = Selector(names, form, whole)
+            elif distinct[key].form == form:
+                every = dict.fromkeys((*distinct[key].names, *names))
+                distinct[key] = Selector(tuple(every), form, whole)
+    return list(distinct.values())
 
 
 def _in_form(
@@ -165,9 +169,9 @@ def bos_rows(inputs: InputSet) -> dict[str, Float[Tensor, "inputs query key"]]:
     """
     grid, may = grid_of(inputs), allowed(inputs)
     may = may & (torch.arange(may.shape[1]) == 0)[:, None]
-    found = {}
+    rows = {}
     for name, select in BOS_ROWS.items():
         chosen = (select(grid) & may).float()
         if name == ITSELF or not inputs.task.causal:
-            found[name] = chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
-    return found
+            rows[name] = chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
+    return rows

@@ -50,7 +50,11 @@ KINDS = (  # the simplest first; those by variables of the program come after th
 
 def kinds(features: Sequence[Feature]) -> list[Kind]:
     """Return the kinds of table there are for a program, the simplest first."""
-    inner = [one.name for one in features[3:] if len(one.values) <= MOST_VALUES and not one.output]
+    inner = [
+        feature.name
+        for feature in features[3:]
+        if len(feature.values) <= MOST_VALUES and not feature.output
+    ]
     own = [
         kind
         for name in inner
@@ -76,8 +80,8 @@ class Tables:
     def __init__(self, inputs: InputSet, features: Sequence[Feature], train: Bool[Tensor, " n"]):
         self._may = allowed(inputs)
         self._train = self._may & train[:, None, None]
-        self._codes = {one.name: one.codes + 1 for one in features}
-        self._sizes = {one.name: len(one.values) + 1 for one in features}
+        self._codes = {feature.name: feature.codes + 1 for feature in features}
+        self._sizes = {feature.name: len(feature.values) + 1 for feature in features}
         self.kinds = kinds(features)
         self._positions = self._cells(self.kinds[0])
 

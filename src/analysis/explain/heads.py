@@ -1,11 +1,11 @@
-"""What each head attends to: a selector where one reaches the bar, else a table, else neither.
+"""What each head attends to: a selector if one reaches the threshold, else a table, else neither.
 
-A pattern's score is what the head has in common with it, 1 less the total variation distance,
-mean over the queries that count: those of the list, and BOS, for later layers read it too; in the
-last layer those where there is an output. Selectors are scored on all inputs, for nothing in them
-is fitted; tables are fitted on training inputs and scored on the others. Beside each stands what
-attention to everything has in common with the head, and what the same explanation reaches in random
-inits of the model's shape.
+A pattern's score is its overlap with the head's attention: 1 minus the total variation distance,
+averaged over the queries that count. These are the list's positions and BOS, which later layers
+read too; in the last layer, the positions with an output. Selectors are not fitted, so they are
+scored on all inputs. Tables are fitted on training inputs and scored on the others. Baselines are
+the head's overlap with uniform attention, and the score of the same explanation on random inits of
+the model's shape.
 
 Shapes: `inputs`, `head` heads of a layer, `query` and `key` positions of an encoded input.
 """
@@ -25,26 +25,26 @@ from ...config.schema import AnalysisConfig
 from ...data.inputs import InputSet
 from ...data.program_selectors import Selection
 from ..activations import Recording
+from ..head_attention import PATTERN, overlaps, uniform_attention
 from ..measures.accuracy import changes, outcome
-from ..measures.attention import PATTERN, flat, overlaps
 from ..measures.rerun import HEAD, Means, Place, Rerun, donors, single
 from ..statistics import bootstrap_counts, percentile_interval, weighted_sums
 from .attention_patterns import ITSELF, Selector, bos_rows, selectors
 from .attention_tables import Kind, Tables
 from .position_features import Feature
 
-NO_EFFECT = 1e-4  # nats, or squared error, of an input's loss: less is rounding
-NEAR_BEST = 0.02  # a simpler table that is so near to the best one is taken for it
-JOINT_GAIN = 0.05  # by which heads together must meet a selector better than the best alone
-JOINT_LEAST = 0.8  # that they must reach
-LEAST_WEIGHT = 0.05  # of a head in an explanation of several
+NO_EFFECT = 1e-4  # nats, or squared error, of an input's loss; less is rounding
+NEAR_BEST = 0.02  # a simpler table this close to the best one is preferred
+JOINT_GAIN = 0.05  # least gain of heads together over the best head alone
+JOINT_LEAST = 0.8  # least score of heads together
+LEAST_WEIGHT = 0.05  # of a head in a joint explanation
 PART = 512  # inputs compared at once
 Pattern = Float[Tensor, "inputs query key"]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """How much a head has in common with a pattern: a mean over queries, with its interval."""
+    """A head's overlap with a pattern: mean over queries, with its interval."""
 
     name: str
     value: float
@@ -54,10 +54,10 @@ class Scored:
 
 @dataclass(frozen=True, eq=False)
 class HardMatch:
-    """The selector that a head meets best, and the runner-up under another name.
+    """The selector with the highest score for a head, and the runner-up under another name.
 
-    `mass` is the attention to the selected keys, `at_bos` what BOS attends to, `untrained` the most
-    that a random init's head has in common with the same pattern.
+    `mass` is the attention to the selected keys, `at_bos` what BOS attends to, `untrained` the
+    highest overlap of any head of a random init with the same pattern.
     """
 
     scored: Scored
@@ -73,7 +73,7 @@ class HardMatch:
 class TableMatch:
     """A table fitted to a head: its score on held-out inputs, and how many numbers it holds.
 
-    `untrained` is the most that a table of this kind reaches, fitted to a random init's head.
+    `untrained` is the highest score of a table of this kind fitted to a random init's head.
     """
 
     scored: Scored
@@ -85,10 +85,10 @@ class TableMatch:
 
 @dataclass(frozen=True, eq=False)
 class HeadExplanation:
-    """A head, whether it does anything, and what it attends to.
+    """A head, whether it is active, and what it attends to.
 
-    `uniform` is what it has in common with attention to everything, `seen` its mean pattern over
-    the longest inputs.
+    `uniform` is its overlap with uniform attention, `seen` its mean pattern over the longest
+    inputs.
     """
 
     layer: int
@@ -113,7 +113,7 @@ class HeadExplanation:
 
     @property
     def level(self) -> str:
-        """What explains it: `selector`, `table`, `inactive` or `nothing`."""
+        """How it is explained: by a `selector`, a `table`, as `inactive`, or by `nothing`."""
         if not self.active:
             return "inactive"
         if self.hard.scored.value >= self.bar:
@@ -122,18 +122,18 @@ class HeadExplanation:
 
     @property
     def best(self) -> HardMatch | TableMatch:
-        """The selector if it explains the head, else the table."""
+        """The selector if that explains the head, else the table."""
         return self.hard if self.hard.scored.value >= self.bar else self.table
 
     @property
     def untrained_too(self) -> bool:
-        """Whether random inits reach the bar by the same explanation, which then says little."""
+        """Whether random inits reach the threshold too, so that the explanation says little."""
         return self.best.untrained >= self.bar
 
 
 @dataclass(frozen=True)
 class Joint:
-    """A selector that a weighted mean of a layer's heads meets better than each of them."""
+    """A selector that a weighted mean of a layer's heads matches better than any single head."""
 
     layer: int
     selector: str
@@ -144,7 +144,7 @@ class Joint:
 
 @dataclass(frozen=True)
 class Heads:
-    """All heads of a model, and those that meet a selector only together."""
+    """All heads of a model, and groups of heads that match a selector only jointly."""
 
     each: tuple[HeadExplanation, ...]
     joint: tuple[Joint, ...]
@@ -168,7 +168,7 @@ def explain_heads(
     search: Search,
     step: Callable[[], None] = lambda: None,
 ) -> Heads:
-    """Return what every head of a model attends to, beside random inits of its shape.
+    """Return what every head of a model attends to, with random inits as controls.
 
     `step` is called after each layer.
     """
@@ -178,16 +178,18 @@ def explain_heads(
     tables = Tables(inputs, search.features, ~search.held_out)
     active = active_heads(recording, config.seed)
     draws = bootstrap_counts(len(inputs), config.bootstrap, config.seed)
-    found, joint = list[HeadExplanation](), list[Joint]()
+    heads, joint = list[HeadExplanation](), list[Joint]()
     longest = inputs.lengths == inputs.lengths.max()
     cfg = recording.bridge.cfg
     for layer in range(cfg.n_layers):
         patterns = _patterns(recording, layer)
         at_list, at_bos = _counted(inputs, layer == cfg.n_layers - 1)
-        together = torch.stack([one.pattern for one in every], dim=1)
+        together = torch.stack([selector.pattern for selector in every], dim=1)
         of_list = _overlaps(patterns, together, at_list)
         of_bos = _overlaps(patterns, torch.stack(list(rows.values()), dim=1), at_bos)
-        everything = _overlaps(patterns, flat(inputs)[:, None], at_list + at_bos)[..., 0]
+        everything = _overlaps(patterns, uniform_attention(inputs)[:, None], at_list + at_bos)[
+            ..., 0
+        ]
         weights = _Weights(at_list.sum(-1) + at_bos.sum(-1), draws, search.held_out)
         hard = [
             _hard(patterns[:, head], every, rows, of_list[:, head], of_bos[:, head], at_list,
@@ -197,27 +199,33 @@ def explain_heads(
         table = _tables(patterns, tables, at_list + at_bos, weights, config.explain_at)
         for other in untrained:
             theirs, counted = _patterns(other, layer), at_list + at_bos
-            hard = [_beside_untrained(one, _highest(theirs, one.pattern, counted)) for one in hard]
+            hard = [
+                _beside_untrained(match, _highest(theirs, match.pattern, counted)) for match in hard
+            ]
             reached = _held_out_scores(theirs, tables, counted, weights)
-            table = [_table_beside(one, reached[one.kind.name]) for one in table]
+            table = [_table_beside(match, reached[match.kind.name]) for match in table]
         for head in range(cfg.n_heads):
-            found.append(
+            heads.append(
                 HeadExplanation(
                     layer, head, (layer, head) in active, hard[head], table[head],
                     weights.mean(everything[:, head]), config.explain_at, longest,
                     _mean_pattern(patterns[:, head], longest),
                 )
             )  # fmt: skip
-        of_layer = [one.head for one in found if one.layer == layer and one.active]
+        of_layer = [
+            explanation.head
+            for explanation in heads
+            if explanation.layer == layer and explanation.active
+        ]
         joint += _joint(layer, patterns, of_layer, every, of_list, at_list)
         step()
-    return Heads(tuple(found), tuple(joint))
+    return Heads(tuple(heads), tuple(joint))
 
 
 def active_heads(recording: Recording, seed: int) -> set[tuple[int, int]]:
     """Return (layer, head) of the heads whose ablation, of any kind, changes the loss of an input.
 
-    Of the inputs where the program has an output; less than `NO_EFFECT` is rounding.
+    Only inputs where the program has an output count. A change below `NO_EFFECT` is rounding.
     """
     inputs, cfg = recording.inputs, recording.bridge.cfg
     means = Means(recording.bridge)
@@ -235,7 +243,7 @@ def active_heads(recording: Recording, seed: int) -> set[tuple[int, int]]:
 
 
 class _Weights:
-    """Means over queries of sums over an input's queries, and their intervals over inputs."""
+    """Turns sums over an input's queries into means over queries, with intervals over inputs."""
 
     def __init__(
         self, count: Float[Tensor, " inputs"], draws: Tensor, held_out: Bool[Tensor, " inputs"]
@@ -270,7 +278,7 @@ def _patterns(recording: Recording, layer: int) -> Float[Tensor, "inputs head qu
 def _counted(
     inputs: InputSet, last: bool
 ) -> tuple[Float[Tensor, "inputs query"], Float[Tensor, "inputs query"]]:
-    """Return the queries of the list that count, and BOS where it does."""
+    """Return weights of the queries that count: those of the list, and those of BOS."""
     bos = torch.zeros_like(inputs.real)
     bos[:, 0] = not last
     return (inputs.defined if last else inputs.real).float(), bos.float()
@@ -290,7 +298,7 @@ def _highest(
     given: Pattern,
     counted: Float[Tensor, "inputs query"],
 ) -> float:
-    """Return the most that any of the heads has in common with a pattern."""
+    """Return the highest overlap of any of the heads with a pattern."""
     sums = _overlaps(patterns, given[:, None], counted)[..., 0]
     return float((sums.sum(0) / counted.sum()).max())
 
@@ -318,15 +326,17 @@ def _hard(
     )  # fmt: skip
 
 
-def _beside_untrained(one: HardMatch, value: float) -> HardMatch:
+def _beside_untrained(match: HardMatch, value: float) -> HardMatch:
     return HardMatch(
-        one.scored, one.selector, one.at_bos, one.mass, one.runner_up, max(one.untrained, value),
-        one.pattern,
+        match.scored, match.selector, match.at_bos, match.mass, match.runner_up,
+        max(match.untrained, value), match.pattern,
     )  # fmt: skip
 
 
-def _table_beside(one: TableMatch, value: float) -> TableMatch:
-    return TableMatch(one.scored, one.kind, one.size, max(one.untrained, value), one.pattern)
+def _table_beside(match: TableMatch, value: float) -> TableMatch:
+    return TableMatch(
+        match.scored, match.kind, match.size, max(match.untrained, value), match.pattern
+    )
 
 
 def _tables(
@@ -336,16 +346,16 @@ def _tables(
     weights: _Weights,
     bar: float,
 ) -> list[TableMatch]:
-    """Return each head's simplest table that reaches the bar on training inputs, or near the best.
+    """Return each head's simplest table that reaches the threshold, or is close to the best.
 
-    Chosen on training inputs, scored on the others.
+    It is chosen on training inputs and scored on the others.
     """
     train = ~weights.held_out
     fitted = [
         (kind, size, attention, _own_overlaps(patterns, attention, counted))
         for kind, size, attention in tables.fitted(patterns)
     ]
-    found = []
+    matches = []
     for head in range(patterns.shape[1]):
         reached = [
             float(sums[train, head].sum() / weights.count[train].sum()) for *_, sums in fitted
@@ -353,8 +363,8 @@ def _tables(
         enough = min(bar, max(reached) - NEAR_BEST) if max(reached) < bar else bar
         kind, size, attention, sums = fitted[next(i for i, v in enumerate(reached) if v >= enough)]
         scored = weights.scored(kind.name, sums[:, head], some=True)
-        found.append(TableMatch(scored, kind, size, 0.0, attention[:, head].clone()))
-    return found
+        matches.append(TableMatch(scored, kind, size, 0.0, attention[:, head].clone()))
+    return matches
 
 
 def _held_out_scores(
@@ -363,7 +373,7 @@ def _held_out_scores(
     counted: Float[Tensor, "inputs query"],
     weights: _Weights,
 ) -> dict[str, float]:
-    """Return the most that a table of each kind reaches with any of some heads, held out."""
+    """Return the highest held-out score of each kind of table over some heads."""
     return {
         kind.name: float(weights.held_out_mean(_own_overlaps(patterns, attention, counted)).max())
         for kind, _, attention in tables.fitted(patterns)
@@ -371,12 +381,12 @@ def _held_out_scores(
 
 
 def _own_overlaps(
-    one: Float[Tensor, "inputs head query key"],
+    patterns: Float[Tensor, "inputs head query key"],
     other: Float[Tensor, "inputs head query key"],
     counted: Float[Tensor, "inputs query"],
 ) -> Float64[Tensor, "inputs head"]:
-    """Return the attention that each head has in common with its own of the other ones."""
-    common: Tensor = (torch.minimum(one, other).sum(-1) * counted[:, None]).sum(-1).double()
+    """Return each head's overlap with its counterpart in `other`, summed over queries."""
+    common: Tensor = (torch.minimum(patterns, other).sum(-1) * counted[:, None]).sum(-1).double()
     return common
 
 
@@ -388,9 +398,10 @@ def _joint(
     of_list: Float64[Tensor, "inputs head k"],
     at_list: Float[Tensor, "inputs query"],
 ) -> list[Joint]:
-    """Return the selector that heads of a layer meet better together than alone, if there is one.
+    """Return the selector that heads of a layer match better jointly than alone, if there is one.
 
-    The weights are least squares' (non-negative), scaled to sum to 1, without heads of hardly any.
+    The weights are from non-negative least squares. Tiny weights are dropped, and the rest are
+    scaled to sum to 1.
     """
     if len(heads) < 2:
         return []
@@ -399,8 +410,8 @@ def _joint(
     alone = of_list[:, list(heads)].sum(0) / at_list.sum()
     root = np.linalg.cholesky((flats.T @ flats).numpy() + 1e-9 * np.eye(len(heads))).T
     best: Joint | None = None
-    for at, one in enumerate(every):
-        wanted = one.pattern[queries].flatten().double()
+    for at, selector in enumerate(every):
+        wanted = selector.pattern[queries].flatten().double()
         solved, _ = nnls(root, np.linalg.solve(root.T, (flats.T @ wanted).numpy()))
         if solved.sum() == 0:
             continue
@@ -416,5 +427,5 @@ def _joint(
             shares = {
                 head: float(w) for head, w in zip(heads, weights.tolist(), strict=True) if w > 0
             }
-            best = Joint(layer, one.name, shares, value, single_best)
+            best = Joint(layer, selector.name, shares, value, single_best)
     return [best] if best is not None else []

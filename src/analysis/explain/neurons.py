@@ -109,17 +109,17 @@ def explain_neurons(
     bridge = recording.bridge
     if not has_mlp(bridge):
         return []
-    found: list[NeuronExplanation] = []
+    neurons: list[NeuronExplanation] = []
     model = plain_model(bridge)
     columns = columns_of(cells), columns_of(cells, told=False)
     for layer in range(bridge.cfg.n_layers):
         real = torch.nonzero(real_neurons(bridge, layer))[:, 0]
         if len(real):
-            one = _Layer(recording, layer, real, cells, columns, held_out, config)
-            done = one.effects(model) if effects else [None] * len(real)
-            found += [one.explained(at, done[at]) for at in range(len(real))]
+            mlp = _Layer(recording, layer, real, cells, columns, held_out, config)
+            done = mlp.effects(model) if effects else [None] * len(real)
+            neurons += [mlp.explained(at, done[at]) for at in range(len(real))]
         step()
-    return found
+    return neurons
 
 
 class _Layer:
@@ -189,7 +189,9 @@ class _Layer:
         fitted_to = counts(train, on[train])
         predicate, levels = fit(self._cells, self._columns, *fitted_to, depth)
         untold = predicate = simplified(predicate, occurring)
-        if any(predicate.asks(k) for k, one in enumerate(self._cells.features) if one.output):
+        if any(
+            predicate.asks(k) for k, feature in enumerate(self._cells.features) if feature.output
+        ):
             untold, _ = fit(self._cells, self._untold, *fitted_to, depth)
         holds = predicate.holds(self._cells.codes.numpy())
         accuracy = balanced(*counts(test, on[test]), holds)
@@ -215,7 +217,7 @@ class _Layer:
     ) -> tuple[float, float]:
         """Return the bootstrap interval of a balanced accuracy, over held-out inputs."""
         parts = (on & holds & test, on & test, ~on & ~holds & test, ~on & test)
-        sums = torch.stack([one.sum(-1) for one in parts], dim=1).double()[test.any(1)]
+        sums = torch.stack([part.sum(-1) for part in parts], dim=1).double()[test.any(1)]
         draws = bootstrap_counts(len(sums), self._config.bootstrap, self._config.seed)
         hits, ons, rejected, offs = weighted_sums(draws, sums).unbind(1)
         both = (ons > 0) & (offs > 0)
@@ -235,7 +237,7 @@ class _Layer:
         last = self._recording[f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"][rows]
         off = torch.where(self.varies, self._means[False].nan_to_num(0.0), 0.0).float()
         change = self._post[rows] - off
-        found: list[Effect | None] = [None] * len(self._real)
+        effects: list[Effect | None] = [None] * len(self._real)
         doing = torch.nonzero(self.varies | (self.share == 1))[:, 0]
         mask, device = some.key_mask, model.cfg.device
         for part in torch.split(doing, AT_ONCE):
@@ -250,8 +252,8 @@ class _Layer:
                 lost = float((after.loss - loss.loss).sum() / loss.count.sum())
                 where = self._on[rows][..., at] & some.defined
                 direct = _direct(model, last, change[..., at], weights[at].cpu())
-                found[at] = _effect(lost, direct[where], (intact - given)[where])
-        return found
+                effects[at] = _effect(lost, direct[where], (intact - given)[where])
+        return effects
 
 
 def _direct(
@@ -275,9 +277,9 @@ def _effect(
     real: Float[Tensor, "places classes"],
 ) -> Effect:
     if direct.shape[1] > 1:  # what is added to all of them changes nothing
-        direct, real = (one - one.mean(1, keepdim=True) for one in (direct, real))
-    one, other = direct.double().flatten(), real.double().flatten()
-    both, own = float(one @ other), float(one @ one)
+        direct, real = (values - values.mean(1, keepdim=True) for values in (direct, real))
+    expected, other = direct.double().flatten(), real.double().flatten()
+    both, own = float(expected @ other), float(expected @ expected)
     size = math.sqrt(own * float(other @ other))
     return Effect(
         loss,
@@ -302,12 +304,12 @@ def _mean_where(
     values: Float[Tensor, "places neuron"], where: Bool[Tensor, "places neuron"]
 ) -> Float64[Tensor, " neuron"]:
     """Return each neuron's mean over some places, nan over none."""
-    found: Tensor = (values.double() * where).sum(0) / where.sum(0)
-    return found
+    means: Tensor = (values.double() * where).sum(0) / where.sum(0)
+    return means
 
 
 def share_explained(neurons: Sequence[NeuronExplanation]) -> tuple[float, int]:
     """Return the share of the neurons that vary that are explained, and how many vary."""
-    varying = [one for one in neurons if one.state == VARIES]
-    share = sum(one.explained for one in varying) / len(varying) if varying else math.nan
+    varying = [neuron for neuron in neurons if neuron.state == VARIES]
+    share = sum(neuron.explained for neuron in varying) / len(varying) if varying else math.nan
     return share, len(varying)

@@ -63,8 +63,8 @@ def features(inputs: InputSet) -> tuple[Feature, ...]:
     n_pos = inputs.tokens.shape[1]
     index = torch.arange(n_pos).expand(len(inputs), n_pos)
     lengths, length = torch.unique(inputs.lengths, return_inverse=True)
-    found = [
-        _feature(inputs, "token", [tokens[one] for one in present], place[inputs.tokens]),
+    distinct = [
+        _feature(inputs, "token", [tokens[token_id] for token_id in present], place[inputs.tokens]),
         _feature(inputs, "index", range(-1, n_pos - 1), index),
         _feature(inputs, "length", lengths.tolist(), length[:, None].expand(-1, n_pos)),
     ]
@@ -73,16 +73,16 @@ def features(inputs: InputSet) -> tuple[Feature, ...]:
         first = codes[:, 1:2]
         constant = bool(((codes == first) | ~inputs.real).all())
         codes = torch.where(inputs.real, codes, first if constant else UNKNOWN)
-        one = _feature(inputs, name, variable.values, codes)
-        if not any(_same(one, other, inputs.real) for other in found):
-            found.append(replace(one, output=_determines(one, inputs)))
-    return tuple(found)
+        feature = _feature(inputs, name, variable.values, codes)
+        if not any(_same(feature, other, inputs.real) for other in distinct):
+            distinct.append(replace(feature, output=_determines(feature, inputs)))
+    return tuple(distinct)
 
 
-def _determines(one: Feature, inputs: InputSet) -> bool:
+def _determines(feature: Feature, inputs: InputSet) -> bool:
     """Return whether a feature's value tells the program's output, wherever there is one."""
-    result = list(inputs.variables.values())[-1].codes[inputs.defined].tolist()
-    pairs = {*zip(one.codes[inputs.defined].tolist(), result, strict=True)}
+    outputs = list(inputs.variables.values())[-1].codes[inputs.defined].tolist()
+    pairs = {*zip(feature.codes[inputs.defined].tolist(), outputs, strict=True)}
     return len({value for value, _ in pairs}) == len(pairs)
 
 
@@ -100,23 +100,23 @@ def _feature(
     return Feature(name, tuple(values[at] for at in order), codes, numerical)
 
 
-def _same(one: Feature, other: Feature, real: Bool[Tensor, "inputs pos"]) -> bool:
+def _same(first: Feature, other: Feature, real: Bool[Tensor, "inputs pos"]) -> bool:
     """Return whether two features have the same values at the list's own positions."""
-    pairs = {*zip(one.codes[real].tolist(), other.codes[real].tolist(), strict=True)}
+    pairs = {*zip(first.codes[real].tolist(), other.codes[real].tolist(), strict=True)}
 
     def value(feature: Feature, code: int) -> Value:
         return None if code == UNKNOWN else feature.values[code]
 
-    return all(value(one, a) == value(other, b) for a, b in pairs)
+    return all(value(first, a) == value(other, b) for a, b in pairs)
 
 
-def cells(inputs: InputSet, found: Sequence[Feature]) -> Cells:
+def cells(inputs: InputSet, chosen: Sequence[Feature]) -> Cells:
     """Return the combinations of features that occur, BOS's among them."""
-    codes = torch.stack([feature.codes for feature in found], dim=-1)[inputs.key_mask]
+    codes = torch.stack([feature.codes for feature in chosen], dim=-1)[inputs.key_mask]
     different, which = torch.unique(codes, dim=0, return_inverse=True)
     at = torch.full(inputs.tokens.shape, UNKNOWN)
     at[inputs.key_mask] = which
-    return Cells(tuple(found), different, at)
+    return Cells(tuple(chosen), different, at)
 
 
 def some_of(inputs: InputSet, at_most: int, seed: int) -> InputSet:

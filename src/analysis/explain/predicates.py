@@ -38,14 +38,14 @@ class Predicate:
 
     def holds(self, codes: Int[np.ndarray, "cells features"]) -> Bool[np.ndarray, " cells"]:
         """Return the cells in which it holds."""
-        found = np.zeros(len(codes), dtype=bool)
+        inside = np.zeros(len(codes), dtype=bool)
         for clause in self.clauses:
-            found |= np.all(
+            inside |= np.all(
                 [np.isin(codes[:, at], list(allowed)) for at, allowed in clause.items()]
                 or [np.ones(len(codes), dtype=bool)],
                 axis=0,
             )
-        return found
+        return inside
 
     def asks(self, at: int) -> bool:
         """Return whether it tests a feature."""
@@ -113,7 +113,7 @@ def fit(
         return Predicate(({},) if majority == 1 else (), domain), 0
     if depth > 1:
         tried.insert(1, (Predicate((_interval(cells, columns, on, off),), domain), 2))
-    scores = [balanced(on, off, one.holds(codes)) for one, _ in tried]
+    scores = [balanced(on, off, predicate.holds(codes)) for predicate, _ in tried]
     return tried[next(at for at, score in enumerate(scores) if score >= max(scores) - NEAR_BEST)]
 
 
@@ -141,22 +141,23 @@ def _interval(
     off: Float[np.ndarray, " cells"],
 ) -> Clause:
     """Return the interval of values of one numerical feature that tells on from off best."""
-    best, found = -1.0, {0: frozenset[int]()}
+    best, clause = -1.0, {0: frozenset[int]()}
     for at in [at for at, code in columns.tests if code is None]:
         feature = cells.features[at]
         codes = cells.codes[:, at].numpy() + 1  # 0 is UNKNOWN
         size = len(feature.values) + 1
         share = [
-            np.concatenate([[0], np.cumsum(np.bincount(codes, one, size))]) / max(one.sum(), 1)
-            for one in (on, off)
+            np.concatenate([[0], np.cumsum(np.bincount(codes, counts, size))])
+            / max(counts.sum(), 1)
+            for counts in (on, off)
         ]
         gain = share[0] - share[1]
         inside = gain[None, :] - gain[:, None]  # of the codes from row to column
         low, high = np.unravel_index(np.triu(inside, 1).argmax(), inside.shape)
         if inside[low, high] > best:
             best = inside[low, high]
-            found = {at: frozenset(range(int(low) - 1, int(high) - 1))}
-    return found
+            clause = {at: frozenset(range(int(low) - 1, int(high) - 1))}
+    return clause
 
 
 def balanced(
@@ -187,7 +188,7 @@ def _clauses(
         at, code = columns.tests[tree.feature[node]]
         have = path.get(at, domain[at])
         if code is None:
-            below = frozenset(one for one in have if one <= tree.threshold[node])
+            below = frozenset(value for value in have if value <= tree.threshold[node])
         else:
             below = have - {code}
         for child, kept in (
@@ -210,42 +211,44 @@ def simplified(predicate: Predicate, codes: Int[np.ndarray, "cells features"]) -
     clauses = [
         {at: allowed & domain[at] for at, allowed in clause.items()} for clause in predicate.clauses
     ]
-    found = _merged([one for one in clauses if Predicate((one,), domain).holds(codes).any()])
+    merged = _merged(
+        [clause for clause in clauses if Predicate((clause,), domain).holds(codes).any()]
+    )
 
     def same(tried: list[Clause]) -> bool:
         return bool((Predicate(tuple(tried), domain).holds(codes) == wanted).all())
 
-    for at in reversed(range(len(found))):
-        if same(found[:at] + found[at + 1 :]):
-            del found[at]
-    for at, clause in enumerate(found):
+    for at in reversed(range(len(merged))):
+        if same(merged[:at] + merged[at + 1 :]):
+            del merged[at]
+    for at, clause in enumerate(merged):
         for feature in sorted(clause, reverse=True):
-            shorter = {one: allowed for one, allowed in found[at].items() if one != feature}
-            if same([*found[:at], shorter, *found[at + 1 :]]):
-                found[at] = shorter
-    return Predicate(tuple(_merged(found)), domain)
+            shorter = {other: allowed for other, allowed in merged[at].items() if other != feature}
+            if same([*merged[:at], shorter, *merged[at + 1 :]]):
+                merged[at] = shorter
+    return Predicate(tuple(_merged(merged)), domain)
 
 
 def _merged(clauses: Sequence[Clause]) -> list[Clause]:
     """Return alternatives with those that differ in one feature joined, until there are none."""
-    found = list(clauses)
+    alternatives = list(clauses)
     while True:
-        pairs = combinations(found, 2)
-        joined = next((one for pair in pairs if (one := _joined(*pair)) is not None), None)
+        pairs = combinations(alternatives, 2)
+        joined = next((merge for pair in pairs if (merge := _joined(*pair)) is not None), None)
         if joined is None:
-            return found
+            return alternatives
         whole, parts = joined
-        found = [one for one in found if one not in parts] + [whole]
+        alternatives = [clause for clause in alternatives if clause not in parts] + [whole]
 
 
-def _joined(one: Clause, other: Clause) -> tuple[Clause, tuple[Clause, Clause]] | None:
-    if one.keys() != other.keys():
+def _joined(clause: Clause, other: Clause) -> tuple[Clause, tuple[Clause, Clause]] | None:
+    if clause.keys() != other.keys():
         return None
-    apart = [at for at in one if one[at] != other[at]]
+    apart = [at for at in clause if clause[at] != other[at]]
     if len(apart) > 1:
         return None
-    whole = {at: allowed | other[at] for at, allowed in one.items()}
-    return whole, (one, other)
+    whole = {at: allowed | other[at] for at, allowed in clause.items()}
+    return whole, (clause, other)
 
 
 def _test(feature: Feature, allowed: frozenset[int], domain: frozenset[int]) -> str:

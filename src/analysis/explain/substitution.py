@@ -1,14 +1,15 @@
-"""A model in which explanations stand for what they explain, and what it still gets right.
+"""The accuracy of a model whose parts are replaced by their explanations.
 
-Attention patterns are replaced by those of selectors or tables, values stay what they are; neurons
-by what they give on average where their predicate holds, and where it does not. It is done layer by
-layer from the first on, and the rest of the model reads what comes of it. Beside stand the intact
-model, attention to everything, neurons at their mean, and the explanations of a random init.
+Attention patterns are replaced by those of selectors or tables; values stay the model's own.
+Neurons are replaced by two means: that of the places where their predicate holds, and that of the
+others. Layers are replaced one after another from the first on, and the rest of the model runs on
+the result. Baselines are the intact model, uniform attention, neurons at their mean, and the
+explanations of a random init.
 
-What a predicate asks of the program's variables is looked up, not computed by the model. One that
-asks for the program's output brings the answer along. So neurons are put in a second time by
-predicates that are not told the output, and with attention to everything, where all that is right
-beyond it comes from what is looked up.
+The variables in a predicate are looked up, not computed by the model, so a predicate that tests the
+program's output brings the answer along. Two further variants show how much this helps: neurons
+with predicates that may not test the output, and predicates together with uniform attention, where
+all accuracy above uniform attention alone comes from the look-up.
 
 Shapes: `inputs`, `pos` positions, `query` and `key` positions, `cells` combinations of features.
 """
@@ -26,8 +27,8 @@ from transformer_lens.model_bridge.sources.native import NativeModel
 from ...data.inputs import InputSet
 from ...models.continuation import embedded
 from ..activations import Recording
+from ..head_attention import uniform_attention
 from ..measures.accuracy import Outcome, outcome
-from ..measures.attention import flat
 from ..measures.sparsity import ACTIVATIONS
 from ..statistics import wilson_interval
 from .heads import HeadExplanation
@@ -53,7 +54,7 @@ Patterns = Mapping[tuple[int, int], Float[Tensor, "inputs query key"]]
 
 @dataclass(frozen=True, eq=False)
 class NeuronValues:
-    """What some neurons of a layer give, by the cell of a place."""
+    """The activations of some neurons of a layer, by the cell of a place."""
 
     indices: Int64[Tensor, " neurons"]
     by_cell: Float[Tensor, "cells neurons"]
@@ -62,22 +63,22 @@ class NeuronValues:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """What is put into the model: patterns by (layer, head), neurons by layer."""
+    """What replaces parts of the model: patterns by (layer, head), neurons by layer."""
 
     name: str
     patterns: Patterns = field(default_factory=dict, repr=False)
     neurons: Mapping[int, NeuronValues] = field(default_factory=dict, repr=False)
 
     def up_to(self, layer: int) -> Variant:
-        """Return what is put into the first layers, up to one."""
-        patterns = {at: one for at, one in self.patterns.items() if at[0] <= layer}
-        neurons = {at: one for at, one in self.neurons.items() if at <= layer}
+        """Return the replacements of the layers up to and including `layer`."""
+        patterns = {at: pattern for at, pattern in self.patterns.items() if at[0] <= layer}
+        neurons = {at: values for at, values in self.neurons.items() if at <= layer}
         return Variant(self.name, patterns, neurons)
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of inputs with its interval; nan of none."""
+    """A share of inputs with its interval; nan if there are no inputs."""
 
     value: float
     low: float
@@ -87,7 +88,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Explained:
-    """How a model does with its first layers explained, up to one (-1: none)."""
+    """The accuracy of a model with its layers up to `layer` replaced (-1: none)."""
 
     variant: str
     layer: int
@@ -105,25 +106,25 @@ def variants(
     cells: Cells,
     held_out: Bool[Tensor, " inputs"],
 ) -> list[Variant]:
-    """Return all that is put into a model, explanations first, then controls.
+    """Return the variants to test, explanations first, then controls.
 
-    `untrained` is a random init, explained.
+    `untrained` holds the explanations of a random init, and its recording.
     """
-    active = [one for one in heads if one.active]
-    hard = {(one.layer, one.head): one.hard.pattern for one in active}
-    best = {(one.layer, one.head): one.best.pattern for one in active}
-    uniform = flat(recording.inputs)
+    active = [head for head in heads if head.active]
+    hard = {(head.layer, head.head): head.hard.pattern for head in active}
+    best = {(head.layer, head.head): head.best.pattern for head in active}
+    uniform = uniform_attention(recording.inputs)
     everywhere = dict.fromkeys(best, uniform)
-    theirs = {(one.layer, one.head): one.best.pattern for one in untrained[0]}
+    theirs = {(head.layer, head.head): head.best.pattern for head in untrained[0]}
     theirs = {at: pattern for at, pattern in theirs.items() if at in best}
-    found = [Variant(SELECTORS, hard), Variant(TABLES, best)]
+    by_heads = [Variant(SELECTORS, hard), Variant(TABLES, best)]
     if not neurons:
-        return [*found, Variant(UNIFORM, everywhere), Variant(UNTRAINED, theirs)]
+        return [*by_heads, Variant(UNIFORM, everywhere), Variant(UNTRAINED, theirs)]
     train = ~held_out
     said = by_predicates(neurons, recording, cells, train)
     untold = by_predicates(neurons, recording, cells, train, told=False)
     return [
-        *found,
+        *by_heads,
         Variant(NEURONS, {}, said),
         Variant(f"{SELECTORS}, {NEURONS}", hard, said),
         Variant(f"{TABLES}, {NEURONS}", best, said),
@@ -143,75 +144,78 @@ def by_predicates(
     train: Bool[Tensor, " inputs"],
     told: bool = True,
 ) -> dict[int, NeuronValues]:
-    """Return what neurons give by their predicates: the mean where it holds, and where not.
+    """Return neurons' activations by their predicates: the mean where it holds, and where not.
 
-    Means are over training inputs, the list's places apart from BOS. A neuron that does not vary
-    gives its mean. The predicates are those that may ask for the program's output if `told`.
+    Means are over training inputs, separately for the list's places and BOS. A neuron that does not
+    vary has its mean. If `told`, the predicates may test the program's output.
     """
     inputs, codes, at_bos = recording.inputs, cells.codes.numpy(), _at_bos(cells)
     act = ACTIVATIONS[recording.bridge.cfg.act_fn]
 
-    def holds(one: NeuronExplanation) -> Bool[Tensor, " cells"]:
-        predicate = one.predicate if told else one.untold
+    def holds(neuron: NeuronExplanation) -> Bool[Tensor, " cells"]:
+        predicate = neuron.predicate if told else neuron.untold
         if predicate is None:
             return torch.ones_like(at_bos)
         return torch.from_numpy(predicate.holds(codes))
 
-    found = {}
-    for layer in sorted({one.layer for one in neurons}):
-        some = [one for one in neurons if one.layer == layer]
-        indices = torch.tensor([one.index for one in some])
+    by_layer = {}
+    for layer in sorted({neuron.layer for neuron in neurons}):
+        some = [neuron for neuron in neurons if neuron.layer == layer]
+        indices = torch.tensor([neuron.index for neuron in some])
         post = act(recording[f"blocks.{layer}.mlp.hook_pre"][..., indices])
-        where = torch.stack([holds(one) for one in some], dim=1)
+        where = torch.stack([holds(neuron) for neuron in some], dim=1)
         bos = torch.zeros_like(inputs.real)
         bos[:, 0] = True
         means = [
             _means_by(post[rows], where[cells.at[rows]])
             for rows in (inputs.real & train[:, None], bos & train[:, None])
         ]
-        listed, first = (torch.where(where, one[1], one[0]) for one in means)
+        listed, first = (torch.where(where, mean[1], mean[0]) for mean in means)
         values = torch.where(at_bos[:, None], first, listed)
-        found[layer] = NeuronValues(indices, values.float(), cells.at)
-    return found
+        by_layer[layer] = NeuronValues(indices, values.float(), cells.at)
+    return by_layer
 
 
 def at_mean(
     neurons: Sequence[NeuronExplanation], recording: Recording, cells: Cells
 ) -> dict[int, NeuronValues]:
-    """Return neurons at their mean over the list's places, and over BOS."""
+    """Return neurons at their means: one for the list's places and one for BOS."""
     inputs, at_bos = recording.inputs, _at_bos(cells)
     act = ACTIVATIONS[recording.bridge.cfg.act_fn]
-    found = {}
-    for layer in sorted({one.layer for one in neurons}):
+    by_layer = {}
+    for layer in sorted({neuron.layer for neuron in neurons}):
         post = act(recording[f"blocks.{layer}.mlp.hook_pre"])
         means = torch.stack([post[inputs.real].mean(0), post[:, 0].mean(0)])
         indices = torch.arange(means.shape[1])
-        found[layer] = NeuronValues(indices, means[at_bos.long()], cells.at)
-    return found
+        by_layer[layer] = NeuronValues(indices, means[at_bos.long()], cells.at)
+    return by_layer
 
 
 def _means_by(
     values: Float[Tensor, "places neurons"], where: Bool[Tensor, "places neurons"]
 ) -> Float[Tensor, "2 neurons"]:
-    """Return each neuron's mean over the places where not, and where so; of none, over all."""
+    """Return each neuron's means over places where `where` is false and true.
+
+    A mean over no place is replaced by that over all places.
+    """
     whole = values.double().mean(0)
     parts = [(values.double() * rows).sum(0) / rows.sum(0) for rows in (~where, where)]
     return torch.stack([torch.where(part.isnan(), whole, part) for part in parts])
 
 
 def _at_bos(cells: Cells) -> Bool[Tensor, " cells"]:
-    place = next(at for at, one in enumerate(cells.features) if one.name == "index")
+    place = next(at for at, feature in enumerate(cells.features) if feature.name == "index")
     values: tuple[object, ...] = cells.features[place].values
-    found: Tensor = cells.codes[:, place] == values.index(-1)
-    return found
+    at_bos: Tensor = cells.codes[:, place] == values.index(-1)
+    return at_bos
 
 
 @torch.inference_mode()
 def logits_of(
     model: NativeModel, inputs: InputSet, variant: Variant
 ) -> Float[Tensor, "inputs pos classes"]:
-    """Return the outputs of a model with explanations in the place of what they explain."""
-    device, found = model.cfg.device, list[Tensor]()
+    """Return the logits of a model with a variant's replacements."""
+    device, logits = model.cfg.device, list[Tensor]()
     for start in range(0, len(inputs), BATCH):
         rows = slice(start, start + BATCH)
         mask = inputs.key_mask[rows].to(device)
@@ -232,12 +236,12 @@ def logits_of(
                     cell = given.cell[rows].clamp(min=0)
                     hidden[..., given.indices.to(device)] = given.by_cell[cell].to(device)
                 residual = residual + block.mlp.fc_out(hidden)
-        found.append(model.head(model.ln_out(residual)).cpu())
-    return torch.cat(found)
+        logits.append(model.head(model.ln_out(residual)).cpu())
+    return torch.cat(logits)
 
 
 def _put(heads: Mapping[int, Float[Tensor, "inputs query key"]]) -> Callable[[Tensor], Tensor]:
-    """Return what replaces the patterns of some heads."""
+    """Return a function that replaces the patterns of some heads."""
 
     def put(pattern: Tensor) -> Tensor:
         pattern = pattern.clone()
@@ -255,19 +259,19 @@ def explained(
     chosen: Sequence[Variant],
     step: Callable[[], None] = lambda: None,
 ) -> list[Explained]:
-    """Return how a model does intact, and with each variant put in, layer by layer.
+    """Return the accuracy of the intact model, and of each variant, layer by layer.
 
     `step` is called after each run.
     """
-    found = []
+    rows = []
     runs = [(Variant(INTACT), -1)]
-    runs += [(one, layer) for one in chosen for layer in range(model.cfg.n_layers)]
-    for one, layer in runs:
-        logits = logits_of(model, inputs, one.up_to(layer))
-        found.append(_row(one.name, layer, outcome(logits, inputs.targets, inputs.output), inputs,
-                          held_out))  # fmt: skip
+    runs += [(variant, layer) for variant in chosen for layer in range(model.cfg.n_layers)]
+    for variant, layer in runs:
+        logits = logits_of(model, inputs, variant.up_to(layer))
+        whole = outcome(logits, inputs.targets, inputs.output)
+        rows.append(_row(variant.name, layer, whole, inputs, held_out))
         step()
-    return found
+    return rows
 
 
 def _row(

@@ -34,17 +34,18 @@ def match_bridge(
     untrained: Iterable[TransformerBridge] = (),
     progress: Progress = lambda done, total: None,
 ) -> tuple[list[Standing], Finer | None]:
-    """Return how a task's programs, all or those named, stand with a model, the best first.
+    """Return the standing of each of a task's programs with a model, the best first.
 
-    And what its heads decide where cuts do not, for which `untrained` models of its shape are
-    needed, random inits: without them None, and the programs are compared by cuts alone.
+    Also return what the model's heads decide between programs that cuts do not tell apart. This
+    needs `untrained` models (random inits) of the same shape; without them it is None, and the
+    programs are compared by cuts alone. `programs` names those to compare, by default all.
 
     `task` is `make_task(TaskConfig(name="induction"))`, or `task_of` any RASP program. `encode`
-    turns a list of its tokens into the ids that the model reads: a prefix that is always the same,
-    BOS or a prompt, then one id for each token. `read` turns an output into the id of its logit,
-    by default that of the token that it is. `settings` say how many inputs are drawn, and how;
-    `config` with how many cases they are matched, and from what on a cut is realised. `progress` is
-    told after each program.
+    turns a list of its tokens into the ids that the model reads: a constant prefix (BOS or a
+    prompt), then one id for each token. `read` turns an output into the id of its logit, by default
+    the id of the same token. `settings` say how many inputs are drawn, and how. `config` gives the
+    number of cases for matching and the threshold from which a cut is realised. `progress` is
+    called after each program.
 
     Raises:
         UserError: model, task, encoder and reader do not fit each other, a program fails on its
@@ -57,8 +58,8 @@ def match_bridge(
     inputs = input_set(task, settings)
     subject = encoded_subject(bridge, inputs, encode, read)
     known = list(candidates(task, settings, config, programs))
-    random = [(one, encoded_subject(one, inputs, encode, read)) for one in untrained]
+    random = [(init, encoded_subject(init, inputs, encode, read)) for init in untrained]
     if not random:
-        return ranked(standing(subject, one, config) for one in known), None
+        return ranked(standing(subject, candidate, config) for candidate in known), None
     selectors = selectors_of(known, lambda: random, config)
     return compared(bridge, subject, known, selectors, config, progress=progress)

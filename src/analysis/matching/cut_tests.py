@@ -1,14 +1,14 @@
-"""Which of a program's cuts a model realises, and where: interchange and scrub of whole residuals.
+"""Which of a program's cuts a model realises, and where: scrub and interchange of whole residuals.
 
-The hypothesis (site, cut) says that at every position the residual stream at the site carries the
-cut's values there, and that the rest of the model does with them what the rest of the program does.
-*Scrub* replaces the residual at every position by that of another input, at whatever position, with
-the same values: the output must not change (Chan et al. 2022). *Interchange* gives one variable
-other values: the output must become the program's with these (Geiger et al. 2021). What comes
-before the site does not matter, so only the rest of the model is run.
+The hypothesis (site, cut) has two parts. At every position, the residual stream at the site carries
+the cut's values there. The rest of the model uses them as the rest of the program does. *Scrub*
+replaces the residual at every position by that of another (input, position) with the same values;
+the output must not change (Chan et al. 2022). *Interchange* gives one variable other values; the
+output must become the program's output with these values (Geiger et al. 2021). Only the part of the
+model after the site is run.
 
-Shapes: `inputs` inputs, `pos` positions of an encoded input (BOS, the list, padding), `cases` what
-is replaced at once: an input and a donor for each of its positions.
+Shapes: `inputs` inputs, `pos` positions of an encoded input (BOS, the list, padding), `cases`
+interventions: an input and a donor for each of its positions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..statistics import bootstrap_counts, percentile_interval, weighted_sums, w
 
 Given = Callable[[Donated], Tensor]  # a model's logits on cases of donated residual streams
 TOGETHER = "hook_attn_in"
-SIDE_SITES = {  # what is replaced at the inputs of each
+SIDE_SITES = {  # the hooks whose inputs are replaced at each
     "hook_q_input": ("q",),
     "hook_k_input": ("k",),
     "hook_v_input": ("v",),
@@ -40,11 +40,11 @@ SIDE_SITES = {  # what is replaced at the inputs of each
 
 @dataclass(frozen=True)
 class Score:
-    """How often a test's whole output became what it must, with interval and chance level.
+    """The share of a test's cases whose whole output is as required, with interval and chance.
 
-    `chance` is the same with residuals of any inputs at any positions, or of the best one answer
-    at all positions of all cases, whichever is higher; `right` says of each case whether it did,
-    `bases` of which input it was.
+    `chance` is the higher of two levels: that with donors from any input and position, and that of
+    the best constant answer. `right` says for each case whether it passed, `bases` which input it
+    is a case of.
     """
 
     test: str
@@ -57,7 +57,7 @@ class Score:
 
     @property
     def n(self) -> int:
-        """How many cases there were."""
+        """The number of cases."""
         return len(self.right)
 
 
@@ -65,7 +65,7 @@ class Score:
 class Match:
     """A cut at a site: the lowest of its tests' scores, with a bootstrap interval over inputs.
 
-    Of few cases the bootstrap is too sure: the interval is no narrower than the scores' own.
+    With few cases the bootstrap is too narrow, so the interval is widened to the scores' own.
     """
 
     site: str
@@ -77,7 +77,7 @@ class Match:
 
     @property
     def chance(self) -> float:
-        """The lowest chance level of the tests: what passes them all by chance passes that one."""
+        """The lowest chance level of the tests: the bound on passing all of them by chance."""
         return min(score.chance for score in self.scores)
 
     def resampled(self, counts: UInt8[Tensor, "draws inputs"]) -> Float64[Tensor, " draws"]:
@@ -85,14 +85,14 @@ class Match:
         return _lowest(self.scores, counts)
 
     def of(self, variable: str) -> Match:
-        """Return the match of one variable: of the scrub and its own interchange."""
+        """Return the match of one variable: the lower of scrub and its own interchange."""
         scores = tuple(score for score in self.scores if score.test in (SCRUB, variable))
         low, high = min(score.low for score in scores), min(score.high for score in scores)
         return Match(self.site, self.cut, scores, min(score.value for score in scores), low, high)
 
     @property
     def weakest(self) -> Score:
-        """The test that says least."""
+        """The test with the lowest score."""
         return min(self.scores, key=lambda score: score.value)
 
 
@@ -119,11 +119,11 @@ def side_matches(
     draws: int,
     seed: int,
 ) -> Iterator[Match]:
-    """Yield each cut's match at what each block's attention reads: queries, keys, values, all.
+    """Yield each cut's match at the inputs of each block's attention: queries, keys, values, all.
 
-    The site is the input of that side (`blocks.1.hook_q_input`), of all three together
-    `blocks.1.hook_attn_in`; everything else of the model goes on from the base's own residual
-    stream. A variable is used at a side where it can be interchanged there alone.
+    The site is the input of that side (`blocks.1.hook_q_input`), or `blocks.1.hook_attn_in` for all
+    three together. The rest of the model reads the base's own residual stream. A variable is used
+    at a side if it can be interchanged there alone.
     """
     judge = Judge(inputs, trials, draws, seed)
     for site, residual in subject.recorded(subject.sites):
@@ -138,44 +138,46 @@ def side_matches(
 
 
 def exact_share(subject: Subject, inputs: InputSet) -> float:
-    """Return the share of inputs whose whole output is right, of those that have one."""
+    """Return the share of the inputs with an output whose whole output is right."""
     answered = inputs.defined.any(-1)
     right = _right(inputs, subject.logits(), inputs.targets)[answered]
     return float(right.double().mean())
 
 
 def given_at(subject: Subject, site: str, residual: Tensor) -> Given:
-    """Return what gives a model's logits on cases whose residual streams at a site are donated."""
+    """Return a function from cases to logits, with donated residual streams at a site."""
     return partial(subject.given, site, residual)
 
 
 class Judge:
-    """The trials of cuts, the chance level's donors, and resamples of the inputs."""
+    """Judges models by the trials of cuts, with donors for chance and bootstrap resamples."""
 
     def __init__(self, inputs: InputSet, trials: Iterable[CutTrials], draws: int, seed: int):
         self._inputs = inputs
-        self._trials = [one for one in trials if one.trials]
+        self._trials = [cut_trials for cut_trials in trials if cut_trials.trials]
         self._counts = bootstrap_counts(len(inputs), draws, seed)
-        bases = [trial.bases for one in self._trials for trial in one.trials]
+        bases = [trial.bases for cut_trials in self._trials for trial in cut_trials.trials]
         some = torch.unique(torch.cat(bases)) if bases else torch.empty(0, dtype=torch.int64)
         self._lost = anywhere(inputs, some, np.random.default_rng([seed, 7]))
         self._answers = {
             id(trial): _one_answer(inputs, trial.targets)
-            for one in self._trials
-            for trial in one.trials
+            for cut_trials in self._trials
+            for trial in cut_trials.trials
         }
 
     def matches(
         self, site: str, given: Given, chosen: Sequence[Cut] | None = None
     ) -> Iterator[Match]:
-        """Yield each cut's match, or the chosen ones', where `given` gives logits of cases."""
-        trials = [one for one in self._trials if chosen is None or one.cut in chosen]
+        """Yield the matches of all cuts, or of those chosen; `given` maps cases to logits."""
+        trials = [
+            cut_trials for cut_trials in self._trials if chosen is None or cut_trials.cut in chosen
+        ]
         if not trials:
             return
         lost = given(self._lost)
-        for one in trials:
-            scores = tuple(self._score(trial, given, lost) for trial in one.trials)
-            yield _match(site, one.cut, scores, self._counts)
+        for cut_trials in trials:
+            scores = tuple(self._score(trial, given, lost) for trial in cut_trials.trials)
+            yield _match(site, cut_trials.cut, scores, self._counts)
 
     def _score(self, trial: Trial, given: Given, lost: Tensor) -> Score:
         right = _right(self._inputs, given(trial), trial.targets)
@@ -188,27 +190,27 @@ class Judge:
 
 
 def _right(inputs: InputSet, given: Tensor, targets: Tensor) -> Bool[Tensor, " cases"]:
-    """Return whether all outputs are the targets, where these are defined."""
+    """Return whether all outputs equal the targets, where these are defined."""
     defined = inputs.output.defined(targets)
     right: Tensor = (inputs.output.right(given, targets) | ~defined).all(-1)
     return right
 
 
 def _one_answer(inputs: InputSet, targets: Tensor) -> float:
-    """Return the share of cases in which the best one answer is right at all positions."""
+    """Return the share of cases that the best constant answer gets right everywhere."""
     defined = inputs.output.defined(targets)
     largest = targets[defined].max()
     answers = torch.where(defined, targets, largest).amin(-1)
-    one = (inputs.output.same(targets, answers[:, None]) | ~defined).all(-1)
-    if not one.any():
+    uniform = (inputs.output.same(targets, answers[:, None]) | ~defined).all(-1)
+    if not uniform.any():
         return 0.0
-    return int(torch.unique(answers[one], return_counts=True)[1].max()) / len(targets)
+    return int(torch.unique(answers[uniform], return_counts=True)[1].max()) / len(targets)
 
 
 def _match(
     site: str, cut: Cut, scores: tuple[Score, ...], counts: UInt8[Tensor, "draws inputs"]
 ) -> Match:
-    """Return the match, its interval from resamples of the inputs, no surer than its tests'."""
+    """Return the match; its interval is from resamples, and no narrower than its tests'."""
     low, high = percentile_interval(_lowest(scores, counts))
     low = min(low, *(score.low for score in scores))
     high = max(high, min(score.high for score in scores))
@@ -218,7 +220,7 @@ def _match(
 def _lowest(
     scores: Sequence[Score], counts: UInt8[Tensor, "draws inputs"]
 ) -> Float64[Tensor, " draws"]:
-    """Return the lowest of the tests' shares in each resample of the inputs."""
+    """Return the lowest share of the tests, in each resample of the inputs."""
     draws, n = counts.shape
     lowest: Float64[Tensor, " draws"] = torch.full((draws,), torch.inf, dtype=torch.float64)
     for score in scores:
@@ -230,9 +232,9 @@ def _lowest(
     return lowest
 
 
-def by_site(found: Sequence[Match]) -> Mapping[str, dict[str, Match]]:
+def by_site(matches: Sequence[Match]) -> Mapping[str, dict[str, Match]]:
     """Return matches by site and cut's name."""
     table: dict[str, dict[str, Match]] = {}
-    for one in found:
-        table.setdefault(one.site, {})[one.cut.name] = one
+    for match in matches:
+        table.setdefault(match.site, {})[match.cut.name] = match
     return table

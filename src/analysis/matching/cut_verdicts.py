@@ -56,45 +56,47 @@ class Verdict:
     fused: tuple[str, ...]
 
 
-def held(found: Sequence[Match], rule: Rule) -> dict[str, list[Match]]:
+def held(matches: Sequence[Match], rule: Rule) -> dict[str, list[Match]]:
     """Return the matches at each site that no later cut's match explains."""
     kept: dict[str, list[Match]] = {}
-    for site, row in by_site(found).items():
-        matching = [one for one in row.values() if one.value >= rule.realised]
+    for site, row in by_site(matches).items():
+        matching = [match for match in row.values() if match.value >= rule.realised]
         kept[site] = [
-            one for one in row.values() if not any(other.cut.later(one.cut) for other in matching)
+            match
+            for match in row.values()
+            if not any(other.cut.later(match.cut) for other in matching)
         ]
     return kept
 
 
-def realised(found: Sequence[Match], rule: Rule) -> dict[str, tuple[str, ...]]:
+def realised(matches: Sequence[Match], rule: Rule) -> dict[str, tuple[str, ...]]:
     """Return the sites at which each cut is realised, by the cut's name."""
     sites: dict[str, list[str]] = {}
-    for site, row in held(found, rule).items():
-        for one in row:
-            if one.value >= rule.realised:
-                sites.setdefault(one.cut.name, []).append(site)
+    for site, row in held(matches, rule).items():
+        for match in row:
+            if match.value >= rule.realised:
+                sites.setdefault(match.cut.name, []).append(site)
     return {name: tuple(there) for name, there in sites.items()}
 
 
-def clear(one: Match, found: Iterable[Match], rule: Rule) -> bool:
+def clear(match: Match, matches: Iterable[Match], rule: Rule) -> bool:
     """Return whether surely no later cut is held at a match's site, which would explain it."""
-    there = (other for other in found if other.site == one.site and other.cut.later(one.cut))
+    there = (other for other in matches if other.site == match.site and other.cut.later(match.cut))
     return not any(other.high >= rule.realised for other in there)
 
 
-def surely(one: Match | None, rule: Rule) -> bool:
+def surely(match: Match | None, rule: Rule) -> bool:
     """Return whether a match is enough with its whole interval, and above chance."""
-    return one is not None and one.low >= rule.realised and one.low > one.chance
+    return match is not None and match.low >= rule.realised and match.low > match.chance
 
 
-def best_of(found: Iterable[Match]) -> Match | None:
+def best_of(matches: Iterable[Match]) -> Match | None:
     """Return the highest match, None of none."""
-    return max(found, key=lambda one: one.value, default=None)
+    return max(matches, key=lambda match: match.value, default=None)
 
 
 def variable_matches(
-    found: Sequence[Match], cuts: Cuts, tested: Sequence[Cut], rule: Rule
+    matches: Sequence[Match], cuts: Cuts, tested: Sequence[Cut], rule: Rule
 ) -> dict[str, Match | None]:
     """Return the best match of each variable of the testable cuts that can be interchanged.
 
@@ -102,17 +104,17 @@ def variable_matches(
     explains it; None where there is no such site. Left out are the input's variables and what
     they determine at each position: whatever still holds the input passes their tests.
     """
-    names = {score.test for one in found if one.cut in tested for score in one.scores}
+    names = {score.test for match in matches if match.cut in tested for score in match.scores}
     names -= {SCRUB, *cuts.given}
     own = [
-        one
-        for row in held(found, rule).values()
-        for one in row
-        if one.cut in tested and clear(one, found, rule)
+        match
+        for row in held(matches, rule).values()
+        for match in row
+        if match.cut in tested and clear(match, matches, rule)
     ]
     order = dict.fromkeys(name for cut in tested for name in cut.variables if name in names)
     return {
-        name: best_of(one.of(name) for one in own if any(s.test == name for s in one.scores))
+        name: best_of(match.of(name) for match in own if any(s.test == name for s in match.scores))
         for name in order
     }
 
@@ -125,45 +127,54 @@ def testable(cuts: Cuts, reference: Sequence[Match], rule: Rule) -> tuple[Cut, .
     chance could reach.
     """
     first = reference[0].site if reference else None
-    given = {one.cut.name for one in reference if one.site == first and one.value >= rule.realised}
+    given = {
+        match.cut.name
+        for match in reference
+        if match.site == first and match.value >= rule.realised
+    }
     there = {
-        one.cut.name
+        match.cut.name
         for row in held(reference, rule).values()
-        for one in row
-        if surely(one, rule) and clear(one, reference, rule)
+        for match in row
+        if surely(match, rule) and clear(match, reference, rule)
     }
     return tuple(cut for cut in cuts.inner if cut.name in there - given)
 
 
 def judge(
-    cuts: Cuts, tested: Sequence[Cut], found: Sequence[Match], exact: float, rule: Rule
+    cuts: Cuts, tested: Sequence[Cut], matches: Sequence[Match], exact: float, rule: Rule
 ) -> Verdict:
     """Return the verdict on a model from its matches, its exact accuracy and the testable cuts."""
-    per_cut = tuple(_of_cut(cut, cut in tested, found, rule) for cut in cuts.all)
-    path = best_path(cuts, found, rule)
+    per_cut = tuple(_of_cut(cut, cut in tested, matches, rule) for cut in cuts.all)
+    path = best_path(cuts, matches, rule)
     there = _held_on(path, cuts, rule)
-    inner = [one for one in per_cut if one.cut in tested]
-    missing = tuple(one.cut for one in inner if one.verdict != REALISED)
+    inner = [cut_verdict for cut_verdict in per_cut if cut_verdict.cut in tested]
+    missing = tuple(cut_verdict.cut for cut_verdict in inner if cut_verdict.verdict != REALISED)
 
     def say(verdict: str, why: str, fused: tuple[str, ...] = ()) -> Verdict:
         return Verdict(verdict, why, per_cut, path, missing, fused)
 
     if exact < rule.solved:
         unsaid = tuple(
-            replace(one, verdict=NOT_SOLVED, sites=()) if one in inner else one for one in per_cut
+            replace(cut_verdict, verdict=NOT_SOLVED, sites=())
+            if cut_verdict in inner
+            else cut_verdict
+            for cut_verdict in per_cut
         )
         why = f"exact accuracy {exact:.3f} is below {rule.solved:g}"
         return Verdict(NOT_SOLVED, why, unsaid, path, missing, ())
     if not inner:
         return say(UNDECIDED, "the program has no inner cut that can be tested")
-    if not missing and not _in_order(inner, found):
+    if not missing and not _in_order(inner, matches):
         return say(DIFFERENT, "every testable inner cut is realised, but in another order")
     if not missing:
         share = f"{len(inner)} of its {len(cuts.inner)} inner cuts can be tested"
         return say(FOLLOWS, f"every testable inner cut is realised; {share}")
     names = ", ".join(cut.name for cut in missing)
-    if any(one.verdict == UNDECIDED for one in inner):
-        unsure = ", ".join(one.cut.name for one in inner if one.verdict == UNDECIDED)
+    if any(cut_verdict.verdict == UNDECIDED for cut_verdict in inner):
+        unsure = ", ".join(
+            cut_verdict.cut.name for cut_verdict in inner if cut_verdict.verdict == UNDECIDED
+        )
         why = (
             f"the interval of {unsure}, or of a later cut there, holds {rule.realised:g} or chance"
         )
@@ -176,10 +187,10 @@ def judge(
     return say(FUSES, f"{steps} in one go: every site holds a cut, but none {names}", fused)
 
 
-def _of_cut(cut: Cut, tested: bool, found: Sequence[Match], rule: Rule) -> CutVerdict:
-    own = [one for row in held(found, rule).values() for one in row if one.cut == cut]
+def _of_cut(cut: Cut, tested: bool, matches: Sequence[Match], rule: Rule) -> CutVerdict:
+    own = [match for row in held(matches, rule).values() for match in row if match.cut == cut]
     best = best_of(own)
-    sites = tuple(one.site for one in own if one.value >= rule.realised)
+    sites = tuple(match.site for match in own if match.value >= rule.realised)
     if not tested:
         return CutVerdict(cut, NOT_TESTABLE, sites, best)
     if best is None:
@@ -187,66 +198,75 @@ def _of_cut(cut: Cut, tested: bool, found: Sequence[Match], rule: Rule) -> CutVe
     if best.low < rule.realised <= best.high or (sites and best.low <= best.chance):
         return CutVerdict(cut, UNDECIDED, sites, best)
     if sites:
-        sure = tuple(one.site for one in own if surely(one, rule) and clear(one, found, rule))
+        sure = tuple(
+            match.site for match in own if surely(match, rule) and clear(match, matches, rule)
+        )
         return CutVerdict(cut, REALISED if sure else UNDECIDED, sure or sites, best)
     partly = best.low >= rule.partly and best.low > best.chance
     return CutVerdict(cut, PARTLY if partly else NOT_REALISED, (), best)
 
 
-def _in_order(inner: Sequence[CutVerdict], found: Sequence[Match]) -> bool:
+def _in_order(inner: Sequence[CutVerdict], matches: Sequence[Match]) -> bool:
     """Return whether sites at which the cuts are realised can be chosen that never go back.
 
     Each cut takes the first of its sites that is not before those of the cuts it comes after.
     """
-    places = {site: at for at, site in enumerate(by_site(found))}
+    places = {site: at for at, site in enumerate(by_site(matches))}
     taken: dict[str, int] = {}
     waiting = list(inner)
     while waiting:
-        one = min(waiting, key=lambda each: sum(each.cut.later(other.cut) for other in waiting))
-        waiting.remove(one)
+        first = min(waiting, key=lambda each: sum(each.cut.later(other.cut) for other in waiting))
+        waiting.remove(first)
         earliest = max(
             (taken[other.cut.name] for other in inner
-             if other.cut.name in taken and one.cut.later(other.cut)), default=0,
+             if other.cut.name in taken and first.cut.later(other.cut)), default=0,
         )  # fmt: skip
-        later = [places[site] for site in one.sites if places[site] >= earliest]
+        later = [places[site] for site in first.sites if places[site] >= earliest]
         if not later:
             return False
-        taken[one.cut.name] = min(later)
+        taken[first.cut.name] = min(later)
     return True
 
 
-def best_path(cuts: Cuts, found: Sequence[Match], rule: Rule) -> dict[str, Match | None]:
+def best_path(cuts: Cuts, matches: Sequence[Match], rule: Rule) -> dict[str, Match | None]:
     """Return the best monotone assignment of cuts to sites: each site's match, or None.
 
     Along the sites the cuts never go back; the sum of the matches is the largest there is. Only
     matches that no later cut explains, that are at least partial and above chance are assigned.
     The embedding holds the input where it holds nothing else.
     """
-    rows, every = held(found, rule), by_site(found)
+    rows, every = held(matches, rule), by_site(matches)
     paths: dict[Cut | None, tuple[float, tuple[Match | None, ...]]] = {None: (0.0, ())}
     for site, row in rows.items():
-        good = [one for one in row if one.value >= rule.partly and one.low > one.chance]
+        good = [match for match in row if match.value >= rule.partly and match.low > match.chance]
         choices: list[Match | None] = [None, *good]
         if site == next(iter(rows)) and not good:
-            choices = [one for one in every[site].values() if one.cut == cuts.all[0]] or [None]
+            choices = [match for match in every[site].values() if match.cut == cuts.all[0]] or [
+                None
+            ]
         extended: dict[Cut | None, tuple[float, tuple[Match | None, ...]]] = {}
         for last, (total, path) in paths.items():
-            for one in choices:
-                if one is not None and last not in (None, one.cut) and not one.cut.later(last):
+            for match in choices:
+                if (
+                    match is not None
+                    and last not in (None, match.cut)
+                    and not match.cut.later(last)
+                ):
                     continue
-                more = (total + (one.value if one else 0.0), (*path, one))
-                end = one.cut if one else last
+                more = (total + (match.value if match else 0.0), (*path, match))
+                end = match.cut if match else last
                 if end not in extended or more[0] > extended[end][0]:
                     extended[end] = more
         paths = extended
-    _, best = max(paths.values(), key=lambda one: one[0])
+    _, best = max(paths.values(), key=lambda way: way[0])
     return dict(zip(rows, best, strict=True))
 
 
 def _held_on(path: Mapping[str, Match | None], cuts: Cuts, rule: Rule) -> dict[str, Cut | None]:
     """Return the cut that each site surely holds; the embedding always holds the input's."""
     sure = {
-        site: one.cut if one and one.value >= rule.realised else None for site, one in path.items()
+        site: match.cut if match and match.value >= rule.realised else None
+        for site, match in path.items()
     }
     first = next(iter(sure), None)
     if first is not None and sure[first] is None:
@@ -260,13 +280,13 @@ def fused_steps(held: Sequence[Cut], cuts: Cuts) -> tuple[str, ...]:
     Between two cuts that follow each other those are all steps done at the one and not at the
     other; a single step is not fused with anything.
     """
-    found: set[str] = set()
-    for one, other in pairwise(held):
-        if other.later(one):
-            steps = min(other.steps, key=len) - max(one.steps, key=len)
-            found |= steps if len(steps) > 1 else set()
+    fused: set[str] = set()
+    for earlier, other in pairwise(held):
+        if other.later(earlier):
+            steps = min(other.steps, key=len) - max(earlier.steps, key=len)
+            fused |= steps if len(steps) > 1 else set()
     done = sorted({steps for cut in cuts.all for steps in cut.steps}, key=len)
-    return tuple(sorted(found, key=lambda step: (_first(step, done), step)))
+    return tuple(sorted(fused, key=lambda step: (_first(step, done), step)))
 
 
 def _first(step: str, done: Sequence[frozenset[str]]) -> int:
@@ -289,16 +309,16 @@ class Placement:
 
 def placements(sides: Sequence[Match], rule: Rule) -> list[Placement]:
     """Return the placement of each variable, from its testable cuts' matches at the sides."""
-    found: dict[tuple[str, str], list[Match]] = {}
-    for one in sides:
-        for score in one.scores:
+    matches: dict[tuple[str, str], list[Match]] = {}
+    for match in sides:
+        for score in match.scores:
             if score.test != SCRUB:
-                found.setdefault((one.cut.name, score.test), []).append(one.of(score.test))
+                matches.setdefault((match.cut.name, score.test), []).append(match.of(score.test))
     placed = []
-    for (_, name), each in found.items():
-        alone = [one for one in each if not one.site.endswith(TOGETHER)]
-        sites = [one.site for one in alone if surely(one, rule)]
-        sites = sites or [one.site for one in each if surely(one, rule)]
-        best = max(alone, key=lambda one: one.value)
+    for (_, name), each in matches.items():
+        alone = [match for match in each if not match.site.endswith(TOGETHER)]
+        sites = [match.site for match in alone if surely(match, rule)]
+        sites = sites or [match.site for match in each if surely(match, rule)]
+        best = max(alone, key=lambda match: match.value)
         placed.append(Placement(best.cut, name, tuple(sites), best))
     return placed

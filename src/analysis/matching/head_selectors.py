@@ -30,9 +30,9 @@ from ...config.schema import AnalysisConfig
 from ...data.inputs import InputSet
 from ...data.program_selectors import Selection
 from ...data.rasp.text import AGGREGATED, COUNTED
+from ...models.shapes import random_inits
 from ...models.task_model import Subject, subject_of
-from ..controls.known_models import random_inits
-from ..measures.attention import PATTERN, UNIFORM, active_heads, flat, name_of, overlaps
+from ..head_attention import PATTERN, UNIFORM, active_heads, name_of, overlaps, uniform_attention
 from ..statistics import bootstrap_counts, percentile_interval, weighted_sums
 
 LEAST = 0.01  # attention within the list from which on it says what is counted
@@ -97,17 +97,17 @@ class Side:
     @property
     def telling(self) -> tuple[Own, ...]:
         """Its own selectors that say something."""
-        return tuple(one for one in self.own if one.verdict != SAYS_NOTHING)
+        return tuple(selector for selector in self.own if selector.verdict != SAYS_NOTHING)
 
     @property
     def met(self) -> bool:
         """Whether it has such selectors, and every one of them is met."""
-        return bool(self.telling) and all(one.verdict == MET for one in self.telling)
+        return bool(self.telling) and all(selector.verdict == MET for selector in self.telling)
 
     @property
     def unmet(self) -> bool:
         """Whether one of them is surely not met."""
-        return any(one.verdict == UNMET for one in self.telling)
+        return any(selector.verdict == UNMET for selector in self.telling)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,9 @@ class Selectors:
     ):
         self.programs = programs
         self._inputs, self._untrained, self._config = inputs, untrained, config
-        self._chosen = [(name, one) for name, found in programs.items() for one in found]
+        self._chosen = [
+            (name, selection) for name, selections in programs.items() for selection in selections
+        ]
         self._others: dict[tuple[str, str], list[float]] = {}
 
     def met(
@@ -178,20 +180,20 @@ class Selectors:
         `subject` gives its own tokens of the inputs, where they are not the task's.
         """
         heads, subject = active_heads(bridge), subject or subject_of(bridge, self._inputs)
-        found = self._overlaps(_attention(bridge, subject, heads, self._config.batch_size))
+        sums = self._overlaps(_attention(bridge, subject, heads, self._config.batch_size))
         met: dict[str, list[Met]] = {name: [] for name in self.programs}
-        for i, (name, one) in enumerate(self._chosen):
+        for i, (name, selection) in enumerate(self._chosen):
             controls = self._uniform[i], max((init[i] for init in self._random_inits), default=0.0)
-            met[name].append(self._best(one, ["", *map(name_of, heads)], found[i], controls))
+            met[name].append(self._best(selection, ["", *map(name_of, heads)], sums[i], controls))
         return met
 
-    def decide(self, met: Mapping[str, Sequence[Met]], one: str, other: str) -> Decision:
+    def decide(self, met: Mapping[str, Sequence[Met]], program: str, other: str) -> Decision:
         """Return what a model's heads decide between two programs.
 
         For the one all of whose own selectors are met: surely by `match_selector`, by more than
         half of what its controls leave, and by more than the other's are.
         """
-        first, second = self._side(met, one, other), self._side(met, other, one)
+        first, second = self._side(met, program, other), self._side(met, other, program)
         for side, rival in ((first, second), (second, first)):
             if side.met and side.figure is not None and side.figure[1] > _high(rival):
                 their = "with none of its own" if rival.figure is None else f"{rival.figure[0]:.2f}"
@@ -199,21 +201,21 @@ class Selectors:
                 return Decision((first, second), side.program, why)
         if not first.own and not second.own:
             return Decision((first, second), None, "they select the same")
-        return Decision((first, second), None, f"{_why(first, other)}; {_why(second, one)}")
+        return Decision((first, second), None, f"{_why(first, other)}; {_why(second, program)}")
 
     def _side(self, met: Mapping[str, Sequence[Met]], name: str, other: str) -> Side:
-        theirs = {one.key for one in self.programs[other]}
+        theirs = {selection.key for selection in self.programs[other]}
         own = []
-        for one, given in zip(met[name], self._by_selectors(name, other), strict=True):
-            if one.selection.key not in theirs:
-                control = max(one.uniform, one.random_init, given)
-                own.append(Own(one, given, max(self._config.match_selector, (1 + control) / 2)))
+        for match, given in zip(met[name], self._by_selectors(name, other), strict=True):
+            if match.selection.key not in theirs:
+                control = max(match.uniform, match.random_init, given)
+                own.append(Own(match, given, max(self._config.match_selector, (1 + control) / 2)))
         side = Side(name, tuple(own), None)
         if not side.telling:
             return side
-        telling = [one.met for one in side.telling]
-        value = sum(one.value for one in telling) / len(telling)
-        drawn = torch.stack([one.resampled for one in telling]).mean(0)
+        telling = [selector.met for selector in side.telling]
+        value = sum(match.value for match in telling) / len(telling)
+        drawn = torch.stack([match.resampled for match in telling]).mean(0)
         return Side(name, side.own, (value, *percentile_interval(drawn)))
 
     def _by_selectors(self, name: str, other: str) -> list[float]:
@@ -221,7 +223,7 @@ class Selectors:
         if (name, other) not in self._others:
             wanted, theirs = self.programs[name], self.programs[other]
             sums = _overlaps(_patterns(theirs, self._parts()), wanted)
-            self._others[name, other] = [float(one.max()) for one in _means(sums, wanted)]
+            self._others[name, other] = [float(means.max()) for means in _means(sums, wanted)]
         return self._others[name, other]
 
     @cached_property
@@ -230,7 +232,7 @@ class Selectors:
 
         def given() -> Patterns:
             for rows in self._parts():
-                every = flat(self._inputs.at(rows))
+                every = uniform_attention(self._inputs.at(rows))
                 listed = pad(every[..., 1:], (1, 0))
                 listed = listed / listed.sum(-1, keepdim=True).clamp(min=LEAST)
                 yield rows, torch.stack([every, listed], dim=1)
@@ -247,20 +249,20 @@ class Selectors:
         ]
 
     def _highest(self, given: Patterns) -> list[float]:
-        wanted = [one for _, one in self._chosen]
-        return [float(one.max()) for one in _means(_overlaps(given, wanted), wanted)]
+        wanted = [selection for _, selection in self._chosen]
+        return [float(means.max()) for means in _means(_overlaps(given, wanted), wanted)]
 
     def _overlaps(self, given: Patterns) -> list[Float64[Tensor, "inputs k"]]:
-        return _overlaps(given, [one for _, one in self._chosen])
+        return _overlaps(given, [selection for _, selection in self._chosen])
 
     def _best(
         self,
-        one: Selection,
+        selection: Selection,
         heads: Sequence[str],
         sums: Float64[Tensor, "inputs k"],
         controls: tuple[float, float],
     ) -> Met:
-        count = one.counted.sum(-1).double()
+        count = selection.counted.sum(-1).double()
         means = sums.sum(0) / count.sum()
         best = int(means.argmax())
         draws = bootstrap_counts(len(sums), self._config.bootstrap, self._config.seed)
@@ -268,7 +270,7 @@ class Selectors:
         resampled = drawn[:, 0] / drawn[:, 1].clamp(min=1)
         low, high = percentile_interval(resampled)
         head = heads[best % len(heads)]
-        return Met(one, head, float(means[best]), low, high, *controls, resampled)
+        return Met(selection, head, float(means[best]), low, high, *controls, resampled)
 
     def _parts(self) -> list[slice]:
         size = self._config.batch_size
@@ -283,11 +285,11 @@ def _why(side: Side, other: str) -> str:
     if not side.own:
         return f"{side.program} has no selector of its own"
     if not side.telling:
-        uniform = all(one.met.uniform >= UNIFORM for one in side.own)
+        uniform = all(selector.met.uniform >= UNIFORM for selector in side.own)
         by = "attention to everything" if uniform else f"what {other} selects"
-        names = ", ".join(one.met.selection.name for one in side.own)
+        names = ", ".join(selector.met.selection.name for selector in side.own)
         return f"{side.program}'s {names} says nothing, for {by} meets it"
-    weakest = min(side.telling, key=lambda one: one.met.low - one.bar)
+    weakest = min(side.telling, key=lambda selector: selector.met.low - selector.bar)
     figure = f"{weakest.met.value:.2f}, must surely be {weakest.bar:.2f}"
     return f"{side.program}'s {weakest.met.selection.name} is {weakest.verdict} ({figure})"
 
@@ -317,7 +319,7 @@ def _attention(
 
 def _patterns(chosen: Sequence[Selection], parts: Iterable[slice]) -> Patterns:
     for rows in parts:
-        yield rows, torch.stack([one.pattern(rows) for one in chosen], dim=1)
+        yield rows, torch.stack([selection.pattern(rows) for selection in chosen], dim=1)
 
 
 def _overlaps(given: Patterns, wanted: Sequence[Selection]) -> list[Float64[Tensor, "inputs k"]]:
@@ -328,11 +330,13 @@ def _overlaps(given: Patterns, wanted: Sequence[Selection]) -> list[Float64[Tens
     sums: list[list[Tensor]] = [[] for _ in wanted]
     for rows, patterns in given:
         forms = {AGGREGATED: patterns, COUNTED: _within(patterns)}
-        for found, one in zip(sums, wanted, strict=True):
-            expected, counted = one.pattern(rows)[:, None], one.counted[rows].float()
-            each = [overlaps(forms[use], expected, counted)[..., 0] for use in sorted(one.uses)]
-            found.append(torch.cat(each, dim=1))
-    return [torch.cat(found) for found in sums]
+        for columns, selection in zip(sums, wanted, strict=True):
+            expected, counted = selection.pattern(rows)[:, None], selection.counted[rows].float()
+            each = [
+                overlaps(forms[use], expected, counted)[..., 0] for use in sorted(selection.uses)
+            ]
+            columns.append(torch.cat(each, dim=1))
+    return [torch.cat(columns) for columns in sums]
 
 
 def _within(
@@ -347,4 +351,7 @@ def _within(
 def _means(
     sums: Sequence[Float64[Tensor, "inputs k"]], wanted: Sequence[Selection]
 ) -> list[Float64[Tensor, " k"]]:
-    return [found.sum(0) / one.counted.sum() for found, one in zip(sums, wanted, strict=True)]
+    return [
+        columns.sum(0) / selection.counted.sum()
+        for columns, selection in zip(sums, wanted, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Whether matching gives the answer that is known: positives, negatives and decoys of a task."""
+"""Checks of matching on a task's controls: positives, negatives and decoys."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from .program_ranking import (
     told_by_cuts,
 )
 
-MATCHED_INITS = 10  # random inits that are matched: each takes a second
+MATCHED_INITS = 10  # random inits that are matched; each takes a second
 
 
 @dataclass(frozen=True)
 class Checked:
     """A control matched with a program.
 
-    `match` is the lowest over the testable inner cuts of a positive, the highest of another
-    control; None where there is no such cut. `right` is None where no answer is
-    known: a decoy that has all the program's testable cuts, or a control that could not be made.
-    `recognised` says of a decoy or the reference whether its own program is told from every other
-    of the task (False: another is taken for it), by cuts or by selectors; None, and why, if it
-    cannot be.
+    `match` is the lowest match of the testable inner cuts for a positive, the highest for another
+    control; None if there is no such cut. `right` is None if no answer is known: for a decoy that
+    has all the program's testable cuts, or a control that could not be made. `recognised` says for
+    a decoy or the reference whether cuts or selectors tell its own program from every other one of
+    the task. It is False if another program is preferred, and None (with the reason) if it cannot
+    be decided.
     """
 
     task: str
@@ -56,9 +56,9 @@ class Checked:
 
 
 def of_matching(planned: Sequence[Control], own: Candidate, setting: Setting) -> list[Control]:
-    """Return a task's controls, the one trained to implement its program trained to hold its cuts.
+    """Return a task's controls, with the implemented one trained to hold the program's cuts.
 
-    A model that holds variables beside other things does not hold a cut, and is no positive here.
+    A model that holds variables beside other information does not hold a cut, so it is no positive.
     """
     make = partial(_implemented, own=own, setting=setting)
     return [
@@ -73,16 +73,18 @@ def _implemented(progress: Progress, own: Candidate, setting: Setting) -> Made:
     config, tried = setting.config, list[CutImplementation]()
     for i in range(TRIES):
         try:
-            one = implement_cuts(
+            implementation = implement_cuts(
                 own.inputs, setting.shape, own.testable, config.seed + i, progress=progress
             )
         except UserError as error:
             raise NotMadeError(first_line(error)) from error
-        tried.append(one)
-        if one.solved:
-            note = ", ".join(f"{name} {share:.3f}" for name, share in one.held.items())
-            return Made(make_bridge(setting.shape, one.weights, config.device), f"holds {note}")
-    best = max(tried, key=lambda one: min(one.held.values()))
+        tried.append(implementation)
+        if implementation.solved:
+            note = ", ".join(f"{name} {share:.3f}" for name, share in implementation.held.items())
+            return Made(
+                make_bridge(setting.shape, implementation.weights, config.device), f"holds {note}"
+            )
+    best = max(tried, key=lambda implementation: min(implementation.held.values()))
     raise NotMadeError(
         f"interchange training reached {min(best.held.values()):.3f} of its trials, not {SOLVED}, "
         f"and exact accuracy {best.exact:.4f}"
@@ -95,10 +97,10 @@ def check(
     setting: Setting,
     progress: Callable[[int, int], None],
 ) -> Iterator[Checked]:
-    """Yield how a control stands with the task's programs of which the answer is known.
+    """Yield a control's standing with the programs for which the right answer is known.
 
-    The first of `known` is the task's own program, which a positive follows and a negative realises
-    no inner cut of, nor of its rivals; a decoy follows its own program and not this one.
+    The first of `known` is the task's own program. A positive follows it. A negative realises no
+    inner cut of it or of its rivals. A decoy follows its own program and not this one.
     """
     task, config = setting.inputs.task.name, setting.config
     try:
@@ -110,23 +112,23 @@ def check(
         return
     subject = subject_of(bridge, setting.inputs)
     all_of_them = control.kind != POSITIVE or control.group == "reference"
-    found = [
-        standing(subject, one, config, sides=False)
-        for one in known
-        if all_of_them or one is known[0]
+    standings = [
+        standing(subject, candidate, config, sides=False)
+        for candidate in known
+        if all_of_them or candidate is known[0]
     ]
     own_name = control.name if control.kind == DECOY else known[0].name
-    for one in found:
-        program, own = one.candidate, one.candidate.name == own_name
-        if not (own or control.kind == NEGATIVE or (control.kind == DECOY and one is found[0])):
+    for row in standings:
+        program, own = row.candidate, row.candidate.name == own_name
+        if not (own or control.kind == NEGATIVE or (control.kind == DECOY and row is standings[0])):
             continue
-        matched = one.best_of(program.testable)
-        right, note = _as_known(control, program, own, one, known, rule_of(config))
+        matched = row.best_of(program.testable)
+        right, note = _as_known(control, program, own, row, known, rule_of(config))
         low = min if own and control.kind != NEGATIVE else max
         told = own and all_of_them and control.kind != NEGATIVE
-        said = recognised(bridge, subject, one, found, setting) if told else (None, "")
+        said = recognised(bridge, subject, row, standings, setting) if told else (None, "")
         yield Checked(
-            task, control.name, control.kind, program.name, one.exact, one.verdict.verdict,
+            task, control.name, control.kind, program.name, row.exact, row.verdict.verdict,
             low(matched.values(), default=None), right, note, *said,
         )  # fmt: skip
 
@@ -135,21 +137,21 @@ def recognised(
     bridge: TransformerBridge,
     subject: Subject,
     own: Standing,
-    found: Sequence[Standing],
+    standings: Sequence[Standing],
     setting: Setting,
 ) -> tuple[bool | None, str]:
-    """Return whether a model's own program is told from each of the others, and how or why not."""
+    """Return whether a model's own program is told from all others, and how or why not."""
     name = own.candidate.name
     untrained = untrained_of(bridge.cfg, setting.inputs, setting.config)
-    compare = selectors_of([one.candidate for one in found], untrained, setting.config)
+    compare = selectors_of([rival.candidate for rival in standings], untrained, setting.config)
     said: list[tuple[bool | None, str]] = []
-    for one in found:
-        theirs = one.candidate.name
-        follow = [each.verdict.verdict == FOLLOWS for each in (own, one)]
+    for rival in standings:
+        theirs = rival.candidate.name
+        follow = [each.verdict.verdict == FOLLOWS for each in (own, rival)]
         if theirs == name:
             continue
-        if not told_by_cuts(own, one):
-            (decision,) = finer(compare, bridge, subject, [own, one]).decisions or (None,)
+        if not told_by_cuts(own, rival):
+            (decision,) = finer(compare, bridge, subject, [own, rival]).decisions or (None,)
             decided = None if decision is None else decision.decided
             why = "the task is not solved" if decision is None else decision.text
             said.append((None if decided is None else decided == name, why))
@@ -166,24 +168,24 @@ def recognised(
 
 def _as_known(
     control: Control,
-    one: Candidate,
+    program: Candidate,
     own: bool,
     there: Standing,
     known: Sequence[Candidate],
     rule: Rule,
 ) -> tuple[bool | None, str]:
-    """Return whether a control's verdict is what is known of it; None, and why, if nothing is."""
-    if not one.testable:
-        return None, f"{one.name} has no inner cut that can be tested"
+    """Return whether a control's verdict is right; None, and why, if no answer is known."""
+    if not program.testable:
+        return None, f"{program.name} has no inner cut that can be tested"
     if control.kind == NEGATIVE:
         there_too = realised(there.matches, rule)
-        return not any(cut.name in there_too for cut in one.testable), ""
+        return not any(cut.name in there_too for cut in program.testable), ""
     follows = there.verdict.verdict == FOLLOWS
     if own:
         return follows, ""
     theirs = next((each for each in known if each.name == control.name), None)
     if theirs is None:
         return None, "it cannot be compiled"
-    if one.effects <= theirs.all_effects:
-        return None, f"its rest goes by all that the testable cuts of {one.name} are"
+    if program.effects <= theirs.all_effects:
+        return None, f"its rest goes by all that the testable cuts of {program.name} are"
     return not follows, ""

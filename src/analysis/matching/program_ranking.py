@@ -84,7 +84,7 @@ class Standing:
 
     def best_of(self, chosen: Iterable[Cut]) -> dict[str, float]:
         """Return cuts' best matches at sites that no later cut explains, 0 where there is none."""
-        best = {one.cut.name: one.best for one in self.verdict.cuts}
+        best = {cut_verdict.cut.name: cut_verdict.best for cut_verdict in self.verdict.cuts}
         return {cut.name: there.value if (there := best[cut.name]) else 0.0 for cut in chosen}
 
 
@@ -125,14 +125,14 @@ def candidate(
 
     `sides` says whether to look too at what the reference's attention reads.
     """
-    found = cuts(inputs)
-    trials = tuple(cut_trials(inputs, found.all, config.match_cases, config.seed))
+    program_cuts = cuts(inputs)
+    trials = tuple(cut_trials(inputs, program_cuts.all, config.match_cases, config.seed))
     if reference is None:
-        return Candidate(name, inputs, found, trials, None, (), (), why)
+        return Candidate(name, inputs, program_cuts, trials, None, (), (), why)
     subject = subject_of(narrowed(reference.bridge), inputs)
-    there = testable(found, matched(subject, inputs, trials, config), rule_of(config))
+    there = testable(program_cuts, matched(subject, inputs, trials, config), rule_of(config))
     read = side_matched(subject, inputs, trials, there, config) if sides else ()
-    return Candidate(name, inputs, found, trials, reference, there, read, why)
+    return Candidate(name, inputs, program_cuts, trials, reference, there, read, why)
 
 
 def candidates(
@@ -147,8 +147,8 @@ def candidates(
     Raises:
         UserError: a name is none of the task's programs, or a program fails on its inputs.
     """
-    for name, one in programs_of(task, names):
-        inputs = input_set(one, settings)
+    for name, program in programs_of(task, names):
+        inputs = input_set(program, settings)
         try:
             yield candidate(name, inputs, build_reference(inputs), config, sides=sides)
         except UserError as error:  # Tracr cannot compile it
@@ -174,50 +174,54 @@ def side_matched(
     config: AnalysisConfig,
 ) -> tuple[Match, ...]:
     """Return the matches of some cuts at what each block's attention reads."""
-    some = [one for one in trials if one.cut in chosen]
+    some = [tests for tests in trials if tests.cut in chosen]
     return tuple(side_matches(subject, inputs, some, config.bootstrap, config.seed))
 
 
 def standing(
-    subject: Subject, one: Candidate, config: AnalysisConfig, sides: bool = True
+    subject: Subject, program: Candidate, config: AnalysisConfig, sides: bool = True
 ) -> Standing:
     """Return how a program stands with a model; with `sides`, also where attention reads it."""
-    rule, exact = rule_of(config), exact_share(subject, one.inputs)
-    found = matched(subject, one.inputs, one.trials, config)
-    verdict = judge(one.cuts, one.testable, found, exact, rule)
-    read = side_matched(subject, one.inputs, one.trials, one.testable, config) if sides else ()
-    return Standing(one, found, read, exact, verdict, _score(found, one, config, rule))
+    rule, exact = rule_of(config), exact_share(subject, program.inputs)
+    matches = matched(subject, program.inputs, program.trials, config)
+    verdict = judge(program.cuts, program.testable, matches, exact, rule)
+    read = (
+        side_matched(subject, program.inputs, program.trials, program.testable, config)
+        if sides
+        else ()
+    )
+    return Standing(program, matches, read, exact, verdict, _score(matches, program, config, rule))
 
 
 def _score(
-    found: Sequence[Match], one: Candidate, config: AnalysisConfig, rule: Rule
+    matches: Sequence[Match], program: Candidate, config: AnalysisConfig, rule: Rule
 ) -> tuple[float, float, float] | None:
-    if not one.testable:
+    if not program.testable:
         return None
-    counts = bootstrap_counts(len(one.inputs), config.bootstrap, config.seed)
-    own = [match for row in held(found, rule).values() for match in row]
+    counts = bootstrap_counts(len(program.inputs), config.bootstrap, config.seed)
+    own = [match for row in held(matches, rule).values() for match in row]
     total, value = torch.zeros(config.bootstrap, dtype=torch.float64), 0.0
-    for cut in one.testable:
+    for cut in program.testable:
         there = [match for match in own if match.cut == cut]
         if there:
             best = max(there, key=lambda match: match.value)
             total += best.resampled(counts)
             value += best.value
-    count = len(one.testable)
+    count = len(program.testable)
     return value / count, *percentile_interval(total / count)
 
 
-def ranked(found: Iterable[Standing]) -> list[Standing]:
+def ranked(standings: Iterable[Standing]) -> list[Standing]:
     """Return the programs by their scores, the highest first, those without one last."""
-    return sorted(found, key=lambda one: -one.score[0] if one.score else 1.0)
+    return sorted(standings, key=lambda row: -row.score[0] if row.score else 1.0)
 
 
-def indistinguishable(found: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
+def indistinguishable(programs: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
     """Return the programs that share all their testable cuts, and that no cut tells apart."""
     groups: dict[frozenset[bytes], list[Candidate]] = {}
-    for one in found:
-        if one.testable:
-            groups.setdefault(one.effects, []).append(one)
+    for program in programs:
+        if program.testable:
+            groups.setdefault(program.effects, []).append(program)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
@@ -229,54 +233,54 @@ class Finer:
     decisions: tuple[Decision, ...]
 
 
-def told_by_cuts(one: Standing, other: Standing) -> bool:
+def told_by_cuts(first: Standing, other: Standing) -> bool:
     """Return whether cuts can tell two programs apart, and the model does not follow both."""
-    if not (one.candidate.testable and other.candidate.testable):
+    if not (first.candidate.testable and other.candidate.testable):
         return False
-    both = one.verdict.verdict == other.verdict.verdict == FOLLOWS
-    return not both and one.candidate.effects != other.candidate.effects
+    both = first.verdict.verdict == other.verdict.verdict == FOLLOWS
+    return not both and first.candidate.effects != other.candidate.effects
 
 
 def selectors_of(
-    found: Sequence[Candidate], untrained: Untrained, config: AnalysisConfig
+    known: Sequence[Candidate], untrained: Untrained, config: AnalysisConfig
 ) -> Selectors:
     """Return what compares models of a shape with the programs' selectors."""
-    programs = {one.name: one.selections for one in found}
-    return Selectors(found[0].inputs, programs, untrained, config)
+    programs = {program.name: program.selections for program in known}
+    return Selectors(known[0].inputs, programs, untrained, config)
 
 
 def finer(
-    selectors: Selectors, bridge: TransformerBridge, subject: Subject, found: Sequence[Standing]
+    selectors: Selectors, bridge: TransformerBridge, subject: Subject, standings: Sequence[Standing]
 ) -> Finer:
     """Return what the heads of a model decide between the programs that cuts do not tell apart.
 
     By a model that does not solve the task nothing is decided, and never against cuts.
     """
     met, decisions = selectors.met(bridge, subject), list[Decision]()
-    for one, other in combinations(found, 2):
-        if one.verdict.verdict != NOT_SOLVED and not told_by_cuts(one, other):
-            decision = selectors.decide(met, one.candidate.name, other.candidate.name)
-            decisions.append(_by_cuts_too(decision, (one, other)))
+    for first, other in combinations(standings, 2):
+        if first.verdict.verdict != NOT_SOLVED and not told_by_cuts(first, other):
+            decision = selectors.decide(met, first.candidate.name, other.candidate.name)
+            decisions.append(_by_cuts_too(decision, (first, other)))
     return Finer(met, tuple(decisions))
 
 
 def _by_cuts_too(decision: Decision, pair: tuple[Standing, Standing]) -> Decision:
     """Return the decision, or none where the decided program follows less by cuts."""
-    for one, other in (pair, pair[::-1]):
-        if decision.decided == one.candidate.name:
-            if one.candidate.testable and one.verdict.verdict != FOLLOWS:
-                why = f"the cuts of {one.candidate.name} say: {one.verdict.verdict}"
+    for row, other in (pair, pair[::-1]):
+        if decision.decided == row.candidate.name:
+            if row.candidate.testable and row.verdict.verdict != FOLLOWS:
+                why = f"the cuts of {row.candidate.name} say: {row.verdict.verdict}"
                 return replace(decision, decided=None, why=why)
-            if other.verdict.verdict == FOLLOWS != one.verdict.verdict:
+            if other.verdict.verdict == FOLLOWS != row.verdict.verdict:
                 why = f"by its cuts the model follows {other.candidate.name}"
                 return replace(decision, decided=None, why=why)
     return decision
 
 
-def order(found: Iterable[Standing], decisions: Sequence[Decision]) -> list[Standing]:
+def order(standings: Iterable[Standing], decisions: Sequence[Decision]) -> list[Standing]:
     """Return the programs ranked by cuts, and by selectors where these do not tell them apart."""
-    table = ranked(found)
-    better = {one.preferred for one in decisions if one.preferred is not None}
+    table = ranked(standings)
+    better = {decision.preferred for decision in decisions if decision.preferred is not None}
 
     def misplaced(first: Standing, second: Standing) -> bool:
         only = first.verdict.verdict == FOLLOWS != second.verdict.verdict
@@ -302,9 +306,9 @@ def compared(
 
     `sides` as in `standing`; `progress` is told after each program.
     """
-    found = []
-    for number, one in enumerate(known, start=1):
-        found.append(standing(subject, one, config, sides))
+    standings = []
+    for number, program in enumerate(known, start=1):
+        standings.append(standing(subject, program, config, sides))
         progress(number, len(known))
-    heads = finer(selectors, bridge, subject, found)
-    return order(found, heads.decisions), heads
+    heads = finer(selectors, bridge, subject, standings)
+    return order(standings, heads.decisions), heads

@@ -160,30 +160,30 @@ class Question:
     def same(self, train: Cases, test: Cases) -> bool:
         """Return whether these are its cases."""
         return all(
-            len(one) == len(other)
-            and torch.equal(one.bases, other.bases)
-            and torch.equal(one.donors, other.donors)
-            and torch.equal(one.targets.nan_to_num(), other.targets.nan_to_num())
-            for one, other in ((self.train, train), (self.test, test))
+            len(cases) == len(other)
+            and torch.equal(cases.bases, other.bases)
+            and torch.equal(cases.donors, other.donors)
+            and torch.equal(cases.targets.nan_to_num(), other.targets.nan_to_num())
+            for cases, other in ((self.train, train), (self.test, test))
         )
 
 
-def where_to_search(one: Standing, sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def where_to_search(standing: Standing, sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the sites at which to search for each inner variable of a program's testable cuts.
 
     Of a program without such cuts, all inner variables are searched for. Left out are sites where
     the model realises a cut that has the variable: there the whole residual gives the answer, and
     the same before a block's MLP as after it.
     """
-    inner = inner_variables(one.candidate.inputs)
+    inner = inner_variables(standing.candidate.inputs)
     has = {
         cut.name: {name for names in (cut.variables, *cut.same) for name in names}
-        for cut in one.candidate.testable
+        for cut in standing.candidate.testable
     }
     tested = [name for name in inner if any(name in names for names in has.values())]
     answered = {
         (name, site)
-        for cut in one.verdict.cuts
+        for cut in standing.verdict.cuts
         if cut.verdict == REALISED
         for name in has[cut.cut.name]
         for site in cut.sites
@@ -221,31 +221,31 @@ def subspaces(
     sides = halves(inputs, settings.seed)
     tried = settings.tried(bridge.cfg.d_model)
     pairs = [
-        (one, site)
-        for one in asked
-        if one.answerable
-        for site in sites[one.names[0]]
-        if all(site in sites[name] for name in one.names)
+        (question, site)
+        for question in asked
+        if question.answerable
+        for site in sites[question.names[0]]
+        if all(site in sites[name] for name in question.names)
     ]
     for pair, (question, site) in enumerate(pairs):
         places = [_Place(model, site, sides, question) for model in models]
         for at, k in enumerate(tried, start=pair * len(tried)):
-            found: list[_Found] = []
+            fits: list[_Found] = []
             for place in places:
-                found.append(place.searched(k, settings))
+                fits.append(place.searched(k, settings))
                 if progress:
-                    done = at * len(models) + len(found)
+                    done = at * len(models) + len(fits)
                     progress(done, len(pairs) * len(tried) * len(models))
-            own, *others = found
+            own, *others = fits
             values, n = [other.test for other in others], len(question.test)
-            one = Subspace(
+            subspace = Subspace(
                 question.names[0], question.names[1:], site, own.directions, own.train, own.test,
                 *wilson_interval(own.test, n), n, own.start, places[0].by_chance(k, settings.seed),
                 tuple(values[: len(random_inits)]), tuple(values[len(random_inits) :]),
                 question.rival, question.rivalled, settings.threshold,
             )  # fmt: skip
-            yield one
-            if one.found:
+            yield subspace
+            if subspace.found:
                 break
 
 
@@ -254,15 +254,15 @@ def questions(inputs: InputSet, names: Sequence[str], settings: Search) -> list[
 
     Left out are variables that change the output too seldom for there to be cases.
     """
-    sides, found = halves(inputs, settings.seed), list[Question]()
+    sides, grouped = halves(inputs, settings.seed), list[Question]()
     for name in names:
         train, test = (distinct_cases(side, name, settings.cases, settings.seed) for side in sides)
-        at = next((i for i, one in enumerate(found) if one.same(train, test)), None)
+        at = next((i for i, question in enumerate(grouped) if question.same(train, test)), None)
         if at is not None:
-            found[at] = replace(found[at], names=(*found[at].names, name))
+            grouped[at] = replace(grouped[at], names=(*grouped[at].names, name))
         elif len(train) and len(test):
-            found.append(Question((name,), train, test, *_strongest_rival(sides[1], name, test)))
-    return found
+            grouped.append(Question((name,), train, test, *_strongest_rival(sides[1], name, test)))
+    return grouped
 
 
 def _strongest_rival(inputs: InputSet, name: str, cases: Cases) -> tuple[str, float]:
@@ -278,7 +278,7 @@ def _strongest_rival(inputs: InputSet, name: str, cases: Cases) -> tuple[str, fl
             given = overridden_targets(inputs, cases.bases, codes)
             right = (inputs.output.same(given, cases.targets) | ~defined).all(-1)
             shares[other] = float(right.double().mean())
-    rival = max(shares, key=lambda one: shares[one])
+    rival = max(shares, key=lambda candidate: shares[candidate])
     return rival, shares[rival]
 
 
@@ -286,7 +286,7 @@ def _equivalent(inputs: InputSet, name: str, other: str) -> bool:
     """Return whether two variables determine each other at every position."""
     positions = _positions(inputs)[inputs.real]
     codes = [labels(inputs, names)[inputs.real] for names in ([name], [other], [name, other])]
-    counts = {len(torch.unique(torch.stack([positions, one]), dim=1)[0]) for one in codes}
+    counts = {len(torch.unique(torch.stack([positions, column]), dim=1)[0]) for column in codes}
     return len(counts) == 1
 
 
@@ -324,7 +324,7 @@ class _Place:
     ):
         model = without_hooks(bridge)
         with torch.no_grad():
-            streams = [residuals(model, one.tokens, one.key_mask, [site])[site] for one in sides]
+            streams = [residuals(model, side.tokens, side.key_mask, [site])[site] for side in sides]
         self.train, self.test = (
             _Site(model, site, stream, side, cases)
             for stream, side, cases in zip(streams, sides, (asked.train, asked.test), strict=True)
@@ -344,7 +344,7 @@ class _Place:
         """Return the mean accuracy of random directions on the cases to judge on."""
         width = len(self._bases[0])
         drawn = (random_directions(width, k, seed + i) for i in range(RANDOM))
-        return sum(self.test.accuracy(one) for one in drawn) / RANDOM
+        return sum(self.test.accuracy(directions) for directions in drawn) / RANDOM
 
 
 class _Site:

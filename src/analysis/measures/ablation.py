@@ -1,8 +1,8 @@
-"""What deleting components does to the task, one at a time and jointly, in four ways.
+"""The effect of ablating components on the task, one at a time and jointly, in four ways.
 
-Every head, attention layer and MLP, and sets of them, are replaced by zero, by their mean, and by
-what they give on other inputs (of the same length, of another). The four disagree, and tell
-different things: so a component is called redundant only where all of them leave the task as it is.
+The output of every head, attention layer and MLP, and of sets of them, is replaced by zero, by its
+mean, and by its value on another input (of the same length, or of another length). The four kinds
+of ablation often disagree. A component is redundant only if all four leave the task unharmed.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ METRICS = (
 class Ablation:
     """The effect of ablating each component on loss and accuracies, overall and per length.
 
-    Sets of components are ablated of a model that solves the task, and which are redundant is said
-    of such a one only.
+    Sets of components are ablated, and called redundant, only in a model that solves the task.
     """
 
     def __init__(self, source: Source, setting: Setting):
@@ -65,12 +64,12 @@ class Ablation:
         self._intact: list[Outcome] = []
 
     def add(self, part: Recording, rows: slice) -> None:
-        """Take in the means, and how the intact model does."""
+        """Add a part to the means, and record the intact model's outcome on it."""
         self._means.add(part)
         self._intact.append(outcome(part.logits, part.inputs.targets, part.inputs.output))
 
     def rows(self) -> Iterator[Measurement]:
-        """Yield every component's effects, then which are redundant."""
+        """Yield every component's effects, then which components are redundant."""
         setting, bridge = self._setting, self._source.bridge
         given = setting.once("donors", lambda: donors(setting.inputs, setting.config.seed))
         again, intact = Rerun(self._source, self._means, given), joined_outcomes(self._intact)
@@ -81,12 +80,12 @@ class Ablation:
         ]
 
         def effects(components: Sequence[Component]) -> Outcome:
-            runs = [(one, kind) for one in components for kind in again.kinds]
+            runs = [(component, kind) for component in components for kind in again.kinds]
             return changes(again.outcomes(runs), intact)
 
         solved = intact.means()["exact"] >= setting.config.solved
         components = [single(place) for place in places(bridge)]
-        if solved:  # of one that does not, no set can be called redundant
+        if solved:  # redundancy is defined only for a model that solves the task
             components += redundancy.joint_sets(bridge)
         measured, margin = effects(components), setting.config.margin
         yield from self._effects(components, again.kinds, measured)
@@ -95,17 +94,17 @@ class Ablation:
         if not solved:
             return
         grown = redundancy.grow(
-            judged, margin, lambda one: self._harms(effects([one]), again.kinds)[0]
+            judged, margin, lambda component: self._harms(effects([component]), again.kinds)[0]
         )
         yield from redundancy.rows_of(judged, grown, margin)
         if grown.places:
             together = effects([grown])
             yield from self._effects([grown], again.kinds, together)
-            found = [(grown, self._harms(together, again.kinds)[0])]
-            yield from redundancy.verdicts(found, margin, solved)
+            pairs = [(grown, self._harms(together, again.kinds)[0])]
+            yield from redundancy.verdicts(pairs, margin, solved)
 
     def _harms(self, change: Outcome, kinds: Sequence[str]) -> list[redundancy.Harm]:
-        """Return each component's lowest likely change of exact accuracy, by kind."""
+        """Return the lower bound of each component's change of exact accuracy, by kind."""
         drawn = change.weighted(self._setting.bootstrap)["exact"]
         lowest = [low for low, _ in percentile_intervals(drawn)]
         starts = range(0, len(lowest), len(kinds))
@@ -123,7 +122,7 @@ class Ablation:
 
 
 def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
-    """Yield what ablating the components of a source does."""
+    """Yield the effects of ablating each component of a source."""
     return taken(Ablation(source, setting), source)
 
 

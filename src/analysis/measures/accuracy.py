@@ -1,4 +1,4 @@
-"""Loss, token and exact-sequence accuracy: per input, and over splits and lengths."""
+"""Loss, token accuracy and exact-sequence accuracy, per input, per split and per length."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a model, or several, did on each input, where the program is defined."""
+    """Exactness, correct positions and loss per input, of one model or several.
+
+    Only positions where the program is defined count.
+    """
 
     exact: Float64[Tensor, "inputs *models"]
     correct: Float64[Tensor, "inputs *models"]
@@ -48,29 +51,29 @@ class Outcome:
         return Outcome(self.exact[rows], self.correct[rows], self.loss[rows], self.count[rows])
 
     def columns(self, chosen: list[int]) -> Outcome:
-        """Return the outcome of some of several models, perhaps repeated."""
+        """Return the outcome of the chosen models; a model may be chosen more than once."""
         return Outcome(*(getattr(self, f.name)[:, chosen] for f in fields(Outcome)))
 
     def means(self) -> dict[str, float]:
-        """Return one model's exact and token accuracy and its loss per position."""
+        """Return one model's exact accuracy, token accuracy and loss per position."""
         return {name: float(value) for name, value in self.weighted(self.once).items()}
 
     @property
     def once(self) -> UInt8[Tensor, "1 inputs"]:
-        """Counts that take each input once."""
+        """Counts in which each input occurs once."""
         return torch.ones(1, len(self.exact), dtype=torch.uint8)
 
     def weighted(
         self, counts: Shaped[Tensor, "draws inputs"]
     ) -> dict[str, Float64[Tensor, "draws *models"]]:
-        """Return the three means with input i counted `counts[draw, i]` times, for each draw.
+        """Return, for each draw, the three means with input i counted `counts[draw, i]` times.
 
-        An input on which the program is defined nowhere counts in none of them.
+        Inputs on which the program is defined nowhere are left out.
         """
         n = len(self.count)
-        count = self.count.reshape(n, -1)[:, :1]  # the same for all
+        count = self.count.reshape(n, -1)[:, :1]  # the same for all models
         columns = [count, (count > 0).double()]
-        columns += [one.reshape(n, -1) for one in (self.exact, self.correct, self.loss)]
+        columns += [values.reshape(n, -1) for values in (self.exact, self.correct, self.loss)]
         sums = weighted_sums(counts, torch.cat(columns, dim=1))
         positions, inputs = sums[:, :2].clamp(min=1).unbind(1)
         exact, token, loss = sums[:, 2:].reshape(len(counts), 3, *self.exact.shape[1:]).unbind(1)
@@ -86,9 +89,9 @@ class Outcome:
 
 
 def changes(ablated: Outcome, intact: Outcome) -> Outcome:
-    """Return how models did, less how another one did on the same inputs, input by input.
+    """Return the ablated models' outcome minus the intact model's, per input.
 
-    Its weighted means are differences of means, exactly 0 where nothing changed.
+    The weighted means of it are differences of means, exactly 0 where nothing changed.
     """
 
     def less(name: str) -> Tensor:
@@ -99,21 +102,26 @@ def changes(ablated: Outcome, intact: Outcome) -> Outcome:
 
 
 def joined(parts: Iterable[Outcome]) -> Outcome:
-    """Return the outcome on several sets of inputs as one."""
-    found = list(parts)
-    return Outcome(*(torch.cat([getattr(one, f.name) for one in found]) for f in fields(Outcome)))
+    """Return one outcome on the concatenation of several sets of inputs."""
+    outcomes = list(parts)
+    return Outcome(
+        *(torch.cat([getattr(part, f.name) for part in outcomes]) for f in fields(Outcome))
+    )
 
 
 def side_by_side(models: Iterable[Outcome]) -> Outcome:
-    """Return several models' outcomes on the same inputs as one, a column each."""
-    found = list(models)
+    """Return one outcome with a column for each model, all on the same inputs."""
+    outcomes = list(models)
     return Outcome(
-        *(torch.stack([getattr(one, f.name) for one in found], dim=1) for f in fields(Outcome))
+        *(
+            torch.stack([getattr(column, f.name) for column in outcomes], dim=1)
+            for f in fields(Outcome)
+        )
     )
 
 
 def outcome(given: Float[Tensor, "inputs pos width"], targets: Tensor, output: Output) -> Outcome:
-    """Return how a model's outputs do on each input, where the program is defined."""
+    """Return the outcome of a model's outputs, at positions where the program is defined."""
     defined = output.defined(targets)
     right = output.right(given, targets) & defined
     count = defined.sum(-1)
@@ -128,9 +136,9 @@ def outcome(given: Float[Tensor, "inputs pos width"], targets: Tensor, output: O
 class Accuracy:
     """The accuracies of every split, overall and per length.
 
-    Exact accuracy has Wilson's interval, the others a bootstrap over inputs, of which a single
-    input has none. Inputs on which the program is defined nowhere are left out; a split without
-    others of a length has no row for it.
+    Exact accuracy has a Wilson interval. The others have a bootstrap interval over inputs, and none
+    for a single input. Inputs on which the program is defined nowhere are left out. A split has no
+    row for a length of which it has no other inputs.
     """
 
     def __init__(self, source: Source, setting: Setting):
@@ -138,11 +146,11 @@ class Accuracy:
         self._parts: list[Outcome] = []
 
     def add(self, part: Recording, rows: slice) -> None:
-        """Take in how the model does on some inputs."""
+        """Record the model's outcome on some inputs."""
         self._parts.append(outcome(part.logits, part.inputs.targets, part.inputs.output))
 
     def rows(self) -> Iterator[Measurement]:
-        """Yield the model's accuracies, then what they are compared with."""
+        """Yield the model's accuracies, then their baselines."""
         yield from _accuracies(joined(self._parts), self._inputs, self._setting)
         yield from _controls(self._inputs, self._setting)
 
@@ -162,7 +170,7 @@ def _accuracies(whole: Outcome, inputs: InputSet, setting: Setting) -> Iterator[
     if not subsets:
         return
     masks = torch.stack([*subsets.values()], dim=1).double()
-    sums = [one[:, None] * masks for one in (whole.correct, whole.loss, whole.count)]
+    sums = [values[:, None] * masks for values in (whole.correct, whole.loss, whole.count)]
     drawn = weighted_sums(setting.bootstrap, torch.cat(sums, dim=1))
     drawn = drawn.T.contiguous().view(3, len(subsets), -1)
     for (subject, rows), samples in zip(subsets.items(), drawn.unbind(1), strict=True):
@@ -180,8 +188,8 @@ def _controls(inputs: InputSet, setting: Setting) -> Iterator[Measurement]:
 
 
 def _blind(inputs: InputSet) -> Iterator[Measurement]:
-    """Yield the control that gives, at each position of each length, the most frequent output."""
-    result, defined = list(inputs.variables.values())[-1], inputs.defined
+    """Yield the accuracy of answering the most frequent output per position and length."""
+    outputs, defined = list(inputs.variables.values())[-1], inputs.defined
     right = torch.zeros_like(defined)
     for length in inputs.task.lengths:
         rows = inputs.rows("all", length)
@@ -189,7 +197,7 @@ def _blind(inputs: InputSet) -> Iterator[Measurement]:
             cases = rows & defined[:, position]
             if not cases.any():
                 continue
-            codes = result.codes[cases, position].long()
+            codes = outputs.codes[cases, position].long()
             frequent = inputs.targets[cases, position][codes == codes.bincount().argmax()][:1]
             right[cases, position] = inputs.output.same(inputs.targets[cases, position], frequent)
     exact = (right | ~defined).all(-1)
@@ -202,7 +210,10 @@ def _blind(inputs: InputSet) -> Iterator[Measurement]:
 
 
 def _rows(subject: str, part: Outcome, drawn: Float64[Tensor, "3 draws"]) -> Iterator[Measurement]:
-    """Yield some inputs' accuracies, from resamples of right positions, loss and positions."""
+    """Yield a subset's accuracies, with intervals from resampled sums.
+
+    `drawn` holds the sums of correct positions, of loss and of positions.
+    """
     means, n = part.means(), len(part.exact)
     low, high = wilson_interval(means["exact"], n)
     yield Measurement("accuracy/exact", subject, means["exact"], n, low, high)

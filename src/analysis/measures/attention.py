@@ -1,10 +1,10 @@
-"""How alike the attention of a learned model's heads and of the reference's is.
+"""Overlap between the attention patterns of a learned model's heads and the reference's heads.
 
-Two patterns overlap by the attention they have in common, 1 less their total variation distance,
-averaged over the queries where the program is defined. The reference's active heads (those that
-write something: Tracr pads its layers with heads that do not) are matched one to one with the
-learned heads so that the sum of the overlaps is largest (Kuhn 1955, scipy). A head of the reference
-that attends to everything alike is like any untrained head, and left out of the model's figure.
+The overlap of two patterns is 1 minus their total variation distance, averaged over the queries
+where the program is defined. The reference's active heads are those that write something; Tracr
+pads its layers with heads that write nothing. Active heads are matched one to one with the learned
+heads so that the sum of the overlaps is largest (Kuhn 1955, scipy). A reference head with uniform
+attention overlaps with any untrained head, so it is left out of the model's mean.
 
 Shapes: `inputs`, `head` one side's heads and `other` the other's, `query` and `key` positions.
 """
@@ -18,16 +18,12 @@ import torch
 from jaxtyping import Float, Float64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
-from ...data.inputs import InputSet
 from ..activations import Held, Recording, Source, taken
 from ..base import CONTROLS, Setting
+from ..head_attention import PATTERN, UNIFORM, active_heads, name_of, overlaps, uniform_attention
 from ..measurements import Measurement, Metric
 from ..statistics import percentile_intervals, weighted_sums
-
-UNIFORM = 0.95  # overlap with attention to everything from which a head counts as uniform
-PATTERN = "attn.hook_pattern"
 
 METRICS = (
     Metric("attention/overlap", "share of attention", "neither", 0, 1, "what a head of the "
@@ -44,52 +40,15 @@ METRICS = (
 )  # fmt: skip
 
 
-def active_heads(bridge: TransformerBridge) -> list[tuple[int, int]]:
-    """Return (layer, head) of the heads that write something: neither values nor output all 0."""
-    found = []
-    for layer in range(bridge.cfg.n_layers):
-        attention = bridge.blocks[layer].attn
-        values = (attention.W_V != 0).flatten(1).any(1) | (attention.b_V != 0).any(-1).flatten()
-        writes = values & (attention.W_O != 0).flatten(1).any(1)
-        found += [(layer, head) for head in torch.nonzero(writes)[:, 0].tolist()]
-    return found
-
-
-def name_of(head: tuple[int, int]) -> str:
-    """Return a head's name: its pattern's hook name, with its index in brackets."""
-    return f"blocks.{head[0]}.{PATTERN}[{head[1]}]"
-
-
-def overlaps(
-    one: Float[Tensor, "inputs head query key"],
-    other: Float[Tensor, "inputs other query key"],
-    counted: Float[Tensor, "inputs query"],
-) -> Float64[Tensor, "inputs head other"]:
-    """Return the attention that each pair of heads has in common, summed over counted queries."""
-    found = torch.empty(len(one), one.shape[1], other.shape[1], dtype=torch.float64)
-    for i in range(one.shape[1]):
-        found[:, i] = (torch.minimum(one[:, [i]], other).sum(-1) * counted[:, None]).sum(-1)
-    return found
-
-
-def flat(inputs: InputSet) -> Float[Tensor, "inputs query key"]:
-    """Return attention to every key that a query may attend to, each alike."""
-    n_pos = inputs.tokens.shape[1]
-    may = inputs.key_mask[:, None, :].expand(-1, n_pos, -1)
-    if inputs.task.causal:
-        may = may & torch.ones(n_pos, n_pos, dtype=torch.bool).tril()
-    return may.float() / may.sum(-1, keepdim=True)
-
-
 def matching(values: Float64[Tensor, "head other"]) -> dict[int, int]:
-    """Return for each row the column it is matched with, one to one, so that the sum is largest."""
+    """Return the one-to-one matching of rows to columns with the largest sum."""
     rows, columns = linear_sum_assignment(values.numpy(), maximize=True)
     return dict(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class Found:
-    """Each reference head's overlap with each of a model's, summed over the queries of an input."""
+    """Overlaps of reference heads with a model's heads, summed over the queries of each input."""
 
     heads: list[tuple[int, int]]
     sums: Float64[Tensor, "inputs head other"]
@@ -101,7 +60,7 @@ class Found:
         return self.sums.sum(0) / self.count.sum().clamp(min=1)
 
     def matched(self, rows: list[int]) -> Float64[Tensor, "inputs rows"]:
-        """Return some of the reference's heads' sums with the heads they are matched with."""
+        """Return the sums of some reference heads with the heads they are matched with."""
         pairs = matching(self.means[rows])
         nothing = torch.zeros(len(self.sums), dtype=torch.float64)
         chosen = [
@@ -124,7 +83,7 @@ class Attention:
         self._counts: list[Tensor] = []
 
     def add(self, part: Recording, rows: slice) -> None:
-        """Take in the patterns of a part."""
+        """Add the patterns of a part."""
         reference, counted = self._setting.reference_source, part.inputs.defined.float()
         theirs = self._held.of(rows, lambda: _patterns(reference.at(rows), self._theirs))
         ours = _patterns(part, self._ours)
@@ -132,36 +91,39 @@ class Attention:
         self._counts.append(counted.sum(-1).double())
 
     def found(self) -> Found:
-        """Return what the heads have in common."""
+        """Return the overlaps of all heads."""
         return Found(self._ours, torch.cat(self._sums), torch.cat(self._counts))
 
     def rows(self) -> Iterator[Measurement]:
-        """Yield all pairs, the matched ones, and the model's figure beside its controls."""
-        setting, found = self._setting, self.found()
+        """Yield all pairs, the matched pairs, and the model's mean with that of its controls."""
+        setting, overlap = self._setting, self.found()
         if not self._theirs:
             return
         uniform = setting.once("uniform heads", lambda: _uniform(setting, self._theirs))
         inits, others = (setting.compared(kind, compare) for kind in CONTROLS)
-        n, draws = int(found.count.sum()), setting.bootstrap
+        n, draws = int(overlap.count.sum()), setting.bootstrap
         for i, theirs in enumerate(self._theirs):
             yield Measurement("attention/uniform_overlap", name_of(theirs), uniform[i], n)
             for j, ours in enumerate(self._ours):
                 pair = f"{name_of(theirs)}~{name_of(ours)}"
-                yield Measurement("attention/overlap", pair, float(found.means[i, j]), n)
+                yield Measurement("attention/overlap", pair, float(overlap.means[i, j]), n)
         every = list(range(len(self._theirs)))
         telling = [i for i in every if uniform[i] < UNIFORM]
-        sums = found.matched(every)
-        for i, (value, interval) in enumerate(_values(sums, found.count, draws)):
+        sums = overlap.matched(every)
+        for i, (value, interval) in enumerate(_values(sums, overlap.count, draws)):
             yield Measurement(
                 "attention/matched_overlap", name_of(self._theirs[i]), value, n, *interval
             )
         if not telling:
             return
-        whole = found.matched(telling).mean(1, keepdim=True)
-        value, interval = _values(whole, found.count, draws)[0]
+        whole = overlap.matched(telling).mean(1, keepdim=True)
+        value, interval = _values(whole, overlap.count, draws)[0]
         yield Measurement("attention/matched_overlap", "model", value, n, *interval)
         for suffix, models in (("random_init", inits), ("other_task", others)):
-            values = [float(one.matched(telling).mean(1).sum() / one.count.sum()) for one in models]
+            values = [
+                float(control.matched(telling).mean(1).sum() / control.count.sum())
+                for control in models
+            ]
             if values:
                 ends = (min(values), max(values))
                 mean = sum(values) / len(values)
@@ -169,12 +131,12 @@ class Attention:
 
 
 def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
-    """Yield how alike the attention of a source and of the reference is."""
+    """Yield the overlaps of a source's attention with the reference's."""
     return taken(Attention(source, setting), source)
 
 
 def compare(source: Source, setting: Setting) -> Found:
-    """Return what a source's heads have in common with the reference's active ones."""
+    """Return the overlaps of a source's heads with the reference's active heads."""
     statistic = Attention(source, setting)
     for rows, part in source.parts():
         statistic.add(part, rows)
@@ -192,10 +154,10 @@ def _patterns(
 
 
 def _uniform(setting: Setting, heads: list[tuple[int, int]]) -> list[float]:
-    """Return each head's overlap with attention to every key that it may attend to."""
+    """Return each head's overlap with uniform attention."""
     total, count = torch.zeros(len(heads), dtype=torch.float64), 0.0
     for _, part in setting.reference_source.parts():
-        everywhere = flat(part.inputs)[:, None]
+        everywhere = uniform_attention(part.inputs)[:, None]
         counted = part.inputs.defined.float()
         total += overlaps(_patterns(part, heads), everywhere, counted).sum((0, 2))
         count += float(counted.sum())

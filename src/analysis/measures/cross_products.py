@@ -49,11 +49,11 @@ class Side:
         self, parts: Iterable[Shaped[Tensor, "cases columns"]], order: Int64[Tensor, " cases"]
     ) -> Float64[Tensor, "cases k"]:
         """Return columns side by side, the cases in an order; in one piece, for they are many."""
-        found, start = torch.empty(len(order), self.width, dtype=torch.float64), 0
+        matrix, start = torch.empty(len(order), self.width, dtype=torch.float64), 0
         for part in parts:
-            found[:, start : start + part.shape[1]] = part[order]
+            matrix[:, start : start + part.shape[1]] = part[order]
             start += part.shape[1]
-        return found
+        return matrix
 
     def add(self, values: Float64[Tensor, "cases k"], confounds: Confounds) -> None:
         """Take in the cases of a part."""

@@ -1,4 +1,4 @@
-"""What a run's headline curves amount to: the final and the best value, and when each emerged."""
+"""Summaries of a run's headline curves: final value, best value and emergence step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import groupby
 from ..measurements import Measurement, Metric
 from .suite import declared_metrics, headlines
 
-CONTROLS = ("_random_init", "_other_task")  # endings of the measures that are another's controls
+CONTROLS = ("_random_init", "_other_task")  # endings of measures that are controls of another
 _UNDECLARED = Metric("", "", "neither", -math.inf, math.inf, "")
 
 
@@ -18,7 +18,7 @@ _UNDECLARED = Metric("", "", "neither", -math.inf, math.inf, "")
 class Summary:
     """One headline curve: its last and best value, and the first step at which it passed.
 
-    `best` is None where no direction is better, `threshold` where nothing says what passing is.
+    `best` is None if the metric has no better direction, `threshold` if nothing defines passing.
     """
 
     key: str
@@ -33,29 +33,29 @@ def summaries(
 ) -> dict[str, Summary]:
     """Return the summary of every headline curve in a run's rows of all steps, by its key.
 
-    Where a step has controls of a measure's subject, a value passes when its whole interval lies
-    beyond all of theirs; elsewhere when it reaches the metric's `emerges`. The emergence step is
-    the first recorded one that passes, so it is known up to the spacing of checkpoints; a curve
-    that falls below again keeps it, and an untrained model may pass by chance. The threshold is
-    that of the emergence step, or the last there was where the curve never passed. `before` is
-    what the steps before those of `rows` amount to, where these are not all.
+    If a step has controls of the measure's subject, a value passes if its whole interval lies
+    beyond all of theirs. Otherwise it passes if it reaches the metric's `emerges`. The emergence
+    step is the first recorded step that passes, so it is known up to the spacing of checkpoints. A
+    curve that falls below again keeps it. An untrained model may pass by chance. The threshold is
+    that of the emergence step, or the last one if the curve never passed. `before` holds the
+    summaries of earlier steps, if `rows` does not have all.
     """
     metrics = declared_metrics()
-    found = dict(before or {})
+    by_key = dict(before or {})
     for _, at_step in groupby(sorted(rows, key=_step), key=_step):
         here = list(at_step)
         controls = _controls(here)
         for row in headlines(here):
             if not row.measure.startswith("training/"):
                 metric = metrics.get(row.measure, _UNDECLARED)
-                found[row.key] = _added(found.get(row.key), row, metric, controls)
-    return found
+                by_key[row.key] = _added(by_key.get(row.key), row, metric, controls)
+    return by_key
 
 
 def passing(
     row: Measurement, metric: Metric, controls: Iterable[Measurement]
 ) -> tuple[bool, float | None]:
-    """Return whether a value passes, and the threshold, None where nothing says what passing is."""
+    """Return whether a value passes, and the threshold; None if nothing defines passing."""
     lower = metric.better == "lower"
     ends = [_end(control, low=lower) for control in controls]
     if ends:
@@ -72,13 +72,13 @@ def _step(row: Measurement) -> int:
 
 
 def _controls(rows: Iterable[Measurement]) -> Mapping[tuple[str, str], list[Measurement]]:
-    """Return the controls of one step by the measure and the subject that they are controls of."""
-    found: dict[tuple[str, str], list[Measurement]] = {}
+    """Return the controls of one step, by the measure and subject that they belong to."""
+    controls: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows:
         for ending in CONTROLS:
             if row.measure.endswith(ending):
-                found.setdefault((row.measure.removesuffix(ending), row.subject), []).append(row)
-    return found
+                controls.setdefault((row.measure.removesuffix(ending), row.subject), []).append(row)
+    return controls
 
 
 def _added(
@@ -87,7 +87,7 @@ def _added(
     metric: Metric,
     controls: Mapping[tuple[str, str], list[Measurement]],
 ) -> Summary:
-    """Return a curve's summary with one more step."""
+    """Return a curve's summary, updated with one more step."""
     passed, threshold = passing(row, metric, controls.get((row.measure, row.subject), ()))
     if before is None:
         return Summary(
@@ -113,6 +113,6 @@ def _best(before: float | None, value: float, metric: Metric) -> float | None:
 
 
 def _end(row: Measurement, *, low: bool) -> float:
-    """Return one end of a row's interval, its value where it has none."""
+    """Return one end of a row's interval, or its value if it has no interval."""
     end = row.ci_low if low else row.ci_high
     return row.value if end is None else end

@@ -60,27 +60,27 @@ class Realisation:
     def rows(self) -> Iterator[Measurement]:
         """Yield each site's matches, then what they amount to for each cut and variable."""
         setting, rule = self._setting, rule_of(self._setting.config)
-        one, judge = setting.once("matching", lambda: _prepared(setting))
-        n_cuts = len(one.cuts.all)
-        yield Measurement("matching/testable_cuts", MODEL, len(one.testable), n_cuts)
-        if not one.testable:
+        program, judge = setting.once("matching", lambda: _prepared(setting))
+        n_cuts = len(program.cuts.all)
+        yield Measurement("matching/testable_cuts", MODEL, len(program.testable), n_cuts)
+        if not program.testable:
             return
         solved = self._right >= rule.solved * self._answered
-        found = list(_matches(self._bridge, one, judge))
-        for match in found:
+        matches = list(_matches(self._bridge, program, judge))
+        for match in matches:
             yield _measured("matching/match", f"{match.cut.name}@{match.site}", match)
-        own = [match for row in held(found, rule).values() for match in row]
-        for cut in one.testable:
-            everywhere = [match for match in found if match.cut == cut]
+        own = [match for row in held(matches, rule).values() for match in row]
+        for cut in program.testable:
+            everywhere = [match for match in matches if match.cut == cut]
             mine = [match for match in own if match.cut == cut]
-            best = best_of([m for m in mine if clear(m, found, rule)] or mine)
-            sure = solved and best is not None and clear(best, found, rule)
+            best = best_of([m for m in mine if clear(m, matches, rule)] or mine)
+            sure = solved and best is not None and clear(best, matches, rule)
             yield from _rows("best_match", "realised", cut.name, best, everywhere, rule, sure)
             chance = max(match.chance for match in everywhere)
             n = everywhere[0].weakest.n
             yield Measurement("matching/best_match_chance", cut.name, chance, n)
-        tested = [match for match in found if match.cut in one.testable]
-        variables = variable_matches(found, one.cuts, one.testable, rule)
+        tested = [match for match in matches if match.cut in program.testable]
+        variables = variable_matches(matches, program.cuts, program.testable, rule)
         for name, best in variables.items():
             yield from _rows(
                 "variable_match", "variable_realised", name, best, tested, rule, solved
@@ -91,20 +91,20 @@ def _prepared(setting: Setting) -> tuple[Candidate, Judge]:
     """Return the reference program with its trials, and what judges a model by them."""
     config = dataclasses.replace(setting.config, match_cases=setting.config.match_checkpoint_cases)
     inputs = setting.inputs
-    one = candidate(inputs.task.name, inputs, setting.reference, config, sides=False)
-    return one, Judge(inputs, one.trials[1:], config.bootstrap, config.seed)
+    program = candidate(inputs.task.name, inputs, setting.reference, config, sides=False)
+    return program, Judge(inputs, program.trials[1:], config.bootstrap, config.seed)
 
 
 @torch.inference_mode()
-def _matches(bridge: TransformerBridge, one: Candidate, judge: Judge) -> Iterator[Match]:
+def _matches(bridge: TransformerBridge, program: Candidate, judge: Judge) -> Iterator[Match]:
     """Yield the testable cuts after each block, and the matches of cuts that may explain theirs."""
-    subject = subject_of(bridge, one.inputs)
-    others = [cut for cut in one.cuts.all[1:] if cut not in one.testable]
+    subject = subject_of(bridge, program.inputs)
+    others = [cut for cut in program.cuts.all[1:] if cut not in program.testable]
     for site, residual in subject.recorded(subject.sites[1:]):
         given = given_at(subject, site, residual)
-        found = list(judge.matches(site, given, one.testable))
-        yield from found
-        there = [match.cut for match in found if match.low > match.chance]
+        matches = list(judge.matches(site, given, program.testable))
+        yield from matches
+        there = [match.cut for match in matches if match.low > match.chance]
         later = [cut for cut in others if any(cut.later(before) for before in there)]
         yield from judge.matches(site, given, later)
 
@@ -114,12 +114,12 @@ def _rows(
     realised: str,
     subject: str,
     best: Match | None,
-    found: Sequence[Match],
+    matches: Sequence[Match],
     rule: Rule,
     solved: bool,
 ) -> Iterator[Measurement]:
     """Yield the best match, 0 where no site has one of its own, and whether it is surely enough."""
-    n = (best or found[0]).weakest.n
+    n = (best or matches[0]).weakest.n
     if best is None:
         yield Measurement(f"matching/{name}", subject, 0.0, n)
     else:

@@ -26,16 +26,16 @@ def joint_sets(bridge: TransformerBridge) -> list[Component]:
     Sets that are a single place, or all there is, are left out.
     """
     n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
-    found = []
+    components = []
     if n_heads > 1:
         for layer in range(n_layers):
             places = tuple(Place(layer, HEAD, head) for head in range(n_heads))
-            found.append(Component(f"blocks.{layer}.{HEAD}.all", places))
+            components.append(Component(f"blocks.{layer}.{HEAD}.all", places))
     for hook in (ATTENTION, MLP) if has_mlp(bridge) else (ATTENTION,):
         for kept in range(n_layers) if n_layers > 2 else ():
             places = tuple(Place(layer, hook) for layer in range(n_layers) if layer != kept)
-            found.append(Component(f"{hook}.all_but_{kept}", places))
-    return found
+            components.append(Component(f"{hook}.all_but_{kept}", places))
+    return components
 
 
 def harmless(harm: Harm, margin: float) -> list[str]:
@@ -61,9 +61,9 @@ def verdicts(judged: Judged, margin: float, solved: bool) -> Iterator[Measuremen
 def units(judged: Judged) -> list[tuple[Component, Harm]]:
     """Return the heads and MLPs: the smallest components, which any set is made of."""
     return [
-        (one, harm)
-        for one, harm in judged
-        if len(one.places) == 1 and one.places[0].hook in (HEAD, MLP)
+        (component, harm)
+        for component, harm in judged
+        if len(component.places) == 1 and component.places[0].hook in (HEAD, MLP)
     ]
 
 
@@ -74,13 +74,13 @@ def grow(judged: Judged, margin: float, harm_of: Callable[[Component], Harm]) ->
     once, and where that harms, the first half and then the second, down to single ones. What is
     added stays, so that the set is redundant at every moment.
     """
-    looking = [(one, harm) for one, harm in units(judged) if redundant(harm, margin)]
+    looking = [(component, harm) for component, harm in units(judged) if redundant(harm, margin)]
     order = sorted(looking, key=lambda pair: -min(pair[1].values()))
     grown = Component(REDUNDANT_SET, ())
 
     def add(block: list[Component]) -> None:
         nonlocal grown
-        places = (*grown.places, *(place for one in block for place in one.places))
+        places = (*grown.places, *(place for component in block for place in component.places))
         together = Component(REDUNDANT_SET, tuple(sorted(places, key=lambda p: p.name)))
         known = len(places) == 1  # a single one was judged before
         if known or redundant(harm_of(together), margin):
@@ -90,20 +90,20 @@ def grow(judged: Judged, margin: float, harm_of: Callable[[Component], Harm]) ->
             add(block[len(block) // 2 :])
 
     if order:
-        add([one for one, _ in order])
+        add([component for component, _ in order])
     return grown
 
 
 def rows_of(judged: Judged, grown: Component, margin: float) -> Iterator[Measurement]:
     """Yield which heads and MLPs are in the redundant set, and their share of all."""
     every = units(judged)
-    for one, _ in every:
-        inside = float(one.places[0] in grown.places)
-        yield Measurement("ablation/in_redundant_set", one.name, inside, len(every))
-    yield _share("redundant_share", (one.places[0] in grown.places for one, _ in every))
+    for component, _ in every:
+        inside = float(component.places[0] in grown.places)
+        yield Measurement("ablation/in_redundant_set", component.name, inside, len(every))
+    yield _share("redundant_share", (component.places[0] in grown.places for component, _ in every))
     yield _share("redundant_alone_share", (redundant(harm, margin) for _, harm in every))
 
 
 def _share(name: str, flags: Iterable[bool]) -> Measurement:
-    found = list(flags)
-    return Measurement(f"ablation/{name}", "model", sum(found) / len(found), len(found))
+    values = list(flags)
+    return Measurement(f"ablation/{name}", "model", sum(values) / len(values), len(values))

@@ -87,10 +87,10 @@ def distance_ranks(x: Float64[Tensor, "cases k"]) -> Float64[Tensor, " pairs"]:
     return centred
 
 
-def rsa(one: Float64[Tensor, " pairs"], other: Float64[Tensor, " pairs"]) -> float:
+def rsa(ranks: Float64[Tensor, " pairs"], other: Float64[Tensor, " pairs"]) -> float:
     """Return Spearman's correlation of two representations' distances, given as centred ranks.
 
     Representational similarity analysis (Kriegeskorte et al. 2008); 0 where all are alike.
     """
-    norms = one.norm() * other.norm()
-    return float(one @ other / norms) if norms > 0 else 0.0
+    norms = ranks.norm() * other.norm()
+    return float(ranks @ other / norms) if norms > 0 else 0.0

@@ -65,13 +65,13 @@ class Component:
 
 def places(bridge: TransformerBridge) -> list[Place]:
     """Return every head, attention layer and MLP, in layer order."""
-    found = []
+    listed = []
     for layer in range(bridge.cfg.n_layers):
-        found += [Place(layer, HEAD, head) for head in range(bridge.cfg.n_heads)]
-        found.append(Place(layer, ATTENTION))
+        listed += [Place(layer, HEAD, head) for head in range(bridge.cfg.n_heads)]
+        listed.append(Place(layer, ATTENTION))
         if has_mlp(bridge):
-            found.append(Place(layer, MLP))
-    return found
+            listed.append(Place(layer, MLP))
+    return listed
 
 
 def single(place: Place) -> Component:
@@ -129,7 +129,7 @@ def donors(inputs: InputSet, seed: int) -> dict[str, Donors]:
         within[cycle] = np.roll(cycle, 1)
     n_pos = inputs.tokens.shape[1]
     same = torch.arange(n_pos).expand(len(inputs), n_pos)
-    found = {"resample_within": Donors(torch.from_numpy(within), same)}
+    by_kind = {"resample_within": Donors(torch.from_numpy(within), same)}
     if len(present) > 1:
         across = np.empty(len(inputs), dtype=np.int64)
         for length, rows in of.items():
@@ -139,8 +139,8 @@ def donors(inputs: InputSet, seed: int) -> dict[str, Donors]:
                 across[chosen] = generator.choice(of[int(other)], size=len(chosen))
         drawn = torch.from_numpy(across)
         positions = _wrapped(inputs.lengths, inputs.lengths[drawn], same)
-        found["resample_across"] = Donors(drawn, positions)
-    return found
+        by_kind["resample_across"] = Donors(drawn, positions)
+    return by_kind
 
 
 def _wrapped(
@@ -171,7 +171,7 @@ class Rerun:
         amounting = [self._run(component.places, kind) for component, kind in wanted]
         runs = list(dict.fromkeys(amounting))
         kinds = list(dict.fromkeys(kind for _, kind in runs))
-        found, order = [], []
+        outcomes, order = [], []
         for rows, part in self._source.parts():
             given = {
                 kind: (self._source.at(donors.rows[rows]), donors.positions[rows])
@@ -180,9 +180,9 @@ class Rerun:
             }
             for chunk in _chunks(part.inputs):
                 fills = {kind: self._fill(kind, chunk, given.get(kind)) for kind in kinds}
-                found.append(self._outcomes(runs, part, chunk, fills))
+                outcomes.append(self._outcomes(runs, part, chunk, fills))
                 order.append(chunk.rows + rows.start)
-        whole = joined(found).over(torch.argsort(torch.cat(order)))
+        whole = joined(outcomes).over(torch.argsort(torch.cat(order)))
         return whole.columns([runs.index(run) for run in amounting])
 
     def _run(self, places: tuple[Place, ...], kind: str) -> Run:
@@ -310,8 +310,8 @@ def rerun(
 def _columns(attention: Any, heads: Sequence[int | None]) -> Float[Tensor, "d_model place"]:
     """Return the output weights of some heads."""
     weights = attention.o.weight.unflatten(1, (attention.n_heads, attention.d_head))
-    found: Tensor = weights[:, heads].flatten(1)
-    return found
+    columns: Tensor = weights[:, heads].flatten(1)
+    return columns
 
 
 def _mlp(block: Any, middle: Float[Tensor, "inputs pos d_model"]) -> Tensor:
@@ -331,8 +331,8 @@ def _heads(
     attention, normed = block.attn, block.ln1(before)
 
     def by_head(project: Any, values: Tensor) -> Tensor:
-        found: Tensor = project(values).unflatten(-1, (attention.n_heads, attention.d_head))
-        return found.transpose(1, 2)
+        split: Tensor = project(values).unflatten(-1, (attention.n_heads, attention.d_head))
+        return split.transpose(1, 2)
 
     q = by_head(attention.q, normed[:, wanted].contiguous())
     k, v = by_head(attention.k, normed), by_head(attention.v, normed)

@@ -87,13 +87,13 @@ def separations(
     """
     good = [(control, tested(rows)) for control, rows in measured if qualifies(control, rows)]
     keys = list(dict.fromkeys(key for _, values in good for key in values))
-    found = []
+    table = []
     for key in keys:
         sides = {
             kind: [
-                (values.get(key, 0.0), one)
-                for one, values in good
-                if one.kind == kind and any(_kind(other) == _kind(key) for other in values)
+                (values.get(key, 0.0), control)
+                for control, values in good
+                if control.kind == kind and any(_kind(other) == _kind(key) for other in values)
             ]
             for kind in (POSITIVE, NEGATIVE)
         }
@@ -102,8 +102,8 @@ def separations(
         low, positive = min(sides[POSITIVE], key=lambda pair: pair[0])
         high, negative = max(sides[NEGATIVE], key=lambda pair: pair[0])
         why = "" if low > high else _why(positive, negative)
-        found.append(Separation(key, low, positive.name, high, negative.name, why))
-    return found
+        table.append(Separation(key, low, positive.name, high, negative.name, why))
+    return table
 
 
 def _kind(key: str) -> str:
@@ -116,18 +116,18 @@ def _why(positive: Control, negative: Control) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def failing(found: Iterable[Separation]) -> dict[str, str]:
+def failing(rows: Iterable[Separation]) -> dict[str, str]:
     """Return the measures that do not separate, and why."""
-    return {one.key: one.why or "controls overlap" for one in found if not one.separates}
+    return {row.key: row.why or "controls overlap" for row in rows if not row.separates}
 
 
-def to_csv(found: Iterable[Separation]) -> bytes:
+def to_csv(rows: Iterable[Separation]) -> bytes:
     """Return separations as CSV; floats are written so that they read back exactly."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    for one in found:
-        writer.writerow([getattr(one, column) for column in COLUMNS])
+    for row in rows:
+        writer.writerow([getattr(row, column) for column in COLUMNS])
     return text.getvalue().encode()
 
 

@@ -245,10 +245,10 @@ class Program:
             return self._whole
         inputs = self._inputs if whole else self._inputs.at(rows)
         order, confounds = self.cases.of(inputs, rows)
-        found = self.side.columns(self._columns(inputs, rows), order), order, confounds
+        part = self.side.columns(self._columns(inputs, rows), order), order, confounds
         if whole and isinstance(self._reference, Recording):
-            self._whole = found
-        return found
+            self._whole = part
+        return part
 
 
 @dataclass(frozen=True)
@@ -343,8 +343,8 @@ class Similarity:
         def norms(residuals: Residuals, name: str, part: Place) -> Tensor:
             sums = residuals.sums[:, part]
             own = centred_without_each(residuals.own(name), sums, sums, counts)
-            found: Tensor = torch.linalg.matrix_norm(own)
-            return found
+            sizes: Tensor = torch.linalg.matrix_norm(own)
+            return sizes
 
         places = program.side.places
         theirs = self._setting.once(
@@ -352,7 +352,7 @@ class Similarity:
             lambda: {name: norms(program.rest, name, places[name]) for name in program.compared},
         )
         ours = {site: norms(rest, site, self._side.places[site]) for site in sites}
-        found: dict[tuple[str, str], Tensor] = {}
+        values: dict[tuple[str, str], Tensor] = {}
         for site in sites:
             part = self._side.places[site]
             products = program.rest.with_(rest, self._cross, part)
@@ -360,8 +360,8 @@ class Similarity:
             squares = cross.square_().sum(2)
             for name in program.compared:
                 shared = squares[:, places[name]].sum(1)
-                found[name, site] = shared / (theirs[name] * ours[site])
-        return {(name, site): found[name, site] for name in program.compared for site in sites}
+                values[name, site] = shared / (theirs[name] * ours[site])
+        return {(name, site): values[name, site] for name in program.compared for site in sites}
 
     def _plain(self) -> dict[str, dict[tuple[str, str], Value]]:
         program = self._program
@@ -372,54 +372,56 @@ class Similarity:
             site: representations.distance_ranks(torch.cat(kept))
             for site, kept in self._samples.items()
         }
-        found: dict[str, dict[tuple[str, str], Value]] = {name: {} for name in PLAIN}
+        by_measure: dict[str, dict[tuple[str, str], Value]] = {name: {} for name in PLAIN}
         varying = [site for site in self._sites if own[site].trace() > 0]
         whitened = {site: representations.whitening(own[site]) for site in varying}
-        for one in program.whitened:
+        for variable in program.whitened:
             for site in varying:
-                both = cross[program.side.places[one]][:, self._side.places[site]]
-                given = (both, theirs[one], own[site])
+                both = cross[program.side.places[variable]][:, self._side.places[site]]
+                given = (both, theirs[variable], own[site])
                 values = {
                     "plain_cka": float(representations.cka(*given)),
-                    "rsa": representations.rsa(program.ranks[one], ranks[site]),
+                    "rsa": representations.rsa(program.ranks[variable], ranks[site]),
                     "procrustes": representations.procrustes(*given),
-                    "svcca": representations.canonical(both, program.whitened[one], whitened[site]),
+                    "svcca": representations.canonical(
+                        both, program.whitened[variable], whitened[site]
+                    ),
                 }
                 for name, value in values.items():
-                    found[name][one, site] = (min(1.0, value), None, None)
-        return found
+                    by_measure[name][variable, site] = (min(1.0, value), None, None)
+        return by_measure
 
     def rows(self) -> Iterator[Measurement]:
         """Yield every value, the best and matched ones each beside their controls."""
-        setting, program, found = self._setting, self._program, self.found()
+        setting, program, model = self._setting, self._program, self.found()
         inits, others = (setting.compared(kind, compare) for kind in CONTROLS)
         own = setting.once(
             "similarity of the reference", lambda: compare(setting.reference_source, setting)
         )
-        for site, share in found.shares.items():
+        for site, share in model.shares.items():
             yield Measurement("similarity/deconfounded_share", site, share, program.n)
         for name in program.variables:
-            yield from _variable(name, found, inits, program.n)
-            best = {"": [found.best(name)], "_reference": [own.best(name)]}
+            yield from _variable(name, model, inits, program.n)
+            best = {"": [model.best(name)], "_reference": [own.best(name)]}
             yield from _headline("best_deconfounded_cka", name, best, program.n)
             for suffix, models in (("_random_init", inits), ("_other_task", others)):
-                values = [value[0] for one in models if (value := one.best(name))]
+                values = [value[0] for control in models if (value := control.best(name))]
                 yield from _range(f"best_deconfounded_cka{suffix}", name, values, program.n)
-        mean = {"": [found.mean], "_reference": [own.mean]}
+        mean = {"": [model.mean], "_reference": [own.mean]}
         yield from _headline("mean_deconfounded_cka", "model", mean, program.n)
         for suffix, models in (("_random_init", inits), ("_other_task", others)):
-            values = [value[0] for one in models if (value := one.mean)]
+            values = [value[0] for control in models if (value := control.mean)]
             yield from _range(f"mean_deconfounded_cka{suffix}", "model", values, program.n)
         for measure in OF_SITES:
-            for (theirs, site), value in found.sites[measure].items():
+            for (theirs, site), value in model.sites[measure].items():
                 subject = f"{theirs}~{site}"
                 yield Measurement(
                     f"similarity/site_{measure}", subject, value[0], program.n, *value[1:]
                 )
-            matched = {"": [found.matched(measure)], "_reference": [own.matched(measure)]}
+            matched = {"": [model.matched(measure)], "_reference": [own.matched(measure)]}
             yield from _headline(f"matched_{measure}", "model", matched, program.n)
             for suffix, models in (("_random_init", inits), ("_other_task", others)):
-                values = [value[0] for one in models if (value := one.matched(measure))]
+                values = [value[0] for control in models if (value := control.matched(measure))]
                 yield from _range(f"matched_{measure}{suffix}", "model", values, program.n)
 
 
@@ -469,47 +471,47 @@ def _together(
 
 def _distinct(inputs: InputSet, names: list[str]) -> list[str]:
     """Return the variables without those that this measure cannot tell from an earlier one."""
-    found: list[str] = []
+    distinct: list[str] = []
     for name in names:
-        one = inputs.variables[name]
-        if not any(_relabeled(inputs, one, inputs.variables[other]) for other in found):
-            found.append(name)
-    return found
+        variable = inputs.variables[name]
+        if not any(_relabeled(inputs, variable, inputs.variables[other]) for other in distinct):
+            distinct.append(name)
+    return distinct
 
 
-def _relabeled(inputs: InputSet, one: Variable, other: Variable) -> bool:
+def _relabeled(inputs: InputSet, first: Variable, other: Variable) -> bool:
     """Return whether two variables are one category by other names, or one number rescaled."""
     defined = inputs.defined
-    if one.numerical != other.numerical:
+    if first.numerical != other.numerical:
         return False
-    if not one.numerical:
-        codes = [variable.codes[defined].long() - IGNORE for variable in (one, other)]
-        n_one, n_other = (len(torch.unique(part)) for part in codes)
-        if n_one != n_other:
+    if not first.numerical:
+        codes = [variable.codes[defined].long() - IGNORE for variable in (first, other)]
+        n_first, n_other = (len(torch.unique(part)) for part in codes)
+        if n_first != n_other:
             return False
         joint = codes[0] * (codes[1].max() + 1) + codes[1]
-        return len(torch.unique(joint)) == n_one
-    columns = [as_columns(variable, defined) for variable in (one, other)]
+        return len(torch.unique(joint)) == n_first
+    columns = [as_columns(variable, defined) for variable in (first, other)]
     numbers, gaps = torch.stack([c[:, 0] for c in columns]), [c[:, 1] for c in columns]
     return torch.equal(*gaps) and bool(torch.corrcoef(numbers)[0, 1].abs() > 1 - 1e-9)
 
 
-def _variable(name: str, found: Found, inits: list[Found], n: int) -> Iterator[Measurement]:
+def _variable(name: str, model: Found, inits: list[Found], n: int) -> Iterator[Measurement]:
     """Yield a variable's values at every site, and those of the random inits there."""
-    for site in found.order:
-        if (name, site) not in found.variables:
+    for site in model.order:
+        if (name, site) not in model.variables:
             continue
-        subject, (value, low, high) = f"{name}@{site}", found.variables[name, site]
+        subject, (value, low, high) = f"{name}@{site}", model.variables[name, site]
         yield Measurement("similarity/deconfounded_cka", subject, value, n, low, high)
-        values = [one.variables[name, site][0] for one in inits if (name, site) in one.variables]
+        values = [init.variables[name, site][0] for init in inits if (name, site) in init.variables]
         yield from _range("deconfounded_cka_random_init", subject, values, n)
 
 
 def _headline(
     measure: str, name: str, values: Mapping[str, list[Value | None]], n: int
 ) -> Iterator[Measurement]:
-    for suffix, found in values.items():
-        for value in found:
+    for suffix, group in values.items():
+        for value in group:
             if value is not None:
                 yield Measurement(
                     f"similarity/{measure}{suffix}", name, value[0], n, value[1], value[2]

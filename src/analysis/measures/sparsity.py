@@ -224,11 +224,13 @@ def dips(
 
 def adjusted(p_values: Float64[Tensor, " neurons"]) -> Float64[Tensor, " neurons"]:
     """Return p-values adjusted for how many there are (Benjamini and Hochberg 1995)."""
-    found = p_values.clone()
-    there = ~found.isnan()
+    corrected = p_values.clone()
+    there = ~corrected.isnan()
     if there.any():
-        found[there] = torch.from_numpy(false_discovery_control(found[there].clamp(0, 1).numpy()))
-    return found
+        corrected[there] = torch.from_numpy(
+            false_discovery_control(corrected[there].clamp(0, 1).numpy())
+        )
+    return corrected
 
 
 def real_neurons(bridge: TransformerBridge, layer: int) -> Bool[Tensor, " neurons"]:
@@ -287,22 +289,24 @@ class Sparsity:
 
     def layers(self) -> dict[str, Neurons]:
         """Return the neurons of each layer that has real ones, then of the whole model."""
-        found = {}
+        by_name = {}
         for layer, sums in self._sums.items():
             name, real = f"blocks.{layer}.mlp.hook_pre", real_neurons(self._bridge, layer)
             if real.any():
-                found[name] = sums.neurons(name, real)
-        if not found:
+                by_name[name] = sums.neurons(name, real)
+        if not by_name:
             return {}
-        every = list(found.values())
-        p_values = adjusted(torch.cat([one.values["dip_p"] for one in every]))
-        for one, part in zip(
-            every, torch.split(p_values, [len(one.names) for one in every]), strict=True
+        every = list(by_name.values())
+        p_values = adjusted(torch.cat([neurons.values["dip_p"] for neurons in every]))
+        for neurons, part in zip(
+            every, torch.split(p_values, [len(neurons.names) for neurons in every]), strict=True
         ):
-            one.values["dip_p"].copy_(part)
-        whole = {key: torch.cat([one.values[key] for one in every]) for key in every[0].values}
+            neurons.values["dip_p"].copy_(part)
+        whole = {
+            key: torch.cat([neurons.values[key] for neurons in every]) for key in every[0].values
+        }
         return {
-            **found,
+            **by_name,
             MODEL: Neurons(tuple(n for o in every for n in o.names), whole, every[0].n),
         }
 
@@ -353,14 +357,15 @@ def _h1(reference: Neurons, model: Neurons, setting: Setting) -> Iterator[Measur
     """Yield the reference's figures less the model's; n is of the smaller group of neurons."""
     draws, seed = setting.config.bootstrap, setting.config.seed
     for name in MEANS:
-        one, other = reference.defined(name), model.defined(name)
-        if min(len(one), len(other)) > 1:
+        compiled, other = reference.defined(name), model.defined(name)
+        if min(len(compiled), len(other)) > 1:
             drawn = [
-                means_of_resamples(values, draws, seed + i) for i, values in enumerate((one, other))
+                means_of_resamples(values, draws, seed + i)
+                for i, values in enumerate((compiled, other))
             ]
             interval = percentile_interval(drawn[0] - drawn[1])
-            value = float(one.mean() - other.mean())
-            n = min(len(one), len(other))
+            value = float(compiled.mean() - other.mean())
+            n = min(len(compiled), len(other))
             yield Measurement(f"sparsity/h1_{name}", MODEL, value, n, *interval)
     for name in SHARES:
         flags, others = reference.flags(name), model.flags(name)

@@ -108,13 +108,13 @@ def headlines(rows: Iterable[Measurement]) -> list[Measurement]:
         if row.measure.startswith(HEADLINES)
         or (row.measure.startswith(OF_MODEL) and row.subject.endswith(sparsity.MODEL))
     ]
-    names = {one.name for one in ablation.METRICS}
+    names = {metric.name for metric in ablation.METRICS}
     deltas: dict[str, list[Measurement]] = {}
     for row in rows:
         if row.measure in names and row.measure.endswith("_delta_exact") and whole(row.subject):
             deltas.setdefault(row.measure, []).append(row)
-    for found in deltas.values():
-        singles = [row for row in found if single(row.subject)] or found
+    for effects in deltas.values():
+        singles = [row for row in effects if single(row.subject)] or effects
         worst = min(singles, key=lambda row: row.value)
         chosen.append(
             Measurement(

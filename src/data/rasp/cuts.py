@@ -48,8 +48,8 @@ class Cut:
     def later(self, other: Cut) -> bool:
         """Return whether more steps are done at this cut than at the other."""
 
-        def beyond(one: Cut, before: Cut) -> bool:
-            return any(more > fewer for more in one.steps for fewer in before.steps)
+        def beyond(after: Cut, before: Cut) -> bool:
+            return any(more > fewer for more in after.steps for fewer in before.steps)
 
         return self is not other and beyond(self, other) and not beyond(other, self)
 
@@ -77,14 +77,14 @@ def cuts(inputs: InputSet) -> Cuts:
     reads = _reads(inputs)
     start = _start(inputs, reads)
     done, complete = _done_sets(reads, start)
-    found = _merged(inputs, reads, done)
-    if complete and len(found) > FEW:
+    merged = _merged(inputs, reads, done)
+    if complete and len(merged) > FEW:
         done, complete = _in_order(reads, start), False
-        found = _merged(inputs, reads, done)
-    first = found[0].variables
+        merged = _merged(inputs, reads, done)
+    first = merged[0].variables
     whole = partition(inputs, first)
     given = {name for name in inputs.variables if partition(inputs, (*first, name)) == whole}
-    return Cuts(tuple(found), complete, frozenset(given))
+    return Cuts(tuple(merged), complete, frozenset(given))
 
 
 def labels(inputs: InputSet, names: Iterable[str]) -> Int64[Tensor, "inputs pos"]:
@@ -97,9 +97,9 @@ def labels(inputs: InputSet, names: Iterable[str]) -> Int64[Tensor, "inputs pos"
         codes = torch.where(codes == IGNORE, len(variable.values), codes)
         joint = joint * (len(variable.values) + 1) + codes
         joint = torch.unique(joint, return_inverse=True)[1]
-    found = torch.full(real.shape, -1)
-    found[real] = joint
-    return found
+    numbers = torch.full(real.shape, -1)
+    numbers[real] = joint
+    return numbers
 
 
 def partition(inputs: InputSet, names: Iterable[str]) -> bytes:
@@ -113,9 +113,9 @@ def effect(inputs: InputSet, names: Sequence[str], seed: int) -> bytes:
     Two combinations of values are one where the program gives the same with either of them, put at
     a position of an input, in every one of `CONTEXTS` drawn: then no use of them differs.
     """
-    found, real = labels(inputs, names), inputs.real
+    combinations, real = labels(inputs, names), inputs.real
     where = torch.nonzero(real)
-    _, index = torch.unique(found[real], return_inverse=True)
+    _, index = torch.unique(combinations[real], return_inverse=True)
     first = torch.full((int(index.max()) + 1,), len(index))
     first.scatter_reduce_(0, index, torch.arange(len(index)), "amin")
     members = where[first]  # one (input, position) of each combination
@@ -155,15 +155,15 @@ def _done_sets(
     reads: dict[str, set[str]], start: frozenset[str]
 ) -> tuple[list[frozenset[str]], bool]:
     """Return all sets of variables that can be done before the others, smallest first."""
-    found, at = {start: None}, 0
+    seen, at = {start: None}, 0
     queue = [start]
     while at < len(queue):
         done, at = queue[at], at + 1
         for name, sources in reads.items():
             if name not in done and sources <= done:
                 more = done | {name}
-                if more not in found:
-                    found[more] = None
+                if more not in seen:
+                    seen[more] = None
                     queue.append(more)
         if len(queue) > MOST:
             return _in_order(reads, start), False
@@ -171,12 +171,12 @@ def _done_sets(
 
 
 def _in_order(reads: dict[str, set[str]], start: frozenset[str]) -> list[frozenset[str]]:
-    done, found = start, [start]
+    done, sets = start, [start]
     for name in reads:
         if name not in start:
             done |= {name}
-            found.append(done)
-    return found
+            sets.append(done)
+    return sets
 
 
 def _needed(reads: dict[str, set[str]], done: frozenset[str]) -> tuple[str, ...]:
@@ -202,12 +202,12 @@ def _merged(
         members[names] = None
         sets.add(steps)
     output = (list(reads)[-1],)
-    found = []
+    merged = []
     for members, sets in groups.values():
         name = output if output in members else next(iter(members))
         same = tuple(other for other in members if other != name)
-        found.append(Cut(name, same, frozenset(sets)))
-    return sorted(found, key=lambda cut: cut.variables == output)
+        merged.append(Cut(name, same, frozenset(sets)))
+    return sorted(merged, key=lambda cut: cut.variables == output)
 
 
 def _first_seen(codes: Int64[Tensor, " cases"]) -> Int64[Tensor, " cases"]:

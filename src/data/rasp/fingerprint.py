@@ -99,11 +99,11 @@ class _Describer:
         raise _IndescribableError(type(value).__name__)
 
     def _each(self, values: Iterable[Any]) -> Generator[Any, Any, list[str]]:
-        found: list[str] = []
+        texts: list[str] = []
         for value in values:
             text = yield self._described(value)
-            found += [text]
-        return found
+            texts += [text]
+        return texts
 
 
 def _shipped(module: str) -> str:
@@ -115,4 +115,4 @@ def _shipped(module: str) -> str:
 
 def _names(code: CodeType) -> list[str]:
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return sorted({*code.co_names, *(name for one in inner for name in _names(one))})
+    return sorted({*code.co_names, *(name for nested in inner for name in _names(nested))})

@@ -44,15 +44,15 @@ _OPERATIONS = {
 
 def stages_of(function: Any) -> list[Any]:
     """Return the functions of merged maps, the first applied first."""
-    waiting, found = [function], list[Any]()
-    while waiting and len(found) < _MOST_STAGES:
-        one = waiting.pop()
-        if rasp_maker(one) == "Map.__init__":
-            cells = closure_of(one)
+    waiting, stages = [function], list[Any]()
+    while waiting and len(stages) < _MOST_STAGES:
+        stage = waiting.pop()
+        if rasp_maker(stage) == "Map.__init__":
+            cells = closure_of(stage)
             waiting += [cells["f"], cells["inner_f"]]
         else:
-            found.append(one)
-    return found
+            stages.append(stage)
+    return stages
 
 
 def operation_of(function: Any, arity: int) -> tuple[str, Any] | None:
@@ -105,10 +105,10 @@ def global_data(function: FunctionType) -> dict[str, Any]:
 def _global_names(code: CodeType) -> Iterator[str]:
     waiting = [code]
     while waiting:
-        one = waiting.pop()
-        loads = (step for step in dis.get_instructions(one) if step.opname == "LOAD_GLOBAL")
+        body = waiting.pop()
+        loads = (step for step in dis.get_instructions(body) if step.opname == "LOAD_GLOBAL")
         yield from (step.argval for step in loads)
-        waiting += (constant for constant in one.co_consts if isinstance(constant, CodeType))
+        waiting += (constant for constant in body.co_consts if isinstance(constant, CodeType))
 
 
 def _lambda_node(function: FunctionType) -> tuple[ast.Lambda, list[str]] | None:
@@ -167,10 +167,10 @@ def _essence(code: CodeType) -> tuple[Any, ...]:
 def lambda_source(function: FunctionType) -> tuple[str, set[str]] | None:
     """Return a lambda's source on one line, and the arguments whose defaults it spells out."""
     try:
-        found = _lambda_node(function)
-        if found is None:
+        parsed = _lambda_node(function)
+        if parsed is None:
             return None
-        node, lines = found
+        node, lines = parsed
         if node.lineno == node.end_lineno:
             line = lines[node.lineno - 1].encode()
             text = line[node.col_offset : node.end_col_offset].decode()

@@ -32,7 +32,7 @@ class Names:
     def __init__(self, expressions: Sequence[Any]):
         self.of_sops: dict[int, str] = {}
         self._labels: dict[int, _Label] = {}
-        self._reserved = {given_name(one) for one in expressions if isinstance(one, rasp.SOp)}
+        self._reserved = {given_name(sop) for sop in expressions if isinstance(sop, rasp.SOp)}
         self._reserved |= {"tokens", "indices"}
         self._taken: set[str] = set()
         self._counts: dict[str, int] = {}
@@ -44,11 +44,14 @@ class Names:
 
     def of_selectors(self, selectors: Iterable[Any]) -> dict[int, str]:
         """Return a name for each of the selectors, none of them a variable's."""
-        return {id(one): self._unique(self._labels[id(one)].text, False) for one in selectors}
+        return {
+            id(selector): self._unique(self._labels[id(selector)].text, False)
+            for selector in selectors
+        }
 
     def _name_input(self, primitive: Any, expressions: Sequence[Any]) -> None:
-        plain = [one for one in expressions if _is_input(one, primitive)]
-        for sop in sorted(plain, key=lambda one: one is not primitive)[:1]:
+        plain = [expression for expression in expressions if _is_input(expression, primitive)]
+        for sop in sorted(plain, key=lambda expression: expression is not primitive)[:1]:
             self._labels[id(sop)] = _Label(primitive.name)
             self.of_sops[id(sop)] = primitive.name
             self._taken.add(primitive.name)
@@ -156,7 +159,7 @@ def _operation_label(words: Sequence[_Label | str]) -> _Label:
 
 
 def _call(function: str, inputs: Iterable[_Label]) -> _Label:
-    return _Label(f"{function}({','.join(one.text for one in inputs)})")
+    return _Label(f"{function}({','.join(label.text for label in inputs)})")
 
 
 def _constant(value: Any) -> str:

@@ -21,9 +21,9 @@ def variables(program: Any) -> dict[str, Any]:
     An unnamed s-op is named by what it computes from its inputs' names. Names are unique and the
     same in every process, and hold no space, control character, '/' or '@'.
     """
-    found = expressions(program)
-    names = Names(found).of_sops
-    return {names[id(sop)]: sop for sop in found if isinstance(sop, rasp.SOp)}
+    nodes = expressions(program)
+    names = Names(nodes).of_sops
+    return {names[id(sop)]: sop for sop in nodes if isinstance(sop, rasp.SOp)}
 
 
 def describe(program: Any) -> list[str]:
@@ -32,15 +32,15 @@ def describe(program: Any) -> list[str]:
     A selector that is named or used more than once has a line of its own. `x: number` is an
     s-op with numerical encoding.
     """
-    found = expressions(program)
-    names = Names(found)
-    of_selectors = names.of_selectors(_shown_selectors(found))
+    nodes = expressions(program)
+    names = Names(nodes)
+    of_selectors = names.of_selectors(_shown_selectors(nodes))
     writer = Writer({**names.of_sops, **of_selectors})
     written = {**names.of_sops, **of_selectors}
     lines = (
-        f"{written[id(one)]}{_mark(one)} = {run(writer.definition(one))}"
-        for one in found
-        if written.get(id(one), "tokens") not in ("tokens", "indices")
+        f"{written[id(node)]}{_mark(node)} = {run(writer.definition(node))}"
+        for node in nodes
+        if written.get(id(node), "tokens") not in ("tokens", "indices")
     )
     return [re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", line) for line in lines]
 
@@ -51,15 +51,15 @@ def selectors(program: Any) -> dict[str, tuple[Any, frozenset[str]]]:
     A use is `AGGREGATED` or `COUNTED`, by a selector width. Of composed selectors the whole is read
     and not its parts.
     """
-    found = expressions(program)
+    nodes = expressions(program)
     uses: dict[int, set[str]] = {}
-    for one in found:
-        if isinstance(one, (rasp.Aggregate, rasp.SelectorWidth)):
-            use = AGGREGATED if isinstance(one, rasp.Aggregate) else COUNTED
-            uses.setdefault(id(one.selector), set()).add(use)
-    read = [one for one in found if id(one) in uses]
-    names = Names(found).of_selectors(read)
-    return {names[id(one)]: (one, frozenset(uses[id(one)])) for one in read}
+    for node in nodes:
+        if isinstance(node, (rasp.Aggregate, rasp.SelectorWidth)):
+            use = AGGREGATED if isinstance(node, rasp.Aggregate) else COUNTED
+            uses.setdefault(id(node.selector), set()).add(use)
+    read = [node for node in nodes if id(node) in uses]
+    names = Names(nodes).of_selectors(read)
+    return {names[id(selector)]: (selector, frozenset(uses[id(selector)])) for selector in read}
 
 
 def edges(program: Any) -> list[tuple[str, str, str]]:
@@ -69,12 +69,12 @@ def edges(program: Any) -> list[tuple[str, str, str]]:
     """
     named = variables(program)
     names = {id(sop): name for name, sop in named.items()}
-    found: dict[tuple[str, str, str], None] = {}
+    flow: dict[tuple[str, str, str], None] = {}
     for target, sop in named.items():
         for source, role in _sources(sop):
             if id(source) in names:
-                found[names[id(source)], target, role] = None
-    return list(found)
+                flow[names[id(source)], target, role] = None
+    return list(flow)
 
 
 def _sources(sop: Any) -> Iterator[tuple[Any, str]]:
@@ -92,7 +92,7 @@ def _sources(sop: Any) -> Iterator[tuple[Any, str]]:
 
 def expressions(program: Any) -> list[Any]:
     """Return every expression once, depth first, each after what it is made from."""
-    found: list[Any] = []
+    ordered: list[Any] = []
     visited = {id(program)}
     path = [(program, iter(program.children))]
     while path:
@@ -103,9 +103,9 @@ def expressions(program: Any) -> list[Any]:
                 path.append((child, iter(child.children)))
                 break
         else:
-            found.append(expression)
+            ordered.append(expression)
             path.pop()
-    return found
+    return ordered
 
 
 def _shown_selectors(expressions: Sequence[Any]) -> list[Any]:
@@ -113,8 +113,8 @@ def _shown_selectors(expressions: Sequence[Any]) -> list[Any]:
     for expression in expressions:
         for child in expression.children:
             uses[id(child)] = uses.get(id(child), 0) + 1
-    selectors = (one for one in expressions if isinstance(one, rasp.Selector))
-    return [one for one in selectors if given_name(one) or uses[id(one)] > 1]
+    selectors = (expression for expression in expressions if isinstance(expression, rasp.Selector))
+    return [selector for selector in selectors if given_name(selector) or uses[id(selector)] > 1]
 
 
 def _mark(expression: Any) -> str:

@@ -200,9 +200,9 @@ class Writer:
     def _free_standing(self, function: FunctionType) -> _Steps:
         known = {**closure_of(function), **global_data(function), **defaults_of(function)}
         text = _Text(function.__name__ if function.__name__.isidentifier() else "<function lambda>")
-        if function.__name__ == "<lambda>" and (found := lambda_source(function)):
-            text = _Text(found[0], 1)
-            known = {name: value for name, value in known.items() if name not in found[1]}
+        if function.__name__ == "<lambda>" and (source := lambda_source(function)):
+            text = _Text(source[0], 1)
+            known = {name: value for name, value in known.items() if name not in source[1]}
         values = []
         for name, value in known.items():
             shown = yield self.value(value)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ...analysis.head_attention import active_heads
 from ...analysis.matching.program_ranking import program_names
 from ...analysis.measurements import Measurement
-from ...analysis.measures.attention import active_heads
 from ...analysis.measures.emergence import summaries
 from ...config.schema import Config, model_title, run_title, task_title
 from ...data.inputs import InputSet, input_set

@@ -1,4 +1,4 @@
-"""Circuits against the truth of compiled models, numpy, scikit-learn, and each other."""
+"""Circuits against the true circuits of compiled models, numpy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ COMPILED = {
     "sort": ("task.vocabulary=[1,2,3]", "task.max_length=4"),
     "hist": ("task.vocabulary=[a,b,c]", "task.max_length=4"),
 }  # fmt: skip
-PATHS = {  # what runs into the output of compiled reverse, edge by edge
+PATHS = {  # the variable on each edge of the true circuit of compiled reverse
     "tokens -> 3.0 v": "tokens", "3.0 -> output": "reverse", "mlp 2 -> 3.0 q": "opp_idx-1",
     "mlp 1 -> mlp 2": "opp_idx", "mlp 0 -> mlp 1": "length", "0.0 -> mlp 0": "length",
     "positions -> mlp 1": "indices", "positions -> 3.0 k": "indices",
@@ -93,13 +93,13 @@ def labels(wiring: Wiring, mask: Tensor) -> set[str]:
     return {wiring.edge_label(edge) for edge in wiring.edges if mask[edge]}
 
 
-# The truth
+# The true circuit
 
 
 def test_the_true_circuit_of_reverse_is_what_its_program_says() -> None:
     _, reference, wiring = compiled("reverse")
-    found, model = truth("reverse"), without_hooks(reference.bridge)
-    assert labels(wiring, found) >= set(PATHS)
+    real, model = truth("reverse"), without_hooks(reference.bridge)
+    assert labels(wiring, real) >= set(PATHS)
     for edge in wiring.edges:
         name = wiring.edge_label(edge)
         shared = read_dimensions(model, wiring.readers[edge.reader]) & written_dimensions(
@@ -107,42 +107,42 @@ def test_the_true_circuit_of_reverse_is_what_its_program_says() -> None:
             wiring.nodes[edge.node],
         )
         of = {reference.compiled.residual_labels[i].split(":")[0] for i in torch.nonzero(shared)}
-        if name in PATHS and name != "0.0 -> mlp 0":  # that one is the selector's width
+        if name in PATHS and name != "0.0 -> mlp 0":  # this edge carries the selector's width
             assert PATHS[name] in of
-    constant = labels(wiring, found) - set(PATHS)
+    constant = labels(wiring, real) - set(PATHS)
     assert all(name.startswith("tokens ->") for name in constant), "BOS and the constant one"
 
 
 @pytest.mark.parametrize("task", COMPILED)
 def test_an_edge_that_is_not_real_does_nothing_at_all(task: str) -> None:
-    """Whatever is put there: the weights were read right."""
+    """Noise on such an edge changes nothing, so the weights were read correctly."""
     _, reference, wiring = compiled(task)
-    one = ablated(task, "zero")
-    noise = torch.randn(one.intact.written.shape, generator=torch.Generator().manual_seed(3))
+    ablation = ablated(task, "zero")
+    noise = torch.randn(ablation.intact.written.shape, generator=torch.Generator().manual_seed(3))
     model: Any = without_hooks(reference.bridge)
     for i, node in enumerate(wiring.nodes):
         noise[i] *= written_dimensions(model, node)
-    noisy = Ablated(wiring, one.cases, "zero", one.intact.written + noise)
+    noisy = Ablated(wiring, ablation.cases, "zero", ablation.intact.written + noise)
     scores = exact(noisy).values
     real = torch.tensor([bool(truth(task)[edge]) for edge in wiring.edges])
     assert not scores[~real].any()
     assert scores[real].any()
 
 
-# Finding it
+# Finding the circuit
 
 
 @pytest.mark.parametrize("task", COMPILED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_an_ablation_sees_is_found_and_nothing_else(task: str, kind: str) -> None:
-    one, real = ablated(task, kind), truth(task)
-    seen = visible(one, real)
-    for scores in (exact(one), attribution(one), attribution(one, 5)):
-        unreal = [not real[edge] for edge in one.wiring.edges]
+    ablation, real = ablated(task, kind), truth(task)
+    seen = visible(ablation, real)
+    for scores in (exact(ablation), attribution(ablation), attribution(ablation, 5)):
+        unreal = [not real[edge] for edge in ablation.wiring.edges]
         assert not scores.values[unreal].any(), scores.method
-        if (task, kind) != ("sort", "zero"):  # two edges there change no output
-            assert auroc(scores, one.wiring, seen, real & ~seen) == 1
-    kept = acdc(one, 1e-4)
+        if (task, kind) != ("sort", "zero"):  # there, two real edges change no output
+            assert auroc(scores, ablation.wiring, seen, real & ~seen) == 1
+    kept = acdc(ablation, 1e-4)
     assert not (kept & ~real).any()
     if (task, kind) != ("sort", "zero"):
         assert torch.equal(kept & seen, seen)
@@ -156,19 +156,19 @@ def test_what_an_ablation_sees_is_found_and_nothing_else(task: str, kind: str) -
     ],
 )
 def test_what_an_ablation_cannot_see_of_reverse_is_named(kind: str, missed: set[str]) -> None:
-    one = ablated("reverse", kind)
-    hidden = labels(one.wiring, truth("reverse") & ~visible(one, truth("reverse")))
+    ablation = ablated("reverse", kind)
+    hidden = labels(ablation.wiring, truth("reverse") & ~visible(ablation, truth("reverse")))
     assert hidden >= missed
     if kind == "zero":
         assert hidden == missed
 
 
 def test_gradients_of_compiled_models_fall_back() -> None:
-    one = ablated("reverse", "resample_across")
-    assert attribution(one).fallen_back > 0
-    hooked = attribution(one, 5)
+    ablation = ablated("reverse", "resample_across")
+    assert attribution(ablation).fallen_back > 0
+    hooked = attribution(ablation, 5)
     assert hooked.method == "eap_ig"
-    assert 0 < hooked.fallen_back < len(one.wiring.edges)
+    assert 0 < hooked.fallen_back < len(ablation.wiring.edges)
 
 
 @pytest.fixture(scope="module", params=["2L with LN", "attn_only", "1L gelu without LN"])
@@ -180,7 +180,7 @@ def learned(request: pytest.FixtureRequest, small: Setting) -> Ablated:
 
 
 def test_attribution_is_the_slope_of_what_an_edge_does_to_the_loss(learned: Ablated) -> None:
-    """Against a finite difference: a little of the change over each edge."""
+    """Compared with a finite difference: a small step of the change on each edge."""
     scores, wiring, step = attribution(learned), learned.wiring, 1e-2
     change = learned.other - learned.intact.written
     for i in range(0, len(wiring.edges), 7):
@@ -195,11 +195,11 @@ def test_attribution_is_the_slope_of_what_an_edge_does_to_the_loss(learned: Abla
 
 
 def test_a_node_is_all_edges_from_it(learned: Ablated) -> None:
-    """By patching: against hooks' way, the node's output replaced; by gradients: the sum."""
-    wiring, found = learned.wiring, exact(learned)
-    last = len(wiring.nodes) - 1  # it has one edge, to the output
+    """A node's score is the effect of changing its output for all its readers at once."""
+    wiring, scores = learned.wiring, exact(learned)
+    last = len(wiring.nodes) - 1  # its only edge goes to the output
     (alone,) = [i for i, edge in enumerate(wiring.edges) if edge.node == last]
-    torch.testing.assert_close(found.nodes[last], found.values[alone], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(scores.nodes[last], scores.values[alone], atol=1e-6, rtol=1e-4)
     change = learned.other - learned.intact.written
     slopes = attribution(learned)
     for u in (0, len(wiring.nodes) // 2, last):
@@ -218,7 +218,7 @@ def test_a_node_is_all_edges_from_it(learned: Ablated) -> None:
 def test_integrated_gradients_over_embeddings_add_up_to_the_change_of_the_loss(
     learned: Ablated,
 ) -> None:
-    """Completeness (Sundararajan et al. 2017), where only the embeddings' change counts."""
+    """Completeness (Sundararajan et al. 2017), with only the embeddings changed."""
     wiring = learned.wiring
     count = len(wiring.embedded(learned.tokens))
     none = wiring.run(
@@ -246,31 +246,31 @@ def test_acdc_keeps_more_the_less_it_may_lose(learned: Ablated) -> None:
 
 def test_divergences_are_those_of_the_definitions() -> None:
     generator = np.random.default_rng(0)
-    one, other = (generator.normal(size=(3, 4, 5)).astype(np.float32) for _ in range(2))
+    logits, other = (generator.normal(size=(3, 4, 5)).astype(np.float32) for _ in range(2))
     defined = generator.random((3, 4)) < 0.7
     p, q = (np.exp(x.astype(float)) / np.exp(x.astype(float)).sum(-1, keepdims=True)
-            for x in (one, other))  # fmt: skip
+            for x in (logits, other))  # fmt: skip
     kl = (p * np.log(p / q)).sum(-1)
     expected = (kl * defined).sum(-1) / np.maximum(defined.sum(-1), 1)
-    given, intact, where = map(torch.from_numpy, (other, one, defined))
-    found = divergence(Categorical((0, 1, 2, 3, 4)), given, intact, where)
-    np.testing.assert_allclose(found, expected, atol=1e-9)
-    squared = ((one - other)[..., 0].astype(float) ** 2 * defined).sum(-1)
-    found = divergence(Numerical(0.1), given[..., :1], intact[..., :1], where)
-    np.testing.assert_allclose(found, squared / np.maximum(defined.sum(-1), 1), atol=1e-9)
+    given, intact, where = map(torch.from_numpy, (other, logits, defined))
+    divergences = divergence(Categorical((0, 1, 2, 3, 4)), given, intact, where)
+    np.testing.assert_allclose(divergences, expected, atol=1e-9)
+    squared = ((logits - other)[..., 0].astype(float) ** 2 * defined).sum(-1)
+    divergences = divergence(Numerical(0.1), given[..., :1], intact[..., :1], where)
+    np.testing.assert_allclose(divergences, squared / np.maximum(defined.sum(-1), 1), atol=1e-9)
 
 
-# How good a circuit is
+# Faithfulness and minimality
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_edges_are_the_model_and_none_are_nothing_of_it(kind: str, learned: Ablated) -> None:
-    one = Ablated(learned.wiring, learned.cases, kind)
-    every = all_edges(one.wiring)
-    (whole, none) = rated(one, "", [every, torch.zeros_like(every)], 50, 0)
+    ablation = Ablated(learned.wiring, learned.cases, kind)
+    every = all_edges(ablation.wiring)
+    (whole, none) = rated(ablation, "", [every, torch.zeros_like(every)], 50, 0)
     assert whole.faithfulness.value == pytest.approx(1, abs=1e-6)
     assert none.faithfulness.value == 0
-    filled = [completed(one, each, 50, 0).completeness for each in (whole, none)]
+    filled = [completed(ablation, each, 50, 0).completeness for each in (whole, none)]
     assert [share.value for share in filled if share] == pytest.approx([0, 1], abs=1e-6)
 
 
@@ -278,56 +278,58 @@ def test_all_edges_are_the_model_and_none_are_nothing_of_it(kind: str, learned: 
 def test_parts_of_the_inputs_give_what_all_at_once_do(
     kind: str, learned: Ablated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = Ablated(learned.wiring, learned.cases, kind)
-    scores = Scores("", kind, torch.rand(len(one.wiring.edges)).double(), torch.empty(0).double())
-    circuit = top(one.wiring, scores, len(one.wiring.edges) // 2)
-    apart = one.divergence(one.without(all_edges(one.wiring) & ~circuit))
-    whole = judged(one, [circuit])
+    ablation = Ablated(learned.wiring, learned.cases, kind)
+    scores = Scores(
+        "", kind, torch.rand(len(ablation.wiring.edges)).double(), torch.empty(0).double()
+    )
+    circuit = top(ablation.wiring, scores, len(ablation.wiring.edges) // 2)
+    apart = ablation.divergence(ablation.without(all_edges(ablation.wiring) & ~circuit))
+    whole = judged(ablation, [circuit])
     monkeypatch.setattr("algomatch.analysis.circuits.faithfulness.HELD_NUMBERS", 40_000)
-    parts = judged(one, [circuit])
-    for found in (whole, parts):
-        torch.testing.assert_close(found.divergence[0], apart, atol=1e-4, rtol=1e-4)
+    parts = judged(ablation, [circuit])
+    for judgement in (whole, parts):
+        torch.testing.assert_close(judgement.divergence[0], apart, atol=1e-4, rtol=1e-4)
     assert torch.equal(whole.exact, parts.exact)
 
 
 def test_the_true_circuit_of_a_compiled_model_is_faithful_and_minimal() -> None:
-    one = ablated("reverse", "resample_across")
-    seen = visible(one, truth("reverse"))
-    (found,) = rated(one, "", [seen], 50, 0)
-    assert found.faithfulness.low > 0.999
-    rest = completed(one, found, 50, 0).completeness
+    ablation = ablated("reverse", "resample_across")
+    seen = visible(ablation, truth("reverse"))
+    (circuit,) = rated(ablation, "", [seen], 50, 0)
+    assert circuit.faithfulness.low > 0.999
+    rest = completed(ablation, circuit, 50, 0).completeness
     assert rest is not None
     assert rest.high < 0.001
-    assert found.exact.value == 1
-    assert all(share.low > 0 for share in needed(one, seen).shares(50, 0).values())
-    lengths = by_length(one, seen, 50, 0)
+    assert circuit.exact.value == 1
+    assert all(share.low > 0 for share in needed(ablation, seen).shares(50, 0).values())
+    lengths = by_length(ablation, seen, 50, 0)
     assert set(lengths) == {1, 2, 3, 4, 5}
-    assert sum(each.n for each in lengths.values()) == len(one.inputs)
+    assert sum(each.n for each in lengths.values()) == len(ablation.inputs)
     assert all(each.faithfulness.low > 0.999 for each in lengths.values())
-    assert minimal(needed(one, seen).shares(50, 0)) == 1
-    assert minimal(needed(one, seen).shares(50, 0, 1)) < 1, "a list of one is its own mirror"
-    best = smallest(curve(one, exact(one), 50, 0), 0.9)
+    assert minimal(needed(ablation, seen).shares(50, 0)) == 1
+    assert minimal(needed(ablation, seen).shares(50, 0, 1)) < 1, "a list of one is its own mirror"
+    best = smallest(curve(ablation, exact(ablation), 50, 0), 0.9)
     assert best is not None
     assert best.edges[seen].all()
     assert not (best.edges & ~truth("reverse")).any()
 
 
 def test_an_edge_that_is_not_needed_is_not_said_to_be() -> None:
-    one = ablated("reverse", "resample_across")
-    more = visible(one, truth("reverse"))
-    idle = next(edge for edge in one.wiring.edges if not truth("reverse")[edge])
+    ablation = ablated("reverse", "resample_across")
+    more = visible(ablation, truth("reverse"))
+    idle = next(edge for edge in ablation.wiring.edges if not truth("reverse")[edge])
     more[idle] = True
-    assert needed(one, more).shares(50, 0)[idle].low <= 0
+    assert needed(ablation, more).shares(50, 0)[idle].low <= 0
 
 
 def test_an_ablation_that_does_nothing_judges_nothing(small: Setting) -> None:
     inputs = small.inputs.at(torch.nonzero(small.inputs.lengths == 1)[:1, 0])
     bridge = small.reference.bridge
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    one = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "mean")
-    (found,) = rated(one, "", [all_edges(wiring)], 20, 0)
-    assert np.isnan(found.faithfulness.value)
-    assert smallest([found], 0.5) is None
+    ablation = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "mean")
+    (circuit,) = rated(ablation, "", [all_edges(wiring)], 20, 0)
+    assert np.isnan(circuit.faithfulness.value)
+    assert smallest([circuit], 0.5) is None
 
 
 def test_only_ways_to_the_output_are_left() -> None:
@@ -340,7 +342,7 @@ def test_only_ways_to_the_output_are_left() -> None:
     assert sizes(3) == [1, 2, 3]
 
 
-# What runs over edges
+# The variables that edges carry
 
 
 @pytest.mark.parametrize("task", COMPILED)
@@ -349,10 +351,10 @@ def test_what_a_compiled_models_edges_carry_is_what_their_dimensions_are_called(
     task: str, seed: int
 ) -> None:
     _, reference, wiring = compiled(task)
-    one, model = ablated(task, "zero"), without_hooks(reference.bridge)
+    ablation, model = ablated(task, "zero"), without_hooks(reference.bridge)
     edges = [edge for edge in wiring.edges if truth(task)[edge]]
     told = 0
-    for each in carried(one, edges, 50, seed):
+    for each in carried(ablation, edges, 50, seed):
         if each.variables is None:
             continue
         shared = read_dimensions(model, wiring.readers[each.edge.reader]) & written_dimensions(
@@ -360,8 +362,8 @@ def test_what_a_compiled_models_edges_carry_is_what_their_dimensions_are_called(
         )
         names = {reference.compiled.residual_labels[i].split(":")[0] for i in torch.nonzero(shared)}
         called = {name.removesuffix("_selector_width_attn_output") for name in names}
-        found = {name for group in each.names for name in group.split(" = ")}
-        assert found & called, (wiring.edge_label(each.edge), each.names, names)
+        variables = {name for group in each.names for name in group.split(" = ")}
+        assert variables & called, (wiring.edge_label(each.edge), each.names, names)
         for group in each.names:
             assert each.variables[group].share == pytest.approx(1, abs=1e-3)
         told += 1
@@ -369,18 +371,18 @@ def test_what_a_compiled_models_edges_carry_is_what_their_dimensions_are_called(
 
 
 def test_variables_that_tell_the_same_places_apart_are_one() -> None:
-    found = partitions(compiled("reverse")[0])
-    assert "opp_idx = opp_idx-1" in found
-    assert {"tokens", "indices", "length", "reverse"} <= found.keys()
+    variables = partitions(compiled("reverse")[0])
+    assert "opp_idx = opp_idx-1" in variables
+    assert {"tokens", "indices", "length", "reverse"} <= variables.keys()
 
 
 def test_an_edge_of_a_random_init_carries_no_inner_variable(small: Setting) -> None:
     inputs = small.inputs
     bridge = make_bridge(small.shape)
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    one = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "zero")
+    ablation = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "zero")
     edges = [edge for edge in wiring.edges if wiring.nodes[edge.node].layer >= 0]
-    for each in carried(one, edges, 50, 0):
+    for each in carried(ablation, edges, 50, 0):
         assert set(each.names) <= {"tokens", "indices"}, wiring.edge_label(each.edge)
 
 
@@ -394,9 +396,9 @@ def test_a_trained_models_embedding_of_tokens_carries_tokens() -> None:
     weights, _, _ = fit(inputs, shape, config.trainer, 0)
     bridge = make_bridge(shape, weights)
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    one = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "zero")
+    ablation = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "zero")
     values = [edge for edge in wiring.edges if wiring.edge_label(edge).startswith("tokens -> 0.")]
-    told = [each for each in carried(one, values, 50, 0) if each.variables]
+    told = [each for each in carried(ablation, values, 50, 0) if each.variables]
     assert told
     for each in told:
         assert each.variables is not None
@@ -405,12 +407,12 @@ def test_a_trained_models_embedding_of_tokens_carries_tokens() -> None:
 
 
 def test_a_curve_of_nothing_is_drawn_too() -> None:
-    """Within a length nothing moves the output of `length`."""
+    """Resampling within a length never changes the output of `length`."""
     config = compose(["task=length", "task.vocabulary=[a,b]", "task.max_length=3",
                       "analysis.bootstrap=20"])  # fmt: skip
-    found = circuits_of_reference(
-        config, ["exact", "acdc"], ["resample_within"], lambda found: None, quiet()
+    circuits = circuits_of_reference(
+        config, ["exact", "acdc"], ["resample_within"], lambda circuits: None, quiet()
     )
-    assert found.main is None
-    assert graph_figure(found) is not None, "the true circuit is there all the same"
-    curves_figure(found).savefig(io.BytesIO())
+    assert circuits.main is None
+    assert graph_figure(circuits) is not None, "the true circuit is there all the same"
+    curves_figure(circuits).savefig(io.BytesIO())

@@ -1,4 +1,4 @@
-"""Controls: random inits of the learned model's very shape, and programs of other tasks."""
+"""Controls: random inits of the learned model's shape, and programs of other tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import RANDOM_INIT_SEEDS, random_inits
 from algomatch.analysis.controls.other_tasks import other_references, shared_variables
 from algomatch.config.schema import TaskConfig, compose
 from algomatch.data.inputs import InputSet, input_set
@@ -19,6 +18,7 @@ from algomatch.data.tasks import make_task, other_tasks
 from algomatch.infra.errors import UserError
 from algomatch.models.bridges import make_bridge
 from algomatch.models.reference import Reference
+from algomatch.models.shapes import RANDOM_INIT_SEEDS, random_inits
 
 SHAPES: dict[str, dict[str, Any]] = {
     "bidirectional": {},
@@ -40,7 +40,7 @@ def weights(bridge: Any) -> dict[str, torch.Tensor]:
     return {
         name: value
         for name, value in bridge.original_model.named_parameters()
-        if value.dim() == 2  # norms and biases start alike everywhere
+        if value.dim() == 2  # norms and biases always start at the same values
     }
 
 
@@ -49,8 +49,8 @@ def test_controls_have_the_learned_models_very_shape(shape: Any) -> None:
     for control in random_inits(shape, 2, 0, "cpu"):
         for field in fields(own.cfg):
             if field.name != "seed":
-                one, other = getattr(control.cfg, field.name), getattr(own.cfg, field.name)
-                assert one == other, field.name
+                drawn, other = getattr(control.cfg, field.name), getattr(own.cfg, field.name)
+                assert drawn == other, field.name
         assert control.cfg.attention_dir == shape.attention_dir
         sizes = {name: value.shape for name, value in weights(own).items()}
         assert {name: value.shape for name, value in weights(control).items()} == sizes
@@ -70,9 +70,9 @@ def test_controls_are_nobodys_start(shape: Any) -> None:
     controls = random_inits(shape, 3, 0, "cpu")
     starts = []
     for seed in range(3):
-        one = copy.copy(shape)
-        one.seed = seed
-        starts.append(make_bridge(one))
+        variant = copy.copy(shape)
+        variant.seed = seed
+        starts.append(make_bridge(variant))
     models = [weights(bridge) for bridge in [*controls, *starts]]
     for i, one_model in enumerate(models):
         for other_model in models[:i]:
@@ -83,9 +83,9 @@ def test_controls_are_nobodys_start(shape: Any) -> None:
 def test_controls_are_drawn_as_the_learned_model_is(shape: Any) -> None:
     starts = []
     for seed in range(5):
-        one = copy.copy(shape)
-        one.seed = seed
-        starts.append(weights(make_bridge(one)))
+        variant = copy.copy(shape)
+        variant.seed = seed
+        starts.append(weights(make_bridge(variant)))
     controls = [weights(bridge) for bridge in random_inits(shape, 5, 0, "cpu")]
     for name in starts[0]:
         own, drawn = (torch.stack([model[name] for model in ms]) for ms in (starts, controls))
@@ -101,11 +101,11 @@ def test_controls_depend_on_the_analysis_seed_and_nothing_else(shape: Any) -> No
     other_run = copy.copy(shape)
     other_run.seed = 17
     torch.manual_seed(5)
-    for one, again in zip(first, random_inits(other_run, 2, 0, "cpu"), strict=True):
-        for name, value in weights(one).items():
+    for control, again in zip(first, random_inits(other_run, 2, 0, "cpu"), strict=True):
+        for name, value in weights(control).items():
             assert torch.equal(value, weights(again)[name])
-    for one, other in zip(first, random_inits(shape, 2, 1, "cpu"), strict=True):
-        for name, value in weights(one).items():
+    for control, other in zip(first, random_inits(shape, 2, 1, "cpu"), strict=True):
+        for name, value in weights(control).items():
             assert not torch.allclose(value, weights(other)[name]), name
 
 
@@ -140,18 +140,18 @@ def inputs_of(name: str, *changes: str) -> tuple[InputSet, TaskConfig]:
 
 
 def values_of(inputs: InputSet) -> dict[str, list[Any]]:
-    """Each variable at every position of every list, None where it is undefined."""
-    found: dict[str, list[Any]] = {}
+    """The value of each variable at every position, None where undefined."""
+    values: dict[str, list[Any]] = {}
     for name, variable in inputs.variables.items():
         codes = variable.codes[inputs.real].tolist()
-        found[name] = [None if code == IGNORE else variable.values[code] for code in codes]
-    return found
+        values[name] = [None if code == IGNORE else variable.values[code] for code in codes]
+    return values
 
 
-def says(one: list[Any], other: list[Any]) -> bool:
-    """Whether the one's value says what the other's is, by a table."""
+def says(values: list[Any], other: list[Any]) -> bool:
+    """Whether the first variable determines the other."""
     table: dict[Any, Any] = {}
-    return all(table.setdefault(a, b) == b for a, b in zip(one, other, strict=True))
+    return all(table.setdefault(a, b) == b for a, b in zip(values, other, strict=True))
 
 
 def shared_by_tables(inputs: InputSet, theirs: InputSet) -> list[str]:
@@ -176,11 +176,11 @@ KNOWN = {
 
 @pytest.mark.parametrize("pair", KNOWN)
 def test_shared_variables_of_pairs_that_are_known(pair: tuple[str, str]) -> None:
-    one, other = (inputs_of(name, "task.causal=false")[0] for name in pair)
-    found = shared_variables(one, other)
-    assert set(found) == KNOWN[pair]
-    assert found == shared_by_tables(one, other)
-    assert set(shared_variables(one, one)) >= set(found)
+    inputs, other = (inputs_of(name, "task.causal=false")[0] for name in pair)
+    shared = shared_variables(inputs, other)
+    assert set(shared) == KNOWN[pair]
+    assert shared == shared_by_tables(inputs, other)
+    assert set(shared_variables(inputs, inputs)) >= set(shared)
 
 
 TASKS = ("reverse", "frac_prevs", "previous_token")
@@ -197,24 +197,24 @@ def test_the_other_tasks_share_no_variable_where_there_are_such(name: str) -> No
             continue
     shared = {other: shared_by_tables(inputs, theirs) for other, theirs in made.items()}
     free = [other for other in made if not shared[other]]
-    found = other_references(inputs, config, 2)
-    assert len(free) >= 2  # so that the next line is no empty word
-    assert len(found) == 2
-    chosen = names_of(found, inputs)
+    references = other_references(inputs, config, 2)
+    assert len(free) >= 2  # otherwise the next check is vacuous
+    assert len(references) == 2
+    chosen = names_of(references, inputs)
     assert len(chosen) == 2
     assert set(chosen) <= set(free)
-    for one in found:
-        cfg = one.bridge.cfg
+    for reference in references:
+        cfg = reference.bridge.cfg
         assert (cfg.n_ctx, cfg.d_vocab) == (inputs.task.n_ctx, len(inputs.token_ids))
-        assert one.validation.n_wrong == 0
+        assert reference.validation.n_wrong == 0
 
 
-def names_of(found: list[Reference], inputs: InputSet) -> list[str]:
-    """The names of the tasks whose programs were compiled, by what their weights write."""
+def names_of(references: list[Reference], inputs: InputSet) -> list[str]:
+    """The tasks of the compiled references, identified by their residual labels."""
     names = []
-    for one in found:
+    for reference in references:
         for task in other_tasks(inputs.task):
-            labels = one.compiled.residual_labels
+            labels = reference.compiled.residual_labels
             if any(label.split(":")[0] == task.program.name for label in labels):
                 names.append(task.name)
                 break
@@ -226,9 +226,11 @@ def test_the_other_tasks_do_not_depend_on_how_much_is_measured() -> None:
     for changes in ((), ("task.max_inputs=60",), ("task.held_out=0.4",), ("task.split_seed=3",),
                     ("task.tolerance=0.1", "task.max_inputs=100")):  # fmt: skip
         inputs, config = inputs_of("reverse", *changes)
-        found = [one.compiled.residual_labels for one in other_references(inputs, config, 2)]
-        wanted = wanted or found
-        assert found == wanted, changes
+        labels = [
+            reference.compiled.residual_labels for reference in other_references(inputs, config, 2)
+        ]
+        wanted = wanted or labels
+        assert labels == wanted, changes
 
 
 def test_none_are_made_where_none_are_asked_for(small: Setting) -> None:

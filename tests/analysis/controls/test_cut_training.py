@@ -1,4 +1,4 @@
-"""Training by interchange of whole residuals: what comes out follows its program, and why."""
+"""Cut training by interchange of whole residuals: the trained model follows its program."""
 
 from __future__ import annotations
 
@@ -68,45 +68,47 @@ def test_the_model_follows_its_program(own: Candidate, trained: CutImplementatio
     assert trained.sites == {cut.name: "blocks.0.hook_resid_post"}
     assert trained.held[cut.name] >= 0.99
     assert trained.steps < SETTINGS.max_steps
-    found = standing_of(own, trained.weights)
-    assert found.verdict.verdict == FOLLOWS
+    standing = standing_of(own, trained.weights)
+    assert standing.verdict.verdict == FOLLOWS
     assert "blocks.0.hook_resid_post" in next(
-        one.sites for one in found.verdict.cuts if one.cut == cut
+        cut_verdict.sites for cut_verdict in standing.verdict.cuts if cut_verdict.cut == cut
     )
-    assert found.best_of(own.testable)[cut.name] >= 0.95
+    assert standing.best_of(own.testable)[cut.name] >= 0.95
 
 
 def test_the_same_model_trained_plainly_does_not(own: Candidate) -> None:
     settings = replace(SETTINGS, batch_size=32)
     weights, exact, _ = fit(own.inputs, shape_of(own.inputs), settings, 0)
     assert exact == 1
-    found = standing_of(own, weights)
-    assert found.verdict.verdict != FOLLOWS
-    assert max(found.best_of(own.testable).values()) < 0.5
+    standing = standing_of(own, weights)
+    assert standing.verdict.verdict != FOLLOWS
+    assert max(standing.best_of(own.testable).values()) < 0.5
 
 
 def test_without_cuts_it_is_plain_training(own: Candidate) -> None:
-    one = implement_cuts(own.inputs, shape_of(own.inputs), (), 0, SETTINGS)
-    assert (one.sites, one.held) == ({}, {})
-    assert one.solved
-    assert standing_of(own, one.weights).verdict.verdict != FOLLOWS
+    implementation = implement_cuts(own.inputs, shape_of(own.inputs), (), 0, SETTINGS)
+    assert (implementation.sites, implementation.held) == ({}, {})
+    assert implementation.solved
+    assert standing_of(own, implementation.weights).verdict.verdict != FOLLOWS
 
 
 def test_what_has_not_learned_is_not_solved_and_the_seed_fixes_it() -> None:
     inputs = make_inputs(Task("reverse", make_reverse(), ("a", "b"), 1, 3))
     inner, told = cuts(inputs).inner, list[tuple[int, int]]()
-    one, again, other = (
+    implementation, again, other = (
         implement_cuts(
             inputs, shape_of(inputs), inner, seed, FEW, lambda *steps: told.append(steps)
         )
         for seed in (0, 0, 1)
     )
-    assert not one.solved
-    assert one.steps == 2
-    assert one.exact < 1
-    assert one.held == again.held
-    assert all(torch.equal(value, again.weights[name]) for name, value in one.weights.items())
-    assert not torch.equal(one.weights["head.weight"], other.weights["head.weight"])
+    assert not implementation.solved
+    assert implementation.steps == 2
+    assert implementation.exact < 1
+    assert implementation.held == again.held
+    assert all(
+        torch.equal(value, again.weights[name]) for name, value in implementation.weights.items()
+    )
+    assert not torch.equal(implementation.weights["head.weight"], other.weights["head.weight"])
     assert told == [(2, 2)] * 3
 
 
@@ -115,8 +117,8 @@ def test_what_has_not_learned_is_not_solved_and_the_seed_fixes_it() -> None:
 
 def chain() -> tuple[Cut, ...]:
     inputs = make_inputs(Task("double_hist", make_double_hist(), ("a", "b"), 1, 3))
-    found = {cut.name: cut for cut in cuts(inputs).all}
-    return tuple(found[name] for name in ("tokens+hist+indices", "hist+hist_at_first"))
+    by_name = {cut.name: cut for cut in cuts(inputs).all}
+    return tuple(by_name[name] for name in ("tokens+hist+indices", "hist+hist_at_first"))
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,6 @@ def test_a_number_is_the_output_and_two_cuts_are_held() -> None:
     inputs = make_inputs(Task("share_of_last", make_share_of_last(), ("a", "b", "c"), 1, 4))
     own = candidate("share_of_last", inputs, build_reference(inputs), MATCHED)
     assert [cut.name for cut in own.testable] == ["tokens+indices+length", "tokens+holds_last"]
-    one = implement_cuts(inputs, shape_of(inputs, 3), own.testable, 0)
-    assert one.solved
-    assert standing_of(own, one.weights, 3).verdict.verdict == FOLLOWS
+    implementation = implement_cuts(inputs, shape_of(inputs, 3), own.testable, 0)
+    assert implementation.solved
+    assert standing_of(own, implementation.weights, 3).verdict.verdict == FOLLOWS

@@ -1,4 +1,4 @@
-"""Interchange training: what is aligned, what the program says, what the loss does."""
+"""Interchange training: the alignment, the program's counterfactuals, and the loss."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def trained(inputs: InputSet) -> Implementation:
 
 @pytest.fixture(scope="module")
 def untaught(inputs: InputSet) -> Implementation:
-    """A model trained on the same pairs without the interchange loss, until its time is up."""
+    """A model trained on the same pairs without the interchange loss, until its steps run out."""
     return implement(inputs, shape_of(inputs), 0, SETTINGS, weight=0.0)
 
 
@@ -93,10 +93,10 @@ def test_without_the_loss_the_task_is_learned_but_not_the_variable(
 def test_a_bridge_with_the_weights_shows_the_same(
     inputs: InputSet, trained: Implementation
 ) -> None:
-    """Hooks on the bridge, and not the loop of the training, replace the dimensions.
+    """Hooks on the bridge replace the dimensions, not the training loop.
 
-    What a bridge's hook puts in between attention and MLP is read by the MLP alone: the block's
-    output needs the change too.
+    A hook between attention and MLP changes only what the MLP reads, so the block's output is
+    changed too.
     """
     cases = cases_of(inputs, "place", 200, 9)
     place = trained.alignment["place"]
@@ -126,10 +126,18 @@ def test_a_bridge_with_the_weights_shows_the_same(
 
 def test_the_seed_fixes_the_model(inputs: InputSet) -> None:
     short = dataclasses.replace(SETTINGS, max_steps=3)
-    one, other, third = (implement(inputs, shape_of(inputs), s, short) for s in (5, 5, 6))
-    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
-    assert any(not torch.equal(one.weights[name], third.weights[name]) for name in one.weights)
-    assert one.steps == 3
+    implementation, other, third = (
+        implement(inputs, shape_of(inputs), s, short) for s in (5, 5, 6)
+    )
+    assert all(
+        torch.equal(implementation.weights[name], other.weights[name])
+        for name in implementation.weights
+    )
+    assert any(
+        not torch.equal(implementation.weights[name], third.weights[name])
+        for name in implementation.weights
+    )
+    assert implementation.steps == 3
 
 
 def test_a_program_without_inner_variables_is_trained_all_the_same() -> None:
@@ -166,7 +174,7 @@ def test_the_dimensions_of_a_case_are_replaced_at_its_site_and_nothing_else(
 
 
 def brute(inputs: InputSet, name: str, base: int, donor: int) -> list[object]:
-    """Return the program's output with a variable overridden, a function call at a time."""
+    """Return the program's output with a variable overridden, by plain function calls."""
     task, length = inputs.task, int(inputs.lengths[base])
     variable = inputs.variables[name]
     codes = variable.codes[donor, 1 : length + 1].tolist()
@@ -215,14 +223,14 @@ def test_targets_are_what_tracrs_own_evaluator_says(task: str) -> None:
 def test_every_case_changes_the_output_and_the_seed_fixes_them(task: str) -> None:
     inputs = make_inputs(TASKS[task]())
     for name in inner_variables(inputs):
-        one, again, other = (cases_of(inputs, name, 50, seed) for seed in (0, 0, 1))
-        base = inputs.targets[one.bases]
-        both = inputs.output.defined(one.targets) & inputs.output.defined(base)
-        assert (both & ~inputs.output.same(one.targets, base)).any(-1).all()
-        assert len(one) <= 50
-        assert torch.equal(one.bases, again.bases)
-        assert torch.equal(one.donors, again.donors)
-        assert not torch.equal(one.bases, other.bases)
+        cases, again, other = (cases_of(inputs, name, 50, seed) for seed in (0, 0, 1))
+        base = inputs.targets[cases.bases]
+        both = inputs.output.defined(cases.targets) & inputs.output.defined(base)
+        assert (both & ~inputs.output.same(cases.targets, base)).any(-1).all()
+        assert len(cases) <= 50
+        assert torch.equal(cases.bases, again.bases)
+        assert torch.equal(cases.donors, again.donors)
+        assert not torch.equal(cases.bases, other.bases)
 
 
 def test_a_case_on_which_the_program_raises_is_left_out_and_the_others_are_not() -> None:
@@ -266,11 +274,11 @@ def aligned(inputs: InputSet, *overrides: str) -> dict[str, str]:
 
 def test_what_token_and_position_tell_and_what_is_another_again_is_no_inner_variable() -> None:
     assert inner_variables(reverse_inputs()) == ["length", "opp_idx"]  # opp_idx-1 is opp_idx
-    assert inner_variables(sort_inputs()) == ["place"]  # the key is of token and position
+    assert inner_variables(sort_inputs()) == ["place"]  # the key holds token and position
     causal = make_inputs(Task("prev", make_previous_token(), ("a", "b"), 1, 3, causal=True))
     assert inner_variables(causal) == []
     fixed = make_inputs(Task("reverse", make_reverse(), ("a", "b"), 3, 3))
-    assert inner_variables(fixed) == []  # the length is the same everywhere
+    assert inner_variables(fixed) == []  # the length is the same at all positions
 
 
 def test_selecting_takes_an_attention_layer_and_mapping_an_mlp() -> None:

@@ -1,4 +1,4 @@
-"""Models whose answer is known: each solves the task or does not, as its kind says."""
+"""Controls: whether each one solves the task is decided by its kind."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from support.programs import write_program
 from support.runs import TINY, quiet
 
 from algomatch.analysis.base import Setting
+from algomatch.analysis.controls import interchange_training as interchange
+from algomatch.analysis.controls import known_models as module
+from algomatch.analysis.controls import variants
 from algomatch.analysis.controls.known_models import (
     DECOY,
     DRAWS,
@@ -22,10 +25,7 @@ from algomatch.analysis.controls.known_models import (
     Made,
     NotMadeError,
     controls,
-    variants,
 )
-from algomatch.analysis.controls.known_models import interchange_training as interchange
-from algomatch.analysis.controls.known_models import known_models as module
 from algomatch.api.controls import controls as study_controls
 from algomatch.api.preparation import prepare
 from algomatch.config.schema import Config, compose
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 STEPS = ("trainer.max_steps=20", "trainer.batch_size=8")
 POSITIVES = ("rotated", "reparametrised", "permuted", "noised")
 
-# The share is a number, which Tracr's MLPs do not foresee at 2/3; counts are categorical.
+# The share is numerical, and Tracr's MLPs are inexact at 2/3. Counts are categorical.
 MOSTLY = """\
 from tracr.rasp import rasp
 
@@ -58,14 +58,14 @@ def make_mostly_by_share():
 
 
 def nothing(step: int, steps: int) -> None:
-    """Told how far training is."""
+    """Ignore the progress of training."""
 
 
 def planned(config: Config) -> tuple[Setting, dict[str, Control]]:
     setting = prepare(config)
-    found = controls(setting.inputs, setting.reference, setting.shape, config)
-    assert len({one.name for one in found}) == len(found)
-    return setting, {one.name: one for one in found}
+    every = controls(setting.inputs, setting.reference, setting.shape, config)
+    assert len({control.name for control in every}) == len(every)
+    return setting, {control.name: control for control in every}
 
 
 def exact(made: Made, setting: Setting) -> float:
@@ -74,15 +74,15 @@ def exact(made: Made, setting: Setting) -> float:
 
 @pytest.mark.parametrize("model", ["1L", "2L"])
 def test_positives_and_decoys_solve_the_task_and_negatives_do_not(model: str) -> None:
-    setting, found = planned(compose([*TINY, *STEPS, f"model={model}", "model.d_model=16"]))
-    kinds = Counter(one.kind for one in found.values())
+    setting, by_name = planned(compose([*TINY, *STEPS, f"model={model}", "model.d_model=16"]))
+    kinds = Counter(control.kind for control in by_name.values())
     assert kinds == {
-        POSITIVE: 2 + DRAWS * len(POSITIVES),  # the reference and the implementation, too
+        POSITIVE: 2 + DRAWS * len(POSITIVES),  # plus the reference and the implementation
         NEGATIVE: INITS + 1 + 2 * setting.config.other_tasks,
         DECOY: 1,
     }
     told = list[tuple[int, int]]()
-    for name, control in found.items():
+    for name, control in by_name.items():
         made = control.make(lambda step, steps: told.append((step, steps)))
         accuracy = exact(made, setting)
         if control.kind == NEGATIVE:
@@ -97,49 +97,49 @@ def test_positives_and_decoys_solve_the_task_and_negatives_do_not(model: str) ->
             assert widths == (shape.n_layers, shape.d_model, shape.n_heads), name
     assert told
     assert all(0 <= step <= steps for step, steps in told)
-    assert (20, 20) in told  # the training of negatives, by the run's own settings
+    assert (20, 20) in told  # negatives are trained with the run's settings
 
 
 def test_controls_that_differ_in_their_seed_alone_are_different_models() -> None:
-    setting, found = planned(compose([*TINY, *STEPS]))
+    setting, by_name = planned(compose([*TINY, *STEPS]))
     for group in (*POSITIVES, "random_init"):
-        one, other = (found[f"{group}-{i}"].make(nothing).bridge for i in (1, 2))
-        assert not torch.equal(one.W_E, other.W_E), group
-        again = found[f"{group}-1"].make(nothing).bridge
-        assert torch.equal(one.W_E, again.W_E), group
-        assert torch.equal(one.W_U, again.W_U), group
+        first, other = (by_name[f"{group}-{i}"].make(nothing).bridge for i in (1, 2))
+        assert not torch.equal(first.W_E, other.W_E), group
+        again = by_name[f"{group}-1"].make(nothing).bridge
+        assert torch.equal(first.W_E, again.W_E), group
+        assert torch.equal(first.W_U, again.W_U), group
     for group in POSITIVES:
-        made = found[f"{group}-1"].make(nothing).bridge
+        made = by_name[f"{group}-1"].make(nothing).bridge
         assert not torch.allclose(made.W_E, setting.reference.bridge.W_E, atol=1e-7), group
 
 
 def test_a_noise_that_nothing_survives_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, found = planned(compose([*TINY, *STEPS]))
+    _, by_name = planned(compose([*TINY, *STEPS]))
     monkeypatch.setattr(variants, "NOISE_SCALES", (100.0, 10.0))
     with pytest.raises(NotMadeError, match=r"^no noise is survived$"):
-        found["noised-1"].make(nothing)
+        by_name["noised-1"].make(nothing)
 
 
 def test_interchange_training_that_fails_says_how_far_it_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, found = planned(compose([*TINY, *STEPS]))
+    _, by_name = planned(compose([*TINY, *STEPS]))
     monkeypatch.setattr(interchange.SETTINGS, "max_steps", 1)
     monkeypatch.setattr(interchange.SETTINGS, "evaluate_every", 1)
     told = list[int]()
     with pytest.raises(
         NotMadeError, match=r"^interchange training reached exact accuracy 0\.\d{4}, not 1$"
     ):
-        found["implemented"].make(lambda step, steps: told.append(step))
+        by_name["implemented"].make(lambda step, steps: told.append(step))
     assert told.count(1) == module.TRIES
 
 
 def test_a_decoy_that_tracr_compiles_inexactly_cannot_be_had(tmp_path: Path) -> None:
     place = write_program(tmp_path, "mostly", MOSTLY, "alternatives: [make_mostly_by_share]\n")
     lists = ("task.vocabulary=[0,1]", "task.max_length=3")
-    _, found = planned(compose([*TINY, *STEPS, f"task={place}:make_mostly", *lists]))
-    decoys = [one for one in found.values() if one.kind == DECOY]
-    assert [one.name for one in decoys] == ["mostly_by_share"]
+    _, by_name = planned(compose([*TINY, *STEPS, f"task={place}:make_mostly", *lists]))
+    decoys = [control for control in by_name.values() if control.kind == DECOY]
+    assert [control.name for control in decoys] == ["mostly_by_share"]
     with pytest.raises(NotMadeError, match="compile") as refused:
         decoys[0].make(nothing)
     assert "\n" not in str(refused.value)
@@ -160,7 +160,9 @@ def test_a_study_goes_on_without_the_controls_that_cannot_be_had(
     }
     assert kept["noised-1"] == kept["noised-2"] == "no noise is survived"
     assert "interchange training reached" in kept["implemented"]
-    measured = {name for name in kept if (one := record.kept(name)) is not None and one.rows}
+    measured = {
+        name for name in kept if (figures := record.kept(name)) is not None and figures.rows
+    }
     assert set(kept) - measured == {"noised-1", "noised-2", "implemented"}
     assert "trained_on_hist" in measured
     table = (record.path / "measurements.csv").read_text()

@@ -1,4 +1,4 @@
-"""Variants: the same program, proven on every input, in weights that are others."""
+"""Variants: the same program in other weights, validated on every input."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def reference_of(name: str) -> Reference:
 
 
 def residual(compiled: Compiled, inputs: InputSet) -> Tensor:
-    """Return what comes before the head, from the weights alone."""
+    """Return the residual stream before the head, by a bridge with these weights."""
     bridge = compiled.bridge(inputs)
     with torch.inference_mode():
         _, cache = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
     last = compiled.shape["n_layers"] - 1
-    found: Tensor = cache[f"blocks.{last}.hook_resid_post"]
-    return found.double()
+    stream: Tensor = cache[f"blocks.{last}.hook_resid_post"]
+    return stream.double()
 
 
 @pytest.mark.parametrize("variant", LINEAR)
@@ -56,13 +56,13 @@ def residual(compiled: Compiled, inputs: InputSet) -> Tensor:
 def test_every_variant_is_exact_on_every_input(task: str, variant: str) -> None:
     made = reference_of(task)
     for seed in (0, 1):
-        one = LINEAR[variant](made.compiled, seed)
-        assert one.digest != made.compiled.digest
-        found = validate(one, made.inputs)
-        assert found.n == len(made.inputs)
-        assert found.exact, found.counterexamples
+        changed = LINEAR[variant](made.compiled, seed)
+        assert changed.digest != made.compiled.digest
+        validation = validate(changed, made.inputs)
+        assert validation.n == len(made.inputs)
+        assert validation.exact, validation.counterexamples
         given, wanted = (
-            given_by(one.bridge(made.inputs), made.inputs),
+            given_by(changed.bridge(made.inputs), made.inputs),
             given_by(made.bridge, made.inputs),
         )
         real = made.inputs.key_mask
@@ -72,9 +72,9 @@ def test_every_variant_is_exact_on_every_input(task: str, variant: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_noised_model_is_exact_at_its_hardest_scale_and_at_no_larger_one(task: str) -> None:
     made = reference_of(task)
-    found = hardest_noise(made.compiled, made.inputs, 3)
-    assert found is not None
-    model, scale = found
+    hardest = hardest_noise(made.compiled, made.inputs, 3)
+    assert hardest is not None
+    model, scale = hardest
     assert scale in NOISE_SCALES
     assert validate(model, made.inputs).exact
     assert model.digest == noised(made.compiled, 3, scale).digest
@@ -110,16 +110,16 @@ def test_the_compiled_model_itself_is_left_as_it_was() -> None:
 def test_the_residual_stream_is_multiplied_by_one_matrix_of_the_given_condition(
     condition: float,
 ) -> None:
-    one = reference_of("sort")
-    old = residual(one.compiled, one.inputs)[one.inputs.key_mask]
-    again = reparametrised(one.compiled, 2, condition)
-    new = residual(again, one.inputs)[one.inputs.key_mask]
-    # The embeddings show the matrix: both are rows of the residual stream at the start.
+    reference = reference_of("sort")
+    old = residual(reference.compiled, reference.inputs)[reference.inputs.key_mask]
+    again = reparametrised(reference.compiled, 2, condition)
+    new = residual(again, reference.inputs)[reference.inputs.key_mask]
+    # The embeddings show the matrix: they are the residual stream at the start.
     before, after = (
         torch.cat([c.weights["tok_embed.weight"], c.weights["pos.weight"]]).double()
-        for c in (one.compiled, again)
+        for c in (reference.compiled, again)
     )
-    # Not all directions are used: of the others there is rounding alone, which decides nothing.
+    # Directions that no weight uses hold only rounding errors, so they are left out.
     matrix = torch.linalg.lstsq(
         torch.cat([before, old]), torch.cat([after, new]), rcond=1e-6, driver="gelsd"
     ).solution
@@ -178,9 +178,9 @@ def test_heads_and_neurons_change_places_as_a_whole() -> None:
                 c.weights[f"layers.{layer}.attn.k.weight"].view(-1, width, shape["d_model"])
                 for c in (made.compiled, moved)
             ]
-            one, other = (n.norm(dim=-1).round(decimals=3).tolist() for n in keys)
-            assert sorted(map(str, one)) == sorted(map(str, other))
-            swapped += one != other
+            norms, other = (n.norm(dim=-1).round(decimals=3).tolist() for n in keys)
+            assert sorted(map(str, norms)) == sorted(map(str, other))
+            swapped += norms != other
             fc = f"layers.{layer}.mlp.fc_in.bias"
             ours, theirs = made.compiled.weights[fc], moved.weights[fc]
             assert torch.equal(ours.sort().values, theirs.sort().values)
@@ -189,17 +189,17 @@ def test_heads_and_neurons_change_places_as_a_whole() -> None:
 
 def test_noise_is_relative_and_of_the_asked_size() -> None:
     compiled = reference_of("sort").compiled
-    one = noised(compiled, 0, 0.01)
+    noisy = noised(compiled, 0, 0.01)
     ratios = torch.cat(
         [
-            (one.weights[name][weight != 0] / weight[weight != 0] - 1)
+            (noisy.weights[name][weight != 0] / weight[weight != 0] - 1)
             for name, weight in compiled.weights.items()
         ]
     )
     assert float(ratios.std()) == pytest.approx(0.01, rel=0.1)
     assert abs(float(ratios.mean())) < 0.002
     for name, weight in compiled.weights.items():
-        assert (one.weights[name][weight == 0] == 0).all()
+        assert (noisy.weights[name][weight == 0] == 0).all()
     assert noised(compiled, 0, 0.0).digest == compiled.digest
 
 
@@ -215,7 +215,7 @@ def test_no_such_condition_and_no_such_scale(value: float) -> None:
 
 def test_a_variant_of_a_variant_is_exact_too() -> None:
     made = reference_of("sort")
-    one = permuted(reparametrised(rotated(made.compiled.sharp(), 0), 1), 2)
-    assert one.sharpened
-    assert validate(one, made.inputs).exact
-    assert set(one.weights) == set(make_native(made.bridge.cfg).state_dict())
+    variant = permuted(reparametrised(rotated(made.compiled.sharp(), 0), 1), 2)
+    assert variant.sharpened
+    assert validate(variant, made.inputs).exact
+    assert set(variant.weights) == set(make_native(made.bridge.cfg).state_dict())

@@ -1,4 +1,4 @@
-"""Heads are named by what they attend to: compiled ones rightly, and random inits not at all."""
+"""Heads are named by their selectors: compiled heads correctly, random inits not at all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from support.models import bridge_of, with_heads
 
 from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.explain.attention_patterns import ELSE_BOS, of_programs, selectors
 from algomatch.analysis.explain.attention_tables import Tables, scores_of
 from algomatch.analysis.explain.heads import Heads, Search, active_heads, explain_heads
 from algomatch.analysis.explain.position_features import features, held_out
-from algomatch.analysis.measures.attention import PATTERN
+from algomatch.analysis.head_attention import PATTERN
+from algomatch.models.shapes import random_inits
 
 
 def search_of(setting: Setting) -> Search:
@@ -27,7 +27,7 @@ def search_of(setting: Setting) -> Search:
 def reference(small: Setting) -> tuple[Recording, Heads]:
     recording = record(small.reference.bridge, small.inputs, 512)
     inits = random_inits(small.reference.bridge.cfg, 2, 0, "cpu")
-    untrained = [record(one, small.inputs, 512) for one in inits]
+    untrained = [record(init, small.inputs, 512) for init in inits]
     return recording, explain_heads(recording, untrained, search_of(small))
 
 
@@ -38,18 +38,18 @@ def other(small: Setting) -> tuple[Recording, Heads]:
 
 
 def test_the_compiled_heads_are_named(reference: tuple[Recording, Heads]) -> None:
-    active = [one for one in reference[1].each if one.active]
-    assert [one.hard.selector.names[0] for one in active] == ["everything", "reverse_selector"]
+    active = [head for head in reference[1].each if head.active]
+    assert [head.hard.selector.names[0] for head in active] == ["everything", "reverse_selector"]
     assert "mirror" in active[1].hard.selector.names
-    for one in active:
-        assert one.level == "selector"
-        assert one.hard.scored.value == pytest.approx(1.0, abs=1e-4)
-        assert one.hard.scored.low == pytest.approx(1.0, abs=1e-4)
-        assert one.hard.at_bos == "itself"
-        assert one.hard.mass == pytest.approx(1.0, abs=1e-4)
-        assert one.hard.runner_up.value < 0.95
-        assert one.hard.untrained < 0.95
-    assert [one.level for one in reference[1].each if not one.active] == ["inactive"] * 2
+    for head in active:
+        assert head.level == "selector"
+        assert head.hard.scored.value == pytest.approx(1.0, abs=1e-4)
+        assert head.hard.scored.low == pytest.approx(1.0, abs=1e-4)
+        assert head.hard.at_bos == "itself"
+        assert head.hard.mass == pytest.approx(1.0, abs=1e-4)
+        assert head.hard.runner_up.value < 0.95
+        assert head.hard.untrained < 0.95
+    assert [head.level for head in reference[1].each if not head.active] == ["inactive"] * 2
 
 
 def test_heads_that_write_nothing_are_inactive(small: Setting) -> None:
@@ -59,34 +59,36 @@ def test_heads_that_write_nothing_are_inactive(small: Setting) -> None:
 
 def test_scores_are_numpys(small: Setting, other: tuple[Recording, Heads]) -> None:
     inputs, (recording, heads) = small.inputs, other
-    by_name = {one.name: one for one in selectors(inputs, search_of(small).programs)}
-    for one in heads.each:
-        pattern = recording[f"blocks.{one.layer}.{PATTERN}"][:, one.head].numpy()
-        last = one.layer == recording.bridge.cfg.n_layers - 1
+    by_name = {selector.name: selector for selector in selectors(inputs, search_of(small).programs)}
+    for head in heads.each:
+        pattern = recording[f"blocks.{head.layer}.{PATTERN}"][:, head.head].numpy()
+        last = head.layer == recording.bridge.cfg.n_layers - 1
         total, count = 0.0, 0
-        chosen = by_name[one.hard.scored.name].selected.numpy()
+        chosen = by_name[head.hard.scored.name].selected.numpy()
         for row in range(len(inputs)):
             length = int(inputs.lengths[row])
             for query in range(1 if last else 0, length + 1):
                 wanted = chosen[row, query].astype(float)
                 if query == 0:
-                    wanted = one.hard.pattern[row, 0].numpy()
+                    wanted = head.hard.pattern[row, 0].numpy()
                 wanted = wanted / wanted.sum()
                 total += 1 - 0.5 * np.abs(pattern[row, query] - wanted).sum()
                 count += 1
-        assert one.hard.scored.value == pytest.approx(total / count, abs=1e-5)
-        assert one.hard.scored.low <= one.hard.scored.value <= one.hard.scored.high
-        assert one.hard.scored.value >= one.hard.runner_up.value
+        assert head.hard.scored.value == pytest.approx(total / count, abs=1e-5)
+        assert head.hard.scored.low <= head.hard.scored.value <= head.hard.scored.high
+        assert head.hard.scored.value >= head.hard.runner_up.value
 
 
 def test_a_random_init_meets_no_selector_but_everything(small: Setting) -> None:
     (untrained,) = random_inits(small.shape, 1, 0, "cpu")
     heads = explain_heads(record(untrained, small.inputs, 512), [], search_of(small))
-    for one in heads.each:
-        assert one.hard.scored.name == "everything"
-        assert one.uniform > 0.8
+    for head in heads.each:
+        assert head.hard.scored.name == "everything"
+        assert head.uniform > 0.8
     mirror = next(
-        one for one in selectors(small.inputs) if one.names[0] == "mirror" and one.form == ELSE_BOS
+        selector
+        for selector in selectors(small.inputs)
+        if selector.names[0] == "mirror" and selector.form == ELSE_BOS
     )
     seen = record(untrained, small.inputs, 512)[f"blocks.0.{PATTERN}"][:, 0]
     assert float((seen * mirror.pattern).sum(-1)[small.inputs.real].mean()) < 0.5
@@ -118,22 +120,22 @@ def test_a_table_is_the_mean_score_of_its_cells(
 
 
 def test_a_first_layer_is_a_table_of_positions_and_tokens(other: tuple[Recording, Heads]) -> None:
-    first = [one for one in other[1].each if one.layer == 0]
+    first = [head for head in other[1].each if head.layer == 0]
     assert first
-    for one in first:
-        assert one.table.scored.value >= 0.95
+    for head in first:
+        assert head.table.scored.value >= 0.95
 
 
 def test_a_table_of_the_reference_needs_no_tokens(reference: tuple[Recording, Heads]) -> None:
-    for one in reference[1].each:
-        assert "token" not in one.table.kind.query + one.table.kind.key
-        assert one.table.scored.value == pytest.approx(1.0, abs=1e-3)
+    for head in reference[1].each:
+        assert "token" not in head.table.kind.query + head.table.kind.key
+        assert head.table.scored.value == pytest.approx(1.0, abs=1e-3)
 
 
 def test_heads_that_share_a_selector_are_found_together(small: Setting) -> None:
     recording = record(bridge_of("2L with LN", small), small.inputs, 512)
     inputs = small.inputs
-    mirror = next(one for one in selectors(inputs) if one.names[0] == "mirror")
+    mirror = next(selector for selector in selectors(inputs) if selector.names[0] == "mirror")
     noise = torch.zeros_like(mirror.pattern)
     noise[..., 1] = 1.0
     even = (torch.arange(len(inputs)) % 2 == 0)[:, None, None]
@@ -143,7 +145,7 @@ def test_heads_that_share_a_selector_are_found_together(small: Setting) -> None:
     ]
     itself = torch.zeros_like(noise)
     itself[:, 0, 0] = 1.0
-    given = torch.stack([one * inputs.real[:, :, None] + itself for one in halves], dim=1)
+    given = torch.stack([half * inputs.real[:, :, None] + itself for half in halves], dim=1)
     apart = given.clone()
     apart[:, 0] = torch.where(
         even, mirror.pattern + itself, noise * inputs.real[:, :, None] + itself
@@ -154,5 +156,5 @@ def test_heads_that_share_a_selector_are_found_together(small: Setting) -> None:
     for patterns, joint in ((given, False), (apart, False)):
         activations = {**recording.activations, f"blocks.0.{PATTERN}": patterns}
         made = Recording(recording.bridge, inputs, recording.logits, activations)
-        found = explain_heads(made, [], search_of(small))
-        assert any(one.layer == 0 for one in found.joint) == joint
+        heads = explain_heads(made, [], search_of(small))
+        assert any(group.layer == 0 for group in heads.joint) == joint

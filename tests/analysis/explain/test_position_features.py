@@ -1,4 +1,4 @@
-"""What is known of every place, against the inputs' own lists."""
+"""The features of every position, against the lists themselves."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from algomatch.analysis.explain.position_features import UNKNOWN, cells, feature
 
 def test_features_are_what_the_lists_say() -> None:
     inputs = small_inputs("sort")
-    found = {one.name: one for one in features(inputs)}
-    assert list(found)[:3] == ["token", "index", "length"]
-    assert [one.name for one in found.values() if one.output] == ["sort"]
+    by_name = {feature.name: feature for feature in features(inputs)}
+    assert list(by_name)[:3] == ["token", "index", "length"]
+    assert [feature.name for feature in by_name.values() if feature.output] == ["sort"]
     for row in (0, 5, len(inputs) - 1):
         listed, out = inputs.listed(row), inputs.values_at(row)
         for position in range(len(listed) + 1):
             values = {
-                name: None if (code := int(one.codes[row, position])) == UNKNOWN
-                else one.values[code] for name, one in found.items()
+                name: None if (code := int(feature.codes[row, position])) == UNKNOWN
+                else feature.values[code] for name, feature in by_name.items()
             }  # fmt: skip
             assert values["length"] == len(listed)
             assert values["index"] == position - 1
             assert values["token"] == ("BOS" if position == 0 else listed[position - 1])
             assert values["sort"] == (None if position == 0 else out[position - 1])
-    assert found["token"].values[0] == "BOS"
-    assert found["token"].numerical
+    assert by_name["token"].values[0] == "BOS"
+    assert by_name["token"].numerical
 
 
 def test_a_variable_is_known_at_bos_if_it_is_one_value_for_the_whole_of_any_input() -> None:
-    length = {one.name: one for one in features(small_inputs("most_freq"))}["most_freq"]
+    length = {feature.name: feature for feature in features(small_inputs("most_freq"))}["most_freq"]
     assert (length.codes[:, 0] == length.codes[:, 1]).all()
-    hist = {one.name: one for one in features(small_inputs("hist"))}["hist"]
+    hist = {feature.name: feature for feature in features(small_inputs("hist"))}["hist"]
     assert (hist.codes[:, 0] == UNKNOWN).all()
 
 
 def test_features_that_are_the_same_are_there_once() -> None:
-    names = [one.name for one in features(small_inputs("reverse"))]
+    names = [feature.name for feature in features(small_inputs("reverse"))]
     assert "tokens" not in names
     assert "indices" not in names
     assert len(names) == len(set(names))
@@ -44,11 +44,11 @@ def test_features_that_are_the_same_are_there_once() -> None:
 
 def test_cells_are_the_combinations_that_occur() -> None:
     inputs = small_inputs("reverse")
-    found = cells(inputs, features(inputs))
-    assert (found.at[~inputs.key_mask] == UNKNOWN).all()
-    codes = torch.stack([one.codes for one in found.features], dim=-1)
-    assert (found.codes[found.at[inputs.key_mask]] == codes[inputs.key_mask]).all()
-    assert len(torch.unique(found.codes, dim=0)) == len(found.codes)
+    places = cells(inputs, features(inputs))
+    assert (places.at[~inputs.key_mask] == UNKNOWN).all()
+    codes = torch.stack([feature.codes for feature in places.features], dim=-1)
+    assert (places.codes[places.at[inputs.key_mask]] == codes[inputs.key_mask]).all()
+    assert len(torch.unique(places.codes, dim=0)) == len(places.codes)
 
 
 def test_a_quarter_of_each_length_is_held_out() -> None:

@@ -1,4 +1,4 @@
-"""Predicates say what scikit-learn's trees say, and no more than is needed."""
+"""Predicates predict what scikit-learn's trees predict, without redundant tests."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def cells_of(program: str) -> Cells:
     return CELLS[program]
 
 
-def at(found: Cells, name: str) -> int:
-    return next(place for place, one in enumerate(found.features) if one.name == name)
+def at(places: Cells, name: str) -> int:
+    return next(place for place, feature in enumerate(places.features) if feature.name == name)
 
 
 @settings(max_examples=40, deadline=None)
@@ -39,18 +39,18 @@ def at(found: Cells, name: str) -> int:
 def test_the_predicate_predicts_what_the_tree_predicts(
     program: str, seed: int, depth: int, share: float
 ) -> None:
-    found, generator = cells_of(program), np.random.default_rng(seed)
-    n = len(found.codes)
-    truth = found.codes[:, generator.integers(found.codes.shape[1])].numpy() <= 1
+    places, generator = cells_of(program), np.random.default_rng(seed)
+    n = len(places.codes)
+    truth = places.codes[:, generator.integers(places.codes.shape[1])].numpy() <= 1
     truth = np.where(generator.random(n) < 0.2, generator.random(n) < share, truth)
     counts = generator.integers(0, 5, n).astype(float)
     on, off = counts * truth, counts * ~truth
     if not on.sum() or not off.sum():
         return
-    columns = columns_of(found)
-    predicate, level = fit(found, columns, on, off, depth)
+    columns = columns_of(places)
+    predicate, level = fit(places, columns, on, off, depth)
     assert level <= depth
-    holds = predicate.holds(found.codes.numpy())
+    holds = predicate.holds(places.codes.numpy())
     tree = fitted_tree(columns, on, off, level)
     said = tree.predict(columns.values) == 1
     if (
@@ -61,8 +61,8 @@ def test_the_predicate_predicts_what_the_tree_predicts(
         assert ((holds == said) | (counts == 0)).mean() > 0.5
     best = fitted_tree(columns, on, off, depth).predict(columns.values) == 1
     assert balanced(on, off, holds) >= balanced(on, off, best) - 0.001 - 1e-12
-    shorter = simplified(predicate, found.codes.numpy())
-    assert (shorter.holds(found.codes.numpy()) == holds).all()
+    shorter = simplified(predicate, places.codes.numpy())
+    assert (shorter.holds(places.codes.numpy()) == holds).all()
     assert sum(map(len, shorter.clauses)) <= sum(map(len, predicate.clauses)) or not holds.all()
 
 
@@ -73,10 +73,10 @@ def test_the_parts_of_a_tree_predict_what_the_tree_predicts(
 ) -> None:
     from algomatch.analysis.explain import predicates
 
-    found, generator = cells_of(program), np.random.default_rng(seed)
-    on = generator.integers(0, 4, len(found.codes)).astype(float)
-    off = generator.integers(0, 4, len(found.codes)).astype(float)
-    columns, codes = columns_of(found), found.codes.numpy()
+    places, generator = cells_of(program), np.random.default_rng(seed)
+    on = generator.integers(0, 4, len(places.codes)).astype(float)
+    off = generator.integers(0, 4, len(places.codes)).astype(float)
+    columns, codes = columns_of(places), places.codes.numpy()
     tree = fitted_tree(columns, on, off, 3)
     domain = {place: frozenset(codes[:, place].tolist()) for place in range(codes.shape[1])}
     clauses = predicates._clauses(tree.tree_, tree.classes_, columns, domain, depth)
@@ -103,25 +103,25 @@ def test_the_parts_of_a_tree_predict_what_the_tree_predicts(
 def test_a_predicate_reads_as_a_sentence(
     program: str, name: str, codes: set[int], text: str, depth: int
 ) -> None:
-    found = cells_of(program)
-    place = at(found, name)
+    places = cells_of(program)
+    place = at(places, name)
     if name == "place":
-        codes = {found.features[place].values.index(1)}
-    listed = found.codes[:, at(found, "index")].numpy() > 0
-    truth = np.isin(found.codes[:, place].numpy(), list(codes)) & listed
+        codes = {places.features[place].values.index(1)}
+    listed = places.codes[:, at(places, "index")].numpy() > 0
+    truth = np.isin(places.codes[:, place].numpy(), list(codes)) & listed
     if name == "token":
-        code = found.features[place].values.index("b")
-        truth = (found.codes[:, place].numpy() == code) & listed
-    predicate, level = fit(found, columns_of(found), truth * 1.0, ~truth * listed * 1.0, 3)
+        code = places.features[place].values.index("b")
+        truth = (places.codes[:, place].numpy() == code) & listed
+    predicate, level = fit(places, columns_of(places), truth * 1.0, ~truth * listed * 1.0, 3)
     assert level == depth
-    shorter = simplified(predicate, found.codes.numpy()[listed])
-    assert shorter.text(found.features) == text
+    shorter = simplified(predicate, places.codes.numpy()[listed])
+    assert shorter.text(places.features) == text
 
 
 def test_redundant_tests_are_left_out() -> None:
-    found = cells_of("reverse")
-    codes = found.codes.numpy()
-    length, opposite = at(found, "length"), at(found, "opp_idx")
+    places = cells_of("reverse")
+    codes = places.codes.numpy()
+    length, opposite = at(places, "length"), at(places, "opp_idx")
     domain = {place: frozenset(codes[:, place].tolist()) for place in range(codes.shape[1])}
     longest = max(domain[length])
     given = Predicate(
@@ -132,17 +132,17 @@ def test_redundant_tests_are_left_out() -> None:
         ),
         domain,
     )
-    assert simplified(given, codes).text(found.features) == "length > 2"
+    assert simplified(given, codes).text(places.features) == "length > 2"
 
 
 def test_nothing_to_tell_by_is_always_or_never() -> None:
-    found = cells_of("reverse")
-    some, none = np.ones(len(found.codes)), np.zeros(len(found.codes))
+    places = cells_of("reverse")
+    some, none = np.ones(len(places.codes)), np.zeros(len(places.codes))
     for on, off, text in ((some, none, "always"), (none, some, "never")):
-        predicate, depth = fit(found, columns_of(found), on, off, 3)
+        predicate, depth = fit(places, columns_of(places), on, off, 3)
         assert depth == 0
-        assert predicate.text(found.features) == text
-        assert predicate.holds(found.codes.numpy()).all() == (text == "always")
+        assert predicate.text(places.features) == text
+        assert predicate.holds(places.codes.numpy()).all() == (text == "always")
 
 
 @pytest.mark.parametrize(
@@ -155,21 +155,25 @@ def test_nothing_to_tell_by_is_always_or_never() -> None:
     ],
 )
 def test_an_undefined_value_is_said_to_be(codes: set[int], text: str) -> None:
-    found = cells_of("induction")
-    place = at(found, "induction")
-    domain = {each: frozenset(found.codes[:, each].tolist()) for each in range(len(found.features))}
+    places = cells_of("induction")
+    place = at(places, "induction")
+    domain = {
+        each: frozenset(places.codes[:, each].tolist()) for each in range(len(places.features))
+    }
     assert domain[place] == {-1, 0, 1, 2}
-    one = Predicate(({place: frozenset(codes)},), domain)
-    assert one.text(found.features) == text
-    assert (one.holds(found.codes.numpy()) == np.isin(found.codes[:, place], list(codes))).all()
+    predicate = Predicate(({place: frozenset(codes)},), domain)
+    assert predicate.text(places.features) == text
+    assert (
+        predicate.holds(places.codes.numpy()) == np.isin(places.codes[:, place], list(codes))
+    ).all()
 
 
 def test_without_being_told_no_test_is_of_the_output() -> None:
-    found = cells_of("hist")
-    output = at(found, "hist")
-    truth = found.codes[:, output].numpy() > 0
+    places = cells_of("hist")
+    output = at(places, "hist")
+    truth = places.codes[:, output].numpy() > 0
     for told in (True, False):
-        predicate, _ = fit(found, columns_of(found, told), truth * 1.0, ~truth * 1.0, 3)
+        predicate, _ = fit(places, columns_of(places, told), truth * 1.0, ~truth * 1.0, 3)
         assert predicate.asks(output) == told
 
 

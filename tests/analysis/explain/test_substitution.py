@@ -1,4 +1,4 @@
-"""Explanations in the place of what they explain: own ones change nothing, wrong ones break it."""
+"""Explanations substituted into the model: right ones change nothing, wrong ones break it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from support.tasks import small_inputs
 
 from algomatch.analysis.activations import record
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.explain.attention_patterns import of_programs
 from algomatch.analysis.explain.heads import Search, explain_heads
 from algomatch.analysis.explain.neurons import explain_neurons
@@ -33,11 +32,12 @@ from algomatch.analysis.explain.substitution import (
     logits_of,
     variants,
 )
-from algomatch.analysis.measures.attention import PATTERN
+from algomatch.analysis.head_attention import PATTERN
 from algomatch.analysis.measures.sparsity import ACTIVATIONS
 from algomatch.config.schema import AnalysisConfig
 from algomatch.models.bridges import plain_model
 from algomatch.models.reference import build_reference
+from algomatch.models.shapes import random_inits
 
 CONFIG = AnalysisConfig(bootstrap=100)
 
@@ -62,8 +62,8 @@ def test_own_patterns_and_activations_put_back_give_the_same_outputs(
             indices = torch.arange(post.shape[-1])
             neurons[layer] = NeuronValues(indices, post.flatten(0, 1), place)
     model = plain_model(bridge)
-    for one in (Variant("own", patterns), Variant("own", {}, neurons), Variant("nothing")):
-        given = logits_of(model, inputs, one)
+    for variant in (Variant("own", patterns), Variant("own", {}, neurons), Variant("nothing")):
+        given = logits_of(model, inputs, variant)
         wanted = recording.logits[inputs.real]
         assert torch.allclose(given[inputs.real], wanted, atol=2e-4, rtol=1e-4)
 
@@ -87,15 +87,15 @@ def rows_of(program: str) -> dict[tuple[str, int], Explained]:
     search = Search(inputs, known, judged, of_programs([(program, inputs)]), CONFIG)
     heads = explain_heads(recording, [], search)
     neurons = explain_neurons(recording, places, judged, CONFIG, effects=False)
-    (untrained,) = (record(one, inputs, 512) for one in random_inits(bridge.cfg, 1, 0, "cpu"))
+    (untrained,) = (record(init, inputs, 512) for init in random_inits(bridge.cfg, 1, 0, "cpu"))
     theirs = (
         explain_heads(untrained, [], search).each,
         explain_neurons(untrained, places, judged, CONFIG, effects=False),
         untrained,
     )
     chosen = variants(heads.each, neurons, theirs, recording, places, judged)
-    found = explained(plain_model(bridge), inputs, judged, chosen)
-    return {(row.variant, row.layer): row for row in found}
+    rows = explained(plain_model(bridge), inputs, judged, chosen)
+    return {(row.variant, row.layer): row for row in rows}
 
 
 @pytest.mark.parametrize("program", ["reverse", "hist", "sort"])
@@ -113,7 +113,7 @@ def test_an_explained_reference_is_right_on_every_input(program: str) -> None:
     for name in (UNIFORM, AT_MEAN, UNTRAINED):
         assert rows[name, last].exact.value < 0.5
     untold, looked_up = rows[f"{TABLES}, {UNTOLD}", last], rows[f"{UNIFORM}, {NEURONS}", last]
-    if program == "hist":  # its neurons give the output itself, which is looked up
+    if program == "hist":  # its neurons hold the output itself, a lookup table
         assert untold.exact.value < 0.5
         assert looked_up.exact.value == 1.0
     else:
@@ -129,19 +129,19 @@ def test_a_neuron_gives_its_mean_where_its_predicate_holds_and_where_not(small: 
     recording = record(bridge_of("1L gelu without LN", small), inputs, 512)
     places, judged = cells(inputs, features(inputs)), held_out(inputs, 0)
     neurons = explain_neurons(recording, places, judged, CONFIG, effects=False)
-    found = by_predicates(neurons, recording, places, ~judged)[0]
+    values = by_predicates(neurons, recording, places, ~judged)[0]
     post = ACTIVATIONS["gelu"](recording["blocks.0.mlp.hook_pre"]).double().numpy()
     train = inputs.real.numpy() & ~judged.numpy()[:, None]
-    given = found.by_cell[places.at.clamp(min=0)].numpy()
-    for column, one in enumerate(neurons):
-        assert found.indices[column] == one.index
+    given = values.by_cell[places.at.clamp(min=0)].numpy()
+    for column, neuron in enumerate(neurons):
+        assert values.indices[column] == neuron.index
         where = np.ones(train.shape, dtype=bool)
-        if one.predicate is not None:
-            where = one.predicate.holds(places.codes.numpy())[places.at.numpy()]
+        if neuron.predicate is not None:
+            where = neuron.predicate.holds(places.codes.numpy())[places.at.numpy()]
         for rows in (where & train, ~where & train):
             if rows.any():
-                mean = post[rows, one.index].mean()
+                mean = post[rows, neuron.index].mean()
                 assert given[rows, column] == pytest.approx(mean, abs=1e-5)
-        bos = post[~judged.numpy(), 0, one.index].mean()
+        bos = post[~judged.numpy(), 0, neuron.index].mean()
         if len({*where[:, 0].tolist()}) == 1:
             assert given[:, 0, column] == pytest.approx(bos, abs=1e-5)

@@ -1,4 +1,4 @@
-"""A GPT-2 from a folder stands with a task's programs as the model that it is a copy of."""
+"""A GPT-2 loaded from a folder gets the same standings as the model it copies."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ pytestmark = pytest.mark.slow
 ONE = ["induction_by_pointer"]
 
 
-def assert_same(found: Sequence[Standing], expected: Sequence[Standing]) -> None:
-    """Check that all scores of all tests are the same, case by case."""
-    assert [one.candidate.name for one in found] == [one.candidate.name for one in expected]
-    for ours, theirs in zip(found, expected, strict=True):
+def assert_same(standings: Sequence[Standing], expected: Sequence[Standing]) -> None:
+    """Check that all scores of all tests are equal, case by case."""
+    assert [ours.candidate.name for ours in standings] == [
+        theirs.candidate.name for theirs in expected
+    ]
+    for ours, theirs in zip(standings, expected, strict=True):
         assert (ours.exact, ours.score) == (theirs.exact, theirs.score)
         assert ours.verdict.verdict == theirs.verdict.verdict
         pairs = zip([*ours.matches, *ours.sides], [*theirs.matches, *theirs.sides], strict=True)
@@ -47,19 +49,21 @@ def test_a_copy_in_a_folder_stands_as_the_model_that_it_is_a_copy_of(tmp_path: P
     config, inputs, shape, weights = induction()
     copied_induction(tmp_path)
     task = make_task(config.task)
-    found, heads = match_bridge(
+    standings, heads = match_bridge(
         load_gpt2(tmp_path), task, encode, settings=config.task, config=config.analysis,
         programs=ONE,
     )  # fmt: skip
     assert heads is None, "there are no random inits to compare its heads with"
     own = subject_of(make_bridge(shape, weights), inputs)
-    known = [one.candidate for one in found]
-    assert [one.name for one in known] == ONE
-    assert_same(found, [standing(own, one, config.analysis) for one in known])
-    assert found[0].exact == 1
-    assert found[0].score is not None
-    assert 0.2 < found[0].score[0] < 0.9, "neither chance nor all: there is something to compare"
-    values = {score.value for match in found[0].sides for score in match.scores}
+    known = [judged.candidate for judged in standings]
+    assert [candidate.name for candidate in known] == ONE
+    assert_same(standings, [standing(own, candidate, config.analysis) for candidate in known])
+    assert standings[0].exact == 1
+    assert standings[0].score is not None
+    assert 0.2 < standings[0].score[0] < 0.9, (
+        "neither chance nor all: there is something to compare"
+    )
+    values = {score.value for match in standings[0].sides for score in match.scores}
     assert len(values) > 5
 
 
@@ -68,12 +72,12 @@ def test_a_copys_heads_meet_the_selectors_as_the_models_do(tmp_path: Path) -> No
     copied_induction(tmp_path)
     model, task = make_bridge(shape, weights), make_task(config.task)
     untrained = [random_gpt2(tmp_path, seed) for seed in range(2)]
-    found, heads = match_bridge(
+    standings, heads = match_bridge(
         load_gpt2(tmp_path), task, encode, settings=config.task, config=config.analysis,
         untrained=untrained,
     )  # fmt: skip
     assert heads is not None
-    known = [one.candidate for one in found]
+    known = [judged.candidate for judged in standings]
     selectors = selectors_of(known, untrained_of(shape, inputs, config.analysis), config.analysis)
     own = selectors.met(model)
     assert own.keys() == heads.met.keys() == {"induction", "induction_by_pointer"}
@@ -91,12 +95,12 @@ def test_a_copys_circuits_are_those_of_the_model_that_it_is_a_copy_of(tmp_path: 
     copied_induction(tmp_path)
     theirs = encoded_subject(load_gpt2(tmp_path), inputs, encode)
     ours = subject_of(make_bridge(shape, weights), inputs)
-    found, own = (
-        find_circuits("", one, inputs, config.analysis, ["exact", "eap"], ["resample_across"])
-        for one in (theirs, ours)
+    copied, own = (
+        find_circuits("", subject, inputs, config.analysis, ["exact", "eap"], ["resample_across"])
+        for subject in (theirs, ours)
     )
     for key, scores in own.scores.items():
-        torch.testing.assert_close(found.scores[key].values, scores.values, atol=1e-4, rtol=1e-2)
+        torch.testing.assert_close(copied.scores[key].values, scores.values, atol=1e-4, rtol=1e-2)
     assert (own.scores["resample_across", "exact"].values > 0.01).sum() > 5
 
 
@@ -105,11 +109,11 @@ def test_a_program_of_ones_own_needs_no_file(tmp_path: Path) -> None:
     again = rasp.Map(lambda token: token, rasp.tokens).named("again")
     task = task_of(again, ["a", "b", "c"], 3, causal=True, name="again")
     assert (task.lengths, task.causal, task.alternatives) == (range(1, 4), True, {})
-    (found,), _ = match_bridge(
+    (standing,), _ = match_bridge(
         load_gpt2(tmp_path), task, encode, config=AnalysisConfig(match_cases=50, bootstrap=20)
     )
-    assert found.candidate.name == "again"
-    assert found.exact < 0.99
+    assert standing.candidate.name == "again"
+    assert standing.exact < 0.99
 
 
 def test_the_example_of_the_documentation_runs(

@@ -1,4 +1,4 @@
-"""Compiled programs are told from their rivals by their heads, and other models are not."""
+"""Selectors separate compiled programs from their rivals, and decide nothing for controls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from support.models import plain_weights, with_heads
 from support.tasks import TASK_OF, small_inputs
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.controls.variants import permuted, rotated
 from algomatch.analysis.matching.head_selectors import (
     MET,
@@ -35,25 +34,28 @@ from algomatch.data.rasp.text import AGGREGATED, COUNTED
 from algomatch.models.bridges import make_bridge
 from algomatch.models.foreign import load_gpt2
 from algomatch.models.reference import Reference, build_reference
-from algomatch.models.shapes import learned_shape
+from algomatch.models.shapes import learned_shape, random_inits
 from algomatch.models.task_model import Subject
 
 CONFIG = AnalysisConfig(bootstrap=100, random_inits=3)
-# What is decided between two programs, the compiled one first: for it, or for neither.
+# (compiled program, rival): True if selectors decide for the program, else for neither.
 DECIDED = {
-    ("reverse", "reverse_by_counting"): False,  # every head that is uniform meets `everything`
+    ("reverse", "reverse_by_counting"): False,  # any uniform head meets `everything`
     ("reverse_by_counting", "reverse"): True,
     ("hist", "hist_by_vocabulary"): True,
     ("hist_by_vocabulary", "hist"): True,
-    ("hist", "hist_by_share"): False,  # it selects nothing that hist_by_share does not
+    ("hist", "hist_by_share"): False,  # hist_by_share selects all that it selects
     ("hist_by_share", "hist"): True,
     ("hist_by_share", "hist_by_vocabulary"): True,
     ("hist_by_vocabulary", "hist_by_share"): True,
     ("sort", "sort_by_counting"): True,
     ("sort_by_counting", "sort"): True,
     ("contains", "contains_by_positions"): True,
-    ("contains_by_positions", "contains"): False,  # all it selects, `one_before` selects too
-    ("previous_token", "previous_token_by_sending"): False,  # causal, and the same selected
+    ("contains_by_positions", "contains"): False,  # `one_before` selects all that it selects
+    (
+        "previous_token",
+        "previous_token_by_sending",
+    ): False,  # under the causal mask both select the same
     ("previous_token_by_sending", "previous_token"): False,
     ("induction", "induction_by_pointer"): True,
     ("induction_by_pointer", "induction"): True,
@@ -63,8 +65,8 @@ TASKS = list(dict.fromkeys(TASK_OF[model] for model, _ in DECIDED))
 
 @cache
 def programs_of(task: str) -> dict[str, list[Selection]]:
-    found = [program for program, own in TASK_OF.items() if own == task]
-    return {program: selections(small_inputs(program)) for program in found}
+    programs = [program for program, own in TASK_OF.items() if own == task]
+    return {program: selections(small_inputs(program)) for program in programs}
 
 
 @cache
@@ -79,16 +81,16 @@ def learned(task: str) -> Any:
 
 @cache
 def compared(task: str, shape_of: str = "") -> Selectors:
-    """A task's selectors for models of a learned shape, or of a compiled program's."""
+    """A task's selectors, for the learned shape or a compiled program's shape."""
     shape = reference_of(shape_of).bridge.cfg if shape_of else learned(task)
     inputs = small_inputs(task)
     return Selectors(inputs, programs_of(task), untrained_of(shape, inputs, CONFIG), CONFIG)
 
 
-def decisions(bridge: TransformerBridge, found: Selectors) -> dict[tuple[str, str], Decision]:
-    met = found.met(bridge)
-    names = list(found.programs)
-    return {(a, b): found.decide(met, a, b) for a in names for b in names if a != b}
+def decisions(bridge: TransformerBridge, selectors: Selectors) -> dict[tuple[str, str], Decision]:
+    met = selectors.met(bridge)
+    names = list(selectors.programs)
+    return {(a, b): selectors.decide(met, a, b) for a in names for b in names if a != b}
 
 
 def compiled_decisions(program: str, change: Any = None) -> dict[tuple[str, str], Decision]:
@@ -105,29 +107,29 @@ def test_a_compiled_program_is_told_from_its_rival_where_it_selects_what_says_so
     pair: tuple[str, str],
 ) -> None:
     model, rival = pair
-    found = compiled_decisions(model)
+    by_pair = compiled_decisions(model)
     expected = model if DECIDED[pair] else None
-    assert found[model, rival].decided == found[rival, model].decided == expected
+    assert by_pair[model, rival].decided == by_pair[rival, model].decided == expected
 
 
 @pytest.mark.parametrize("program", ["reverse_by_counting", "hist_by_share", "sort", "induction"])
 def test_turned_and_permuted_weights_decide_alike(program: str) -> None:
     plain = compiled_decisions(program)
     for change in (rotated, permuted):
-        found = compiled_decisions(program, lambda compiled, of=change: of(compiled, 5))
-        assert {pair: one.decided for pair, one in found.items()} == {
-            pair: one.decided for pair, one in plain.items()
+        by_pair = compiled_decisions(program, lambda compiled, of=change: of(compiled, 5))
+        assert {pair: decision.decided for pair, decision in by_pair.items()} == {
+            pair: decision.decided for pair, decision in plain.items()
         }
 
 
 @pytest.mark.parametrize("program", ["reverse", "hist_by_vocabulary", "contains"])
 def test_a_compiled_program_meets_all_its_selectors(program: str) -> None:
-    found = compared(TASK_OF[program], program).met(reference_of(program).bridge)[program]
-    assert [one.low for one in found] == pytest.approx([1.0] * len(found), abs=1e-4)
+    matches = compared(TASK_OF[program], program).met(reference_of(program).bridge)[program]
+    assert [match.low for match in matches] == pytest.approx([1.0] * len(matches), abs=1e-4)
 
 
 def test_the_rival_of_a_program_without_selectors_of_its_own_is_not_met() -> None:
-    """So that the right one can be put first, if nothing is decided."""
+    """The right program can then be ranked first even where nothing is decided."""
     for model, rival in (("reverse", "reverse_by_counting"), ("hist", "hist_by_share"),
                          ("contains_by_positions", "contains")):  # fmt: skip
         own, other = compiled_decisions(model)[model, rival].sides
@@ -145,15 +147,15 @@ def test_a_decision_says_why() -> None:
         "not decided by selectors: reverse and reverse_by_counting: reverse's everything says "
         "nothing, for attention to everything meets it; reverse_by_counting's later is not met (0."
     )
-    found = compiled_decisions("previous_token")
-    assert found["previous_token", "previous_token_by_sending"].why == "they select the same"
+    by_pair = compiled_decisions("previous_token")
+    assert by_pair["previous_token", "previous_token_by_sending"].why == "they select the same"
 
 
-# Other models
+# Controls
 
 
 def without(task: str, part: str) -> TransformerBridge:
-    """An untrained model with some of its weights at 0."""
+    """A random init with some of its weights at 0."""
     weights = plain_weights(random_inits(learned(task), 1, seed=0, device="cpu")[0])
     assert any(part in name for name in weights)
     zeroed = {name: value * (part not in name) for name, value in weights.items()}
@@ -163,37 +165,41 @@ def without(task: str, part: str) -> TransformerBridge:
 @pytest.mark.parametrize("task", TASKS)
 def test_random_inits_decide_nothing(task: str) -> None:
     for bridge in random_inits(learned(task), 4, seed=9, device="cpu"):
-        assert {one.decided for one in decisions(bridge, compared(task)).values()} == {None}
+        assert {decision.decided for decision in decisions(bridge, compared(task)).values()} == {
+            None
+        }
 
 
 @pytest.mark.parametrize("task", ["hist", "sort", "contains"])
 def test_attention_to_everything_decides_nothing(task: str) -> None:
     bridge = without(task, ".attn.q.")
     met = compared(task).met(bridge)
-    for one in (one for found in met.values() for one in found):
-        if COUNTED in one.selection.uses:
-            assert one.value == pytest.approx(one.uniform, abs=1e-5)
-    assert {one.decided for one in decisions(bridge, compared(task)).values()} == {None}
+    for match in (match for matches in met.values() for match in matches):
+        if COUNTED in match.selection.uses:
+            assert match.value == pytest.approx(match.uniform, abs=1e-5)
+    assert {decision.decided for decision in decisions(bridge, compared(task)).values()} == {None}
 
 
 def test_the_order_of_heads_does_not_matter() -> None:
     program = "sort"
-    bridge, found = reference_of(program).bridge, compared("sort", program)
+    bridge, selectors = reference_of(program).bridge, compared("sort", program)
     n_heads, cfg = bridge.cfg.n_heads, bridge.cfg
     places = {(layer, head): [n_heads - head] for layer in range(cfg.n_layers)
               for head in range(n_heads)}  # fmt: skip
     moved = with_heads(bridge, places, n_heads + 1)
-    before, after = (found.met(one)[program] for one in (bridge, moved))
-    assert [one.value for one in before] == pytest.approx([one.value for one in after])
-    assert [one.head for one in after] != [one.head for one in before]
+    before, after = (selectors.met(model)[program] for model in (bridge, moved))
+    assert [match.value for match in before] == pytest.approx([match.value for match in after])
+    assert [match.head for match in after] != [match.head for match in before]
 
 
 def test_heads_that_write_nothing_meet_nothing() -> None:
     met = compared("sort").met(without("sort", ".attn.o."))
-    assert {(one.head, one.value) for found in met.values() for one in found} == {("", 0.0)}
+    assert {(match.head, match.value) for matches in met.values() for match in matches} == {
+        ("", 0.0)
+    }
 
 
-# What is compared
+# The overlap
 
 
 def pattern_of(bridge: TransformerBridge, task: str, head: str) -> Any:
@@ -207,8 +213,12 @@ def pattern_of(bridge: TransformerBridge, task: str, head: str) -> Any:
 def test_an_overlap_is_that_of_the_pattern_with_the_selected_keys(program: str) -> None:
     task, inputs = TASK_OF[program], small_inputs(program)
     bridge = random_inits(learned(task), 1, seed=3, device="cpu")[0]
-    for one in compared(task).met(bridge)[program]:
-        given, wanted, found = pattern_of(bridge, task, one.head), one.selection, list[float]()
+    for match in compared(task).met(bridge)[program]:
+        given, wanted, overlaps = (
+            pattern_of(bridge, task, match.head),
+            match.selection,
+            list[float](),
+        )
         (use,) = wanted.uses
         for row in range(len(inputs)):
             for query in np.flatnonzero(wanted.counted[row].numpy()):
@@ -219,27 +229,27 @@ def test_an_overlap_is_that_of_the_pattern_with_the_selected_keys(program: str) 
                     attention /= attention.sum()
                 expected = np.zeros_like(attention)
                 expected[keys] = 1 / len(keys)
-                found.append(1 - np.abs(attention - expected).sum() / 2)
-        assert one.value == pytest.approx(np.mean(found), abs=1e-6)
-        assert one.low <= one.value <= one.high
+                overlaps.append(1 - np.abs(attention - expected).sum() / 2)
+        assert match.value == pytest.approx(np.mean(overlaps), abs=1e-6)
+        assert match.low <= match.value <= match.high
 
 
 def test_what_is_counted_may_go_to_bos_and_what_is_aggregated_may_not() -> None:
     inputs = small_inputs("hist")
     (wanted,) = programs_of("hist")["hist"]
     aggregated = Selection(wanted.names, frozenset({AGGREGATED}), wanted.selected)
-    found = Selectors(
+    matches = Selectors(
         inputs,
         {"counted": [wanted], "aggregated": [aggregated]},
         untrained_of(learned("hist"), inputs, CONFIG),
         CONFIG,
     ).met(reference_of("hist").bridge)
-    assert found["counted"][0].value == pytest.approx(1, abs=1e-4)
-    assert found["aggregated"][0].value < 0.75
+    assert matches["counted"][0].value == pytest.approx(1, abs=1e-4)
+    assert matches["aggregated"][0].value < 0.75
 
 
 def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
-    """A GPT-2 that reads one more token before BOS."""
+    """The model is a GPT-2 that reads one more token before BOS."""
     saved_gpt2(tmp_path)
     bridge, inputs = load_gpt2(tmp_path), small_inputs("hist")
     first = torch.ones(len(inputs), 1, dtype=torch.int64)
@@ -250,20 +260,20 @@ def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
     (wanted,) = programs_of("hist")["hist"]
     aggregated = Selection(wanted.names, frozenset({AGGREGATED}), wanted.selected)
     programs = {"counted": [wanted], "aggregated": [aggregated]}
-    found = Selectors(inputs, programs, untrained_of(learned("hist"), inputs, CONFIG), CONFIG).met(
-        bridge, subject
-    )
+    matches = Selectors(
+        inputs, programs, untrained_of(learned("hist"), inputs, CONFIG), CONFIG
+    ).met(bridge, subject)
     for name, share in (("counted", True), ("aggregated", False)):
-        (one,) = found[name]
-        hook, _, index = one.head.partition("[")
+        (match,) = matches[name]
+        hook, _, index = match.head.partition("[")
         listed = kept[hook][:, int(index[:-1]), 2:, 2:].double()
         if share:
             listed = listed / listed.sum(-1, keepdim=True)
         expected = torch.minimum(listed, wanted.pattern(slice(None))[:, 1:, 1:]).sum(-1)
-        assert one.value == pytest.approx(float(expected[wanted.counted[:, 1:]].mean()), abs=1e-6)
+        assert match.value == pytest.approx(float(expected[wanted.counted[:, 1:]].mean()), abs=1e-6)
 
 
-# Verdicts by hand
+# Hand-made decisions
 
 
 def met(value: float, margin: float = 0.02, uniform: float = 0.2, init: float = 0.2) -> Met:
@@ -299,13 +309,15 @@ def test_a_side_is_met_by_all_its_selectors_that_say_something() -> None:
 
 
 def test_controls_raise_the_bar() -> None:
-    """A selector that random inits nearly meet must be met by more than half of what is left."""
+    """The bar is halfway between the highest control and 1, where controls score high."""
     program, rival = "reverse_by_counting", "reverse"
-    found = compared("reverse", program)
+    selectors = compared("reverse", program)
     own = met(0.97, uniform=0.3, init=0.9)
-    wanted = found.programs[program][0]
+    wanted = selectors.programs[program][0]
     given = Met(wanted, *(getattr(own, n) for n in ("head", "value", "low", "high", "uniform",
                 "random_init", "resampled")))  # fmt: skip
-    theirs = found.met(reference_of(rival).bridge)
-    sides = found.decide({**theirs, program: [given, *theirs[program][1:]]}, program, rival).sides
+    theirs = selectors.met(reference_of(rival).bridge)
+    sides = selectors.decide(
+        {**theirs, program: [given, *theirs[program][1:]]}, program, rival
+    ).sides
     assert sides[0].telling[0].bar == pytest.approx(0.95)

@@ -1,4 +1,4 @@
-"""The controls of matching: the trained positive holds cuts, where there are any to hold."""
+"""Controls of matching: the trained positive realises cuts where any are testable."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def setting(config: Config) -> Setting:
 
 @pytest.fixture(scope="module")
 def own(setting: Setting) -> Candidate:
-    found = candidate("reverse", setting.inputs, setting.reference, setting.config)
-    assert found.testable
-    return found
+    program = candidate("reverse", setting.inputs, setting.reference, setting.config)
+    assert program.testable
+    return program
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +44,21 @@ def planned(config: Config, setting: Setting) -> list[Control]:
 
 
 def implemented(planned: list[Control], own: Candidate, setting: Setting) -> Control:
-    (one,) = (one for one in of_matching(planned, own, setting) if one.name == "implemented")
-    return one
+    (control,) = (
+        control for control in of_matching(planned, own, setting) if control.name == "implemented"
+    )
+    return control
 
 
 def test_one_control_is_another_and_the_rest_are_the_same(
     planned: list[Control], own: Candidate, setting: Setting
 ) -> None:
-    found = of_matching(planned, own, setting)
-    changed = [one.name for one, other in zip(planned, found, strict=True) if one != other]
+    controls = of_matching(planned, own, setting)
+    changed = [
+        control.name for control, other in zip(planned, controls, strict=True) if control != other
+    ]
     assert changed == ["implemented"]
-    assert [one.kind for one in planned] == [one.kind for one in found]
+    assert [control.kind for control in planned] == [control.kind for control in controls]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Programs that cuts do not tell apart are told by selectors, and ranked by them."""
+"""Selectors separate and rank programs that cuts do not separate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from support.compiles import fast_compiles as fast_compiles
 from support.tasks import TASK_OF, small_inputs
 
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.matching.cut_verdicts import DIFFERENT, FOLLOWS, UNDECIDED
 from algomatch.analysis.matching.head_selectors import Decision, Side, untrained_of
 from algomatch.analysis.matching.known_answers import recognised
@@ -29,6 +28,7 @@ from algomatch.analysis.matching.program_ranking import (
 )
 from algomatch.config.schema import AnalysisConfig
 from algomatch.models.reference import build_reference
+from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import subject_of
 
 pytestmark = pytest.mark.slow
@@ -47,29 +47,29 @@ def known(task: str) -> tuple[Candidate, ...]:
 
 
 def program(name: str) -> Candidate:
-    return next(one for one in known(TASK_OF[name]) if one.name == name)
+    return next(candidate for candidate in known(TASK_OF[name]) if candidate.name == name)
 
 
 @cache
 def standings(model: str) -> tuple[Standing, ...]:
-    """How a task's programs stand with a compiled one."""
-    one = program(model)
-    assert one.reference is not None
-    subject = subject_of(one.reference.bridge, one.inputs)
+    """The standings of a task's programs in a compiled model."""
+    candidate = program(model)
+    assert candidate.reference is not None
+    subject = subject_of(candidate.reference.bridge, candidate.inputs)
     return tuple(standing(subject, other, CONFIG) for other in known(TASK_OF[model]))
 
 
 @cache
 def heads_of(model: str) -> Finer:
-    one = program(model)
-    assert one.reference is not None
-    bridge, programs = one.reference.bridge, known(TASK_OF[model])
-    compare = selectors_of(programs, untrained_of(bridge.cfg, one.inputs, CONFIG), CONFIG)
-    return finer(compare, bridge, subject_of(bridge, one.inputs), standings(model))
+    candidate = program(model)
+    assert candidate.reference is not None
+    bridge, programs = candidate.reference.bridge, known(TASK_OF[model])
+    compare = selectors_of(programs, untrained_of(bridge.cfg, candidate.inputs, CONFIG), CONFIG)
+    return finer(compare, bridge, subject_of(bridge, candidate.inputs), standings(model))
 
 
-def names(found: Sequence[Standing]) -> list[str]:
-    return [one.candidate.name for one in found]
+def names(ranking: Sequence[Standing]) -> list[str]:
+    return [rival.candidate.name for rival in ranking]
 
 
 MODELS = [program for program, task in TASK_OF.items() if task in TASKS]
@@ -83,9 +83,9 @@ def test_a_compiled_program_is_put_first(model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_nothing_is_decided_for_another_program(model: str) -> None:
     decided = [
-        one.decided
-        for one in heads_of(model).decisions
-        if model in {side.program for side in one.sides}
+        decision.decided
+        for decision in heads_of(model).decisions
+        if model in {side.program for side in decision.sides}
     ]
     assert set(decided) <= {None, model}
 
@@ -95,32 +95,34 @@ def test_only_what_cuts_do_not_tell_is_asked_of_selectors() -> None:
     assert told_by_cuts(first, second)
     assert not heads_of("double_hist").decisions
     assert not told_by_cuts(*standings("reverse"))
-    assert [one.decided for one in heads_of("reverse").decisions] == [None]
-    assert [one.decided for one in heads_of("reverse_by_counting").decisions] == [
+    assert [decision.decided for decision in heads_of("reverse").decisions] == [None]
+    assert [decision.decided for decision in heads_of("reverse_by_counting").decisions] == [
         "reverse_by_counting"
     ]
-    followed = [with_verdict(one, FOLLOWS) for one in (first, second)]
+    followed = [with_verdict(rival, FOLLOWS) for rival in (first, second)]
     assert not told_by_cuts(*followed)
     assert not told_by_cuts(
         first, replace(second, candidate=replace(second.candidate, testable=()))
     )
 
 
-def with_verdict(one: Standing, verdict: str) -> Standing:
-    return replace(one, verdict=replace(one.verdict, verdict=verdict))
+def with_verdict(rival: Standing, verdict: str) -> Standing:
+    return replace(rival, verdict=replace(rival.verdict, verdict=verdict))
 
 
 def decisions_with(*verdicts: str) -> tuple[Decision, ...]:
-    """What the heads of a compiled reverse_by_counting decide, were the cuts' verdicts others."""
-    one = program("reverse_by_counting")
-    assert one.reference is not None
-    bridge = one.reference.bridge
-    found = [
+    """The decisions for a compiled reverse_by_counting, given the verdicts of the cuts."""
+    candidate = program("reverse_by_counting")
+    assert candidate.reference is not None
+    bridge = candidate.reference.bridge
+    ranking = [
         with_verdict(each, verdict)
-        for each, verdict in zip(standings(one.name), verdicts, strict=True)
+        for each, verdict in zip(standings(candidate.name), verdicts, strict=True)
     ]
-    compare = selectors_of(known("reverse"), untrained_of(bridge.cfg, one.inputs, CONFIG), CONFIG)
-    return finer(compare, bridge, subject_of(bridge, one.inputs), found).decisions
+    compare = selectors_of(
+        known("reverse"), untrained_of(bridge.cfg, candidate.inputs, CONFIG), CONFIG
+    )
+    return finer(compare, bridge, subject_of(bridge, candidate.inputs), ranking).decisions
 
 
 def test_selectors_decide_nothing_against_cuts() -> None:
@@ -136,16 +138,16 @@ def test_a_model_that_does_not_solve_the_task_decides_nothing() -> None:
     assert own.reference is not None
     (untrained,) = random_inits(own.reference.bridge.cfg, 1, 3, "cpu")
     subject = subject_of(untrained, own.inputs)
-    found = [standing(subject, one, CONFIG) for one in known("rank")]
+    ranking = [standing(subject, candidate, CONFIG) for candidate in known("rank")]
     compare = selectors_of(known("rank"), untrained_of(untrained.cfg, own.inputs, CONFIG), CONFIG)
-    assert not finer(compare, untrained, subject, found).decisions
+    assert not finer(compare, untrained, subject, ranking).decisions
 
 
 def test_a_decision_moves_a_program_before_the_other_and_no_undecided_one_past_a_followed() -> None:
     first, second = ranked(standings("reverse"))
 
     def preferring(decided: bool) -> Decision:
-        sides = tuple(Side(one.candidate.name, (), None) for one in (first, second))
+        sides = tuple(Side(rival.candidate.name, (), None) for rival in (first, second))
         return Decision((sides[0], sides[1]), sides[1].program if decided else None, "")
 
     assert names(order([first, second], [])) == names([first, second])
@@ -156,13 +158,13 @@ def test_a_decision_moves_a_program_before_the_other_and_no_undecided_one_past_a
 
 
 def recognised_as(model: str, of: str | None = None) -> tuple[bool | None, str]:
-    """Whether a compiled program is recognised as itself, or as another that it is said to be."""
-    one, said = program(model), of or model
-    assert one.reference is not None
-    bridge = one.reference.bridge
+    """Whether a compiled program is recognised as itself, or as the program `of`."""
+    candidate, said = program(model), of or model
+    assert candidate.reference is not None
+    bridge = candidate.reference.bridge
     own = next(each for each in standings(model) if each.candidate.name == said)
-    setting = Setting(one.inputs, one.reference, bridge.cfg, CONFIG)
-    return recognised(bridge, subject_of(bridge, one.inputs), own, standings(model), setting)
+    setting = Setting(candidate.inputs, candidate.reference, bridge.cfg, CONFIG)
+    return recognised(bridge, subject_of(bridge, candidate.inputs), own, standings(model), setting)
 
 
 def test_decoys_are_recognised_by_cuts_or_by_selectors() -> None:

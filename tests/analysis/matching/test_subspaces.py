@@ -1,4 +1,4 @@
-"""Subspace search: what it finds in models whose variables are known, and what it must not find."""
+"""Subspace search on controls: models with known variables, and models without any."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from algomatch.analysis.controls.interchange_training import (
     implement,
     interchange_accuracy,
 )
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.controls.variants import rotated
 from algomatch.analysis.matching.subspaces import (
     Question,
@@ -37,7 +36,7 @@ from algomatch.data.tasks import make_task
 from algomatch.infra.errors import UserError
 from algomatch.models.bridges import make_bridge, plain_model
 from algomatch.models.continuation import residuals
-from algomatch.models.shapes import learned_shape
+from algomatch.models.shapes import learned_shape, random_inits
 from algomatch.models.training import fit
 
 pytestmark = pytest.mark.slow
@@ -51,9 +50,9 @@ Table = dict[tuple[str, str, int], Subspace]
 
 @pytest.fixture(scope="module")
 def implemented(small: Setting) -> Implementation:
-    found = implement(small.inputs, taught_shape(small), 0, TAUGHT)
-    assert found.interchange["opp_idx"] > 0.95
-    return found
+    implementation = implement(small.inputs, taught_shape(small), 0, TAUGHT)
+    assert implementation.interchange["opp_idx"] > 0.95
+    return implementation
 
 
 def taught_shape(small: Setting) -> TransformerBridgeConfig:
@@ -68,10 +67,10 @@ def searched(
     sites: list[str],
     settings: Search = QUICK,
 ) -> Table:
-    """Subspaces by variable, site without its `blocks.` and `hook_`, and number of directions."""
+    """Subspaces by variable, short site (without `blocks.` and `hook_`) and dimension."""
     weights, _, _ = fit(shuffled(inputs, 0), bridge.cfg, BY_HEART, 0)
     places = [f"blocks.{site.replace('.', '.hook_')}" for site in sites]
-    found = subspaces(
+    spaces = subspaces(
         bridge,
         inputs,
         questions(inputs, names, settings),
@@ -80,29 +79,31 @@ def searched(
         [make_bridge(bridge.cfg, weights)],
         settings,
     )
-    return {(one.variable, one.site[7:].replace("hook_", ""), one.k): one for one in found}
+    return {
+        (space.variable, space.site[7:].replace("hook_", ""), space.k): space for space in spaces
+    }
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_reference_has_its_variable_where_it_is_and_nowhere_else(
     small: Setting, turned: bool
 ) -> None:
-    """The length and what of it is left at a position tell each other there: they are one."""
+    """Given the position, length and opp_idx determine each other, so they are merged."""
     compiled = small.reference.compiled
     bridge = (rotated(compiled, 3) if turned else compiled).bridge(small.inputs)
     sites = ["0.resid_post", "1.resid_post", "2.resid_post", "3.resid_mid", "3.resid_post"]
     settings = replace(QUICK, dimensions=(4,))
-    found = searched(bridge, small.inputs, ["length", "opp_idx"], sites, settings)
-    assert {one.same for one in found.values()} == {("opp_idx",)}
-    assert {place[1] for place, one in found.items() if one.found} == set(sites[:3])
+    spaces = searched(bridge, small.inputs, ["length", "opp_idx"], sites, settings)
+    assert {space.same for space in spaces.values()} == {("opp_idx",)}
+    assert {place[1] for place, space in spaces.items() if space.found} == set(sites[:3])
     for site in sites[:3]:
-        one = found["length", site, 4]
-        assert one.test == one.train == 1
-        assert 0.9 < one.low < one.high == 1
-        assert one.control < 0.7
-        assert one.chance < 0.3
-        assert len(one.random_inits) == 2
-        assert len(one.shuffled_labels) == 1
+        space = spaces["length", site, 4]
+        assert space.test == space.train == 1
+        assert 0.9 < space.low < space.high == 1
+        assert space.control < 0.7
+        assert space.chance < 0.3
+        assert len(space.random_inits) == 2
+        assert len(space.shuffled_labels) == 1
 
 
 def test_variables_that_come_after_each_other_are_told_apart() -> None:
@@ -110,8 +111,10 @@ def test_variables_that_come_after_each_other_are_told_apart() -> None:
     inputs, bridge = setting.inputs, setting.reference.bridge
     settings = replace(QUICK, dimensions=(4,))
     sites = ["0.resid_post", "2.resid_post"]
-    found = searched(bridge, inputs, ["hist", "n_same_before"], sites, settings)
-    assert {place[:2] for place, one in found.items() if one.found} == {("hist", "0.resid_post")}
+    spaces = searched(bridge, inputs, ["hist", "n_same_before"], sites, settings)
+    assert {place[:2] for place, space in spaces.items() if space.found} == {
+        ("hist", "0.resid_post")
+    }
 
 
 def test_what_a_model_was_taught_is_found_where_it_was(
@@ -120,25 +123,27 @@ def test_what_a_model_was_taught_is_found_where_it_was(
     bridge = make_bridge(taught_shape(small), implemented.weights)
     assert implemented.alignment["opp_idx"].site == "blocks.0.hook_resid_post"
     settings = replace(QUICK, steps=100, dimensions=(8,))
-    found = searched(bridge, small.inputs, ["opp_idx"], ["0.resid_post", "1.resid_post"], settings)
-    assert {place for place, one in found.items() if one.found} == {("opp_idx", "0.resid_post", 8)}
-    one = found["opp_idx", "0.resid_post", 8]
-    assert one.test > 0.95
-    assert one.start < one.test - 0.3  # it is the search that finds it
+    spaces = searched(bridge, small.inputs, ["opp_idx"], ["0.resid_post", "1.resid_post"], settings)
+    assert {place for place, space in spaces.items() if space.found} == {
+        ("opp_idx", "0.resid_post", 8)
+    }
+    space = spaces["opp_idx", "0.resid_post", 8]
+    assert space.test > 0.95
+    assert space.start < space.test - 0.3  # the start is not enough: the search finds it
 
 
 def test_nothing_is_found_in_a_random_init(small: Setting) -> None:
     (bridge,) = random_inits(small.shape, 1, 5, "cpu")
-    found = searched(bridge, small.inputs, ["length"], ["1.resid_mid"])
-    assert {place[2] for place in found} == {1, 2, 4}
-    assert not any(one.found for one in found.values())
-    assert max(one.test for one in found.values()) < 0.7
+    spaces = searched(bridge, small.inputs, ["length"], ["1.resid_mid"])
+    assert {place[2] for place in spaces} == {1, 2, 4}
+    assert not any(space.found for space in spaces.values())
+    assert max(space.test for space in spaces.values()) < 0.7
 
 
 def test_directions_along_dimensions_are_those_dimensions(
     small: Setting, implemented: Implementation
 ) -> None:
-    """The accuracy is that of interchange training, by code that shares nothing with it."""
+    """The accuracy equals that of interchange training, which shares no code with it."""
     inputs, place = small.inputs, implemented.alignment["opp_idx"]
     model = plain_model(make_bridge(taught_shape(small), implemented.weights))
     cases = distinct_cases(inputs, "opp_idx", 300, 4)
@@ -154,17 +159,19 @@ def test_a_search_is_repeatable_and_leaves_no_trace(small: Setting) -> None:
     (bridge,) = random_inits(small.shape, 1, 5, "cpu")
     state = torch.get_rng_state()
     settings = replace(QUICK, dimensions=(2,), steps=5)
-    one, again, other = (
+    space, again, other = (
         searched(bridge, small.inputs, ["length"], ["0.resid_mid"], given)[
             "length", "0.resid_mid", 2
         ]
         for given in (settings, settings, replace(settings, seed=1))
     )
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(one.directions, again.directions)
-    assert one.test == again.test
-    assert not torch.equal(one.directions, other.directions)
-    torch.testing.assert_close(one.directions.T @ one.directions, torch.eye(2), atol=1e-5, rtol=0)
+    assert torch.equal(space.directions, again.directions)
+    assert space.test == again.test
+    assert not torch.equal(space.directions, other.directions)
+    torch.testing.assert_close(
+        space.directions.T @ space.directions, torch.eye(2), atol=1e-5, rtol=0
+    )
     assert all(parameter.grad is None for parameter in bridge.original_model.parameters())
 
 
@@ -180,7 +187,7 @@ def test_both_controls_are_demanded_and_sites_are_checked(small: Setting) -> Non
 
 
 @pytest.mark.parametrize(
-    ("test", "low", "inits", "by_heart", "rivalled", "found"),
+    ("test", "low", "inits", "by_heart", "rivalled", "there"),
     [
         (0.95, 0.9, (0.2, 0.8), (0.5,), 0.8, True),
         (0.95, 0.9, (0.2, 0.92), (0.5,), 0.1, False),
@@ -191,15 +198,15 @@ def test_both_controls_are_demanded_and_sites_are_checked(small: Setting) -> Non
 )
 def test_found_is_high_and_above_every_control(
     test: float, low: float, inits: tuple[float, ...], by_heart: tuple[float, ...],
-    rivalled: float, found: bool,
+    rivalled: float, there: bool,
 ) -> None:  # fmt: skip
-    one = Subspace(
+    space = Subspace(
         "v", (), "s", torch.eye(4)[:, :2], 1.0, test, low, 1.0, 100, 0.0, 0.0, inits, by_heart,
         "w", rivalled, 0.9,
     )  # fmt: skip
-    assert one.k == 2
-    assert one.control == max(*inits, *by_heart)
-    assert one.found == found
+    assert space.k == 2
+    assert space.control == max(*inits, *by_heart)
+    assert space.found == there
 
 
 def test_inputs_to_judge_on_are_not_searched_on(small: Setting) -> None:
@@ -222,13 +229,13 @@ def test_cases_are_different_pairs_and_one_question_for_all_they_ask(small: Sett
 
 def test_what_another_variable_would_do_as_well_is_no_question(small: Setting) -> None:
     (asked,) = questions(small.inputs, ["length"], QUICK)
-    assert asked.rival not in ("length", "opp_idx", "opp_idx-1")  # these are one with it
+    assert asked.rival not in ("length", "opp_idx", "opp_idx-1")  # these are merged with length
     assert 0 < asked.rivalled < 0.5
     assert asked.answerable
     task = compose(["task=pair_balance", "task.max_length=4"]).task
     inputs = input_set(make_task(task), task)
     (asked, _) = questions(inputs, ["share_open", "share_close"], QUICK)
-    assert (asked.rival, asked.rivalled) == ("is_open", 1.0)  # it alone decides the share
+    assert (asked.rival, asked.rivalled) == ("is_open", 1.0)  # is_open alone determines the share
     assert not asked.answerable
     (bridge,) = random_inits(small.shape, 1, 0, "cpu")
     sites = {"share_open": ["blocks.0.hook_resid_mid"]}
@@ -236,7 +243,7 @@ def test_what_another_variable_would_do_as_well_is_no_question(small: Setting) -
 
 
 def test_the_first_directions_are_a_variable_s_own(small: Setting) -> None:
-    """Planted among token and position, which are larger, and among what says nothing."""
+    """The variable is planted beside larger token and position directions, and noise."""
     inputs = small.inputs
     n_pos, width = inputs.tokens.shape[1], 24
     basis = torch.from_numpy(orthogonal(0, width)).float()
@@ -251,6 +258,6 @@ def test_the_first_directions_are_a_variable_s_own(small: Setting) -> None:
     directions = predictive_directions(stream, inputs, "length").float()
     torch.testing.assert_close(directions.T @ directions, torch.eye(width), atol=1e-5, rtol=0)
     inside = (basis[:4] @ directions).square().sum(0)
-    assert (inside[:3] > 0.99).all()  # that one of four it is, they all say
+    assert (inside[:3] > 0.99).all()  # 3 dimensions encode 4 values
     varied = (stream[inputs.real] @ directions).std(0)
     assert varied[3:8].max() < 1e-4 < 0.1 < varied[-8:].min()

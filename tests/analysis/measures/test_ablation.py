@@ -1,4 +1,4 @@
-"""Ablation's rows: deltas against hooks by hand, their intervals, and models that are known."""
+"""Ablation rows: deltas against hand-written hooks, their intervals, and controls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows(recording: Recording, small: Setting) -> Rows:
 
 @pytest.fixture(scope="module")
 def unsolved_too(small: Setting) -> Setting:
-    """In which every model solves the task, so that sets are ablated of any."""
+    """A setting that counts every model as solving the task, so sets are always ablated."""
     return with_config(small, solved=0.0)
 
 
@@ -49,16 +49,16 @@ def of_reference(small: Setting) -> Rows:
 
 
 def ablated(recording: Recording, setting: Setting) -> dict[tuple[str, str], Outcome]:
-    """How the model does on each input under each ablation of each component."""
+    """The outcome of each ablation of each component, input by input."""
     means = Means(recording.bridge)
     means.add(recording)
     again = Rerun(recording, means, donors(setting.inputs, setting.config.seed))
     components = [*map(single, places(recording.bridge)), *joint_sets(recording.bridge)]
     runs = [(component, kind) for component in components for kind in again.kinds]
-    found = again.outcomes(runs)
+    outcomes = again.outcomes(runs)
     parts = ("exact", "correct", "loss", "count")
     return {
-        (kind, component.name): Outcome(*(getattr(found, part)[:, i] for part in parts))
+        (kind, component.name): Outcome(*(getattr(outcomes, part)[:, i] for part in parts))
         for i, (component, kind) in enumerate(runs)
     }
 
@@ -70,9 +70,9 @@ def intact_of(recording: Recording) -> Outcome:
 def test_deltas_are_ablated_minus_intact_overall_and_of_each_length(
     recording: Recording, with_sets: Rows, small: Setting
 ) -> None:
-    intact, found = intact_of(recording), ablated(recording, small)
-    assert {kind for kind, _ in found} == set(KINDS)
-    for (kind, name), after in found.items():
+    intact, outcomes = intact_of(recording), ablated(recording, small)
+    assert {kind for kind, _ in outcomes} == set(KINDS)
+    for (kind, name), after in outcomes.items():
         for length in (None, *small.inputs.task.lengths):
             chosen = small.inputs.rows("all", length)
             before = intact.over(chosen).means()
@@ -82,7 +82,7 @@ def test_deltas_are_ablated_minus_intact_overall_and_of_each_length(
                 assert row.value == pytest.approx(value - before[effect], abs=1e-9), subject
                 assert row.n == int(chosen.sum())
     deltas = [key for key in with_sets if "_delta_" in key[0] and REDUNDANT_SET not in key[1]]
-    assert len(deltas) == len(found) * 5 * len(ablation.EFFECTS)
+    assert len(deltas) == len(outcomes) * 5 * len(ablation.EFFECTS)
 
 
 def test_the_lengths_make_up_the_whole(rows: Rows, small: Setting) -> None:
@@ -107,7 +107,7 @@ def test_replacing_a_constant_output_by_its_mean_changes_nothing(small: Setting)
                 assert rows[f"{kind}_delta_{effect}", name].value == 0
             assert rows[f"{kind}_delta_loss", name].value == pytest.approx(0, abs=1e-6)
         assert abs(rows["zero_delta_loss", name].value) > 1e-3
-    for head in range(small.shape.n_heads):  # nobody reads what these heads say
+    for head in range(small.shape.n_heads):  # no later component reads these heads
         for kind in KINDS:
             row = rows[f"{kind}_delta_loss", f"blocks.0.attn.hook_z[{head}]"]
             assert row.value == pytest.approx(0, abs=1e-6)
@@ -155,7 +155,7 @@ def test_without_its_last_attention_layer_the_reference_cannot_reverse(
 def test_resampling_within_a_length_hides_what_carries_the_length_alone(
     of_reference: Rows,
 ) -> None:
-    counting = "blocks.0.hook_attn_out"  # it finds 1/n, the same for all lists of a length
+    counting = "blocks.0.hook_attn_out"  # writes 1/n, equal for all lists of one length
     assert of_reference["resample_within_delta_exact", counting].value == 0
     assert of_reference["resample_across_delta_exact", counting].value < -0.2
     assert of_reference["harmless_kinds", counting].value < len(KINDS)
@@ -163,8 +163,8 @@ def test_resampling_within_a_length_hides_what_carries_the_length_alone(
 
 
 def test_the_intervals_of_the_deltas_contain_them(rows: Rows, of_reference: Rows) -> None:
-    for found in (rows, of_reference):
-        for (name, subject), row in found.items():
+    for measured in (rows, of_reference):
+        for (name, subject), row in measured.items():
             if "_delta_" in name:
                 assert row.ci_low is not None, subject
                 assert row.ci_high is not None, subject
@@ -224,7 +224,7 @@ def test_what_is_surely_lost_is_the_lower_end_of_the_interval(
     assert across.ci_low < across.value < across.ci_high
     setting = with_config(small, margin=-across.value, solved=2.0)
     rows = rows_of(ablation.measure(small.reference_source, setting))
-    wanted = sum((one.ci_low or 0) >= across.value for one in deltas)
+    wanted = sum((delta.ci_low or 0) >= across.value for delta in deltas)
     assert 0 < wanted < len(KINDS)
     assert rows["harmless_kinds", counting].value == wanted
 
@@ -277,7 +277,7 @@ def test_no_sets_are_ablated_of_a_model_that_does_not_solve_the_task(
     assert intact_of(recording).means()["exact"] < small.config.solved
     assert ablated_subjects(rows) == {place.name for place in places(recording.bridge)}
     assert not [name for name, _ in rows if "redundant" in name]
-    for key, row in rows.items():  # and what is measured of single components is the same
+    for key, row in rows.items():  # single components have the same rows
         if "_delta_" in key[0]:
             assert with_sets[key] == row
 
@@ -307,8 +307,8 @@ def test_all_heads_at_once_are_the_layer_but_for_its_bias(small: Setting) -> Non
 
 def test_an_attention_only_model_has_no_mlp_to_ablate(small: Setting) -> None:
     shape = varied(small.shape, attn_only=True)
-    found: Mapping[tuple[str, str], Measurement] = rows_of(
+    rows: Mapping[tuple[str, str], Measurement] = rows_of(
         ablation.measure(record(make_bridge(shape), small.inputs, 2048), small)
     )
-    assert found
-    assert not [subject for _, subject in found if "mlp" in subject]
+    assert rows
+    assert not [subject for _, subject in rows if "mlp" in subject]

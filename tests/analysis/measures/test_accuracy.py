@@ -1,4 +1,4 @@
-"""Accuracies and loss, against a plain loop, numpy and torchmetrics' own classes."""
+"""Accuracies and loss against a plain loop, numpy and torchmetrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Case = tuple[torch.Tensor, torch.Tensor, Categorical]
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Draw logits and targets, with positions (at times a whole input) that do not count."""
+    """Draw logits and targets. Some positions, at times a whole input, are ignored."""
     inputs, positions, classes = (draw(st.integers(a, b)) for a, b in ((1, 8), (1, 6), (2, 5)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     logits = 3 * torch.randn(inputs, positions, classes, generator=generator)
@@ -44,8 +44,8 @@ def cases(draw: st.DrawFn) -> Case:
 def looped(
     logits: torch.Tensor, targets: torch.Tensor, output: Categorical
 ) -> list[tuple[float, int, float, int]]:
-    """Return exact, right positions, summed loss and positions of each input, one by one."""
-    found = []
+    """Return exactness, right positions, summed loss and position count of each input."""
+    tallies = []
     for rows, wanted in zip(logits.double().tolist(), targets.tolist(), strict=True):
         right, loss, count = 0, 0.0, 0
         for scores, target in zip(rows, wanted, strict=True):
@@ -53,8 +53,8 @@ def looped(
                 count += 1
                 right += scores.index(max(scores)) == target
                 loss += math.log(sum(math.exp(score) for score in scores)) - scores[target]
-        found.append((float(right == count > 0), right, loss, count))
-    return found
+        tallies.append((float(right == count > 0), right, loss, count))
+    return tallies
 
 
 @settings(max_examples=60, deadline=None)
@@ -235,25 +235,28 @@ def test_the_blind_control_is_the_best_answer_to_length_and_position_alone(kind:
         if inputs.defined[i].any():
             every.setdefault(int(inputs.lengths[i]), []).append(list(inputs.values_at(i)))
     rows = rows_of(record(make_bridge(setting.shape), inputs, 2048), setting)
-    found = {s: row for (measure, s), row in rows.items() if measure == "accuracy/blind_exact"}
-    assert set(found) == {"all", *(f"all.length_{length}" for length in every)}
+    blind = {s: row for (measure, s), row in rows.items() if measure == "accuracy/blind_exact"}
+    assert set(blind) == {"all", *(f"all.length_{length}" for length in every)}
     hits = 0.0
     for length, lists in every.items():
         counts = [Counter(v for v in place if v is not None) for place in zip(*lists, strict=True)]
-        likeliest = [  # several where they are as frequent
+        likeliest = [  # several in case of a tie
             {None, *(v for v, n in count.items() if n == max(count.values()))} for count in counts
         ]
         answers = set(itertools.product(*likeliest))
         shares = [
-            sum(all(v is None or v == a for v, a in zip(one, answer, strict=True)) for one in lists)
+            sum(
+                all(v is None or v == a for v, a in zip(outputs, answer, strict=True))
+                for outputs in lists
+            )
             / len(lists)
             for answer in answers
         ]
-        row = found[f"all.length_{length}"]
+        row = blind[f"all.length_{length}"]
         assert row.n == len(lists)
         assert any(row.value == pytest.approx(share) for share in shares)
         hits += row.value * row.n
-    assert found["all"].n == sum(map(len, every.values()))
-    assert found["all"].value == pytest.approx(hits / found["all"].n)
-    assert 0 < found["all"].value <= 1
-    assert (found["all"].value == 1) == (kind == "the length alone")
+    assert blind["all"].n == sum(map(len, every.values()))
+    assert blind["all"].value == pytest.approx(hits / blind["all"].n)
+    assert 0 < blind["all"].value <= 1
+    assert (blind["all"].value == 1) == (kind == "the length alone")

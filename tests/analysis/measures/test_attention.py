@@ -1,4 +1,4 @@
-"""Heads against the reference's: overlaps by numpy, matchings by force, known models."""
+"""Overlap with the reference's heads: against numpy, brute-force matching and controls."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from support.models import Rows, plain_weights, rows_of, varied, with_heads
 
 from algomatch.analysis.activations import Recording, Source, record
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
+from algomatch.analysis.head_attention import UNIFORM, active_heads, name_of, overlaps
 from algomatch.analysis.measures import attention
-from algomatch.analysis.measures.attention import active_heads, compare, matching, name_of, overlaps
+from algomatch.analysis.measures.attention import compare, matching
 from algomatch.api.preparation import prepare
 from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge
+from algomatch.models.shapes import random_inits
 
 SMALL = ("task.vocabulary=[a,b]", "task.max_length=4", "model=2L", "model.d_model=16",
          "model.n_heads=2", "analysis.bootstrap=100", "analysis.random_inits=2",
          "analysis.other_tasks=0")  # fmt: skip
-ACTIVE = [(0, 0), (3, 0)]  # of the small reference
+ACTIVE = [(0, 0), (3, 0)]  # the active heads of the small reference
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +43,15 @@ def of_source(source: Source, setting: Setting) -> Rows:
 
 
 def pattern(bridge: Any, setting: Setting, head: tuple[int, int]) -> Any:
-    """A head's attention on all inputs, by TransformerLens' own cache."""
+    """A head's attention on all inputs, from TransformerLens' cache."""
     inputs = setting.inputs
     _, cache = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
     return cache[f"blocks.{head[0]}.attn.hook_pattern"][:, head[1]].double().numpy()
 
 
-def overlap(one: Any, other: Any, defined: Any) -> float:
-    """1 less the mean total variation distance of the queries where there is an output."""
-    return float(1 - (np.abs(one - other).sum(-1) / 2)[defined].mean())
+def overlap(attention: Any, other: Any, defined: Any) -> float:
+    """1 minus the mean total variation distance over the queries with a defined output."""
+    return float(1 - (np.abs(attention - other).sum(-1) / 2)[defined].mean())
 
 
 @settings(max_examples=25, deadline=None)
@@ -59,18 +60,18 @@ def test_an_overlap_is_one_less_the_total_variation_distance(
     heads: int, others: int, positions: int, seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
-    one, other = (
+    patterns, other = (
         generator.dirichlet(np.full(positions, 0.3), size=(3, n, positions))
         for n in (heads, others)
     )
     counted = generator.integers(2, size=(3, positions))
     got = overlaps(
-        torch.from_numpy(one).float(),
+        torch.from_numpy(patterns).float(),
         torch.from_numpy(other).float(),
         torch.from_numpy(counted).float(),
     )
     for i, j in itertools.product(range(heads), range(others)):
-        distance = np.abs(one[:, i] - other[:, j]).sum(-1) / 2
+        distance = np.abs(patterns[:, i] - other[:, j]).sum(-1) / 2
         np.testing.assert_allclose(got[:, i, j], ((1 - distance) * counted).sum(1), atol=1e-5)
 
 
@@ -78,8 +79,8 @@ def test_an_overlap_is_one_less_the_total_variation_distance(
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**31))
 def test_the_matching_is_the_best_of_all_one_to_one(rows: int, columns: int, seed: int) -> None:
     values = np.random.default_rng(seed).random((rows, columns))
-    found = matching(torch.from_numpy(values))
-    assert len(found) == len(set(found.values())) == min(rows, columns)
+    pairs = matching(torch.from_numpy(values))
+    assert len(pairs) == len(set(pairs.values())) == min(rows, columns)
     if rows <= columns:
         sums = [
             values[range(rows), list(p)].sum() for p in itertools.permutations(range(columns), rows)
@@ -89,7 +90,7 @@ def test_the_matching_is_the_best_of_all_one_to_one(rows: int, columns: int, see
             values[list(p), range(columns)].sum()
             for p in itertools.permutations(range(rows), columns)
         ]
-    assert sum(values[i, j] for i, j in found.items()) == pytest.approx(max(sums))
+    assert sum(values[i, j] for i, j in pairs.items()) == pytest.approx(max(sums))
 
 
 def test_a_head_is_active_if_it_writes_anything(small: Setting) -> None:
@@ -108,7 +109,7 @@ def test_a_head_is_active_if_it_writes_anything(small: Setting) -> None:
     weights["layers.0.attn.v.weight"][8:] = 0
     weights["layers.0.attn.v.bias"][:] = 0
     assert active_heads(make_bridge(small.shape, weights)) == [(0, 0), (1, 0), (1, 1)]
-    weights["layers.0.attn.v.bias"][-1] = 1  # the same everywhere, and still something
+    weights["layers.0.attn.v.bias"][-1] = 1  # a constant output counts as active
     assert (0, 1) in active_heads(make_bridge(small.shape, weights))
 
 
@@ -119,8 +120,8 @@ def test_every_pair_has_its_overlap(small: Setting, recording: Recording, rows: 
     assert pairs == {f"{name_of(a)}~{name_of(b)}" for a in ACTIVE for b in ours}
     for theirs, head in itertools.product(ACTIVE, ours):
         row = rows["overlap", f"{name_of(theirs)}~{name_of(head)}"]
-        one = pattern(small.reference.bridge, small, theirs)
-        wanted = overlap(one, pattern(recording.bridge, small, head), defined)
+        compiled = pattern(small.reference.bridge, small, theirs)
+        wanted = overlap(compiled, pattern(recording.bridge, small, head), defined)
         assert row.value == pytest.approx(wanted, abs=1e-6)
         assert row.n == defined.sum()
 
@@ -140,10 +141,10 @@ def test_heads_are_matched_so_that_their_overlaps_are_largest_in_sum(rows: Rows)
 def test_the_models_interval_is_a_bootstrap_over_inputs(
     small: Setting, recording: Recording, rows: Rows
 ) -> None:
-    found, generator = compare(recording, small), np.random.default_rng(0)
+    comparison, generator = compare(recording, small), np.random.default_rng(0)
     (telling,) = [i for i, head in enumerate(ACTIVE) if head == (3, 0)]
-    best = int(found.means[telling].argmax())
-    sums, count = found.sums[:, telling, best].numpy(), found.count.numpy()
+    best = int(comparison.means[telling].argmax())
+    sums, count = comparison.sums[:, telling, best].numpy(), comparison.count.numpy()
     chosen = generator.integers(len(sums), size=(4000, len(sums)))
     drawn = sums[chosen].sum(1) / count[chosen].sum(1)
     row = rows["matched_overlap", "model"]
@@ -152,8 +153,8 @@ def test_the_models_interval_is_a_bootstrap_over_inputs(
     assert (row.ci_low, row.ci_high) == pytest.approx(ends, abs=0.6 * drawn.std())
 
 
-def flat(setting: Setting) -> Any:
-    """Attention to all that may be attended to, alike."""
+def uniform_attention(setting: Setting) -> Any:
+    """Uniform attention over all keys that are allowed."""
     inputs, n_pos = setting.inputs, setting.inputs.tokens.shape[1]
     may = np.broadcast_to(inputs.key_mask.numpy()[:, None], (len(inputs), n_pos, n_pos))
     may = may & np.tri(n_pos, dtype=bool) if inputs.task.causal else may
@@ -168,7 +169,7 @@ def test_a_references_attention_is_its_own(task: str, small: Setting) -> None:
     assert heads
     for head in heads:
         assert rows["matched_overlap", name_of(head)].value == pytest.approx(1, abs=1e-6)
-        wanted = overlap(pattern(bridge, setting, head), flat(setting), defined)
+        wanted = overlap(pattern(bridge, setting, head), uniform_attention(setting), defined)
         assert rows["uniform_overlap", name_of(head)].value == pytest.approx(wanted, abs=1e-6)
     assert rows["matched_overlap", "model"].value == pytest.approx(1, abs=1e-6)
     names = {subject for name, subject in rows if name == "matched_overlap"}
@@ -177,7 +178,7 @@ def test_a_references_attention_is_its_own(task: str, small: Setting) -> None:
 
 def test_uniform_heads_are_left_out_of_the_models_figure(small: Setting, rows: Rows) -> None:
     uniform = {head: rows["uniform_overlap", name_of(head)].value for head in ACTIVE}
-    assert uniform[0, 0] > attention.UNIFORM > uniform[3, 0]  # one counts, one moves tokens
+    assert uniform[0, 0] > UNIFORM > uniform[3, 0]  # head 0.0 counts, head 3.0 moves tokens
     alone = [row.value for (name, subject), row in rows.items()
              if name == "overlap" and subject.startswith(name_of((3, 0)))]  # fmt: skip
     assert rows["matched_overlap", "model"].value == pytest.approx(max(alone))
@@ -188,7 +189,7 @@ def test_where_all_heads_are_uniform_the_model_has_no_figure(rows: Rows) -> None
     length = of_source(setting.reference_source, setting)
     uniform = [row.value for (name, _), row in length.items() if name == "uniform_overlap"]
     assert uniform
-    assert min(uniform) > attention.UNIFORM
+    assert min(uniform) > UNIFORM
     assert ("matched_overlap", "model") in rows
     assert not [name for name, subject in length if subject == "model"]
 
@@ -212,7 +213,7 @@ def test_a_head_that_finds_no_partner_counts_as_nothing(small: Setting) -> None:
     values = [rows["matched_overlap", name_of(head)].value for head in ACTIVE]
     assert min(values) == 0
     assert max(values) > 0
-    assert rows["matched_overlap", "model"].value > 0  # of the telling head, matched apart
+    assert rows["matched_overlap", "model"].value > 0  # only the non-uniform head enters it
 
 
 def test_the_controls_are_random_inits_and_other_tasks(small: Setting, rows: Rows) -> None:
@@ -226,8 +227,8 @@ def test_the_controls_are_random_inits_and_other_tasks(small: Setting, rows: Row
         values = []
         for bridge in bridges:
             heads = itertools.product(range(bridge.cfg.n_layers), range(bridge.cfg.n_heads))
-            found = [overlap(theirs, pattern(bridge, small, head), defined) for head in heads]
-            values.append(max(found))
+            scores = [overlap(theirs, pattern(bridge, small, head), defined) for head in heads]
+            values.append(max(scores))
         row = rows[f"matched_overlap_{suffix}", "model"]
         assert row.value == pytest.approx(np.mean(values), abs=1e-6)
         assert (row.ci_low, row.ci_high) == pytest.approx((min(values), max(values)), abs=1e-6)

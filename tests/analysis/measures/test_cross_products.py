@@ -1,4 +1,4 @@
-"""Sums added up part by part, against numpy and scikit-learn on all cases at once."""
+"""Moments summed part by part, against numpy and scikit-learn on all cases at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUPS = 4
 
 
 class Drawn(NamedTuple):
-    """Two sides' columns, confounds that hold a constant, and each case's group."""
+    """The columns of two sides, confounds including a constant, and each case's group."""
 
     left: Array
     right: Array
@@ -46,16 +46,16 @@ SLICES = {"one": slice(0, 2), "other": slice(2, 5)}
 
 
 def added_up(given_: Drawn, parts: int) -> tuple[Side, Side, Cross]:
-    """Take in the cases in parts, each sorted by group."""
+    """Add the cases in parts, each sorted by group."""
     left, right, cross = Side(SLICES, 5), Side({"site": slice(0, 4)}, 4), Cross()
     for rows in np.array_split(np.arange(len(given_.left)), parts):
         order = rows[np.argsort(given_.group[rows], kind="stable")]
         sizes = tuple(np.bincount(given_.group[rows], minlength=GROUPS).tolist())
         confounds = Confounds(torch.from_numpy(given_.confounds[order]), sizes)
-        one, other = (torch.from_numpy(side[order]) for side in (given_.left, given_.right))
-        left.add(one, confounds)
+        block, other = (torch.from_numpy(side[order]) for side in (given_.left, given_.right))
+        left.add(block, confounds)
         right.add(other, confounds)
-        cross.add(one, other, confounds)
+        cross.add(block, other, confounds)
     return left, right, cross
 
 
@@ -69,19 +69,19 @@ def test_what_regression_leaves_is_scikit_learns(seed: int, parts: int, constant
         side - LinearRegression().fit(design, side).predict(design)
         for side in (given_.left, given_.right)
     ]
-    one, other = Residuals(left, constant), Residuals(right, constant)
-    products = one.with_(other, cross, slice(None)).numpy()
+    residuals, other = Residuals(left, constant), Residuals(right, constant)
+    products = residuals.with_(other, cross, slice(None)).numpy()
     for group in range(GROUPS):
         rows = given_.group == group
-        assert int(one.counts[group]) == rows.sum()
+        assert int(residuals.counts[group]) == rows.sum()
         np.testing.assert_allclose(products[group], rests[0][rows].T @ rests[1][rows], atol=1e-8)
-        np.testing.assert_allclose(one.sums[group], rests[0][rows].sum(0), atol=1e-8)
+        np.testing.assert_allclose(residuals.sums[group], rests[0][rows].sum(0), atol=1e-8)
         for name, part in SLICES.items():
             wanted = rests[0][rows][:, part].T @ rests[0][rows][:, part]
-            np.testing.assert_allclose(one.own(name)[group], wanted, atol=1e-8)
+            np.testing.assert_allclose(residuals.own(name)[group], wanted, atol=1e-8)
     for name, part in SLICES.items():
-        assert one.energy(name) == pytest.approx((rests[0][:, part] ** 2).sum())
-        assert one.raw_energy(name) == pytest.approx((given_.left[:, part] ** 2).sum())
+        assert residuals.energy(name) == pytest.approx((rests[0][:, part] ** 2).sum())
+        assert residuals.raw_energy(name) == pytest.approx((given_.left[:, part] ** 2).sum())
 
 
 def test_what_is_linear_in_the_confounds_has_no_energy_left() -> None:

@@ -1,4 +1,4 @@
-"""What a run's curves amount to: curves made by hand, and those of a real run."""
+"""Summaries of a run's curves: hand-made curves, and those of a real run."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def test_the_best_of_a_loss_is_its_lowest_and_of_what_has_no_better_none() -> No
         for step, value in enumerate((2.0, math.nan, 0.5, 1.0))
     ]
     rows += [Measurement("sparsity/dead_share", "model", 0.25, 10, step=3)]
-    found = summaries(rows)
-    assert found["accuracy/all/loss"] == Summary("accuracy/all/loss", 1.0, 0.5, None, None)
+    by_key = summaries(rows)
+    assert by_key["accuracy/all/loss"] == Summary("accuracy/all/loss", 1.0, 0.5, None, None)
     key = "sparsity/model/dead_share"
-    assert found[key] == Summary(key, 0.25, None, None, None)
+    assert by_key[key] == Summary(key, 0.25, None, None, None)
 
 
 def test_controls_decide_before_any_declared_value() -> None:
     rows = [
         row(0, BEST, 0.9, 0.3, 0.95),
         row(0, f"{BEST}_random_init", 0.2, 0.1, 0.4),
-        row(1, BEST, 0.7, 0.5, 0.8),  # above the random inits, not above the other task
+        row(1, BEST, 0.7, 0.5, 0.8),  # above the random inits, below the other task
         row(1, f"{BEST}_random_init", 0.2, 0.1, 0.4),
         row(1, f"{BEST}_other_task", 0.6, None, None),
         row(2, BEST, 0.65, 0.61, 0.7),
@@ -66,7 +66,7 @@ def test_controls_decide_before_any_declared_value() -> None:
     ]
     assert summaries(rows)[KEY] == Summary(KEY, 0.1, 0.9, 2, 0.6)
     assert summaries(rows[:5])[KEY] == Summary(KEY, 0.7, 0.9, None, 0.6)
-    # A control's own curve has no controls, and no direction.
+    # The curve of a control has no control lines and no better direction.
     assert summaries(rows)[f"{KEY}_random_init"].best is None
 
 
@@ -96,16 +96,16 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> list[Measurement]:
 
 @pytest.mark.slow
 def test_every_headline_of_a_real_run_has_a_summary(learned: list[Measurement]) -> None:
-    last = [r for r in learned if r.step == max(one.step for one in learned)]
-    found = summaries(learned)
+    last = [r for r in learned if r.step == max(row.step for row in learned)]
+    by_key = summaries(learned)
     shown = {r.key: r.value for r in headlines(last) if not r.measure.startswith("training/")}
-    assert {key: found[key].final for key in shown} == shown
-    assert not any(key.startswith("training/") for key in found)
+    assert {key: by_key[key].final for key in shown} == shown
+    assert not any(key.startswith("training/") for key in by_key)
     metrics = declared_metrics()
     for key in shown:
         curve = [r for r in learned if r.key == key]
         if curve and metrics[curve[0].measure].better == "higher":
-            assert found[key].best == max(r.value for r in curve)
+            assert by_key[key].best == max(r.value for r in curve)
 
 
 @pytest.mark.slow
@@ -122,8 +122,8 @@ def test_a_real_run_emerges_at_its_first_step_above(learned: list[Measurement]) 
             if (r.measure, r.subject) == (f"{BEST}_random_init", variable)
         }
         above = [step for step, r in own.items() if (r.ci_low or 0) > (control[step].ci_high or 0)]
-        found = summaries(learned)[f"similarity/{variable}/best_deconfounded_cka"]
-        assert found.emergence_step == (min(above) if above else None)
+        summary = summaries(learned)[f"similarity/{variable}/best_deconfounded_cka"]
+        assert summary.emergence_step == (min(above) if above else None)
 
 
 @pytest.mark.slow

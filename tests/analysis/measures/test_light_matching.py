@@ -1,4 +1,4 @@
-"""The light version says of known models what the full one does, and no more than it can know."""
+"""The light realisation measure agrees with full matching on controls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.activations import Recording, observe, taken
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.controls.variants import permuted, rotated
 from algomatch.analysis.matching.cut_verdicts import REALISED
 from algomatch.analysis.matching.program_ranking import candidate, standing
@@ -23,11 +22,12 @@ from algomatch.analysis.measures.light_matching import METRICS, Realisation
 from algomatch.config.schema import AnalysisConfig
 from algomatch.data.rasp.cuts import cuts
 from algomatch.models.reference import Reference, build_reference
+from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import subject_of
 
 CONFIG = AnalysisConfig(match_cases=300, match_checkpoint_cases=150, bootstrap=100)
 PROGRAMS = ("reverse", "sort", "double_hist", "double_hist_by_division")
-NOTHING = "previous_token"  # of which no cut can be tested
+NOTHING = "previous_token"  # it has no testable cut
 
 
 @cache
@@ -86,11 +86,11 @@ def test_a_random_init_realises_nothing(program: str) -> None:
 def test_it_agrees_with_the_full_version_on_each_others_programs(own: str, asked: str) -> None:
     inputs = small_inputs(asked)
     bridge = reference_of(own).compiled.bridge(inputs)
-    one = candidate(asked, inputs, reference_of(asked), CONFIG)
-    full = standing(subject_of(bridge, inputs), one, CONFIG)
+    program = candidate(asked, inputs, reference_of(asked), CONFIG)
+    full = standing(subject_of(bridge, inputs), program, CONFIG)
     light = named(rows_of(bridge, asked), "realised")
     verdicts = {verdict.cut.name: verdict.verdict for verdict in full.verdict.cuts}
-    assert light == {cut.name: float(verdicts[cut.name] == REALISED) for cut in one.testable}
+    assert light == {cut.name: float(verdicts[cut.name] == REALISED) for cut in program.testable}
     assert 0.0 in light.values()
 
 
@@ -104,11 +104,11 @@ def test_a_model_that_does_not_solve_the_task_realises_nothing(
     for rows, part in source.parts():
         assert isinstance(part, Recording)
         logits = part.logits.clone()
-        logits[: int(wrong * len(setting.inputs))] *= -1  # whatever was right is wrong
+        logits[: int(wrong * len(setting.inputs))] *= -1  # every right output becomes wrong
         statistic.add(replace(part, logits=logits), rows)
-    found = {row.key: row for row in statistic.rows()}
-    assert set(named(found, "best_match").values()) == {1.0}
-    assert set(named(found, "realised").values()) == {realised}
+    by_key = {row.key: row for row in statistic.rows()}
+    assert set(named(by_key, "best_match").values()) == {1.0}
+    assert set(named(by_key, "realised").values()) == {realised}
 
 
 def test_without_a_testable_cut_it_says_so_and_nothing_else() -> None:
@@ -135,6 +135,6 @@ def test_a_variable_emerges_at_the_step_at_which_it_is_surely_realised() -> None
         for step, bridge in steps.items()
         for row in rows_of(bridge, "reverse").values()
     ]
-    found = summaries(rows)
-    assert found["matching/length/variable_realised"].emergence_step == 20
-    assert found["matching/indices+tokens+length/realised"].emergence_step == 20
+    by_key = summaries(rows)
+    assert by_key["matching/length/variable_realised"].emergence_step == 20
+    assert by_key["matching/indices+tokens+length/realised"].emergence_step == 20

@@ -1,4 +1,4 @@
-"""Every measure on a task whose output is a number: against numpy and scikit-learn."""
+"""All measures on a task with numerical output, against numpy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from support.plain import Array, gram_cka, residuals
 
 from algomatch.analysis.activations import Recording, record, residual_sites
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import RANDOM_INIT_SEEDS
 from algomatch.analysis.measurements import Measurement, from_csv, to_csv
 from algomatch.analysis.measures import accuracy, similarity, sparsity, suite
 from algomatch.analysis.measures.accuracy import outcome
@@ -26,6 +25,7 @@ from algomatch.config.schema import compose
 from algomatch.data.inputs import InputSet, Variable
 from algomatch.data.outputs import IGNORE, Numerical
 from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.shapes import RANDOM_INIT_SEEDS
 from algomatch.models.training import exact_accuracy
 
 Rows = dict[tuple[str, str], Measurement]
@@ -38,13 +38,13 @@ NUMBER = (
 
 @pytest.fixture(scope="module")
 def shares() -> Setting:
-    """The share of tokens so far that are `a`, lengths 1 to 4."""
+    """The task: the share of `a` among the tokens so far, at lengths 1 to 4."""
     return prepare(compose(NUMBER))
 
 
 @pytest.fixture(scope="module")
 def recording(shares: Setting) -> Recording:
-    """A random init whose numbers are put near the targets, so that it is at times right."""
+    """A random init with outputs moved near the targets, so that some are right."""
     recording = record(make_bridge(shares.shape), shares.inputs, 2048)
     noise = torch.randn(recording.logits.shape, generator=torch.Generator().manual_seed(0))
     numbers = shares.inputs.targets.nan_to_num()[..., None] + 0.03 * noise
@@ -52,18 +52,18 @@ def recording(shares: Setting) -> Recording:
 
 
 def rows_of(measured: Any) -> Rows:
-    """Rows by the measure's short name and the subject."""
+    """Rows by the measure's short name and subject."""
     return {(row.measure.partition("/")[2], row.subject): row for row in measured}
 
 
 def errors_of(numbers: torch.Tensor, inputs: InputSet) -> list[Array]:
-    """How far each defined number is off, input by input."""
+    """The errors of the defined outputs of each input."""
     off = (numbers[..., 0].double() - inputs.targets.double()).numpy()
     return [row[~np.isnan(row)] for row in off]
 
 
 def expected(numbers: torch.Tensor, inputs: InputSet, chosen: Any = None) -> dict[str, float]:
-    """The three means over the chosen inputs, by numpy."""
+    """The three means over the chosen inputs, computed with numpy."""
     assert isinstance(inputs.output, Numerical)
     off = errors_of(numbers, inputs)
     kept = [row for i, row in enumerate(off) if len(row) and (chosen is None or chosen[i])]
@@ -82,8 +82,8 @@ def test_the_tolerance_is_below_half_the_distance_of_two_outputs(shares: Setting
     values = sorted({a / n for n in range(1, 5) for a in range(n + 1)})
     assert output.tolerance <= 0.05
     assert output.tolerance < min(np.diff(values)) / 2
-    found = set(shares.inputs.targets[shares.inputs.defined].tolist())
-    assert sorted(found) == pytest.approx(values)
+    targets = set(shares.inputs.targets[shares.inputs.defined].tolist())
+    assert sorted(targets) == pytest.approx(values)
 
 
 @settings(max_examples=60, deadline=None)
@@ -169,7 +169,7 @@ def test_a_number_is_one_column_and_where_it_is_undefined_another(
     if numerical:
         wanted = [[value or 0.0, float(value is None)] for value in values]
         assert got == wanted
-    else:  # one column for each value, and one for where there is none
+    else:  # one column for each value and one for undefined
         kinds = [*taken, None] if None in values else [*taken]
         assert [row[: len(kinds)] for row in got] == [
             [float(value == kind) for kind in kinds] for value in values
@@ -205,10 +205,10 @@ def test_a_number_with_gaps_is_compared_with_its_value_and_its_gaps(
     columns = np.stack([np.array([*values, 0.0])[np.where(kept == IGNORE, 3, kept)],
                         (kept == IGNORE).astype(float)], axis=1)  # fmt: skip
     setting = Setting(other, shares.reference, shares.shape, shares.config)
-    found = compare(replace(recording, inputs=other), setting).variables
+    similarities = compare(replace(recording, inputs=other), setting).variables
     for site in residual_sites(recording.bridge):
         rest = residuals(recording[site][inputs.defined].double().numpy(), inputs)
-        got = found["drawn", site][0]
+        got = similarities["drawn", site][0]
         assert got == pytest.approx(gram_cka(residuals(columns, inputs), rest), abs=1e-6)
 
 
@@ -216,7 +216,7 @@ def test_the_reference_holds_the_number_whole_where_tracr_writes_it(shares: Sett
     inputs = shares.inputs
     reference = shares.reference_source.at(slice(0, len(inputs)))
     column = shares.reference.compiled.residual_labels.index("frac_prevs")
-    found = compare(reference, shares).variables
+    similarities = compare(reference, shares).variables
     rows = rows_of(similarity.measure(reference, shares))
     holds = [
         site
@@ -227,10 +227,10 @@ def test_the_reference_holds_the_number_whole_where_tracr_writes_it(shares: Sett
     ]
     assert holds
     for site in residual_sites(reference.bridge):
-        if site in holds:  # beside it there is nothing but token and position
-            assert found["frac_prevs", site][0] == pytest.approx(1, abs=1e-3)
+        if site in holds:  # the rest of the residual is token and position
+            assert similarities["frac_prevs", site][0] == pytest.approx(1, abs=1e-3)
         else:
-            assert ("frac_prevs", site) not in found
+            assert ("frac_prevs", site) not in similarities
     assert rows["best_deconfounded_cka_reference", "frac_prevs"].value == pytest.approx(1, abs=1e-3)
 
 
@@ -245,8 +245,8 @@ def test_the_random_inits_of_a_numerical_task_give_numbers_too(
         control = record(make_bridge(shape), inputs, 2048)
         assert control.logits.shape[-1] == 1
         sites = residual_sites(control.bridge)
-        found = compare(control, shares).variables
-        bests.append(max(found["frac_prevs", site][0] for site in sites))
+        similarities = compare(control, shares).variables
+        bests.append(max(similarities["frac_prevs", site][0] for site in sites))
     row = rows["best_deconfounded_cka_random_init", "frac_prevs"]
     assert row.value == pytest.approx(np.mean(bests), abs=1e-9)
     assert (row.ci_low, row.ci_high) == pytest.approx((min(bests), max(bests)), abs=1e-9)
@@ -285,15 +285,17 @@ def test_every_measure_of_every_kind_of_task_is_declared_bounded_and_repeats(tas
     rows = list(suite.measure(make_bridge(setting.shape), setting))
     training = {metric.name for metric in suite.TRAINING_METRICS}
     if_solved = {name for name in metrics if "redundant" in name}
-    if_there = {name for name in metrics if "/h1_" in name}  # a reference may have no neurons
-    found = {row.measure for row in rows}
+    if_there = {
+        name for name in metrics if "/h1_" in name
+    }  # absent if the reference has no neurons
+    measured = {row.measure for row in rows}
     of_cuts = {name for name in metrics if name.startswith("matching/")}
     testable = next(row.value for row in rows if row.measure == "matching/testable_cuts")
     if not testable:
         if_there |= of_cuts - {"matching/testable_cuts"}
-    assert found - if_there == set(metrics) - training - if_solved - if_there
+    assert measured - if_there == set(metrics) - training - if_solved - if_there
     neurons = any(row.subject == "reference:model" for row in rows)
-    assert bool({name for name in found if "/h1_" in name}) == neurons
+    assert bool({name for name in measured if "/h1_" in name}) == neurons
     for row in rows:
         metric = metrics[row.measure]
         assert metric.low <= row.value <= metric.high, row

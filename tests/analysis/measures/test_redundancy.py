@@ -1,4 +1,4 @@
-"""What is called redundant: compiled models with known answers, and the greedy set by force."""
+"""Redundancy: compiled controls, and the greedy set against brute force."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ SMALL = ("task.vocabulary=[a,b]", "task.max_length=4", "model=2L", "model.d_mode
 
 def test_joint_sets_are_the_heads_of_each_layer_and_all_layers_but_one(small: Setting) -> None:
     bridge = make_bridge(varied(small.shape, n_layers=3, n_heads=2))
-    found = {one.name: {place.name for place in one.places} for one in joint_sets(bridge)}
+    sets = {
+        component.name: {place.name for place in component.places}
+        for component in joint_sets(bridge)
+    }
     wanted = {
         f"blocks.{n}.{HEAD}.all": {f"blocks.{n}.{HEAD}[{head}]" for head in range(2)}
         for n in range(3)
@@ -56,11 +59,11 @@ def test_joint_sets_are_the_heads_of_each_layer_and_all_layers_but_one(small: Se
     for hook, kept in itertools.product((ATTENTION, MLP), range(3)):
         others = {f"blocks.{n}.{hook}" for n in range(3) if n != kept}
         wanted[f"{hook}.all_but_{kept}"] = others
-    assert found == wanted
+    assert sets == wanted
     one_head = make_bridge(varied(small.shape, n_layers=2, n_heads=1))
-    assert joint_sets(one_head) == []  # all would be single places, or the whole model
+    assert joint_sets(one_head) == []  # every set would be a single place or the whole model
     attn_only = make_bridge(varied(small.shape, n_layers=3, n_heads=1, attn_only=True))
-    names = [one.name for one in joint_sets(attn_only)]
+    names = [component.name for component in joint_sets(attn_only)]
     assert names == [f"{ATTENTION}.all_but_{kept}" for kept in range(3)]
 
 
@@ -77,23 +80,23 @@ def test_harm_is_counted_against_the_margin_kind_by_kind() -> None:
 def test_the_word_redundant_is_kept_for_models_that_solve_the_task(solved: bool) -> None:
     judged = [(Component("one", (Place(0, MLP),)), {"zero": 0.0, "mean": -0.5}),
               (Component("other", (Place(1, MLP),)), {"zero": 0.0, "mean": 0.0})]  # fmt: skip
-    found = [(row.measure, row.subject, row.value, row.n) for row in verdicts(judged, 0.1, solved)]
+    rows = [(row.measure, row.subject, row.value, row.n) for row in verdicts(judged, 0.1, solved)]
     wanted = [
         ("ablation/harmless_kinds", "one", 1, 2),
         ("ablation/redundant", "one", 0, 2),
         ("ablation/harmless_kinds", "other", 2, 2),
         ("ablation/redundant", "other", 1, 2),
     ]
-    assert found == [row for row in wanted if solved or "redundant" not in row[0]]  # fmt: skip
+    assert rows == [row for row in wanted if solved or "redundant" not in row[0]]  # fmt: skip
 
 
 Judge = Callable[[Component], Harm]
 
 
 def monotone(layers: int, heads: int, kinds: int, groups: int, seed: int) -> Judge:
-    """Return a harm that only grows with what is ablated.
+    """Return a harm that only grows with the ablated set.
 
-    It is a sum of what each place does, and of what groups do once all of them are gone.
+    It adds the effect of each place, and of each group that is ablated as a whole.
     """
     generator, every = np.random.default_rng(seed), units_of(layers, heads)
     alone = generator.choice([0, 0, 0, 0.004, 0.02], size=(kinds, len(every)))
@@ -105,17 +108,17 @@ def monotone(layers: int, heads: int, kinds: int, groups: int, seed: int) -> Jud
 
     def harm(component: Component) -> Harm:
         inside = {every.index(place) for place in component.places}
-        found = alone[:, sorted(inside)].sum(1)
+        harms = alone[:, sorted(inside)].sum(1)
         for group, kind in fatal:
-            found[kind] += 0.3 * (group <= inside)
-        return {str(kind): -float(value) for kind, value in enumerate(found)}
+            harms[kind] += 0.3 * (group <= inside)
+        return {str(kind): -float(value) for kind, value in enumerate(harms)}
 
     return harm
 
 
 def units_of(layers: int, heads: int) -> list[Place]:
-    found = [Place(n, HEAD, head) for n in range(layers) for head in range(heads)]
-    return [*found, *(Place(n, MLP) for n in range(layers))]
+    places = [Place(n, HEAD, head) for n in range(layers) for head in range(heads)]
+    return [*places, *(Place(n, MLP) for n in range(layers))]
 
 
 @settings(max_examples=100, deadline=None)
@@ -133,21 +136,21 @@ def test_the_grown_set_is_redundant_and_nothing_can_be_added(
     components = [single(place) for place in units_of(layers, heads)]
     asked: list[Component] = []
 
-    def counted(one: Component) -> Harm:
-        asked.append(one)
-        return harm(one)
+    def counted(component: Component) -> Harm:
+        asked.append(component)
+        return harm(component)
 
-    judged = [(one, harm(one)) for one in components]
+    judged = [(component, harm(component)) for component in components]
     grown = grow(judged, MARGIN, counted)
     inside = set(grown.places)
     assert grown.name == REDUNDANT_SET
     assert len(inside) == len(grown.places)
     assert not inside or redundant(harm(grown), MARGIN)
-    for one in components:
-        if not set(one.places) <= inside:
-            larger = Component("larger", (*grown.places, *one.places))
-            assert not redundant(harm(larger), MARGIN), one.name
-    every = [one.places[0] for one in components]
+    for component in components:
+        if not set(component.places) <= inside:
+            larger = Component("larger", (*grown.places, *component.places))
+            assert not redundant(harm(larger), MARGIN), component.name
+    every = [component.places[0] for component in components]
     subsets = itertools.chain.from_iterable(
         itertools.combinations(every, size) for size in range(min(len(every), 7) + 1)
     )
@@ -157,7 +160,7 @@ def test_the_grown_set_is_redundant_and_nothing_can_be_added(
     assert len(inside) >= bool(largest)
     if len(largest) == len(every):
         assert inside == set(every)
-        assert len(asked) <= 1  # all at once are tried first
+        assert len(asked) <= 1  # the set of all is tried first
     assert len(asked) <= 2 * len(every)
 
 
@@ -165,26 +168,26 @@ def test_those_that_harm_least_are_tried_first() -> None:
     first, second, third = (single(Place(0, HEAD, head)) for head in range(3))
     alone = {first.name: -0.009, second.name: 0.0, third.name: -0.004}
 
-    def harm(one: Component) -> Harm:  # any two but the two least harmful are too much
-        names = {place.name for place in one.places}
+    def harm(component: Component) -> Harm:  # only the two least harmful may be ablated together
+        names = {place.name for place in component.places}
         pair = names == {second.name, third.name}
         return {"zero": -0.005 if pair else -0.5}
 
-    judged = [(one, {"zero": alone[one.name]}) for one in (first, second, third)]
+    judged = [(component, {"zero": alone[component.name]}) for component in (first, second, third)]
     assert set(grow(judged, MARGIN, harm).places) == {*second.places, *third.places}
 
 
 def test_what_harms_alone_is_never_tried_with_others() -> None:
     harmful, layer = single(Place(0, HEAD, 0)), single(Place(0, ATTENTION))
 
-    def harm(one: Component) -> Harm:
-        raise AssertionError(one.name)
+    def harm(component: Component) -> Harm:
+        raise AssertionError(component.name)
 
     judged = [(harmful, {"zero": 0.0, "mean": -0.5}), (layer, {"zero": 0.0, "mean": 0.0})]
     assert grow(judged, MARGIN, harm).places == ()
     assert units(judged) == judged[:1]
-    found = set_rows(judged, grow(judged, MARGIN, harm), MARGIN)
-    rows = {(row.measure, row.subject): row.value for row in found}
+    measurements = set_rows(judged, grow(judged, MARGIN, harm), MARGIN)
+    rows = {(row.measure, row.subject): row.value for row in measurements}
     assert rows == {
         ("ablation/in_redundant_set", harmful.name): 0.0,
         ("ablation/redundant_share", "model"): 0.0,
@@ -229,7 +232,7 @@ LAST = (3, 0)  # the head that moves the tokens
 
 
 def copied(setting: Setting, copies: int) -> Rows:
-    """Ablate a reference whose last head is there several times, each at full strength."""
+    """Ablate a reference with several copies of its last head, each at full strength."""
     placed = {(n, 0): [0] for n in range(3)} | {LAST: list(range(copies))}
     bridge = with_heads(setting.reference.bridge, placed, copies)
     recording = record(bridge, setting.inputs, 2048)
@@ -242,7 +245,7 @@ def test_heads_that_stand_in_for_each_other_are_redundant_alone_and_not_together
     small: Setting,
 ) -> None:
     rows, names = copied(small, 3), [f"blocks.3.{HEAD}[{head}]" for head in range(3)]
-    for name in names:  # two of three outvote whatever the third says
+    for name in names:  # two copies outvote the third
         assert rows["redundant", name].value == 1
         for kind in KINDS:
             assert rows[f"{kind}_delta_exact", name].value == 0
@@ -251,7 +254,7 @@ def test_heads_that_stand_in_for_each_other_are_redundant_alone_and_not_together
     assert rows["harmless_kinds", together].value == 0
     for kind in KINDS:
         assert rows[f"{kind}_delta_exact", together].value < -0.5
-    # Any two of them are too many: two with a stranger's word outvote the one that is left.
+    # No two can go: two resampled copies outvote the third.
     assert sum(rows["in_redundant_set", name].value for name in names) == 1
     alone, jointly = rows["redundant_alone_share", "model"], rows["redundant_share", "model"]
     assert alone.value - jointly.value == pytest.approx(2 / alone.n)
@@ -261,8 +264,10 @@ def test_heads_that_stand_in_for_each_other_are_redundant_alone_and_not_together
 def test_kinds_disagree_on_one_of_two_copies(small: Setting) -> None:
     rows = copied(small, 2)
     for name in (f"blocks.3.{HEAD}[{head}]" for head in range(2)):
-        assert rows["zero_delta_exact", name].value == 0  # the other is as loud as any zero
-        assert rows["resample_within_delta_exact", name].value < -0.1  # a stranger is as loud
+        assert rows["zero_delta_exact", name].value == 0  # the other copy decides
+        assert (
+            rows["resample_within_delta_exact", name].value < -0.1
+        )  # a resampled copy is as strong
         assert 0 < rows["harmless_kinds", name].value < len(KINDS)
         assert rows["redundant", name].value == 0
 

@@ -1,4 +1,4 @@
-"""Similarities of representations against scipy's and numpy's, and what they do not see."""
+"""Similarities of representations against scipy and numpy, and their invariances."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**31)
 
 
 def drawn(seed: int, n: int = 40) -> tuple[Array, Array]:
-    """Return two representations of `n` cases that share something, off centre."""
+    """Return two uncentred representations of `n` cases that share some dimensions."""
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(n, generator.integers(1, 6))) + 3
     mixed = x @ generator.normal(size=(x.shape[1], 4))
@@ -33,8 +33,8 @@ def cka(x: Array, y: Array) -> float:
 
 
 def covariances(x: Array, y: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    one, other = (torch.from_numpy(side - side.mean(0)) for side in (x, y))
-    return one.T @ other, one.T @ one, other.T @ other
+    centred, other = (torch.from_numpy(side - side.mean(0)) for side in (x, y))
+    return centred.T @ other, centred.T @ centred, other.T @ other
 
 
 def from_covariances(name: str) -> Callable[[Array, Array], float]:
@@ -105,8 +105,8 @@ def test_distances_that_differ_by_rounding_are_equal() -> None:
     generator = np.random.default_rng(0)
     points = generator.integers(4, size=(30, 1)).astype(np.float64)
     noisy = points + 1e-9 * generator.normal(size=points.shape)
-    one, other = (distance_ranks(torch.from_numpy(side)) for side in (points, noisy))
-    assert torch.equal(one, other)
+    ranks, other = (distance_ranks(torch.from_numpy(side)) for side in (points, noisy))
+    assert torch.equal(ranks, other)
 
 
 def test_where_all_cases_are_alike_distances_say_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Models run again with outputs replaced, against TransformerLens' own hooks from the start."""
+"""Reruns with replaced outputs, against full passes with TransformerLens hooks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def of_tasks() -> dict[str, Setting]:
 def recording(
     request: pytest.FixtureRequest, small: Setting, of_tasks: dict[str, Setting]
 ) -> Recording:
-    """Every kind of model, on lists of mixed lengths."""
+    """A recording of each kind of model, on lists of mixed lengths."""
     task, _, kind = request.param.rpartition(", ") if "," in request.param else ("", "", "")
     if task not in TASKS:
         return record(bridge_of(request.param, small), small.inputs, 2048)
@@ -68,16 +68,16 @@ def recording(
 
 
 def every_component(bridge: Any) -> list[Component]:
-    """Single ones, the joint sets, and one that mixes kinds and layers."""
-    found = [*map(single, places(bridge)), *joint_sets(bridge)]
+    """Single components, the joint sets, and a set across kinds and layers."""
+    components = [*map(single, places(bridge)), *joint_sets(bridge)]
     last = bridge.cfg.n_layers - 1
     mixed = [Place(0, HEAD, 0), Place(last, HEAD, bridge.cfg.n_heads - 1)]
     mixed += [] if bridge.cfg.attn_only else [Place(0, MLP), Place(last, MLP)]
-    return [*found, Component("mixed", tuple(dict.fromkeys(mixed)))]
+    return [*components, Component("mixed", tuple(dict.fromkeys(mixed)))]
 
 
 def filled_by_hand(kind: str, inputs: InputSet, given: dict[str, Donors]) -> Fill:
-    """What replaces recorded values, by loops over inputs and positions."""
+    """Replace recorded values, in loops over inputs and positions."""
     lengths = inputs.lengths.tolist()
 
     def fill(values: NDArray[Any]) -> NDArray[Any]:
@@ -103,7 +103,7 @@ def filled_by_hand(kind: str, inputs: InputSet, given: dict[str, Donors]) -> Fil
 def hooked(
     bridge: Any, inputs: InputSet, component: Component, fill: Fill, cache: Any
 ) -> torch.Tensor:
-    """The outputs with a TransformerLens hook at each place of a component, from the start."""
+    """The outputs of a full pass with a hook at each place of a component."""
     hooks = []
     for place in component.places:
         filled = torch.from_numpy(fill(cache[f"blocks.{place.layer}.{place.hook}"].numpy()))
@@ -146,7 +146,7 @@ def test_every_ablation_of_every_kind_is_what_hooks_by_hand_do(recording: Record
     bridge, inputs = recording.bridge, recording.inputs
     _, cache = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
     given = donors(inputs, 3)
-    runs, found = outcomes(recording, 3, every_component(bridge))
+    runs, ablations = outcomes(recording, 3, every_component(bridge))
     assert {kind for _, kind in runs} == set(KINDS)
     moved = set()
     for i, (component, kind) in enumerate(runs):
@@ -154,7 +154,7 @@ def test_every_ablation_of_every_kind_is_what_hooks_by_hand_do(recording: Record
         wanted = outcome(
             hooked(bridge, inputs, component, fill, cache), inputs.targets, inputs.output
         )
-        got = Outcome(*(getattr(found, n)[:, i] for n in ("exact", "correct", "loss", "count")))
+        got = Outcome(*(getattr(ablations, n)[:, i] for n in ("exact", "correct", "loss", "count")))
         assert torch.equal(got.exact, wanted.exact), (component.name, kind)
         assert torch.equal(got.correct, wanted.correct), (component.name, kind)
         assert torch.equal(got.count, wanted.count)
@@ -201,7 +201,7 @@ def test_whatever_is_put_in_the_outputs_are_those_of_hooks(recording: Recording)
                 assert float(apart.abs().max()) < 1e-5 * scale, (component.name, length, wanted)
         real = inputs.key_mask
         changed += not torch.allclose(outputs[real], recording.logits[real], atol=1e-2)
-    assert changed > len(every_component(bridge)) // 2  # Tracr leaves some empty
+    assert changed > len(every_component(bridge)) // 2  # some components of the reference are empty
 
 
 def test_streamed_outcomes_are_those_of_the_whole(
@@ -226,14 +226,14 @@ def test_the_plain_model_gives_the_bridges_outputs(recording: Recording) -> None
 
 
 def test_every_head_attention_layer_and_mlp_is_a_place(recording: Recording) -> None:
-    cfg, found = recording.bridge.cfg, places(recording.bridge)
+    cfg, listed = recording.bridge.cfg, places(recording.bridge)
     wanted = []
     for layer in range(cfg.n_layers):
         wanted += [f"blocks.{layer}.attn.hook_z[{head}]" for head in range(cfg.n_heads)]
         wanted += [f"blocks.{layer}.hook_attn_out"]
         wanted += [] if cfg.attn_only else [f"blocks.{layer}.hook_mlp_out"]
-    assert [place.name for place in found] == wanted
-    for place in found:
+    assert [place.name for place in listed] == wanted
+    for place in listed:
         assert place.name.partition("[")[0] in recording.bridge.hook_dict
         assert single(place) == Component(place.name, (place,))
 
@@ -261,7 +261,7 @@ def test_in_a_causal_model_later_tokens_do_not_reach_back_through_an_ablation(
 
 
 def by_hand(values: list[list[float]], mask: list[list[bool]], small: Setting) -> Recording:
-    """A recording of a one-layer model in which every place holds the values given."""
+    """A recording of a one-layer model with the given values at every place."""
     shape = varied(small.shape, n_layers=1, n_heads=1, d_head=1)
     held = torch.tensor(values)[..., None]
     inputs = small.inputs.at(slice(0, len(values)))
@@ -288,15 +288,15 @@ def test_the_mean_is_over_the_inputs_that_reach_a_position(small: Setting) -> No
 
 def test_what_the_padding_holds_does_not_enter_the_mean(small: Setting) -> None:
     weights = trained_looking(small.shape)
-    one = record(make_bridge(small.shape, weights), small.inputs, 2048)
+    plain = record(make_bridge(small.shape, weights), small.inputs, 2048)
     padding = small.inputs.token_ids[PAD]
     assert (small.inputs.tokens[~small.inputs.key_mask] == padding).all()
     weights["tok_embed.weight"][padding] *= -5
     other = record(make_bridge(small.shape, weights), small.inputs, 2048)
     real = small.inputs.key_mask
-    assert not torch.allclose(one.logits[~real], other.logits[~real], atol=0.1)
-    components = every_component(one.bridge)
-    got, wanted = (outcomes(recording, 0, components)[1] for recording in (other, one))
+    assert not torch.allclose(plain.logits[~real], other.logits[~real], atol=0.1)
+    components = every_component(plain.bridge)
+    got, wanted = (outcomes(recording, 0, components)[1] for recording in (other, plain))
     assert torch.equal(got.exact, wanted.exact)
     torch.testing.assert_close(got.loss, wanted.loss, atol=1e-5, rtol=0)
 
@@ -310,16 +310,16 @@ def test_a_donor_is_another_input_of_the_same_length_or_of_another(
     rows: list[int], seed: int, small: Setting
 ) -> None:
     inputs = small.inputs.at(torch.tensor(rows))
-    lengths, found = inputs.lengths.tolist(), donors(inputs, seed)
-    within = found["resample_within"]
-    assert sorted(within.rows.tolist()) == list(range(len(rows)))  # each gives once
+    lengths, sources = inputs.lengths.tolist(), donors(inputs, seed)
+    within = sources["resample_within"]
+    assert sorted(within.rows.tolist()) == list(range(len(rows)))  # each input is a donor once
     for row, donor in enumerate(within.rows.tolist()):
         assert lengths[donor] == lengths[row]
         assert donor != row or lengths.count(lengths[row]) == 1
         assert within.positions[row].tolist() == list(range(inputs.tokens.shape[1]))
-    assert ("resample_across" in found) == (len(set(lengths)) > 1)
-    if "resample_across" in found:
-        across = found["resample_across"]
+    assert ("resample_across" in sources) == (len(set(lengths)) > 1)
+    if "resample_across" in sources:
+        across = sources["resample_across"]
         for row, donor in enumerate(across.rows.tolist()):
             n, theirs = lengths[row], lengths[donor]
             assert theirs != n
@@ -330,12 +330,12 @@ def test_a_donor_is_another_input_of_the_same_length_or_of_another(
 
 def test_donors_depend_on_the_seed_alone(small: Setting) -> None:
     state = torch.get_rng_state()
-    one, other = donors(small.inputs, 4), donors(small.inputs, 5)
+    drawn, other = donors(small.inputs, 4), donors(small.inputs, 5)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(3)
     np.random.default_rng(1).normal()
     again = donors(small.inputs, 4)
-    for kind, given_ in one.items():
+    for kind, given_ in drawn.items():
         assert torch.equal(given_.rows, again[kind].rows)
         assert torch.equal(given_.positions, again[kind].positions)
         assert not torch.equal(given_.rows, other[kind].rows)

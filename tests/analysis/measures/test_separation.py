@@ -1,4 +1,4 @@
-"""Which measures tell positives from negatives: on rows whose answer can be read off."""
+"""Which measures separate positives from negatives, on hand-made rows."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def control(name: str, kind: str, group: str = "") -> Control:
 
 
 def rows(exact: float | None, **values: float) -> list[Measurement]:
-    found = [] if exact is None else [Measurement("accuracy/exact", "all", exact, 10)]
+    accuracy = [] if exact is None else [Measurement("accuracy/exact", "all", exact, 10)]
     names = {"cka": CKA, "plain": PLAIN}
-    return [*found, *(Measurement(names[name], "model", v, 10) for name, v in values.items())]
+    return [*accuracy, *(Measurement(names[name], "model", v, 10) for name, v in values.items())]
 
 
 STUDY: Study = [
@@ -57,15 +57,15 @@ STUDY: Study = [
 
 
 def by_key(study: Study) -> dict[str, Separation]:
-    return {one.key: one for one in separations(study)}
+    return {row.key: row for row in separations(study)}
 
 
 def test_the_gap_is_between_the_lowest_positive_and_the_highest_negative() -> None:
-    found = by_key(STUDY)
-    assert found[CKA_KEY] == Separation(CKA_KEY, 0.8, "noised-1", 0.3, "compiled_sort", "")
-    assert found[CKA_KEY].gap == pytest.approx(0.5)
-    assert found[CKA_KEY].separates
-    plain = found[PLAIN_KEY]
+    table = by_key(STUDY)
+    assert table[CKA_KEY] == Separation(CKA_KEY, 0.8, "noised-1", 0.3, "compiled_sort", "")
+    assert table[CKA_KEY].gap == pytest.approx(0.5)
+    assert table[CKA_KEY].separates
+    plain = table[PLAIN_KEY]
     assert (plain.positive, plain.negative) == ("noised-1", "random_init-1")
     assert plain.gap == pytest.approx(-0.05)
     assert not plain.separates
@@ -73,7 +73,7 @@ def test_the_gap_is_between_the_lowest_positive_and_the_highest_negative() -> No
         "untrained networks of this shape show as much; "
         "the same program with a little noise shows less"
     )
-    assert set(found) == {CKA_KEY, PLAIN_KEY}  # accuracy is no match with the program
+    assert set(table) == {CKA_KEY, PLAIN_KEY}  # accuracy does not measure the program
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_gap_is_between_the_lowest_positive_and_the_highest_negative() -> No
 def test_why_a_measure_fails_is_which_negative_shows_as_much(group: str, why: str) -> None:
     study = [*STUDY[:1], (control("one", NEGATIVE, group), rows(0.5, cka=1.0))]
     assert by_key(study)[CKA_KEY].why == why
-    assert failing(separations(study)) == {CKA_KEY: why}  # of the other there is no negative's
+    assert failing(separations(study)) == {CKA_KEY: why}  # no negative has the other measure
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ def test_why_a_measure_fails_is_which_negative_shows_as_much(group: str, why: st
 )
 def test_why_a_measure_fails_is_which_positive_shows_less_too(group: str, why: str) -> None:
     study = [(control("one", POSITIVE, group), rows(1, cka=0.2)), *STUDY]
-    found = by_key(study)[CKA_KEY]
-    assert (found.positive, found.negative) == ("one", "compiled_sort")
-    assert found.why == f"a compiled program of another task shows as much; {why}"
+    row = by_key(study)[CKA_KEY]
+    assert (row.positive, row.negative) == ("one", "compiled_sort")
+    assert row.why == f"a compiled program of another task shows as much; {why}"
 
 
 def test_equal_values_are_no_gap() -> None:
     study = [*STUDY[:1], (control("same", NEGATIVE), rows(0.5, cka=1.0))]
-    (found,) = (one for one in separations(study) if one.key == CKA_KEY)
-    assert found.gap == 0
-    assert not found.separates
-    assert failing([found]) == {CKA_KEY: "controls overlap"}  # of no group that is known
+    (row,) = (row for row in separations(study) if row.key == CKA_KEY)
+    assert row.gap == 0
+    assert not row.separates
+    assert failing([row]) == {CKA_KEY: "controls overlap"}  # its group has no reason of its own
 
 
 def test_a_control_that_is_not_what_it_is_meant_to_be_is_left_out() -> None:
@@ -130,15 +130,15 @@ def test_a_decoy_decides_nothing() -> None:
 
 def test_a_missing_value_counts_as_nothing() -> None:
     study = [*STUDY, (control("silent", POSITIVE), rows(1, plain=1.0))]
-    found = by_key(study)[CKA_KEY]
-    assert (found.lowest_positive, found.positive) == (0, "silent")
-    assert not found.separates
+    row = by_key(study)[CKA_KEY]
+    assert (row.lowest_positive, row.positive) == (0, "silent")
+    assert not row.separates
     negative = [*STUDY, (control("silent", NEGATIVE), rows(0.1))]
     assert by_key(negative) == by_key(STUDY)
 
 
 def test_what_has_nothing_that_a_measure_is_taken_of_decides_nothing() -> None:
-    """As a network without MLPs has no neurons."""
+    """For example, a network without MLPs has no neurons."""
     without = (control("no neurons", POSITIVE), rows(1))
     assert not separation.tested(without[1])
     assert by_key([*STUDY, without]) == by_key(STUDY)
@@ -151,7 +151,7 @@ def test_one_side_alone_gives_no_verdict(kind: str) -> None:
 
 
 def test_what_is_tested_are_headlines_that_are_meant_to_speak_for_the_program() -> None:
-    found = separation.tested([
+    values = separation.tested([
         Measurement("accuracy/exact", "all", 1.0, 10),
         Measurement(CKA, "model", 0.7, 10),
         Measurement(f"{CKA}_random_init", "model", 0.2, 10),
@@ -160,7 +160,7 @@ def test_what_is_tested_are_headlines_that_are_meant_to_speak_for_the_program() 
         Measurement("sparsity/bimodality", "reference:model", 0.9, 10),
         Measurement("sparsity/dead_share", "model", 0.1, 10),
     ])  # fmt: skip
-    assert found == {CKA_KEY: 0.7, "sparsity/model/bimodality": 0.6}
+    assert values == {CKA_KEY: 0.7, "sparsity/model/bimodality": 0.6}
 
 
 @given(
@@ -177,8 +177,8 @@ def test_what_is_tested_are_headlines_that_are_meant_to_speak_for_the_program() 
         max_size=4,
     )
 )
-def test_a_table_reads_back_exactly(found: list[Separation]) -> None:
-    assert from_csv(to_csv(found), "separation.csv") == found
+def test_a_table_reads_back_exactly(table: list[Separation]) -> None:
+    assert from_csv(to_csv(table), "separation.csv") == table
 
 
 def test_a_table_says_the_verdict_too() -> None:

@@ -1,4 +1,4 @@
-"""Similarity to the program and its reference: independent implementations and known models."""
+"""Similarity to the program and reference: against other implementations and controls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from support.plain import Array, gram_cka, one_hot, residuals
 
 from algomatch.analysis.activations import Recording, record, residual_sites
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import RANDOM_INIT_SEEDS
 from algomatch.analysis.controls.other_tasks import other_references
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import similarity
@@ -32,6 +31,7 @@ from algomatch.data.inputs import Variable, input_set
 from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task
 from algomatch.models.bridges import make_bridge
+from algomatch.models.shapes import RANDOM_INIT_SEEDS
 
 seeds = st.integers(0, 2**31)
 COMPARABLE = ("length", "opp_idx", "opp_idx-1", "reverse")
@@ -55,13 +55,13 @@ def reference(small: Setting) -> Recording:
 
 @pytest.fixture(scope="module")
 def every(recording: Recording, reference: Recording) -> dict[str, torch.Tensor]:
-    """Activations of a random init and of the reference, by a name of their own."""
+    """Residuals of a random init and of the reference, by a unique name."""
     return {f"{of.bridge.cfg.n_layers}L {site}": of[site] for of in (recording, reference)
             for site in residual_sites(of.bridge)}  # fmt: skip
 
 
 def found_at(site: torch.Tensor, setting: Setting) -> Found:
-    """What a site that holds these values has in common with the program."""
+    """The comparison of a site that holds these values with the program."""
     return compare(site_as_recording(site, setting), setting)
 
 
@@ -70,10 +70,10 @@ def values_at(site: torch.Tensor, setting: Setting) -> dict[str, float]:
 
 
 def everything_at(site: torch.Tensor, setting: Setting) -> dict[tuple[str, str], float]:
-    """Every figure of a site but RSA's, which is of a sample: variables, and reference's sites."""
-    found = found_at(site, setting)
-    values = {("variable", name): value[0] for (name, _), value in found.variables.items()}
-    for measure, pairs in found.sites.items():
+    """All similarities of a site, to variables and reference sites, except the sampled RSA."""
+    comparison = found_at(site, setting)
+    values = {("variable", name): value[0] for (name, _), value in comparison.variables.items()}
+    for measure, pairs in comparison.sites.items():
         if measure != "rsa":
             values |= {(measure, theirs): value[0] for (theirs, _), value in pairs.items()}
     return values
@@ -92,9 +92,9 @@ def test_a_similarity_is_the_cka_of_data_deconfounded_apart(
 ) -> None:
     for site, values in every.items():
         rest = residuals(at_cases(values, small), small.inputs)
-        found = values_at(values, small)
-        assert set(found) == set(COMPARABLE)
-        for name, value in found.items():
+        similarities = values_at(values, small)
+        assert set(similarities) == set(COMPARABLE)
+        for name, value in similarities.items():
             code = residuals(one_hot(codes_of(name, small)), small.inputs)
             assert value == pytest.approx(gram_cka(code, rest), abs=1e-7), (site, name)
 
@@ -102,16 +102,16 @@ def test_a_similarity_is_the_cka_of_data_deconfounded_apart(
 def test_sites_are_compared_as_numpy_and_scipy_compare_them(
     small: Setting, recording: Recording, reference: Recording
 ) -> None:
-    found = compare(recording, small)
-    pairs = [(one, other) for one in residual_sites(reference.bridge)
+    comparison = compare(recording, small)
+    pairs = [(site, other) for site in residual_sites(reference.bridge)
              for other in residual_sites(recording.bridge)]  # fmt: skip
     assert len(pairs) == 8 * 4
     for measure in similarity.OF_SITES:
-        assert list(found.sites[measure]) == pairs
+        assert list(comparison.sites[measure]) == pairs
     for theirs, ours in pairs:
         x, y = at_cases(reference[theirs], small), at_cases(recording[ours], small)
         rests = residuals(x, small.inputs), residuals(y, small.inputs)
-        got = {name: found.sites[name][theirs, ours][0] for name in similarity.OF_SITES}
+        got = {name: comparison.sites[name][theirs, ours][0] for name in similarity.OF_SITES}
         assert got["deconfounded_cka"] == pytest.approx(gram_cka(*rests), abs=1e-6)
         for name, by_hand in PLAIN.items():
             assert got[name] == pytest.approx(by_hand(x, y), abs=1e-6), (name, theirs, ours)
@@ -121,11 +121,11 @@ def test_rsa_is_of_one_position_of_each_sampled_input(
     small: Setting, recording: Recording, reference: Recording
 ) -> None:
     at, inputs = cases_of(small.inputs, small.config.seed).sampled, small.inputs
-    assert (at > 0).all()  # fewer than are sampled at most
+    assert (at > 0).all()  # fewer inputs than the sample's limit
     assert inputs.defined[torch.arange(len(inputs)), at].all()
     every_row = torch.arange(len(inputs))
-    found = compare(recording, small).sites["rsa"]
-    for (theirs, ours), value in found.items():
+    pairs = compare(recording, small).sites["rsa"]
+    for (theirs, ours), value in pairs.items():
         sides = [of[every_row, at].double().numpy() for of in (reference[theirs], recording[ours])]
         assert value[0] == pytest.approx(plain.rsa(*sides), abs=1e-5)
 
@@ -160,40 +160,40 @@ def test_the_interval_is_the_jackknife_over_groups_of_inputs(
     group = groups_of_cases(small)
     for site, values in list(every.items())[::3]:
         rest = residuals(at_cases(values, small), small.inputs)
-        for (name, _), found in found_at(values, small).variables.items():
+        for (name, _), estimate in found_at(values, small).variables.items():
             code = residuals(one_hot(codes_of(name, small)), small.inputs)
             wanted = jackknife_by_hand(code, rest, group)
-            assert found[1:] == pytest.approx(wanted, abs=1e-6), (site, name)
+            assert estimate[1:] == pytest.approx(wanted, abs=1e-6), (site, name)
 
 
 def test_the_interval_of_two_sites_and_of_the_matched_ones_too(
     small: Setting, recording: Recording, reference: Recording
 ) -> None:
-    group, found, inputs = groups_of_cases(small), compare(recording, small), small.inputs
-    ours = {s: residuals(at_cases(recording[s], small), inputs) for s in found.order}
+    group, comparison, inputs = groups_of_cases(small), compare(recording, small), small.inputs
+    ours = {s: residuals(at_cases(recording[s], small), inputs) for s in comparison.order}
     theirs = {s: residuals(at_cases(reference[s], small), inputs)
               for s in residual_sites(reference.bridge)}  # fmt: skip
     best = []
-    for one, x in theirs.items():
+    for site, x in theirs.items():
         values = {other: gram_cka(x, y) for other, y in ours.items()}
         highest = max(values, key=lambda other: values[other])
         best.append((x, ours[highest]))
-        got = found.sites["deconfounded_cka"][one, highest]
+        got = comparison.sites["deconfounded_cka"][site, highest]
         wanted = values[highest], *jackknife_by_hand(x, ours[highest], group)
-        assert got == pytest.approx(wanted, abs=1e-6), one
-    assert found.together is not None
+        assert got == pytest.approx(wanted, abs=1e-6), site
+    assert comparison.together is not None
     value = float(np.mean([gram_cka(x, y) for x, y in best]))
     left_out = [
         np.mean([gram_cka(x[group != g], y[group != g]) for x, y in best])
         for g in range(similarity.GROUPS)
     ]
     low, high = jackknife_interval(value, torch.tensor(np.array(left_out)))
-    assert found.together == pytest.approx((value, low, high), abs=1e-6)
-    assert found.matched("deconfounded_cka") == found.together
+    assert comparison.together == pytest.approx((value, low, high), abs=1e-6)
+    assert comparison.matched("deconfounded_cka") == comparison.together
     for name in similarity.PLAIN:
-        pairs = found.sites[name]
-        highs = [max(pairs[one, other][0] for other in found.order) for one in theirs]
-        matched = found.matched(name)
+        pairs = comparison.sites[name]
+        highs = [max(pairs[site, other][0] for other in comparison.order) for site in theirs]
+        matched = comparison.matched(name)
         assert matched is not None
         assert matched[0] == pytest.approx(np.mean(highs))
         assert matched[1:] == (None, None)
@@ -216,7 +216,7 @@ def test_similarity_does_not_depend_on_the_basis_of_the_site(
 
 
 def moved_reference(small: Setting, reference: Recording, turn: Any) -> Setting:
-    """A setting in which the reference's residual stream is turned, and nothing else."""
+    """A setting in which only the reference's residual stream is transformed."""
     held = {
         name: turn(values.double()) if "resid" in name else values
         for name, values in reference.activations.items()
@@ -234,11 +234,11 @@ def test_similarity_does_not_depend_on_the_basis_of_the_reference(
     order = torch.from_numpy(np.random.default_rng(0).permutation(width))
     wanted = compare(recording, small)
     for turn in (lambda x: x @ rotation, lambda x: x[..., order], lambda x: 3 * x + 1):
-        found = compare(recording, moved_reference(small, reference, turn))
+        comparison = compare(recording, moved_reference(small, reference, turn))
         for measure, pairs in wanted.sites.items():
-            got = {pair: value[0] for pair, value in found.sites[measure].items()}
+            got = {pair: value[0] for pair, value in comparison.sites[measure].items()}
             values = {pair: value[0] for pair, value in pairs.items()}
-            tolerance = 1e-3 if measure == "rsa" else 1e-6  # near-ties fall either way
+            tolerance = 1e-3 if measure == "rsa" else 1e-6  # rounding breaks near-ties
             assert got == pytest.approx(values, abs=tolerance), measure
 
 
@@ -307,11 +307,11 @@ def test_a_site_of_token_and_position_alone_has_no_deconfounded_values(
     small: Setting, recording: Recording, reference: Recording
 ) -> None:
     for values in (recording["blocks.0.hook_resid_pre"], reference["blocks.0.hook_resid_pre"]):
-        found = found_at(values, small)
-        assert not found.variables
-        assert not found.sites["deconfounded_cka"]
-        assert found.together is None
-        assert len(found.sites["plain_cka"]) == 8
+        comparison = found_at(values, small)
+        assert not comparison.variables
+        assert not comparison.sites["deconfounded_cka"]
+        assert comparison.together is None
+        assert len(comparison.sites["plain_cka"]) == 8
 
 
 def test_a_site_whose_rest_is_rounding_gives_nothing(small: Setting, recording: Recording) -> None:
@@ -342,8 +342,8 @@ def test_variables_that_determine_each_other_cannot_be_told_apart(
     small: Setting, every: Mapping[str, torch.Tensor]
 ) -> None:
     for site in every.values():
-        found = values_at(site, small)
-        assert found["opp_idx"] == pytest.approx(found["opp_idx-1"], abs=1e-9)
+        similarities = values_at(site, small)
+        assert similarities["opp_idx"] == pytest.approx(similarities["opp_idx-1"], abs=1e-9)
 
 
 def test_noise_is_similar_to_nothing(small: Setting) -> None:
@@ -353,7 +353,7 @@ def test_noise_is_similar_to_nothing(small: Setting) -> None:
 
 
 def written_at(label: str, small: Setting) -> str:
-    """Return the first site where the reference's residual dimensions of a label hold anything."""
+    """Return the first site where the reference's dimensions of a label are not 0."""
     columns = [
         i
         for i, name in enumerate(small.reference.compiled.residual_labels)
@@ -371,13 +371,13 @@ def written_at(label: str, small: Setting) -> str:
 def test_the_reference_holds_length_whole_where_tracr_writes_it(
     small: Setting, reference: Recording
 ) -> None:
-    found = {
+    by_site = {
         site: values_at(reference[site], small)["length"]
         for site in residual_sites(small.reference.bridge)
     }
     assert written_at("length", small) == "blocks.0.hook_resid_post"
-    assert found["blocks.0.hook_resid_mid"] < 0.6
-    assert found["blocks.0.hook_resid_post"] == pytest.approx(1, abs=0.005)
+    assert by_site["blocks.0.hook_resid_mid"] < 0.6
+    assert by_site["blocks.0.hook_resid_post"] == pytest.approx(1, abs=0.005)
 
 
 @pytest.mark.parametrize("name", ["opp_idx", "opp_idx-1"])
@@ -387,9 +387,9 @@ def test_the_reference_holds_the_mirror_position_from_where_tracr_writes_it(
     sites = residual_sites(small.reference.bridge)
     first = sites.index(written_at("opp_idx", small))
     assert sites[first] == "blocks.1.hook_resid_post"
-    found = [values_at(reference[site], small)[name] for site in sites]
-    assert max(found[:first]) < 0.3
-    assert min(found[first:]) > 0.6
+    similarities = [values_at(reference[site], small)[name] for site in sites]
+    assert max(similarities[:first]) < 0.3
+    assert min(similarities[first:]) > 0.6
 
 
 def test_the_reference_holds_reverse_only_from_where_tracr_writes_it(
@@ -398,9 +398,9 @@ def test_the_reference_holds_reverse_only_from_where_tracr_writes_it(
     sites = residual_sites(small.reference.bridge)
     first = sites.index(written_at("reverse", small))
     assert sites[first] == "blocks.3.hook_resid_mid"
-    found = [values_at(reference[site], small)["reverse"] for site in sites]
-    assert max(found[:first]) < 0.01
-    assert min(found[first:]) > 0.5
+    similarities = [values_at(reference[site], small)["reverse"] for site in sites]
+    assert max(similarities[:first]) < 0.01
+    assert min(similarities[first:]) > 0.5
 
 
 def test_a_rotated_reference_has_the_similarities_of_the_reference(
@@ -453,13 +453,13 @@ def test_the_best_site_is_the_highest_row_with_its_own_interval(
 def test_the_matched_rows_are_of_each_of_the_references_sites_with_its_best(
     small: Setting, rows: Rows, recording: Recording, reference: Recording
 ) -> None:
-    found = compare(recording, small)
+    comparison = compare(recording, small)
     for measure in similarity.OF_SITES:
         row = rows[f"matched_{measure}", "model"]
-        assert (row.value, row.ci_low, row.ci_high) == found.matched(measure)
+        assert (row.value, row.ci_low, row.ci_high) == comparison.matched(measure)
         own = rows[f"matched_{measure}_reference", "model"]
-        assert own.value == pytest.approx(1, abs=1e-6)  # each site is like itself
-        for (theirs, ours), value in found.sites[measure].items():
+        assert own.value == pytest.approx(1, abs=1e-6)  # each site equals itself
+        for (theirs, ours), value in comparison.sites[measure].items():
             row = rows[f"site_{measure}", f"{theirs}~{ours}"]
             assert (row.value, row.ci_low, row.ci_high) == value
             assert row.n == int(small.inputs.defined.sum())
@@ -475,27 +475,29 @@ def test_only_deconfounded_cka_tells_a_random_init_from_the_reference(rows: Rows
 
 
 def hand_made_controls(shape: Any, count: int) -> list[Any]:
-    """Return random inits of a shape, made by the rule alone."""
+    """Return random inits of a shape, built here from the seed rule."""
     bridges = []
     for i in range(count):
-        one = copy.copy(shape)
-        one.seed = RANDOM_INIT_SEEDS + i
-        bridges.append(make_bridge(one))
+        variant = copy.copy(shape)
+        variant.seed = RANDOM_INIT_SEEDS + i
+        bridges.append(make_bridge(variant))
     return bridges
 
 
 def test_the_rows_of_other_tasks_are_of_their_compiled_programs(small: Setting, rows: Rows) -> None:
     config = compose(["task.vocabulary=[a,b,c]", "task.max_length=4"]).task
     others = other_references(small.inputs, config, 2)
-    found = [compare(record(one.bridge, small.inputs, 2048), small) for one in others]
-    assert len(found) == 2
+    comparisons = [
+        compare(record(reference.bridge, small.inputs, 2048), small) for reference in others
+    ]
+    assert len(comparisons) == 2
     for measure in similarity.OF_SITES:
-        values = [value[0] for one in found if (value := one.matched(measure))]
+        values = [value[0] for comparison in comparisons if (value := comparison.matched(measure))]
         row = rows[f"matched_{measure}_other_task", "model"]
         assert row.value == pytest.approx(np.mean(values), abs=1e-9)
         assert (row.ci_low, row.ci_high) == pytest.approx((min(values), max(values)), abs=1e-9)
     for name in COMPARABLE:
-        values = [value[0] for one in found if (value := one.best(name))]
+        values = [value[0] for comparison in comparisons if (value := comparison.best(name))]
         row = rows["best_deconfounded_cka_other_task", name]
         assert row.value == pytest.approx(np.mean(values), abs=1e-9)
         assert row.value < rows["best_deconfounded_cka_reference", name].value - 0.2
@@ -513,23 +515,25 @@ def test_the_control_rows_are_of_models_of_the_learned_models_very_shape(
         record(bridge, small.inputs, 2048)
         for bridge in hand_made_controls(shape, small.config.random_inits)
     ]
-    found = [
+    of_controls = [
         {site: values_at(control[site], small) for site in residual_sites(control.bridge)}
         for control in controls
     ]
     for name in COMPARABLE:
         for site in residual_sites(controls[0].bridge):
-            values = [one[site][name] for one in found]
+            values = [by_site[site][name] for by_site in of_controls]
             row = rows["deconfounded_cka_random_init", f"{name}@{site}"]
             assert row.value == pytest.approx(np.mean(values), abs=1e-9)
             assert (row.ci_low, row.ci_high) == pytest.approx((min(values), max(values)), abs=1e-9)
             assert row.value != rows["deconfounded_cka", f"{name}@{site}"].value
-        bests = [max(at[name] for at in one.values()) for one in found]
+        bests = [max(at[name] for at in by_site.values()) for by_site in of_controls]
         row = rows["best_deconfounded_cka_random_init", name]
         assert row.value == pytest.approx(np.mean(bests), abs=1e-9)
         assert (row.ci_low, row.ci_high) == pytest.approx((min(bests), max(bests)), abs=1e-9)
     for measure in similarity.OF_SITES:
-        matched = [value[0] for one in controls if (value := compare(one, small).matched(measure))]
+        matched = [
+            value[0] for control in controls if (value := compare(control, small).matched(measure))
+        ]
         row = rows[f"matched_{measure}_random_init", "model"]
         assert row.value == pytest.approx(np.mean(matched), abs=1e-9)
         ends = min(matched), max(matched)
@@ -542,8 +546,10 @@ def test_the_control_lines_are_the_same_at_every_checkpoint_and_for_every_run(
     def control_lines(setting: Setting, seed: int) -> list[Measurement]:
         shape = copy.copy(setting.shape)
         shape.seed = seed
-        found = rows_of(similarity.measure(record(make_bridge(shape), small.inputs, 2048), setting))
-        return [row for (measure, _), row in found.items() if measure.endswith("random_init")]
+        measured = rows_of(
+            similarity.measure(record(make_bridge(shape), small.inputs, 2048), setting)
+        )
+        return [row for (measure, _), row in measured.items() if measure.endswith("random_init")]
 
     first = [row for (measure, _), row in rows.items() if measure.endswith("random_init")]
     by_name = Counter(row.measure.partition("/")[2] for row in first)
@@ -604,22 +610,22 @@ def test_a_number_rescaled_even_negatively_counts_once(small: Setting) -> None:
 def test_columns_that_are_the_same_are_taken_once_and_change_nothing(
     of: str, small: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def found() -> tuple[int, Found]:
+    def compared() -> tuple[int, Found]:
         setting = with_config(small, random_inits=1)
         bridge = setting.reference.bridge if of == "the reference" else make_bridge(small.shape)
         return similarity.program(setting).side.width, compare(setting.observe(bridge), setting)
 
-    width, whole = found()
+    width, whole = compared()
     monkeypatch.setattr(similarity, "ALL_COLUMNS", 0)
-    fewer, same = found()
+    fewer, same = compared()
     sites = residual_sites(small.reference.bridge)
     d_model = small.reference.bridge.cfg.d_model
-    assert width - fewer > (len(sites) - 2) * d_model  # of a dimension there is hardly one twice
-    for one, other in ((whole.variables, same.variables), *(
+    assert width - fewer > (len(sites) - 2) * d_model  # nearly every dimension is kept once
+    for figures, other in ((whole.variables, same.variables), *(
         (whole.sites[name], same.sites[name]) for name in similarity.OF_SITES
     )):  # fmt: skip
-        assert one.keys() == other.keys()
-        for key, value in one.items():
+        assert figures.keys() == other.keys()
+        for key, value in figures.items():
             assert other[key] == pytest.approx(value, abs=1e-9), key
     assert same.mean == pytest.approx(whole.mean, abs=1e-9)
     assert same.shares == pytest.approx(whole.shares, abs=1e-9)

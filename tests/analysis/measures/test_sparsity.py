@@ -1,4 +1,4 @@
-"""Neurons, on or off: constructed ones, Tracr's own, and Sarle's coefficient against scipy."""
+"""On/off neurons: constructed ones, Tracr's, and Sarle's coefficient against scipy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def columns(*values: list[float]) -> torch.Tensor:
 def neurons(
     pre: torch.Tensor, act: str = "relu", parts: int = 1, rounding: float = 1e-6
 ) -> Neurons:
-    """What neurons with these pre-activations do; every position is in the sample."""
+    """The statistics of neurons with these pre-activations. The sample holds all positions."""
     sums = Sums(torch.full((pre.shape[1],), rounding), act)
     for part in torch.tensor_split(pre, parts):
         sums.add(part.float(), part.float())
@@ -58,17 +58,17 @@ def neurons(
 
 
 def test_a_neuron_is_active_where_its_pre_activation_is_above_zero() -> None:
-    found = neurons(columns([1, 2, 3, 4], [-1, -2, -3, 0], [-1, 1, -1, 1], [0, 0, 0, 5]))
-    assert found.values["active_share"].tolist() == [1, 0, 0.5, 0.25]
-    assert found.flags("dead_share").tolist() == [False, True, False, False]
-    assert found.flags("always_on_share").tolist() == [True, False, False, False]
+    figures = neurons(columns([1, 2, 3, 4], [-1, -2, -3, 0], [-1, 1, -1, 1], [0, 0, 0, 5]))
+    assert figures.values["active_share"].tolist() == [1, 0, 0.5, 0.25]
+    assert figures.flags("dead_share").tolist() == [False, True, False, False]
+    assert figures.flags("always_on_share").tolist() == [True, False, False, False]
 
 
 def test_a_neuron_is_on_where_it_is_above_zero_by_more_than_rounding() -> None:
-    found = neurons(columns([0.5, 2, 1, 3], [1, -1, 0.2, -3], [1.5, 4, 3, 2]), rounding=1.0)
-    assert found.values["active_share"].tolist() == [0.5, 0, 1]
-    assert found.flags("dead_share").tolist() == [False, True, False]
-    assert found.flags("always_on_share").tolist() == [False, False, True]
+    figures = neurons(columns([0.5, 2, 1, 3], [1, -1, 0.2, -3], [1.5, 4, 3, 2]), rounding=1.0)
+    assert figures.values["active_share"].tolist() == [0.5, 0, 1]
+    assert figures.flags("dead_share").tolist() == [False, True, False]
+    assert figures.flags("always_on_share").tolist() == [False, False, True]
     alike = neurons(columns([0.5, 2, 0.9, 2]), rounding=1.0)  # on at two of four positions
     assert float(alike.values["hoyer"][0]) == pytest.approx(2 * (1 - 0.5**0.5), abs=1e-6)
     assert float(alike.values["gini"][0]) == pytest.approx(0.5)
@@ -78,35 +78,35 @@ def test_rounding_is_in_proportion_to_the_size_of_a_neurons_weights(small: Setti
     weights = make_native(small.shape).state_dict()
     weights["layers.0.mlp.fc_in.weight"][3] *= 10
     weights["layers.0.mlp.fc_in.bias"][5] = -7
-    found = sparsity.rounding(make_bridge(small.shape, weights), 0)
+    rounding = sparsity.rounding(make_bridge(small.shape, weights), 0)
     entering = sum(
         float(weights[f"{name}.weight"].norm(dim=1).max()) for name in ("tok_embed", "pos")
     )
     size = weights["layers.0.mlp.fc_in.weight"].norm(dim=1) * max(1.0, entering)
     size += weights["layers.0.mlp.fc_in.bias"].abs()
-    torch.testing.assert_close(found, 1e-5 * size)
+    torch.testing.assert_close(rounding, 1e-5 * size)
 
 
 def test_neurons_that_do_not_vary_have_no_bimodality_but_are_dead_or_always_on() -> None:
     varying, jitter = [-1.0, 1.0, -1.0, 1.0, 2.0], 1e-8
-    found = neurons(
+    figures = neurons(
         columns([2.0] * 5, [-2.0] * 5, [0.0] * 5, [3.0, 3.0 + jitter, 3.0, 3.0, 3.0], varying)
     )
-    assert found.values["active_share"].tolist() == pytest.approx([1, 0, 0, 1, 0.6])
+    assert figures.values["active_share"].tolist() == pytest.approx([1, 0, 0, 1, 0.6])
     for name in ("bimodality", "dip", "dip_p"):
-        assert len(found.defined(name)) == 1, name
+        assert len(figures.defined(name)) == 1, name
     torch.testing.assert_close(
-        found.defined("bimodality"), sarle_bimodality(columns(varying)), atol=1e-6, rtol=0
+        figures.defined("bimodality"), sarle_bimodality(columns(varying)), atol=1e-6, rtol=0
     )
 
 
 def test_dead_neurons_have_neither_hoyer_nor_gini() -> None:
-    found = neurons(columns([-1, -2, -3, 0], [-1, 0, 0, 7], [4, 4, 4, 4]))
+    figures = neurons(columns([-1, -2, -3, 0], [-1, 0, 0, 7], [4, 4, 4, 4]))
     for name in ("hoyer", "gini"):
-        assert math.isnan(found.values[name][0]), name
-        assert not found.values[name][1:].isnan().any()
-    assert found.values["hoyer"][1:].tolist() == pytest.approx([1, 0])  # one position; all alike
-    assert found.values["gini"][1:].tolist() == pytest.approx([0.75, 0])
+        assert math.isnan(figures.values[name][0]), name
+        assert not figures.values[name][1:].isnan().any()
+    assert figures.values["hoyer"][1:].tolist() == pytest.approx([1, 0])  # one position; all alike
+    assert figures.values["gini"][1:].tolist() == pytest.approx([0.75, 0])
 
 
 ACTIVATIONS = {
@@ -118,7 +118,7 @@ ACTIVATIONS = {
 
 
 def gini_by_pairs(values: Any) -> float:
-    """Half the relative mean absolute difference of all pairs."""
+    """The Gini index: half the relative mean absolute difference of all pairs."""
     apart = np.abs(values[:, None] - values[None]).mean()
     return float(apart / (2 * values.mean()))
 
@@ -135,15 +135,15 @@ def test_hoyer_and_gini_are_their_definitions_of_the_activations(
 ) -> None:
     pre = np.random.default_rng(seed).normal(size=(n, 3)).astype(np.float32)
     post = np.abs(ACTIVATIONS[act](pre.astype(np.float64)))
-    found = neurons(torch.from_numpy(pre), act, min(parts, n))
+    figures = neurons(torch.from_numpy(pre), act, min(parts, n))
     assert set(sparsity.ACTIVATIONS) == set(ACTIVATIONS)
     for i in range(3):
         column = post[:, i]
         if column.max() < 1e-6:
             continue
         hoyer = (n**0.5 - column.sum() / np.sqrt((column**2).sum())) / (n**0.5 - 1)
-        assert float(found.values["hoyer"][i]) == pytest.approx(hoyer, abs=1e-5)
-        assert float(found.values["gini"][i]) == pytest.approx(gini_by_pairs(column), abs=1e-5)
+        assert float(figures.values["hoyer"][i]) == pytest.approx(hoyer, abs=1e-5)
+        assert float(figures.values["gini"][i]) == pytest.approx(gini_by_pairs(column), abs=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -175,13 +175,15 @@ def test_the_dip_is_diptests_and_tells_two_values_from_a_normal() -> None:
     assert max(two_valued, two_normals) < 0.01
     assert min(normal, uniform) > 0.05
     ones = samples[:, 0].mean()
-    assert float(statistics[0]) == pytest.approx(min(ones, 1 - ones) / 2)  # of the rarer value
+    assert float(statistics[0]) == pytest.approx(
+        min(ones, 1 - ones) / 2
+    )  # half the share of the rarer value
 
 
 def test_untested_neurons_and_small_samples_have_no_dip() -> None:
     sample = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    found = dips(sample, torch.tensor([True, False, True]))
-    for values in found:
+    pair = dips(sample, torch.tensor([True, False, True]))
+    for values in pair:
         assert values.isnan().tolist() == [False, True, False]
     for values in dips(sample[:3], torch.ones(3, dtype=torch.bool)):
         assert values.isnan().all()
@@ -196,7 +198,7 @@ def test_p_values_are_adjusted_as_benjamini_and_hochberg_say(given_: list[float 
     for p, value in zip(given_, got, strict=True):
         if p is None:
             assert math.isnan(value)
-        else:  # the smallest m p / rank over the p-values that are no smaller
+        else:  # the minimum of m q / rank over all p-values q >= p
             m = len(there)
             wanted = min(min(1.0, m * q / (rank + 1)) for rank, q in enumerate(there) if q >= p)
             assert value == pytest.approx(wanted, abs=1e-12)
@@ -237,9 +239,9 @@ def test_bimodality_of_known_distributions() -> None:
 
 
 def test_fewer_than_four_positions_have_no_bimodality() -> None:
-    found = neurons(columns([1, -1, 2], [3, 4, 5]))
-    assert len(found.defined("bimodality")) == 0
-    assert found.values["active_share"].tolist() == pytest.approx([2 / 3, 1])
+    figures = neurons(columns([1, -1, 2], [3, 4, 5]))
+    assert len(figures.defined("bimodality")) == 0
+    assert figures.values["active_share"].tolist() == pytest.approx([2 / 3, 1])
 
 
 @pytest.mark.parametrize("act_fn", ["relu", "gelu"])
@@ -291,7 +293,7 @@ def check(
 
 
 def tracr_mlp_widths(setting: Setting) -> list[int]:
-    """Return how many neurons Tracr gives each MLP before it pads them all to one width."""
+    """Return the number of neurons of each Tracr MLP before padding to a common width."""
     task = setting.inputs.task
     extracted = rasp_to_graph.extract_rasp_graph(task.program)
     basis_inference.infer_bases(
@@ -314,8 +316,8 @@ def test_the_references_padded_neurons_are_left_out(small: Setting) -> None:
     recording = small.reference_source
     widths = tracr_mlp_widths(small)
     assert len(widths) == 3
-    found = [int(real_neurons(recording.bridge, layer).sum()) for layer in range(4)]
-    assert found == [*widths, 0]
+    counts = [int(real_neurons(recording.bridge, layer).sum()) for layer in range(4)]
+    assert counts == [*widths, 0]
     rows = rows_of(sparsity.measure(recording, small))
     for layer, width in enumerate(widths):
         subject = f"reference:blocks.{layer}.mlp.hook_pre"
@@ -333,11 +335,11 @@ def test_all_neurons_of_a_random_init_are_real(small: Setting) -> None:
 def test_the_references_rows_stand_beside_any_models(small: Setting) -> None:
     own = rows_of(sparsity.measure(small.reference_source, small))
     rows = rows_of(sparsity.measure(record(make_bridge(small.shape), small.inputs, 2048), small))
-    found = {key: row for key, row in rows.items() if key[1].startswith("reference:")}
-    layers = {subject for _, subject in found}
+    of_reference = {key: row for key, row in rows.items() if key[1].startswith("reference:")}
+    layers = {subject for _, subject in of_reference}
     assert layers == {"reference:model", *(f"reference:blocks.{n}.mlp.hook_pre" for n in range(3))}
-    assert {name for name, _ in found} == {*sparsity.MEANS, *sparsity.SHARES}
-    for (name, subject), row in found.items():
+    assert {name for name, _ in of_reference} == {*sparsity.MEANS, *sparsity.SHARES}
+    for (name, subject), row in of_reference.items():
         assert own[name, subject] == row
         measured = own[name, subject.removeprefix("reference:")]
         assert (measured.value, measured.n) == (row.value, row.n)
@@ -374,9 +376,9 @@ def test_a_linear_map_of_the_residual_stream_leaves_what_is_on_and_dead(
 ) -> None:
     wanted = of_model(small.reference.bridge, small)
     made = reparametrised(small.reference.compiled, seed)
-    found = of_model(made.bridge(small.inputs), small)
+    figures = of_model(made.bridge(small.inputs), small)
     for name in ("active_share", "dead_share", "always_on_share"):
-        assert found[name] == pytest.approx(wanted[name], abs=1e-3), name
+        assert figures[name] == pytest.approx(wanted[name], abs=1e-3), name
 
 
 def test_an_attention_only_model_has_the_references_rows_alone(small: Setting) -> None:
@@ -397,7 +399,7 @@ def test_every_neuron_has_its_figures(small: Setting) -> None:
         hook = f"blocks.{layer}.mlp.hook_pre"
         pre, name = recording[hook][real][:, i].double(), f"{hook}[{i}]"
         assert rows["active_share", name].value == pytest.approx(float((pre > 0).double().mean()))
-        step = sparsity.rounding(recording.bridge, layer)[i]  # what differs by less is alike
+        step = sparsity.rounding(recording.bridge, layer)[i]  # smaller differences are rounding
         sample = (recording[hook][chosen, at][:, i] / step).round() * step
         dip, p = diptest.diptest(sample.double().numpy())
         assert rows["dip", name].value == pytest.approx(dip)
@@ -431,24 +433,24 @@ def test_h1_is_the_references_figures_less_the_models(small: Setting) -> None:
     recording = record(make_bridge(small.shape, weights), small.inputs, 2048)
     rows = rows_of(sparsity.measure(recording, small))
     for name in sparsity.MEANS:
-        row, one, other = (
+        row, reference, other = (
             rows[key]
             for key in ((f"h1_{name}", "model"), (name, "reference:model"), (name, "model"))
         )
-        assert row.value == pytest.approx(one.value - other.value)
-        assert row.n == min(one.n, other.n)
+        assert row.value == pytest.approx(reference.value - other.value)
+        assert row.n == min(reference.n, other.n)
         assert row.ci_low is not None
         assert row.ci_high is not None
         assert row.ci_low <= row.value <= row.ci_high
-        ends = [(end.ci_high or 0.0) - (end.ci_low or 0.0) for end in (one, other)]
+        ends = [(end.ci_high or 0.0) - (end.ci_low or 0.0) for end in (reference, other)]
         width = row.ci_high - row.ci_low
-        assert 0.9 * max(ends) <= width <= 1.1 * sum(ends)  # of two independent groups
+        assert 0.9 * max(ends) <= width <= 1.1 * sum(ends)  # the groups are independent
     for name in sparsity.SHARES:
-        row, one, other = (
+        row, reference, other = (
             rows[key]
             for key in ((f"h1_{name}", "model"), (name, "reference:model"), (name, "model"))
         )
-        wanted = shares_difference(one.value, one.n, other.value, other.n)
+        wanted = shares_difference(reference.value, reference.n, other.value, other.n)
         assert (row.value, row.ci_low, row.ci_high) == pytest.approx(wanted)
     assert rows["dead_share", "model"].value >= 40 / 128
     assert rows["h1_bimodality", "model"].value > 0
@@ -456,9 +458,9 @@ def test_h1_is_the_references_figures_less_the_models(small: Setting) -> None:
 
 def test_h1_of_the_reference_itself_is_nothing(small: Setting) -> None:
     rows = rows_of(sparsity.measure(small.reference_source, small))
-    found = {name: row for (name, _), row in rows.items() if name.startswith("h1_")}
-    assert set(found) == {f"h1_{name}" for name in (*sparsity.MEANS, *sparsity.SHARES)}
-    for row in found.values():
+    by_measure = {name: row for (name, _), row in rows.items() if name.startswith("h1_")}
+    assert set(by_measure) == {f"h1_{name}" for name in (*sparsity.MEANS, *sparsity.SHARES)}
+    for row in by_measure.values():
         assert row.value == 0
         assert row.ci_low is not None
         assert row.ci_high is not None

@@ -1,4 +1,4 @@
-"""Input sets in parts: the same measurements as of the whole, in bounded memory and one pass."""
+"""Input sets in parts give the same measurements, in bounded memory and one pass."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def setting(request: pytest.FixtureRequest, small: Setting) -> Setting:
 
 
 def measured(bridge: Any, setting: Setting) -> Rows:
-    """All rows, of a setting that has computed nothing yet."""
+    """All rows, from a fresh setting without cached computations."""
     return rows_of(suite.measure(bridge, with_config(setting)))
 
 
@@ -54,22 +54,22 @@ def same(got: Rows, wanted: Rows, abs_: float = 1e-6) -> None:
     for key, row in got.items():
         other = wanted[key]
         assert row.n == other.n, key
-        for one, two in ((row.value, other.value), (row.ci_low, other.ci_low),
+        for figure, two in ((row.value, other.value), (row.ci_low, other.ci_low),
                          (row.ci_high, other.ci_high)):  # fmt: skip
-            assert one == (two if two is None else pytest.approx(two, abs=abs_)), key
+            assert figure == (two if two is None else pytest.approx(two, abs=abs_)), key
 
 
 def sizes(setting: Setting, bridge: Any) -> tuple[int, int]:
-    """How many bytes an input takes in the model, and in the reference."""
+    """The bytes of one input's activations in the model and in the reference."""
     positions = setting.inputs.tokens.shape[1]
     model, reference = (
-        bytes_per_input(one, positions) for one in (bridge, setting.reference.bridge)
+        bytes_per_input(subject, positions) for subject in (bridge, setting.reference.bridge)
     )
     return model, reference
 
 
 def streamed_by(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no more bytes be recorded at once, of this small set as of a large one."""
+    """Limit the bytes recorded at once, so that this small set is streamed."""
     monkeypatch.setattr(activations, "WHOLE_BYTES", limit)
     monkeypatch.setattr(activations, "PART_BYTES", limit)
 
@@ -118,8 +118,8 @@ def test_no_more_is_held_at_once_than_a_part(
     held = []
     plain = activations.record
 
-    def noted(one: Any, inputs: Any, batch_size: int) -> Recording:
-        recording = plain(one, inputs, batch_size)
+    def noted(model: Any, inputs: Any, batch_size: int) -> Recording:
+        recording = plain(model, inputs, batch_size)
         every = [value for name, value in recording.activations.items()]
         held.append(sum(value.element_size() * value.nelement() for value in every))
         return recording
@@ -148,9 +148,9 @@ def test_bytes_of_an_input_are_those_of_its_recording(setting: Setting) -> None:
 def test_parts_are_the_rows_of_the_whole_in_order(small: Setting) -> None:
     bridge, inputs = make_bridge(small.shape), small.inputs
     whole, source = record(bridge, inputs, 2048), Streamed(bridge, inputs, 50)
-    found = list(source.parts())
-    assert [rows for rows, _ in found] == [slice(0, 50), slice(50, 100), slice(100, 120)]
-    for rows, part in found:
+    parts = list(source.parts())
+    assert [rows for rows, _ in parts] == [slice(0, 50), slice(50, 100), slice(100, 120)]
+    for rows, part in parts:
         assert torch.equal(part.inputs.tokens, inputs.tokens[rows])
         torch.testing.assert_close(part.logits, whole.logits[rows], atol=1e-6, rtol=0)
         for name, values in part.activations.items():
@@ -162,7 +162,9 @@ def test_parts_are_the_rows_of_the_whole_in_order(small: Setting) -> None:
 def test_chosen_inputs_are_given_in_the_order_asked_for(small: Setting) -> None:
     bridge, inputs = make_bridge(small.shape), small.inputs
     whole = record(bridge, inputs, 2048)
-    chosen = torch.from_numpy(np.random.default_rng(0).integers(120, size=30))  # some twice
+    chosen = torch.from_numpy(
+        np.random.default_rng(0).integers(120, size=30)
+    )  # some rows occur twice
     for source in (whole, Streamed(bridge, inputs, 16)):
         part = source.at(chosen)
         assert torch.equal(part.inputs.tokens, inputs.tokens[chosen])
@@ -194,7 +196,7 @@ def test_a_part_that_several_measures_ask_for_is_run_once(
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
-    """How many inputs each bridge was run on with hooks, call by call."""
+    """The number of inputs of each hooked pass, by bridge."""
     calls: dict[int, list[int]] = {}
     forward = TransformerBridge.forward
 
@@ -216,7 +218,7 @@ def test_a_model_is_run_once_on_the_inputs_with_hooks(
     assert seen[id(small.reference.bridge)] == wanted
     second = make_bridge(varied(small.shape, seed=5))
     before = {key: list(calls) for key, calls in seen.items()}
-    list(suite.measure(second, setting))  # controls and reference are not run again
+    list(suite.measure(second, setting))  # the controls and the reference are not run again
     assert {key: calls for key, calls in seen.items() if calls != before.get(key)} == {
         id(second): wanted
     }
@@ -257,9 +259,9 @@ def test_what_is_held_of_the_reference_is_bounded_and_changes_nothing(
 
     plain = activations.record
 
-    def noted(one: Any, inputs: Any, batch_size: int) -> Recording:
-        made.extend([slice(0)] * (one is small.reference.bridge))
-        return plain(one, inputs, batch_size)
+    def noted(model: Any, inputs: Any, batch_size: int) -> Recording:
+        made.extend([slice(0)] * (model is small.reference.bridge))
+        return plain(model, inputs, batch_size)
 
     monkeypatch.setattr(activations, "record", noted)
     (most, whole), (fewest, held) = runs(0), runs(2**20)
@@ -269,4 +271,4 @@ def test_what_is_held_of_the_reference_is_bounded_and_changes_nothing(
     room = Held()
     parts = [room.of(slice(n, n + 1), lambda: torch.zeros(10)) for n in (0, 1, 2)]
     again = [room.of(slice(n, n + 1), lambda: torch.ones(10)) for n in (0, 1, 2)]
-    assert [one is other for one, other in zip(parts, again, strict=True)] == [True, True, False]
+    assert [kept is other for kept, other in zip(parts, again, strict=True)] == [True, True, False]

@@ -1,4 +1,4 @@
-"""All measures together, on models whose answer is known."""
+"""All measures together, on controls."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def test_a_fresh_setting_gives_the_same_bits(small: Setting, rows: list[Measurem
     other = copy.copy(fresh.shape)
     other.seed = 8
     recording = record(make_bridge(other), fresh.inputs, 2048)
-    for name in reversed(fresh.config.measures):  # another model makes the controls, last first
+    for name in reversed(
+        fresh.config.measures
+    ):  # another model computes the controls, in reverse order
         list(taken(suite.REGISTRY[name].statistic(recording, fresh), recording))
     assert list(suite.measure(make_bridge(fresh.shape), fresh)) == rows
 
@@ -124,8 +126,8 @@ def test_only_the_configured_measures_are_taken(small: Setting) -> None:
     config = copy.copy(small.config)
     config.measures = ["sparsity", "accuracy"]
     setting = Setting(small.inputs, small.reference, small.shape, config)
-    found = [row.measure for row in suite.measure(make_bridge(small.shape), setting)]
-    groups = [name.partition("/")[0] for name in found]
+    measures = [row.measure for row in suite.measure(make_bridge(small.shape), setting)]
+    groups = [name.partition("/")[0] for name in measures]
     assert set(groups) == {"sparsity", "accuracy"}
     assert groups == sorted(groups, reverse=True)  # in the configured order
 
@@ -150,8 +152,8 @@ def test_headlines_hold_the_accuracies_the_best_sites_the_whole_model_and_traini
     rows: list[Measurement],
 ) -> None:
     given = [row.at("run", 30) for row in [*rows, *training_rows()]]
-    found = suite.headlines(iter(given))
-    kept = [row for row in found if row.subject != "worst_component"]
+    headlines = suite.headlines(iter(given))
+    kept = [row for row in headlines if row.subject != "worst_component"]
     wanted = {
         row.key for row in given
         if row.measure.partition("/")[0] in ("accuracy", "training")
@@ -173,20 +175,20 @@ def test_headlines_hold_the_accuracies_the_best_sites_the_whole_model_and_traini
         "attention/matched_overlap_other_task",
     }
     assert {row.subject for row in kept if "sparsity/h1" in row.measure} == {"model"}
-    assert len({row.key for row in found}) == len(found)
+    assert len({row.key for row in headlines}) == len(headlines)
 
 
 def worst(rows: Iterable[Measurement]) -> dict[str, Measurement]:
-    found = suite.headlines(rows)
-    return {row.measure: row for row in found if row.subject == "worst_component"}
+    headlines = suite.headlines(rows)
+    return {row.measure: row for row in headlines if row.subject == "worst_component"}
 
 
 def test_the_worst_component_is_the_one_whose_deletion_costs_most(
     rows: list[Measurement],
 ) -> None:
-    found = worst(row.at("run", 30) for row in rows)
-    assert set(found) == {f"ablation/{kind}_delta_exact" for kind in KINDS}
-    for measure, row in found.items():
+    costliest = worst(row.at("run", 30) for row in rows)
+    assert set(costliest) == {f"ablation/{kind}_delta_exact" for kind in KINDS}
+    for measure, row in costliest.items():
         deltas = [
             other for other in rows
             if other.measure == measure and ".length_" not in other.subject
@@ -213,10 +215,10 @@ def test_the_worst_component_of_the_reference_is_its_last_attention(small: Setti
 
 
 def test_the_redundant_share_is_a_headline_of_a_model_that_solves_the_task(small: Setting) -> None:
-    found = {(row.measure, row.subject): row.value for row in suite.headlines(
+    headlines = {(row.measure, row.subject): row.value for row in suite.headlines(
         ablation.measure(small.reference_source, small))}  # fmt: skip
-    assert found["ablation/redundant_share", "model"] == 3 / 8
-    assert found["ablation/redundant_alone_share", "model"] == 3 / 8
+    assert headlines["ablation/redundant_share", "model"] == 3 / 8
+    assert headlines["ablation/redundant_alone_share", "model"] == 3 / 8
 
 
 def test_without_ablation_there_is_no_worst_component(rows: list[Measurement]) -> None:

@@ -1,4 +1,4 @@
-"""Where a program has no output, and under a causal mask: what counts, and in what."""
+"""Undefined outputs and causal masks: which positions and inputs count in each measure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.base import Setting
-from algomatch.analysis.controls.known_models import random_inits
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import ablation, accuracy, similarity
 from algomatch.api.preparation import prepare
 from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge, make_native
+from algomatch.models.shapes import random_inits
 from algomatch.models.training import exact_accuracy
 
 SMALL = (
@@ -30,13 +30,13 @@ Rows = dict[tuple[str, str], Measurement]
 
 @pytest.fixture(scope="module", params=TASKS)
 def setting(request: pytest.FixtureRequest) -> Setting:
-    """Tasks that are undefined at the first positions of every list, two of them causal."""
+    """Tasks whose output is undefined at the first positions. Two are causal."""
     return prepare(compose([f"task={request.param}", *SMALL]))
 
 
 @pytest.fixture(scope="module")
 def recording(setting: Setting) -> Recording:
-    """A model that is right at half of the positions."""
+    """A recording that is right at about half of the positions."""
     inputs, generator = setting.inputs, torch.Generator().manual_seed(0)
     recording = record(make_bridge(setting.shape), inputs, 2048)
     targets = inputs.targets.clamp(min=0)
@@ -46,21 +46,21 @@ def recording(setting: Setting) -> Recording:
 
 
 def rows_of(measured: Any) -> Rows:
-    """Rows by the measure's short name and the subject."""
+    """Rows by the measure's short name and subject."""
     return {(row.measure.partition("/")[2], row.subject): row for row in measured}
 
 
 def answers(tokens: list[Any], task: str) -> list[Any]:
-    """What the task's description says, in plain Python; None where it says nothing."""
+    """The task's outputs in plain Python, None where undefined."""
     if task == "shift_by":
         return [None, None, *tokens][: len(tokens)]
     if task == "previous_token":
         return [None, *tokens][: len(tokens)]
-    found = []
+    outputs = []
     for i, token in enumerate(tokens):
         earlier = [j for j in range(i) if tokens[j] == token]
-        found.append(tokens[earlier[-1] + 1] if earlier else None)
-    return found
+        outputs.append(tokens[earlier[-1] + 1] if earlier else None)
+    return outputs
 
 
 def test_targets_are_what_the_task_says_and_elsewhere_there_are_none(setting: Setting) -> None:
@@ -85,27 +85,27 @@ def test_inputs_without_any_output_count_in_no_accuracy(
     right = [
         [
             inputs.output.decode(torch.eye(2)[[given[i][1 + place]]])[0] == wanted
-            for place, wanted in enumerate(one)
+            for place, wanted in enumerate(expected)
             if wanted is not None
         ]
-        for i, one in enumerate(outputs)
+        for i, expected in enumerate(outputs)
     ]
     silent = 0
     for split in accuracy.SPLITS:
         for length in (None, *inputs.task.lengths):
             chosen = inputs.rows(split, length).tolist()
-            kept = [one for one, there in zip(right, chosen, strict=True) if there and one]
+            kept = [hits for hits, there in zip(right, chosen, strict=True) if there and hits]
             subject = split if length is None else f"{split}.length_{length}"
             assert (("exact", subject) in rows) == bool(kept)
             silent += any(chosen) and not kept
             if kept:
                 exact, token = rows["exact", subject], rows["token", subject]
-                every = [good for one in kept for good in one]
+                every = [good for hits in kept for good in hits]
                 assert (exact.n, token.n) == (len(kept), len(every))
-                assert exact.value == pytest.approx(np.mean([all(one) for one in kept]))
+                assert exact.value == pytest.approx(np.mean([all(hits) for hits in kept]))
                 assert token.value == pytest.approx(np.mean(every))
                 assert rows["loss", subject].n == len(every)
-    assert silent  # some lengths, such as 1, have inputs and no row
+    assert silent  # some lengths, such as 1, have inputs but no row
     assert 0 < rows["exact", "all"].value < rows["token", "all"].value < 1
 
 
@@ -151,8 +151,8 @@ def test_ablation_counts_the_inputs_with_an_output(setting: Setting) -> None:
     } == {answered}
     for length in setting.inputs.task.lengths:
         of_length = int(setting.inputs.defined[setting.inputs.rows("all", length)].any(1).sum())
-        found = {row.n for (_, s), row in rows.items() if s.endswith(f".length_{length}")}
-        assert found == ({of_length} if of_length else set())
+        counts = {row.n for (_, s), row in rows.items() if s.endswith(f".length_{length}")}
+        assert counts == ({of_length} if of_length else set())
     last = f"blocks.{reference.bridge.cfg.n_layers - 1}.hook_attn_out"
     row = rows["zero_delta_exact", last]
     logits = reference.bridge.run_with_hooks(

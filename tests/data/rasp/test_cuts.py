@@ -1,4 +1,4 @@
-"""Cuts are cuts, merged where they say the same, and ordered by what is done."""
+"""Cuts: every one is a cut, equivalent ones are merged, and later ones follow earlier ones."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def cuts_of(program: str) -> Cuts:
 
 
 def names_of(program: str) -> Iterator[Names]:
-    """Every cut, merged ones too."""
+    """The variables of every cut, merged cuts included."""
     for cut in cuts_of(program).all:
         yield from (cut.variables, *cut.same)
 
 
 def read_by(sop: Any) -> Iterator[Any]:
-    """The s-ops that an s-op is made from, through its selectors."""
+    """The s-ops that an s-op reads, directly or by its selectors."""
     for child in sop.children:
         if isinstance(child, rasp.SOp):
             yield child
@@ -45,36 +45,38 @@ def read_by(sop: Any) -> Iterator[Any]:
 
 @cache
 def reads(program: str) -> dict[str, set[str]]:
-    """What each variable reads, by a walk of its own over the expressions."""
+    """The variables that each variable reads, by a separate walk over the expressions."""
     named = small_task(program).variables
     names = {id(sop): name for name, sop in named.items()}
-    return {name: {names[id(one)] for one in read_by(sop)} for name, sop in named.items()}
+    return {name: {names[id(source)] for source in read_by(sop)} for name, sop in named.items()}
 
 
 def reached(program: str, blocked: Iterable[str]) -> set[str]:
-    """The variables that can be reached from the inputs without passing the blocked ones."""
+    """The variables that can be reached from the inputs without passing a blocked one."""
     graph, blocked = reads(program), set(blocked)
-    found = {name for name, sources in graph.items() if not sources} - blocked
+    variables = {name for name, sources in graph.items() if not sources} - blocked
     while (
-        more := {name for name, sources in graph.items() if sources & found and name not in blocked}
-        - found
+        more := {
+            name for name, sources in graph.items() if sources & variables and name not in blocked
+        }
+        - variables
     ):
-        found |= more
-    return found
+        variables |= more
+    return variables
 
 
 def partition(inputs: InputSet, names: Names) -> list[tuple[Any, ...]]:
-    """The values of some variables at every position of every list, types told apart."""
-    found: list[tuple[Any, ...]] = []
+    """The values of some variables at every position of every list, with their types."""
+    table: list[tuple[Any, ...]] = []
     for row in range(len(inputs)):
         columns = [values_of(inputs, name, row) for name in names]
-        found += [tuple((type(x), x) for x in place) for place in zip(*columns, strict=True)]
-    return found
+        table += [tuple((type(x), x) for x in place) for place in zip(*columns, strict=True)]
+    return table
 
 
-def determines(one: list[Any], other: list[Any]) -> bool:
+def determines(values: list[Any], other: list[Any]) -> bool:
     known: dict[Any, Any] = {}
-    return all(known.setdefault(x, y) == y for x, y in zip(one, other, strict=True))
+    return all(known.setdefault(x, y) == y for x, y in zip(values, other, strict=True))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -87,9 +89,9 @@ def test_no_path_from_input_to_output_misses_a_cut(program: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_cuts_are_named_once_in_program_order(program: str) -> None:
-    order, found = list(reads(program)), list(names_of(program))
-    assert len(set(found)) == len(found)
-    assert all(sorted(names, key=order.index) == list(names) for names in found)
+    order, program_cuts = list(reads(program)), list(names_of(program))
+    assert len(set(program_cuts)) == len(program_cuts)
+    assert all(sorted(names, key=order.index) == list(names) for names in program_cuts)
     assert all(cut.name == "+".join(cut.variables) for cut in cuts_of(program).all)
 
 
@@ -114,8 +116,8 @@ def test_merged_cuts_determine_each_other_and_others_do_not(program: str) -> Non
         for names in cut.same:
             assert determines(values[names], values[cut.variables])
             assert determines(values[cut.variables], values[names])
-    for one, other in itertools.combinations(kinds, 2):
-        assert not (determines(one, other) and determines(other, one))
+    for kind, other in itertools.combinations(kinds, 2):
+        assert not (determines(kind, other) and determines(other, kind))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -130,35 +132,43 @@ def test_later_is_a_strict_partial_order(program: str) -> None:
 def test_labels_number_the_combinations_of_values(program: str) -> None:
     inputs = small_inputs(program)
     for cut in cuts_of(program).all:
-        found = labels(inputs, cut.variables)
-        assert torch.equal(found == -1, ~inputs.real)
-        numbers, values = found[inputs.real].tolist(), partition(inputs, cut.variables)
+        numbered = labels(inputs, cut.variables)
+        assert torch.equal(numbered == -1, ~inputs.real)
+        numbers, values = numbered[inputs.real].tolist(), partition(inputs, cut.variables)
         assert determines(numbers, values)
         assert determines(values, numbers)
 
 
 def test_how_long_the_list_is_is_a_step_however_it_is_written() -> None:
-    """`rasp.length` reads nothing, but no position knows it before it has seen the others."""
+    """`rasp.length` reads nothing, but a position knows it only after it has seen the others."""
     mirror = (rasp.length - rasp.indices - 1).named("mirror")
     selector = rasp.Select(rasp.indices, mirror, rasp.Comparison.EQ)
     program = rasp.Aggregate(selector, rasp.tokens).named("reverse")
     task = replace(small_task("reverse"), program=program)
-    found = cuts(input_set(task, TaskConfig("reverse", held_out=0.0)))
-    assert [cut.name for cut in found.all] == ["indices+tokens", "indices+length+tokens", "reverse"]
-    assert found.inner[0].same == (
+    program_cuts = cuts(input_set(task, TaskConfig("reverse", held_out=0.0)))
+    assert [cut.name for cut in program_cuts.all] == [
+        "indices+tokens",
+        "indices+length+tokens",
+        "reverse",
+    ]
+    assert program_cuts.inner[0].same == (
         ("indices", "length-indices", "tokens"),
         ("indices", "mirror", "tokens"),
     )
 
 
 def test_reverse_has_one_inner_cut_whatever_tells_the_length() -> None:
-    found = cuts_of("reverse")
-    assert [cut.name for cut in found.all] == ["indices+tokens", "indices+tokens+length", "reverse"]
-    assert found.inner[0].same == (
+    program_cuts = cuts_of("reverse")
+    assert [cut.name for cut in program_cuts.all] == [
+        "indices+tokens",
+        "indices+tokens+length",
+        "reverse",
+    ]
+    assert program_cuts.inner[0].same == (
         ("indices", "tokens", "opp_idx"),
         ("indices", "tokens", "opp_idx-1"),
     )
-    assert found.complete
+    assert program_cuts.complete
 
 
 @pytest.mark.parametrize(
@@ -178,12 +188,12 @@ def test_a_programs_inner_cuts_are_what_its_later_steps_read(
 
 
 def test_steps_that_need_not_wait_for_each_other_give_cuts_of_no_order() -> None:
-    found = {cut.name: cut for cut in cuts_of("rank_by_others").all}
-    one, other = found["tokens+length"], found["tokens+n_not_smaller"]
-    assert not one.later(other)
-    assert not other.later(one)
-    assert found["length+n_not_smaller"].later(one)
-    assert found["length+n_not_smaller"].later(other)
+    by_name = {cut.name: cut for cut in cuts_of("rank_by_others").all}
+    branch, other = by_name["tokens+length"], by_name["tokens+n_not_smaller"]
+    assert not branch.later(other)
+    assert not other.later(branch)
+    assert by_name["length+n_not_smaller"].later(branch)
+    assert by_name["length+n_not_smaller"].later(other)
 
 
 @pytest.mark.parametrize("limit", ["MOST", "FEW"])
@@ -192,10 +202,10 @@ def test_of_too_many_cuts_those_of_program_order_are_kept(
 ) -> None:
     whole = cuts_of("rank_by_others")
     monkeypatch.setattr(module, limit, 1)
-    found = cuts(small_inputs("rank_by_others"))
+    kept = cuts(small_inputs("rank_by_others"))
     assert whole.complete
-    assert not found.complete
-    names = [cut.name for cut in found.all]
+    assert not kept.complete
+    names = [cut.name for cut in kept.all]
     assert names == [cut.name for cut in whole.all if cut.name in names]
     assert len(names) < len(whole.all)
-    assert all(a.later(b) for b, a in itertools.pairwise(found.all))
+    assert all(a.later(b) for b, a in itertools.pairwise(kept.all))

@@ -1,4 +1,4 @@
-"""The fingerprint is the same for the same program and another for any other."""
+"""The fingerprint: equal for equal programs, different for different ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_offset(x: int) -> int:
 
 
 def with_global(value: object) -> Callable[[int], int]:
-    """Return `add_offset` where the global constant has another value."""
+    """Return `add_offset` with another value of its global constant."""
     return FunctionType(add_offset.__code__, {"OFFSET": value})
 
 
@@ -118,18 +118,22 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
         ),
     ),
     "which s-op is shared": (
-        (lambda one, two: rasp.SequenceMap(lambda x, y: x, one + two, one))(adding(1), adding(1)),
-        (lambda one, two: rasp.SequenceMap(lambda x, y: x, one + two, two))(adding(1), adding(1)),
+        (lambda first, two: rasp.SequenceMap(lambda x, y: x, first + two, first))(
+            adding(1), adding(1)
+        ),
+        (lambda first, two: rasp.SequenceMap(lambda x, y: x, first + two, two))(
+            adding(1), adding(1)
+        ),
     ),
 }
 
 
 @pytest.mark.parametrize("change", DIFFERENT)
 def test_the_fingerprint_changes_with(change: str) -> None:
-    one, other = DIFFERENT[change]
-    assert fingerprint(one) is not None
+    program, other = DIFFERENT[change]
+    assert fingerprint(program) is not None
     assert fingerprint(other) is not None
-    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(program) != fingerprint(other)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +153,12 @@ def test_two_calls_of_a_maker_give_one_fingerprint(make: Callable[[], Any]) -> N
 
 def test_every_program_has_a_stable_fingerprint_of_its_own() -> None:
     def prints() -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
+        fingerprints: dict[str, str | None] = {}
         for name in REGISTRY:
             task = make_task(TaskConfig(name=name))
-            found |= {key: fingerprint(sop) for key, sop in task.alternatives.items()}
-            found[name] = fingerprint(task.program)
-        return found
+            fingerprints |= {key: fingerprint(sop) for key, sop in task.alternatives.items()}
+            fingerprints[name] = fingerprint(task.program)
+        return fingerprints
 
     first = prints()
     assert first == prints()
@@ -247,9 +251,9 @@ def test_what_has_no_stable_description_has_no_fingerprint(tmp_path: Path) -> No
 
 
 def test_two_classes_of_one_name_never_share_a_fingerprint() -> None:
-    one = calling(class_doing(lambda x: x + 1))
+    program = calling(class_doing(lambda x: x + 1))
     other = calling(class_doing(lambda x: x + 2))
-    assert fingerprint(one) is None or fingerprint(one) != fingerprint(other)
+    assert fingerprint(program) is None or fingerprint(program) != fingerprint(other)
 
 
 def test_an_unbound_closure_has_no_fingerprint() -> None:
@@ -257,12 +261,12 @@ def test_an_unbound_closure_has_no_fingerprint() -> None:
         return helper(x)
 
     program = mapped(later)
-    found = fingerprint(program)
+    digest = fingerprint(program)
 
     def helper(x: int) -> int:
         return x
 
-    assert found is None
+    assert digest is None
     assert fingerprint(program) is not None
 
 
@@ -273,6 +277,6 @@ def test_a_program_of_any_length_has_a_fingerprint() -> None:
             sop = rasp.Map(lambda token: token, sop, simplify=False)
         return sop
 
-    one, again, other = chain(1500), chain(1500), chain(1499)
-    assert fingerprint(one) == fingerprint(again) != fingerprint(other)
-    assert fingerprint(one) is not None
+    program, again, other = chain(1500), chain(1500), chain(1499)
+    assert fingerprint(program) == fingerprint(again) != fingerprint(other)
+    assert fingerprint(program) is not None

@@ -244,7 +244,7 @@ def test_a_numerical_aggregate_is_a_mean() -> None:
         ((lambda x: lambda y: x)(1), "(lambda y: x where x = 1)"),
         ([lambda x: x, lambda x: -x][1], "lambda x: -x"),
         (
-            lambda x: {  # in several lines
+            lambda x: {  # over several lines
                 "a": x,
             },
             "lambda x: {'a': x}",
@@ -440,13 +440,15 @@ DEEP = {
     "closures": rasp.Map(chain(N, lambda f, _: composed(f, abs), abs), tokens),
     "closures that double": rasp.Map(chain(N, lambda f, _: composed(f, f), abs), tokens),
     "negations": width(chain(N, lambda selector, _: ~selector, FLIPPED_SELECT)),
-    "conjunctions": width(chain(N, lambda one, _: one & FLIPPED_SELECT, FLIPPED_SELECT)),
-    "conjunctions that double": width(chain(N, lambda one, _: one & one, FLIPPED_SELECT)),
+    "conjunctions": width(chain(N, lambda selector, _: selector & FLIPPED_SELECT, FLIPPED_SELECT)),
+    "conjunctions that double": width(
+        chain(N, lambda selector, _: selector & selector, FLIPPED_SELECT)
+    ),
     "compound selectors": width(
-        chain(N, lambda one, _: one | rasp.Select(tokens, tokens, Equal), FLIPPED_SELECT)
+        chain(N, lambda selector, _: selector | rasp.Select(tokens, tokens, Equal), FLIPPED_SELECT)
     ),
     "compound selectors that double": width(
-        chain(N, lambda one, _: rasp.SelectorAnd(one, one), FLIPPED_SELECT)
+        chain(N, lambda selector, _: rasp.SelectorAnd(selector, selector), FLIPPED_SELECT)
     ),
 }
 
@@ -555,22 +557,22 @@ def program_of(steps: list[tuple[int, int, int, str]]) -> Any:
     """Return a program that uses random earlier results at every step."""
     sops, selectors = [tokens, indices], [FLIPPED_SELECT]
     for kind, i, j, name in steps:
-        one, other, selector = (
+        sop, other, selector = (
             sops[-1 - i % len(sops)],
             sops[j % len(sops)],
             selectors[j % len(selectors)],
         )
         if kind < 4:
             made = (
-                one + 1,
-                rasp.Map(lambda x: x, one, simplify=False),
-                one - other,
-                rasp.SequenceMap(lambda x, y: y, one, other),
+                sop + 1,
+                rasp.Map(lambda x: x, sop, simplify=False),
+                sop - other,
+                rasp.SequenceMap(lambda x, y: y, sop, other),
             )[kind]
         elif kind < 7:
-            made = (rasp.Select(one, other, AtMost), ~selector, width(selector))[kind - 4]
+            made = (rasp.Select(sop, other, AtMost), ~selector, width(selector))[kind - 4]
         else:
-            made = rasp.Aggregate(selector, one)
+            made = rasp.Aggregate(selector, sop)
             made = rasp.numerical(made) if kind == 8 else made
         made = made.named(name) if name else made
         (selectors if isinstance(made, rasp.Selector) else sops).append(made)

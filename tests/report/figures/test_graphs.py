@@ -1,4 +1,4 @@
-"""The picture of a program: every variable stands somewhere, every arrow is drawn."""
+"""The picture of a program: every variable has a place, every arrow is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`algomatch report`: what is on the page of a run and of many, and what is refused."""
+"""`algomatch report`: the page of one run and of several, and what is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOID = {"meta", "link", "input", "img", "line", "path", "use", "rect", "br"}
 
 
 class Reader(HTMLParser):
-    """The page's elements, its text and its data; it notes what is not well formed."""
+    """Parses a page's elements, text and data, and notes markup errors."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -53,7 +53,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing but accuracy was measured of."""
+    """A run with accuracy only."""
     place = tmp_path_factory.mktemp("report") / "bare"
     return trained(place, "analysis.measures=[accuracy]", "trainer.max_steps=4")
 
@@ -71,9 +71,9 @@ def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def data_in(page: str) -> dict[str, dict[str, list[object]]]:
-    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page)
-    assert found
-    data: dict[str, dict[str, list[object]]] = json.loads(found.group(1))
+    match = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page)
+    assert match
+    data: dict[str, dict[str, list[object]]] = json.loads(match.group(1))
     return data
 
 
@@ -105,7 +105,7 @@ def test_nothing_on_it_is_markup_that_was_a_name(page: str) -> None:
     assert "<script>alert(2)</script>" in reader.text
     assert not any("onerror" in attrs or "onclick" in attrs for _, attrs in reader.elements)
     scripts = [attrs for tag, attrs in reader.elements if tag == "script"]
-    assert [one.get("type") for one in scripts] == ["application/json", "text/plain", None]
+    assert [script.get("type") for script in scripts] == ["application/json", "text/plain", None]
     views = data_in(page)["patterns"]["views"]
     assert any("</script><script>alert(1)</script>" in str(view) for view in views)
 
@@ -183,7 +183,7 @@ def test_many_runs_are_compared_over_their_seeds(sweep: Path, tmp_path: Path) ->
         "The verdicts of 5 runs", "Every run", "<u>1L-0-1", "(one seed)",
     ):  # fmt: skip
         assert part in text, part
-    assert "not judged" in text  # none of them solves its task
+    assert "not judged" in text  # no run solves its task
     assert len(page) < 8e6
     ids = [attrs["id"] for _, attrs in reader.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
@@ -191,8 +191,8 @@ def test_many_runs_are_compared_over_their_seeds(sweep: Path, tmp_path: Path) ->
 
 def test_runs_without_a_checkpoint_are_listed(sweep: Path, tmp_path: Path) -> None:
     mine = tmp_path / "runs"
-    for one in sorted(sweep.iterdir())[:2]:
-        shutil.copytree(one, mine / one.name)
+    for run in sorted(sweep.iterdir())[:2]:
+        shutil.copytree(run, mine / run.name)
     first = sorted(mine.iterdir())[0]
     shutil.rmtree(first / "checkpoints")
     (first / "finished.json").unlink()
@@ -215,7 +215,7 @@ def test_mistakes_are_told_in_one_line(
     arguments: list[str], message: str, sweep: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     known = {"SWEEP": str(sweep), "FOLDER": str(tmp_path), "SWEEPX": f"{sweep}s"}
-    given = [known.get(one, one.replace("SWEEP/", f"{sweep}/")) for one in arguments]
+    given = [known.get(argument, argument.replace("SWEEP/", f"{sweep}/")) for argument in arguments]
     assert main(["report", *given]) == 2
     said = capsys.readouterr().err
     assert message in said

@@ -1,4 +1,4 @@
-"""A report in a real browser: it asks for nothing, and all that can be used works."""
+"""A report in a real browser: it makes no requests, and all its controls work."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
+    executable = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if executable is None:
         pytest.fail("no browser to look at a report with: apt-get install chromium")
     with sync_playwright() as driver:
-        one = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield one
-        one.close()
+        chromium = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="module")
 def pages(run: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page of a run, and of a sweep."""
+    """The page of a run and of a sweep."""
     place, written = tmp_path_factory.mktemp("browser"), {}
     for name, folder in {"run": run, "sweep": sweep}.items():
         written[name] = place / f"{name}.html"
@@ -37,7 +37,7 @@ def pages(run: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 class Opened:
-    """A page in a browser: its errors, and the requests that it made."""
+    """A page in a browser, with its errors and requests."""
 
     def __init__(self, browser: Browser, path: Path, width: int = 1280, scheme: str = "light"):
         self.context = browser.new_context(
@@ -66,7 +66,7 @@ class Opened:
             route.abort()
 
     def show_all(self) -> None:
-        """Open everything, and bring every chart into view."""
+        """Open all parts of the page and scroll to every chart."""
         self.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         for chart in self.page.locator("[data-chart]").all():
             chart.scroll_into_view_if_needed()
@@ -92,35 +92,35 @@ class Opened:
 def test_it_is_whole_and_fits_the_screen(
     browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
-    with Opened(browser, pages[name], width, scheme) as one:
-        one.show_all()
-        widest = one.page.evaluate("document.documentElement.scrollWidth")
+    with Opened(browser, pages[name], width, scheme) as opened:
+        opened.show_all()
+        widest = opened.page.evaluate("document.documentElement.scrollWidth")
         assert widest <= width
-        assert one.errors == []
-        assert one.requests == []
-        assert one.page.locator("h1 img, main b, main u").count() == 0  # names are text
+        assert opened.errors == []
+        assert opened.requests == []
+        assert opened.page.locator("h1 img, main b, main u").count() == 0  # names are shown as text
         named = {"run": "<img src=x onerror=alert(1)>", "sweep": "1L <b>&"}
-        assert named[name] in one.page.locator("body").inner_text()
-        back = one.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert named[name] in opened.page.locator("body").inner_text()
+        back = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (back == "rgb(255, 255, 255)") == (scheme == "light")
 
 
 def test_charts_are_drawn_when_they_come_into_view(
     browser: Browser, pages: dict[str, Path]
 ) -> None:
-    with Opened(browser, pages["run"]) as one:
-        last = one.page.locator("#neurons [data-chart]").last
+    with Opened(browser, pages["run"]) as opened:
+        last = opened.page.locator("#neurons [data-chart]").last
         assert last.locator("svg.main-svg").count() == 0
         last.scroll_into_view_if_needed()
         last.locator("svg.main-svg").first.wait_for()
-        before = one.page.locator("#neurons .chart-figure").last.bounding_box()
+        before = opened.page.locator("#neurons .chart-figure").last.bounding_box()
         assert before is not None
         assert before["height"] >= 340
 
 
 def test_the_slider_moves_the_matching_diagram(browser: Browser, pages: dict[str, Path]) -> None:
-    with Opened(browser, pages["run"]) as one:
-        figure = one.page.locator("[data-diagram]").first
+    with Opened(browser, pages["run"]) as opened:
+        figure = opened.page.locator("[data-diagram]").first
         slider, told = figure.locator("input"), figure.locator("output")
         cells = figure.locator(".cells tbody")
         at_end, values = told.inner_text(), cells.inner_text()
@@ -134,8 +134,8 @@ def test_the_slider_moves_the_matching_diagram(browser: Browser, pages: dict[str
 
 
 def test_tables_are_sorted_by_keyboard(browser: Browser, pages: dict[str, Path]) -> None:
-    with Opened(browser, pages["run"]) as one:
-        table = one.page.locator("#ablation table.sortable")
+    with Opened(browser, pages["run"]) as opened:
+        table = opened.page.locator("#ablation table.sortable")
         head = table.locator("thead th").nth(1)
 
         def shown() -> list[float]:
@@ -144,17 +144,17 @@ def test_tables_are_sorted_by_keyboard(browser: Browser, pages: dict[str, Path])
 
         before = shown()
         head.locator("button").focus()
-        one.page.keyboard.press("Enter")
+        opened.page.keyboard.press("Enter")
         assert shown() == sorted(before)
         assert head.get_attribute("aria-sort") == "ascending"
-        one.page.keyboard.press("Enter")
+        opened.page.keyboard.press("Enter")
         assert shown() == sorted(before, reverse=True)
         assert head.get_attribute("aria-sort") == "descending"
 
 
 def test_attention_is_drawn_for_what_is_chosen(browser: Browser, pages: dict[str, Path]) -> None:
-    with Opened(browser, pages["run"]) as one:
-        figure = one.page.locator("[data-patterns]").first
+    with Opened(browser, pages["run"]) as opened:
+        figure = opened.page.locator("[data-patterns]").first
         canvas = figure.locator("canvas").first
         canvas.scroll_into_view_if_needed()
         whole = canvas.evaluate("one => one.width")
@@ -167,14 +167,14 @@ def test_attention_is_drawn_for_what_is_chosen(browser: Browser, pages: dict[str
 
 
 def test_it_prints_with_everything_shown(browser: Browser, pages: dict[str, Path]) -> None:
-    with Opened(browser, pages["run"]) as one:
-        one.page.emulate_media(media="print")
-        one.page.evaluate("dispatchEvent(new Event('beforeprint'))")
-        charts = one.page.locator("[data-chart]").count()
-        one.page.wait_for_function(
+    with Opened(browser, pages["run"]) as opened:
+        opened.page.emulate_media(media="print")
+        opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        charts = opened.page.locator("[data-chart]").count()
+        opened.page.wait_for_function(
             "count => document.querySelectorAll('[data-chart] .main-svg').length >= count",
             arg=charts,
         )
-        assert one.page.locator("details:not([open])").count() == 0
-        assert len(one.page.pdf()) > 10_000
-        assert one.errors == []
+        assert opened.page.locator("details:not([open])").count() == 0
+        assert len(opened.page.pdf()) > 10_000
+        assert opened.errors == []

@@ -1,4 +1,4 @@
-"""A run's page of what `circuit` left: whole, interrupted, or the whole model."""
+"""The circuits on a run's page: of a finished or interrupted search, or the whole model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TITLE = '"one, step 10"'
 def left(
     folder: Path, *sizes: tuple[str, int, bool, bool], finished: bool = True, needs: str = ",,"
 ) -> Results:
-    """What a search left: the method, size, whether it is chosen, and whole."""
+    """Return a search's results; a row of `sizes` is method, size, chosen or not, whole or not."""
     circuits = "".join(
         f"{TITLE},zero,{method},{size},0.95,0.93,0.97,1,1,1,{chosen},0,0,0,{whole}\n"
         for method, size, chosen, whole in sizes
@@ -63,7 +63,9 @@ def test_an_interrupted_search_shows_what_was_found_and_names_the_rest(tmp_path:
     assert {"The circuit's drawing", "The circuit by length"} <= {
         block.what for block in blocks if isinstance(block, Missing)
     }
-    (table,) = (one for one in blocks if isinstance(one, Table) and "smallest" in one.caption)
+    (table,) = (
+        block for block in blocks if isinstance(block, Table) and "smallest" in block.caption
+    )
     assert [cell.text for cell in table.rows[0]][:3] == ["zero", "exact", "2"]
 
 
@@ -76,9 +78,9 @@ def test_no_faithful_circuit_is_said_of_what_was_searched_for(tmp_path: Path) ->
 def test_a_circuit_of_all_edges_is_called_the_whole_model(tmp_path: Path) -> None:
     results = left(tmp_path, ("exact", 3, True, True))
     assert "It takes all 3 edges: the whole model. No smaller circuit" in texts(blocks_of(results))
-    found = circuit_found(results, 0.9, None)
-    assert found is not None
-    assert found.whole
+    circuit = circuit_found(results, 0.9, None)
+    assert circuit is not None
+    assert circuit.whole
     smaller = left(tmp_path, ("exact", 2, True, False), ("exact", 3, False, True))
     assert "the whole model" not in texts(blocks_of(smaller))
 
@@ -90,8 +92,8 @@ def test_an_edge_is_needed_from_a_least_size_on(tmp_path: Path) -> None:
         (0.002, "3 are surely needed (*: at least 0.002", "0.0050 *"),
     ):
         (table,) = (
-            one for one in blocks_of(results, least)
-            if isinstance(one, Table) and one.caption.startswith("Edges")
+            block for block in blocks_of(results, least)
+            if isinstance(block, Table) and block.caption.startswith("Edges")
         )  # fmt: skip
         assert note in table.note
         assert "3 surely do anything" in table.note
@@ -107,13 +109,13 @@ def test_h2_says_where_the_circuit_is_the_whole_model(whole: bool) -> None:
         Measurement("attention/matched_overlap", "model", 0.9, 100, 0.85, 0.95),
         Measurement("attention/matched_overlap_random_init", "model", 0.2, 100, 0.1, 0.3),
     ]
-    found = CircuitFound(
+    circuit = CircuitFound(
         10, 30, 30, (0.95, 0.93, 0.97), 0.9, Carried(30, ("length",) * 30),
         Carried(3, ("length",) * 3), Carried(30, ()), frozenset({"length"}), whole=whole,
     )  # fmt: skip
     config = Config()
     commands = RunCommands(Path("RUN"), config, config.task)
-    verdict = h2(rows, Solved(rows[0], 0.99), {}, found, 10, commands, searched=True)
+    verdict = h2(rows, Solved(rows[0], 0.99), {}, circuit, 10, commands, searched=True)
     assert verdict.verdict == SUPPORTED
     assert verdict.why == "all 3 comparisons are surely beyond their controls" + (
         "; its circuit is all 30 edges: the whole model" * whole

@@ -1,4 +1,4 @@
-"""The figure and the table: what a person sees of a run."""
+"""The figure and the table of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from algomatch.runs.run_folder import RunFolder
 
 @pytest.fixture(scope="module", params=["1L", "1L_attn_only", "accuracy_only"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Runs with an MLP, without one, and with nothing but accuracy measured."""
+    """Runs with an MLP, without one, and with accuracy only."""
     path = tmp_path_factory.mktemp("runs") / "run"
     chosen = "analysis" if request.param == "accuracy_only" else "model"
     settings = [*TINY, "trainer.checkpoints=4", "tracking=disabled", f"run_dir={path}"]
@@ -51,12 +51,12 @@ def labels_of(axes: Axes) -> list[str]:
 
 
 def panel(figure: Figure, title: str) -> Axes:
-    [found] = [axes for axes in figure.axes if axes.get_title().startswith(title)]
-    return found
+    [match] = [axes for axes in figure.axes if axes.get_title().startswith(title)]
+    return match
 
 
 def heights(axes: Axes, style: str) -> list[float]:
-    """The last values of a panel's lines of a style."""
+    """The last values of a panel's lines with a style."""
     return [
         float(np.asarray(line.get_ydata())[-1])
         for line in axes.lines
@@ -65,10 +65,10 @@ def heights(axes: Axes, style: str) -> list[float]:
 
 
 def test_every_panel_shows_something_or_says_why_not(folder: RunFolder) -> None:
-    found, drawn = texts(folder), lines(folder)
+    shown, drawn = texts(folder), lines(folder)
     accuracy_only = folder.config.analysis.name == "accuracy_only"
     starts = ("not measured", "this model has no", "no cut of the program can be tested")
-    missing = [text for text in found if text.startswith(starts)]
+    missing = [text for text in shown if text.startswith(starts)]
     assert len(drawn) == 8
     assert sum(bool(labels) for labels in drawn.values()) + len(missing) == 8
     # so few inputs have no cut that can be tested
@@ -167,7 +167,9 @@ def test_the_ablation_panel_has_the_redundant_share_only_where_it_was_judged(
     if not any(row.measure.startswith("ablation/") for row in rows):
         return
     title = "Change of exact accuracy"
-    [said] = [one for one in labels_of(panel(run_figure(folder, rows), title)) if "redund" in one]
+    [said] = [
+        label for label in labels_of(panel(run_figure(folder, rows), title)) if "redund" in label
+    ]
     assert said.endswith("not judged, task not solved")
     share = Measurement("ablation/redundant_share", "model", 0.75, 4, step=60)
     axes = panel(run_figure(folder, [*rows, share]), title)
@@ -205,28 +207,28 @@ def test_the_summary_fits_a_terminal(folder: RunFolder, width: int) -> None:
 
 
 def line(table: str, label: str) -> str:
-    [found] = [one for one in table.splitlines() if one.startswith(f"{label} ")]
-    return found
+    [match] = [row for row in table.splitlines() if row.startswith(f"{label} ")]
+    return match
 
 
 def test_each_similarity_has_its_highest_control_and_which_it_is(folder: RunFolder) -> None:
     rows = folder.last_rows()
     table = printed(summary_table(rows, "x"))
     measure = "similarity/mean_deconfounded_cka"
-    found = {row.measure: row for row in rows if row.subject == "model"}
-    if measure not in found:
+    by_measure = {row.measure: row for row in rows if row.subject == "model"}
+    if measure not in by_measure:
         assert "dCKA" not in table
         return
     ends = {
-        "random init": found[f"{measure}_random_init"].ci_high or 0.0,
-        "other task": found[f"{measure}_other_task"].ci_high or 0.0,
+        "random init": by_measure[f"{measure}_random_init"].ci_high or 0.0,
+        "other task": by_measure[f"{measure}_other_task"].ci_high or 0.0,
     }
     higher = max(ends, key=lambda kind: ends[kind])
     mean = line(table, "dCKA, the variables, mean")
-    assert f"{found[measure].value:.3f}" in mean
+    assert f"{by_measure[measure].value:.3f}" in mean
     assert f"{ends[higher]:.3f} {higher}" in mean
-    assert mean.rstrip().endswith(f"{found[f'{measure}_reference'].value:.3f}")
-    labels = [one.partition("  ")[0] for one in table.splitlines() if one.startswith("dCKA, ")]
+    assert mean.rstrip().endswith(f"{by_measure[f'{measure}_reference'].value:.3f}")
+    labels = [row.partition("  ")[0] for row in table.splitlines() if row.startswith("dCKA, ")]
     assert labels[0].startswith("dCKA, the variables, mean")
     assert labels[1].startswith("dCKA, the sites, matched")
     assert any(label.startswith("dCKA, opp_idx = opp_idx-1") for label in labels)
@@ -261,10 +263,10 @@ def test_what_is_not_shown_is_not_explained(folder: RunFolder) -> None:
 
 def test_the_neurons_have_the_difference_that_h1_speaks_of(folder: RunFolder) -> None:
     rows = folder.last_rows()
-    found = {row.measure: row for row in rows if row.subject == "model"}
+    by_measure = {row.measure: row for row in rows if row.subject == "model"}
     table = printed(summary_table(rows, "x"))
-    if "sparsity/h1_hoyer" in found:
-        h1 = found["sparsity/h1_hoyer"]
+    if "sparsity/h1_hoyer" in by_measure:
+        h1 = by_measure["sparsity/h1_hoyer"]
         assert f"{h1.value:+.3f}" in line(table, "Hoyer sparsity")
         assert f"{h1.ci_low:.3f}..{h1.ci_high:.3f}" in line(table, "Hoyer sparsity")
     else:

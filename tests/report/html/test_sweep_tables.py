@@ -1,4 +1,4 @@
-"""`algomatch report RUNS --tables DIR`: its tables against what the runs themselves hold."""
+"""`algomatch report RUNS --tables DIR`: its tables against the files of the runs."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def tables_in(folder: Path) -> dict[str, list[dict[str, str]]]:
     return {name: parsed(folder / f"{name}.csv") for name in TABLES_OF}
 
 
-def one(rows: Iterable[Row], **wanted: str) -> Row:
-    (found,) = [row for row in rows if all(row[key] == text for key, text in wanted.items())]
-    return found
+def only_row(rows: Iterable[Row], **wanted: str) -> Row:
+    (match,) = [row for row in rows if all(row[key] == text for key, text in wanted.items())]
+    return match
 
 
 def last(run: Path, measure: str, subject: str) -> dict[str, str]:
-    """The measurement of a run's last step, straight from its file."""
+    """The measurement of a run's last step, read from its file."""
     rows = [row for row in parsed(run / "measurements.csv") if row["measure"] == measure]
     step = max(int(row["step"]) for row in rows)
-    return dict(one(rows, step=str(step), subject=subject))
+    return dict(only_row(rows, step=str(step), subject=subject))
 
 
 def number(text: str) -> float | None:
@@ -57,7 +57,7 @@ def number(text: str) -> float | None:
 
 
 def agrees(row: Row, values: list[float], prefix: str = "") -> None:
-    """Hold a row's mean, interval, n and range against the seeds' values."""
+    """Check a row's mean, interval, n and range against the seeds' values."""
     mean, n = float(np.mean(values)), len(values)
     ends: tuple[float | None, float | None] = (None, None)
     if n > 1:
@@ -65,13 +65,13 @@ def agrees(row: Row, values: list[float], prefix: str = "") -> None:
         ends = mean - half, mean + half
     expected = (mean, *ends, min(values), max(values))
     for name, right in zip(("mean", "low", "high", "lowest", "highest"), expected, strict=True):
-        found = number(row[f"{prefix}{name}"])
-        assert found == (None if right is None else pytest.approx(right, rel=1e-5, abs=1e-9)), name
+        shown = number(row[f"{prefix}{name}"])
+        assert shown == (None if right is None else pytest.approx(right, rel=1e-5, abs=1e-9)), name
 
 
 @pytest.fixture(scope="module")
 def folder(run: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of which one, under an odd name, was measured in every way, and a second seed of it."""
+    """Runs: one with an odd name and all measures, and a second seed of it."""
     place = tmp_path_factory.mktemp("tables") / "runs"
     for path in sweep.iterdir():
         shutil.copytree(path, place / path.name)
@@ -90,7 +90,7 @@ def folder(run: Path, sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def made(folder: Path) -> Path:
-    """The folder of the tables and figures of all runs."""
+    """The folder with the tables and figures of all runs."""
     tables = folder.parent / "new" / "tables"
     page = folder.parent / "page.html"
     assert main(["report", str(folder), "-o", str(page), "--tables", str(tables)]) == 0
@@ -129,7 +129,7 @@ def test_numbers_have_six_digits_and_lines_end_in_a_newline(made: Path) -> None:
 
 def test_a_hostile_name_of_a_run_comes_back_whole(tables: Tables) -> None:
     for name in ("runs", "circuits", "explained"):
-        assert one(tables[name], run=ODD)["architecture"] == HOSTILE
+        assert only_row(tables[name], run=ODD)["architecture"] == HOSTILE
     assert {row["run"] for row in tables["runs"]} >= {ODD, "second", "<u>1L-0-1"}
 
 
@@ -153,7 +153,7 @@ def test_verdicts_count_those_of_the_runs(tables: Tables) -> None:
         assert {word: int(count) for word, count in told.items()} == Counter(each)
         assert int(row["seeds"]) == len(each)
         assert row["why"]
-    of_unsolved = one(tables["verdicts"], group="reverse 1L_attn_only <b>&", hypothesis="H2")
+    of_unsolved = only_row(tables["verdicts"], group="reverse 1L_attn_only <b>&", hypothesis="H2")
     assert of_unsolved["why"] == "the model does not solve the task"
 
 
@@ -164,10 +164,10 @@ def test_lengths_are_means_over_the_seeds(folder: Path, tables: Tables) -> None:
             f"reverse {HOSTILE}": (ODD, "second"),
         }.items():
             rows = [last(folder / run, EXACT, f"all.length_{length}") for run in runs]
-            found = one(tables["lengths"], group=group, split="all", length=length)
-            agrees(found, [float(row["value"]) for row in rows])
-            assert found["n"] == "2"
-            assert found["inputs"] == rows[0]["n"]
+            mean = only_row(tables["lengths"], group=group, split="all", length=length)
+            agrees(mean, [float(row["value"]) for row in rows])
+            assert mean["n"] == "2"
+            assert mean["inputs"] == rows[0]["n"]
     fixed = [row for row in tables["lengths"] if row["group"].endswith("task.min_length=3")]
     assert {row["length"] for row in fixed} == {"3"}
 
@@ -182,10 +182,12 @@ def test_headlines_and_their_controls_are_means_over_the_seeds(
         ("ablation/redundant_share", "model"), ("sparsity/h1_dip", "model"),
     ):  # fmt: skip
         part, _, name = measure.partition("/")
-        found = one(tables["headlines"], group=group, headline=f"{part}/{subject}/{name}")
-        agrees(found, [float(last(run, measure, subject)["value"]) for run in runs])
-        assert found["fails_controls"] == "controls not run"
-    attention = one(tables["headlines"], group=group, headline="attention/model/matched_overlap")
+        mean = only_row(tables["headlines"], group=group, headline=f"{part}/{subject}/{name}")
+        agrees(mean, [float(last(run, measure, subject)["value"]) for run in runs])
+        assert mean["fails_controls"] == "controls not run"
+    attention = only_row(
+        tables["headlines"], group=group, headline="attention/model/matched_overlap"
+    )
     inits = [last(run, "attention/matched_overlap_random_init", "model") for run in runs]
     assert attention["control"] == "random init, highest"
     assert float(attention["control_mean"]) == pytest.approx(
@@ -199,10 +201,10 @@ def test_what_emerged_did_so_at_the_first_step_that_passes(folder: Path, tables:
         rows = [row for row in parsed(folder / run / "measurements.csv")
                 if row["measure"] == EXACT and row["subject"] == "all"]  # fmt: skip
         steps += [min(float(row["step"]) for row in rows if float(row["value"]) >= 0.99)]
-    solved = one(tables["emergence"], group=f"reverse {HOSTILE}", measure="accuracy/all/exact")
+    solved = only_row(tables["emergence"], group=f"reverse {HOSTILE}", measure="accuracy/all/exact")
     assert (solved["emerged"], solved["seeds"]) == ("2", "2")
     agrees(solved, steps, "step_")
-    never = one(tables["emergence"], group="reverse 1L_attn_only <b>&",
+    never = only_row(tables["emergence"], group="reverse 1L_attn_only <b>&",
                 measure="accuracy/all/exact")  # fmt: skip
     assert (never["emerged"], never["seeds"], never["step_mean"]) == ("0", "1", "")
 
@@ -213,7 +215,7 @@ def test_programs_are_those_of_the_last_checkpoint(folder: Path, tables: Tables)
     tests = parsed(folder / ODD / "matching" / "match.csv")
     assert len(tables["programs"]) == len([row for row in left if row["step"] == step]) == 2
     for row in tables["programs"]:
-        verdict = one(left, step=step, program=row["program"])
+        verdict = only_row(left, step=step, program=row["program"])
         assert (verdict["verdict"], verdict["score"]) == ("undecided", "")
         assert row["by_verdict"] == "undecided 1; different 1"
         assert [row[name] for name in ("mean", "lowest", "highest")] == ["0.25"] * 3
@@ -221,15 +223,15 @@ def test_programs_are_those_of_the_last_checkpoint(folder: Path, tables: Tables)
                    if at["step"] == step and at["program"] == row["program"]
                    and at["verdict"] != "not testable" and at["chance"]]  # fmt: skip
         assert number(row["chance"]) == (pytest.approx(max(chances)) if chances else None)
-        beside = one(tables["evidence"], hypothesis="H3", evidence=f"program {row['program']}")
+        beside = only_row(tables["evidence"], hypothesis="H3", evidence=f"program {row['program']}")
         assert (beside["mean"], beside["control"]) == (row["mean"], row["chance"])
 
 
 def test_verdicts_are_of_the_last_checkpoint_where_training_was_logged_before_it(
     folder: Path, tables: Tables
 ) -> None:
-    """Losses since the checkpoint before are kept with it, under their own steps."""
-    row = one(tables["runs"], run="second")
+    """A checkpoint's rows hold the losses since the one before, each with its own step."""
+    row = only_row(tables["runs"], run="second")
     kept = parsed(sorted((folder / "second").glob("checkpoints/step-*"))[-1] / "measurements.csv")
     assert {int(each["step"]) for each in kept} > {10, int(row["step"])}
     assert row["solved"] == "yes"
@@ -240,14 +242,14 @@ def test_evidence_has_one_name_for_all_seeds_and_numbers_of_controls(
     folder: Path, tables: Tables
 ) -> None:
     mine = [row for row in tables["evidence"] if row["group"] == f"reverse {HOSTILE}"]
-    dip = one(mine, evidence="dip: reference less model")
+    dip = only_row(mine, evidence="dip: reference less model")
     values = [float(last(folder / run, "sparsity/h1_dip", "model")["value"])
               for run in (ODD, "second")]  # fmt: skip
     assert [float(dip[name]) for name in ("mean", "lowest", "highest", "control")] == (
         pytest.approx([np.mean(values), min(values), max(values), 0], rel=1e-5)
     )
     assert dip["seeds"] == "2"
-    faithful = one(mine, evidence="faithfulness of the circuit")
+    faithful = only_row(mine, evidence="faithfulness of the circuit")
     assert (faithful["decides"], faithful["seeds"], faithful["control"]) == ("no", "1", "0.9")
     for row in tables["evidence"]:
         said = int(row["for"]) + int(row["against"]) + int(row["says_nothing"])
@@ -260,19 +262,19 @@ def test_a_verdict_knows_the_tasks_programs_and_what_resampling_leaves_as_it_is(
     copy = Path(shutil.copytree(folder / ODD, tmp_path / "run"))
 
     def member() -> Member:
-        found = gather([RunFolder.open(copy)], "run", print)
-        return found.members[found.groups[0].label][0]
+        gathered = gather([RunFolder.open(copy)], "run", print)
+        return gathered.members[gathered.groups[0].label][0]
 
     before = member()
     assert not before.hypotheses["H3"].lacking
     assert before.circuit is not None
-    assert before.circuit.still == {"length", "opp_idx", "opp_idx-1"}  # of resample_within
+    assert before.circuit.still == {"length", "opp_idx", "opp_idx-1"}  # by resample_within
     programs, circuits = copy / "matching" / "programs.csv", copy / "circuit" / "circuits.csv"
     lines = programs.read_text().splitlines(keepends=True)
     programs.write_text("".join(line for line in lines if ",reverse_by_counting," not in line))
     circuits.write_text(circuits.read_text().replace("resample_within", "resample_across"))
     after = member()
-    assert [one.what for one in after.hypotheses["H3"].lacking] == [
+    assert [missing.what for missing in after.hypotheses["H3"].lacking] == [
         "a verdict on reverse_by_counting"
     ]
     assert after.circuit is not None
@@ -317,7 +319,7 @@ def test_explained_is_counted_from_heads_and_neurons(folder: Path, tables: Table
               if at["inputs"] == "held_out" and at["up_to_layer"] == "0"]  # fmt: skip
     for column, words in (("exact_explained", "selectors and tables, neurons"),
                           ("exact_uniform", "uniform attention, neurons")):  # fmt: skip
-        right = float(one(put_in, explained=words)["exact"])
+        right = float(only_row(put_in, explained=words)["exact"])
         assert float(row[column]) == pytest.approx(right, rel=1e-5)
 
 
@@ -352,9 +354,9 @@ def test_damage_is_named_and_an_unstarted_run_is_listed(
     assert main([*arguments, "--tables", str(tmp_path / "tables")]) == 0
     assert "table heads.csv, of another version, has no column" in capsys.readouterr().out
     tables = tables_in(tmp_path / "tables")
-    row = one(tables["runs"], run="second")
+    row = only_row(tables["runs"], run="second")
     assert (row["state"], row["step"], row["exact"]) == ("no checkpoint yet", "", "")
-    assert one(tables["explained"], run=ODD)["active_heads"] == ""
+    assert only_row(tables["explained"], run=ODD)["active_heads"] == ""
 
 
 @pytest.mark.parametrize(

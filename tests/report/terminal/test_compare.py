@@ -1,4 +1,4 @@
-"""Runs of several seeds side by side: their groups, their numbers, and what is refused."""
+"""Runs of several seeds compared: groups, numbers, and what is refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EXACT = "accuracy/all/exact"
 SEEDS = (0, 1, 2)
 MODELS = ("1L", "1L_attn_only")
 CONTROLS = "algomatch controls task=reverse 'task.vocabulary=[a,b]' task.max_length=3"
-SHAPE = "model.d_model=16 model.n_heads=2"  # which departs from both
+SHAPE = "model.d_model=16 model.n_heads=2"  # differs from both
 TASK = "the task is reverse with vocabulary [a, b], max_length 3"
 
 
@@ -53,7 +53,7 @@ def trained(path: Path, *settings: str) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs: two architectures of three seeds each, and something else."""
+    """A folder of runs: two architectures with three seeds each, and another folder."""
     folder = tmp_path_factory.mktemp("comparison") / "runs"
     for model in MODELS:
         for seed in SEEDS:
@@ -65,14 +65,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """All runs compared: what was printed, and where the files are."""
+    """All runs compared: the printed text and the folder of the files."""
     output = tmp_path_factory.mktemp("whole")
     return printed(runs, output=output), output
 
 
 @pytest.fixture
 def mine(runs: Path, tmp_path: Path) -> Path:
-    """A copy of one run, to be changed."""
+    """A copy of one run, for changes."""
     return Path(shutil.copytree(runs / "1L-0", tmp_path / "mine"))
 
 
@@ -125,12 +125,12 @@ def test_students_interval_covers_the_mean_as_often_as_it_says() -> None:
 
 
 def test_runs_that_differ_only_in_seed_are_one_group(runs: Path) -> None:
-    found = groups_of(runs)
-    assert [group.label for group in found] == [f"reverse {model} {SHAPE}" for model in MODELS]
-    for group, model in zip(found, MODELS, strict=True):
+    groups = groups_of(runs)
+    assert [group.label for group in groups] == [f"reverse {model} {SHAPE}" for model in MODELS]
+    for group, model in zip(groups, MODELS, strict=True):
         assert [run.config.seed for run in group.runs] == list(SEEDS)
         assert {run.config.model.name for run in group.runs} == {model}
-    assert notes(found) == [TASK, meaning(None, CONTROLS)]
+    assert notes(groups) == [TASK, meaning(None, CONTROLS)]
 
 
 def test_where_it_ran_and_was_tracked_parts_no_group_but_a_setting_does(
@@ -142,18 +142,18 @@ def test_where_it_ran_and_was_tracked_parts_no_group_but_a_setting_does(
     change_config(mine, "project: algomatch", "project: another")
     for old, new in (
         ("save_every_seconds: 30.0", "save_every_seconds: 7.0"), ("log_every: 10", "log_every: 5"),
-        ("evaluate_every: 50", "evaluate_every: 20"),  # without a target to be reached
+        ("evaluate_every: 50", "evaluate_every: 20"),  # with no target to reach
     ):  # fmt: skip
         change_config(mine, old, new)
     assert [len(group.runs) for group in groups_of(runs, mine)] == [4, 3]
     change_config(mine, "learning_rate: 0.02", "learning_rate: 0.03")
-    found = groups_of(runs, mine)
-    assert [(group.name, len(group.runs)) for group in found] == [
+    groups = groups_of(runs, mine)
+    assert [(group.name, len(group.runs)) for group in groups] == [
         (f"1L {SHAPE} trainer.learning_rate=0.02", 3),
         (f"1L {SHAPE} trainer.learning_rate=0.03", 1),
         (f"1L_attn_only {SHAPE}", 3),
     ]
-    assert "the groups differ in more than the model: trainer.learning_rate" in notes(found)
+    assert "the groups differ in more than the model: trainer.learning_rate" in notes(groups)
 
 
 def test_a_setting_has_one_name_on_all_tasks(runs: Path, mine: Path, tmp_path: Path) -> None:
@@ -212,14 +212,14 @@ def test_every_headline_of_the_last_checkpoint_has_its_mean_and_interval(
 def test_emergence_is_how_many_emerged_and_the_mean_step_of_those(
     runs: Path, whole: tuple[str, Path]
 ) -> None:
-    found, output = whole
+    text, output = whole
     table, partly = table_of(output), 0
     for model in MODELS:
         by_run = [
             summaries(RunFolder.open(runs / f"{model}-{seed}").measurements()) for seed in SEEDS
         ]
-        for key, one in by_run[0].items():
-            if one.threshold is None:
+        for key, emergence in by_run[0].items():
+            if emergence.threshold is None:
                 assert (f"reverse {model} {SHAPE}", f"emerged/{key}") not in table
                 continue
             steps = [run[key].emergence_step for run in by_run]
@@ -236,30 +236,30 @@ def test_emergence_is_how_many_emerged_and_the_mean_step_of_those(
                 assert int(at["n"]) == len(emerged)
                 partly += 1
     assert partly > 0, "something emerged in these runs"
-    assert " of 3" in found
+    assert " of 3" in text
 
 
 def test_one_seed_has_a_value_and_no_interval(runs: Path, tmp_path: Path) -> None:
-    found = printed(runs / "1L-1", output=tmp_path)
-    assert "(one seed)" in found
-    assert "±" not in found.partition("Mean over seeds")[0]
+    text = printed(runs / "1L-1", output=tmp_path)
+    assert "(one seed)" in text
+    assert "±" not in text.partition("Mean over seeds")[0]
     for (_, key), line in table_of(tmp_path).items():
         assert (line["ci_low"], line["ci_high"], line["n"]) == ("", "", "1"), key
     value = last_rows(runs / "1L-1")[EXACT].value
-    assert f"{value:.3f} (one seed)" in found
+    assert f"{value:.3f} (one seed)" in text
 
 
 def test_the_terminal_shows_measures_by_groups_with_their_controls(
     runs: Path, whole: tuple[str, Path]
 ) -> None:
-    found, _ = whole
+    text, _ = whole
     [group, _] = groups_of(runs)
-    one = group.estimates[EXACT]
-    assert one.interval is not None
-    half = (one.interval[1] - one.interval[0]) / 2
-    lines = found.splitlines()
+    estimate = group.estimates[EXACT]
+    assert estimate.interval is not None
+    half = (estimate.interval[1] - estimate.interval[0]) / 2
+    lines = text.splitlines()
     [at] = [i for i, line in enumerate(lines) if line.strip().startswith("exact, all")]
-    assert f"{one.mean:.3f} ±{half:.3f} (n=3)" in lines[at]
+    assert f"{estimate.mean:.3f} ±{half:.3f} (n=3)" in lines[at]
     assert lines[at + 1].strip().startswith("blind to the tokens")
     blind = last_rows(runs / "1L-0")["accuracy/all/blind_exact"].value
     assert f"{blind:.3f}" in lines[at + 1]
@@ -268,7 +268,7 @@ def test_the_terminal_shows_measures_by_groups_with_their_controls(
     assert lines[at + 1].strip().startswith("random init, highest")
     assert f"{control.ci_high:.3f}" in lines[at + 1]
     for title in ("similarity", "ablation", "MLP neurons", "H1 (reference less model)"):
-        assert title in found
+        assert title in text
 
 
 def test_a_control_that_all_seeds_share_has_no_interval(whole: tuple[str, Path]) -> None:
@@ -292,24 +292,24 @@ def test_an_unfinished_run_and_unequal_last_steps_are_said(runs: Path, mine: Pat
         TASK,
         meaning(None, CONTROLS),
     ]
-    one = group.estimates[EXACT]
+    estimate = group.estimates[EXACT]
     values = [last_rows(path)[EXACT].value for path in (runs / "1L-1", mine)]
-    assert one.n == 2
-    assert one.mean == pytest.approx(np.mean(values))
+    assert estimate.n == 2
+    assert estimate.mean == pytest.approx(np.mean(values))
 
 
 def test_the_same_seed_twice_is_said(runs: Path, mine: Path, tmp_path: Path) -> None:
-    found = printed(runs / "1L-0", mine, output=tmp_path / "out")
+    text = printed(runs / "1L-0", mine, output=tmp_path / "out")
     said = f"! 1L {SHAPE}: 2 runs have the same seed 0: they are not independent"
-    assert said in " ".join(found.split())
+    assert said in " ".join(text.split())
 
 
 def test_runs_with_an_inexact_reference_are_a_marked_group(runs: Path, mine: Path) -> None:
     about = json.loads((mine / "run.json").read_text())
     (mine / "run.json").write_text(json.dumps({**about, "exact": False}))
-    found = groups_of(runs / "1L-1", mine)
-    assert [group.name for group in found] == [f"1L {SHAPE}", f"1L {SHAPE} (inexact reference)"]
-    assert any("inexact reference): the reference is not" in line for line in notes(found))
+    groups = groups_of(runs / "1L-1", mine)
+    assert [group.name for group in groups] == [f"1L {SHAPE}", f"1L {SHAPE} (inexact reference)"]
+    assert any("inexact reference): the reference is not" in line for line in notes(groups))
 
 
 def test_curves_are_means_over_seeds_where_all_have_a_value(runs: Path, mine: Path) -> None:
@@ -358,7 +358,7 @@ def test_the_figure_shows_every_seed_and_every_family(runs: Path, whole: tuple[s
 
 @pytest.mark.parametrize("count", [1, 8, 20])
 def test_the_figure_of_many_groups_of_long_names_can_be_read(runs: Path, count: int) -> None:
-    """No text is drawn over another panel, and matplotlib warns of nothing."""
+    """No text overlaps another panel, and matplotlib gives no warning."""
     first = groups_of(runs / "1L-0")[0]
     words = " ".join(f"trainer.setting_{i}=0.00{i}" for i in range(12))
     groups = [replace(first, name=f"{i:02} {words}") for i in range(count)]
@@ -367,13 +367,13 @@ def test_the_figure_of_many_groups_of_long_names_can_be_read(runs: Path, count: 
     panels = [axes for axes in figure.axes if axes.axison]
     for panel in panels:
         texts = [*panel.get_xticklabels(), panel.title, panel.xaxis.label]
-        for text in (one for one in texts if one.get_text()):
+        for text in (label for label in texts if label.get_text()):
             box = text.get_window_extent()
             assert box.x0 >= 0
             assert box.x1 <= figure.bbox.x1
             assert not any(box.overlaps(other.get_window_extent()) for other in panels)
         labels = [text.get_window_extent() for text in panel.get_xticklabels()]
-        assert not any(one.overlaps(other) for one, other in pairwise(labels))
+        assert not any(label.overlaps(other) for label, other in pairwise(labels))
 
 
 def test_every_family_has_curves_where_there_are_too_many_to_draw(runs: Path) -> None:
@@ -394,8 +394,8 @@ def test_every_family_has_curves_where_there_are_too_many_to_draw(runs: Path) ->
 def test_runs_without_anything_to_show_are_compared_all_the_same(tmp_path: Path) -> None:
     settings = ("model=1L_attn_only", "analysis.measures=[sparsity]", "trainer.max_steps=1")
     run = trained(tmp_path / "run", *settings)
-    found = printed(run, output=tmp_path / "out")
-    assert found.startswith("reverse")
+    text = printed(run, output=tmp_path / "out")
+    assert text.startswith("reverse")
     groups = {group for group, _ in table_of(tmp_path / "out")}
     assert groups == {f"reverse 1L_attn_only {SHAPE}"}
 
@@ -404,8 +404,8 @@ def test_runs_without_anything_to_show_are_compared_all_the_same(tmp_path: Path)
 def test_tasks_are_tables_of_their_own(runs: Path, tmp_path: Path) -> None:
     fixed = ("task=reverse_fixed", "task.min_length=3", "trainer.max_steps=2")
     other = trained(tmp_path / "other", *fixed, "trainer.checkpoints=1")
-    found = printed(runs / "1L-0", runs / "1L-1", other, output=tmp_path / "out", width=78)
-    tables = found.partition("Mean over")[0]
+    text = printed(runs / "1L-0", runs / "1L-1", other, output=tmp_path / "out", width=78)
+    tables = text.partition("Mean over")[0]
     assert tables.count("over seeds ") == 2
     wide = [line for line in tables.splitlines() if len(line) > 78]
     assert not [line for line in wide if "`algomatch controls" not in line]
@@ -451,7 +451,7 @@ def test_a_mistake_is_one_line(
     (tmp_path / "empty").mkdir()
     shutil.copytree(runs / "1L-0", tmp_path / "bare", ignore=shutil.ignore_patterns("step-*"))
     names = {"tmp": tmp_path, "runs": runs, "name": tmp_path.name}
-    assert main(["compare", *(one.format(**names) for one in arguments)]) == 2
+    assert main(["compare", *(argument.format(**names) for argument in arguments)]) == 2
     seen = capsys.readouterr()
     assert seen.out == ""
     assert seen.err.startswith("algomatch: ")

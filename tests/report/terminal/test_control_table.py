@@ -1,4 +1,4 @@
-"""What is said of a task's controls: the table of measures, what fails and why, and a figure."""
+"""The report on a task's controls: the table of measures, failures with reasons, and a figure."""
 
 from __future__ import annotations
 
@@ -50,20 +50,22 @@ def rows(exact: float, cka: float, plain: float, **others: float) -> list[Measur
 
 @pytest.fixture
 def study() -> Study:
-    """Two of every group; plain CKA does not tell them apart."""
-    found: Study = []
+    """Two controls of every group; plain CKA does not separate them."""
+    measured: Study = []
     for i, (group, kind) in enumerate(KINDS.items()):
         for more in (0.0, 0.005):
             exact = 0.25 if kind == NEGATIVE else 1.0
             cka = (0.11 if kind == NEGATIVE else 0.81) + 0.01 * i + more
             name = f"{group.replace(' ', '_')}-{1 if more else 2}"
-            found.append((control(name, group), rows(exact, cka, 0.5, bimodality=cka, dead=0.125)))
-    return found
+            measured.append(
+                (control(name, group), rows(exact, cka, 0.5, bimodality=cka, dead=0.125))
+            )
+    return measured
 
 
 def printed(study: Study, width: int = 80, notes: dict[str, str] | None = None) -> str:
     console = Console(file=io.StringIO(), width=width)
-    given = {one.name: "" for one, _ in study} if notes is None else notes
+    given = {control.name: "" for control, _ in study} if notes is None else notes
     print_controls("Controls of reverse, 4L", study, given, separations(study), console)
     assert console.width == width
     assert isinstance(console.file, io.StringIO)
@@ -71,7 +73,7 @@ def printed(study: Study, width: int = 80, notes: dict[str, str] | None = None) 
 
 
 def line_of(text: str, start: str) -> str:
-    """What a text has on a line that starts so, in all parts of a table."""
+    """The text of the lines with this start, from all parts of a table."""
     lines = [line for line in text.splitlines() if line.strip().startswith(start)]
     assert lines
     return " ".join(lines)
@@ -94,8 +96,8 @@ def test_the_lowest_positive_and_the_highest_negative_and_decoy_are_shown(study:
     numbers = re.findall(r" (\d\.\d\d) ", line_of(printed(study), "similarity mean dCKA") + " ")
     shown = [float(number) for number in numbers]
     for i, (group, kind) in enumerate(KINDS.items()):
-        values = [row.value for one, found in study if one.group == group for row in found
-                  if row.measure == CKA]  # fmt: skip
+        values = [row.value for control, measured in study if control.group == group
+                  for row in measured if row.measure == CKA]  # fmt: skip
         wanted = min(values) if kind == POSITIVE else max(values)
         assert shown[i] == pytest.approx(wanted, abs=0.00501), group
 
@@ -127,7 +129,7 @@ def test_what_tests_no_program_is_a_table_of_its_own(study: Study) -> None:
 
 def test_each_control_has_a_line_and_one_that_was_left_out_says_so(study: Study) -> None:
     solver = (control("lucky", "random init"), rows(1.0, 0.9, 0.9))
-    notes = {one.name: "" for one, _ in [*study, solver]}
+    notes = {control.name: "" for control, _ in [*study, solver]}
     notes |= {"reference-1": "0 wrong", "implemented-9": "interchange training [reached] 0.5"}
     text = printed([*study, solver], notes=notes)
     assert line_of(text, "positive reference-1:").endswith("exact 1.000; 0 wrong")

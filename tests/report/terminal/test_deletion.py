@@ -1,4 +1,4 @@
-"""The table that says what happens if components are deleted."""
+"""The table of what happens when components are deleted."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def printed(rows: list[Measurement], failing: dict[str, str] | None = None) -> s
 
 
 def line(table: str, label: str) -> str:
-    [found] = [one for one in table.splitlines() if one.startswith(f"{label} ")]
-    return found
+    [match] = [row for row in table.splitlines() if row.startswith(f"{label} ")]
+    return match
 
 
 @pytest.fixture(scope="module")
 def solved(small: Setting) -> list[Measurement]:
-    """What deleting does to the reference, which solves the task."""
+    """The rows of deletion for the reference, which solves the task."""
     return [
         row for row in measure(small.reference.bridge, small) if row.measure.startswith("ablation/")
     ]
@@ -47,7 +47,7 @@ def test_a_model_that_solves_the_task_is_judged_as_its_rows_say(solved: list[Mea
             expected = "redundant" if redundant[subject] == 1 else "disagree"
             expected = expected if agreeing else "needed"
             seen.add(expected)
-            said = [one for one in ("redundant", "needed", "disagree") if one in shown]
+            said = [word for word in ("redundant", "needed", "disagree") if word in shown]
             assert said == [expected], shown
             if expected == "disagree":
                 assert shown.partition("harmless by ")[2].count(",") + 1 == agreeing
@@ -61,10 +61,10 @@ def test_a_model_that_solves_the_task_is_judged_as_its_rows_say(solved: list[Mea
 def test_the_cells_are_changes_with_the_farther_end_of_the_interval(
     solved: list[Measurement],
 ) -> None:
-    found = {r.measure: r for r in solved if r.subject == "blocks.0.hook_attn_out"}
+    by_measure = {r.measure: r for r in solved if r.subject == "blocks.0.hook_attn_out"}
     shown = line(printed(solved), "attention 0")
     for kind in KINDS:
-        row = found.get(f"ablation/{kind}_delta_exact")
+        row = by_measure.get(f"ablation/{kind}_delta_exact")
         if row is not None:
             assert row.ci_low is not None
             assert row.ci_high is not None
@@ -73,7 +73,7 @@ def test_the_cells_are_changes_with_the_farther_end_of_the_interval(
 
 
 def test_the_kinds_that_are_harmless_are_those_the_count_is_of(solved: list[Measurement]) -> None:
-    """By the rule itself, from the interval's lower end and the margin of the setting."""
+    """By the rule: the interval's lower end against the margin in the settings."""
     for component in {row.subject for row in solved if whole(row.subject)}:
         changes = {
             kind: row
@@ -83,11 +83,11 @@ def test_the_kinds_that_are_harmless_are_those_the_count_is_of(solved: list[Meas
         }
         lows = {kind: row.ci_low for kind, row in changes.items() if row.ci_low is not None}
         by_rule = [kind.removeprefix("resample_") for kind, low in lows.items() if low >= -0.01]
-        found = verdict(changes, len(by_rule))
+        said = verdict(changes, len(by_rule))
         if 0 < len(by_rule) < len(changes):
-            assert found == f"disagree: harmless by {', '.join(by_rule)}"
+            assert said == f"disagree: harmless by {', '.join(by_rule)}"
         elif changes:
-            assert found == ("redundant" if by_rule else "needed")
+            assert said == ("redundant" if by_rule else "needed")
 
 
 def test_disagreement_lists_the_harmless_kinds_in_order() -> None:

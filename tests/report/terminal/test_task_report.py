@@ -1,4 +1,4 @@
-"""`algomatch tasks`: what it prints of the registry, of one task, and of the check."""
+"""`algomatch tasks`: what it prints for the registry, for one task, and for the check."""
 
 from __future__ import annotations
 
@@ -113,13 +113,13 @@ def test_one_of_your_own_is_shown_with_its_counterexamples(own: Path) -> None:
 def test_the_check_passes_exact_programs_and_shows_sizes_and_seconds() -> None:
     screen, out = console()
     checked = check_tasks(["previous_token", "frac_prevs"], ["task.max_length=3"], screen)
-    assert [one.name for one in checked] == [
+    assert [check.name for check in checked] == [
         "previous_token",
         "previous_token_by_sending",
         "frac_prevs",
         "frac_prevs_by_counting",
     ]
-    assert all(one.problem is None for one in checked)
+    assert all(check.problem is None for check in checked)
     text = out.getvalue()
     assert re.search(r"^ previous_token +84 1/1/14/1 +\d+\.\d yes", text, re.M)
     assert re.search(r"^ {2}previous_token_by_sending +84 2/\d+/\d+/\d+ +\d+\.\d yes", text, re.M)

@@ -44,7 +44,7 @@ class ServerArtifact:
 
     @property
     def collection(self) -> tuple[str, str, str]:
-        """What the version is a version of."""
+        """The collection that the version belongs to."""
         return self.entity, self.project, self.name
 
     @property
@@ -56,12 +56,12 @@ class ServerArtifact:
 
 def versions(server: WandbServer, collection: tuple[str, str, str]) -> list[ServerArtifact]:
     """A collection's committed versions in order."""
-    found = [
+    artifacts = [
         artifact
         for artifact in server.artifacts.values()
         if artifact.collection == collection and artifact.state == "COMMITTED"
     ]
-    return sorted(found, key=lambda artifact: artifact.version or 0)
+    return sorted(artifacts, key=lambda artifact: artifact.version or 0)
 
 
 def version_named(
@@ -137,7 +137,7 @@ def _move_aliases(server: WandbServer, artifact: ServerArtifact, aliases: list[s
 
 
 def create_artifact_manifest(server: WandbServer, arguments: Arguments) -> Any:
-    """Say where the client is to put a version's manifest."""
+    """Tell the client where to put a version's manifest."""
     artifact = server.artifacts[arguments["artifactID"]]
     artifact.base = arguments.get("baseArtifactID")
     artifact.incremental = arguments.get("type") == "INCREMENTAL"
@@ -145,7 +145,7 @@ def create_artifact_manifest(server: WandbServer, arguments: Arguments) -> Any:
 
 
 def update_artifact_manifest(server: WandbServer, arguments: Arguments) -> Any:
-    """Say where the client is to put a manifest for which it has learned more."""
+    """Tell the client where to put an updated manifest."""
     return _manifest_upload(server, server.artifacts[arguments["artifactManifestID"]])
 
 
@@ -156,7 +156,7 @@ def _manifest_upload(server: WandbServer, artifact: ServerArtifact) -> dict[str,
 
 
 def create_artifact_files(server: WandbServer, arguments: Arguments) -> Any:
-    """Say where the client is to put a version's files."""
+    """Tell the client where to put a version's files."""
 
     def granted(artifact: str, name: str) -> dict[str, Any]:
         return {
@@ -197,7 +197,7 @@ def use_artifact(server: WandbServer, arguments: Arguments) -> Any:
 
 
 def update_artifact(server: WandbServer, arguments: Arguments) -> Any:
-    """Change what may be changed of a version."""
+    """Change the editable fields of a version."""
     artifact = server.artifacts[arguments["artifactID"]]
     artifact.metadata = decoded(arguments.get("metadata")) or artifact.metadata
     artifact.description = arguments.get("description", artifact.description)
@@ -223,7 +223,7 @@ def delete_aliases(server: WandbServer, arguments: Arguments) -> Any:
 
 
 def delete_artifact(server: WandbServer, arguments: Arguments) -> Any:
-    """Forget a version's files; its number is not given again."""
+    """Delete a version's files; its number is not reused."""
     artifact = server.artifacts[arguments["artifactID"]]
     if artifact.aliases and not arguments.get("deleteAliases"):
         raise graphql.GraphQLError(f"The artifact has the aliases {artifact.aliases}.")
@@ -265,12 +265,12 @@ def project_artifact_fields(server: WandbServer, entity: str, project: str) -> d
         return _membership_fields(server, artifact) if artifact else None
 
     def artifact_named(arguments: Arguments) -> Any:
-        found = membership(arguments)
-        return found and found["artifact"]
+        member = membership(arguments)
+        return member and member["artifact"]
 
     def collection(arguments: Arguments) -> Any:
-        found = versions(server, (entity, project, arguments["name"]))
-        return _collection_fields(server, found) if found else None
+        history = versions(server, (entity, project, arguments["name"]))
+        return _collection_fields(server, history) if history else None
 
     def of_type(arguments: Arguments) -> Any:
         names = {
@@ -299,15 +299,15 @@ def project_artifact_fields(server: WandbServer, entity: str, project: str) -> d
     }
 
 
-def _collection_fields(server: WandbServer, found: list[ServerArtifact]) -> dict[str, Any]:
-    first, aliases = found[0], [alias for each in found for alias in _alias_fields(each)]
+def _collection_fields(server: WandbServer, artifacts: list[ServerArtifact]) -> dict[str, Any]:
+    first, aliases = artifacts[0], [alias for each in artifacts for alias in _alias_fields(each)]
 
     def member(arguments: Arguments) -> Any:
         artifact = version_named(server, first.collection, arguments["aliasName"])
         return _membership_fields(server, artifact) if artifact else None
 
     def all_versions(arguments: Arguments) -> Any:
-        page = connection([artifact_fields(server, each) for each in found[::-1]], arguments)
+        page = connection([artifact_fields(server, each) for each in artifacts[::-1]], arguments)
         for edge in page["edges"]:
             edge["version"] = f"v{edge['node']['versionIndex']}"
         return page
@@ -359,7 +359,7 @@ def _alias_fields(artifact: ServerArtifact) -> list[dict[str, Any]]:
 
 def _files(server: WandbServer, artifact: ServerArtifact) -> Callable[[Arguments], Any]:
     def chosen(arguments: Arguments) -> Any:
-        found = [
+        files = [
             file_fields(
                 server.storage_url("artifact", artifact.id, name),
                 name,
@@ -368,7 +368,7 @@ def _files(server: WandbServer, artifact: ServerArtifact) -> Callable[[Arguments
             for name, entry in artifact.contents.items()
             if "ref" not in entry and name in (arguments.get("names") or artifact.contents)
         ]
-        return connection(found, arguments)
+        return connection(files, arguments)
 
     return chosen
 

@@ -31,7 +31,7 @@ class Operation:
         return self._root.name.value if self._root.name else None
 
     def answer(self, resolve: Callable[[str, Arguments], Any]) -> dict[str, Any]:
-        """Resolve the operation's fields and keep of each what the client selected."""
+        """Resolve the operation's fields and keep the subfields that the client selected."""
         return {
             _answer_key(node): self._shaped(node, resolve(node.name.value, self._arguments(node)))
             for node in self._selected(self._root.selection_set)
@@ -99,7 +99,7 @@ def _answer_key(node: graphql.FieldNode) -> str:
 
 
 def connection(nodes: list[dict[str, Any]], arguments: Arguments) -> dict[str, Any]:
-    """One page of nodes, in the shape in which GraphQL pages; a cursor is a position."""
+    """One page of nodes in GraphQL's paging format; a cursor is a position."""
     start = int(arguments.get("after") or 0)
     stop = min(start + int(arguments.get("first") or len(nodes)), len(nodes))
     return {

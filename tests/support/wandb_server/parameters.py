@@ -28,13 +28,13 @@ def draw(parameters: Parameters, seed: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _leaves(parameters: Parameters, above: tuple[str, ...] = ()) -> Leaves:
-    found: Leaves = {}
+    leaves: Leaves = {}
     for name, spec in parameters.items():
         if "parameters" in spec:
-            found |= _leaves(spec["parameters"], (*above, name))
+            leaves |= _leaves(spec["parameters"], (*above, name))
         else:
-            found[(*above, name)] = spec
-    return found
+            leaves[(*above, name)] = spec
+    return leaves
 
 
 def _nested(values: dict[tuple[str, ...], Any]) -> dict[str, Any]:

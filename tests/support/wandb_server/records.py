@@ -1,4 +1,4 @@
-"""What all parts of the server share: its one user, its projects and its clock."""
+"""Shared by all parts of the server: its one user, its projects and its clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def decoded(text: str | None) -> Any:
 
 
 def project_fields(entity: str, project: str) -> dict[str, Any]:
-    """The fields of a project that hold nothing but its name."""
+    """The fields of a project that hold only its name."""
     return {
         "id": f"project-{project}",
         "internalId": "1",

@@ -114,7 +114,7 @@ class ServerRun:
             self.exit_code = body["exitcode"]
 
     def start_again(self) -> None:
-        """Forget how the run ended, since a client goes on with it."""
+        """Clear the run's ending, because a client resumes it."""
         self.exit_code = None
         self.preempting = self.stopped = self.lost = False
 
@@ -168,7 +168,7 @@ def _by_id(server: WandbServer, node_id: str) -> ServerRun:
 
 
 def create_run_files(server: WandbServer, arguments: Arguments) -> Any:
-    """Say where the client is to put a run's files."""
+    """Tell the client where to put a run's files."""
     run = server.runs[arguments["runName"]]
     return {
         "runID": f"run-{run.id}",
@@ -296,12 +296,12 @@ def _sampled(run: ServerRun, spec: dict[str, Any]) -> list[dict[str, Any]]:
 def _files(server: WandbServer, run: ServerRun, arguments: Arguments) -> dict[str, Any]:
     names = arguments.get("names") or list(run.files)
     pattern = (arguments.get("pattern") or "%").replace("%", "*").replace("_", "?")
-    found = [
+    files = [
         file_fields(server.storage_url("run", run.id, name), name, run.files[name])
         for name in names
         if name in run.files and fnmatchcase(name, pattern)
     ]
-    return connection(found, arguments)
+    return connection(files, arguments)
 
 
 def file_fields(url: str, name: str, content: bytes) -> dict[str, Any]:

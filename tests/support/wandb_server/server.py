@@ -1,4 +1,4 @@
-"""The server itself: it listens, checks keys, keeps all records and finds who answers what."""
+"""The server: it listens, checks keys, keeps all records and routes requests."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class WandbServer:
 
     @property
     def url(self) -> str:
-        """The address that a client is to be given."""
+        """The address for clients."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     def environment(self) -> dict[str, str]:

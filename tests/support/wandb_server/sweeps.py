@@ -150,7 +150,7 @@ def create_agent(server: WandbServer, arguments: Arguments) -> Any:
 
 
 def heartbeat(server: WandbServer, arguments: Arguments) -> Any:
-    """Take in what an agent runs, and tell it what to do."""
+    """Record an agent's runs, and answer with its commands."""
     agent_id = arguments["id"]
     sweep = server.sweeps[agent_id.partition("-")[0]]
     agent = sweep.agents[agent_id]
@@ -212,8 +212,8 @@ def project_sweep_fields(server: WandbServer, entity: str, project: str) -> dict
     ]
 
     def sweep_named(arguments: Arguments) -> Any:
-        found = [sweep for sweep in own if sweep.id == arguments["sweepName"]]
-        return sweep_fields(server, found[0]) if found else None
+        matches = [sweep for sweep in own if sweep.id == arguments["sweepName"]]
+        return sweep_fields(server, matches[0]) if matches else None
 
     return {
         "sweep": sweep_named,

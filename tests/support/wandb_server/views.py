@@ -56,14 +56,14 @@ def project_view_fields(server: WandbServer, entity: str, project: str) -> dict[
     """The views among a project's fields."""
 
     def chosen(arguments: Arguments) -> Any:
-        found = [
+        views = [
             view.fields()
             for view in server.views.values()
             if (view.entity, view.project) == (entity, project)
             and view.type == arguments.get("viewType", view.type)
             and view.name == (arguments.get("viewName") or view.name)
         ]
-        return connection(found, arguments)
+        return connection(views, arguments)
 
     return {"allViews": chosen}
 

@@ -1,0 +1,1 @@
+"""Run folders, checkpoints, kept results, and batches of runs."""
