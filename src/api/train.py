@@ -49,6 +49,7 @@ from ..runs.control_record import failing
 from ..runs.run_folder import RunFolder, refuse_existing
 from ..tracking.callbacks import GracefulStop, ProgressBar, Recorder, StepReport
 from ..tracking.wandb_log import WandbLog
+from .preparation import check_same, prepare
 
 StepProgress = Callable[[int], None]  # told the steps done
 

@@ -182,7 +182,7 @@ def test_a_mistake_gives_one_line(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["reverse", "--all"], "unknown option '--all': valid: --device, --help, --output"),
+        (["reverse", "--all"], "unknown option '--all': did you mean '--help'? valid: --device"),
         (["revers"], "unknown task 'revers'"),
         (["task=reverse"], "'task=reverse': name the tasks alone, as in match-controls reverse"),
         (["reverse", "--device", "tpu"], "analysis.device=tpu"),
