@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.matching.cut_tests import Match, matches
 from algomatch.analysis.measures.suite import measure
 from algomatch.api.preparation import prepare
@@ -54,21 +54,21 @@ def light_match() -> tuple[Result, ...]:
     """
     config = compose(["model=4L", "trainer.max_steps=300"])
     both, alone = ["accuracy", "matching"], ["accuracy"]
-    setting = prepare(config)
-    start = make_native(setting.shape).state_dict()
-    solved, exact, _ = fit(setting.inputs, setting.shape, config.trainer, 0)
+    context = prepare(config)
+    start = make_native(context.shape).state_dict()
+    solved, exact, _ = fit(context.inputs, context.shape, config.trainer, 0)
     assert exact == 1
     bridges = {
-        "initialised": make_bridge(setting.shape, start),
-        "solved": make_bridge(setting.shape, solved),
-        "the reference": setting.reference.bridge,
+        "initialised": make_bridge(context.shape, start),
+        "solved": make_bridge(context.shape, solved),
+        "the reference": context.reference.bridge,
     }
     return tuple(
         Result(
             f"matching at a checkpoint of 4L, {name}",
             [
-                (_measuring(setting, bridge, both) - _measuring(setting, bridge, alone))
-                / _forward(bridge, setting)
+                (_measuring(context, bridge, both) - _measuring(context, bridge, alone))
+                / _forward(bridge, context)
                 for _ in range(PAIRS)
             ],
             15,
@@ -78,20 +78,20 @@ def light_match() -> tuple[Result, ...]:
     )
 
 
-def _measuring(setting: Setting, bridge: TransformerBridge, names: list[str]) -> float:
+def _measuring(context: MeasurementContext, bridge: TransformerBridge, names: list[str]) -> float:
     """Return the seconds of measuring, without what all checkpoints of a run share."""
-    setting.config = dataclasses.replace(setting.config, measures=names)
+    context.config = dataclasses.replace(context.config, measures=names)
 
     def run() -> None:
-        list(measure(bridge, setting))
+        list(measure(bridge, context))
 
     run()
     return timed(run)
 
 
 @torch.inference_mode()
-def _forward(bridge: TransformerBridge, setting: Setting) -> float:
-    model, inputs = plain_model(bridge), setting.inputs
+def _forward(bridge: TransformerBridge, context: MeasurementContext) -> float:
+    model, inputs = plain_model(bridge), context.inputs
 
     def run() -> None:
         for _ in range(10):

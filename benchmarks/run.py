@@ -29,7 +29,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.activations import Recording, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.accuracy import Outcome, outcome, side_by_side
 from algomatch.analysis.measures.rerun import (
@@ -89,8 +89,8 @@ def training_step(model: str) -> Result:
 
 
 def _bare_seconds(config: Config) -> float:
-    setting, settings = prepare(config), config.trainer
-    model = make_native(setting.shape)
+    context, settings = prepare(config), config.trainer
+    model = make_native(context.shape)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -98,7 +98,7 @@ def _bare_seconds(config: Config) -> float:
         optimizer, lambda step: learning_rate_factor(step, settings)
     )
     steps = range(settings.max_steps)
-    batches = StratifiedBatches(setting.inputs, settings.batch_size, config.seed, steps)
+    batches = StratifiedBatches(context.inputs, settings.batch_size, config.seed, steps)
     started = 0.0
     for step, batch in enumerate(batches, start=1):
         logits = model(batch.tokens, attention_mask=batch.key_mask)
@@ -129,17 +129,17 @@ class _Window(pl.Callback):
 
 
 def _lightning_seconds(config: Config) -> float:
-    setting, settings = prepare(config), config.trainer
-    folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact)
+    context, settings = prepare(config), config.trainer
+    folder = RunFolder.create(config, context.inputs.digest(), context.reference.exact)
     console = Console(file=io.StringIO())
     wandb_log = WandbLog(folder, print)
-    recorder = Recorder(folder, setting, wandb_log, lambda text: None)
+    recorder = Recorder(folder, context, wandb_log, lambda text: None)
     window, stop = _Window(), GracefulStop(Stop(print), recorder, wandb_log)
     callbacks = [ProgressBar(console, settings.max_steps), recorder, stop, window]
     datamodule = TaskDataModule(
-        setting.inputs, settings.batch_size, config.seed, settings.max_steps
+        context.inputs, settings.batch_size, config.seed, settings.max_steps
     )
-    module = AlgorithmicTask(make_native(setting.shape), setting.inputs.output, settings)
+    module = AlgorithmicTask(make_native(context.shape), context.inputs.output, settings)
     with quiet_lightning():
         make_trainer(settings, callbacks, folder.path).fit(module, datamodule=datamodule)
     return window.seconds
@@ -154,12 +154,12 @@ def measuring() -> tuple[Result, ...]:
     """
     config = compose(["model=4L", "trainer.max_steps=300"])
     config.analysis.measures.remove("matching")
-    setting = prepare(config)
-    native = make_native(setting.shape).eval()
-    solved, exact, _ = fit(setting.inputs, setting.shape, config.trainer, 0)
-    assert len(setting.inputs) == 1364
+    context = prepare(config)
+    native = make_native(context.shape).eval()
+    solved, exact, _ = fit(context.inputs, context.shape, config.trainer, 0)
+    assert len(context.inputs) == 1364
     assert exact == 1
-    tokens, key_mask = setting.inputs.tokens, setting.inputs.key_mask
+    tokens, key_mask = context.inputs.tokens, context.inputs.key_mask
 
     @torch.inference_mode()
     def forward() -> None:
@@ -171,15 +171,15 @@ def measuring() -> tuple[Result, ...]:
         ("measuring a checkpoint of 4L, 1,364 inputs", native.state_dict(), 60),
         ("the same, solved: with joint sets, grown", solved, 120),
     ):
-        checkpoint = partial(_checkpoint, setting, make_bridge(setting.shape, weights))
+        checkpoint = partial(_checkpoint, context, make_bridge(context.shape, weights))
         checkpoint()  # the controls and the reference are measured once per run
         ratios = [timed(checkpoint) / (timed(forward) / 10) for _ in range(PAIRS)]
         results.append(Result(claim, ratios, bar, "forward passes"))
     return tuple(results)
 
 
-def _checkpoint(setting: Setting, bridge: TransformerBridge) -> list[Measurement]:
-    return list(measure(bridge, setting))
+def _checkpoint(context: MeasurementContext, bridge: TransformerBridge) -> list[Measurement]:
+    return list(measure(bridge, context))
 
 
 def against_hooks() -> Result:
@@ -188,10 +188,10 @@ def against_hooks() -> Result:
     Both ablate all components of 4L in all ways, on all 1,364 inputs. The benchmark fails if an
     accuracy differs, or a loss differs by more than a millionth.
     """
-    setting = prepare(compose(["model=4L"]))
-    bridge = make_bridge(setting.shape)
-    recording = record(bridge, setting.inputs, 2048)
-    given = donors(setting.inputs, setting.config.seed)
+    context = prepare(compose(["model=4L"]))
+    bridge = make_bridge(context.shape)
+    recording = record(bridge, context.inputs, 2048)
+    given = donors(context.inputs, context.config.seed)
     means = Means(bridge)
     means.add(recording)
     runs = [(single(place), kind) for place in places(bridge) for kind in KINDS]
@@ -272,9 +272,9 @@ config = compose([
     "model=1L", "model.d_model=256", "task.min_length=20", "task.max_length=20",
     "task.max_inputs=20000", "analysis.random_inits=1", "analysis.other_tasks=1",
 ])
-setting = prepare(config)
-assert setting.inputs.tokens.shape == (20_000, 21)
-list(measure(make_bridge(setting.shape), setting))
+context = prepare(config)
+assert context.inputs.tokens.shape == (20_000, 21)
+list(measure(make_bridge(context.shape), context))
 print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20)
 """
     command = [sys.executable, "-c", script]

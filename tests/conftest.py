@@ -23,7 +23,7 @@ check_shapes("algomatch")
 
 from support.pages import small_sweep, whole_run  # noqa: E402
 
-from algomatch.analysis.base import Setting  # noqa: E402
+from algomatch.analysis.base import MeasurementContext  # noqa: E402
 from algomatch.api.preparation import prepare  # noqa: E402
 from algomatch.config.schema import compose  # noqa: E402
 
@@ -42,7 +42,7 @@ def reference_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def small() -> Setting:
+def small() -> MeasurementContext:
     """Reverse over 3 tokens, lengths 1 to 4, with the shape of a small two-layer model."""
     config = compose(
         [

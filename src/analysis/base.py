@@ -20,12 +20,12 @@ from .activations import Source, observe
 from .statistics import bootstrap_counts
 
 T = TypeVar("T")
-Compare = Callable[[Source, "Setting"], Any]
+Compare = Callable[[Source, "MeasurementContext"], Any]
 CONTROLS = ("random_init", "other_task")
 
 
 @dataclass
-class Setting:
+class MeasurementContext:
     """The inputs and yardsticks that a learned model of one shape is measured against.
 
     `others` gives the compiled programs of other tasks, as bridges, when they are asked for.
@@ -72,7 +72,7 @@ class Setting:
         if compare not in self._comparers:
             self._comparers.append(compare)
 
-    def compared(self, kind: str, compare: Callable[[Source, Setting], T]) -> list[T]:
+    def compared(self, kind: str, compare: Callable[[Source, MeasurementContext], T]) -> list[T]:
         """Return what `compare` says of each control of a kind, measured once."""
         if (kind, compare) not in self._compared:
             asked = [

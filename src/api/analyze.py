@@ -35,9 +35,9 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
     checkpoint = checkpoints.load(path)
     config = checkpoint.config
     config.analysis.device = device or config.analysis.device
-    setting = prepare(config, checkpoint.task)
-    bridge = bridge_of(checkpoint, path, setting.inputs, setting.shape)
-    rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, setting)]
+    context = prepare(config, checkpoint.task)
+    bridge = bridge_of(checkpoint, path, context.inputs, context.shape)
+    rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, context)]
     record = checkpoints.find(path).parent
     if not (record / checkpoints.ROWS).is_file():
         return Analysis(checkpoint, rows, None)

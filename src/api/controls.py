@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from ..analysis.base import Setting
+from ..analysis.base import MeasurementContext
 from ..analysis.controls.known_models import Control, NotMadeError
 from ..analysis.controls.known_models import controls as controls_of
 from ..analysis.measurements import Measurement
@@ -32,10 +32,10 @@ def controls(config: Config, again: bool, console: Console) -> ControlRecord:
         FaultError: the file system failed.
     """
     check_accelerator(config.trainer.accelerator)
-    setting = prepare(config)
-    record = ControlRecord(config, setting.inputs.digest())
+    context = prepare(config)
+    record = ControlRecord(config, context.inputs.digest())
     record.begin()
-    planned = controls_of(setting.inputs, setting.reference, setting.shape, config)
+    planned = controls_of(context.inputs, context.reference, context.shape, config)
     measured, notes = list[tuple[Control, Sequence[Measurement]]](), dict[str, str]()
     kept, unwritten = list[Kept](), Unwritten()
     with Steps(console, "controls", len(planned)) as steps:
@@ -43,7 +43,7 @@ def controls(config: Config, again: bool, console: Console) -> ControlRecord:
             entry = None if again else record.kept(control.name)
             with steps.part(control.name) as told:
                 if entry is None:
-                    entry = _measured(control, setting, told)
+                    entry = _measured(control, context, told)
                     with unwritten.noted():
                         record.keep(control.name, entry)
             notes[control.name] = entry.note
@@ -60,11 +60,13 @@ def controls(config: Config, again: bool, console: Console) -> ControlRecord:
     return record
 
 
-def _measured(control: Control, setting: Setting, progress: Callable[[int, int], None]) -> Kept:
+def _measured(
+    control: Control, context: MeasurementContext, progress: Callable[[int, int], None]
+) -> Kept:
     """Return a control's measurements; none, and the reason, where it cannot be made."""
     try:
         made = control.make(progress)
-        rows = [row.at(control.name, 0) for row in measure(made.bridge, setting)]
+        rows = [row.at(control.name, 0) for row in measure(made.bridge, context)]
     except (NotMadeError, NotFiniteError) as error:
         return Kept((), str(error))
     return Kept(rows, made.note)

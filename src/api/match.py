@@ -232,17 +232,17 @@ def match_controls(config: Config, console: Console) -> list[Checked]:
         UserError: the config is impossible.
     """
     check_accelerator(config.trainer.accelerator)
-    setting = prepare(config)
+    context = prepare(config)
     known = [
         candidate
-        for candidate in candidates(setting.inputs.task, config.task, config.analysis, sides=False)
+        for candidate in candidates(context.inputs.task, config.task, config.analysis, sides=False)
         if candidate.reference is not None
     ]
-    every = controls(setting.inputs, setting.reference, setting.shape, config, MATCHED_INITS)
-    planned = of_matching(every, known[0], setting)
+    every = controls(context.inputs, context.reference, context.shape, config, MATCHED_INITS)
+    planned = of_matching(every, known[0], context)
     checked: list[Checked] = []
     with Steps(console, config.task.name, len(planned)) as steps:
         for control in planned:
             with steps.part(control.name) as told:
-                checked += check(control, known, setting, told)
+                checked += check(control, known, context, told)
     return checked

@@ -8,7 +8,7 @@ import torch
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from ..analysis.base import Setting
+from ..analysis.base import MeasurementContext
 from ..analysis.controls.other_tasks import other_references
 from ..analysis.measures.suite import check_names
 from ..config.devices import check_device
@@ -22,7 +22,7 @@ from ..models.shapes import learned_shape
 from ..runs.checkpoints import Checkpoint
 
 
-def prepare(config: Config, task: TaskConfig | None = None) -> Setting:
+def prepare(config: Config, task: TaskConfig | None = None) -> MeasurementContext:
     """Return the inputs, the proven reference and the shape of the learned model.
 
     `task` is the config's, or where its files lie now.
@@ -42,7 +42,7 @@ def prepare(config: Config, task: TaskConfig | None = None) -> Setting:
         references = other_references(inputs, task, config.analysis.other_tasks)
         return [other.bridge for other in references]
 
-    return Setting(inputs, reference, shape, config.analysis, others)
+    return MeasurementContext(inputs, reference, shape, config.analysis, others)
 
 
 def bridge_of(

@@ -19,7 +19,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
 
-from ..analysis.base import Setting
+from ..analysis.base import MeasurementContext
 from ..analysis.measures.similarity import confounded
 from ..config.devices import check_accelerator
 from ..config.schema import (
@@ -73,9 +73,9 @@ def train(
     """
     refuse_existing(config)
     check_accelerator(config.trainer.accelerator)
-    setting = prepare(config)
-    datamodule = _datamodule(config, setting)
-    folder = RunFolder.create(config, setting.inputs.digest(), setting.reference.exact, wandb_id)
+    context = prepare(config)
+    datamodule = _datamodule(config, context)
+    folder = RunFolder.create(config, context.inputs.digest(), context.reference.exact, wandb_id)
     if left_out := carried(config.task).left_out:
         named = ", ".join(map(str, left_out))
         console.print(
@@ -83,7 +83,7 @@ def train(
             f"program: {named}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
-    return _run(folder, setting, datamodule, console, report, stop)
+    return _run(folder, context, datamodule, console, report, stop)
 
 
 def train_or_resume(
@@ -126,9 +126,9 @@ def resume(
         _say_finished(folder, console)
         return folder
     check_accelerator(folder.config.trainer.accelerator)
-    setting = prepare(folder.config, folder.task)
-    check_same(folder.inputs_digest, setting.inputs, f"run '{path}'")
-    return _run(folder, setting, _datamodule(folder.config, setting), console, report, stop)
+    context = prepare(folder.config, folder.task)
+    check_same(folder.inputs_digest, context.inputs, f"run '{path}'")
+    return _run(folder, context, _datamodule(folder.config, context), console, report, stop)
 
 
 def _say_finished(folder: RunFolder, console: Console) -> None:
@@ -139,9 +139,9 @@ def _say_finished(folder: RunFolder, console: Console) -> None:
     print_summary(folder, None, console, failing(folder.inputs_digest))
 
 
-def _datamodule(config: Config, setting: Setting) -> TaskDataModule:
+def _datamodule(config: Config, context: MeasurementContext) -> TaskDataModule:
     settings = config.trainer
-    return TaskDataModule(setting.inputs, settings.batch_size, config.seed, settings.max_steps)
+    return TaskDataModule(context.inputs, settings.batch_size, config.seed, settings.max_steps)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _State:
 
 def _run(
     folder: RunFolder,
-    setting: Setting,
+    context: MeasurementContext,
     datamodule: TaskDataModule,
     console: Console,
     report: StepProgress | None,
@@ -174,9 +174,9 @@ def _run(
             steps = ", ".join(map(str, gone))
             say(f"the checkpoints of steps {steps} are gone: the run starts again, to the same end")
             state = None
-        _announce(folder, setting, state, say)
+        _announce(folder, context, state, say)
         wandb_log = WandbLog(folder, say)
-        recorder = Recorder(folder, setting, wandb_log, say)
+        recorder = Recorder(folder, context, wandb_log, say)
         last = folder.config.trainer.max_steps
         bar = StepReport(report) if report else ProgressBar(console, last)
         callbacks: list[pl.Callback] = [bar, recorder, GracefulStop(stop, recorder, wandb_log)]
@@ -190,7 +190,7 @@ def _run(
         reason = state.finished if state else None
         try:
             if reason is None:
-                _fit(folder, setting, datamodule, recorder, state, callbacks, stop)
+                _fit(folder, context, datamodule, recorder, state, callbacks, stop)
                 reason = recorder.finished
         except BaseException:
             wandb_log.close(exit_code=1)
@@ -244,7 +244,7 @@ def make_trainer(settings: TrainerConfig, callbacks: list[pl.Callback], folder: 
 
 def _fit(
     folder: RunFolder,
-    setting: Setting,
+    context: MeasurementContext,
     datamodule: TaskDataModule,
     recorder: Recorder,
     state: _State | None,
@@ -252,7 +252,7 @@ def _fit(
     stop: Stop,
 ) -> None:
     settings = folder.config.trainer
-    module = AlgorithmicTask(make_native(setting.shape), setting.inputs.output, settings)
+    module = AlgorithmicTask(make_native(context.shape), context.inputs.output, settings)
     with quiet_lightning():
         trainer = make_trainer(settings, callbacks, folder.path)
         try:
@@ -300,9 +300,9 @@ def _gone(folder: RunFolder, up_to: int) -> list[int]:
 
 
 def _announce(
-    folder: RunFolder, setting: Setting, state: _State | None, say: Callable[[str], None]
+    folder: RunFolder, context: MeasurementContext, state: _State | None, say: Callable[[str], None]
 ) -> None:
-    inputs, reference, shape = setting.inputs, setting.reference, setting.shape
+    inputs, reference, shape = context.inputs, context.reference, context.shape
     task = inputs.task
     say(
         f"task {task_title(folder.config)}: {how_many(inputs)} of length {task.min_length} to "
@@ -311,7 +311,7 @@ def _announce(
     )
     say(f"output: {output_text(inputs)}")
     say(f"reference: {reference_text(reference)}")
-    if "similarity" in setting.config.measures and (names := confounded(setting)):
+    if "similarity" in context.config.measures and (names := confounded(context)):
         say(f"no dCKA of {', '.join(names)}: functions of token and position on these inputs")
     mlps = "no MLP" if shape.attn_only else f"d_mlp {shape.d_mlp}"
     say(

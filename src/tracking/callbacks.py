@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..analysis.base import Setting
+from ..analysis.base import MeasurementContext
 from ..analysis.measurements import Measurement, from_csv, to_csv
 from ..analysis.measures.suite import measure
 from ..config.schema import TrainerConfig
@@ -47,11 +47,11 @@ class Recorder(pl.Callback):
     def __init__(
         self,
         folder: RunFolder,
-        setting: Setting,
+        context: MeasurementContext,
         wandb_log: WandbLog,
         say: Callable[[str], None],
     ):
-        self._folder, self._setting, self._wandb, self._say = folder, setting, wandb_log, say
+        self._folder, self._context, self._wandb, self._say = folder, context, wandb_log, say
         self._settings: TrainerConfig = folder.config.trainer
         self._steps = set(checkpoint_steps(self._settings))
         self._pending: list[Measurement] = []
@@ -137,8 +137,8 @@ class Recorder(pl.Callback):
             if settings.target_accuracy is None or step % settings.evaluate_every:
                 return False
             assert isinstance(module, AlgorithmicTask)
-            size = self._setting.config.batch_size
-            exact = exact_accuracy(module.model, self._setting.inputs, size)
+            size = self._context.config.batch_size
+            exact = exact_accuracy(module.model, self._context.inputs, size)
             if exact < settings.target_accuracy:
                 return False
             self._reached = step
@@ -151,8 +151,8 @@ class Recorder(pl.Callback):
         if not all(bool(value.isfinite().all()) for value in weights.values()):
             raise NotFiniteError("a weight is not a finite number")
         started = time.monotonic()
-        bridge = make_bridge(self._setting.shape, weights, self._setting.config.device)
-        rows = [row.at(self._folder.id, step) for row in measure(bridge, self._setting)]
+        bridge = make_bridge(self._context.shape, weights, self._context.config.device)
+        rows = [row.at(self._folder.id, step) for row in measure(bridge, self._context)]
         self.seconds_measuring += time.monotonic() - started
         new = [*self._pending, *rows]
         self._folder.save_checkpoint(weights, step, new)

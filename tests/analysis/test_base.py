@@ -12,16 +12,16 @@ from support.models import with_config, with_shape
 from algomatch.analysis import activations
 from algomatch.analysis import base as module
 from algomatch.analysis.activations import Source
-from algomatch.analysis.base import CONTROLS, Setting
+from algomatch.analysis.base import CONTROLS, MeasurementContext
 from algomatch.analysis.measures import suite
 from algomatch.models.bridges import make_bridge
 
 
-def first_weight(source: Source, setting: Setting) -> float:
+def first_weight(source: Source, context: MeasurementContext) -> float:
     return float(next(source.bridge.original_model.parameters()).flatten()[0])
 
 
-def inputs_of(source: Source, setting: Setting) -> int:
+def inputs_of(source: Source, context: MeasurementContext) -> int:
     return len(source.inputs)
 
 
@@ -40,34 +40,36 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
 
 
 def test_each_control_is_run_once_for_all_that_were_announced(
-    small: Setting, observed: Counter[int]
+    small: MeasurementContext, observed: Counter[int]
 ) -> None:
-    setting = with_config(small, random_inits=3)
+    context = with_config(small, random_inits=3)
     for compare in (first_weight, inputs_of, first_weight):
-        setting.will_compare(compare)
-    firsts = setting.compared("random_init", first_weight)
+        context.will_compare(compare)
+    firsts = context.compared("random_init", first_weight)
     assert len(set(firsts)) == 3
     assert sum(observed.values()) == 3
-    assert setting.compared("random_init", inputs_of) == [len(small.inputs)] * 3
-    assert setting.compared("random_init", first_weight) == firsts
+    assert context.compared("random_init", inputs_of) == [len(small.inputs)] * 3
+    assert context.compared("random_init", first_weight) == firsts
     assert sum(observed.values()) == 3  # no model was run again
 
 
 def test_what_was_not_announced_is_compared_all_the_same(
-    small: Setting, observed: Counter[int]
+    small: MeasurementContext, observed: Counter[int]
 ) -> None:
-    setting = with_config(small, random_inits=2)
-    announced = setting.compared("random_init", first_weight)
+    context = with_config(small, random_inits=2)
+    announced = context.compared("random_init", first_weight)
     assert sum(observed.values()) == 2
-    assert setting.compared("random_init", inputs_of) == [len(small.inputs)] * 2
+    assert context.compared("random_init", inputs_of) == [len(small.inputs)] * 2
     assert sum(observed.values()) == 4
-    assert setting.compared("random_init", first_weight) == announced
+    assert context.compared("random_init", first_weight) == announced
 
 
-def test_the_kinds_of_controls_are_kept_apart(small: Setting, observed: Counter[int]) -> None:
-    setting = with_config(small, random_inits=3)
-    setting.will_compare(inputs_of)
-    controls = {kind: setting.compared(kind, inputs_of) for kind in CONTROLS}
+def test_the_kinds_of_controls_are_kept_apart(
+    small: MeasurementContext, observed: Counter[int]
+) -> None:
+    context = with_config(small, random_inits=3)
+    context.will_compare(inputs_of)
+    controls = {kind: context.compared(kind, inputs_of) for kind in CONTROLS}
     assert {kind: len(values) for kind, values in controls.items()} == {
         "random_init": 3,
         "other_task": small.config.other_tasks,
@@ -76,26 +78,26 @@ def test_the_kinds_of_controls_are_kept_apart(small: Setting, observed: Counter[
 
 
 def test_all_measures_of_all_checkpoints_run_each_control_once(
-    small: Setting, observed: Counter[int]
+    small: MeasurementContext, observed: Counter[int]
 ) -> None:
-    setting = with_shape(small, small.shape)
-    assert {"similarity", "attention"} <= set(setting.config.measures)
-    rows = list(suite.measure(make_bridge(small.shape), setting))
-    controls = setting.config.random_inits + setting.config.other_tasks
+    context = with_shape(small, small.shape)
+    assert {"similarity", "attention"} <= set(context.config.measures)
+    rows = list(suite.measure(make_bridge(small.shape), context))
+    controls = context.config.random_inits + context.config.other_tasks
     assert sum(observed.values()) == controls + 2  # the model, and the reference
-    assert list(suite.measure(make_bridge(small.shape), setting)) == rows
+    assert list(suite.measure(make_bridge(small.shape), context)) == rows
     assert sum(observed.values()) == controls + 3
     assert max(observed.values()) == 1
 
 
-def test_a_computation_is_kept_under_its_name(small: Setting) -> None:
-    setting, calls = with_shape(small, small.shape), list[str]()
+def test_a_computation_is_kept_under_its_name(small: MeasurementContext) -> None:
+    context, calls = with_shape(small, small.shape), list[str]()
 
     def compute(name: str) -> torch.Tensor:
         calls.append(name)
         return torch.zeros(2)
 
-    kept = setting.once("a", lambda: compute("a"))
-    assert setting.once("a", lambda: compute("a")) is kept
-    assert setting.once("b", lambda: compute("b")) is not kept
+    kept = context.once("a", lambda: compute("a"))
+    assert context.once("a", lambda: compute("a")) is kept
+    assert context.once("b", lambda: compute("b")) is not kept
     assert calls == ["a", "b"]

@@ -273,15 +273,15 @@ def test_a_program_without_a_reference_is_not_judged(programs: list[Candidate]) 
 @pytest.mark.slow
 def test_controls_are_told_apart(programs: list[Candidate]) -> None:
     config = compose([*TASK])
-    setting = prepare(config)
-    assert setting.inputs.digest() == programs[0].inputs.digest()
-    planned = controls(setting.inputs, setting.reference, setting.shape, config)
+    context = prepare(config)
+    assert context.inputs.digest() == programs[0].inputs.digest()
+    planned = controls(context.inputs, context.reference, context.shape, config)
     trained = ("implemented", "shuffled_labels", "trained_on_")
     checks = [
         row
         for control in planned
         if not control.name.startswith(trained)
-        for row in check(control, programs, setting, lambda step, steps: None)
+        for row in check(control, programs, context, lambda step, steps: None)
     ]
     assert all(check.right for check in checks), checks
     positives = [check for check in checks if check.kind == POSITIVE]

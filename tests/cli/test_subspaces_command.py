@@ -12,7 +12,7 @@ import torch
 from support.runs import TINY, quiet
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.interchange_training import Cases, implement
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
@@ -100,7 +100,7 @@ def test_a_mistake_gives_one_line(
     assert error.count("\n") == 1
 
 
-def stands(small: Setting, bridge: TransformerBridge) -> Standing:
+def stands(small: MeasurementContext, bridge: TransformerBridge) -> Standing:
     """The standing of the reference program in a model."""
     config = replace(small.config, match_cases=100)
     program = candidate("reverse", small.inputs, small.reference, config, sides=False)
@@ -108,7 +108,7 @@ def stands(small: Setting, bridge: TransformerBridge) -> Standing:
 
 
 def test_a_variable_is_searched_for_where_the_whole_residual_is_no_cut_with_it(
-    small: Setting,
+    small: MeasurementContext,
 ) -> None:
     reference = small.reference.bridge
     own = stands(small, reference)
@@ -125,7 +125,9 @@ def test_a_variable_is_searched_for_where_the_whole_residual_is_no_cut_with_it(
     assert where_to_search(stands(small, untrained), PLACES) == dict.fromkeys(places, PLACES)
 
 
-def test_without_a_testable_cut_every_inner_variable_is_searched_for(small: Setting) -> None:
+def test_without_a_testable_cut_every_inner_variable_is_searched_for(
+    small: MeasurementContext,
+) -> None:
     (untrained,) = random_inits(small.shape, 1, 0, "cpu")
     config = replace(small.config, match_cases=100)
     program = candidate("reverse", small.inputs, None, config)
@@ -206,8 +208,8 @@ def reversing(n_layers: int) -> Config:
 @pytest.mark.slow
 def test_what_a_model_was_taught_is_found_where_it_was(tmp_path: Path) -> None:
     config = reversing(3)
-    setting = prepare(config)
-    taught = implement(setting.inputs, setting.shape, 0, TAUGHT)
+    context = prepare(config)
+    taught = implement(context.inputs, context.shape, 0, TAUGHT)
     assert taught.interchange["opp_idx"] > 0.97
     there = searched(config, taught.weights, tmp_path)
     subspaces = [subspace for subspace in there.found if subspace.found]

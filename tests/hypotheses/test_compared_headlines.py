@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures.suite import headlines, measure
 from algomatch.hypotheses.compared_headlines import FAMILIES, compared_with
 
 
 @pytest.fixture(scope="module")
-def keys(small: Setting) -> list[str]:
+def keys(small: MeasurementContext) -> list[str]:
     """The headlines of the reference: it solves the task, so all are present."""
     return [row.key for row in headlines(measure(small.reference.bridge, small))]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.model_bridge.sources.native import NativeModel
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures.sparsity import real_neurons
 from algomatch.infra.errors import UserError
 from algomatch.models import continuation
@@ -53,7 +53,7 @@ SMALL = {
 OTHERS = ["Llama", "Phi", "Bert", "Olmo2"]  # RMS norm, parallel MLP, norm after: all three
 
 
-def made(kind: str, small: Setting, folder: Path) -> Any:
+def made(kind: str, small: MeasurementContext, folder: Path) -> Any:
     """A bridge of some kind."""
     if kind == "modern":
         shape = varied(small.shape, **MODERN)
@@ -73,7 +73,7 @@ def made(kind: str, small: Setting, folder: Path) -> Any:
     )
 
 
-def inputs_for(kind: str, small: Setting) -> tuple[Tensor, Tensor]:
+def inputs_for(kind: str, small: MeasurementContext) -> tuple[Tensor, Tensor]:
     """Tokens and key mask."""
     native = kind in NATIVE
     return (small.inputs.tokens, small.inputs.key_mask) if native else padded_tokens()
@@ -84,7 +84,7 @@ def inputs_for(kind: str, small: Setting) -> tuple[Tensor, Tensor]:
                 ids=str)  # fmt: skip
 def case(
     request: pytest.FixtureRequest,
-    small: Setting,
+    small: MeasurementContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[Any, Tensor, Tensor]:
@@ -161,7 +161,9 @@ PATTERNED = [*SHAPES, "modern", "GPT-2", *(kind for kind in OTHERS if kind != "B
 
 
 @pytest.mark.parametrize("kind", PATTERNED)
-def test_a_side_alone_moves_what_it_is_of(kind: str, small: Setting, tmp_path: Path) -> None:
+def test_a_side_alone_moves_what_it_is_of(
+    kind: str, small: MeasurementContext, tmp_path: Path
+) -> None:
     bridge, (tokens, key_mask) = made(kind, small, tmp_path), inputs_for(kind, small)
     tokens, key_mask = tokens[key_mask.all(1)], key_mask[key_mask.all(1)]
     site = "blocks.0.hook_resid_pre"
@@ -202,7 +204,7 @@ def patterns(
 
 @pytest.mark.parametrize("kind", NATIVE)
 def test_hooks_or_none_a_model_gives_the_same(
-    kind: str, small: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, small: MeasurementContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bridge = made(kind, small, tmp_path)
     model, key_mask = without_hooks(bridge), small.inputs.key_mask
@@ -224,7 +226,7 @@ def test_hooks_or_none_a_model_gives_the_same(
 
 @pytest.mark.parametrize("kind", ["2L with LN", "attn_only"])
 def test_what_comes_before_the_site_is_not_run(
-    kind: str, small: Setting, monkeypatch: pytest.MonkeyPatch
+    kind: str, small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("run")
@@ -246,7 +248,7 @@ def test_what_comes_before_the_site_is_not_run(
 
 
 def test_the_residual_stream_is_every_site_in_the_order_of_computation(
-    small: Setting, tmp_path: Path
+    small: MeasurementContext, tmp_path: Path
 ) -> None:
     def kinds(kind: str) -> list[str]:
         sites = residual_stream(made(kind, small, tmp_path))
@@ -258,7 +260,9 @@ def test_the_residual_stream_is_every_site_in_the_order_of_computation(
     assert kinds("attn_only") == kinds("Phi") == ["0.pre", "0.post", "1.pre", "1.post"]
 
 
-def test_a_site_that_a_model_does_not_have_is_refused(small: Setting, tmp_path: Path) -> None:
+def test_a_site_that_a_model_does_not_have_is_refused(
+    small: MeasurementContext, tmp_path: Path
+) -> None:
     tokens, key_mask = small.inputs.tokens, small.inputs.key_mask
     residual = torch.zeros(*key_mask.shape, 16)
     bridge = bridge_of("attn_only", small)
@@ -279,7 +283,7 @@ def test_a_site_that_a_model_does_not_have_is_refused(small: Setting, tmp_path: 
                 residuals(model, tokens, key_mask, [site])
 
 
-def test_without_idle_neurons_a_model_gives_the_same(small: Setting) -> None:
+def test_without_idle_neurons_a_model_gives_the_same(small: MeasurementContext) -> None:
     bridge, inputs = small.reference.bridge, small.inputs
     model = narrowed(bridge)
     widths = [block.mlp.fc_in.out_features for block in plain_model(bridge).layers]

@@ -11,7 +11,7 @@ import torch
 from support.gpt2 import saved_gpt2
 from support.models import varied
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.matching.program_ranking import candidate, standing
 from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import InputSet, input_set
@@ -37,7 +37,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_gpt2(folder)
 
 
-def test_a_model_reads_what_the_encoder_says(gpt2: Any, small: Setting) -> None:
+def test_a_model_reads_what_the_encoder_says(gpt2: Any, small: MeasurementContext) -> None:
     inputs = small.inputs
     subject = encoded_subject(gpt2, inputs, encode)
     assert subject.lead == 2
@@ -53,7 +53,7 @@ def test_a_model_reads_what_the_encoder_says(gpt2: Any, small: Setting) -> None:
         torch.testing.assert_close(own[row, : len(alone)], alone, atol=1e-5, rtol=0)
 
 
-def test_ids_may_be_tensors_and_outputs_read_anywhere(gpt2: Any, small: Setting) -> None:
+def test_ids_may_be_tensors_and_outputs_read_anywhere(gpt2: Any, small: MeasurementContext) -> None:
     places = {"c": 0, "a": 4, "b": 2}
     as_tensor: Any = lambda tokens: torch.tensor(encode(tokens))  # noqa: E731
     subject = encoded_subject(gpt2, small.inputs, as_tensor, lambda token: places[token])
@@ -62,12 +62,12 @@ def test_ids_may_be_tensors_and_outputs_read_anywhere(gpt2: Any, small: Setting)
     assert torch.equal(subject.tokens, encoded_subject(gpt2, small.inputs, encode).tokens)
 
 
-def prefixed(setting: Setting) -> tuple[Any, Callable[[list[Any]], list[int]]]:
+def prefixed(context: MeasurementContext) -> tuple[Any, Callable[[list[Any]], list[int]]]:
     """The reference, with two empty tokens and positions before BOS.
 
     Nothing attends to them: the keys of an empty residual are zero.
     """
-    bridge, ids = setting.reference.bridge, setting.inputs.token_ids
+    bridge, ids = context.reference.bridge, context.inputs.token_ids
     shape = varied(bridge.cfg, n_ctx=bridge.cfg.n_ctx + 2, d_vocab=bridge.cfg.d_vocab + 2)
     shape.d_model = bridge.cfg.d_model
     weights = dict(plain_model(bridge).state_dict())
@@ -79,7 +79,7 @@ def prefixed(setting: Setting) -> tuple[Any, Callable[[list[Any]], list[int]]]:
 
 @pytest.mark.slow
 def test_behind_a_prefix_a_reference_passes_all_tests_that_it_passes_without(
-    small: Setting,
+    small: MeasurementContext,
 ) -> None:
     bridge, read_as = prefixed(small)
     values = list(small.inputs.output.values)  # type: ignore[union-attr]
@@ -152,7 +152,7 @@ def raising(tokens: list[Any]) -> list[int]:
     ],
 )
 def test_an_encoder_that_is_none_is_refused(
-    given: Any, message: str, gpt2: Any, small: Setting
+    given: Any, message: str, gpt2: Any, small: MeasurementContext
 ) -> None:
     assert message in refused(gpt2, small.inputs, given)
 
@@ -168,7 +168,7 @@ def test_an_encoder_that_is_none_is_refused(
     ],
 )
 def test_a_reader_that_is_none_is_refused(
-    given: Any, message: str, gpt2: Any, small: Setting
+    given: Any, message: str, gpt2: Any, small: MeasurementContext
 ) -> None:
     assert message in refused(gpt2, small.inputs, encode, given)
 
@@ -197,7 +197,7 @@ def test_numbers_are_refused(gpt2: Any) -> None:
     assert refused(gpt2, inputs, encode).startswith("task 'frac_prevs' gives numbers: a model that")
 
 
-def test_a_model_in_training_is_refused(small: Setting, tmp_path: Path) -> None:
+def test_a_model_in_training_is_refused(small: MeasurementContext, tmp_path: Path) -> None:
     saved_gpt2(tmp_path)
     bridge = load_gpt2(tmp_path)
     bridge.train()
@@ -207,7 +207,7 @@ def test_a_model_in_training_is_refused(small: Setting, tmp_path: Path) -> None:
 
 
 def test_a_model_without_the_hooks_is_refused(
-    gpt2: Any, small: Setting, monkeypatch: pytest.MonkeyPatch
+    gpt2: Any, small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def but(left_out: str) -> dict[str, Any]:
         return {name: hook for name, hook in hooks.items() if name != left_out}
@@ -218,7 +218,9 @@ def test_a_model_without_the_hooks_is_refused(
         assert f"no residual stream at {site}" in refused(gpt2, small.inputs, encode)
 
 
-def test_a_model_without_a_token_embedding_is_refused(small: Setting, tmp_path: Path) -> None:
+def test_a_model_without_a_token_embedding_is_refused(
+    small: MeasurementContext, tmp_path: Path
+) -> None:
     saved_gpt2(tmp_path)
     bridge = load_gpt2(tmp_path)
     del bridge.embed

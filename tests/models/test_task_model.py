@@ -16,7 +16,7 @@ from support.gpt2 import saved_gpt2
 from support.models import SHAPES, rotated, trained_looking, varied
 from torch import Tensor
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.data.donors import Donated, anywhere
 from algomatch.models import task_model as subject_module
 from algomatch.models.bridges import make_bridge, make_native
@@ -47,7 +47,7 @@ def read_as(tokens: list[Any]) -> list[int]:
     return [9, 1, 0, *(IDS[token] for token in tokens)]
 
 
-def made(kind: str, small: Setting, folder: Path) -> Case:
+def made(kind: str, small: MeasurementContext, folder: Path) -> Case:
     """A subject of some kind."""
     if kind == "GPT-2":
         model = saved_gpt2(folder)
@@ -118,12 +118,12 @@ def donated(values: Tensor, cases: Donated, lead: int) -> Tensor:
 
 
 @pytest.fixture(params=KINDS)
-def case(request: pytest.FixtureRequest, small: Setting, tmp_path: Path) -> Case:
+def case(request: pytest.FixtureRequest, small: MeasurementContext, tmp_path: Path) -> Case:
     return made(request.param, small, tmp_path)
 
 
 @pytest.fixture
-def cases(small: Setting) -> Donated:
+def cases(small: MeasurementContext) -> Donated:
     some = torch.arange(1, len(small.inputs), 9)
     return anywhere(small.inputs, some, np.random.default_rng(4))
 
@@ -132,13 +132,13 @@ def close(given: Tensor, expected: Tensor, mask: Tensor) -> None:
     torch.testing.assert_close(given[mask], expected[mask], atol=1e-4, rtol=1e-4)
 
 
-def test_its_logits_are_the_models(case: Case, small: Setting) -> None:
+def test_its_logits_are_the_models(case: Case, small: MeasurementContext) -> None:
     every = torch.arange(len(small.inputs))
     close(case.subject.logits(), by_hand(case, every, {}), small.inputs.key_mask)
 
 
 def test_donated_residuals_give_what_hooks_give(
-    case: Case, small: Setting, cases: Donated, monkeypatch: pytest.MonkeyPatch
+    case: Case, small: MeasurementContext, cases: Donated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subject_module, "AT_ONCE", 5)
     mask, subject = small.inputs.key_mask[cases.bases], case.subject
@@ -161,7 +161,7 @@ def _in_place_of(put: Tensor, output: Any) -> Any:
 
 @pytest.mark.parametrize("sides", ["q", "k", "v", "qkv", "qk"])
 def test_donated_sides_give_what_hooks_give(
-    case: Case, small: Setting, cases: Donated, sides: str
+    case: Case, small: MeasurementContext, cases: Donated, sides: str
 ) -> None:
     mask, subject = small.inputs.key_mask[cases.bases], case.subject
     own, moved = by_hand(case, cases.bases, {}), 0.0
@@ -191,7 +191,7 @@ def _both(first: Callable[[Any], Any], other: Callable[[Any], Any]) -> Callable[
     return lambda output: other(first(output))
 
 
-def test_ones_own_residuals_and_sides_change_nothing(case: Case, small: Setting) -> None:
+def test_ones_own_residuals_and_sides_change_nothing(case: Case, small: MeasurementContext) -> None:
     inputs, subject = small.inputs, case.subject
     every = torch.arange(len(inputs))
     places = torch.arange(inputs.tokens.shape[1]).expand(len(inputs), -1)
@@ -206,7 +206,7 @@ def test_ones_own_residuals_and_sides_change_nothing(case: Case, small: Setting)
 
 
 def test_large_recordings_are_made_one_by_one(
-    small: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small: MeasurementContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     subject = made("2L with LN", small, tmp_path).subject
     whole = dict(subject.recorded(subject.sites))
@@ -220,7 +220,7 @@ def test_large_recordings_are_made_one_by_one(
 
 
 def test_cases_of_an_input_do_not_depend_on_the_others(
-    small: Setting, tmp_path: Path, cases: Donated
+    small: MeasurementContext, tmp_path: Path, cases: Donated
 ) -> None:
     subject = made("GPT-2", small, tmp_path).subject
     site = subject.sites[1]
@@ -232,7 +232,9 @@ def test_cases_of_an_input_do_not_depend_on_the_others(
         close(alone[0], whole[at], mask)
 
 
-def test_the_logits_that_are_read_are_those_of_the_classes(small: Setting, tmp_path: Path) -> None:
+def test_the_logits_that_are_read_are_those_of_the_classes(
+    small: MeasurementContext, tmp_path: Path
+) -> None:
     subject = made("2L with LN", small, tmp_path).subject
     some = replace(subject, classes=torch.tensor([2, 0]))
     assert torch.equal(some.logits(), subject.logits()[..., [2, 0]])

@@ -11,7 +11,7 @@ from support.gpt2 import padded_tokens, saved_gpt2
 from support.models import SHAPES, bridge_of
 from torch import Tensor
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.infra.errors import UserError
 from algomatch.models.foreign import load_gpt2
 from algomatch.models.wiring import HEAD, MLP_IN, OUTPUT, Wiring, wired
@@ -20,12 +20,14 @@ KINDS = ["reference", *SHAPES]
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def model(request: pytest.FixtureRequest, small: Setting) -> tuple[Any, Wiring, Setting]:
+def model(
+    request: pytest.FixtureRequest, small: MeasurementContext
+) -> tuple[Any, Wiring, MeasurementContext]:
     bridge = bridge_of(request.param, small)
     return bridge, wired(bridge, small.inputs.tokens, small.inputs.key_mask), small
 
 
-def test_parts_add_up_to_the_models_logits(model: tuple[Any, Wiring, Setting]) -> None:
+def test_parts_add_up_to_the_models_logits(model: tuple[Any, Wiring, MeasurementContext]) -> None:
     bridge, wiring, small = model
     tokens, mask = small.inputs.tokens, small.inputs.key_mask
     run = wiring.run(tokens, mask)
@@ -34,7 +36,9 @@ def test_parts_add_up_to_the_models_logits(model: tuple[Any, Wiring, Setting]) -
     assert len(wiring.edges) == sum(reader.nodes for reader in wiring.readers)
 
 
-def test_what_nodes_write_is_what_the_hooks_see(model: tuple[Any, Wiring, Setting]) -> None:
+def test_what_nodes_write_is_what_the_hooks_see(
+    model: tuple[Any, Wiring, MeasurementContext],
+) -> None:
     bridge, wiring, small = model
     tokens, mask = small.inputs.tokens, small.inputs.key_mask
     run = wiring.run(tokens, mask)
@@ -50,7 +54,9 @@ def test_what_nodes_write_is_what_the_hooks_see(model: tuple[Any, Wiring, Settin
         torch.testing.assert_close(written[mask], expected[mask], atol=1e-4, rtol=1e-4)
 
 
-def by_hooks(bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: Setting) -> Tensor:
+def by_hooks(
+    bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: MeasurementContext
+) -> Tensor:
     """The logits where one reader's input is changed, by hooks on the reader's output."""
     chosen, tokens, mask = wiring.readers[reader], small.inputs.tokens, small.inputs.key_mask
     site = f"blocks.{chosen.layer}."
@@ -86,7 +92,7 @@ def by_hooks(bridge: Any, wiring: Wiring, reader: int, change: Tensor, small: Se
 
 
 def test_one_reader_that_reads_something_else_does_as_with_hooks(
-    model: tuple[Any, Wiring, Setting],
+    model: tuple[Any, Wiring, MeasurementContext],
 ) -> None:
     bridge, wiring, small = model
     tokens, mask = small.inputs.tokens, small.inputs.key_mask
@@ -107,7 +113,9 @@ def test_one_reader_that_reads_something_else_does_as_with_hooks(
             )
 
 
-def test_removed_edges_are_what_patching_each_alone_is(model: tuple[Any, Wiring, Setting]) -> None:
+def test_removed_edges_are_what_patching_each_alone_is(
+    model: tuple[Any, Wiring, MeasurementContext],
+) -> None:
     _, wiring, small = model
     tokens, mask = small.inputs.tokens, small.inputs.key_mask
     intact = wiring.run(tokens, mask)
@@ -129,7 +137,7 @@ def test_removed_edges_are_what_patching_each_alone_is(model: tuple[Any, Wiring,
 
 
 def test_with_every_edge_removed_only_what_replaces_them_counts(
-    model: tuple[Any, Wiring, Setting],
+    model: tuple[Any, Wiring, MeasurementContext],
 ) -> None:
     _, wiring, small = model
     tokens, mask = small.inputs.tokens, small.inputs.key_mask
@@ -155,7 +163,7 @@ def test_a_gpt2_is_a_graph_too(tmp_path: Path) -> None:
     assert [node.label for node in wiring.nodes[:3]] == ["tokens", "positions", "0.0"]
 
 
-def test_a_model_whose_parts_do_not_add_up_is_refused(small: Setting) -> None:
+def test_a_model_whose_parts_do_not_add_up_is_refused(small: MeasurementContext) -> None:
     bridge = bridge_of("2L with LN", small)
     bridge.cfg.output_logits_soft_cap = 1.0
     model = bridge.original_model
@@ -164,7 +172,7 @@ def test_a_model_whose_parts_do_not_add_up_is_refused(small: Setting) -> None:
         wired(bridge, small.inputs.tokens, small.inputs.key_mask)
 
 
-def test_names_are_hook_names_and_labels_are_short(small: Setting) -> None:
+def test_names_are_hook_names_and_labels_are_short(small: MeasurementContext) -> None:
     wiring = wired(bridge_of("2L with LN", small), small.inputs.tokens, small.inputs.key_mask)
     names = {wiring.edge_label(edge): wiring.edge_name(edge) for edge in wiring.edges}
     assert names["tokens -> 0.1 q"] == "hook_embed -> blocks.0.hook_q_input[1]"

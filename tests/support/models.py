@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.activations import Recording
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.models.bridges import make_bridge, make_native
 
@@ -51,28 +51,32 @@ def trained_looking(shape: Any, seed: int = 7) -> dict[str, torch.Tensor]:
     return weights
 
 
-def bridge_of(kind: str, setting: Setting) -> Any:
+def bridge_of(kind: str, context: MeasurementContext) -> Any:
     """The reference, or a model of one of the shapes."""
     if kind == "reference":
-        return setting.reference.bridge
-    shape = varied(setting.shape, **SHAPES[kind])
+        return context.reference.bridge
+    shape = varied(context.shape, **SHAPES[kind])
     return make_bridge(shape, trained_looking(shape))
 
 
-def with_config(setting: Setting, **changes: Any) -> Setting:
-    """The same setting with another analysis config and no measurements."""
-    config = replace(setting.config, **changes)
-    return Setting(setting.inputs, setting.reference, setting.shape, config, compiled(setting))
+def with_config(context: MeasurementContext, **changes: Any) -> MeasurementContext:
+    """The same context with another analysis config and no measurements."""
+    config = replace(context.config, **changes)
+    return MeasurementContext(
+        context.inputs, context.reference, context.shape, config, compiled(context)
+    )
 
 
-def with_shape(setting: Setting, shape: Any) -> Setting:
-    """The same setting for models of another shape, with no measurements."""
-    return Setting(setting.inputs, setting.reference, shape, setting.config, compiled(setting))
+def with_shape(context: MeasurementContext, shape: Any) -> MeasurementContext:
+    """The same context for models of another shape, with no measurements."""
+    return MeasurementContext(
+        context.inputs, context.reference, shape, context.config, compiled(context)
+    )
 
 
-def compiled(setting: Setting) -> Callable[[], list[TransformerBridge]]:
+def compiled(context: MeasurementContext) -> Callable[[], list[TransformerBridge]]:
     """The compiled programs of other tasks, each compiled once."""
-    return lambda: setting.once("other tasks", setting.others)
+    return lambda: context.once("other tasks", context.others)
 
 
 def plain_weights(bridge: Any) -> dict[str, torch.Tensor]:
@@ -138,10 +142,10 @@ def _placed(
     return placed
 
 
-def site_as_recording(values: torch.Tensor, setting: Setting) -> Recording:
+def site_as_recording(values: torch.Tensor, context: MeasurementContext) -> Recording:
     """A recording whose one residual site, `blocks.0.hook_resid_post`, holds given values."""
-    shape = varied(setting.shape, n_layers=1, attn_only=True, n_heads=1, d_head=4)
+    shape = varied(context.shape, n_layers=1, attn_only=True, n_heads=1, d_head=4)
     shape.d_model = values.shape[-1]
-    logits = torch.zeros(*values.shape[:2], setting.inputs.output.width)
+    logits = torch.zeros(*values.shape[:2], context.inputs.output.width)
     name = "blocks.0.hook_resid_post"
-    return Recording(make_bridge(shape), setting.inputs, logits, {name: values})
+    return Recording(make_bridge(shape), context.inputs, logits, {name: values})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.rerun import KINDS
 from algomatch.analysis.measures.sparsity import MEANS, SHARES
@@ -111,11 +111,11 @@ def test_a_very_large_grid_is_coloured_alone() -> None:
 
 
 @pytest.fixture(scope="module")
-def rows(small: Setting) -> list[Measurement]:
+def rows(small: MeasurementContext) -> list[Measurement]:
     config = copy.copy(small.config)
     config.solved = 0.0  # a model that does not solve the task has no joint sets
-    setting = Setting(small.inputs, small.reference, small.shape, config, small.others)
-    return list(measure(make_bridge(small.shape), setting))
+    context = MeasurementContext(small.inputs, small.reference, small.shape, config, small.others)
+    return list(measure(make_bridge(small.shape), context))
 
 
 def values_of(rows: Sequence[Measurement], name: str) -> dict[str, float]:

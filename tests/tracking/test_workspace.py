@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.runs import TIMEOUT, TINY, run
 from support.wandb_server import ENTITY, WandbServer
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.emergence import CONTROLS, summaries
 from algomatch.analysis.measures.suite import headlines, measure
@@ -47,7 +47,7 @@ TESTED = (  # keys of matching for a program with testable cuts; this one has no
 
 
 @pytest.fixture(scope="module")
-def setting() -> Setting:
+def context() -> MeasurementContext:
     """Reverse over two tokens, without the slowest of the measures."""
     return prepare(
         compose(
@@ -58,11 +58,11 @@ def setting() -> Setting:
 
 
 @pytest.fixture(scope="module")
-def steps(setting: Setting) -> list[list[Measurement]]:
+def steps(context: MeasurementContext) -> list[list[Measurement]]:
     """The measurements of a model that is untrained at first and solves the task at the end."""
     loss = Measurement("training/loss", "batch", 1.0, 1)
-    models = make_bridge(setting.shape), setting.reference.bridge
-    return [[loss, *measure(model, setting), *TESTED] for model in models]
+    models = make_bridge(context.shape), context.reference.bridge
+    return [[loss, *measure(model, context), *TESTED] for model in models]
 
 
 @pytest.fixture(scope="module")
@@ -75,24 +75,26 @@ def keys(steps: list[list[Measurement]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server(
-    setting: Setting, steps: list[list[Measurement]], tmp_path_factory: pytest.TempPathFactory
+    context: MeasurementContext,
+    steps: list[list[Measurement]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[WandbServer]:
     """A server with two runs of a project."""
     with WandbServer() as wandb_server, pytest.MonkeyPatch.context() as patch:
         for key, value in wandb_server.environment().items():
             patch.setenv(key, value)
         for seed in range(2):
-            log(seed, setting, steps, tmp_path_factory.mktemp("runs") / "run")
+            log(seed, context, steps, tmp_path_factory.mktemp("runs") / "run")
         yield wandb_server
         wandb.teardown()
 
 
-def log(seed: int, setting: Setting, steps: list[list[Measurement]], path: Path) -> None:
+def log(seed: int, context: MeasurementContext, steps: list[list[Measurement]], path: Path) -> None:
     """Log a run as `algomatch train` does."""
     config = compose(
         [*TINY, f"seed={seed}", f"run_dir={path}", "tracking=online", f"tracking.project={PROJECT}"]
     )
-    folder = RunFolder.create(config, setting.inputs.digest(), True)
+    folder = RunFolder.create(config, context.inputs.digest(), True)
     logger = WandbLog(folder, print)
     logger.start()
     for number, rows in enumerate(steps):

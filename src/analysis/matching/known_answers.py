@@ -12,7 +12,7 @@ from ...infra.errors import NotFiniteError, UserError, first_line
 from ...models.bridges import make_bridge
 from ...models.task_model import Subject, subject_of
 from ...models.training import Progress
-from ..base import Setting
+from ..base import MeasurementContext
 from ..controls.cut_training import SOLVED, CutImplementation, implement_cuts
 from ..controls.known_models import DECOY, NEGATIVE, POSITIVE, TRIES, Control, Made, NotMadeError
 from .cut_verdicts import FOLLOWS, Rule, realised
@@ -55,26 +55,28 @@ class Checked:
     recognised_note: str = ""
 
 
-def of_matching(planned: Sequence[Control], own: Candidate, setting: Setting) -> list[Control]:
+def of_matching(
+    planned: Sequence[Control], own: Candidate, context: MeasurementContext
+) -> list[Control]:
     """Return a task's controls, with the implemented one trained to hold the program's cuts.
 
     A model that holds variables beside other information does not hold a cut, so it is no positive.
     """
-    make = partial(_implemented, own=own, setting=setting)
+    make = partial(_implemented, own=own, context=context)
     return [
         replace(control, make=make) if control.name == "implemented" else control
         for control in planned
     ]
 
 
-def _implemented(progress: Progress, own: Candidate, setting: Setting) -> Made:
+def _implemented(progress: Progress, own: Candidate, context: MeasurementContext) -> Made:
     if not own.testable:
         raise NotMadeError(f"{own.name} has no inner cut that can be tested, so none to hold")
-    config, tried = setting.config, list[CutImplementation]()
+    config, tried = context.config, list[CutImplementation]()
     for i in range(TRIES):
         try:
             implementation = implement_cuts(
-                own.inputs, setting.shape, own.testable, config.seed + i, progress=progress
+                own.inputs, context.shape, own.testable, config.seed + i, progress=progress
             )
         except UserError as error:
             raise NotMadeError(first_line(error)) from error
@@ -82,7 +84,7 @@ def _implemented(progress: Progress, own: Candidate, setting: Setting) -> Made:
         if implementation.solved:
             note = ", ".join(f"{name} {share:.3f}" for name, share in implementation.held.items())
             return Made(
-                make_bridge(setting.shape, implementation.weights, config.device), f"holds {note}"
+                make_bridge(context.shape, implementation.weights, config.device), f"holds {note}"
             )
     best = max(tried, key=lambda implementation: min(implementation.held.values()))
     raise NotMadeError(
@@ -94,7 +96,7 @@ def _implemented(progress: Progress, own: Candidate, setting: Setting) -> Made:
 def check(
     control: Control,
     known: Sequence[Candidate],
-    setting: Setting,
+    context: MeasurementContext,
     progress: Callable[[int, int], None],
 ) -> Iterator[Checked]:
     """Yield a control's standing with the programs for which the right answer is known.
@@ -102,7 +104,7 @@ def check(
     The first of `known` is the task's own program. A positive follows it. A negative realises no
     inner cut of it or of its rivals. A decoy follows its own program and not this one.
     """
-    task, config = setting.inputs.task.name, setting.config
+    task, config = context.inputs.task.name, context.config
     try:
         bridge = control.make(progress).bridge
     except (NotMadeError, NotFiniteError) as error:
@@ -110,7 +112,7 @@ def check(
             task, control.name, control.kind, "", None, "not made", None, None, str(error)
         )
         return
-    subject = subject_of(bridge, setting.inputs)
+    subject = subject_of(bridge, context.inputs)
     all_of_them = control.kind != POSITIVE or control.group == "reference"
     standings = [
         standing(subject, candidate, config, sides=False)
@@ -126,7 +128,7 @@ def check(
         right, note = _as_known(control, program, own, row, known, rule_of(config))
         low = min if own and control.kind != NEGATIVE else max
         told = own and all_of_them and control.kind != NEGATIVE
-        said = recognised(bridge, subject, row, standings, setting) if told else (None, "")
+        said = recognised(bridge, subject, row, standings, context) if told else (None, "")
         yield Checked(
             task, control.name, control.kind, program.name, row.exact, row.verdict.verdict,
             low(matched.values(), default=None), right, note, *said,
@@ -138,12 +140,12 @@ def recognised(
     subject: Subject,
     own: Standing,
     standings: Sequence[Standing],
-    setting: Setting,
+    context: MeasurementContext,
 ) -> tuple[bool | None, str]:
     """Return whether a model's own program is told from all others, and how or why not."""
     name = own.candidate.name
-    untrained = untrained_of(bridge.cfg, setting.inputs, setting.config)
-    compare = selectors_of([rival.candidate for rival in standings], untrained, setting.config)
+    untrained = untrained_of(bridge.cfg, context.inputs, context.config)
+    compare = selectors_of([rival.candidate for rival in standings], untrained, context.config)
     said: list[tuple[bool | None, str]] = []
     for rival in standings:
         theirs = rival.candidate.name

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from ..activations import Recording, Source, taken
-from ..base import Setting
+from ..base import MeasurementContext
 from ..measurements import Measurement, Metric
 from ..statistics import percentile_intervals
 from . import redundancy
@@ -58,8 +58,8 @@ class Ablation:
     Sets of components are ablated, and called redundant, only in a model that solves the task.
     """
 
-    def __init__(self, source: Source, setting: Setting):
-        self._source, self._setting = source, setting
+    def __init__(self, source: Source, context: MeasurementContext):
+        self._source, self._context = source, context
         self._means = Means(source.bridge)
         self._intact: list[Outcome] = []
 
@@ -70,24 +70,24 @@ class Ablation:
 
     def rows(self) -> Iterator[Measurement]:
         """Yield every component's effects, then which components are redundant."""
-        setting, bridge = self._setting, self._source.bridge
-        given = setting.once("donors", lambda: donors(setting.inputs, setting.config.seed))
+        context, bridge = self._context, self._source.bridge
+        given = context.once("donors", lambda: donors(context.inputs, context.config.seed))
         again, intact = Rerun(self._source, self._means, given), joined_outcomes(self._intact)
         self._lengths = [
             (n, rows)
-            for n in setting.inputs.task.lengths
-            if (rows := setting.inputs.rows("all", n) & (intact.count > 0)).any()
+            for n in context.inputs.task.lengths
+            if (rows := context.inputs.rows("all", n) & (intact.count > 0)).any()
         ]
 
         def effects(components: Sequence[Component]) -> Outcome:
             runs = [(component, kind) for component in components for kind in again.kinds]
             return changes(again.outcomes(runs), intact)
 
-        solved = intact.means()["exact"] >= setting.config.solved
+        solved = intact.means()["exact"] >= context.config.solved
         components = [single(place) for place in places(bridge)]
         if solved:  # redundancy is defined only for a model that solves the task
             components += redundancy.joint_sets(bridge)
-        measured, margin = effects(components), setting.config.margin
+        measured, margin = effects(components), context.config.margin
         yield from self._effects(components, again.kinds, measured)
         judged = list(zip(components, self._harms(measured, again.kinds), strict=True))
         yield from redundancy.verdicts(judged, margin, solved)
@@ -105,7 +105,7 @@ class Ablation:
 
     def _harms(self, change: Outcome, kinds: Sequence[str]) -> list[redundancy.Harm]:
         """Return the lower bound of each component's change of exact accuracy, by kind."""
-        drawn = change.weighted(self._setting.bootstrap)["exact"]
+        drawn = change.weighted(self._context.bootstrap)["exact"]
         lowest = [low for low, _ in percentile_intervals(drawn)]
         starts = range(0, len(lowest), len(kinds))
         return [dict(zip(kinds, lowest[at : at + len(kinds)], strict=True)) for at in starts]
@@ -113,7 +113,7 @@ class Ablation:
     def _effects(
         self, components: Sequence[Component], kinds: Sequence[str], change: Outcome
     ) -> Iterator[Measurement]:
-        draws = self._setting.bootstrap
+        draws = self._context.bootstrap
         yield from _rows(components, kinds, "", change, draws)
         for length, rows in self._lengths:
             subset = draws if rows.all() else draws[:, rows]
@@ -121,9 +121,9 @@ class Ablation:
             yield from _rows(components, kinds, f".length_{length}", change.over(rows), some)
 
 
-def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+def measure(source: Source, context: MeasurementContext) -> Iterator[Measurement]:
     """Yield the effects of ablating each component of a source."""
-    return taken(Ablation(source, setting), source)
+    return taken(Ablation(source, context), source)
 
 
 def _rows(

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...data.inputs import InputSet
 from ...data.outputs import Output
 from ..activations import Recording, Source, taken
-from ..base import Setting
+from ..base import MeasurementContext
 from ..measurements import Measurement, Metric
 from ..statistics import percentile_interval, weighted_sums, wilson_interval
 
@@ -141,8 +141,8 @@ class Accuracy:
     row for a length of which it has no other inputs.
     """
 
-    def __init__(self, source: Source, setting: Setting):
-        self._setting, self._inputs = setting, source.inputs
+    def __init__(self, source: Source, context: MeasurementContext):
+        self._context, self._inputs = context, source.inputs
         self._parts: list[Outcome] = []
 
     def add(self, part: Recording, rows: slice) -> None:
@@ -151,16 +151,18 @@ class Accuracy:
 
     def rows(self) -> Iterator[Measurement]:
         """Yield the model's accuracies, then their baselines."""
-        yield from _accuracies(joined(self._parts), self._inputs, self._setting)
-        yield from _controls(self._inputs, self._setting)
+        yield from _accuracies(joined(self._parts), self._inputs, self._context)
+        yield from _controls(self._inputs, self._context)
 
 
-def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+def measure(source: Source, context: MeasurementContext) -> Iterator[Measurement]:
     """Yield the accuracies of a source."""
-    return taken(Accuracy(source, setting), source)
+    return taken(Accuracy(source, context), source)
 
 
-def _accuracies(whole: Outcome, inputs: InputSet, setting: Setting) -> Iterator[Measurement]:
+def _accuracies(
+    whole: Outcome, inputs: InputSet, context: MeasurementContext
+) -> Iterator[Measurement]:
     answered, subsets = whole.count > 0, dict[str, Tensor]()
     for split in SPLITS:
         for length in (None, *inputs.task.lengths):
@@ -171,17 +173,17 @@ def _accuracies(whole: Outcome, inputs: InputSet, setting: Setting) -> Iterator[
         return
     masks = torch.stack([*subsets.values()], dim=1).double()
     sums = [values[:, None] * masks for values in (whole.correct, whole.loss, whole.count)]
-    drawn = weighted_sums(setting.bootstrap, torch.cat(sums, dim=1))
+    drawn = weighted_sums(context.bootstrap, torch.cat(sums, dim=1))
     drawn = drawn.T.contiguous().view(3, len(subsets), -1)
     for (subject, rows), samples in zip(subsets.items(), drawn.unbind(1), strict=True):
         yield from _rows(subject, whole.over(rows), samples)
 
 
-def _controls(inputs: InputSet, setting: Setting) -> Iterator[Measurement]:
-    yield from setting.once("blind accuracy", lambda: list(_blind(inputs)))
+def _controls(inputs: InputSet, context: MeasurementContext) -> Iterator[Measurement]:
+    yield from context.once("blind accuracy", lambda: list(_blind(inputs)))
     positions = int(inputs.real.sum())
     yield Measurement("accuracy/undefined_share", "all", inputs.undefined_share, positions)
-    validation = setting.reference.validation
+    validation = context.reference.validation
     share = 1 - validation.n_wrong / validation.n
     interval = wilson_interval(share, validation.n)
     yield Measurement("accuracy/reference_exact", "all", share, validation.n, *interval)

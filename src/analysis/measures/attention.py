@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..activations import Held, Recording, Source, taken
-from ..base import CONTROLS, Setting
+from ..base import CONTROLS, MeasurementContext
 from ..head_attention import PATTERN, UNIFORM, active_heads, name_of, overlaps, uniform_attention
 from ..measurements import Measurement, Metric
 from ..statistics import percentile_intervals, weighted_sums
@@ -72,11 +72,11 @@ class Found:
 class Attention:
     """Compares the heads of a source with the reference's active ones."""
 
-    def __init__(self, source: Source, setting: Setting):
-        self._source, self._setting = source, setting
-        setting.will_compare(compare)
-        self._theirs = active_heads(setting.reference.bridge)
-        self._held = setting.once("patterns of the reference", Held)
+    def __init__(self, source: Source, context: MeasurementContext):
+        self._source, self._context = source, context
+        context.will_compare(compare)
+        self._theirs = active_heads(context.reference.bridge)
+        self._held = context.once("patterns of the reference", Held)
         cfg = source.bridge.cfg
         self._ours = [(n, head) for n in range(cfg.n_layers) for head in range(cfg.n_heads)]
         self._sums: list[Tensor] = []
@@ -84,7 +84,7 @@ class Attention:
 
     def add(self, part: Recording, rows: slice) -> None:
         """Add the patterns of a part."""
-        reference, counted = self._setting.reference_source, part.inputs.defined.float()
+        reference, counted = self._context.reference_source, part.inputs.defined.float()
         theirs = self._held.of(rows, lambda: _patterns(reference.at(rows), self._theirs))
         ours = _patterns(part, self._ours)
         self._sums.append(overlaps(theirs, ours, counted))
@@ -96,12 +96,12 @@ class Attention:
 
     def rows(self) -> Iterator[Measurement]:
         """Yield all pairs, the matched pairs, and the model's mean with that of its controls."""
-        setting, overlap = self._setting, self.found()
+        context, overlap = self._context, self.found()
         if not self._theirs:
             return
-        uniform = setting.once("uniform heads", lambda: _uniform(setting, self._theirs))
-        inits, others = (setting.compared(kind, compare) for kind in CONTROLS)
-        n, draws = int(overlap.count.sum()), setting.bootstrap
+        uniform = context.once("uniform heads", lambda: _uniform(context, self._theirs))
+        inits, others = (context.compared(kind, compare) for kind in CONTROLS)
+        n, draws = int(overlap.count.sum()), context.bootstrap
         for i, theirs in enumerate(self._theirs):
             yield Measurement("attention/uniform_overlap", name_of(theirs), uniform[i], n)
             for j, ours in enumerate(self._ours):
@@ -130,14 +130,14 @@ class Attention:
                 yield Measurement(f"attention/matched_overlap_{suffix}", "model", mean, n, *ends)
 
 
-def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+def measure(source: Source, context: MeasurementContext) -> Iterator[Measurement]:
     """Yield the overlaps of a source's attention with the reference's."""
-    return taken(Attention(source, setting), source)
+    return taken(Attention(source, context), source)
 
 
-def compare(source: Source, setting: Setting) -> Found:
+def compare(source: Source, context: MeasurementContext) -> Found:
     """Return the overlaps of a source's heads with the reference's active heads."""
-    statistic = Attention(source, setting)
+    statistic = Attention(source, context)
     for rows, part in source.parts():
         statistic.add(part, rows)
     return statistic.found()
@@ -153,10 +153,10 @@ def _patterns(
     return chosen
 
 
-def _uniform(setting: Setting, heads: list[tuple[int, int]]) -> list[float]:
+def _uniform(context: MeasurementContext, heads: list[tuple[int, int]]) -> list[float]:
     """Return each head's overlap with uniform attention."""
     total, count = torch.zeros(len(heads), dtype=torch.float64), 0.0
-    for _, part in setting.reference_source.parts():
+    for _, part in context.reference_source.parts():
         everywhere = uniform_attention(part.inputs)[:, None]
         counted = part.inputs.defined.float()
         total += overlaps(_patterns(part, heads), everywhere, counted).sum((0, 2))

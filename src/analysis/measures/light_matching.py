@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ...models.task_model import subject_of
 from ..activations import Recording, Source
-from ..base import Setting
+from ..base import MeasurementContext
 from ..matching.cut_tests import Judge, Match, given_at
 from ..matching.cut_verdicts import Rule, best_of, clear, held, surely, variable_matches
 from ..matching.program_ranking import Candidate, candidate, rule_of
@@ -45,8 +45,8 @@ METRICS = (
 class Realisation:
     """Matches a source with the reference program's testable cuts, after each block."""
 
-    def __init__(self, source: Source, setting: Setting):
-        self._bridge, self._setting = source.bridge, setting
+    def __init__(self, source: Source, context: MeasurementContext):
+        self._bridge, self._context = source.bridge, context
         self._right = self._answered = 0
 
     def add(self, part: Recording, rows: slice) -> None:
@@ -59,8 +59,8 @@ class Realisation:
 
     def rows(self) -> Iterator[Measurement]:
         """Yield each site's matches, then what they amount to for each cut and variable."""
-        setting, rule = self._setting, rule_of(self._setting.config)
-        program, judge = setting.once("matching", lambda: _prepared(setting))
+        context, rule = self._context, rule_of(self._context.config)
+        program, judge = context.once("matching", lambda: _prepared(context))
         n_cuts = len(program.cuts.all)
         yield Measurement("matching/testable_cuts", MODEL, len(program.testable), n_cuts)
         if not program.testable:
@@ -87,11 +87,11 @@ class Realisation:
             )
 
 
-def _prepared(setting: Setting) -> tuple[Candidate, Judge]:
+def _prepared(context: MeasurementContext) -> tuple[Candidate, Judge]:
     """Return the reference program with its trials, and what judges a model by them."""
-    config = dataclasses.replace(setting.config, match_cases=setting.config.match_checkpoint_cases)
-    inputs = setting.inputs
-    program = candidate(inputs.task.name, inputs, setting.reference, config, sides=False)
+    config = dataclasses.replace(context.config, match_cases=context.config.match_checkpoint_cases)
+    inputs = context.inputs
+    program = candidate(inputs.task.name, inputs, context.reference, config, sides=False)
     return program, Judge(inputs, program.trials[1:], config.bootstrap, config.seed)
 
 

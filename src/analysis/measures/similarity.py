@@ -26,7 +26,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from ...data.inputs import InputSet, Variable
 from ...data.outputs import IGNORE
 from ..activations import Held, Recording, Source, Streamed, residual_sites, taken, written
-from ..base import CONTROLS, Setting
+from ..base import CONTROLS, MeasurementContext
 from ..measurements import Measurement, Metric
 from ..statistics import jackknife_interval
 from . import representations
@@ -188,10 +188,10 @@ def _side_by_side(widths: Iterable[tuple[str, int]], start: int = 0) -> dict[str
 class Program:
     """The program's side: the columns of its variables, then those of the reference's sites."""
 
-    def __init__(self, setting: Setting):
-        inputs, self._reference = setting.inputs, setting.reference_source
+    def __init__(self, context: MeasurementContext):
+        inputs, self._reference = context.inputs, context.reference_source
         self._inputs, self._held = inputs, Held()
-        self.cases = setting.once("cases", lambda: cases_of(inputs, setting.config.seed))
+        self.cases = context.once("cases", lambda: cases_of(inputs, context.config.seed))
         widths = [
             (name, 2 if variable.numerical else len(variable.values) + 1)
             for name, variable in inputs.variables.items()
@@ -285,10 +285,10 @@ class Found:
 class Similarity:
     """Compares the residual sites of a source with the program."""
 
-    def __init__(self, source: Source, setting: Setting):
-        self._setting, self._source = setting, source
-        setting.will_compare(compare)
-        self._program = program(setting)
+    def __init__(self, source: Source, context: MeasurementContext):
+        self._context, self._source = context, source
+        context.will_compare(compare)
+        self._program = program(context)
         self._sites = residual_sites(source.bridge)
         self._columns_of = Sites.of(source.bridge)
         self._side = Side(self._columns_of.places, self._columns_of.width)
@@ -347,7 +347,7 @@ class Similarity:
             return sizes
 
         places = program.side.places
-        theirs = self._setting.once(
+        theirs = self._context.once(
             "norms of the program",
             lambda: {name: norms(program.rest, name, places[name]) for name in program.compared},
         )
@@ -393,10 +393,10 @@ class Similarity:
 
     def rows(self) -> Iterator[Measurement]:
         """Yield every value, the best and matched ones each beside their controls."""
-        setting, program, model = self._setting, self._program, self.found()
-        inits, others = (setting.compared(kind, compare) for kind in CONTROLS)
-        own = setting.once(
-            "similarity of the reference", lambda: compare(setting.reference_source, setting)
+        context, program, model = self._context, self._program, self.found()
+        inits, others = (context.compared(kind, compare) for kind in CONTROLS)
+        own = context.once(
+            "similarity of the reference", lambda: compare(context.reference_source, context)
         )
         for site, share in model.shares.items():
             yield Measurement("similarity/deconfounded_share", site, share, program.n)
@@ -425,27 +425,27 @@ class Similarity:
                 yield from _range(f"matched_{measure}{suffix}", "model", values, program.n)
 
 
-def compare(source: Source, setting: Setting) -> Found:
+def compare(source: Source, context: MeasurementContext) -> Found:
     """Return what a source's sites have in common with the program."""
-    statistic = Similarity(source, setting)
+    statistic = Similarity(source, context)
     for rows, part in source.parts():
         statistic.add(part, rows)
     return statistic.found()
 
 
-def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+def measure(source: Source, context: MeasurementContext) -> Iterator[Measurement]:
     """Yield the similarities of a source."""
-    return taken(Similarity(source, setting), source)
+    return taken(Similarity(source, context), source)
 
 
-def program(setting: Setting) -> Program:
+def program(context: MeasurementContext) -> Program:
     """Return the program's side, the same for every model that is compared with it."""
-    return setting.once("program", lambda: Program(setting))
+    return context.once("program", lambda: Program(context))
 
 
-def confounded(setting: Setting) -> tuple[str, ...]:
+def confounded(context: MeasurementContext) -> tuple[str, ...]:
     """Return the variables that are token and position only, which CKA cannot speak of."""
-    return program(setting).confounded
+    return program(context).confounded
 
 
 def _with_interval(samples: Float64[Tensor, " left_out"]) -> Value:

@@ -25,7 +25,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ...data.inputs import InputSet
 from ..activations import Recording, Source, has_mlp, taken
-from ..base import Setting
+from ..base import MeasurementContext
 from ..measurements import Measurement, Metric
 from ..statistics import (
     mean_interval,
@@ -265,8 +265,8 @@ def sampled(inputs: InputSet, seed: int) -> Int64[Tensor, " inputs"]:
 class Sparsity:
     """The figures of a source's MLP neurons: each one's, each layer's, the model's, and H1."""
 
-    def __init__(self, source: Source, setting: Setting):
-        self._bridge, self._setting = source.bridge, setting
+    def __init__(self, source: Source, context: MeasurementContext):
+        self._bridge, self._context = source.bridge, context
         self._sums = (
             {
                 layer: Sums(rounding(source.bridge, layer), source.bridge.cfg.act_fn)
@@ -275,8 +275,8 @@ class Sparsity:
             if has_mlp(source.bridge)
             else {}
         )
-        self._sampled = setting.once(
-            "sampled positions", lambda: sampled(setting.inputs, setting.config.seed)
+        self._sampled = context.once(
+            "sampled positions", lambda: sampled(context.inputs, context.config.seed)
         )
 
     def add(self, part: Recording, rows: slice) -> None:
@@ -312,33 +312,33 @@ class Sparsity:
 
     def rows(self) -> Iterator[Measurement]:
         """Yield each layer's and the model's figures, the reference's, H1, and each neuron's."""
-        setting, layers = self._setting, self.layers()
-        reference = setting.once("neurons of the reference", lambda: _of_reference(setting))
+        context, layers = self._context, self.layers()
+        reference = context.once("neurons of the reference", lambda: _of_reference(context))
         for subject, part in layers.items():
-            yield from _summary(subject, part, setting)
+            yield from _summary(subject, part, context)
         for subject, part in reference.items():
-            yield from _summary(f"{REFERENCE}:{subject}", part, setting)
+            yield from _summary(f"{REFERENCE}:{subject}", part, context)
         if layers and reference:
-            yield from _h1(reference[MODEL], layers[MODEL], setting)
+            yield from _h1(reference[MODEL], layers[MODEL], context)
         if layers:
             yield from _each(layers[MODEL])
 
 
-def measure(source: Source, setting: Setting) -> Iterator[Measurement]:
+def measure(source: Source, context: MeasurementContext) -> Iterator[Measurement]:
     """Yield the figures of a source's MLP neurons; none of its own without MLPs."""
-    return taken(Sparsity(source, setting), source)
+    return taken(Sparsity(source, context), source)
 
 
-def _of_reference(setting: Setting) -> dict[str, Neurons]:
-    source = setting.reference_source
-    statistic = Sparsity(source, setting)
+def _of_reference(context: MeasurementContext) -> dict[str, Neurons]:
+    source = context.reference_source
+    statistic = Sparsity(source, context)
     for rows, part in source.parts():
         statistic.add(part, rows)
     return statistic.layers()
 
 
-def _summary(subject: str, part: Neurons, setting: Setting) -> Iterator[Measurement]:
-    draws, seed = setting.config.bootstrap, setting.config.seed
+def _summary(subject: str, part: Neurons, context: MeasurementContext) -> Iterator[Measurement]:
+    draws, seed = context.config.bootstrap, context.config.seed
     for name in MEANS:
         values = part.defined(name)
         if len(values):
@@ -353,9 +353,9 @@ def _summary(subject: str, part: Neurons, setting: Setting) -> Iterator[Measurem
             yield Measurement(f"sparsity/{name}", subject, share, n, *wilson_interval(share, n))
 
 
-def _h1(reference: Neurons, model: Neurons, setting: Setting) -> Iterator[Measurement]:
+def _h1(reference: Neurons, model: Neurons, context: MeasurementContext) -> Iterator[Measurement]:
     """Yield the reference's figures less the model's; n is of the smaller group of neurons."""
-    draws, seed = setting.config.bootstrap, setting.config.seed
+    draws, seed = context.config.bootstrap, context.config.seed
     for name in MEANS:
         compiled, other = reference.defined(name), model.defined(name)
         if min(len(compiled), len(other)) > 1:

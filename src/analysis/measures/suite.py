@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ...infra.errors import NotFiniteError, UserError, one_of
 from ..activations import Source, Statistic
-from ..base import Setting
+from ..base import MeasurementContext
 from ..measurements import Measurement, Metric
 from . import ablation, accuracy, attention, similarity, sparsity
 from . import light_matching as realisation
@@ -19,7 +19,7 @@ from . import light_matching as realisation
 class Measure:
     """A measure: the statistic that takes it, and the declarations of what that yields."""
 
-    statistic: Callable[[Source, Setting], Statistic]
+    statistic: Callable[[Source, MeasurementContext], Statistic]
     metrics: tuple[Metric, ...]
 
 
@@ -67,19 +67,19 @@ def check_names(names: Sequence[str]) -> None:
             )
 
 
-def measure(bridge: TransformerBridge, setting: Setting) -> Iterator[Measurement]:
+def measure(bridge: TransformerBridge, context: MeasurementContext) -> Iterator[Measurement]:
     """Yield the configured measures of a bridge, from one pass over the inputs that all share.
 
     Raises:
         NotFiniteError: the model's outputs are not finite numbers.
     """
-    source = setting.observe(bridge)
+    source = context.observe(bridge)
     statistics: list[Statistic] = []
     for rows, part in source.parts():
         if not part.logits.isfinite().all():
             raise NotFiniteError("the model's outputs are not finite numbers")
         if not statistics:  # whose controls need not be measured of such a model
-            statistics = [REGISTRY[n].statistic(source, setting) for n in setting.config.measures]
+            statistics = [REGISTRY[n].statistic(source, context) for n in context.config.measures]
         for statistic in statistics:
             statistic.add(part, rows)
     for statistic in statistics:

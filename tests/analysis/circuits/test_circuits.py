@@ -13,7 +13,7 @@ from support.models import SHAPES, bridge_of
 from support.runs import quiet
 from torch import Tensor
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.circuits.edge_scores import (
     Ablated,
     Scores,
@@ -172,7 +172,7 @@ def test_gradients_of_compiled_models_fall_back() -> None:
 
 
 @pytest.fixture(scope="module", params=["2L with LN", "attn_only", "1L gelu without LN"])
-def learned(request: pytest.FixtureRequest, small: Setting) -> Ablated:
+def learned(request: pytest.FixtureRequest, small: MeasurementContext) -> Ablated:
     assert request.param in SHAPES
     bridge, inputs = bridge_of(request.param, small), small.inputs
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
@@ -322,7 +322,7 @@ def test_an_edge_that_is_not_needed_is_not_said_to_be() -> None:
     assert needed(ablation, more).shares(50, 0)[idle].low <= 0
 
 
-def test_an_ablation_that_does_nothing_judges_nothing(small: Setting) -> None:
+def test_an_ablation_that_does_nothing_judges_nothing(small: MeasurementContext) -> None:
     inputs = small.inputs.at(torch.nonzero(small.inputs.lengths == 1)[:1, 0])
     bridge = small.reference.bridge
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
@@ -376,7 +376,7 @@ def test_variables_that_tell_the_same_places_apart_are_one() -> None:
     assert {"tokens", "indices", "length", "reverse"} <= variables.keys()
 
 
-def test_an_edge_of_a_random_init_carries_no_inner_variable(small: Setting) -> None:
+def test_an_edge_of_a_random_init_carries_no_inner_variable(small: MeasurementContext) -> None:
     inputs = small.inputs
     bridge = make_bridge(small.shape)
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.other_tasks import other_references, shared_variables
 from algomatch.config.schema import TaskConfig, compose
 from algomatch.data.inputs import InputSet, input_set
@@ -29,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(params=SHAPES)
-def shape(request: pytest.FixtureRequest, small: Setting) -> Any:
+def shape(request: pytest.FixtureRequest, small: MeasurementContext) -> Any:
     made = copy.copy(small.shape)
     for name, value in SHAPES[request.param].items():
         setattr(made, name, value)
@@ -56,7 +56,7 @@ def test_controls_have_the_learned_models_very_shape(shape: Any) -> None:
         assert {name: value.shape for name, value in weights(control).items()} == sizes
 
 
-def test_controls_attend_as_the_learned_model_does(shape: Any, small: Setting) -> None:
+def test_controls_attend_as_the_learned_model_does(shape: Any, small: MeasurementContext) -> None:
     tokens = small.inputs.tokens[small.inputs.rows("all", 4)][[0, -1]].clone()
     tokens[1, :4] = tokens[0, :4]
     assert tokens[0, 4] != tokens[1, 4]
@@ -117,7 +117,7 @@ def test_more_controls_begin_with_the_fewer(shape: Any) -> None:
     assert [bridge.cfg.seed for bridge in more] == [3 * RANDOM_INIT_SEEDS + i for i in range(3)]
 
 
-def test_the_setting_observes_as_many_controls_as_configured(small: Setting) -> None:
+def test_the_setting_observes_as_many_controls_as_configured(small: MeasurementContext) -> None:
     sources = list(small.random_sources())
     assert len(sources) == small.config.random_inits == 2
     for source, bridge in zip(sources, random_inits(small.shape, 2, 0, "cpu"), strict=True):
@@ -128,7 +128,7 @@ def test_the_setting_observes_as_many_controls_as_configured(small: Setting) -> 
         torch.testing.assert_close(got, logits, atol=1e-6, rtol=0)
 
 
-def test_no_control_takes_a_gradient(small: Setting) -> None:
+def test_no_control_takes_a_gradient(small: MeasurementContext) -> None:
     for bridge in random_inits(small.shape, 1, 0, "cpu"):
         assert not any(p.requires_grad for p in bridge.original_model.parameters())
 
@@ -233,7 +233,7 @@ def test_the_other_tasks_do_not_depend_on_how_much_is_measured() -> None:
         assert labels == wanted, changes
 
 
-def test_none_are_made_where_none_are_asked_for(small: Setting) -> None:
+def test_none_are_made_where_none_are_asked_for(small: MeasurementContext) -> None:
     _, config = inputs_of("reverse")
     assert other_references(small.inputs, config, 0) == []
     assert len(other_references(small.inputs, config, 1)) == 1

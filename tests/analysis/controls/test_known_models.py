@@ -11,7 +11,7 @@ import torch
 from support.programs import write_program
 from support.runs import TINY, quiet
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls import interchange_training as interchange
 from algomatch.analysis.controls import known_models as module
 from algomatch.analysis.controls import variants
@@ -61,37 +61,37 @@ def nothing(step: int, steps: int) -> None:
     """Ignore the progress of training."""
 
 
-def planned(config: Config) -> tuple[Setting, dict[str, Control]]:
-    setting = prepare(config)
-    every = controls(setting.inputs, setting.reference, setting.shape, config)
+def planned(config: Config) -> tuple[MeasurementContext, dict[str, Control]]:
+    context = prepare(config)
+    every = controls(context.inputs, context.reference, context.shape, config)
     assert len({control.name for control in every}) == len(every)
-    return setting, {control.name: control for control in every}
+    return context, {control.name: control for control in every}
 
 
-def exact(made: Made, setting: Setting) -> float:
-    return exact_accuracy(plain_model(made.bridge), setting.inputs, 512)
+def exact(made: Made, context: MeasurementContext) -> float:
+    return exact_accuracy(plain_model(made.bridge), context.inputs, 512)
 
 
 @pytest.mark.parametrize("model", ["1L", "2L"])
 def test_positives_and_decoys_solve_the_task_and_negatives_do_not(model: str) -> None:
-    setting, by_name = planned(compose([*TINY, *STEPS, f"model={model}", "model.d_model=16"]))
+    context, by_name = planned(compose([*TINY, *STEPS, f"model={model}", "model.d_model=16"]))
     kinds = Counter(control.kind for control in by_name.values())
     assert kinds == {
         POSITIVE: 2 + DRAWS * len(POSITIVES),  # plus the reference and the implementation
-        NEGATIVE: INITS + 1 + 2 * setting.config.other_tasks,
+        NEGATIVE: INITS + 1 + 2 * context.config.other_tasks,
         DECOY: 1,
     }
     told = list[tuple[int, int]]()
     for name, control in by_name.items():
         made = control.make(lambda step, steps: told.append((step, steps)))
-        accuracy = exact(made, setting)
+        accuracy = exact(made, context)
         if control.kind == NEGATIVE:
             assert accuracy < 1, name
         else:
             assert accuracy == 1, name
         if control.group not in ("rotated", "permuted", "random init", "compiled other", "decoy"):
             assert made.note, name
-        shape = setting.shape
+        shape = context.shape
         if control.group in ("implemented", "random init", "shuffled labels", "trained other"):
             widths = (made.bridge.cfg.n_layers, made.bridge.cfg.d_model, made.bridge.cfg.n_heads)
             assert widths == (shape.n_layers, shape.d_model, shape.n_heads), name
@@ -101,7 +101,7 @@ def test_positives_and_decoys_solve_the_task_and_negatives_do_not(model: str) ->
 
 
 def test_controls_that_differ_in_their_seed_alone_are_different_models() -> None:
-    setting, by_name = planned(compose([*TINY, *STEPS]))
+    context, by_name = planned(compose([*TINY, *STEPS]))
     for group in (*POSITIVES, "random_init"):
         first, other = (by_name[f"{group}-{i}"].make(nothing).bridge for i in (1, 2))
         assert not torch.equal(first.W_E, other.W_E), group
@@ -110,7 +110,7 @@ def test_controls_that_differ_in_their_seed_alone_are_different_models() -> None
         assert torch.equal(first.W_U, again.W_U), group
     for group in POSITIVES:
         made = by_name[f"{group}-1"].make(nothing).bridge
-        assert not torch.allclose(made.W_E, setting.reference.bridge.W_E, atol=1e-7), group
+        assert not torch.allclose(made.W_E, context.reference.bridge.W_E, atol=1e-7), group
 
 
 def test_a_noise_that_nothing_survives_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 from support.models import bridge_of, with_heads
 
 from algomatch.analysis.activations import Recording, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.explain.attention_patterns import ELSE_BOS, of_programs, selectors
 from algomatch.analysis.explain.attention_tables import Tables, scores_of
 from algomatch.analysis.explain.heads import Heads, Search, active_heads, explain_heads
@@ -17,14 +17,14 @@ from algomatch.analysis.head_attention import PATTERN
 from algomatch.models.shapes import random_inits
 
 
-def search_of(setting: Setting) -> Search:
-    inputs = setting.inputs
+def search_of(context: MeasurementContext) -> Search:
+    inputs = context.inputs
     own = of_programs([("reverse", inputs)])
-    return Search(inputs, features(inputs), held_out(inputs, 0), own, setting.config)
+    return Search(inputs, features(inputs), held_out(inputs, 0), own, context.config)
 
 
 @pytest.fixture(scope="module")
-def reference(small: Setting) -> tuple[Recording, Heads]:
+def reference(small: MeasurementContext) -> tuple[Recording, Heads]:
     recording = record(small.reference.bridge, small.inputs, 512)
     inits = random_inits(small.reference.bridge.cfg, 2, 0, "cpu")
     untrained = [record(init, small.inputs, 512) for init in inits]
@@ -32,7 +32,7 @@ def reference(small: Setting) -> tuple[Recording, Heads]:
 
 
 @pytest.fixture(scope="module")
-def other(small: Setting) -> tuple[Recording, Heads]:
+def other(small: MeasurementContext) -> tuple[Recording, Heads]:
     recording = record(bridge_of("2L with LN", small), small.inputs, 512)
     return recording, explain_heads(recording, [], search_of(small))
 
@@ -52,12 +52,12 @@ def test_the_compiled_heads_are_named(reference: tuple[Recording, Heads]) -> Non
     assert [head.level for head in reference[1].each if not head.active] == ["inactive"] * 2
 
 
-def test_heads_that_write_nothing_are_inactive(small: Setting) -> None:
+def test_heads_that_write_nothing_are_inactive(small: MeasurementContext) -> None:
     bridge = with_heads(small.reference.bridge, {(0, 0): [1], (3, 0): [0]}, 2)
     assert active_heads(record(bridge, small.inputs, 512), 0) == {(0, 1), (3, 0)}
 
 
-def test_scores_are_numpys(small: Setting, other: tuple[Recording, Heads]) -> None:
+def test_scores_are_numpys(small: MeasurementContext, other: tuple[Recording, Heads]) -> None:
     inputs, (recording, heads) = small.inputs, other
     by_name = {selector.name: selector for selector in selectors(inputs, search_of(small).programs)}
     for head in heads.each:
@@ -79,7 +79,7 @@ def test_scores_are_numpys(small: Setting, other: tuple[Recording, Heads]) -> No
         assert head.hard.scored.value >= head.hard.runner_up.value
 
 
-def test_a_random_init_meets_no_selector_but_everything(small: Setting) -> None:
+def test_a_random_init_meets_no_selector_but_everything(small: MeasurementContext) -> None:
     (untrained,) = random_inits(small.shape, 1, 0, "cpu")
     heads = explain_heads(record(untrained, small.inputs, 512), [], search_of(small))
     for head in heads.each:
@@ -95,7 +95,7 @@ def test_a_random_init_meets_no_selector_but_everything(small: Setting) -> None:
 
 
 def test_a_table_is_the_mean_score_of_its_cells(
-    small: Setting, other: tuple[Recording, Heads]
+    small: MeasurementContext, other: tuple[Recording, Heads]
 ) -> None:
     search, recording = search_of(small), other[0]
     tables = Tables(small.inputs, search.features, ~search.held_out)
@@ -132,7 +132,7 @@ def test_a_table_of_the_reference_needs_no_tokens(reference: tuple[Recording, He
         assert head.table.scored.value == pytest.approx(1.0, abs=1e-3)
 
 
-def test_heads_that_share_a_selector_are_found_together(small: Setting) -> None:
+def test_heads_that_share_a_selector_are_found_together(small: MeasurementContext) -> None:
     recording = record(bridge_of("2L with LN", small), small.inputs, 512)
     inputs = small.inputs
     mirror = next(selector for selector in selectors(inputs) if selector.names[0] == "mirror")

@@ -11,7 +11,7 @@ from support.models import bridge_of, plain_weights, varied
 from support.tasks import small_inputs
 
 from algomatch.analysis.activations import Recording, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.explain.neurons import (
     ALWAYS,
     NEVER,
@@ -68,12 +68,12 @@ def test_one_that_is_too_rare_to_be_held_out_is_judged_on_all_and_marked() -> No
 
 
 @pytest.fixture(scope="module")
-def learned(small: Setting) -> tuple[Recording, list[NeuronExplanation]]:
+def learned(small: MeasurementContext) -> tuple[Recording, list[NeuronExplanation]]:
     recording = record(bridge_of("1L gelu without LN", small), small.inputs, 512)
     return recording, explained(recording)
 
 
-def test_a_predicate_says_what_the_neuron_does_in_the_reference(small: Setting) -> None:
+def test_a_predicate_says_what_the_neuron_does_in_the_reference(small: MeasurementContext) -> None:
     recording = record(small.reference.bridge, small.inputs, 512)
     places = cells(small.inputs, features(small.inputs))
     for neuron in explained(recording, effects=False):
@@ -114,7 +114,7 @@ def test_in_the_last_layer_without_a_norm_all_effect_is_direct(
         assert abs(float(same)) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_a_last_norm_is_kept_at_its_scale(small: Setting) -> None:
+def test_a_last_norm_is_kept_at_its_scale(small: MeasurementContext) -> None:
     recording = record(bridge_of("2L with LN", small), small.inputs, 512)
     inputs, weights = small.inputs, plain_weights(recording.bridge)
     last = [
@@ -162,7 +162,7 @@ def test_what_switching_off_costs_is_the_loss_of_the_model_without_the_neuron(
     assert neuron.effect.loss == pytest.approx(loss(without) - loss(recording), abs=1e-4)
 
 
-def test_always_on_and_dead_neurons_are_named(small: Setting) -> None:
+def test_always_on_and_dead_neurons_are_named(small: MeasurementContext) -> None:
     bridge = bridge_of("1L gelu without LN", small)
     weights = plain_weights(bridge)
     weights["layers.0.mlp.fc_in.bias"][:2] = torch.tensor([100.0, -100.0])
@@ -193,11 +193,11 @@ def test_what_varies_at_bos_only_is_explained_by_what_is_known_there() -> None:
     assert neuron.bos[0] > 0
 
 
-def test_a_model_with_attention_only_has_none(small: Setting) -> None:
+def test_a_model_with_attention_only_has_none(small: MeasurementContext) -> None:
     assert explained(record(bridge_of("attn_only", small), small.inputs, 512)) == []
 
 
-def test_noise_is_not_explained(small: Setting) -> None:
+def test_noise_is_not_explained(small: MeasurementContext) -> None:
     recording = record(bridge_of("1L gelu without LN", small), small.inputs, 512)
     generator = torch.Generator().manual_seed(3)
     name = "blocks.0.mlp.hook_pre"

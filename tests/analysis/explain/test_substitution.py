@@ -10,7 +10,7 @@ from support.models import SHAPES, bridge_of
 from support.tasks import small_inputs
 
 from algomatch.analysis.activations import record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.explain.attention_patterns import of_programs
 from algomatch.analysis.explain.heads import Search, explain_heads
 from algomatch.analysis.explain.neurons import explain_neurons
@@ -44,7 +44,7 @@ CONFIG = AnalysisConfig(bootstrap=100)
 
 @pytest.mark.parametrize("kind", ["reference", *SHAPES])
 def test_own_patterns_and_activations_put_back_give_the_same_outputs(
-    small: Setting, kind: str
+    small: MeasurementContext, kind: str
 ) -> None:
     bridge, inputs = bridge_of(kind, small), small.inputs
     recording = record(bridge, inputs, 512)
@@ -68,7 +68,7 @@ def test_own_patterns_and_activations_put_back_give_the_same_outputs(
         assert torch.allclose(given[inputs.real], wanted, atol=2e-4, rtol=1e-4)
 
 
-def test_only_the_first_layers_are_replaced_up_to_one(small: Setting) -> None:
+def test_only_the_first_layers_are_replaced_up_to_one(small: MeasurementContext) -> None:
     anything = torch.zeros(1, 1, 1)
     values = NeuronValues(torch.arange(1), torch.zeros(1, 1), torch.zeros(1, 1).long())
     patterns = {(0, 0): anything, (1, 1): anything, (2, 0): anything}
@@ -124,7 +124,9 @@ def test_an_explained_reference_is_right_on_every_input(program: str) -> None:
     assert rows[INTACT, -1].held_out.n == int(held_out(asked, 0).sum())
 
 
-def test_a_neuron_gives_its_mean_where_its_predicate_holds_and_where_not(small: Setting) -> None:
+def test_a_neuron_gives_its_mean_where_its_predicate_holds_and_where_not(
+    small: MeasurementContext,
+) -> None:
     inputs = small.inputs
     recording = record(bridge_of("1L gelu without LN", small), inputs, 512)
     places, judged = cells(inputs, features(inputs)), held_out(inputs, 0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.known_models import Control, NotMadeError, controls
 from algomatch.analysis.matching.cut_verdicts import FOLLOWS
 from algomatch.analysis.matching.known_answers import check, of_matching
@@ -27,33 +27,33 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="module")
-def setting(config: Config) -> Setting:
+def context(config: Config) -> MeasurementContext:
     return prepare(config)
 
 
 @pytest.fixture(scope="module")
-def own(setting: Setting) -> Candidate:
-    program = candidate("reverse", setting.inputs, setting.reference, setting.config)
+def own(context: MeasurementContext) -> Candidate:
+    program = candidate("reverse", context.inputs, context.reference, context.config)
     assert program.testable
     return program
 
 
 @pytest.fixture(scope="module")
-def planned(config: Config, setting: Setting) -> list[Control]:
-    return controls(setting.inputs, setting.reference, setting.shape, config)
+def planned(config: Config, context: MeasurementContext) -> list[Control]:
+    return controls(context.inputs, context.reference, context.shape, config)
 
 
-def implemented(planned: list[Control], own: Candidate, setting: Setting) -> Control:
+def implemented(planned: list[Control], own: Candidate, context: MeasurementContext) -> Control:
     (control,) = (
-        control for control in of_matching(planned, own, setting) if control.name == "implemented"
+        control for control in of_matching(planned, own, context) if control.name == "implemented"
     )
     return control
 
 
 def test_one_control_is_another_and_the_rest_are_the_same(
-    planned: list[Control], own: Candidate, setting: Setting
+    planned: list[Control], own: Candidate, context: MeasurementContext
 ) -> None:
-    controls = of_matching(planned, own, setting)
+    controls = of_matching(planned, own, context)
     changed = [
         control.name for control, other in zip(planned, controls, strict=True) if control != other
     ]
@@ -63,11 +63,11 @@ def test_one_control_is_another_and_the_rest_are_the_same(
 
 @pytest.mark.slow
 def test_the_trained_positive_follows_its_program(
-    planned: list[Control], own: Candidate, setting: Setting
+    planned: list[Control], own: Candidate, context: MeasurementContext
 ) -> None:
     told: list[int] = []
-    control = implemented(planned, own, setting)
-    (row,) = check(control, [own], setting, lambda step, steps: told.append(step))
+    control = implemented(planned, own, context)
+    (row,) = check(control, [own], context, lambda step, steps: told.append(step))
     assert told
     assert row.verdict == FOLLOWS
     assert row.right is True
@@ -76,11 +76,11 @@ def test_the_trained_positive_follows_its_program(
 
 
 def test_where_no_cut_can_be_held_it_is_not_made(
-    planned: list[Control], own: Candidate, setting: Setting
+    planned: list[Control], own: Candidate, context: MeasurementContext
 ) -> None:
     none = replace(own, testable=())
     with pytest.raises(NotMadeError, match="reverse has no inner cut that can be tested"):
-        implemented(planned, none, setting).make(lambda step, steps: None)
+        implemented(planned, none, context).make(lambda step, steps: None)
     many = replace(own, testable=own.cuts.all)
     with pytest.raises(NotMadeError, match=r"3 cuts are held after 3 blocks.* the model has 2"):
-        implemented(planned, many, setting).make(lambda step, steps: None)
+        implemented(planned, many, context).make(lambda step, steps: None)

@@ -10,7 +10,7 @@ import pytest
 from support.compiles import fast_compiles as fast_compiles
 from support.tasks import TASK_OF, small_inputs
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.matching.cut_verdicts import DIFFERENT, FOLLOWS, UNDECIDED
 from algomatch.analysis.matching.head_selectors import Decision, Side, untrained_of
 from algomatch.analysis.matching.known_answers import recognised
@@ -163,8 +163,8 @@ def recognised_as(model: str, of: str | None = None) -> tuple[bool | None, str]:
     assert candidate.reference is not None
     bridge = candidate.reference.bridge
     own = next(each for each in standings(model) if each.candidate.name == said)
-    setting = Setting(candidate.inputs, candidate.reference, bridge.cfg, CONFIG)
-    return recognised(bridge, subject_of(bridge, candidate.inputs), own, standings(model), setting)
+    context = MeasurementContext(candidate.inputs, candidate.reference, bridge.cfg, CONFIG)
+    return recognised(bridge, subject_of(bridge, candidate.inputs), own, standings(model), context)
 
 
 def test_decoys_are_recognised_by_cuts_or_by_selectors() -> None:

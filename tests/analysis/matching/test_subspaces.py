@@ -10,7 +10,7 @@ from support.models import orthogonal
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.interchange_training import (
     Implementation,
     implement,
@@ -49,13 +49,13 @@ Table = dict[tuple[str, str, int], Subspace]
 
 
 @pytest.fixture(scope="module")
-def implemented(small: Setting) -> Implementation:
+def implemented(small: MeasurementContext) -> Implementation:
     implementation = implement(small.inputs, taught_shape(small), 0, TAUGHT)
     assert implementation.interchange["opp_idx"] > 0.95
     return implementation
 
 
-def taught_shape(small: Setting) -> TransformerBridgeConfig:
+def taught_shape(small: MeasurementContext) -> TransformerBridgeConfig:
     model = compose(["model=2L_attn_only", "model.d_model=32"]).model
     return learned_shape(model, small.inputs, 0)
 
@@ -86,7 +86,7 @@ def searched(
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_reference_has_its_variable_where_it_is_and_nowhere_else(
-    small: Setting, turned: bool
+    small: MeasurementContext, turned: bool
 ) -> None:
     """Given the position, length and opp_idx determine each other, so they are merged."""
     compiled = small.reference.compiled
@@ -107,8 +107,8 @@ def test_a_reference_has_its_variable_where_it_is_and_nowhere_else(
 
 
 def test_variables_that_come_after_each_other_are_told_apart() -> None:
-    setting = prepare(compose(["task=double_hist", "task.vocabulary=[a,b,c]", "task.max_length=4"]))
-    inputs, bridge = setting.inputs, setting.reference.bridge
+    context = prepare(compose(["task=double_hist", "task.vocabulary=[a,b,c]", "task.max_length=4"]))
+    inputs, bridge = context.inputs, context.reference.bridge
     settings = replace(QUICK, dimensions=(4,))
     sites = ["0.resid_post", "2.resid_post"]
     spaces = searched(bridge, inputs, ["hist", "n_same_before"], sites, settings)
@@ -118,7 +118,7 @@ def test_variables_that_come_after_each_other_are_told_apart() -> None:
 
 
 def test_what_a_model_was_taught_is_found_where_it_was(
-    small: Setting, implemented: Implementation
+    small: MeasurementContext, implemented: Implementation
 ) -> None:
     bridge = make_bridge(taught_shape(small), implemented.weights)
     assert implemented.alignment["opp_idx"].site == "blocks.0.hook_resid_post"
@@ -132,7 +132,7 @@ def test_what_a_model_was_taught_is_found_where_it_was(
     assert space.start < space.test - 0.3  # the start is not enough: the search finds it
 
 
-def test_nothing_is_found_in_a_random_init(small: Setting) -> None:
+def test_nothing_is_found_in_a_random_init(small: MeasurementContext) -> None:
     (bridge,) = random_inits(small.shape, 1, 5, "cpu")
     spaces = searched(bridge, small.inputs, ["length"], ["1.resid_mid"])
     assert {place[2] for place in spaces} == {1, 2, 4}
@@ -141,7 +141,7 @@ def test_nothing_is_found_in_a_random_init(small: Setting) -> None:
 
 
 def test_directions_along_dimensions_are_those_dimensions(
-    small: Setting, implemented: Implementation
+    small: MeasurementContext, implemented: Implementation
 ) -> None:
     """The accuracy equals that of interchange training, which shares no code with it."""
     inputs, place = small.inputs, implemented.alignment["opp_idx"]
@@ -155,7 +155,7 @@ def test_directions_along_dimensions_are_those_dimensions(
         assert site.accuracy(torch.eye(32)[:, list(dims)]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_search_is_repeatable_and_leaves_no_trace(small: Setting) -> None:
+def test_a_search_is_repeatable_and_leaves_no_trace(small: MeasurementContext) -> None:
     (bridge,) = random_inits(small.shape, 1, 5, "cpu")
     state = torch.get_rng_state()
     settings = replace(QUICK, dimensions=(2,), steps=5)
@@ -175,7 +175,7 @@ def test_a_search_is_repeatable_and_leaves_no_trace(small: Setting) -> None:
     assert all(parameter.grad is None for parameter in bridge.original_model.parameters())
 
 
-def test_both_controls_are_demanded_and_sites_are_checked(small: Setting) -> None:
+def test_both_controls_are_demanded_and_sites_are_checked(small: MeasurementContext) -> None:
     (bridge,) = random_inits(small.shape, 1, 5, "cpu")
     for inits, by_heart in (([bridge], []), ([], [bridge])):
         with pytest.raises(UserError, match="random inits and models of shuffled labels"):
@@ -209,7 +209,7 @@ def test_found_is_high_and_above_every_control(
     assert space.found == there
 
 
-def test_inputs_to_judge_on_are_not_searched_on(small: Setting) -> None:
+def test_inputs_to_judge_on_are_not_searched_on(small: MeasurementContext) -> None:
     train, test = halves(small.inputs, 0)
     lists = [{tuple(row) for row in part.tokens.tolist()} for part in (train, test)]
     assert not lists[0] & lists[1]
@@ -219,7 +219,9 @@ def test_inputs_to_judge_on_are_not_searched_on(small: Setting) -> None:
         assert abs(counts[0] - counts[1]) <= 1
 
 
-def test_cases_are_different_pairs_and_one_question_for_all_they_ask(small: Setting) -> None:
+def test_cases_are_different_pairs_and_one_question_for_all_they_ask(
+    small: MeasurementContext,
+) -> None:
     (asked,) = questions(small.inputs, ["length", "opp_idx", "opp_idx-1"], QUICK)
     assert isinstance(asked, Question)
     assert asked.names == ("length", "opp_idx", "opp_idx-1")
@@ -227,7 +229,7 @@ def test_cases_are_different_pairs_and_one_question_for_all_they_ask(small: Sett
     assert len(pairs) == len(asked.test) > 100
 
 
-def test_what_another_variable_would_do_as_well_is_no_question(small: Setting) -> None:
+def test_what_another_variable_would_do_as_well_is_no_question(small: MeasurementContext) -> None:
     (asked,) = questions(small.inputs, ["length"], QUICK)
     assert asked.rival not in ("length", "opp_idx", "opp_idx-1")  # these are merged with length
     assert 0 < asked.rivalled < 0.5
@@ -242,7 +244,7 @@ def test_what_another_variable_would_do_as_well_is_no_question(small: Setting) -
     assert not list(subspaces(bridge, inputs, [asked], sites, [bridge], [bridge], QUICK))
 
 
-def test_the_first_directions_are_a_variable_s_own(small: Setting) -> None:
+def test_the_first_directions_are_a_variable_s_own(small: MeasurementContext) -> None:
     """The variable is planted beside larger token and position directions, and noise."""
     inputs = small.inputs
     n_pos, width = inputs.tokens.shape[1], 24

@@ -10,7 +10,7 @@ import torch
 from support.models import Rows, bridge_of, rows_of, trained_looking, varied, with_config
 
 from algomatch.analysis.activations import Recording, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import ablation
 from algomatch.analysis.measures.accuracy import Outcome, outcome
@@ -23,36 +23,36 @@ EMPTY = ("blocks.1.attn.hook_z[0]", "blocks.1.hook_attn_out", "blocks.2.attn.hoo
 
 
 @pytest.fixture(scope="module")
-def recording(small: Setting) -> Recording:
+def recording(small: MeasurementContext) -> Recording:
     return record(bridge_of("2L with LN", small), small.inputs, 2048)
 
 
 @pytest.fixture(scope="module")
-def rows(recording: Recording, small: Setting) -> Rows:
+def rows(recording: Recording, small: MeasurementContext) -> Rows:
     return rows_of(ablation.measure(recording, small))
 
 
 @pytest.fixture(scope="module")
-def unsolved_too(small: Setting) -> Setting:
-    """A setting that counts every model as solving the task, so sets are always ablated."""
+def unsolved_too(small: MeasurementContext) -> MeasurementContext:
+    """A context that counts every model as solving the task, so sets are always ablated."""
     return with_config(small, solved=0.0)
 
 
 @pytest.fixture(scope="module")
-def with_sets(recording: Recording, unsolved_too: Setting) -> Rows:
+def with_sets(recording: Recording, unsolved_too: MeasurementContext) -> Rows:
     return rows_of(ablation.measure(recording, unsolved_too))
 
 
 @pytest.fixture(scope="module")
-def of_reference(small: Setting) -> Rows:
+def of_reference(small: MeasurementContext) -> Rows:
     return rows_of(ablation.measure(small.reference_source, small))
 
 
-def ablated(recording: Recording, setting: Setting) -> dict[tuple[str, str], Outcome]:
+def ablated(recording: Recording, context: MeasurementContext) -> dict[tuple[str, str], Outcome]:
     """The outcome of each ablation of each component, input by input."""
     means = Means(recording.bridge)
     means.add(recording)
-    again = Rerun(recording, means, donors(setting.inputs, setting.config.seed))
+    again = Rerun(recording, means, donors(context.inputs, context.config.seed))
     components = [*map(single, places(recording.bridge)), *joint_sets(recording.bridge)]
     runs = [(component, kind) for component in components for kind in again.kinds]
     outcomes = again.outcomes(runs)
@@ -68,7 +68,7 @@ def intact_of(recording: Recording) -> Outcome:
 
 
 def test_deltas_are_ablated_minus_intact_overall_and_of_each_length(
-    recording: Recording, with_sets: Rows, small: Setting
+    recording: Recording, with_sets: Rows, small: MeasurementContext
 ) -> None:
     intact, outcomes = intact_of(recording), ablated(recording, small)
     assert {kind for kind, _ in outcomes} == set(KINDS)
@@ -85,7 +85,7 @@ def test_deltas_are_ablated_minus_intact_overall_and_of_each_length(
     assert len(deltas) == len(outcomes) * 5 * len(ablation.EFFECTS)
 
 
-def test_the_lengths_make_up_the_whole(rows: Rows, small: Setting) -> None:
+def test_the_lengths_make_up_the_whole(rows: Rows, small: MeasurementContext) -> None:
     lengths = list(small.inputs.task.lengths)
     for (name, subject), row in rows.items():
         if name.endswith("_delta_exact") and ".length_" not in subject:
@@ -95,7 +95,7 @@ def test_the_lengths_make_up_the_whole(rows: Rows, small: Setting) -> None:
             assert total == pytest.approx(row.n * row.value, abs=1e-9)
 
 
-def test_replacing_a_constant_output_by_its_mean_changes_nothing(small: Setting) -> None:
+def test_replacing_a_constant_output_by_its_mean_changes_nothing(small: MeasurementContext) -> None:
     weights = trained_looking(small.shape)
     weights["layers.0.attn.o.weight"].zero_()
     weights["layers.1.mlp.fc_out.weight"].zero_()
@@ -114,7 +114,7 @@ def test_replacing_a_constant_output_by_its_mean_changes_nothing(small: Setting)
 
 
 def test_what_tracr_left_empty_can_be_deleted_without_any_effect(
-    small: Setting, of_reference: Rows
+    small: MeasurementContext, of_reference: Rows
 ) -> None:
     recording = small.reference_source
     assert isinstance(recording, Recording)
@@ -132,7 +132,7 @@ def test_what_tracr_left_empty_can_be_deleted_without_any_effect(
 
 
 def test_the_reference_needs_everything_that_tracr_wrote(
-    small: Setting, of_reference: Rows
+    small: MeasurementContext, of_reference: Rows
 ) -> None:
     for place in places(small.reference.bridge):
         if place.name not in EMPTY:
@@ -173,7 +173,7 @@ def test_the_intervals_of_the_deltas_contain_them(rows: Rows, of_reference: Rows
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_interval_of_a_delta_is_a_paired_bootstrap_over_inputs(
-    kind: str, recording: Recording, rows: Rows, small: Setting
+    kind: str, recording: Recording, rows: Rows, small: MeasurementContext
 ) -> None:
     name, generator = "blocks.0.hook_attn_out", np.random.default_rng(0)
     after, before = ablated(recording, small)[kind, name], intact_of(recording)
@@ -185,7 +185,9 @@ def test_the_interval_of_a_delta_is_a_paired_bootstrap_over_inputs(
     assert (row.ci_low, row.ci_high) == pytest.approx((low, high), abs=0.6 * drawn.std())
 
 
-def test_the_batch_size_of_the_setting_changes_no_measurement(rows: Rows, small: Setting) -> None:
+def test_the_batch_size_of_the_setting_changes_no_measurement(
+    rows: Rows, small: MeasurementContext
+) -> None:
     bridge = bridge_of("2L with LN", small)
     other = with_config(small, batch_size=50)
     again = rows_of(ablation.measure(other.observe(bridge), other))
@@ -195,7 +197,7 @@ def test_the_batch_size_of_the_setting_changes_no_measurement(rows: Rows, small:
 
 
 def test_another_seed_gives_other_donors_and_nothing_else(
-    recording: Recording, rows: Rows, small: Setting
+    recording: Recording, rows: Rows, small: MeasurementContext
 ) -> None:
     other = rows_of(ablation.measure(recording, with_config(small, seed=1)))
     values = {key: row.value for key, row in other.items() if "_delta_loss" in key[0]}
@@ -204,17 +206,19 @@ def test_another_seed_gives_other_donors_and_nothing_else(
     assert {kind for kind, _ in moved} == {f"{k}_delta_loss" for k in KINDS if "resample" in k}
 
 
-def test_fixed_lengths_are_not_resampled_across(recording: Recording, small: Setting) -> None:
+def test_fixed_lengths_are_not_resampled_across(
+    recording: Recording, small: MeasurementContext
+) -> None:
     inputs = small.inputs.at(torch.nonzero(small.inputs.lengths == 4)[:, 0])
-    setting = Setting(inputs, small.reference, small.shape, small.config)
-    rows = rows_of(ablation.measure(record(recording.bridge, inputs, 2048), setting))
+    context = MeasurementContext(inputs, small.reference, small.shape, small.config)
+    rows = rows_of(ablation.measure(record(recording.bridge, inputs, 2048), context))
     kinds = {name.partition("_delta_")[0] for name, _ in rows if "_delta_" in name}
     assert kinds == {"zero", "mean", "resample_within"}
     assert {row.n for (name, _), row in rows.items() if name == "harmless_kinds"} == {3}
 
 
 def test_what_is_surely_lost_is_the_lower_end_of_the_interval(
-    small: Setting, of_reference: Rows
+    small: MeasurementContext, of_reference: Rows
 ) -> None:
     counting = "blocks.0.hook_attn_out"
     deltas = [of_reference[f"{kind}_delta_exact", counting] for kind in KINDS]
@@ -222,15 +226,15 @@ def test_what_is_surely_lost_is_the_lower_end_of_the_interval(
     assert across.ci_low is not None
     assert across.ci_high is not None
     assert across.ci_low < across.value < across.ci_high
-    setting = with_config(small, margin=-across.value, solved=2.0)
-    rows = rows_of(ablation.measure(small.reference_source, setting))
+    context = with_config(small, margin=-across.value, solved=2.0)
+    rows = rows_of(ablation.measure(small.reference_source, context))
     wanted = sum((delta.ci_low or 0) >= across.value for delta in deltas)
     assert 0 < wanted < len(KINDS)
     assert rows["harmless_kinds", counting].value == wanted
 
 
 def test_resamples_without_an_input_of_a_length_say_nothing_of_it(
-    small: Setting, of_reference: Rows
+    small: MeasurementContext, of_reference: Rows
 ) -> None:
     first = small.bootstrap[:, small.inputs.lengths == 1]
     assert (first.sum(1) == 0).double().mean() > 0.025  # enough of them to move an interval
@@ -243,14 +247,14 @@ def test_resamples_without_an_input_of_a_length_say_nothing_of_it(
     assert {(row.ci_low, row.ci_high) for row in all_lost} == {(-1, -1)}
 
 
-def test_a_single_input_has_no_interval(recording: Recording, small: Setting) -> None:
+def test_a_single_input_has_no_interval(recording: Recording, small: MeasurementContext) -> None:
     lengths = small.inputs.lengths
     inputs = small.inputs.at(
         torch.nonzero((lengths == 4) | (torch.arange(len(lengths)) == 0))[:, 0]
     )
     assert inputs.lengths.tolist().count(1) == 1
-    setting = Setting(inputs, small.reference, small.shape, small.config)
-    rows = rows_of(ablation.measure(record(recording.bridge, inputs, 2048), setting))
+    context = MeasurementContext(inputs, small.reference, small.shape, small.config)
+    rows = rows_of(ablation.measure(record(recording.bridge, inputs, 2048), context))
     deltas = {key: row for key, row in rows.items() if "_delta_" in key[0]}
     for (_, subject), row in deltas.items():
         assert (row.n == 1) == subject.endswith(".length_1")
@@ -261,7 +265,7 @@ def ablated_subjects(rows: Rows) -> set[str]:
     return {s for name, s in rows if name == "zero_delta_exact" and ".length_" not in s}
 
 
-def test_every_component_and_joint_set_has_rows(with_sets: Rows, small: Setting) -> None:
+def test_every_component_and_joint_set_has_rows(with_sets: Rows, small: MeasurementContext) -> None:
     bridge = make_bridge(small.shape)
     assert ablated_subjects(with_sets) - {REDUNDANT_SET} == {
         *(place.name for place in places(bridge)),
@@ -272,7 +276,7 @@ def test_every_component_and_joint_set_has_rows(with_sets: Rows, small: Setting)
 
 
 def test_no_sets_are_ablated_of_a_model_that_does_not_solve_the_task(
-    recording: Recording, rows: Rows, with_sets: Rows, small: Setting
+    recording: Recording, rows: Rows, with_sets: Rows, small: MeasurementContext
 ) -> None:
     assert intact_of(recording).means()["exact"] < small.config.solved
     assert ablated_subjects(rows) == {place.name for place in places(recording.bridge)}
@@ -283,7 +287,7 @@ def test_no_sets_are_ablated_of_a_model_that_does_not_solve_the_task(
 
 
 def test_sets_are_ablated_from_the_accuracy_at_which_a_model_solves_the_task(
-    recording: Recording, small: Setting
+    recording: Recording, small: MeasurementContext
 ) -> None:
     exact = intact_of(recording).means()["exact"]
     for bound, wanted in ((exact, True), (exact + 1e-9, False)):
@@ -291,7 +295,7 @@ def test_sets_are_ablated_from_the_accuracy_at_which_a_model_solves_the_task(
         assert ("blocks.0.attn.hook_z.all" in ablated_subjects(rows)) == wanted
 
 
-def test_all_heads_at_once_are_the_layer_but_for_its_bias(small: Setting) -> None:
+def test_all_heads_at_once_are_the_layer_but_for_its_bias(small: MeasurementContext) -> None:
     weights = trained_looking(small.shape)
     for layer in range(2):
         weights[f"layers.{layer}.attn.o.bias"].zero_()
@@ -305,7 +309,7 @@ def test_all_heads_at_once_are_the_layer_but_for_its_bias(small: Setting) -> Non
             assert abs(whole) > 1e-4
 
 
-def test_an_attention_only_model_has_no_mlp_to_ablate(small: Setting) -> None:
+def test_an_attention_only_model_has_no_mlp_to_ablate(small: MeasurementContext) -> None:
     shape = varied(small.shape, attn_only=True)
     rows: Mapping[tuple[str, str], Measurement] = rows_of(
         ablation.measure(record(make_bridge(shape), small.inputs, 2048), small)

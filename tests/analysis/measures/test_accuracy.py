@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy, MulticlassExactMatch
 
 from algomatch.analysis.activations import Recording, Source, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import accuracy
 from algomatch.analysis.measures.accuracy import Outcome, outcome
@@ -112,18 +112,18 @@ def test_once_each_is_the_mean(case: Case) -> None:
         assert once[name].tolist() == [value, value]
 
 
-def rows_of(recording: Source, setting: Setting) -> dict[tuple[str, str], Measurement]:
-    return {(row.measure, row.subject): row for row in accuracy.measure(recording, setting)}
+def rows_of(recording: Source, context: MeasurementContext) -> dict[tuple[str, str], Measurement]:
+    return {(row.measure, row.subject): row for row in accuracy.measure(recording, context)}
 
 
 @pytest.fixture(scope="module")
-def recording(small: Setting) -> Recording:
+def recording(small: MeasurementContext) -> Recording:
     return record(make_bridge(small.shape), small.inputs, 2048)
 
 
 @pytest.mark.parametrize("measure", ["accuracy/exact", "accuracy/token", "accuracy/loss"])
 def test_the_lengths_partition_a_split_and_the_splits_the_inputs(
-    measure: str, recording: Recording, small: Setting
+    measure: str, recording: Recording, small: MeasurementContext
 ) -> None:
     rows = rows_of(recording, small)
     for split in accuracy.SPLITS:
@@ -141,7 +141,9 @@ def test_the_lengths_partition_a_split_and_the_splits_the_inputs(
     assert of_parts == pytest.approx(every.n * every.value)
 
 
-def test_n_counts_inputs_or_defined_positions(recording: Recording, small: Setting) -> None:
+def test_n_counts_inputs_or_defined_positions(
+    recording: Recording, small: MeasurementContext
+) -> None:
     rows = rows_of(recording, small)
     assert rows["accuracy/exact", "all"].n == 120 == 3 + 9 + 27 + 81
     assert rows["accuracy/token", "all"].n == 426 == 3 + 2 * 9 + 3 * 27 + 4 * 81
@@ -149,7 +151,7 @@ def test_n_counts_inputs_or_defined_positions(recording: Recording, small: Setti
 
 
 def test_a_split_without_inputs_of_a_length_has_no_row_for_it(
-    recording: Recording, small: Setting
+    recording: Recording, small: MeasurementContext
 ) -> None:
     assert not small.inputs.rows("held_out", 1).any()
     subjects = {subject for _, subject in rows_of(recording, small)}
@@ -157,7 +159,7 @@ def test_a_split_without_inputs_of_a_length_has_no_row_for_it(
     assert "train.length_1" in subjects
 
 
-def test_the_reference_is_right_everywhere(small: Setting) -> None:
+def test_the_reference_is_right_everywhere(small: MeasurementContext) -> None:
     rows = rows_of(small.reference_source, small)
     for (measure, subject), row in rows.items():
         if measure in ("accuracy/exact", "accuracy/token", "accuracy/reference_exact"):
@@ -165,7 +167,7 @@ def test_the_reference_is_right_everywhere(small: Setting) -> None:
             assert row.ci_high in (1.0, None), subject
 
 
-def test_shuffled_targets_are_near_chance(small: Setting) -> None:
+def test_shuffled_targets_are_near_chance(small: MeasurementContext) -> None:
     inputs = small.inputs
     order = np.arange(len(inputs))
     for length in inputs.task.lengths:
@@ -181,14 +183,16 @@ def test_shuffled_targets_are_near_chance(small: Setting) -> None:
     assert exact.value == pytest.approx(chance, abs=0.05)
 
 
-def test_intervals_contain_their_values(recording: Recording, small: Setting) -> None:
+def test_intervals_contain_their_values(recording: Recording, small: MeasurementContext) -> None:
     for key, row in rows_of(recording, small).items():
         if row.ci_low is not None:
             assert row.ci_high is not None
             assert row.ci_low <= row.value <= row.ci_high, key
 
 
-def test_resamples_without_a_position_of_a_subset_say_nothing_of_it(small: Setting) -> None:
+def test_resamples_without_a_position_of_a_subset_say_nothing_of_it(
+    small: MeasurementContext,
+) -> None:
     inputs = small.inputs
     first = small.bootstrap[:, inputs.lengths == 1]
     assert (first.sum(1) == 0).double().mean() > 0.025  # enough of them to move an interval
@@ -201,7 +205,9 @@ def test_resamples_without_a_position_of_a_subset_say_nothing_of_it(small: Setti
     assert (loss.ci_low, loss.ci_high) == pytest.approx((loss.value, loss.value), abs=1e-9)
 
 
-def test_one_input_has_no_bootstrap_interval(recording: Recording, small: Setting) -> None:
+def test_one_input_has_no_bootstrap_interval(
+    recording: Recording, small: MeasurementContext
+) -> None:
     assert int(small.inputs.rows("held_out", 2).sum()) == 1
     rows = rows_of(recording, small)
     for measure in ("accuracy/token", "accuracy/loss"):
@@ -210,7 +216,9 @@ def test_one_input_has_no_bootstrap_interval(recording: Recording, small: Settin
 
 
 @pytest.mark.parametrize("batch_size", [7, 120, 2048])
-def test_the_training_loops_accuracy_is_the_measured_one(batch_size: int, small: Setting) -> None:
+def test_the_training_loops_accuracy_is_the_measured_one(
+    batch_size: int, small: MeasurementContext
+) -> None:
     native, reference = make_native(small.shape).eval(), small.reference.bridge.original_model
     measured = rows_of(record(make_bridge(small.shape), small.inputs, 2048), small)
     value = exact_accuracy(native, small.inputs, batch_size)
@@ -229,12 +237,12 @@ BLIND = {
 
 @pytest.mark.parametrize("kind", BLIND)
 def test_the_blind_control_is_the_best_answer_to_length_and_position_alone(kind: str) -> None:
-    setting = prepare(compose([*BLIND[kind], "model=1L", "analysis.bootstrap=20"]))
-    inputs, every = setting.inputs, dict[int, list[list[object]]]()
+    context = prepare(compose([*BLIND[kind], "model=1L", "analysis.bootstrap=20"]))
+    inputs, every = context.inputs, dict[int, list[list[object]]]()
     for i in range(len(inputs)):
         if inputs.defined[i].any():
             every.setdefault(int(inputs.lengths[i]), []).append(list(inputs.values_at(i)))
-    rows = rows_of(record(make_bridge(setting.shape), inputs, 2048), setting)
+    rows = rows_of(record(make_bridge(context.shape), inputs, 2048), context)
     blind = {s: row for (measure, s), row in rows.items() if measure == "accuracy/blind_exact"}
     assert set(blind) == {"all", *(f"all.length_{length}" for length in every)}
     hits = 0.0

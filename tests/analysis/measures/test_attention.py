@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.models import Rows, plain_weights, rows_of, varied, with_heads
 
 from algomatch.analysis.activations import Recording, Source, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.head_attention import UNIFORM, active_heads, name_of, overlaps
 from algomatch.analysis.measures import attention
 from algomatch.analysis.measures.attention import compare, matching
@@ -29,22 +29,22 @@ ACTIVE = [(0, 0), (3, 0)]  # the active heads of the small reference
 
 
 @pytest.fixture(scope="module")
-def recording(small: Setting) -> Recording:
+def recording(small: MeasurementContext) -> Recording:
     return record(make_bridge(small.shape), small.inputs, 2048)
 
 
 @pytest.fixture(scope="module")
-def rows(small: Setting, recording: Recording) -> Rows:
+def rows(small: MeasurementContext, recording: Recording) -> Rows:
     return rows_of(attention.measure(recording, small))
 
 
-def of_source(source: Source, setting: Setting) -> Rows:
-    return rows_of(attention.measure(source, setting))
+def of_source(source: Source, context: MeasurementContext) -> Rows:
+    return rows_of(attention.measure(source, context))
 
 
-def pattern(bridge: Any, setting: Setting, head: tuple[int, int]) -> Any:
+def pattern(bridge: Any, context: MeasurementContext, head: tuple[int, int]) -> Any:
     """A head's attention on all inputs, from TransformerLens' cache."""
-    inputs = setting.inputs
+    inputs = context.inputs
     _, cache = bridge.run_with_cache(inputs.tokens, attention_mask=inputs.key_mask)
     return cache[f"blocks.{head[0]}.attn.hook_pattern"][:, head[1]].double().numpy()
 
@@ -93,7 +93,7 @@ def test_the_matching_is_the_best_of_all_one_to_one(rows: int, columns: int, see
     assert sum(values[i, j] for i, j in pairs.items()) == pytest.approx(max(sums))
 
 
-def test_a_head_is_active_if_it_writes_anything(small: Setting) -> None:
+def test_a_head_is_active_if_it_writes_anything(small: MeasurementContext) -> None:
     bridge = small.reference.bridge
     _, cache = bridge.run_with_cache(small.inputs.tokens, attention_mask=small.inputs.key_mask)
     writing = [
@@ -113,7 +113,9 @@ def test_a_head_is_active_if_it_writes_anything(small: Setting) -> None:
     assert (0, 1) in active_heads(make_bridge(small.shape, weights))
 
 
-def test_every_pair_has_its_overlap(small: Setting, recording: Recording, rows: Rows) -> None:
+def test_every_pair_has_its_overlap(
+    small: MeasurementContext, recording: Recording, rows: Rows
+) -> None:
     defined = small.inputs.defined.numpy()
     ours = [(layer, head) for layer in range(2) for head in range(2)]
     pairs = {subject for name, subject in rows if name == "overlap"}
@@ -139,7 +141,7 @@ def test_heads_are_matched_so_that_their_overlaps_are_largest_in_sum(rows: Rows)
 
 
 def test_the_models_interval_is_a_bootstrap_over_inputs(
-    small: Setting, recording: Recording, rows: Rows
+    small: MeasurementContext, recording: Recording, rows: Rows
 ) -> None:
     comparison, generator = compare(recording, small), np.random.default_rng(0)
     (telling,) = [i for i, head in enumerate(ACTIVE) if head == (3, 0)]
@@ -153,30 +155,32 @@ def test_the_models_interval_is_a_bootstrap_over_inputs(
     assert (row.ci_low, row.ci_high) == pytest.approx(ends, abs=0.6 * drawn.std())
 
 
-def uniform_attention(setting: Setting) -> Any:
+def uniform_attention(context: MeasurementContext) -> Any:
     """Uniform attention over all keys that are allowed."""
-    inputs, n_pos = setting.inputs, setting.inputs.tokens.shape[1]
+    inputs, n_pos = context.inputs, context.inputs.tokens.shape[1]
     may = np.broadcast_to(inputs.key_mask.numpy()[:, None], (len(inputs), n_pos, n_pos))
     may = may & np.tri(n_pos, dtype=bool) if inputs.task.causal else may
     return may / may.sum(-1, keepdims=True)
 
 
 @pytest.mark.parametrize("task", ["reverse", "frac_prevs", "previous_token", "shift_by"])
-def test_a_references_attention_is_its_own(task: str, small: Setting) -> None:
-    setting = small if task == "reverse" else prepare(compose([f"task={task}", *SMALL]))
-    bridge, rows = setting.reference.bridge, of_source(setting.reference_source, setting)
-    heads, defined = active_heads(bridge), setting.inputs.defined.numpy()
+def test_a_references_attention_is_its_own(task: str, small: MeasurementContext) -> None:
+    context = small if task == "reverse" else prepare(compose([f"task={task}", *SMALL]))
+    bridge, rows = context.reference.bridge, of_source(context.reference_source, context)
+    heads, defined = active_heads(bridge), context.inputs.defined.numpy()
     assert heads
     for head in heads:
         assert rows["matched_overlap", name_of(head)].value == pytest.approx(1, abs=1e-6)
-        wanted = overlap(pattern(bridge, setting, head), uniform_attention(setting), defined)
+        wanted = overlap(pattern(bridge, context, head), uniform_attention(context), defined)
         assert rows["uniform_overlap", name_of(head)].value == pytest.approx(wanted, abs=1e-6)
     assert rows["matched_overlap", "model"].value == pytest.approx(1, abs=1e-6)
     names = {subject for name, subject in rows if name == "matched_overlap"}
     assert names == {"model", *map(name_of, heads)}
 
 
-def test_uniform_heads_are_left_out_of_the_models_figure(small: Setting, rows: Rows) -> None:
+def test_uniform_heads_are_left_out_of_the_models_figure(
+    small: MeasurementContext, rows: Rows
+) -> None:
     uniform = {head: rows["uniform_overlap", name_of(head)].value for head in ACTIVE}
     assert uniform[0, 0] > UNIFORM > uniform[3, 0]  # head 0.0 counts, head 3.0 moves tokens
     alone = [row.value for (name, subject), row in rows.items()
@@ -185,8 +189,8 @@ def test_uniform_heads_are_left_out_of_the_models_figure(small: Setting, rows: R
 
 
 def test_where_all_heads_are_uniform_the_model_has_no_figure(rows: Rows) -> None:
-    setting = prepare(compose(["task=length", *SMALL]))
-    length = of_source(setting.reference_source, setting)
+    context = prepare(compose(["task=length", *SMALL]))
+    length = of_source(context.reference_source, context)
     uniform = [row.value for (name, _), row in length.items() if name == "uniform_overlap"]
     assert uniform
     assert min(uniform) > UNIFORM
@@ -194,7 +198,7 @@ def test_where_all_heads_are_uniform_the_model_has_no_figure(rows: Rows) -> None
     assert not [name for name, subject in length if subject == "model"]
 
 
-def test_the_references_heads_in_another_order_are_found_again(small: Setting) -> None:
+def test_the_references_heads_in_another_order_are_found_again(small: MeasurementContext) -> None:
     placed = {(0, 0): [2], (1, 0): [0], (2, 0): [1], (3, 0): [1]}
     bridge = with_heads(small.reference.bridge, placed, 3)
     source = record(bridge, small.inputs, 2048)
@@ -207,7 +211,7 @@ def test_the_references_heads_in_another_order_are_found_again(small: Setting) -
     assert rows["overlap", pair].value == pytest.approx(1, abs=1e-5)
 
 
-def test_a_head_that_finds_no_partner_counts_as_nothing(small: Setting) -> None:
+def test_a_head_that_finds_no_partner_counts_as_nothing(small: MeasurementContext) -> None:
     shape = varied(small.shape, n_layers=1, n_heads=1)
     rows = of_source(record(make_bridge(shape), small.inputs, 2048), small)
     values = [rows["matched_overlap", name_of(head)].value for head in ACTIVE]
@@ -216,7 +220,9 @@ def test_a_head_that_finds_no_partner_counts_as_nothing(small: Setting) -> None:
     assert rows["matched_overlap", "model"].value > 0  # only the non-uniform head enters it
 
 
-def test_the_controls_are_random_inits_and_other_tasks(small: Setting, rows: Rows) -> None:
+def test_the_controls_are_random_inits_and_other_tasks(
+    small: MeasurementContext, rows: Rows
+) -> None:
     defined = small.inputs.defined.numpy()
     theirs = pattern(small.reference.bridge, small, (3, 0))
     models = {

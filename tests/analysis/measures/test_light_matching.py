@@ -12,7 +12,7 @@ from support.tasks import small_inputs
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.activations import Recording, observe, taken
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.variants import permuted, rotated
 from algomatch.analysis.matching.cut_verdicts import REALISED
 from algomatch.analysis.matching.program_ranking import candidate, standing
@@ -36,15 +36,15 @@ def reference_of(program: str) -> Reference:
 
 
 @cache
-def setting_of(program: str) -> Setting:
+def setting_of(program: str) -> MeasurementContext:
     reference = reference_of(program)
-    return Setting(small_inputs(program), reference, reference.bridge.cfg, CONFIG)
+    return MeasurementContext(small_inputs(program), reference, reference.bridge.cfg, CONFIG)
 
 
 def rows_of(bridge: TransformerBridge, program: str) -> dict[str, Measurement]:
-    setting = setting_of(program)
-    source = observe(bridge, setting.inputs, CONFIG.batch_size)
-    return {row.key: row for row in taken(Realisation(source, setting), source)}
+    context = setting_of(program)
+    source = observe(bridge, context.inputs, CONFIG.batch_size)
+    return {row.key: row for row in taken(Realisation(source, context), source)}
 
 
 def named(rows: dict[str, Measurement], name: str) -> dict[str, float]:
@@ -98,13 +98,13 @@ def test_it_agrees_with_the_full_version_on_each_others_programs(own: str, asked
 def test_a_model_that_does_not_solve_the_task_realises_nothing(
     wrong: float, realised: float
 ) -> None:
-    setting = setting_of("reverse")
-    source = observe(setting.reference.bridge, setting.inputs, CONFIG.batch_size)
-    statistic = Realisation(source, setting)
+    context = setting_of("reverse")
+    source = observe(context.reference.bridge, context.inputs, CONFIG.batch_size)
+    statistic = Realisation(source, context)
     for rows, part in source.parts():
         assert isinstance(part, Recording)
         logits = part.logits.clone()
-        logits[: int(wrong * len(setting.inputs))] *= -1  # every right output becomes wrong
+        logits[: int(wrong * len(context.inputs))] *= -1  # every right output becomes wrong
         statistic.add(replace(part, logits=logits), rows)
     by_key = {row.key: row for row in statistic.rows()}
     assert set(named(by_key, "best_match").values()) == {1.0}

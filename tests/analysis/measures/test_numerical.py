@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.plain import Array, gram_cka, residuals
 
 from algomatch.analysis.activations import Recording, record, residual_sites
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement, from_csv, to_csv
 from algomatch.analysis.measures import accuracy, similarity, sparsity, suite
 from algomatch.analysis.measures.accuracy import outcome
@@ -37,13 +37,13 @@ NUMBER = (
 
 
 @pytest.fixture(scope="module")
-def shares() -> Setting:
+def shares() -> MeasurementContext:
     """The task: the share of `a` among the tokens so far, at lengths 1 to 4."""
     return prepare(compose(NUMBER))
 
 
 @pytest.fixture(scope="module")
-def recording(shares: Setting) -> Recording:
+def recording(shares: MeasurementContext) -> Recording:
     """A random init with outputs moved near the targets, so that some are right."""
     recording = record(make_bridge(shares.shape), shares.inputs, 2048)
     noise = torch.randn(recording.logits.shape, generator=torch.Generator().manual_seed(0))
@@ -75,7 +75,9 @@ def expected(numbers: torch.Tensor, inputs: InputSet, chosen: Any = None) -> dic
     }
 
 
-def test_the_tolerance_is_below_half_the_distance_of_two_outputs(shares: Setting) -> None:
+def test_the_tolerance_is_below_half_the_distance_of_two_outputs(
+    shares: MeasurementContext,
+) -> None:
     output = shares.inputs.output
     assert isinstance(output, Numerical)
     assert shares.shape.d_vocab_out == output.width == 1
@@ -113,7 +115,7 @@ def test_a_number_is_right_within_the_tolerance_and_costs_its_squared_error(
 
 
 def test_accuracies_of_numbers_are_numpys_in_every_split(
-    recording: Recording, shares: Setting
+    recording: Recording, shares: MeasurementContext
 ) -> None:
     rows, inputs = rows_of(accuracy.measure(recording, shares)), shares.inputs
     for split in accuracy.SPLITS:
@@ -130,7 +132,7 @@ def test_accuracies_of_numbers_are_numpys_in_every_split(
     assert 0 < rows["exact", "all"].value < rows["token", "all"].value < 1
 
 
-def test_the_reference_of_a_numerical_task_is_right_everywhere(shares: Setting) -> None:
+def test_the_reference_of_a_numerical_task_is_right_everywhere(shares: MeasurementContext) -> None:
     rows = rows_of(accuracy.measure(shares.reference_source, shares))
     for (name, subject), row in rows.items():
         if name in ("exact", "token", "reference_exact"):
@@ -143,7 +145,7 @@ def test_the_reference_of_a_numerical_task_is_right_everywhere(shares: Setting) 
 
 @pytest.mark.parametrize("batch_size", [7, 2048])
 def test_the_training_loops_accuracy_of_numbers_is_the_measured_one(
-    batch_size: int, shares: Setting
+    batch_size: int, shares: MeasurementContext
 ) -> None:
     assert exact_accuracy(shares.reference.bridge.original_model, shares.inputs, batch_size) == 1.0
     shape = copy.copy(shares.shape)
@@ -178,7 +180,7 @@ def test_a_number_is_one_column_and_where_it_is_undefined_another(
 
 
 def test_the_similarity_of_a_number_is_the_cka_of_its_value(
-    recording: Recording, shares: Setting
+    recording: Recording, shares: MeasurementContext
 ) -> None:
     inputs, rows = shares.inputs, rows_of(similarity.measure(recording, shares))
     assert set(similarity.confounded(shares)) == {"tokens", "indices", "is_first"}
@@ -193,7 +195,7 @@ def test_the_similarity_of_a_number_is_the_cka_of_its_value(
 
 
 def test_a_number_with_gaps_is_compared_with_its_value_and_its_gaps(
-    recording: Recording, shares: Setting
+    recording: Recording, shares: MeasurementContext
 ) -> None:
     inputs, generator = shares.inputs, np.random.default_rng(0)
     codes = torch.from_numpy(generator.integers(3, size=tuple(inputs.tokens.shape)))
@@ -204,15 +206,17 @@ def test_a_number_with_gaps_is_compared_with_its_value_and_its_gaps(
     kept = codes[inputs.defined].numpy()
     columns = np.stack([np.array([*values, 0.0])[np.where(kept == IGNORE, 3, kept)],
                         (kept == IGNORE).astype(float)], axis=1)  # fmt: skip
-    setting = Setting(other, shares.reference, shares.shape, shares.config)
-    similarities = compare(replace(recording, inputs=other), setting).variables
+    context = MeasurementContext(other, shares.reference, shares.shape, shares.config)
+    similarities = compare(replace(recording, inputs=other), context).variables
     for site in residual_sites(recording.bridge):
         rest = residuals(recording[site][inputs.defined].double().numpy(), inputs)
         got = similarities["drawn", site][0]
         assert got == pytest.approx(gram_cka(residuals(columns, inputs), rest), abs=1e-6)
 
 
-def test_the_reference_holds_the_number_whole_where_tracr_writes_it(shares: Setting) -> None:
+def test_the_reference_holds_the_number_whole_where_tracr_writes_it(
+    shares: MeasurementContext,
+) -> None:
     inputs = shares.inputs
     reference = shares.reference_source.at(slice(0, len(inputs)))
     column = shares.reference.compiled.residual_labels.index("frac_prevs")
@@ -235,7 +239,7 @@ def test_the_reference_holds_the_number_whole_where_tracr_writes_it(shares: Sett
 
 
 def test_the_random_inits_of_a_numerical_task_give_numbers_too(
-    recording: Recording, shares: Setting
+    recording: Recording, shares: MeasurementContext
 ) -> None:
     rows, inputs = rows_of(similarity.measure(recording, shares)), shares.inputs
     bests = []
@@ -252,7 +256,9 @@ def test_the_random_inits_of_a_numerical_task_give_numbers_too(
     assert (row.ci_low, row.ci_high) == pytest.approx((min(bests), max(bests)), abs=1e-9)
 
 
-def test_neurons_of_a_numerical_task_are_counted_over_the_lists_positions(shares: Setting) -> None:
+def test_neurons_of_a_numerical_task_are_counted_over_the_lists_positions(
+    shares: MeasurementContext,
+) -> None:
     bridge, inputs = make_bridge(shares.shape), shares.inputs
     rows = rows_of(sparsity.measure(record(bridge, inputs, 2048), shares))
     for prefix, model in (("", bridge), ("reference:", shares.reference.bridge)):
@@ -281,8 +287,8 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 @pytest.mark.parametrize("task", TASKS)
 def test_every_measure_of_every_kind_of_task_is_declared_bounded_and_repeats(task: str) -> None:
     config = compose([*NUMBER[3:], *TASKS[task]])
-    setting, metrics = prepare(config), suite.declared_metrics()
-    rows = list(suite.measure(make_bridge(setting.shape), setting))
+    context, metrics = prepare(config), suite.declared_metrics()
+    rows = list(suite.measure(make_bridge(context.shape), context))
     training = {metric.name for metric in suite.TRAINING_METRICS}
     if_solved = {name for name in metrics if "redundant" in name}
     if_there = {
@@ -304,7 +310,7 @@ def test_every_measure_of_every_kind_of_task_is_declared_bounded_and_repeats(tas
             assert row.ci_high is not None
             assert row.ci_low <= row.ci_high, row
     assert len({row.key for row in rows}) == len(rows)
-    assert list(suite.measure(make_bridge(setting.shape), prepare(config))) == rows
+    assert list(suite.measure(make_bridge(context.shape), prepare(config))) == rows
     assert from_csv(to_csv(rows), "rows.csv") == rows
 
 

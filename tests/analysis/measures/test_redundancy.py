@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.models import Rows, rows_of, varied, with_config, with_heads
 
 from algomatch.analysis.activations import Recording, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures import ablation
 from algomatch.analysis.measures.redundancy import (
     REDUNDANT_SET,
@@ -46,7 +46,9 @@ SMALL = ("task.vocabulary=[a,b]", "task.max_length=4", "model=2L", "model.d_mode
          "model.n_heads=2", "analysis.bootstrap=100")  # fmt: skip
 
 
-def test_joint_sets_are_the_heads_of_each_layer_and_all_layers_but_one(small: Setting) -> None:
+def test_joint_sets_are_the_heads_of_each_layer_and_all_layers_but_one(
+    small: MeasurementContext,
+) -> None:
     bridge = make_bridge(varied(small.shape, n_layers=3, n_heads=2))
     sets = {
         component.name: {place.name for place in component.places}
@@ -196,13 +198,15 @@ def test_what_harms_alone_is_never_tried_with_others() -> None:
 
 
 @pytest.fixture(scope="module", params=["reverse", "frac_prevs", "previous_token", "shift_by"])
-def compiled(request: pytest.FixtureRequest, small: Setting) -> Setting:
+def compiled(request: pytest.FixtureRequest, small: MeasurementContext) -> MeasurementContext:
     if request.param == "reverse":
         return small
     return prepare(compose([f"task={request.param}", *SMALL]))
 
 
-def test_of_a_compiled_model_just_what_tracr_left_empty_is_redundant(compiled: Setting) -> None:
+def test_of_a_compiled_model_just_what_tracr_left_empty_is_redundant(
+    compiled: MeasurementContext,
+) -> None:
     source = compiled.reference_source
     assert isinstance(source, Recording)
     rows = rows_of(ablation.measure(source, compiled))
@@ -231,18 +235,18 @@ def test_of_a_compiled_model_just_what_tracr_left_empty_is_redundant(compiled: S
 LAST = (3, 0)  # the head that moves the tokens
 
 
-def copied(setting: Setting, copies: int) -> Rows:
+def copied(context: MeasurementContext, copies: int) -> Rows:
     """Ablate a reference with several copies of its last head, each at full strength."""
     placed = {(n, 0): [0] for n in range(3)} | {LAST: list(range(copies))}
-    bridge = with_heads(setting.reference.bridge, placed, copies)
-    recording = record(bridge, setting.inputs, 2048)
-    wanted = setting.inputs.targets[setting.inputs.defined]
-    assert (recording.logits.argmax(-1)[setting.inputs.defined] == wanted).all()
-    return rows_of(ablation.measure(recording, setting))
+    bridge = with_heads(context.reference.bridge, placed, copies)
+    recording = record(bridge, context.inputs, 2048)
+    wanted = context.inputs.targets[context.inputs.defined]
+    assert (recording.logits.argmax(-1)[context.inputs.defined] == wanted).all()
+    return rows_of(ablation.measure(recording, context))
 
 
 def test_heads_that_stand_in_for_each_other_are_redundant_alone_and_not_together(
-    small: Setting,
+    small: MeasurementContext,
 ) -> None:
     rows, names = copied(small, 3), [f"blocks.3.{HEAD}[{head}]" for head in range(3)]
     for name in names:  # two copies outvote the third
@@ -261,7 +265,7 @@ def test_heads_that_stand_in_for_each_other_are_redundant_alone_and_not_together
     assert rows["redundant", REDUNDANT_SET].value == 1
 
 
-def test_kinds_disagree_on_one_of_two_copies(small: Setting) -> None:
+def test_kinds_disagree_on_one_of_two_copies(small: MeasurementContext) -> None:
     rows = copied(small, 2)
     for name in (f"blocks.3.{HEAD}[{head}]" for head in range(2)):
         assert rows["zero_delta_exact", name].value == 0  # the other copy decides
@@ -273,7 +277,7 @@ def test_kinds_disagree_on_one_of_two_copies(small: Setting) -> None:
 
 
 def test_nothing_is_called_redundant_in_a_model_that_does_not_solve_the_task(
-    small: Setting,
+    small: MeasurementContext,
 ) -> None:
     recording = record(make_bridge(small.shape), small.inputs, 2048)
     rows = rows_of(ablation.measure(recording, small))
@@ -283,7 +287,7 @@ def test_nothing_is_called_redundant_in_a_model_that_does_not_solve_the_task(
     assert not {subject for _, subject in rows if REDUNDANT_SET in subject}
 
 
-def test_what_counts_as_solved_is_a_share_of_the_inputs(small: Setting) -> None:
+def test_what_counts_as_solved_is_a_share_of_the_inputs(small: MeasurementContext) -> None:
     reference = small.reference_source
     assert isinstance(reference, Recording)
     wrong = reference.logits.clone()
@@ -297,7 +301,7 @@ def test_what_counts_as_solved_is_a_share_of_the_inputs(small: Setting) -> None:
         assert ("redundant", "blocks.0.hook_mlp_out") in rows or not said
 
 
-def test_a_wide_margin_makes_everything_redundant(small: Setting) -> None:
+def test_a_wide_margin_makes_everything_redundant(small: MeasurementContext) -> None:
     rows = rows_of(ablation.measure(small.reference_source, with_config(small, margin=1.0)))
     assert rows["redundant_share", "model"].value == 1
     assert {row.value for (name, _), row in rows.items() if name == "redundant"} == {1}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from support.models import SHAPES, bridge_of, trained_looking, varied
 
 from algomatch.analysis.activations import Recording, Streamed, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures import rerun as module
 from algomatch.analysis.measures.accuracy import Outcome, outcome
 from algomatch.analysis.measures.redundancy import joint_sets
@@ -49,7 +49,7 @@ SMALL = ("model=2L", "model.d_model=16", "model.n_heads=2", "analysis.bootstrap=
 
 
 @pytest.fixture(scope="module")
-def of_tasks() -> dict[str, Setting]:
+def of_tasks() -> dict[str, MeasurementContext]:
     return {name: prepare(compose([*task, *SMALL])) for name, task in TASKS.items()}
 
 
@@ -58,7 +58,9 @@ def of_tasks() -> dict[str, Setting]:
                                                     for of in ("reference", "2L with LN"))],
 )  # fmt: skip
 def recording(
-    request: pytest.FixtureRequest, small: Setting, of_tasks: dict[str, Setting]
+    request: pytest.FixtureRequest,
+    small: MeasurementContext,
+    of_tasks: dict[str, MeasurementContext],
 ) -> Recording:
     """A recording of each kind of model, on lists of mixed lengths."""
     task, _, kind = request.param.rpartition(", ") if "," in request.param else ("", "", "")
@@ -239,7 +241,7 @@ def test_every_head_attention_layer_and_mlp_is_a_place(recording: Recording) -> 
 
 
 def test_in_a_causal_model_later_tokens_do_not_reach_back_through_an_ablation(
-    small: Setting,
+    small: MeasurementContext,
 ) -> None:
     shape, inputs = varied(small.shape, attention_dir="causal"), small.inputs
     recording = record(make_bridge(shape, trained_looking(shape)), inputs, 2048)
@@ -260,7 +262,9 @@ def test_in_a_causal_model_later_tokens_do_not_reach_back_through_an_ablation(
             assert apart.max() > 0.1
 
 
-def by_hand(values: list[list[float]], mask: list[list[bool]], small: Setting) -> Recording:
+def by_hand(
+    values: list[list[float]], mask: list[list[bool]], small: MeasurementContext
+) -> Recording:
     """A recording of a one-layer model with the given values at every place."""
     shape = varied(small.shape, n_layers=1, n_heads=1, d_head=1)
     held = torch.tensor(values)[..., None]
@@ -272,7 +276,7 @@ def by_hand(values: list[list[float]], mask: list[list[bool]], small: Setting) -
     return Recording(make_bridge(shape), inputs, torch.zeros(1, 1, 1), activations)
 
 
-def test_the_mean_is_over_the_inputs_that_reach_a_position(small: Setting) -> None:
+def test_the_mean_is_over_the_inputs_that_reach_a_position(small: MeasurementContext) -> None:
     values = [[1.0, 2, 90, 7, 7], [3.0, 80, 70, 7, 7], [5.0, 4, 60, 7, 7]]
     lengths = [1, 0, 1]
     mask = [[position <= length for position in range(5)] for length in lengths]
@@ -286,7 +290,7 @@ def test_the_mean_is_over_the_inputs_that_reach_a_position(small: Setting) -> No
             assert means[f"blocks.0.{hook}"].flatten().tolist() == [3, 3, 0, 0, 0]
 
 
-def test_what_the_padding_holds_does_not_enter_the_mean(small: Setting) -> None:
+def test_what_the_padding_holds_does_not_enter_the_mean(small: MeasurementContext) -> None:
     weights = trained_looking(small.shape)
     plain = record(make_bridge(small.shape, weights), small.inputs, 2048)
     padding = small.inputs.token_ids[PAD]
@@ -307,7 +311,7 @@ def test_what_the_padding_holds_does_not_enter_the_mean(small: Setting) -> None:
     seed=st.integers(0, 2**31),
 )
 def test_a_donor_is_another_input_of_the_same_length_or_of_another(
-    rows: list[int], seed: int, small: Setting
+    rows: list[int], seed: int, small: MeasurementContext
 ) -> None:
     inputs = small.inputs.at(torch.tensor(rows))
     lengths, sources = inputs.lengths.tolist(), donors(inputs, seed)
@@ -328,7 +332,7 @@ def test_a_donor_is_another_input_of_the_same_length_or_of_another(
             assert across.positions[row].tolist() == [0, *listed, *[0] * padding]
 
 
-def test_donors_depend_on_the_seed_alone(small: Setting) -> None:
+def test_donors_depend_on_the_seed_alone(small: MeasurementContext) -> None:
     state = torch.get_rng_state()
     drawn, other = donors(small.inputs, 4), donors(small.inputs, 5)
     assert torch.equal(torch.get_rng_state(), state)
@@ -341,7 +345,7 @@ def test_donors_depend_on_the_seed_alone(small: Setting) -> None:
         assert not torch.equal(given_.rows, other[kind].rows)
 
 
-def test_every_other_length_and_every_input_of_it_gives_alike(small: Setting) -> None:
+def test_every_other_length_and_every_input_of_it_gives_alike(small: MeasurementContext) -> None:
     lengths, counts = small.inputs.lengths, torch.zeros(5, 5)
     of_length_2 = torch.nonzero(lengths == 2)[:, 0]
     given_by = torch.zeros(len(small.inputs))
@@ -356,7 +360,7 @@ def test_every_other_length_and_every_input_of_it_gives_alike(small: Setting) ->
     assert float((given_by[of_length_2] / expected - 1).abs().max()) < 0.1
 
 
-def test_of_one_length_there_is_no_resampling_across(small: Setting) -> None:
+def test_of_one_length_there_is_no_resampling_across(small: MeasurementContext) -> None:
     inputs = small.inputs.at(torch.nonzero(small.inputs.lengths == 3)[:, 0])
     recording = record(bridge_of("2L with LN", small), inputs, 2048)
     given_ = donors(inputs, 0)

@@ -20,7 +20,7 @@ from support.models import Rows, orthogonal, rotated, rows_of, site_as_recording
 from support.plain import Array, gram_cka, one_hot, residuals
 
 from algomatch.analysis.activations import Recording, record, residual_sites
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.other_tasks import other_references
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import similarity
@@ -42,12 +42,12 @@ PLAIN: Mapping[str, Callable[[Array, Array], float]] = {
 
 
 @pytest.fixture(scope="module")
-def recording(small: Setting) -> Recording:
+def recording(small: MeasurementContext) -> Recording:
     return record(make_bridge(small.shape), small.inputs, 2048)
 
 
 @pytest.fixture(scope="module")
-def reference(small: Setting) -> Recording:
+def reference(small: MeasurementContext) -> Recording:
     source = small.reference_source
     assert isinstance(source, Recording)
     return source
@@ -60,18 +60,18 @@ def every(recording: Recording, reference: Recording) -> dict[str, torch.Tensor]
             for site in residual_sites(of.bridge)}  # fmt: skip
 
 
-def found_at(site: torch.Tensor, setting: Setting) -> Found:
+def found_at(site: torch.Tensor, context: MeasurementContext) -> Found:
     """The comparison of a site that holds these values with the program."""
-    return compare(site_as_recording(site, setting), setting)
+    return compare(site_as_recording(site, context), context)
 
 
-def values_at(site: torch.Tensor, setting: Setting) -> dict[str, float]:
-    return {name: value[0] for (name, _), value in found_at(site, setting).variables.items()}
+def values_at(site: torch.Tensor, context: MeasurementContext) -> dict[str, float]:
+    return {name: value[0] for (name, _), value in found_at(site, context).variables.items()}
 
 
-def everything_at(site: torch.Tensor, setting: Setting) -> dict[tuple[str, str], float]:
+def everything_at(site: torch.Tensor, context: MeasurementContext) -> dict[tuple[str, str], float]:
     """All similarities of a site, to variables and reference sites, except the sampled RSA."""
-    comparison = found_at(site, setting)
+    comparison = found_at(site, context)
     values = {("variable", name): value[0] for (name, _), value in comparison.variables.items()}
     for measure, pairs in comparison.sites.items():
         if measure != "rsa":
@@ -79,16 +79,16 @@ def everything_at(site: torch.Tensor, setting: Setting) -> dict[tuple[str, str],
     return values
 
 
-def at_cases(site: torch.Tensor, setting: Setting) -> Array:
-    return np.asarray(site[setting.inputs.defined].double().numpy())
+def at_cases(site: torch.Tensor, context: MeasurementContext) -> Array:
+    return np.asarray(site[context.inputs.defined].double().numpy())
 
 
-def codes_of(name: str, setting: Setting) -> Any:
-    return setting.inputs.variables[name].codes[setting.inputs.defined].numpy()
+def codes_of(name: str, context: MeasurementContext) -> Any:
+    return context.inputs.variables[name].codes[context.inputs.defined].numpy()
 
 
 def test_a_similarity_is_the_cka_of_data_deconfounded_apart(
-    small: Setting, every: Mapping[str, torch.Tensor]
+    small: MeasurementContext, every: Mapping[str, torch.Tensor]
 ) -> None:
     for site, values in every.items():
         rest = residuals(at_cases(values, small), small.inputs)
@@ -100,7 +100,7 @@ def test_a_similarity_is_the_cka_of_data_deconfounded_apart(
 
 
 def test_sites_are_compared_as_numpy_and_scipy_compare_them(
-    small: Setting, recording: Recording, reference: Recording
+    small: MeasurementContext, recording: Recording, reference: Recording
 ) -> None:
     comparison = compare(recording, small)
     pairs = [(site, other) for site in residual_sites(reference.bridge)
@@ -118,7 +118,7 @@ def test_sites_are_compared_as_numpy_and_scipy_compare_them(
 
 
 def test_rsa_is_of_one_position_of_each_sampled_input(
-    small: Setting, recording: Recording, reference: Recording
+    small: MeasurementContext, recording: Recording, reference: Recording
 ) -> None:
     at, inputs = cases_of(small.inputs, small.config.seed).sampled, small.inputs
     assert (at > 0).all()  # fewer inputs than the sample's limit
@@ -149,13 +149,13 @@ def jackknife_by_hand(code: Array, rest: Array, group: Any) -> tuple[float, floa
     return max(0.0, low), min(1.0, high)
 
 
-def groups_of_cases(setting: Setting) -> Any:
-    groups = cases_of(setting.inputs, setting.config.seed).groups
-    return groups[torch.nonzero(setting.inputs.defined)[:, 0]].numpy()
+def groups_of_cases(context: MeasurementContext) -> Any:
+    groups = cases_of(context.inputs, context.config.seed).groups
+    return groups[torch.nonzero(context.inputs.defined)[:, 0]].numpy()
 
 
 def test_the_interval_is_the_jackknife_over_groups_of_inputs(
-    small: Setting, every: Mapping[str, torch.Tensor]
+    small: MeasurementContext, every: Mapping[str, torch.Tensor]
 ) -> None:
     group = groups_of_cases(small)
     for site, values in list(every.items())[::3]:
@@ -167,7 +167,7 @@ def test_the_interval_is_the_jackknife_over_groups_of_inputs(
 
 
 def test_the_interval_of_two_sites_and_of_the_matched_ones_too(
-    small: Setting, recording: Recording, reference: Recording
+    small: MeasurementContext, recording: Recording, reference: Recording
 ) -> None:
     group, comparison, inputs = groups_of_cases(small), compare(recording, small), small.inputs
     ours = {s: residuals(at_cases(recording[s], small), inputs) for s in comparison.order}
@@ -202,7 +202,7 @@ def test_the_interval_of_two_sites_and_of_the_matched_ones_too(
 @settings(max_examples=3, deadline=None)
 @given(seed=seeds)
 def test_similarity_does_not_depend_on_the_basis_of_the_site(
-    seed: int, small: Setting, every: Mapping[str, torch.Tensor]
+    seed: int, small: MeasurementContext, every: Mapping[str, torch.Tensor]
 ) -> None:
     generator = np.random.default_rng(seed)
     for values in list(every.values())[::3]:
@@ -215,19 +215,21 @@ def test_similarity_does_not_depend_on_the_basis_of_the_site(
             assert everything_at(moved, small) == pytest.approx(wanted, abs=1e-6)
 
 
-def moved_reference(small: Setting, reference: Recording, turn: Any) -> Setting:
-    """A setting in which only the reference's residual stream is transformed."""
+def moved_reference(
+    small: MeasurementContext, reference: Recording, turn: Any
+) -> MeasurementContext:
+    """A context in which only the reference's residual stream is transformed."""
     held = {
         name: turn(values.double()) if "resid" in name else values
         for name, values in reference.activations.items()
     }
-    setting = with_config(small)
-    setting.__dict__["reference_source"] = replace(reference, activations=held)
-    return setting
+    context = with_config(small)
+    context.__dict__["reference_source"] = replace(reference, activations=held)
+    return context
 
 
 def test_similarity_does_not_depend_on_the_basis_of_the_reference(
-    small: Setting, recording: Recording, reference: Recording
+    small: MeasurementContext, recording: Recording, reference: Recording
 ) -> None:
     width = reference.bridge.cfg.d_model
     rotation = torch.from_numpy(orthogonal(0, width))
@@ -245,20 +247,20 @@ def test_similarity_does_not_depend_on_the_basis_of_the_reference(
 @settings(max_examples=3, deadline=None)
 @given(seed=seeds)
 def test_similarity_does_not_depend_on_the_order_of_the_inputs(
-    seed: int, small: Setting, recording: Recording, reference: Recording
+    seed: int, small: MeasurementContext, recording: Recording, reference: Recording
 ) -> None:
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(small.inputs)))
     inputs = small.inputs.at(order)
-    setting = Setting(inputs, small.reference, small.shape, small.config)
-    setting.__dict__["reference_source"] = replace(reference.at(order), inputs=inputs)
+    context = MeasurementContext(inputs, small.reference, small.shape, small.config)
+    context.__dict__["reference_source"] = replace(reference.at(order), inputs=inputs)
     for site in residual_sites(recording.bridge):
         wanted = everything_at(recording[site], small)
-        got = everything_at(recording[site][order], setting)
+        got = everything_at(recording[site][order], context)
         assert got == pytest.approx(wanted, abs=1e-9)
 
 
 def test_similarity_does_not_depend_on_the_names_of_the_tokens_and_values(
-    small: Setting, every: Mapping[str, torch.Tensor]
+    small: MeasurementContext, every: Mapping[str, torch.Tensor]
 ) -> None:
     inputs = small.inputs
 
@@ -268,14 +270,14 @@ def test_similarity_does_not_depend_on_the_names_of_the_tokens_and_values(
 
     names = {name: renamed(variable) for name, variable in inputs.variables.items()}
     turned = replace(inputs, tokens=4 - inputs.tokens, variables=names)
-    setting = Setting(turned, small.reference, small.shape, small.config)
-    setting.__dict__["reference_source"] = replace(small.reference_source, inputs=turned)
+    context = MeasurementContext(turned, small.reference, small.shape, small.config)
+    context.__dict__["reference_source"] = replace(small.reference_source, inputs=turned)
     for site in list(every.values())[::3]:
-        assert values_at(site, setting) == pytest.approx(values_at(site, small), abs=1e-9)
+        assert values_at(site, context) == pytest.approx(values_at(site, small), abs=1e-9)
 
 
 def test_tokens_and_positions_are_confounded_and_have_no_rows(
-    small: Setting, recording: Recording
+    small: MeasurementContext, recording: Recording
 ) -> None:
     assert set(similarity.confounded(small)) == {"tokens", "indices"}
     rows = list(similarity.measure(recording, small))
@@ -285,7 +287,7 @@ def test_tokens_and_positions_are_confounded_and_have_no_rows(
 
 
 def test_deconfounded_cka_is_blind_to_all_that_is_linear_in_token_and_position(
-    small: Setting, every: Mapping[str, torch.Tensor]
+    small: MeasurementContext, every: Mapping[str, torch.Tensor]
 ) -> None:
     generator, inputs = torch.Generator().manual_seed(0), small.inputs
     for site in list(every.values())[::3]:
@@ -304,7 +306,7 @@ def test_deconfounded_cka_is_blind_to_all_that_is_linear_in_token_and_position(
 
 
 def test_a_site_of_token_and_position_alone_has_no_deconfounded_values(
-    small: Setting, recording: Recording, reference: Recording
+    small: MeasurementContext, recording: Recording, reference: Recording
 ) -> None:
     for values in (recording["blocks.0.hook_resid_pre"], reference["blocks.0.hook_resid_pre"]):
         comparison = found_at(values, small)
@@ -314,7 +316,9 @@ def test_a_site_of_token_and_position_alone_has_no_deconfounded_values(
         assert len(comparison.sites["plain_cka"]) == 8
 
 
-def test_a_site_whose_rest_is_rounding_gives_nothing(small: Setting, recording: Recording) -> None:
+def test_a_site_whose_rest_is_rounding_gives_nothing(
+    small: MeasurementContext, recording: Recording
+) -> None:
     embedding = recording["blocks.0.hook_resid_pre"]
     for values in (torch.ones_like(embedding), torch.full_like(embedding, 0.1),
                    torch.zeros_like(embedding), embedding + 1000):  # fmt: skip
@@ -327,7 +331,7 @@ def test_a_site_whose_rest_is_rounding_gives_nothing(small: Setting, recording: 
 @pytest.mark.parametrize("name", ["length", "opp_idx", "reverse"])
 @pytest.mark.parametrize("share", [1.0, 0.01])
 def test_a_variable_on_top_of_token_and_position_is_found_whole(
-    name: str, share: float, small: Setting
+    name: str, share: float, small: MeasurementContext
 ) -> None:
     generator, inputs = torch.Generator().manual_seed(0), small.inputs
     codes = inputs.variables[name].codes.clamp(min=0).long()
@@ -339,20 +343,20 @@ def test_a_variable_on_top_of_token_and_position_is_found_whole(
 
 
 def test_variables_that_determine_each_other_cannot_be_told_apart(
-    small: Setting, every: Mapping[str, torch.Tensor]
+    small: MeasurementContext, every: Mapping[str, torch.Tensor]
 ) -> None:
     for site in every.values():
         similarities = values_at(site, small)
         assert similarities["opp_idx"] == pytest.approx(similarities["opp_idx-1"], abs=1e-9)
 
 
-def test_noise_is_similar_to_nothing(small: Setting) -> None:
+def test_noise_is_similar_to_nothing(small: MeasurementContext) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(*small.inputs.tokens.shape, 16, generator=generator)
     assert max(values_at(noise, small).values()) < 0.05
 
 
-def written_at(label: str, small: Setting) -> str:
+def written_at(label: str, small: MeasurementContext) -> str:
     """Return the first site where the reference's dimensions of a label are not 0."""
     columns = [
         i
@@ -369,7 +373,7 @@ def written_at(label: str, small: Setting) -> str:
 
 
 def test_the_reference_holds_length_whole_where_tracr_writes_it(
-    small: Setting, reference: Recording
+    small: MeasurementContext, reference: Recording
 ) -> None:
     by_site = {
         site: values_at(reference[site], small)["length"]
@@ -382,7 +386,7 @@ def test_the_reference_holds_length_whole_where_tracr_writes_it(
 
 @pytest.mark.parametrize("name", ["opp_idx", "opp_idx-1"])
 def test_the_reference_holds_the_mirror_position_from_where_tracr_writes_it(
-    name: str, small: Setting, reference: Recording
+    name: str, small: MeasurementContext, reference: Recording
 ) -> None:
     sites = residual_sites(small.reference.bridge)
     first = sites.index(written_at("opp_idx", small))
@@ -393,7 +397,7 @@ def test_the_reference_holds_the_mirror_position_from_where_tracr_writes_it(
 
 
 def test_the_reference_holds_reverse_only_from_where_tracr_writes_it(
-    small: Setting, reference: Recording
+    small: MeasurementContext, reference: Recording
 ) -> None:
     sites = residual_sites(small.reference.bridge)
     first = sites.index(written_at("reverse", small))
@@ -404,7 +408,7 @@ def test_the_reference_holds_reverse_only_from_where_tracr_writes_it(
 
 
 def test_a_rotated_reference_has_the_similarities_of_the_reference(
-    small: Setting, reference: Recording
+    small: MeasurementContext, reference: Recording
 ) -> None:
     turned = record(rotated(small.reference.bridge, 0), small.inputs, 2048)
     defined = small.inputs.defined
@@ -417,7 +421,7 @@ def test_a_rotated_reference_has_the_similarities_of_the_reference(
 
 
 @pytest.fixture(scope="module")
-def rows(small: Setting, recording: Recording) -> Rows:
+def rows(small: MeasurementContext, recording: Recording) -> Rows:
     return rows_of(similarity.measure(recording, small))
 
 
@@ -433,7 +437,7 @@ def test_a_random_init_is_far_below_the_reference(
 
 
 def test_the_best_site_is_the_highest_row_with_its_own_interval(
-    small: Setting, rows: Rows, reference: Recording
+    small: MeasurementContext, rows: Rows, reference: Recording
 ) -> None:
     own = compare(reference, small)
     for name in COMPARABLE:
@@ -451,7 +455,7 @@ def test_the_best_site_is_the_highest_row_with_its_own_interval(
 
 
 def test_the_matched_rows_are_of_each_of_the_references_sites_with_its_best(
-    small: Setting, rows: Rows, recording: Recording, reference: Recording
+    small: MeasurementContext, rows: Rows, recording: Recording, reference: Recording
 ) -> None:
     comparison = compare(recording, small)
     for measure in similarity.OF_SITES:
@@ -484,7 +488,9 @@ def hand_made_controls(shape: Any, count: int) -> list[Any]:
     return bridges
 
 
-def test_the_rows_of_other_tasks_are_of_their_compiled_programs(small: Setting, rows: Rows) -> None:
+def test_the_rows_of_other_tasks_are_of_their_compiled_programs(
+    small: MeasurementContext, rows: Rows
+) -> None:
     config = compose(["task.vocabulary=[a,b,c]", "task.max_length=4"]).task
     others = other_references(small.inputs, config, 2)
     comparisons = [
@@ -505,12 +511,12 @@ def test_the_rows_of_other_tasks_are_of_their_compiled_programs(small: Setting, 
 
 @pytest.mark.parametrize("direction", ["bidirectional", "causal"])
 def test_the_control_rows_are_of_models_of_the_learned_models_very_shape(
-    direction: str, small: Setting
+    direction: str, small: MeasurementContext
 ) -> None:
     shape = copy.copy(small.shape)
     shape.attention_dir = direction
-    setting = Setting(small.inputs, small.reference, shape, small.config)
-    rows = rows_of(similarity.measure(record(make_bridge(shape), small.inputs, 2048), setting))
+    context = MeasurementContext(small.inputs, small.reference, shape, small.config)
+    rows = rows_of(similarity.measure(record(make_bridge(shape), small.inputs, 2048), context))
     controls = [
         record(bridge, small.inputs, 2048)
         for bridge in hand_made_controls(shape, small.config.random_inits)
@@ -541,13 +547,13 @@ def test_the_control_rows_are_of_models_of_the_learned_models_very_shape(
 
 
 def test_the_control_lines_are_the_same_at_every_checkpoint_and_for_every_run(
-    small: Setting, rows: Rows
+    small: MeasurementContext, rows: Rows
 ) -> None:
-    def control_lines(setting: Setting, seed: int) -> list[Measurement]:
-        shape = copy.copy(setting.shape)
+    def control_lines(context: MeasurementContext, seed: int) -> list[Measurement]:
+        shape = copy.copy(context.shape)
         shape.seed = seed
         measured = rows_of(
-            similarity.measure(record(make_bridge(shape), small.inputs, 2048), setting)
+            similarity.measure(record(make_bridge(shape), small.inputs, 2048), context)
         )
         return [row for (measure, _), row in measured.items() if measure.endswith("random_init")]
 
@@ -564,15 +570,15 @@ def test_the_control_lines_are_the_same_at_every_checkpoint_and_for_every_run(
     assert control_lines(small, 5) == first
     other_run = copy.copy(small.shape)
     other_run.seed = 6
-    fresh = Setting(small.inputs, small.reference, other_run, small.config)
+    fresh = MeasurementContext(small.inputs, small.reference, other_run, small.config)
     assert control_lines(fresh, 6) == first
 
 
-def test_an_attention_only_model_has_rows_after_each_layer_alone(small: Setting) -> None:
+def test_an_attention_only_model_has_rows_after_each_layer_alone(small: MeasurementContext) -> None:
     shape = copy.copy(small.shape)
     shape.attn_only = True
-    setting = Setting(small.inputs, small.reference, shape, small.config)
-    rows = rows_of(similarity.measure(record(make_bridge(shape), small.inputs, 2048), setting))
+    context = MeasurementContext(small.inputs, small.reference, shape, small.config)
+    rows = rows_of(similarity.measure(record(make_bridge(shape), small.inputs, 2048), context))
     sites = {subject.split("@")[1] for _, subject in rows if "@" in subject}
     assert sites == {"blocks.0.hook_resid_post", "blocks.1.hook_resid_post"}
     for measure in ("deconfounded_cka", "deconfounded_cka_random_init"):
@@ -580,7 +586,7 @@ def test_an_attention_only_model_has_rows_after_each_layer_alone(small: Setting)
 
 
 def test_the_share_beyond_token_and_position_is_what_regression_leaves(
-    small: Setting, recording: Recording
+    small: MeasurementContext, recording: Recording
 ) -> None:
     shares = {
         row.subject: row.value
@@ -597,7 +603,7 @@ def test_the_share_beyond_token_and_position_is_what_regression_leaves(
         assert 0 < share < 1
 
 
-def test_a_number_rescaled_even_negatively_counts_once(small: Setting) -> None:
+def test_a_number_rescaled_even_negatively_counts_once(small: MeasurementContext) -> None:
     codes = small.inputs.variables["length"].codes
     values = {"number": (1.0, 2.0, 4.0, 9.0), "minus": (-3.0, -5.0, -9.0, -19.0),
               "other": (1.0, 2.0, 4.0, 8.0)}  # fmt: skip
@@ -608,12 +614,12 @@ def test_a_number_rescaled_even_negatively_counts_once(small: Setting) -> None:
 
 @pytest.mark.parametrize("of", ["the reference", "a random init"])
 def test_columns_that_are_the_same_are_taken_once_and_change_nothing(
-    of: str, small: Setting, monkeypatch: pytest.MonkeyPatch
+    of: str, small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def compared() -> tuple[int, Found]:
-        setting = with_config(small, random_inits=1)
-        bridge = setting.reference.bridge if of == "the reference" else make_bridge(small.shape)
-        return similarity.program(setting).side.width, compare(setting.observe(bridge), setting)
+        context = with_config(small, random_inits=1)
+        bridge = context.reference.bridge if of == "the reference" else make_bridge(small.shape)
+        return similarity.program(context).side.width, compare(context.observe(bridge), context)
 
     width, whole = compared()
     monkeypatch.setattr(similarity, "ALL_COLUMNS", 0)
@@ -631,7 +637,7 @@ def test_columns_that_are_the_same_are_taken_once_and_change_nothing(
     assert same.shares == pytest.approx(whole.shares, abs=1e-9)
 
 
-def test_a_site_has_the_columns_of_what_was_written_up_to_it(small: Setting) -> None:
+def test_a_site_has_the_columns_of_what_was_written_up_to_it(small: MeasurementContext) -> None:
     bridge, part = small.reference.bridge, record(small.reference.bridge, small.inputs, 2048)
     columns = similarity.Sites.of(bridge)
     assert columns.width == len(columns.places) * bridge.cfg.d_model

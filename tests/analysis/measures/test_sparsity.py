@@ -26,7 +26,7 @@ from tracr.craft import bases, transformers
 from tracr.rasp import rasp
 
 from algomatch.analysis.activations import Streamed, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.variants import permuted, reparametrised, rotated
 from algomatch.analysis.measures import sparsity
 from algomatch.analysis.measures.sparsity import (
@@ -74,7 +74,9 @@ def test_a_neuron_is_on_where_it_is_above_zero_by_more_than_rounding() -> None:
     assert float(alike.values["gini"][0]) == pytest.approx(0.5)
 
 
-def test_rounding_is_in_proportion_to_the_size_of_a_neurons_weights(small: Setting) -> None:
+def test_rounding_is_in_proportion_to_the_size_of_a_neurons_weights(
+    small: MeasurementContext,
+) -> None:
     weights = make_native(small.shape).state_dict()
     weights["layers.0.mlp.fc_in.weight"][3] *= 10
     weights["layers.0.mlp.fc_in.bias"][5] = -7
@@ -246,7 +248,7 @@ def test_fewer_than_four_positions_have_no_bimodality() -> None:
 
 @pytest.mark.parametrize("act_fn", ["relu", "gelu"])
 def test_the_figures_of_a_model_are_those_of_its_pre_activations(
-    act_fn: str, small: Setting
+    act_fn: str, small: MeasurementContext
 ) -> None:
     shape = copy.copy(small.shape)
     shape.act_fn = act_fn
@@ -292,9 +294,9 @@ def check(
         assert row.ci_low <= row.value <= row.ci_high
 
 
-def tracr_mlp_widths(setting: Setting) -> list[int]:
+def tracr_mlp_widths(context: MeasurementContext) -> list[int]:
     """Return the number of neurons of each Tracr MLP before padding to a common width."""
-    task = setting.inputs.task
+    task = context.inputs.task
     extracted = rasp_to_graph.extract_rasp_graph(task.program)
     basis_inference.infer_bases(
         extracted.graph, extracted.sink, set(task.vocabulary), task.max_length
@@ -302,7 +304,7 @@ def tracr_mlp_widths(setting: Setting) -> list[int]:
     expr_to_craft_graph.add_craft_components_to_rasp_graph(
         extracted.graph,
         bos_dir=bases.BasisDirection(rasp.tokens.label, BOS),
-        mlp_exactness=setting.reference.compiled.mlp_exactness,
+        mlp_exactness=context.reference.compiled.mlp_exactness,
     )
     model = craft_graph_to_model.craft_graph_to_model(extracted.graph, extracted.sources)
     return [
@@ -312,7 +314,7 @@ def tracr_mlp_widths(setting: Setting) -> list[int]:
     ]
 
 
-def test_the_references_padded_neurons_are_left_out(small: Setting) -> None:
+def test_the_references_padded_neurons_are_left_out(small: MeasurementContext) -> None:
     recording = small.reference_source
     widths = tracr_mlp_widths(small)
     assert len(widths) == 3
@@ -327,12 +329,12 @@ def test_the_references_padded_neurons_are_left_out(small: Setting) -> None:
     assert ("active_share", "reference:blocks.3.mlp.hook_pre") not in rows
 
 
-def test_all_neurons_of_a_random_init_are_real(small: Setting) -> None:
+def test_all_neurons_of_a_random_init_are_real(small: MeasurementContext) -> None:
     recording = record(make_bridge(small.shape), small.inputs, 2048)
     assert all(real_neurons(recording.bridge, layer).all() for layer in range(2))
 
 
-def test_the_references_rows_stand_beside_any_models(small: Setting) -> None:
+def test_the_references_rows_stand_beside_any_models(small: MeasurementContext) -> None:
     own = rows_of(sparsity.measure(small.reference_source, small))
     rows = rows_of(sparsity.measure(record(make_bridge(small.shape), small.inputs, 2048), small))
     of_reference = {key: row for key, row in rows.items() if key[1].startswith("reference:")}
@@ -346,21 +348,23 @@ def test_the_references_rows_stand_beside_any_models(small: Setting) -> None:
 
 
 def test_the_references_neurons_are_nearly_two_valued_where_it_maps_one_hots(
-    small: Setting,
+    small: MeasurementContext,
 ) -> None:
     rows = rows_of(sparsity.measure(small.reference_source, small))
     assert rows["bimodality", "reference:blocks.2.mlp.hook_pre"].value > 0.98
     assert rows["bimodality", "reference:model"].value > 5 / 9
 
 
-def of_model(bridge: Any, setting: Setting) -> dict[str, float]:
-    rows = rows_of(sparsity.measure(record(bridge, setting.inputs, 2048), setting))
+def of_model(bridge: Any, context: MeasurementContext) -> dict[str, float]:
+    rows = rows_of(sparsity.measure(record(bridge, context.inputs, 2048), context))
     figures = (*sparsity.MEANS, *sparsity.SHARES)
     return {name: rows[name, "model"].value for name in figures if (name, "model") in rows}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_reference_has_the_same_figures_in_any_basis_and_order(seed: int, small: Setting) -> None:
+def test_a_reference_has_the_same_figures_in_any_basis_and_order(
+    seed: int, small: MeasurementContext
+) -> None:
     wanted, compiled = of_model(small.reference.bridge, small), small.reference.compiled
     assert set(wanted) == {*sparsity.MEANS, *sparsity.SHARES}
     turned = compiled.bridge(small.inputs)
@@ -372,7 +376,7 @@ def test_a_reference_has_the_same_figures_in_any_basis_and_order(seed: int, smal
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_linear_map_of_the_residual_stream_leaves_what_is_on_and_dead(
-    seed: int, small: Setting
+    seed: int, small: MeasurementContext
 ) -> None:
     wanted = of_model(small.reference.bridge, small)
     made = reparametrised(small.reference.compiled, seed)
@@ -381,7 +385,7 @@ def test_a_linear_map_of_the_residual_stream_leaves_what_is_on_and_dead(
         assert figures[name] == pytest.approx(wanted[name], abs=1e-3), name
 
 
-def test_an_attention_only_model_has_the_references_rows_alone(small: Setting) -> None:
+def test_an_attention_only_model_has_the_references_rows_alone(small: MeasurementContext) -> None:
     shape = copy.copy(small.shape)
     shape.attn_only = True
     rows = rows_of(sparsity.measure(record(make_bridge(shape), small.inputs, 2048), small))
@@ -389,7 +393,7 @@ def test_an_attention_only_model_has_the_references_rows_alone(small: Setting) -
     assert all(subject.startswith("reference:") for _, subject in rows)
 
 
-def test_every_neuron_has_its_figures(small: Setting) -> None:
+def test_every_neuron_has_its_figures(small: MeasurementContext) -> None:
     recording = record(make_bridge(small.shape), small.inputs, 2048)
     rows = rows_of(sparsity.measure(recording, small))
     real, at = small.inputs.real, sampled(small.inputs, small.config.seed)
@@ -419,7 +423,7 @@ def test_every_neuron_has_its_figures(small: Setting) -> None:
         assert rows[name, "model"].value == pytest.approx(np.mean(values))
 
 
-def test_a_position_of_each_sampled_input_is_in_the_sample(small: Setting) -> None:
+def test_a_position_of_each_sampled_input_is_in_the_sample(small: MeasurementContext) -> None:
     at = sampled(small.inputs, 0)
     assert ((at >= 1) & (at <= small.inputs.lengths)).all()
     assert not torch.equal(at, sampled(small.inputs, 1))
@@ -427,7 +431,7 @@ def test_a_position_of_each_sampled_input_is_in_the_sample(small: Setting) -> No
     assert int((sampled(many, 0) > 0).sum()) == sparsity.SAMPLED
 
 
-def test_h1_is_the_references_figures_less_the_models(small: Setting) -> None:
+def test_h1_is_the_references_figures_less_the_models(small: MeasurementContext) -> None:
     weights = make_native(small.shape).state_dict()
     weights["layers.0.mlp.fc_in.bias"][:40] = -100  # dead
     recording = record(make_bridge(small.shape, weights), small.inputs, 2048)
@@ -456,7 +460,7 @@ def test_h1_is_the_references_figures_less_the_models(small: Setting) -> None:
     assert rows["h1_bimodality", "model"].value > 0
 
 
-def test_h1_of_the_reference_itself_is_nothing(small: Setting) -> None:
+def test_h1_of_the_reference_itself_is_nothing(small: MeasurementContext) -> None:
     rows = rows_of(sparsity.measure(small.reference_source, small))
     by_measure = {name: row for (name, _), row in rows.items() if name.startswith("h1_")}
     assert set(by_measure) == {f"h1_{name}" for name in (*sparsity.MEANS, *sparsity.SHARES)}
@@ -468,7 +472,7 @@ def test_h1_of_the_reference_itself_is_nothing(small: Setting) -> None:
 
 
 @pytest.mark.parametrize("of", ["random init", "reference"])
-def test_small_parts_give_the_figures_of_the_whole(of: str, small: Setting) -> None:
+def test_small_parts_give_the_figures_of_the_whole(of: str, small: MeasurementContext) -> None:
     bridge = small.reference.bridge if of == "reference" else make_bridge(small.shape)
     whole = rows_of(sparsity.measure(record(bridge, small.inputs, 2048), small))
     parts = rows_of(sparsity.measure(Streamed(bridge, small.inputs, 8), small))

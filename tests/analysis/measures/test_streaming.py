@@ -19,7 +19,7 @@ from algomatch.analysis.activations import (
     observe,
     record,
 )
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures import suite
 from algomatch.api.preparation import prepare
 from algomatch.config.schema import compose
@@ -38,15 +38,15 @@ TASKS = {
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def setting(request: pytest.FixtureRequest, small: Setting) -> Setting:
+def context(request: pytest.FixtureRequest, small: MeasurementContext) -> MeasurementContext:
     if request.param == "categorical":
         return small
     return prepare(compose([*TASKS[request.param], *SMALL]))
 
 
-def measured(bridge: Any, setting: Setting) -> Rows:
-    """All rows, from a fresh setting without cached computations."""
-    return rows_of(suite.measure(bridge, with_config(setting)))
+def measured(bridge: Any, context: MeasurementContext) -> Rows:
+    """All rows, from a fresh context without cached computations."""
+    return rows_of(suite.measure(bridge, with_config(context)))
 
 
 def same(got: Rows, wanted: Rows, abs_: float = 1e-6) -> None:
@@ -59,11 +59,11 @@ def same(got: Rows, wanted: Rows, abs_: float = 1e-6) -> None:
             assert figure == (two if two is None else pytest.approx(two, abs=abs_)), key
 
 
-def sizes(setting: Setting, bridge: Any) -> tuple[int, int]:
+def sizes(context: MeasurementContext, bridge: Any) -> tuple[int, int]:
     """The bytes of one input's activations in the model and in the reference."""
-    positions = setting.inputs.tokens.shape[1]
+    positions = context.inputs.tokens.shape[1]
     model, reference = (
-        bytes_per_input(subject, positions) for subject in (bridge, setting.reference.bridge)
+        bytes_per_input(subject, positions) for subject in (bridge, context.reference.bridge)
     )
     return model, reference
 
@@ -76,44 +76,44 @@ def streamed_by(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("of", ["random init", pytest.param("reference", marks=pytest.mark.slow)])
 def test_all_measurements_are_the_same_streamed_and_whole(
-    of: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    of: str, context: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bridge = setting.reference.bridge if of == "reference" else make_bridge(setting.shape)
-    whole = measured(bridge, setting)
-    assert isinstance(setting.observe(bridge), Recording)
-    part = int(0.4 * len(setting.inputs))
-    streamed_by(part * min(sizes(setting, bridge)), monkeypatch)
-    source = setting.observe(bridge)
+    bridge = context.reference.bridge if of == "reference" else make_bridge(context.shape)
+    whole = measured(bridge, context)
+    assert isinstance(context.observe(bridge), Recording)
+    part = int(0.4 * len(context.inputs))
+    streamed_by(part * min(sizes(context, bridge)), monkeypatch)
+    source = context.observe(bridge)
     assert isinstance(source, Streamed)
     assert len(list(source.parts())) > 2
-    same(measured(bridge, setting), whole)
+    same(measured(bridge, context), whole)
 
 
 @pytest.mark.parametrize(
     "wide", ["the model", pytest.param("the reference", marks=pytest.mark.slow)]
 )
 def test_a_streamed_model_and_a_recorded_one_go_together(
-    wide: str, small: Setting, monkeypatch: pytest.MonkeyPatch
+    wide: str, small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = varied(small.shape, d_mlp=512) if wide == "the model" else small.shape
-    setting = with_shape(small, shape)
-    whole = measured(make_bridge(shape), setting)
-    model, reference = sizes(setting, make_bridge(shape))
+    context = with_shape(small, shape)
+    whole = measured(make_bridge(shape), context)
+    model, reference = sizes(context, make_bridge(shape))
     assert (model > 1.2 * reference) == (wide == "the model")
     assert (reference > 1.2 * model) == (wide == "the reference")
     limit = int(1.1 * min(model, reference)) * len(small.inputs)
     streamed_by(limit, monkeypatch)
-    same(measured(make_bridge(shape), setting), whole)
+    same(measured(make_bridge(shape), context), whole)
 
 
 @pytest.mark.parametrize("wide", ["the model", "the reference"])
 def test_no_more_is_held_at_once_than_a_part(
-    wide: str, small: Setting, monkeypatch: pytest.MonkeyPatch
+    wide: str, small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = varied(small.shape, d_mlp=512) if wide == "the model" else small.shape
-    setting = with_shape(small, shape)
+    context = with_shape(small, shape)
     bridge = make_bridge(shape)
-    limit = int(1.1 * min(sizes(setting, bridge))) * len(small.inputs)
+    limit = int(1.1 * min(sizes(context, bridge))) * len(small.inputs)
     streamed_by(limit, monkeypatch)
     held = []
     plain = activations.record
@@ -125,27 +125,27 @@ def test_no_more_is_held_at_once_than_a_part(
         return recording
 
     monkeypatch.setattr(activations, "record", noted)
-    list(suite.measure(bridge, setting))
+    list(suite.measure(bridge, context))
     assert held
     assert max(held) <= limit
 
 
-def test_the_batch_size_changes_no_measurement(setting: Setting) -> None:
-    bridge = make_bridge(setting.shape)
-    other = with_config(setting, batch_size=7)
-    same(rows_of(suite.measure(bridge, other)), measured(bridge, setting))
+def test_the_batch_size_changes_no_measurement(context: MeasurementContext) -> None:
+    bridge = make_bridge(context.shape)
+    other = with_config(context, batch_size=7)
+    same(rows_of(suite.measure(bridge, other)), measured(bridge, context))
 
 
-def test_bytes_of_an_input_are_those_of_its_recording(setting: Setting) -> None:
-    positions = setting.inputs.tokens.shape[1]
-    shapes = [setting.shape, varied(setting.shape, attn_only=True)]
-    for bridge in (*map(make_bridge, shapes), setting.reference.bridge):
-        recording = record(bridge, setting.inputs, 2048)
+def test_bytes_of_an_input_are_those_of_its_recording(context: MeasurementContext) -> None:
+    positions = context.inputs.tokens.shape[1]
+    shapes = [context.shape, varied(context.shape, attn_only=True)]
+    for bridge in (*map(make_bridge, shapes), context.reference.bridge):
+        recording = record(bridge, context.inputs, 2048)
         held = sum(v.element_size() * v.nelement() for v in recording.activations.values())
-        assert bytes_per_input(bridge, positions) * len(setting.inputs) == held
+        assert bytes_per_input(bridge, positions) * len(context.inputs) == held
 
 
-def test_parts_are_the_rows_of_the_whole_in_order(small: Setting) -> None:
+def test_parts_are_the_rows_of_the_whole_in_order(small: MeasurementContext) -> None:
     bridge, inputs = make_bridge(small.shape), small.inputs
     whole, source = record(bridge, inputs, 2048), Streamed(bridge, inputs, 50)
     parts = list(source.parts())
@@ -159,7 +159,7 @@ def test_parts_are_the_rows_of_the_whole_in_order(small: Setting) -> None:
     assert next(iter(whole.parts()))[1] is whole
 
 
-def test_chosen_inputs_are_given_in_the_order_asked_for(small: Setting) -> None:
+def test_chosen_inputs_are_given_in_the_order_asked_for(small: MeasurementContext) -> None:
     bridge, inputs = make_bridge(small.shape), small.inputs
     whole = record(bridge, inputs, 2048)
     chosen = torch.from_numpy(
@@ -178,7 +178,7 @@ def test_chosen_inputs_are_given_in_the_order_asked_for(small: Setting) -> None:
 
 
 def test_a_part_that_several_measures_ask_for_is_run_once(
-    small: Setting, monkeypatch: pytest.MonkeyPatch
+    small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, runs = Streamed(make_bridge(small.shape), small.inputs, 50), []
     plain = activations.record
@@ -210,22 +210,22 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
 
 @pytest.mark.parametrize(("batch_size", "wanted"), [(2048, [120]), (50, [50, 50, 20])])
 def test_a_model_is_run_once_on_the_inputs_with_hooks(
-    batch_size: int, wanted: list[int], small: Setting, seen: dict[int, list[int]]
+    batch_size: int, wanted: list[int], small: MeasurementContext, seen: dict[int, list[int]]
 ) -> None:
-    setting, bridge = with_config(small, batch_size=batch_size), make_bridge(small.shape)
-    list(suite.measure(bridge, setting))
+    context, bridge = with_config(small, batch_size=batch_size), make_bridge(small.shape)
+    list(suite.measure(bridge, context))
     assert seen[id(bridge)] == wanted
     assert seen[id(small.reference.bridge)] == wanted
     second = make_bridge(varied(small.shape, seed=5))
     before = {key: list(calls) for key, calls in seen.items()}
-    list(suite.measure(second, setting))  # the controls and the reference are not run again
+    list(suite.measure(second, context))  # the controls and the reference are not run again
     assert {key: calls for key, calls in seen.items() if calls != before.get(key)} == {
         id(second): wanted
     }
 
 
 def test_what_fits_is_recorded_and_what_does_not_is_streamed(
-    small: Setting, monkeypatch: pytest.MonkeyPatch
+    small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bridge = make_bridge(small.shape)
     each = bytes_per_input(bridge, 5)
@@ -246,7 +246,7 @@ def test_what_fits_is_recorded_and_what_does_not_is_streamed(
 
 
 def test_what_is_held_of_the_reference_is_bounded_and_changes_nothing(
-    small: Setting, monkeypatch: pytest.MonkeyPatch
+    small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bridge, made = make_bridge(small.shape), list[slice]()
     streamed_by(int(0.4 * len(small.inputs)) * min(sizes(small, bridge)), monkeypatch)

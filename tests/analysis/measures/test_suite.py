@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from algomatch.analysis.activations import record, taken
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement, differences, from_csv, to_csv
 from algomatch.analysis.measures import ablation, suite
 from algomatch.analysis.measures.rerun import KINDS
@@ -20,7 +20,7 @@ from algomatch.infra.errors import FaultError, UserError
 from algomatch.models.bridges import make_bridge, make_native
 
 
-def test_every_measurement_is_declared_and_within_its_bounds(small: Setting) -> None:
+def test_every_measurement_is_declared_and_within_its_bounds(small: MeasurementContext) -> None:
     metrics = suite.declared_metrics()
     rows = list(suite.measure(make_bridge(small.shape), small))
     assert {row.measure.partition("/")[0] for row in rows} == set(suite.REGISTRY)
@@ -34,7 +34,7 @@ def test_every_measurement_is_declared_and_within_its_bounds(small: Setting) -> 
 
 
 @pytest.mark.parametrize("name", suite.REGISTRY)
-def test_a_measure_yields_just_what_it_declares(name: str, small: Setting) -> None:
+def test_a_measure_yields_just_what_it_declares(name: str, small: MeasurementContext) -> None:
     rows = list(suite.measure(make_bridge(small.shape), small))
     group = [row for row in rows if row.measure.startswith(f"{name}/")]
     assert {row.measure for row in group} <= {m.name for m in suite.REGISTRY[name].metrics}
@@ -42,7 +42,7 @@ def test_a_measure_yields_just_what_it_declares(name: str, small: Setting) -> No
 
 
 @pytest.fixture(scope="module")
-def rows(small: Setting) -> list[Measurement]:
+def rows(small: MeasurementContext) -> list[Measurement]:
     return list(suite.measure(make_bridge(small.shape), small))
 
 
@@ -52,7 +52,9 @@ def test_every_declared_metric_is_measured_on_a_model_with_mlps(rows: list[Measu
     assert {row.measure for row in rows} == set(suite.declared_metrics()) - training - solved
 
 
-def test_of_a_model_that_solves_the_task_the_rest_is_measured_too(small: Setting) -> None:
+def test_of_a_model_that_solves_the_task_the_rest_is_measured_too(
+    small: MeasurementContext,
+) -> None:
     rows = list(suite.measure(small.reference.bridge, small))
     training = {metric.name for metric in suite.TRAINING_METRICS}
     assert {row.measure for row in rows} == set(suite.declared_metrics()) - training
@@ -71,7 +73,7 @@ def test_each_metric_is_declared_once() -> None:
 
 
 def test_the_same_model_measured_twice_gives_the_same_bits(
-    small: Setting, rows: list[Measurement]
+    small: MeasurementContext, rows: list[Measurement]
 ) -> None:
     torch.manual_seed(99)
     again = list(suite.measure(make_bridge(small.shape), small))
@@ -80,7 +82,9 @@ def test_the_same_model_measured_twice_gives_the_same_bits(
     assert from_csv(to_csv(again), "rows.csv") == rows
 
 
-def test_a_fresh_setting_gives_the_same_bits(small: Setting, rows: list[Measurement]) -> None:
+def test_a_fresh_setting_gives_the_same_bits(
+    small: MeasurementContext, rows: list[Measurement]
+) -> None:
     config = compose(
         [
             "task.vocabulary=[a,b,c]",
@@ -104,7 +108,9 @@ def test_a_fresh_setting_gives_the_same_bits(small: Setting, rows: list[Measurem
     assert list(suite.measure(make_bridge(fresh.shape), fresh)) == rows
 
 
-def test_measuring_changes_neither_the_model_nor_the_random_state(small: Setting) -> None:
+def test_measuring_changes_neither_the_model_nor_the_random_state(
+    small: MeasurementContext,
+) -> None:
     bridge = make_bridge(small.shape)
     before = {name: value.clone() for name, value in bridge.original_model.named_parameters()}
     state = torch.get_rng_state()
@@ -115,18 +121,18 @@ def test_measuring_changes_neither_the_model_nor_the_random_state(small: Setting
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_model_that_is_not_finite_is_refused(value: float, small: Setting) -> None:
+def test_a_model_that_is_not_finite_is_refused(value: float, small: MeasurementContext) -> None:
     weights = make_native(small.shape).state_dict()
     weights["head.weight"][0, 0] = value
     with pytest.raises(FaultError, match="the model's outputs are not finite numbers"):
         next(iter(suite.measure(make_bridge(small.shape, weights), small)))
 
 
-def test_only_the_configured_measures_are_taken(small: Setting) -> None:
+def test_only_the_configured_measures_are_taken(small: MeasurementContext) -> None:
     config = copy.copy(small.config)
     config.measures = ["sparsity", "accuracy"]
-    setting = Setting(small.inputs, small.reference, small.shape, config)
-    measures = [row.measure for row in suite.measure(make_bridge(small.shape), setting)]
+    context = MeasurementContext(small.inputs, small.reference, small.shape, config)
+    measures = [row.measure for row in suite.measure(make_bridge(small.shape), context)]
     groups = [name.partition("/")[0] for name in measures]
     assert set(groups) == {"sparsity", "accuracy"}
     assert groups == sorted(groups, reverse=True)  # in the configured order
@@ -201,7 +207,9 @@ def test_the_worst_component_is_the_one_whose_deletion_costs_most(
         }
 
 
-def test_the_worst_component_of_the_reference_is_its_last_attention(small: Setting) -> None:
+def test_the_worst_component_of_the_reference_is_its_last_attention(
+    small: MeasurementContext,
+) -> None:
     rows = list(ablation.measure(small.reference_source, small))
     lost = {row.measure: row.value for row in worst(rows).values()}
     for measure, value in lost.items():
@@ -214,7 +222,9 @@ def test_the_worst_component_of_the_reference_is_its_last_attention(small: Setti
         assert value < -0.8
 
 
-def test_the_redundant_share_is_a_headline_of_a_model_that_solves_the_task(small: Setting) -> None:
+def test_the_redundant_share_is_a_headline_of_a_model_that_solves_the_task(
+    small: MeasurementContext,
+) -> None:
     headlines = {(row.measure, row.subject): row.value for row in suite.headlines(
         ablation.measure(small.reference_source, small))}  # fmt: skip
     assert headlines["ablation/redundant_share", "model"] == 3 / 8

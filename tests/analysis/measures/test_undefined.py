@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from algomatch.analysis.activations import Recording, record
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import ablation, accuracy, similarity
 from algomatch.api.preparation import prepare
@@ -29,16 +29,16 @@ Rows = dict[tuple[str, str], Measurement]
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def setting(request: pytest.FixtureRequest) -> Setting:
+def context(request: pytest.FixtureRequest) -> MeasurementContext:
     """Tasks whose output is undefined at the first positions. Two are causal."""
     return prepare(compose([f"task={request.param}", *SMALL]))
 
 
 @pytest.fixture(scope="module")
-def recording(setting: Setting) -> Recording:
+def recording(context: MeasurementContext) -> Recording:
     """A recording that is right at about half of the positions."""
-    inputs, generator = setting.inputs, torch.Generator().manual_seed(0)
-    recording = record(make_bridge(setting.shape), inputs, 2048)
+    inputs, generator = context.inputs, torch.Generator().manual_seed(0)
+    recording = record(make_bridge(context.shape), inputs, 2048)
     targets = inputs.targets.clamp(min=0)
     wrong = torch.rand(targets.shape, generator=generator) < 0.5
     given = torch.where(wrong, 1 - targets, targets)
@@ -63,8 +63,10 @@ def answers(tokens: list[Any], task: str) -> list[Any]:
     return outputs
 
 
-def test_targets_are_what_the_task_says_and_elsewhere_there_are_none(setting: Setting) -> None:
-    inputs = setting.inputs
+def test_targets_are_what_the_task_says_and_elsewhere_there_are_none(
+    context: MeasurementContext,
+) -> None:
+    inputs = context.inputs
     for row in range(len(inputs)):
         tokens = inputs.listed(row)
         got = [
@@ -77,9 +79,9 @@ def test_targets_are_what_the_task_says_and_elsewhere_there_are_none(setting: Se
 
 
 def test_inputs_without_any_output_count_in_no_accuracy(
-    setting: Setting, recording: Recording
+    context: MeasurementContext, recording: Recording
 ) -> None:
-    inputs, rows = setting.inputs, rows_of(accuracy.measure(recording, setting))
+    inputs, rows = context.inputs, rows_of(accuracy.measure(recording, context))
     outputs = [answers(inputs.listed(i), inputs.task.name) for i in range(len(inputs))]
     given = recording.logits.argmax(-1).tolist()
     right = [
@@ -110,74 +112,74 @@ def test_inputs_without_any_output_count_in_no_accuracy(
 
 
 def test_the_undefined_share_is_of_the_lists_positions(
-    setting: Setting, recording: Recording
+    context: MeasurementContext, recording: Recording
 ) -> None:
-    inputs = setting.inputs
+    inputs = context.inputs
     every = [v for i in range(len(inputs)) for v in answers(inputs.listed(i), inputs.task.name)]
-    row = rows_of(accuracy.measure(recording, setting))["undefined_share", "all"]
+    row = rows_of(accuracy.measure(recording, context))["undefined_share", "all"]
     assert row.n == len(every) == 2 + 2 * 4 + 3 * 8 + 4 * 16
     assert row.value == every.count(None) / len(every)
     assert row.value > 0.2
 
 
 def test_what_a_model_says_where_there_is_no_output_changes_nothing(
-    setting: Setting, recording: Recording
+    context: MeasurementContext, recording: Recording
 ) -> None:
     noise = 100 * torch.randn(recording.logits.shape, generator=torch.Generator().manual_seed(1))
-    logits = torch.where(setting.inputs.defined[..., None], recording.logits, noise)
+    logits = torch.where(context.inputs.defined[..., None], recording.logits, noise)
     assert not torch.equal(logits.argmax(-1), recording.logits.argmax(-1))
-    wanted = rows_of(accuracy.measure(recording, setting))
+    wanted = rows_of(accuracy.measure(recording, context))
     other = replace(recording, logits=logits)
-    assert rows_of(accuracy.measure(other, setting)) == wanted
+    assert rows_of(accuracy.measure(other, context)) == wanted
 
 
-def test_the_training_loops_accuracy_leaves_them_out_too(setting: Setting) -> None:
-    inputs = setting.inputs
-    assert exact_accuracy(setting.reference.bridge.original_model, inputs, 7) == 1.0
-    measured = rows_of(accuracy.measure(record(make_bridge(setting.shape), inputs, 2048), setting))[
+def test_the_training_loops_accuracy_leaves_them_out_too(context: MeasurementContext) -> None:
+    inputs = context.inputs
+    assert exact_accuracy(context.reference.bridge.original_model, inputs, 7) == 1.0
+    measured = rows_of(accuracy.measure(record(make_bridge(context.shape), inputs, 2048), context))[
         "exact", "all"
     ]
-    value = exact_accuracy(make_native(setting.shape).eval(), inputs, 7)
+    value = exact_accuracy(make_native(context.shape).eval(), inputs, 7)
     assert value == pytest.approx(measured.value, abs=1e-12)
     assert measured.n < len(inputs)
 
 
-def test_ablation_counts_the_inputs_with_an_output(setting: Setting) -> None:
-    answered = int(setting.inputs.defined.any(1).sum())
-    reference = setting.reference_source.at(slice(0, len(setting.inputs)))
-    rows = rows_of(ablation.measure(reference, setting))
+def test_ablation_counts_the_inputs_with_an_output(context: MeasurementContext) -> None:
+    answered = int(context.inputs.defined.any(1).sum())
+    reference = context.reference_source.at(slice(0, len(context.inputs)))
+    rows = rows_of(ablation.measure(reference, context))
     assert {
         row.n for (name, s), row in rows.items() if "_delta_" in name and "length" not in s
     } == {answered}
-    for length in setting.inputs.task.lengths:
-        of_length = int(setting.inputs.defined[setting.inputs.rows("all", length)].any(1).sum())
+    for length in context.inputs.task.lengths:
+        of_length = int(context.inputs.defined[context.inputs.rows("all", length)].any(1).sum())
         counts = {row.n for (_, s), row in rows.items() if s.endswith(f".length_{length}")}
         assert counts == ({of_length} if of_length else set())
     last = f"blocks.{reference.bridge.cfg.n_layers - 1}.hook_attn_out"
     row = rows["zero_delta_exact", last]
     logits = reference.bridge.run_with_hooks(
-        setting.inputs.tokens,
-        attention_mask=setting.inputs.key_mask,
+        context.inputs.tokens,
+        attention_mask=context.inputs.key_mask,
         fwd_hooks=[(last, lambda value, hook: torch.zeros_like(value))],
     )
-    bad = (logits.argmax(-1) != setting.inputs.targets) & setting.inputs.defined
+    bad = (logits.argmax(-1) != context.inputs.targets) & context.inputs.defined
     assert row.value == pytest.approx(-float(bad.any(1).sum()) / answered)
     assert row.value < -0.3
 
 
 def test_similarity_has_a_case_for_each_position_with_an_output(
-    setting: Setting, recording: Recording
+    context: MeasurementContext, recording: Recording
 ) -> None:
-    rows = list(similarity.measure(recording, setting))
-    assert {row.n for row in rows} == {int(setting.inputs.defined.sum())}
-    name = setting.inputs.task.name
+    rows = list(similarity.measure(recording, context))
+    assert {row.n for row in rows} == {int(context.inputs.defined.sum())}
+    name = context.inputs.task.name
     of_reference = rows_of(rows)["best_deconfounded_cka_reference", name]
     assert of_reference.value > 0.5
 
 
 def test_a_variable_undefined_where_the_output_is_defined_says_so_in_a_column() -> None:
-    setting = prepare(compose(["task=contains", *SMALL]))
-    inputs = setting.inputs
+    context = prepare(compose(["task=contains", *SMALL]))
+    inputs = context.inputs
     gaps = {
         name: (inputs.defined & ~variable.defined)[inputs.defined]
         for name, variable in inputs.variables.items()
@@ -189,11 +191,11 @@ def test_a_variable_undefined_where_the_output_is_defined_says_so_in_a_column() 
     assert (columns.sum(1) == 1).all()
 
 
-def test_the_models_of_a_causal_task_are_causal(setting: Setting) -> None:
-    inputs = setting.inputs
+def test_the_models_of_a_causal_task_are_causal(context: MeasurementContext) -> None:
+    inputs = context.inputs
     wanted = "bidirectional" if inputs.task.name == "shift_by" else "causal"
-    controls = random_inits(setting.shape, 1, 0, "cpu")
-    for bridge in (setting.reference.bridge, make_bridge(setting.shape), *controls):
+    controls = random_inits(context.shape, 1, 0, "cpu")
+    for bridge in (context.reference.bridge, make_bridge(context.shape), *controls):
         assert bridge.cfg.attention_dir == wanted
         tokens = inputs.tokens[inputs.rows("all", 4)][[0, -1]].clone()
         tokens[1, :4] = tokens[0, :4]

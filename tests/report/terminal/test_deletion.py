@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, Group
 
-from algomatch.analysis.base import Setting
+from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.rerun import KINDS
 from algomatch.analysis.measures.suite import measure, whole
@@ -27,7 +27,7 @@ def line(table: str, label: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def solved(small: Setting) -> list[Measurement]:
+def solved(small: MeasurementContext) -> list[Measurement]:
     """The rows of deletion for the reference, which solves the task."""
     return [
         row for row in measure(small.reference.bridge, small) if row.measure.startswith("ablation/")
