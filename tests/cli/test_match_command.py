@@ -33,7 +33,7 @@ from algomatch.data.rasp.cuts import effect
 from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
 from algomatch.models.shapes import random_inits
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.report.figures.matching_figures import keep_matching
 from algomatch.report.terminal.known_answer_table import checked_csv, print_counts
 from algomatch.report.terminal.matching_tables import Matching
@@ -232,7 +232,7 @@ def test_each_compiled_program_is_first_in_its_own_ranking_and_follows_no_rival(
         assert own.testable
         bridge = own.reference.compiled.bridge(programs[0].inputs)
         table = ranked(
-            standing(subject_of(bridge, programs[0].inputs), program, config)
+            standing(task_model_of(bridge, programs[0].inputs), program, config)
             for program in programs
         )
         assert table[0].candidate is own
@@ -254,7 +254,7 @@ def test_without_a_solved_task_nothing_else_is_said(programs: list[Candidate]) -
     reference = programs[0].reference
     assert reference is not None
     (untrained,) = random_inits(reference.bridge.cfg, 1, 0, "cpu")
-    judged = standing(subject_of(untrained, programs[0].inputs), programs[0], config.analysis)
+    judged = standing(task_model_of(untrained, programs[0].inputs), programs[0], config.analysis)
     assert judged.verdict.verdict == NOT_SOLVED
     assert f"{judged.exact:.3f} is below 0.99" in judged.verdict.why
 
@@ -264,8 +264,8 @@ def test_a_program_without_a_reference_is_not_judged(programs: list[Candidate]) 
     program = candidate("double_hist", programs[0].inputs, None, config, "Tracr cannot")
     assert program.testable == ()
     assert programs[0].reference is not None
-    subject = subject_of(programs[0].reference.bridge, programs[0].inputs)
-    judged = standing(subject, program, config)
+    task_model = task_model_of(programs[0].reference.bridge, programs[0].inputs)
+    judged = standing(task_model, program, config)
     assert judged.verdict.verdict == "undecided"
     assert judged.score is None
 

@@ -23,7 +23,7 @@ from algomatch.cli import main as cli
 from algomatch.config.schema import Config, TrainerConfig, compose
 from algomatch.models.bridges import plain_model
 from algomatch.models.shapes import random_inits
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.models.training import weights_of
 from algomatch.models.variable_sites import sites_of
 from algomatch.report.terminal.subspace_tables import HEADER, Searched, per_site, sentences
@@ -104,7 +104,7 @@ def stands(small: MeasurementContext, bridge: TransformerBridge) -> Standing:
     """The standing of the reference program in a model."""
     config = replace(small.config, match_cases=100)
     program = candidate("reverse", small.inputs, small.reference, config, sides=False)
-    return standing(subject_of(bridge, small.inputs), program, config)
+    return standing(task_model_of(bridge, small.inputs), program, config)
 
 
 def test_a_variable_is_searched_for_where_the_whole_residual_is_no_cut_with_it(
@@ -131,7 +131,7 @@ def test_without_a_testable_cut_every_inner_variable_is_searched_for(
     (untrained,) = random_inits(small.shape, 1, 0, "cpu")
     config = replace(small.config, match_cases=100)
     program = candidate("reverse", small.inputs, None, config)
-    there = standing(subject_of(untrained, small.inputs), program, config)
+    there = standing(task_model_of(untrained, small.inputs), program, config)
     assert where_to_search(there, PLACES) == dict.fromkeys(["length", "opp_idx"], PLACES)
 
 
