@@ -19,7 +19,7 @@ from algomatch.analysis.circuits.edge_scores import (
     divergence,
     exact_edges,
 )
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.donors import bases_of
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task

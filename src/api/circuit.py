@@ -36,6 +36,7 @@ from ..analysis.matching.cut_tests import exact_share
 from ..analysis.matching.cut_verdicts import variable_matches
 from ..analysis.matching.program_ranking import candidate, rule_of, standing
 from ..analysis.measures.rerun import KINDS
+from ..config.devices import on_device
 from ..config.schema import AnalysisConfig, Config
 from ..data.donors import bases_of
 from ..data.inputs import InputSet, input_set
@@ -72,8 +73,7 @@ def circuits_of_checkpoint(
         UserError: `path` is no checkpoint, or a method or a kind of ablation is none.
     """
     checkpoint = checkpoints.load(path)
-    config = checkpoint.config
-    config.analysis.device = "cpu"
+    config = on_device(checkpoint.config, "cpu")
     inputs = input_set(make_task(checkpoint.task), checkpoint.task)
     shape = learned_shape(config.model, inputs, config.seed)
     bridge = bridge_of(checkpoint, path, inputs, shape)
@@ -93,7 +93,7 @@ def circuits_of_reference(
     Raises:
         UserError: the program cannot be compiled, or a method or a kind of ablation is none.
     """
-    config.analysis.device = "cpu"
+    config = on_device(config, "cpu")
     inputs = input_set(make_task(config.task), config.task)
     reference = build_reference(inputs, config.task.allow_inexact)
     return find_circuits(

@@ -17,8 +17,9 @@ from ..analysis.explain.position_features import cells, features, held_out, some
 from ..analysis.explain.substitution import explained, variants
 from ..analysis.matching.program_ranking import programs_of
 from ..analysis.measures.accuracy import outcome
-from ..config.devices import check_device
-from ..config.schema import Config, task_title
+from ..config.devices import check_device, on_device
+from ..config.naming import task_title
+from ..config.schema import Config
 from ..data.inputs import InputSet, input_set
 from ..data.program_copies import same_programs
 from ..data.tasks import make_task
@@ -47,8 +48,7 @@ def explain_checkpoint(path: Path, device: str | None, keep: Keep, console: Cons
         UserError: `path` is no checkpoint.
     """
     checkpoint = checkpoints.load(path)
-    config = checkpoint.config
-    config.analysis.device = device or config.analysis.device
+    config = on_device(checkpoint.config, device)
     check_device(config.analysis.device)
     settings = checkpoint.task
     inputs = input_set(make_task(settings), settings)

@@ -23,8 +23,9 @@ from ..analysis.matching.program_ranking import (
     selectors_of,
 )
 from ..analysis.matching.subspaces import Search, questions, subspaces, where_to_search
-from ..config.devices import check_accelerator, check_device
-from ..config.schema import Config, TaskConfig, names_file
+from ..config.composition import names_file
+from ..config.devices import check_accelerator, check_device, on_device
+from ..config.schema import Config, TaskConfig
 from ..data.inputs import InputSet, input_set
 from ..data.program_copies import same_programs
 from ..data.tasks import make_task
@@ -120,8 +121,7 @@ def _prepare(
 def _loaded(path: Path, device: str | None) -> checkpoints.Checkpoint:
     """Return a checkpoint that is analysed on a device, by default its own."""
     checkpoint = checkpoints.load(path)
-    checkpoint.config.analysis.device = device or checkpoint.config.analysis.device
-    return checkpoint
+    return replace(checkpoint, config=on_device(checkpoint.config, device))
 
 
 def _matched(

@@ -21,14 +21,10 @@ from rich.console import Console
 
 from ..analysis.base import MeasurementContext
 from ..analysis.measures.similarity import confounded
+from ..config.composition import check_same_settings
 from ..config.devices import check_accelerator
-from ..config.schema import (
-    Config,
-    TrainerConfig,
-    check_same_settings,
-    model_title,
-    task_title,
-)
+from ..config.naming import model_title, task_title
+from ..config.schema import Config, TrainerConfig
 from ..data.datamodule import TaskDataModule
 from ..data.program_copies import carried
 from ..infra.environment import hidden, is_of_a_launcher

@@ -6,12 +6,20 @@ a command imports.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..infra.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from .schema import Config
+
+
+def on_device(config: Config, device: str | None) -> Config:
+    """Return a config whose measures are taken on a device; None leaves it as it is."""
+    if device is None:
+        return config
+    return replace(config, analysis=replace(config.analysis, device=device))
 
 
 def check_devices(config: Config) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config.schema import TaskConfig, from_mapping, names_file, read_yaml, split_place
+from ..config.composition import from_mapping, names_file, read_yaml, split_place
+from ..config.schema import TaskConfig
 from ..infra.errors import UserError
 from .user_functions import file_of, loaded
 

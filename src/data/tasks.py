@@ -12,7 +12,8 @@ from typing import Any
 
 from tracr.rasp import rasp
 
-from ..config.schema import TaskConfig, group_names, names_file, split_place
+from ..config.composition import group_names, names_file, split_place
+from ..config.schema import TaskConfig
 from ..infra.errors import UserError, first_line, one_of
 from . import programs
 from .interpreter import Value

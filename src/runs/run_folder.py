@@ -28,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
+from ..config.composition import from_mapping, read_yaml, to_yaml
+from ..config.naming import run_name
 from ..config.printed_commands import RunCommands, command
-from ..config.schema import Config, TaskConfig, from_mapping, read_yaml, run_name, to_yaml
+from ..config.schema import Config, TaskConfig
 from ..data.program_copies import carried, in_copies
 from ..infra.errors import BusyError, FaultError, FolderExistsError, UserError
 from ..infra.files import faults_named, remove_leftovers, write_file, write_folder

@@ -20,7 +20,8 @@ from algomatch.api.match import match_checkpoints, search_subspaces
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import Config, TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config, TrainerConfig
 from algomatch.models.bridges import plain_model
 from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import task_model_of

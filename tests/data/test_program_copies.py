@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from support.programs import write_program
 
-from algomatch.config.schema import Config, TaskConfig, compose, to_yaml
+from algomatch.config.composition import compose, to_yaml
+from algomatch.config.schema import Config, TaskConfig
 from algomatch.data.program_copies import carried, in_copies, is_own, same_programs
 from algomatch.data.tasks import Task, make_task
 from algomatch.data.user_functions import load_function

@@ -43,7 +43,7 @@ from algomatch.analysis.circuits.faithfulness import (
 from algomatch.analysis.circuits.true_circuit import read_dimensions, true_edges, written_dimensions
 from algomatch.analysis.measures.rerun import KINDS
 from algomatch.api.circuit import circuits_of_reference
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Categorical, Numerical
 from algomatch.data.tasks import make_task

@@ -20,7 +20,8 @@ from algomatch.analysis.controls.interchange_training import (
     interchange_accuracy,
     interchanged,
 )
-from algomatch.config.schema import TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TrainerConfig
 from algomatch.data.inputs import InputSet
 from algomatch.data.outputs import IGNORE, Categorical
 from algomatch.data.programs import (

@@ -28,7 +28,8 @@ from algomatch.analysis.matching.head_selectors import (
     Side,
     untrained_of,
 )
-from algomatch.config.schema import AnalysisConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import AnalysisConfig
 from algomatch.data.program_selectors import Selection, selections
 from algomatch.data.rasp.text import AGGREGATED, COUNTED
 from algomatch.models.bridges import make_bridge

@@ -29,7 +29,8 @@ from algomatch.analysis.matching.subspaces import (
     subspaces,
 )
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TrainerConfig
 from algomatch.data.inputs import InputSet, input_set, shuffled
 from algomatch.data.rasp.cuts import labels
 from algomatch.data.tasks import make_task

@@ -26,7 +26,7 @@ from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import similarity
 from algomatch.analysis.measures.similarity import Found, cases_of, compare
 from algomatch.analysis.statistics import jackknife_interval
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import Variable, input_set
 from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task
