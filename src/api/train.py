@@ -30,7 +30,7 @@ from ..config.schema import (
     task_title,
 )
 from ..data.datamodule import TaskDataModule
-from ..data.program_copies import carried
+from ..data.program_copies import copied_files
 from ..infra.environment import hidden, is_of_a_launcher
 from ..infra.errors import (
     FaultError,
@@ -76,7 +76,7 @@ def train(
     context = prepare(config)
     datamodule = _datamodule(config, context)
     folder = RunFolder.create(config, context.inputs.digest(), context.reference.exact, wandb_id)
-    if left_out := carried(config.task).left_out:
+    if left_out := copied_files(config.task).left_out:
         named = ", ".join(map(str, left_out))
         console.print(
             f"! imported, but not copied into the run, since it does not lie beside or below the "

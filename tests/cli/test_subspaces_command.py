@@ -13,7 +13,7 @@ from support.runs import TINY, quiet
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.base import MeasurementContext
-from algomatch.analysis.controls.interchange_training import Cases, implement
+from algomatch.analysis.controls.interchange_training import InterchangeCases, implement
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
 from algomatch.api.match import match_checkpoints, search_subspaces
@@ -147,7 +147,7 @@ def subspace(
 
 def question(*names: str, rivalled: float = 0.0) -> Question:
     some = torch.zeros(100, dtype=torch.int64)
-    cases = Cases(some, some, some[:, None])
+    cases = InterchangeCases(some, some, some[:, None])
     return Question(names, cases, cases, "other", rivalled)
 
 

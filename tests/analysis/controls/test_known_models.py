@@ -22,7 +22,7 @@ from algomatch.analysis.controls.known_models import (
     NEGATIVE,
     POSITIVE,
     Control,
-    Made,
+    ControlModel,
     NotMadeError,
     controls,
 )
@@ -68,7 +68,7 @@ def planned(config: Config) -> tuple[MeasurementContext, dict[str, Control]]:
     return context, {control.name: control for control in every}
 
 
-def exact(made: Made, context: MeasurementContext) -> float:
+def exact(made: ControlModel, context: MeasurementContext) -> float:
     return exact_accuracy(plain_model(made.bridge), context.inputs, 512)
 
 

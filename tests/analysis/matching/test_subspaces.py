@@ -12,15 +12,15 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.interchange_training import (
-    Implementation,
+    InterchangeImplementation,
     implement,
     interchange_accuracy,
 )
 from algomatch.analysis.controls.variants import rotated
 from algomatch.analysis.matching.subspaces import (
     Question,
-    Search,
     Subspace,
+    SubspaceSearch,
     _Site,
     distinct_cases,
     halves,
@@ -41,7 +41,7 @@ from algomatch.models.training import fit
 
 pytestmark = pytest.mark.slow
 
-QUICK = Search(steps=40, batch_size=32, cases=256, evaluate_every=20)
+QUICK = SubspaceSearch(steps=40, batch_size=32, cases=256, evaluate_every=20)
 TAUGHT = TrainerConfig(max_steps=400, batch_size=32, learning_rate=3e-3, warmup_steps=10)
 BY_HEART = TrainerConfig(max_steps=20, batch_size=32, learning_rate=3e-3, warmup_steps=10)
 
@@ -49,7 +49,7 @@ Table = dict[tuple[str, str, int], Subspace]
 
 
 @pytest.fixture(scope="module")
-def implemented(small: MeasurementContext) -> Implementation:
+def implemented(small: MeasurementContext) -> InterchangeImplementation:
     implementation = implement(small.inputs, taught_shape(small), 0, TAUGHT)
     assert implementation.interchange["opp_idx"] > 0.95
     return implementation
@@ -65,7 +65,7 @@ def searched(
     inputs: InputSet,
     names: list[str],
     sites: list[str],
-    settings: Search = QUICK,
+    settings: SubspaceSearch = QUICK,
 ) -> Table:
     """Subspaces by variable, short site (without `blocks.` and `hook_`) and dimension."""
     weights, _, _ = fit(shuffled(inputs, 0), bridge.cfg, BY_HEART, 0)
@@ -118,7 +118,7 @@ def test_variables_that_come_after_each_other_are_told_apart() -> None:
 
 
 def test_what_a_model_was_taught_is_found_where_it_was(
-    small: MeasurementContext, implemented: Implementation
+    small: MeasurementContext, implemented: InterchangeImplementation
 ) -> None:
     bridge = make_bridge(taught_shape(small), implemented.weights)
     assert implemented.alignment["opp_idx"].site == "blocks.0.hook_resid_post"
@@ -141,7 +141,7 @@ def test_nothing_is_found_in_a_random_init(small: MeasurementContext) -> None:
 
 
 def test_directions_along_dimensions_are_those_dimensions(
-    small: MeasurementContext, implemented: Implementation
+    small: MeasurementContext, implemented: InterchangeImplementation
 ) -> None:
     """The accuracy equals that of interchange training, which shares no code with it."""
     inputs, place = small.inputs, implemented.alignment["opp_idx"]
