@@ -24,7 +24,7 @@ from algomatch.data.donors import bases_of
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.models.wiring import MLP_IN, OUTPUT, wired
 
 CASES, KIND = 300, "resample_across"
@@ -35,9 +35,9 @@ def every_edge() -> Result:
     config = compose(["task=reverse"])
     inputs = input_set(make_task(config.task), config.task)
     bridge = build_reference(inputs).bridge
-    subject = subject_of(bridge, inputs)
+    task_model = task_model_of(bridge, inputs)
     wiring = wired(bridge, inputs.tokens[:10], inputs.key_mask[:10])
-    cases = cases_of(inputs, subject, 0, bases_of(inputs, CASES, np.random.default_rng(0)))
+    cases = cases_of(inputs, task_model, 0, bases_of(inputs, CASES, np.random.default_rng(0)))
     ratios = []
     for _ in range(PAIRS):
         ours, theirs = Ablated(wiring, cases, KIND), Ablated(wiring, cases, KIND)

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.matching.cut_tests import Match, matches
 from algomatch.analysis.measures.suite import measure
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import Config, compose
 from algomatch.data.donors import cut_trials
 from algomatch.data.inputs import InputSet, input_set
@@ -27,7 +27,7 @@ from algomatch.data.rasp.cuts import cuts
 from algomatch.data.tasks import make_task
 from algomatch.models.bridges import make_bridge, make_native, plain_model
 from algomatch.models.shapes import learned_shape
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.models.training import fit
 
 LENGTHS = (5, 8, 12, 20)
@@ -102,13 +102,13 @@ def _forward(bridge: TransformerBridge, context: MeasurementContext) -> float:
 
 def _match(bridge: TransformerBridge, inputs: InputSet, config: Config) -> tuple[float, int, int]:
     """Return the seconds of a whole match, and how many cuts and sites it had."""
-    subject, analysis = subject_of(bridge, inputs), config.analysis
+    task_model, analysis = task_model_of(bridge, inputs), config.analysis
     site_matches: list[Match] = []
 
     def run() -> None:
         trials = cut_trials(inputs, cuts(inputs).all, analysis.match_cases, analysis.seed)
         site_matches.extend(
-            matches(subject, inputs, trials, subject.sites, analysis.bootstrap, analysis.seed)
+            matches(task_model, inputs, trials, task_model.sites, analysis.bootstrap, analysis.seed)
         )
 
     seconds = timed(run)

@@ -17,7 +17,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 
-from algomatch.api.training_runs import train
+from algomatch.api.train import train
 from algomatch.config.schema import compose
 from algomatch.report.html.page import write_report
 

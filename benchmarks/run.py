@@ -43,7 +43,8 @@ from algomatch.analysis.measures.rerun import (
     single,
 )
 from algomatch.analysis.measures.suite import measure
-from algomatch.api.training_runs import make_trainer, prepare, quiet_lightning
+from algomatch.api.preparation import prepare
+from algomatch.api.train import make_trainer, quiet_lightning
 from algomatch.config.schema import Config, compose
 from algomatch.data.datamodule import StratifiedBatches, TaskDataModule
 from algomatch.data.inputs import input_set
@@ -265,7 +266,7 @@ import re
 from pathlib import Path
 from algomatch.analysis.measures.suite import measure
 from algomatch.config.schema import compose
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.models.bridges import make_bridge
 config = compose([
     "model=1L", "model.d_model=256", "task.min_length=20", "task.max_length=20",

@@ -24,7 +24,7 @@ check_shapes("algomatch")
 from support.pages import small_sweep, whole_run  # noqa: E402
 
 from algomatch.analysis.base import MeasurementContext  # noqa: E402
-from algomatch.api.training_runs import prepare  # noqa: E402
+from algomatch.api.preparation import prepare  # noqa: E402
 from algomatch.config.schema import compose  # noqa: E402
 
 

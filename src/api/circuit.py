@@ -45,11 +45,11 @@ from ..infra.process_cache import Kept
 from ..infra.progress import Steps, Told, stage
 from ..models.reference import Reference, build_reference
 from ..models.shapes import learned_shape, random_inits
-from ..models.task_model import Subject, subject_of
+from ..models.task_model import TaskModel, task_model_of
 from ..models.wiring import Edge, Wiring, wired
 from ..report.terminal.circuit_tables import Circuits, Truth
 from ..runs import checkpoints
-from .training_runs import bridge_of
+from .preparation import bridge_of
 
 Keep = Callable[[Circuits], object]
 CHECKED = 50  # inputs
@@ -79,9 +79,9 @@ def circuits_of_checkpoint(
     bridge = bridge_of(checkpoint, path, inputs, shape)
     name = f"{checkpoint.run}, step {checkpoint.step}"
     return find_circuits(
-        name, subject_of(bridge, inputs), inputs, config.analysis, methods, kinds,
+        name, task_model_of(bridge, inputs), inputs, config.analysis, methods, kinds,
         keep=keep, console=console, reference=build_reference(inputs, config.task.allow_inexact),
-        untrained=subject_of(random_inits(shape, 1, config.analysis.seed, "cpu")[0], inputs),
+        untrained=task_model_of(random_inits(shape, 1, config.analysis.seed, "cpu")[0], inputs),
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def circuits_of_reference(
     inputs = input_set(make_task(config.task), config.task)
     reference = build_reference(inputs, config.task.allow_inexact)
     return find_circuits(
-        f"compiled {config.task.name}", subject_of(reference.bridge, inputs), inputs,
+        f"compiled {config.task.name}", task_model_of(reference.bridge, inputs), inputs,
         config.analysis, methods, kinds, keep=keep, console=console, reference=reference,
         compiled=True,
     )  # fmt: skip
@@ -105,7 +105,7 @@ def circuits_of_reference(
 
 def find_circuits(
     name: str,
-    subject: Subject,
+    task_model: TaskModel,
     inputs: InputSet,
     config: AnalysisConfig,
     methods: Sequence[str] = (),
@@ -115,29 +115,29 @@ def find_circuits(
     console: Console | None = None,
     reference: Reference | None = None,
     compiled: bool = False,
-    untrained: Subject | None = None,
+    untrained: TaskModel | None = None,
 ) -> Circuits:
     """Find a model's circuits by every method under every kind of ablation, and judge them.
 
-    The model is `subject_of` one of this project's bridges, or `encoded_subject` of any other's.
-    `compiled` says that it is the reference itself, whose true circuit is known. `untrained` is a
-    random init of its shape: what the same edges of it carry is a control.
+    `task_model` is `task_model_of` one of this project's bridges, or `encoded_task_model` of any
+    other's. `compiled` says that it is the reference itself, whose true circuit is known.
+    `untrained` is a random init of its shape: what the same edges of it carry is a control.
 
     Raises:
         UserError: the model is no graph of plain parts, or a method or a kind of ablation is none.
     """
     first = _spread(len(inputs))
-    wiring = wired(subject.model, subject.tokens[first], subject.key_mask[first])
+    wiring = wired(task_model.model, task_model.tokens[first], task_model.key_mask[first])
     rows = bases_of(inputs, config.circuit_cases, np.random.default_rng([config.seed, 7]))
-    whole = cases_of(inputs, subject, config.seed)
-    some = cases_of(inputs, subject, config.seed, rows)
-    others = cases_of(inputs, subject, config.seed + 1, _others(inputs, rows, config))
+    whole = cases_of(inputs, task_model, config.seed)
+    some = cases_of(inputs, task_model, config.seed, rows)
+    others = cases_of(inputs, task_model, config.seed + 1, _others(inputs, rows, config))
     chosen = _chosen("method", methods, METHODS)
     wanted = [kind for kind in _chosen("kind", kinds, KINDS) if kind in some.kinds]
     if not wanted:
         raise UserError(f"all lists have the same length: there is no {', '.join(kinds)}")
     circuits = Circuits(
-        name, exact_share(subject, inputs), inputs, wiring, config.circuit_faithful,
+        name, exact_share(task_model, inputs), inputs, wiring, config.circuit_faithful,
         config.circuit_threshold,
     )  # fmt: skip
     circuits.searched_on = len(rows)
@@ -157,7 +157,7 @@ def find_circuits(
             _look_into(circuits, some, others, whole, config, told)
         with steps.part("the reference's edges") as told:
             if reference is not None and not compiled:
-                _beside_reference(circuits, subject, reference, rows, config, told)
+                _beside_reference(circuits, task_model, reference, rows, config, told)
         with steps.part("a random init's edges") as told:
             if untrained is not None and circuits.main is not None:
                 inner = [
@@ -265,7 +265,7 @@ def _edges(mask: torch.Tensor) -> list[Edge]:
 
 def _beside_reference(
     circuits: Circuits,
-    subject: Subject,
+    task_model: TaskModel,
     reference: Reference,
     rows: torch.Tensor,
     config: AnalysisConfig,
@@ -275,7 +275,7 @@ def _beside_reference(
     inputs, bridge = circuits.inputs, reference.bridge
 
     def carried_there() -> list[tuple[str, Carried]]:
-        compiled = subject_of(bridge, inputs)
+        compiled = task_model_of(bridge, inputs)
         first = _spread(len(inputs))
         wiring = wired(compiled.model, inputs.tokens[first], inputs.key_mask[first])
         cases = cases_of(inputs, compiled, config.seed, rows)
@@ -289,7 +289,7 @@ def _beside_reference(
     key = f"{inputs.digest()} {reference.compiled.digest} {config!r}"
     circuits.theirs = _theirs.of(key, carried_there)
     program = candidate(inputs.task.name, inputs, reference, config, sides=False)
-    there = standing(subject, program, config, sides=False)
+    there = standing(task_model, program, config, sides=False)
     circuits.verdict = there.verdict.verdict
     circuits.matched = dict(
         variable_matches(there.matches, program.cuts, program.testable, rule_of(config))

@@ -29,7 +29,7 @@ from ..models.reference import build_reference
 from ..models.shapes import learned_shape, random_inits
 from ..report.terminal.explanation_tables import Explanation
 from ..runs import checkpoints
-from .training_runs import bridge_of
+from .preparation import bridge_of
 
 INITS = 3  # random inits in which the same is searched for
 

@@ -35,13 +35,13 @@ from ..infra.progress import Steps, Told
 from ..models.bridges import make_bridge
 from ..models.foreign import load_gpt2, random_gpt2
 from ..models.shapes import init_seed, learned_shape, random_inits
-from ..models.task_model import subject_of
+from ..models.task_model import task_model_of
 from ..models.training import mean_loss
 from ..models.variable_sites import sites_of
 from ..report.terminal.matching_tables import Matching
 from ..report.terminal.subspace_tables import Searched
 from ..runs import checkpoints
-from .training_runs import bridge_of, prepare
+from .preparation import bridge_of, prepare
 
 SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a model
 
@@ -133,9 +133,9 @@ def _matched(
     sides: bool,
     told: Told,
 ) -> Matching:
-    config, subject = checkpoint.config.analysis, subject_of(bridge, inputs)
-    table, heads = compared(bridge, subject, chosen, compare, config, sides, told)
-    loss = float(mean_loss(inputs.output, subject.logits(), inputs.targets))
+    config, task_model = checkpoint.config.analysis, task_model_of(bridge, inputs)
+    table, heads = compared(bridge, task_model, chosen, compare, config, sides, told)
+    loss = float(mean_loss(inputs.output, task_model.logits(), inputs.targets))
     return Matching(checkpoint.run, checkpoint.step, loss, table, rule_of(config), heads)
 
 

@@ -21,15 +21,15 @@ from ..data.outputs import Categorical
 from ..data.user_functions import where_raised
 from ..infra.errors import UserError, first_line
 from .continuation import residual_stream, without_hooks
-from .task_model import Subject
+from .task_model import TaskModel
 
 Encode = Callable[[list[Any]], Sequence[int]]  # a list to the ids of the model's whole input
 Read = Callable[[Any], int]  # an output to the id of its logit
 
 
-def encoded_subject(
+def encoded_task_model(
     bridge: TransformerBridge, inputs: InputSet, encode: Encode, read: Read | None = None
-) -> Subject:
+) -> TaskModel:
     """Return a model as a task's inputs meet it through an encoder.
 
     Without `read` an output is read at the id of the token that it is.
@@ -52,7 +52,7 @@ def encoded_subject(
     own = len(prefix) + inputs.task.max_length
     tokens = [[*row, *prefix[:1] * (own - len(row))] for row in rows]
     lengths = torch.tensor([len(row) for row in rows])
-    return Subject(
+    return TaskModel(
         without_hooks(bridge),
         torch.tensor(tokens),
         torch.arange(own) < lengths[:, None],

@@ -35,7 +35,7 @@ HELD_BYTES = 512 * 2**20  # of residual streams that are recorded in one pass
 
 
 @dataclass(frozen=True)
-class Subject:
+class TaskModel:
     """A model and its own tokens of a task's inputs.
 
     `lead` is how many positions come before that of BOS; `classes` are the logits that are read,
@@ -48,7 +48,7 @@ class Subject:
     lead: int = 0
     classes: Int64[Tensor, " classes"] | None = None
 
-    def at(self, rows: Int64[Tensor, " some"]) -> Subject:
+    def at(self, rows: Int64[Tensor, " some"]) -> TaskModel:
         """Return the model and some of the inputs."""
         return replace(self, tokens=self.tokens[rows], key_mask=self.key_mask[rows])
 
@@ -172,9 +172,9 @@ class Subject:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def subject_of(bridge: NativeModel | TransformerBridge, inputs: InputSet) -> Subject:
+def task_model_of(bridge: NativeModel | TransformerBridge, inputs: InputSet) -> TaskModel:
     """Return a model that reads a task's own tokens and gives its own classes."""
-    return Subject(without_hooks(bridge), inputs.tokens, inputs.key_mask)
+    return TaskModel(without_hooks(bridge), inputs.tokens, inputs.key_mask)
 
 
 def block_after(site: str, model: NativeModel | TransformerBridge) -> int | None:

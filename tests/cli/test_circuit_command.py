@@ -157,11 +157,7 @@ def test_a_mistake_gives_one_line(
     given: list[str], message: str, trained: Path, capsys: Capture
 ) -> None:
     arguments = [str(trained) if argument == "RUN" else argument for argument in given]
-    try:
-        code = cli.main(["circuit", *arguments])
-    except SystemExit as left:  # message of argparse
-        code = int(left.code or 0)
-    assert code == 2
+    assert cli.main(["circuit", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -10,7 +10,7 @@ import pytest
 from support.runs import TINY, quiet
 from support.runs import run as run_command
 
-from algomatch.api.training_runs import train
+from algomatch.api.train import train
 from algomatch.cli import main as cli
 from algomatch.config.schema import compose
 

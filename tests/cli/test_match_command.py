@@ -24,7 +24,8 @@ from algomatch.analysis.matching.program_ranking import (
     standing,
 )
 from algomatch.api.match import match_checkpoints
-from algomatch.api.training_runs import prepare, train
+from algomatch.api.preparation import prepare
+from algomatch.api.train import train
 from algomatch.cli import main as cli
 from algomatch.config.schema import compose
 from algomatch.data.inputs import input_set
@@ -32,7 +33,7 @@ from algomatch.data.rasp.cuts import effect
 from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
 from algomatch.models.shapes import random_inits
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.report.figures.matching_figures import keep_matching
 from algomatch.report.terminal.known_answer_table import checked_csv, print_counts
 from algomatch.report.terminal.matching_tables import Matching
@@ -153,8 +154,17 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "nowhere"], "'nowhere' does not exist"),
         (["RUN", "--sites"], "unknown option '--sites'"),
-        (["--controls", "reverse", "--all"], "--controls takes tasks: leave out --programs"),
-        (["--controls", "revers"], "unknown task 'revers'"),
+        (["RUN", "task=sort"], "'task=sort' has no say here: a checkpoint has its own config"),
+        (
+            ["--controls", "reverse", "analysis.seed=1"],
+            "`match --controls` is a command of its own now: "
+            "`algomatch match-controls reverse analysis.seed=1`",
+        ),
+        (["a run", "--subspaces"], "is a command of its own now: `algomatch subspaces 'a run'`"),
+        (
+            ["gpt2", "task=induction", "--encoder=own.py:encode"],
+            "`algomatch match-model gpt2 task=induction --encoder=own.py:encode`",
+        ),
     ],
 )
 def test_a_mistake_gives_one_line(
@@ -164,6 +174,24 @@ def test_a_mistake_gives_one_line(
         cli.main(["match", *(str(run) if argument == "RUN" else argument for argument in given)])
         == 2
     )
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["reverse", "--all"], "unknown option '--all': did you mean '--help'? valid: --device"),
+        (["revers"], "unknown task 'revers'"),
+        (["task=reverse"], "'task=reverse': name the tasks alone, as in match-controls reverse"),
+        (["reverse", "--device", "tpu"], "analysis.device=tpu"),
+    ],
+)
+def test_a_mistake_about_controls_gives_one_line(
+    given: list[str], message: str, capsys: Capture
+) -> None:
+    assert cli.main(["match-controls", *given]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -204,7 +232,7 @@ def test_each_compiled_program_is_first_in_its_own_ranking_and_follows_no_rival(
         assert own.testable
         bridge = own.reference.compiled.bridge(programs[0].inputs)
         table = ranked(
-            standing(subject_of(bridge, programs[0].inputs), program, config)
+            standing(task_model_of(bridge, programs[0].inputs), program, config)
             for program in programs
         )
         assert table[0].candidate is own
@@ -226,7 +254,7 @@ def test_without_a_solved_task_nothing_else_is_said(programs: list[Candidate]) -
     reference = programs[0].reference
     assert reference is not None
     (untrained,) = random_inits(reference.bridge.cfg, 1, 0, "cpu")
-    judged = standing(subject_of(untrained, programs[0].inputs), programs[0], config.analysis)
+    judged = standing(task_model_of(untrained, programs[0].inputs), programs[0], config.analysis)
     assert judged.verdict.verdict == NOT_SOLVED
     assert f"{judged.exact:.3f} is below 0.99" in judged.verdict.why
 
@@ -236,8 +264,8 @@ def test_a_program_without_a_reference_is_not_judged(programs: list[Candidate]) 
     program = candidate("double_hist", programs[0].inputs, None, config, "Tracr cannot")
     assert program.testable == ()
     assert programs[0].reference is not None
-    subject = subject_of(programs[0].reference.bridge, programs[0].inputs)
-    judged = standing(subject, program, config)
+    task_model = task_model_of(programs[0].reference.bridge, programs[0].inputs)
+    judged = standing(task_model, program, config)
     assert judged.verdict.verdict == "undecided"
     assert judged.score is None
 

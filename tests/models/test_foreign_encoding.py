@@ -19,8 +19,8 @@ from algomatch.data.tasks import make_task
 from algomatch.infra.errors import UserError
 from algomatch.models.bridges import make_bridge, plain_model
 from algomatch.models.foreign import load_gpt2
-from algomatch.models.foreign_encoding import encoded_subject
-from algomatch.models.task_model import subject_of
+from algomatch.models.foreign_encoding import encoded_task_model
+from algomatch.models.task_model import task_model_of
 
 IDS = {"a": 7, "b": 3, "c": 10}
 
@@ -39,27 +39,27 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_a_model_reads_what_the_encoder_says(gpt2: Any, small: MeasurementContext) -> None:
     inputs = small.inputs
-    subject = encoded_subject(gpt2, inputs, encode)
-    assert subject.lead == 2
-    assert subject.classes is not None
-    assert subject.classes.tolist() == [IDS[value] for value in inputs.output.values]  # type: ignore[union-attr]
-    own = subject.logits()
+    task_model = encoded_task_model(gpt2, inputs, encode)
+    assert task_model.lead == 2
+    assert task_model.classes is not None
+    assert task_model.classes.tolist() == [IDS[value] for value in inputs.output.values]  # type: ignore[union-attr]
+    own = task_model.logits()
     assert own.shape == (len(inputs), 5, 3)
     for row in range(0, len(inputs), 17):
         ids = encode(inputs.listed(row))
-        assert subject.tokens[row][subject.key_mask[row]].tolist() == ids
-        assert subject.key_mask[row].tolist() == [True] * len(ids) + [False] * (7 - len(ids))
-        alone = gpt2(torch.tensor([ids]))[0, 2:, subject.classes]
+        assert task_model.tokens[row][task_model.key_mask[row]].tolist() == ids
+        assert task_model.key_mask[row].tolist() == [True] * len(ids) + [False] * (7 - len(ids))
+        alone = gpt2(torch.tensor([ids]))[0, 2:, task_model.classes]
         torch.testing.assert_close(own[row, : len(alone)], alone, atol=1e-5, rtol=0)
 
 
 def test_ids_may_be_tensors_and_outputs_read_anywhere(gpt2: Any, small: MeasurementContext) -> None:
     places = {"c": 0, "a": 4, "b": 2}
     as_tensor: Any = lambda tokens: torch.tensor(encode(tokens))  # noqa: E731
-    subject = encoded_subject(gpt2, small.inputs, as_tensor, lambda token: places[token])
-    assert subject.classes is not None
-    assert subject.classes.tolist() == [4, 2, 0]
-    assert torch.equal(subject.tokens, encoded_subject(gpt2, small.inputs, encode).tokens)
+    task_model = encoded_task_model(gpt2, small.inputs, as_tensor, lambda token: places[token])
+    assert task_model.classes is not None
+    assert task_model.classes.tolist() == [4, 2, 0]
+    assert torch.equal(task_model.tokens, encoded_task_model(gpt2, small.inputs, encode).tokens)
 
 
 def prefixed(context: MeasurementContext) -> tuple[Any, Callable[[list[Any]], list[int]]]:
@@ -83,13 +83,13 @@ def test_behind_a_prefix_a_reference_passes_all_tests_that_it_passes_without(
 ) -> None:
     bridge, read_as = prefixed(small)
     values = list(small.inputs.output.values)  # type: ignore[union-attr]
-    subject = encoded_subject(bridge, small.inputs, read_as, values.index)
-    own = subject_of(small.reference.bridge, small.inputs)
+    task_model = encoded_task_model(bridge, small.inputs, read_as, values.index)
+    own = task_model_of(small.reference.bridge, small.inputs)
     torch.testing.assert_close(
-        subject.logits()[small.inputs.defined], own.logits()[small.inputs.defined]
+        task_model.logits()[small.inputs.defined], own.logits()[small.inputs.defined]
     )
     program = candidate("reverse", small.inputs, small.reference, small.config)
-    judged, expected = (standing(which, program, small.config) for which in (subject, own))
+    judged, expected = (standing(which, program, small.config) for which in (task_model, own))
     assert judged.score == expected.score
     assert judged.score is not None
     assert judged.score[0] == 1
@@ -102,7 +102,7 @@ def test_behind_a_prefix_a_reference_passes_all_tests_that_it_passes_without(
 
 def refused(bridge: Any, inputs: InputSet, *given: Any) -> str:
     with pytest.raises(UserError) as caught:
-        encoded_subject(bridge, inputs, *given)
+        encoded_task_model(bridge, inputs, *given)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -182,9 +182,9 @@ def test_outputs_that_are_no_tokens_need_a_reader(gpt2: Any) -> None:
     inputs = inputs_of(name="hist", vocabulary=["a", "b", "c"], max_length=3)
     message = "the output 1 is no token of the task, so no logit is known for it: give a reader"
     assert message in refused(gpt2, inputs, encode)
-    subject = encoded_subject(gpt2, inputs, encode, int)
-    assert subject.classes is not None
-    assert subject.classes.tolist() == [1, 2, 3]
+    task_model = encoded_task_model(gpt2, inputs, encode, int)
+    assert task_model.classes is not None
+    assert task_model.classes.tolist() == [1, 2, 3]
 
 
 def test_true_is_not_the_token_1(gpt2: Any) -> None:
@@ -203,7 +203,7 @@ def test_a_model_in_training_is_refused(small: MeasurementContext, tmp_path: Pat
     bridge.train()
     assert "call its eval()" in refused(bridge, small.inputs, encode)
     bridge.eval()
-    encoded_subject(bridge, small.inputs, encode)
+    encoded_task_model(bridge, small.inputs, encode)
 
 
 def test_a_model_without_the_hooks_is_refused(

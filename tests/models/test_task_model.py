@@ -18,11 +18,11 @@ from torch import Tensor
 
 from algomatch.analysis.base import MeasurementContext
 from algomatch.data.donors import Donated, anywhere
-from algomatch.models import task_model as subject_module
+from algomatch.models import task_model as task_model_module
 from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.foreign import load_gpt2
-from algomatch.models.foreign_encoding import encoded_subject
-from algomatch.models.task_model import Subject, block_after, subject_of
+from algomatch.models.foreign_encoding import encoded_task_model
+from algomatch.models.task_model import TaskModel, block_after, task_model_of
 
 PREFIXED = "bidirectional, behind a prefix"
 KINDS = [*SHAPES, PREFIXED, "rotated reference", "GPT-2"]
@@ -31,12 +31,12 @@ IDS = {"a": 7, "b": 3, "c": 10}
 
 @dataclass(frozen=True)
 class Case:
-    """A subject, and the same model called directly: its logits with modules' outputs replaced.
+    """A task model, and the same model called directly: its logits with modules' outputs replaced.
 
     `module` is the module that computes one side of a block; `side` puts values into its output.
     """
 
-    subject: Subject
+    task_model: TaskModel
     run: Callable[[Tensor, Tensor], Tensor]
     blocks: Any
     side: Callable[[int, str, Tensor, Tensor], Tensor]
@@ -48,12 +48,12 @@ def read_as(tokens: list[Any]) -> list[int]:
 
 
 def made(kind: str, small: MeasurementContext, folder: Path) -> Case:
-    """A subject of some kind."""
+    """A task model of some kind."""
     if kind == "GPT-2":
         model = saved_gpt2(folder)
-        subject = encoded_subject(load_gpt2(folder), small.inputs, read_as)
+        task_model = encoded_task_model(load_gpt2(folder), small.inputs, read_as)
         return Case(
-            subject,
+            task_model,
             lambda tokens, mask: model(tokens, attention_mask=mask).logits,
             model.transformer.h,
             _third,
@@ -65,13 +65,13 @@ def made(kind: str, small: MeasurementContext, folder: Path) -> Case:
         sizes = {"n_ctx": 7, "d_vocab": 11, "d_vocab_out": 11} if kind == PREFIXED else SHAPES[kind]
         shape = varied(small.shape, **sizes)
         bridge = make_bridge(shape, trained_looking(shape))
-    subject = subject_of(bridge, small.inputs)
+    task_model = task_model_of(bridge, small.inputs)
     if kind == PREFIXED:
-        subject = encoded_subject(bridge, small.inputs, read_as)
+        task_model = encoded_task_model(bridge, small.inputs, read_as)
     native = make_native(bridge.cfg).eval().requires_grad_(False)
-    native.load_state_dict(subject.model.state_dict())
+    native.load_state_dict(task_model.model.state_dict())
     return Case(
-        subject,
+        task_model,
         lambda tokens, mask: native(tokens, attention_mask=mask),
         native.layers,
         lambda layer, side, output, value: value,
@@ -97,9 +97,11 @@ def by_hand(
         if before is not None:
             handle = case.blocks[0].register_forward_pre_hook(lambda module, args: (before,))
             hooks.callback(handle.remove)
-        subject = case.subject
-        logits = case.run(subject.tokens[bases], subject.key_mask[bases])[:, subject.lead :]
-    return logits if subject.classes is None else logits[..., subject.classes]
+        task_model = case.task_model
+        logits = case.run(task_model.tokens[bases], task_model.key_mask[bases])[
+            :, task_model.lead :
+        ]
+    return logits if task_model.classes is None else logits[..., task_model.classes]
 
 
 def _changed(change: Callable[[Any], Any], module: Any, args: Any, output: Any) -> Any:
@@ -134,24 +136,24 @@ def close(given: Tensor, expected: Tensor, mask: Tensor) -> None:
 
 def test_its_logits_are_the_models(case: Case, small: MeasurementContext) -> None:
     every = torch.arange(len(small.inputs))
-    close(case.subject.logits(), by_hand(case, every, {}), small.inputs.key_mask)
+    close(case.task_model.logits(), by_hand(case, every, {}), small.inputs.key_mask)
 
 
 def test_donated_residuals_give_what_hooks_give(
     case: Case, small: MeasurementContext, cases: Donated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subject_module, "AT_ONCE", 5)
-    mask, subject = small.inputs.key_mask[cases.bases], case.subject
+    monkeypatch.setattr(task_model_module, "AT_ONCE", 5)
+    mask, task_model = small.inputs.key_mask[cases.bases], case.task_model
     own = by_hand(case, cases.bases, {})
-    assert len(subject.sites) == subject.model.cfg.n_layers + 1
-    for site, residual in subject.recorded(subject.sites):
-        put = donated(residual, cases, subject.lead)
+    assert len(task_model.sites) == task_model.model.cfg.n_layers + 1
+    for site, residual in task_model.recorded(task_model.sites):
+        put = donated(residual, cases, task_model.lead)
         if site == "blocks.0.hook_resid_pre":
             expected = by_hand(case, cases.bases, {}, before=put)
         else:
             block = case.blocks[int(site.split(".")[1])]
             expected = by_hand(case, cases.bases, {block: partial(_in_place_of, put)})
-        close(subject.given(site, residual, cases), expected, mask)
+        close(task_model.given(site, residual, cases), expected, mask)
         assert (expected - own)[mask].abs().max() > 0.01
 
 
@@ -163,21 +165,21 @@ def _in_place_of(put: Tensor, output: Any) -> Any:
 def test_donated_sides_give_what_hooks_give(
     case: Case, small: MeasurementContext, cases: Donated, sides: str
 ) -> None:
-    mask, subject = small.inputs.key_mask[cases.bases], case.subject
+    mask, task_model = small.inputs.key_mask[cases.bases], case.task_model
     own, moved = by_hand(case, cases.bases, {}), 0.0
-    for site, residual in subject.recorded(subject.sites):
-        layer = block_after(site, subject.model)
+    for site, residual in task_model.recorded(task_model.sites):
+        layer = block_after(site, task_model.model)
         if layer is None:
             continue
-        read = subject.attention_inputs(layer)
+        read = task_model.attention_inputs(layer)
         some = {side: read[side] for side in sides}
         put: dict[Any, Callable[[Any], Any]] = {}
         for side, values in some.items():
-            value, module = donated(values, cases, subject.lead), case.module(layer, side)
+            value, module = donated(values, cases, task_model.lead), case.module(layer, side)
             change = partial(_replaced, case, layer, side, value)
             put[module] = _both(put[module], change) if module in put else change
         expected = by_hand(case, cases.bases, put)
-        given = subject.given_sides(site, residual, some, cases)
+        given = task_model.given_sides(site, residual, some, cases)
         close(given, expected, mask)
         moved = max(moved, float((expected - own)[mask].abs().max()))
     assert moved > 0.005
@@ -192,28 +194,28 @@ def _both(first: Callable[[Any], Any], other: Callable[[Any], Any]) -> Callable[
 
 
 def test_ones_own_residuals_and_sides_change_nothing(case: Case, small: MeasurementContext) -> None:
-    inputs, subject = small.inputs, case.subject
+    inputs, task_model = small.inputs, case.task_model
     every = torch.arange(len(inputs))
     places = torch.arange(inputs.tokens.shape[1]).expand(len(inputs), -1)
     itself = Donated(every, every[:, None].expand(places.shape).clone(), places.clone())
-    logits = subject.logits()
-    for site, residual in subject.recorded(subject.sites):
-        close(subject.given(site, residual, itself), logits, inputs.key_mask)
-        layer = block_after(site, subject.model)
+    logits = task_model.logits()
+    for site, residual in task_model.recorded(task_model.sites):
+        close(task_model.given(site, residual, itself), logits, inputs.key_mask)
+        layer = block_after(site, task_model.model)
         if layer is not None:
-            read = subject.attention_inputs(layer)
-            close(subject.given_sides(site, residual, read, itself), logits, inputs.key_mask)
+            read = task_model.attention_inputs(layer)
+            close(task_model.given_sides(site, residual, read, itself), logits, inputs.key_mask)
 
 
 def test_large_recordings_are_made_one_by_one(
     small: MeasurementContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    subject = made("2L with LN", small, tmp_path).subject
-    whole = dict(subject.recorded(subject.sites))
-    monkeypatch.setattr(subject_module, "HELD_BYTES", 1)
-    monkeypatch.setattr(subject_module, "AT_ONCE", 7)
-    parts = dict(subject.recorded(subject.sites))
-    assert list(parts) == list(whole) == subject.sites
+    task_model = made("2L with LN", small, tmp_path).task_model
+    whole = dict(task_model.recorded(task_model.sites))
+    monkeypatch.setattr(task_model_module, "HELD_BYTES", 1)
+    monkeypatch.setattr(task_model_module, "AT_ONCE", 7)
+    parts = dict(task_model.recorded(task_model.sites))
+    assert list(parts) == list(whole) == task_model.sites
     for site, residual in parts.items():
         torch.testing.assert_close(residual, whole[site], atol=1e-5, rtol=0)
         assert residual.device.type == "cpu"
@@ -222,12 +224,12 @@ def test_large_recordings_are_made_one_by_one(
 def test_cases_of_an_input_do_not_depend_on_the_others(
     small: MeasurementContext, tmp_path: Path, cases: Donated
 ) -> None:
-    subject = made("GPT-2", small, tmp_path).subject
-    site = subject.sites[1]
-    ((_, residual),) = subject.recorded([site])
-    whole = subject.given(site, residual, cases)
+    task_model = made("GPT-2", small, tmp_path).task_model
+    site = task_model.sites[1]
+    ((_, residual),) = task_model.recorded([site])
+    whole = task_model.given(site, residual, cases)
     for at in range(len(cases)):
-        alone = subject.given(site, residual, cases.at(torch.tensor([at])))
+        alone = task_model.given(site, residual, cases.at(torch.tensor([at])))
         mask = small.inputs.key_mask[cases.bases[at]]
         close(alone[0], whole[at], mask)
 
@@ -235,6 +237,6 @@ def test_cases_of_an_input_do_not_depend_on_the_others(
 def test_the_logits_that_are_read_are_those_of_the_classes(
     small: MeasurementContext, tmp_path: Path
 ) -> None:
-    subject = made("2L with LN", small, tmp_path).subject
-    some = replace(subject, classes=torch.tensor([2, 0]))
-    assert torch.equal(some.logits(), subject.logits()[..., [2, 0]])
+    task_model = made("2L with LN", small, tmp_path).task_model
+    some = replace(task_model, classes=torch.tensor([2, 0]))
+    assert torch.equal(some.logits(), task_model.logits()[..., [2, 0]])

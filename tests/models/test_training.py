@@ -16,7 +16,7 @@ from support.references import fit, make_inputs
 from tracr.rasp import rasp
 from transformer_lens.config import TransformerBridgeConfig
 
-from algomatch.api.training_runs import train
+from algomatch.api.train import train
 from algomatch.config.schema import TrainerConfig, compose
 from algomatch.data.datamodule import Batch, TaskDataModule
 from algomatch.data.inputs import InputSet

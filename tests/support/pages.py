@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from algomatch.api.training_runs import train
+from algomatch.api.train import train
 from algomatch.cli.main import main
 from algomatch.config.schema import compose
 from support.runs import TINY, quiet

@@ -19,7 +19,7 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.emergence import CONTROLS, summaries
 from algomatch.analysis.measures.suite import headlines, measure
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.cli.main import main
 from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ...data.inputs import InputSet
 from ...data.outputs import Categorical, Output
-from ...models.task_model import Subject
+from ...models.task_model import TaskModel
 from ...models.wiring import Edge, Run, Wiring
 from ..measures.rerun import Donors, donors
 
@@ -80,7 +80,7 @@ class Cases:
     """Inputs as a model reads them, each with a donor for resampling."""
 
     inputs: InputSet
-    subject: Subject
+    task_model: TaskModel
     given: dict[str, Donors]
 
     @property
@@ -90,12 +90,12 @@ class Cases:
 
 
 def cases_of(
-    inputs: InputSet, subject: Subject, seed: int, rows: Int64[Tensor, " some"] | None = None
+    inputs: InputSet, task_model: TaskModel, seed: int, rows: Int64[Tensor, " some"] | None = None
 ) -> Cases:
     """Return inputs, all or some, with their donors, drawn as for ablation."""
     if rows is not None:
-        inputs, subject = inputs.at(rows), subject.at(rows)
-    return Cases(inputs, subject, donors(inputs, seed))
+        inputs, task_model = inputs.at(rows), task_model.at(rows)
+    return Cases(inputs, task_model, donors(inputs, seed))
 
 
 class Ablated:
@@ -109,8 +109,8 @@ class Ablated:
         other: Float[Tensor, "node inputs pos d_model"] | None = None,
     ):
         self.wiring, self.cases, self.kind = wiring, cases, kind
-        self.inputs, self.subject = cases.inputs, cases.subject
-        self.tokens, self.key_mask = cases.subject.tokens, cases.subject.key_mask
+        self.inputs, self.task_model = cases.inputs, cases.task_model
+        self.tokens, self.key_mask = cases.task_model.tokens, cases.task_model.key_mask
         self._other = other
 
     @cached_property
@@ -132,7 +132,7 @@ class Ablated:
             total = (written * reached).sum(1, keepdim=True)
             return (total / reached.sum(0).clamp(min=1)).expand_as(written)
         drawn = self.cases.given[self.kind]
-        rows, positions = self.subject.own_places(drawn.rows, drawn.positions)
+        rows, positions = self.task_model.own_places(drawn.rows, drawn.positions)
         return written[:, rows, positions]
 
     def parts(self, size: int) -> Iterator[tuple[slice, Ablated]]:
@@ -140,38 +140,38 @@ class Ablated:
         mean = self._mean(size) if self.kind == "mean" else None
         for at in range(0, len(self.inputs), size):
             rows = torch.arange(at, min(at + size, len(self.inputs)))
-            part = Cases(self.inputs.at(rows), self.subject.at(rows), {})
+            part = Cases(self.inputs.at(rows), self.task_model.at(rows), {})
             other = mean if mean is None else mean.expand(-1, len(rows), -1, -1)
             if self.kind in self.cases.given:
                 drawn = self.cases.given[self.kind]
-                theirs = self.subject.at(drawn.rows[rows])
+                theirs = self.task_model.at(drawn.rows[rows])
                 written = self._written(theirs)
                 own = torch.arange(len(rows))
-                there = self.subject.own_places(own, drawn.positions[rows])
+                there = self.task_model.own_places(own, drawn.positions[rows])
                 other = written[:, there[0], there[1]]
             yield slice(at, at + len(rows)), Ablated(self.wiring, part, self.kind, other)
 
     def _mean(self, size: int) -> Float[Tensor, "node 1 pos d_model"]:
         total, count = torch.zeros(()).double(), torch.zeros(()).double()
         for some in torch.split(torch.arange(len(self.inputs)), size):
-            subject = self.subject.at(some)
-            reached = subject.key_mask[..., None].float()
-            total = total + (self._written(subject) * reached).double().sum(1, keepdim=True)
+            task_model = self.task_model.at(some)
+            reached = task_model.key_mask[..., None].float()
+            total = total + (self._written(task_model) * reached).double().sum(1, keepdim=True)
             count = count + reached.double().sum(0)
         return (total / count.clamp(min=1)).float()
 
     @torch.inference_mode()
-    def _written(self, subject: Subject) -> Float[Tensor, "node inputs pos d_model"]:
-        return self.wiring.run(subject.tokens, subject.key_mask).written
+    def _written(self, task_model: TaskModel) -> Float[Tensor, "node inputs pos d_model"]:
+        return self.wiring.run(task_model.tokens, task_model.key_mask).written
 
     def read(self, logits: Float[Tensor, "*stack inputs own classes"]) -> Tensor:
         """Return the outputs at the task's positions and classes."""
-        return self.subject.read(logits)
+        return self.task_model.read(logits)
 
-    def subject_real(self) -> Bool[Tensor, "inputs own"]:
+    def real_positions(self) -> Bool[Tensor, "inputs own"]:
         """Return which of the model's positions belong to a list."""
         real = self.inputs.real
-        return torch.cat([torch.zeros(len(real), self.subject.lead).bool(), real], dim=1)
+        return torch.cat([torch.zeros(len(real), self.task_model.lead).bool(), real], dim=1)
 
     @cached_property
     def outputs(self) -> Float[Tensor, "inputs pos width"]:
@@ -274,7 +274,7 @@ def visible(ablated: Ablated, real: Bool[Tensor, "reader node"]) -> Bool[Tensor,
     edge that depends only on the length.
     """
     wiring, intact, seen = ablated.wiring, ablated.intact, torch.zeros_like(real)
-    counted = ablated.subject_real()[..., None]
+    counted = ablated.real_positions()[..., None]
     for r in torch.nonzero(real.any(1))[:, 0].tolist():
         nodes = torch.nonzero(real[r])[:, 0]
         change = ablated.other[nodes] - intact.written[nodes]

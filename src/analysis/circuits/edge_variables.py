@@ -101,7 +101,7 @@ def carried(
     inputs, wiring, intact = ablated.inputs, ablated.wiring, ablated.intact
     groups = partitions(inputs)
     donated = _donated(inputs, list(groups.values()), seed)
-    places = [ablated.subject.own_places(each.rows, each.positions) for each in donated]
+    places = [ablated.task_model.own_places(each.rows, each.positions) for each in donated]
     counts = bootstrap_counts(len(inputs), draws, seed)
     contents: list[Carried] = []
     for i, edge in enumerate(edges):

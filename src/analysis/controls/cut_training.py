@@ -25,7 +25,7 @@ from ...data.rasp.cuts import Cut
 from ...infra.errors import UserError
 from ...models.bridges import make_native
 from ...models.continuation import continue_from, residual_stream, residuals
-from ...models.task_model import subject_of
+from ...models.task_model import task_model_of
 from ...models.training import Progress, exact_accuracy, mean_loss, optimise, weights_of, with_seed
 from .interchange_training import drawn
 
@@ -154,12 +154,12 @@ def _held(
     model: NativeModel, sites: Mapping[str, str], inputs: InputSet, tests: Sequence[CutTrials]
 ) -> dict[str, float]:
     """Return the lowest share of each cut's trials whose outputs all become the targets."""
-    subject, held = subject_of(model, inputs), dict[str, float]()
-    streams = dict(subject.recorded(list(sites.values())))
+    task_model, held = task_model_of(model, inputs), dict[str, float]()
+    streams = dict(task_model.recorded(list(sites.values())))
     for test in tests:
         site, shares = sites[test.cut.name], list[float]()
         for trial in test.trials:
-            right = inputs.output.right(subject.given(site, streams[site], trial), trial.targets)
+            right = inputs.output.right(task_model.given(site, streams[site], trial), trial.targets)
             whole = (right | ~inputs.output.defined(trial.targets)).all(-1)
             shares.append(float(whole.double().mean()))
         held[test.cut.name] = min(shares, default=1.0)

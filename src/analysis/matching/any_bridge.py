@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from ...config.schema import AnalysisConfig, TaskConfig
 from ...data.inputs import input_set
 from ...data.tasks import Task
-from ...models.foreign_encoding import Encode, Read, encoded_subject
+from ...models.foreign_encoding import Encode, Read, encoded_task_model
 from .program_ranking import (
     Finer,
     Progress,
@@ -56,10 +56,10 @@ def match_bridge(
         config or AnalysisConfig(),
     )
     inputs = input_set(task, settings)
-    subject = encoded_subject(bridge, inputs, encode, read)
+    task_model = encoded_task_model(bridge, inputs, encode, read)
     known = list(candidates(task, settings, config, programs))
-    random = [(init, encoded_subject(init, inputs, encode, read)) for init in untrained]
+    random = [(init, encoded_task_model(init, inputs, encode, read)) for init in untrained]
     if not random:
-        return ranked(standing(subject, candidate, config) for candidate in known), None
+        return ranked(standing(task_model, candidate, config) for candidate in known), None
     selectors = selectors_of(known, lambda: random, config)
-    return compared(bridge, subject, known, selectors, config, progress=progress)
+    return compared(bridge, task_model, known, selectors, config, progress=progress)

@@ -25,7 +25,7 @@ from torch import Tensor
 from ...data.donors import SCRUB, CutTrials, Donated, Trial, anywhere
 from ...data.inputs import InputSet
 from ...data.rasp.cuts import Cut
-from ...models.task_model import Subject, block_after
+from ...models.task_model import TaskModel, block_after
 from ..statistics import bootstrap_counts, percentile_interval, weighted_sums, wilson_interval
 
 Given = Callable[[Donated], Tensor]  # a model's logits on cases of donated residual streams
@@ -98,7 +98,7 @@ class Match:
 
 @torch.inference_mode()
 def matches(
-    subject: Subject,
+    task_model: TaskModel,
     inputs: InputSet,
     trials: Sequence[CutTrials],
     sites: Sequence[str],
@@ -107,13 +107,13 @@ def matches(
 ) -> Iterator[Match]:
     """Yield each cut's match at each site, the sites in the order given."""
     judge = Judge(inputs, trials, draws, seed)
-    for site, residual in subject.recorded(sites):
-        yield from judge.matches(site, given_at(subject, site, residual))
+    for site, residual in task_model.recorded(sites):
+        yield from judge.matches(site, given_at(task_model, site, residual))
 
 
 @torch.inference_mode()
 def side_matches(
-    subject: Subject,
+    task_model: TaskModel,
     inputs: InputSet,
     trials: Sequence[CutTrials],
     draws: int,
@@ -126,27 +126,27 @@ def side_matches(
     at a side if it can be interchanged there alone.
     """
     judge = Judge(inputs, trials, draws, seed)
-    for site, residual in subject.recorded(subject.sites):
-        layer = block_after(site, subject.model)
+    for site, residual in task_model.recorded(task_model.sites):
+        layer = block_after(site, task_model.model)
         if layer is None:
             continue
-        read = subject.attention_inputs(layer)
+        read = task_model.attention_inputs(layer)
         for name, sides in SIDE_SITES.items():
             some = {side: read[side] for side in sides}
-            given = partial(subject.given_sides, site, residual, some)
+            given = partial(task_model.given_sides, site, residual, some)
             yield from judge.matches(f"blocks.{layer}.{name}", given)
 
 
-def exact_share(subject: Subject, inputs: InputSet) -> float:
+def exact_share(task_model: TaskModel, inputs: InputSet) -> float:
     """Return the share of the inputs with an output whose whole output is right."""
     answered = inputs.defined.any(-1)
-    right = _right(inputs, subject.logits(), inputs.targets)[answered]
+    right = _right(inputs, task_model.logits(), inputs.targets)[answered]
     return float(right.double().mean())
 
 
-def given_at(subject: Subject, site: str, residual: Tensor) -> Given:
+def given_at(task_model: TaskModel, site: str, residual: Tensor) -> Given:
     """Return a function from cases to logits, with donated residual streams at a site."""
-    return partial(subject.given, site, residual)
+    return partial(task_model.given, site, residual)
 
 
 class Judge:

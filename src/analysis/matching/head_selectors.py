@@ -31,7 +31,7 @@ from ...data.inputs import InputSet
 from ...data.program_selectors import Selection
 from ...data.rasp.text import AGGREGATED, COUNTED
 from ...models.shapes import random_inits
-from ...models.task_model import Subject, subject_of
+from ...models.task_model import TaskModel, task_model_of
 from ..head_attention import PATTERN, UNIFORM, active_heads, name_of, overlaps, uniform_attention
 from ..statistics import bootstrap_counts, percentile_interval, weighted_sums
 
@@ -39,7 +39,7 @@ LEAST = 0.01  # attention within the list from which on it says what is counted
 MET, UNMET, UNSURE, SAYS_NOTHING = "met", "not met", "unsure", "says nothing"
 
 Patterns = Iterator[tuple[slice, Float[Tensor, "inputs head query key"]]]
-Untrained = Callable[[], Iterable[tuple[TransformerBridge, Subject]]]
+Untrained = Callable[[], Iterable[tuple[TransformerBridge, TaskModel]]]
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def untrained_of(
 ) -> Untrained:
     """Return what makes the random inits of a learned model's shape."""
 
-    def made() -> Iterator[tuple[TransformerBridge, Subject]]:
+    def made() -> Iterator[tuple[TransformerBridge, TaskModel]]:
         for bridge in random_inits(shape, config.random_inits, config.seed, config.device):
-            yield bridge, subject_of(bridge, inputs)
+            yield bridge, task_model_of(bridge, inputs)
 
     return made
 
@@ -173,14 +173,14 @@ class Selectors:
         self._others: dict[tuple[str, str], list[float]] = {}
 
     def met(
-        self, bridge: TransformerBridge, subject: Subject | None = None
+        self, bridge: TransformerBridge, task_model: TaskModel | None = None
     ) -> dict[str, list[Met]]:
         """Return how a model meets each selection of each program.
 
-        `subject` gives its own tokens of the inputs, where they are not the task's.
+        `task_model` gives its own tokens of the inputs, where they are not the task's.
         """
-        heads, subject = active_heads(bridge), subject or subject_of(bridge, self._inputs)
-        sums = self._overlaps(_attention(bridge, subject, heads, self._config.batch_size))
+        heads, task_model = active_heads(bridge), task_model or task_model_of(bridge, self._inputs)
+        sums = self._overlaps(_attention(bridge, task_model, heads, self._config.batch_size))
         met: dict[str, list[Met]] = {name: [] for name in self.programs}
         for i, (name, selection) in enumerate(self._chosen):
             controls = self._uniform[i], max((init[i] for init in self._random_inits), default=0.0)
@@ -244,8 +244,8 @@ class Selectors:
         """How random inits meet each selection."""
         size = self._config.batch_size
         return [
-            self._highest(_attention(bridge, subject, active_heads(bridge), size))
-            for bridge, subject in self._untrained()
+            self._highest(_attention(bridge, task_model, active_heads(bridge), size))
+            for bridge, task_model in self._untrained()
         ]
 
     def _highest(self, given: Patterns) -> list[float]:
@@ -296,25 +296,25 @@ def _why(side: Side, other: str) -> str:
 
 @torch.inference_mode()
 def _attention(
-    bridge: TransformerBridge, subject: Subject, heads: Sequence[tuple[int, int]], size: int
+    bridge: TransformerBridge, task_model: TaskModel, heads: Sequence[tuple[int, int]], size: int
 ) -> Patterns:
     """Yield the patterns of a model's heads, part by part, after one that attends to nothing.
 
     What goes to positions before BOS goes to BOS.
     """
     names = [f"blocks.{layer}.{PATTERN}" for layer in range(bridge.cfg.n_layers)]
-    first, device = subject.lead + 1, subject.device
-    for at in range(0, len(subject.tokens), size):
+    first, device = task_model.lead + 1, task_model.device
+    for at in range(0, len(task_model.tokens), size):
         rows = slice(at, at + size)
         _, kept = bridge.run_with_cache(
-            subject.tokens[rows].to(device),
-            attention_mask=subject.key_mask[rows].to(device),
+            task_model.tokens[rows].to(device),
+            attention_mask=task_model.key_mask[rows].to(device),
             names_filter=names,
         )
         chosen = [kept[names[layer]][:, head].cpu() for layer, head in heads]
         patterns = torch.stack([torch.zeros_like(kept[names[0]][:, 0].cpu()), *chosen], dim=1)
         before = patterns[..., :first].sum(-1, keepdim=True)
-        yield rows, torch.cat([before, patterns[..., first:]], dim=-1)[:, :, subject.lead :]
+        yield rows, torch.cat([before, patterns[..., first:]], dim=-1)[:, :, task_model.lead :]
 
 
 def _patterns(chosen: Sequence[Selection], parts: Iterable[slice]) -> Patterns:

@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ...infra.errors import NotFiniteError, UserError, first_line
 from ...models.bridges import make_bridge
-from ...models.task_model import Subject, subject_of
+from ...models.task_model import TaskModel, task_model_of
 from ...models.training import Progress
 from ..base import MeasurementContext
 from ..controls.cut_training import SOLVED, CutImplementation, implement_cuts
@@ -112,10 +112,10 @@ def check(
             task, control.name, control.kind, "", None, "not made", None, None, str(error)
         )
         return
-    subject = subject_of(bridge, context.inputs)
+    task_model = task_model_of(bridge, context.inputs)
     all_of_them = control.kind != POSITIVE or control.group == "reference"
     standings = [
-        standing(subject, candidate, config, sides=False)
+        standing(task_model, candidate, config, sides=False)
         for candidate in known
         if all_of_them or candidate is known[0]
     ]
@@ -128,7 +128,7 @@ def check(
         right, note = _as_known(control, program, own, row, known, rule_of(config))
         low = min if own and control.kind != NEGATIVE else max
         told = own and all_of_them and control.kind != NEGATIVE
-        said = recognised(bridge, subject, row, standings, context) if told else (None, "")
+        said = recognised(bridge, task_model, row, standings, context) if told else (None, "")
         yield Checked(
             task, control.name, control.kind, program.name, row.exact, row.verdict.verdict,
             low(matched.values(), default=None), right, note, *said,
@@ -137,7 +137,7 @@ def check(
 
 def recognised(
     bridge: TransformerBridge,
-    subject: Subject,
+    task_model: TaskModel,
     own: Standing,
     standings: Sequence[Standing],
     context: MeasurementContext,
@@ -153,7 +153,7 @@ def recognised(
         if theirs == name:
             continue
         if not told_by_cuts(own, rival):
-            (decision,) = finer(compare, bridge, subject, [own, rival]).decisions or (None,)
+            (decision,) = finer(compare, bridge, task_model, [own, rival]).decisions or (None,)
             decided = None if decision is None else decision.decided
             why = "the task is not solved" if decision is None else decision.text
             said.append((None if decided is None else decided == name, why))

@@ -24,7 +24,7 @@ from ...data.tasks import Task
 from ...infra.errors import UserError, first_line, one_of
 from ...models.bridges import narrowed
 from ...models.reference import Reference, build_reference
-from ...models.task_model import Subject, subject_of
+from ...models.task_model import TaskModel, task_model_of
 from ..statistics import bootstrap_counts, percentile_interval
 from .cut_tests import Match, exact_share, matches, side_matches
 from .cut_verdicts import FOLLOWS, NOT_SOLVED, Rule, Verdict, held, judge, testable
@@ -129,9 +129,9 @@ def candidate(
     trials = tuple(cut_trials(inputs, program_cuts.all, config.match_cases, config.seed))
     if reference is None:
         return Candidate(name, inputs, program_cuts, trials, None, (), (), why)
-    subject = subject_of(narrowed(reference.bridge), inputs)
-    there = testable(program_cuts, matched(subject, inputs, trials, config), rule_of(config))
-    read = side_matched(subject, inputs, trials, there, config) if sides else ()
+    task_model = task_model_of(narrowed(reference.bridge), inputs)
+    there = testable(program_cuts, matched(task_model, inputs, trials, config), rule_of(config))
+    read = side_matched(task_model, inputs, trials, there, config) if sides else ()
     return Candidate(name, inputs, program_cuts, trials, reference, there, read, why)
 
 
@@ -156,18 +156,18 @@ def candidates(
 
 
 def matched(
-    subject: Subject,
+    task_model: TaskModel,
     inputs: InputSet,
     trials: Iterable[CutTrials],
     config: AnalysisConfig,
 ) -> tuple[Match, ...]:
     """Return the matches of a program's cuts at every site of a model."""
-    some, sites = list(trials), subject.sites
-    return tuple(matches(subject, inputs, some, sites, config.bootstrap, config.seed))
+    some, sites = list(trials), task_model.sites
+    return tuple(matches(task_model, inputs, some, sites, config.bootstrap, config.seed))
 
 
 def side_matched(
-    subject: Subject,
+    task_model: TaskModel,
     inputs: InputSet,
     trials: Iterable[CutTrials],
     chosen: Sequence[Cut],
@@ -175,18 +175,18 @@ def side_matched(
 ) -> tuple[Match, ...]:
     """Return the matches of some cuts at what each block's attention reads."""
     some = [tests for tests in trials if tests.cut in chosen]
-    return tuple(side_matches(subject, inputs, some, config.bootstrap, config.seed))
+    return tuple(side_matches(task_model, inputs, some, config.bootstrap, config.seed))
 
 
 def standing(
-    subject: Subject, program: Candidate, config: AnalysisConfig, sides: bool = True
+    task_model: TaskModel, program: Candidate, config: AnalysisConfig, sides: bool = True
 ) -> Standing:
     """Return how a program stands with a model; with `sides`, also where attention reads it."""
-    rule, exact = rule_of(config), exact_share(subject, program.inputs)
-    matches = matched(subject, program.inputs, program.trials, config)
+    rule, exact = rule_of(config), exact_share(task_model, program.inputs)
+    matches = matched(task_model, program.inputs, program.trials, config)
     verdict = judge(program.cuts, program.testable, matches, exact, rule)
     read = (
-        side_matched(subject, program.inputs, program.trials, program.testable, config)
+        side_matched(task_model, program.inputs, program.trials, program.testable, config)
         if sides
         else ()
     )
@@ -250,13 +250,16 @@ def selectors_of(
 
 
 def finer(
-    selectors: Selectors, bridge: TransformerBridge, subject: Subject, standings: Sequence[Standing]
+    selectors: Selectors,
+    bridge: TransformerBridge,
+    task_model: TaskModel,
+    standings: Sequence[Standing],
 ) -> Finer:
     """Return what the heads of a model decide between the programs that cuts do not tell apart.
 
     By a model that does not solve the task nothing is decided, and never against cuts.
     """
-    met, decisions = selectors.met(bridge, subject), list[Decision]()
+    met, decisions = selectors.met(bridge, task_model), list[Decision]()
     for first, other in combinations(standings, 2):
         if first.verdict.verdict != NOT_SOLVED and not told_by_cuts(first, other):
             decision = selectors.decide(met, first.candidate.name, other.candidate.name)
@@ -295,7 +298,7 @@ def order(standings: Iterable[Standing], decisions: Sequence[Decision]) -> list[
 
 def compared(
     bridge: TransformerBridge,
-    subject: Subject,
+    task_model: TaskModel,
     known: Sequence[Candidate],
     selectors: Selectors,
     config: AnalysisConfig,
@@ -308,7 +311,7 @@ def compared(
     """
     standings = []
     for number, program in enumerate(known, start=1):
-        standings.append(standing(subject, program, config, sides))
+        standings.append(standing(task_model, program, config, sides))
         progress(number, len(known))
-    heads = finer(selectors, bridge, subject, standings)
+    heads = finer(selectors, bridge, task_model, standings)
     return order(standings, heads.decisions), heads

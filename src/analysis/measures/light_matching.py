@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from ...models.task_model import subject_of
+from ...models.task_model import task_model_of
 from ..activations import Recording, Source
 from ..base import MeasurementContext
 from ..matching.cut_tests import Judge, Match, given_at
@@ -98,10 +98,10 @@ def _prepared(context: MeasurementContext) -> tuple[Candidate, Judge]:
 @torch.inference_mode()
 def _matches(bridge: TransformerBridge, program: Candidate, judge: Judge) -> Iterator[Match]:
     """Yield the testable cuts after each block, and the matches of cuts that may explain theirs."""
-    subject = subject_of(bridge, program.inputs)
+    task_model = task_model_of(bridge, program.inputs)
     others = [cut for cut in program.cuts.all[1:] if cut not in program.testable]
-    for site, residual in subject.recorded(subject.sites[1:]):
-        given = given_at(subject, site, residual)
+    for site, residual in task_model.recorded(task_model.sites[1:]):
+        given = given_at(task_model, site, residual)
         matches = list(judge.matches(site, given, program.testable))
         yield from matches
         there = [match.cut for match in matches if match.low > match.chance]

@@ -51,7 +51,7 @@ from algomatch.models.bridges import make_bridge
 from algomatch.models.continuation import without_hooks
 from algomatch.models.reference import Reference, build_reference
 from algomatch.models.shapes import learned_shape
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.models.training import fit
 from algomatch.models.wiring import Wiring, wired
 from algomatch.report.terminal.circuit_tables import auroc, curves_figure, graph_figure
@@ -80,7 +80,7 @@ def compiled(task: str) -> tuple[InputSet, Reference, Wiring]:
 def ablated(task: str, kind: str, count: int | None = None) -> Ablated:
     inputs, reference, wiring = compiled(task)
     rows = None if count is None else torch.arange(0, len(inputs), max(1, len(inputs) // count))
-    return Ablated(wiring, cases_of(inputs, subject_of(reference.bridge, inputs), 0, rows), kind)
+    return Ablated(wiring, cases_of(inputs, task_model_of(reference.bridge, inputs), 0, rows), kind)
 
 
 @cache
@@ -176,7 +176,7 @@ def learned(request: pytest.FixtureRequest, small: MeasurementContext) -> Ablate
     assert request.param in SHAPES
     bridge, inputs = bridge_of(request.param, small), small.inputs
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    return Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "resample_across")
+    return Ablated(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "resample_across")
 
 
 def test_attribution_is_the_slope_of_what_an_edge_does_to_the_loss(learned: Ablated) -> None:
@@ -326,7 +326,7 @@ def test_an_ablation_that_does_nothing_judges_nothing(small: MeasurementContext)
     inputs = small.inputs.at(torch.nonzero(small.inputs.lengths == 1)[:1, 0])
     bridge = small.reference.bridge
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    ablation = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "mean")
+    ablation = Ablated(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "mean")
     (circuit,) = rated(ablation, "", [all_edges(wiring)], 20, 0)
     assert np.isnan(circuit.faithfulness.value)
     assert smallest([circuit], 0.5) is None
@@ -380,7 +380,7 @@ def test_an_edge_of_a_random_init_carries_no_inner_variable(small: MeasurementCo
     inputs = small.inputs
     bridge = make_bridge(small.shape)
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    ablation = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "zero")
+    ablation = Ablated(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "zero")
     edges = [edge for edge in wiring.edges if wiring.nodes[edge.node].layer >= 0]
     for each in carried(ablation, edges, 50, 0):
         assert set(each.names) <= {"tokens", "indices"}, wiring.edge_label(each.edge)
@@ -396,7 +396,7 @@ def test_a_trained_models_embedding_of_tokens_carries_tokens() -> None:
     weights, _, _ = fit(inputs, shape, config.trainer, 0)
     bridge = make_bridge(shape, weights)
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    ablation = Ablated(wiring, cases_of(inputs, subject_of(bridge, inputs), 0), "zero")
+    ablation = Ablated(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "zero")
     values = [edge for edge in wiring.edges if wiring.edge_label(edge).startswith("tokens -> 0.")]
     told = [each for each in carried(ablation, values, 50, 0) if each.variables]
     assert told

@@ -25,7 +25,7 @@ from algomatch.infra.errors import UserError
 from algomatch.models.bridges import make_bridge
 from algomatch.models.reference import build_reference
 from algomatch.models.shapes import learned_shape
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.models.training import fit
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def trained(own: Candidate) -> CutImplementation:
 
 def standing_of(own: Candidate, weights: dict[str, torch.Tensor], blocks: int = 2) -> Standing:
     bridge = make_bridge(shape_of(own.inputs, blocks), weights)
-    return standing(subject_of(bridge, own.inputs), own, MATCHED)
+    return standing(task_model_of(bridge, own.inputs), own, MATCHED)
 
 
 def test_the_model_follows_its_program(own: Candidate, trained: CutImplementation) -> None:

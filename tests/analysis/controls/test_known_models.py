@@ -26,7 +26,8 @@ from algomatch.analysis.controls.known_models import (
     NotMadeError,
     controls,
 )
-from algomatch.api.training_runs import prepare, study_controls
+from algomatch.api.controls import controls as study_controls
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import Config, compose
 from algomatch.data.outputs import Categorical, Numerical
 from algomatch.models.bridges import plain_model

@@ -21,8 +21,8 @@ from algomatch.data.tasks import make_task, task_of
 from algomatch.infra.errors import UserError
 from algomatch.models.bridges import make_bridge
 from algomatch.models.foreign import load_gpt2, random_gpt2
-from algomatch.models.foreign_encoding import encoded_subject
-from algomatch.models.task_model import subject_of
+from algomatch.models.foreign_encoding import encoded_task_model
+from algomatch.models.task_model import task_model_of
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def test_a_copy_in_a_folder_stands_as_the_model_that_it_is_a_copy_of(tmp_path: P
         programs=ONE,
     )  # fmt: skip
     assert heads is None, "there are no random inits to compare its heads with"
-    own = subject_of(make_bridge(shape, weights), inputs)
+    own = task_model_of(make_bridge(shape, weights), inputs)
     known = [judged.candidate for judged in standings]
     assert [candidate.name for candidate in known] == ONE
     assert_same(standings, [standing(own, candidate, config.analysis) for candidate in known])
@@ -93,11 +93,13 @@ def test_a_copys_heads_meet_the_selectors_as_the_models_do(tmp_path: Path) -> No
 def test_a_copys_circuits_are_those_of_the_model_that_it_is_a_copy_of(tmp_path: Path) -> None:
     config, inputs, shape, weights = induction()
     copied_induction(tmp_path)
-    theirs = encoded_subject(load_gpt2(tmp_path), inputs, encode)
-    ours = subject_of(make_bridge(shape, weights), inputs)
+    theirs = encoded_task_model(load_gpt2(tmp_path), inputs, encode)
+    ours = task_model_of(make_bridge(shape, weights), inputs)
     copied, own = (
-        find_circuits("", subject, inputs, config.analysis, ["exact", "eap"], ["resample_across"])
-        for subject in (theirs, ours)
+        find_circuits(
+            "", task_model, inputs, config.analysis, ["exact", "eap"], ["resample_across"]
+        )
+        for task_model in (theirs, ours)
     )
     for key, scores in own.scores.items():
         torch.testing.assert_close(copied.scores[key].values, scores.values, atol=1e-4, rtol=1e-2)

@@ -37,7 +37,7 @@ from algomatch.data.tasks import REGISTRY
 from algomatch.models.bridges import make_bridge, plain_model
 from algomatch.models.reference import Reference, build_reference
 from algomatch.models.shapes import learned_shape, random_inits
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 
 RULE = Rule(realised=0.95, partly=0.5, solved=0.99)
 COUNT = 120  # cases a test: if all are right, the interval is above the threshold
@@ -108,8 +108,8 @@ def reference_of(program: str) -> Reference:
 def found_in(bridge: TransformerBridge, program: str) -> list[Match]:
     """The matches of a program's cuts in a model."""
     inputs = small_inputs(program)
-    subject = subject_of(bridge, inputs)
-    return list(matches(subject, inputs, trials_of(program), subject.sites, 50, 0))
+    task_model = task_model_of(bridge, inputs)
+    return list(matches(task_model, inputs, trials_of(program), task_model.sites, 50, 0))
 
 
 @cache
@@ -363,7 +363,7 @@ def test_shares_are_those_of_residuals_replaced_by_hooks(site: str) -> None:
     tests = few_trials_of("double_hist")
     by_cut = {
         match.cut.name: match
-        for match in matches(subject_of(bridge, inputs), inputs, tests, [site], 10, 0)
+        for match in matches(task_model_of(bridge, inputs), inputs, tests, [site], 10, 0)
     }
     shares = set()
     with torch.inference_mode():
@@ -412,15 +412,17 @@ def test_a_model_with_the_same_residual_everywhere_matches_at_chance() -> None:
         for name, value in plain_model(bridge).state_dict().items()
     }
     blank = make_bridge(bridge.cfg, weights)
-    sites = subject_of(blank, inputs).sites[:1]
-    for match in matches(subject_of(blank, inputs), inputs, trials_of("double_hist"), sites, 10, 0):
+    sites = task_model_of(blank, inputs).sites[:1]
+    for match in matches(
+        task_model_of(blank, inputs), inputs, trials_of("double_hist"), sites, 10, 0
+    ):
         for score in match.scores:
             assert score.value <= score.chance
 
 
 def test_sites_are_the_embedding_and_what_follows_each_block() -> None:
     program = "double_hist_by_division"
-    sites = subject_of(reference_of(program).bridge, small_inputs(program)).sites
+    sites = task_model_of(reference_of(program).bridge, small_inputs(program)).sites
     assert sites[0] == "blocks.0.hook_resid_pre"
     assert sites[1:] == [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
 
@@ -430,7 +432,7 @@ def test_before_an_mlp_every_case_comes_out_as_it_does_after_it() -> None:
     for layer in range(bridge.cfg.n_layers):
         sites = [f"blocks.{layer}.hook_resid_{half}" for half in ("mid", "post")]
         table = by_site(
-            list(matches(subject_of(bridge, inputs), inputs, trials_of("sort"), sites, 10, 0))
+            list(matches(task_model_of(bridge, inputs), inputs, trials_of("sort"), sites, 10, 0))
         )
         before, after = (table[site] for site in sites)
         for name, match in before.items():
@@ -455,7 +457,7 @@ def placed(program: str, model: str) -> dict[str, verdicts.Placement]:
     compiled = reference_of(program).compiled
     bridge = compiled.bridge(inputs) if model == "as is" else rotated(compiled, 5).bridge(inputs)
     some = [tested for tested in trials_of(program) if tested.cut in what_is_testable(program)]
-    read = list(side_matches(subject_of(bridge, inputs), inputs, some, 20, 0))
+    read = list(side_matches(task_model_of(bridge, inputs), inputs, some, 20, 0))
     assert {match.cut for match in read} == set(what_is_testable(program))
     return {place.variable: place for place in verdicts.placements(read, RULE)}
 
@@ -480,7 +482,7 @@ def test_where_one_side_is_enough_the_others_do_nothing() -> None:
     some = [tested for tested in trials_of("reverse") if tested.cut.name == "indices+tokens+length"]
     values = {
         match.site: {score.test: score.value for score in match.scores}
-        for match in side_matches(subject_of(bridge, inputs), inputs, some, 20, 0)
+        for match in side_matches(task_model_of(bridge, inputs), inputs, some, 20, 0)
     }
     layers, sides = range(4), ("q_input", "k_input", "v_input", "attn_in")
     assert list(values) == [f"blocks.{layer}.hook_{side}" for layer in layers for side in sides]
@@ -499,7 +501,9 @@ def test_few_cases_leave_a_cut_undecided() -> None:
         for tested in trials_of("reverse")
     ]
     few_matches = list(
-        matches(subject_of(bridge, inputs), inputs, few, subject_of(bridge, inputs).sites, 50, 0)
+        matches(
+            task_model_of(bridge, inputs), inputs, few, task_model_of(bridge, inputs).sites, 50, 0
+        )
     )
     best = max(
         (match for match in few_matches if match.cut == cuts_of("reverse").inner[0]),

@@ -35,7 +35,7 @@ from algomatch.models.bridges import make_bridge
 from algomatch.models.foreign import load_gpt2
 from algomatch.models.reference import Reference, build_reference
 from algomatch.models.shapes import learned_shape, random_inits
-from algomatch.models.task_model import Subject
+from algomatch.models.task_model import TaskModel
 
 CONFIG = AnalysisConfig(bootstrap=100, random_inits=3)
 # (compiled program, rival): True if selectors decide for the program, else for neither.
@@ -255,14 +255,14 @@ def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
     first = torch.ones(len(inputs), 1, dtype=torch.int64)
     tokens = torch.cat([first * 9, inputs.tokens], dim=1)
     key_mask = torch.cat([first.bool(), inputs.key_mask], dim=1)
-    subject = Subject(bridge, tokens, key_mask, lead=1)
+    task_model = TaskModel(bridge, tokens, key_mask, lead=1)
     _, kept = bridge.run_with_cache(tokens, attention_mask=key_mask)
     (wanted,) = programs_of("hist")["hist"]
     aggregated = Selection(wanted.names, frozenset({AGGREGATED}), wanted.selected)
     programs = {"counted": [wanted], "aggregated": [aggregated]}
     matches = Selectors(
         inputs, programs, untrained_of(learned("hist"), inputs, CONFIG), CONFIG
-    ).met(bridge, subject)
+    ).met(bridge, task_model)
     for name, share in (("counted", True), ("aggregated", False)):
         (match,) = matches[name]
         hook, _, index = match.head.partition("[")

@@ -11,7 +11,7 @@ from algomatch.analysis.controls.known_models import Control, NotMadeError, cont
 from algomatch.analysis.matching.cut_verdicts import FOLLOWS
 from algomatch.analysis.matching.known_answers import check, of_matching
 from algomatch.analysis.matching.program_ranking import Candidate, candidate
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import Config, compose
 
 TASK = (

@@ -29,7 +29,7 @@ from algomatch.analysis.matching.program_ranking import (
 from algomatch.config.schema import AnalysisConfig
 from algomatch.models.reference import build_reference
 from algomatch.models.shapes import random_inits
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +55,8 @@ def standings(model: str) -> tuple[Standing, ...]:
     """The standings of a task's programs in a compiled model."""
     candidate = program(model)
     assert candidate.reference is not None
-    subject = subject_of(candidate.reference.bridge, candidate.inputs)
-    return tuple(standing(subject, other, CONFIG) for other in known(TASK_OF[model]))
+    task_model = task_model_of(candidate.reference.bridge, candidate.inputs)
+    return tuple(standing(task_model, other, CONFIG) for other in known(TASK_OF[model]))
 
 
 @cache
@@ -65,7 +65,7 @@ def heads_of(model: str) -> Finer:
     assert candidate.reference is not None
     bridge, programs = candidate.reference.bridge, known(TASK_OF[model])
     compare = selectors_of(programs, untrained_of(bridge.cfg, candidate.inputs, CONFIG), CONFIG)
-    return finer(compare, bridge, subject_of(bridge, candidate.inputs), standings(model))
+    return finer(compare, bridge, task_model_of(bridge, candidate.inputs), standings(model))
 
 
 def names(ranking: Sequence[Standing]) -> list[str]:
@@ -122,7 +122,7 @@ def decisions_with(*verdicts: str) -> tuple[Decision, ...]:
     compare = selectors_of(
         known("reverse"), untrained_of(bridge.cfg, candidate.inputs, CONFIG), CONFIG
     )
-    return finer(compare, bridge, subject_of(bridge, candidate.inputs), ranking).decisions
+    return finer(compare, bridge, task_model_of(bridge, candidate.inputs), ranking).decisions
 
 
 def test_selectors_decide_nothing_against_cuts() -> None:
@@ -137,10 +137,10 @@ def test_a_model_that_does_not_solve_the_task_decides_nothing() -> None:
     own = program("rank")
     assert own.reference is not None
     (untrained,) = random_inits(own.reference.bridge.cfg, 1, 3, "cpu")
-    subject = subject_of(untrained, own.inputs)
-    ranking = [standing(subject, candidate, CONFIG) for candidate in known("rank")]
+    task_model = task_model_of(untrained, own.inputs)
+    ranking = [standing(task_model, candidate, CONFIG) for candidate in known("rank")]
     compare = selectors_of(known("rank"), untrained_of(untrained.cfg, own.inputs, CONFIG), CONFIG)
-    assert not finer(compare, untrained, subject, ranking).decisions
+    assert not finer(compare, untrained, task_model, ranking).decisions
 
 
 def test_a_decision_moves_a_program_before_the_other_and_no_undecided_one_past_a_followed() -> None:
@@ -164,7 +164,9 @@ def recognised_as(model: str, of: str | None = None) -> tuple[bool | None, str]:
     bridge = candidate.reference.bridge
     own = next(each for each in standings(model) if each.candidate.name == said)
     context = MeasurementContext(candidate.inputs, candidate.reference, bridge.cfg, CONFIG)
-    return recognised(bridge, subject_of(bridge, candidate.inputs), own, standings(model), context)
+    return recognised(
+        bridge, task_model_of(bridge, candidate.inputs), own, standings(model), context
+    )
 
 
 def test_decoys_are_recognised_by_cuts_or_by_selectors() -> None:

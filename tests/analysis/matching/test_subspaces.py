@@ -28,7 +28,7 @@ from algomatch.analysis.matching.subspaces import (
     questions,
     subspaces,
 )
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import TrainerConfig, compose
 from algomatch.data.inputs import InputSet, input_set, shuffled
 from algomatch.data.rasp.cuts import labels

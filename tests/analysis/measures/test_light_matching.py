@@ -23,7 +23,7 @@ from algomatch.config.schema import AnalysisConfig
 from algomatch.data.rasp.cuts import cuts
 from algomatch.models.reference import Reference, build_reference
 from algomatch.models.shapes import random_inits
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 
 CONFIG = AnalysisConfig(match_cases=300, match_checkpoint_cases=150, bootstrap=100)
 PROGRAMS = ("reverse", "sort", "double_hist", "double_hist_by_division")
@@ -87,7 +87,7 @@ def test_it_agrees_with_the_full_version_on_each_others_programs(own: str, asked
     inputs = small_inputs(asked)
     bridge = reference_of(own).compiled.bridge(inputs)
     program = candidate(asked, inputs, reference_of(asked), CONFIG)
-    full = standing(subject_of(bridge, inputs), program, CONFIG)
+    full = standing(task_model_of(bridge, inputs), program, CONFIG)
     light = named(rows_of(bridge, asked), "realised")
     verdicts = {verdict.cut.name: verdict.verdict for verdict in full.verdict.cuts}
     assert light == {cut.name: float(verdicts[cut.name] == REALISED) for cut in program.testable}

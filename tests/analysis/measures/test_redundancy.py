@@ -37,7 +37,7 @@ from algomatch.analysis.measures.rerun import (
     places,
     single,
 )
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge
 

@@ -33,7 +33,7 @@ from algomatch.analysis.measures.rerun import (
     rerun,
     single,
 )
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import compose
 from algomatch.data.inputs import InputSet
 from algomatch.data.tasks import PAD

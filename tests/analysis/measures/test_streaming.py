@@ -21,7 +21,7 @@ from algomatch.analysis.activations import (
 )
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures import suite
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import compose
 from algomatch.models.bridges import make_bridge
 

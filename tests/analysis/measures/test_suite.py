@@ -14,7 +14,7 @@ from algomatch.analysis.measurements import Measurement, differences, from_csv, 
 from algomatch.analysis.measures import ablation, suite
 from algomatch.analysis.measures.rerun import KINDS
 from algomatch.analysis.measures.similarity import OF_SITES
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.config.schema import compose
 from algomatch.infra.errors import FaultError, UserError
 from algomatch.models.bridges import make_bridge, make_native

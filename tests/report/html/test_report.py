@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from support.runs import TINY, quiet
 
 from algomatch.analysis.measurements import Measurement
-from algomatch.api.training_runs import train
+from algomatch.api.train import train
 from algomatch.config.schema import compose
 from algomatch.report.figures.run_figure import run_figure
 from algomatch.report.html.blocks import Text

@@ -19,8 +19,9 @@ from support.runs import TINY, kept_steps, quiet, rows_of, run, start, weights_o
 from support.runs import finish as finish_process
 
 from algomatch.analysis.measures.suite import REGISTRY
-from algomatch.api import training_runs as experiment
-from algomatch.api.training_runs import analyze, resume, train, train_or_resume
+from algomatch.api import train as train_module
+from algomatch.api.analyze import analyze
+from algomatch.api.train import resume, train, train_or_resume
 from algomatch.cli.main import main
 from algomatch.config.schema import Config, compose, read_yaml
 from algomatch.data.inputs import InputSet, input_set
@@ -241,7 +242,7 @@ def test_a_run_of_every_kind_of_task_is_stopped_resumed_and_measured_again(
     settings = (*OFF, *KINDS_OF_TASK[kind], "trainer.max_steps=40", "trainer.log_every=7")
     train(compose([*settings, f"run_dir={whole}"]), quiet())
     with monkeypatch.context() as patched:
-        patched.setattr(experiment, "ProgressBar", StoppedAtStep20)
+        patched.setattr(train_module, "ProgressBar", StoppedAtStep20)
         with pytest.raises(Interrupted):
             train(compose([*settings, f"run_dir={parts}"]), quiet())
     assert kept_steps(parts)[-1] < 20 < kept_steps(whole)[-1] == 40

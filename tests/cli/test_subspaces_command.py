@@ -1,4 +1,4 @@
-"""`algomatch match --subspaces`: searches for a run's variables in subspaces, with controls."""
+"""`algomatch subspaces`: a run's variables searched for in subspaces, beside controls."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from algomatch.analysis.controls.interchange_training import Cases, implement
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
 from algomatch.api.match import match_checkpoints, search_subspaces
-from algomatch.api.training_runs import prepare, train
+from algomatch.api.preparation import prepare
+from algomatch.api.train import train
 from algomatch.cli import main as cli
 from algomatch.config.schema import Config, TrainerConfig, compose
 from algomatch.models.bridges import plain_model
 from algomatch.models.shapes import random_inits
-from algomatch.models.task_model import subject_of
+from algomatch.models.task_model import task_model_of
 from algomatch.models.training import weights_of
 from algomatch.models.variable_sites import sites_of
 from algomatch.report.terminal.subspace_tables import HEADER, Searched, per_site, sentences
@@ -55,15 +56,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> None:
-    assert cli.main(["match", str(run), "--subspaces"]) == 0
+    assert cli.main(["subspaces", str(run)]) == 0
     out = capsys.readouterr().out
-    assert "program reverse_by_counting" in out  # all programs are matched
     assert re.search(r"^subspaces, program reverse *$", out, re.MULTILINE)
     assert re.search(r"length = opp_idx: (not )?found in ", out)
     assert "the model trained on shuffled labels has " in out
     written = run / "matching"
     assert {path.name for path in written.iterdir() if path.is_file()} == {
-        "match.csv", "match.png", "programs.csv", "selectors.csv", "emergence.csv",
         "subspaces.csv", "subspaces.safetensors",
     }  # fmt: skip
     (kept,) = (path for path in written.iterdir() if path.name.endswith("-subspaces"))
@@ -84,15 +83,18 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["RUN", "--all"], "--subspaces searches one checkpoint: leave out --all"),
-        (["--controls", "reverse"], "leave out --programs, --all, --subspaces"),
+        (["RUN", "--all"], "unknown option '--all'"),
+        (["RUN", "--program", "revers"], "unknown program 'revers' of reverse: did you mean"),
+        (["RUN", "task=sort"], "'task=sort' has no say here"),
+        ([], "subspaces takes a checkpoint or run folders: none is given"),
+        (["RUN", "--jobs", "2"], "--jobs is of several runs"),
     ],
 )
 def test_a_mistake_gives_one_line(
     given: list[str], message: str, run: Path, capsys: Capture
 ) -> None:
     arguments = [str(run) if argument == "RUN" else argument for argument in given]
-    assert cli.main(["match", *arguments, "--subspaces"]) == 2
+    assert cli.main(["subspaces", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -102,7 +104,7 @@ def stands(small: MeasurementContext, bridge: TransformerBridge) -> Standing:
     """The standing of the reference program in a model."""
     config = replace(small.config, match_cases=100)
     program = candidate("reverse", small.inputs, small.reference, config, sides=False)
-    return standing(subject_of(bridge, small.inputs), program, config)
+    return standing(task_model_of(bridge, small.inputs), program, config)
 
 
 def test_a_variable_is_searched_for_where_the_whole_residual_is_no_cut_with_it(
@@ -129,7 +131,7 @@ def test_without_a_testable_cut_every_inner_variable_is_searched_for(
     (untrained,) = random_inits(small.shape, 1, 0, "cpu")
     config = replace(small.config, match_cases=100)
     program = candidate("reverse", small.inputs, None, config)
-    there = standing(subject_of(untrained, small.inputs), program, config)
+    there = standing(task_model_of(untrained, small.inputs), program, config)
     assert where_to_search(there, PLACES) == dict.fromkeys(["length", "opp_idx"], PLACES)
 
 

@@ -1,0 +1,71 @@
+"""`algomatch subspaces`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..infra.errors import UserError
+from .analyses import (
+    Options,
+    are_several,
+    each_alone,
+    readable_runs,
+    refuse_output,
+    refuse_settings,
+    refuse_several,
+    say_where,
+)
+from .arguments import console
+from .options import Again, Checkpoints, Jobs
+
+
+def subspaces(
+    *checkpoints: Checkpoints,
+    program: str | None = None,
+    output: Path | None = None,
+    jobs: Jobs = None,
+    again: Again = False,
+) -> None:
+    """Search a checkpoint for a program's variables in subspaces, beside controls.
+
+    It takes minutes. The search runs on the CPU.
+
+    Args:
+        program: whose variables; the task's own program by default
+        output: where tables go; RUN/matching by default
+    """
+    refuse_settings(checkpoints)
+    if not checkpoints:
+        raise UserError("subspaces takes a checkpoint or run folders: none is given")
+    several, screen = are_several(checkpoints), console()
+    options = Options({"program": program})
+    from ..runs.result_store import SUBSPACES, setting
+
+    settings = (setting("subspaces", () if program is None else (program,)),)
+    if several:
+        refuse_output(output, "matching")
+        each_alone(
+            "subspaces", SUBSPACES, readable_runs(checkpoints, screen), "matching", options,
+            jobs=jobs, again=again, console=screen, settings=settings,
+        )  # fmt: skip
+        return
+    refuse_several(jobs, again)
+    from ..api.match import match_checkpoints, search_subspaces
+    from ..data.tasks import make_task
+    from ..report.terminal.subspace_tables import Searched, keep_subspaces, print_subspaces
+    from ..runs.checkpoints import beside, load
+
+    path = Path(checkpoints[0])
+    checkpoint = load(path)
+    where = output or beside(path) / "matching"
+    name = program or make_task(checkpoint.task).name
+    (matching,) = match_checkpoints([path], [name], None, screen, sides=False)
+    if matching.exact < matching.rule.solved:
+        screen.print("no subspaces are searched for: the model does not solve the task")
+        keep_subspaces(
+            Searched(checkpoint.run, checkpoint.step, "", (), {}, (), ()), where, settings
+        )
+        return
+    searched = search_subspaces(path, matching, [name], screen)
+    print_subspaces(searched, screen)
+    say_where([keep_subspaces(searched, where, settings)], where, screen)
