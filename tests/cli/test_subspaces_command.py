@@ -174,8 +174,8 @@ def test_of_each_variable_it_is_said_where_it_was_found_and_where_it_was_not() -
         "x: not searched for at 0.mid, 0.post: there the whole residual is a cut that contains it",
         "y: not searched for at 0.post, 1.mid: there the whole residual is a cut that contains it",
         "y: not searched for: it changes the output too seldom",
-        "z: not searched for at 0.mid, 0.post, 1.mid: there the whole residual is a cut that contains "
-        "it",
+        "z: not searched for at 0.mid, 0.post, 1.mid: there the whole residual is a cut that "
+        "contains it",
     ]
     rivalled = [subspace(mid, 2, 0.99, rivalled=1.0)]
     assert list(sentences(Searched("run", 3, "p", [mid], {"v": [mid]}, asked[:1], rivalled))) == [
