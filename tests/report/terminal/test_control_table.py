@@ -137,7 +137,7 @@ def test_each_control_has_a_line_and_one_that_was_left_out_says_so(study: Study)
     assert line_of(text, "positive reference-1:").endswith("exact 1.000; 0 wrong")
     assert line_of(text, "negative compiled_other-1:").endswith("exact 0.250")
     assert line_of(text, "negative lucky:").endswith("LEFT OUT: it solves the task")
-    assert line_of(text, "not made").endswith("implemented-9: interchange training [reached] 0.5")
+    assert line_of(text, "missing:").endswith("implemented-9: interchange training [reached] 0.5")
     assert text.count("LEFT OUT") == 1
 
 
