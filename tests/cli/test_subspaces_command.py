@@ -214,7 +214,7 @@ def test_what_a_model_was_taught_is_found_where_it_was(tmp_path: Path) -> None:
     taught = implement(context.inputs, context.shape, 0, TAUGHT)
     assert taught.interchange["opp_idx"] > 0.97
     there = searched(config, taught.weights, tmp_path)
-    subspaces = [subspace for subspace in there.found if subspace.found]
+    subspaces = [subspace for subspace in there.subspaces if subspace.carries]
     assert {subspace.variable for subspace in subspaces} == {"length"}
     assert {subspace.same for subspace in subspaces} == {("opp_idx",)}
     assert taught.alignment["opp_idx"].site in {subspace.site for subspace in subspaces}
@@ -225,7 +225,7 @@ def test_nothing_is_found_in_a_random_init(tmp_path: Path) -> None:
     config = reversing(2)
     (untrained,) = random_inits(prepare(config).shape, 1, 5, "cpu")
     there = searched(config, weights_of(plain_model(untrained)), tmp_path)
-    assert [subspace.k for subspace in there.found] == [1, 2, 4, 8]
-    assert not any(subspace.found for subspace in there.found)
+    assert [subspace.k for subspace in there.subspaces] == [1, 2, 4, 8]
+    assert not any(subspace.carries for subspace in there.subspaces)
     (sentence,) = sentences(there)
     assert sentence.startswith("length = opp_idx: not found in any subspace; at best 0.")

@@ -125,7 +125,7 @@ class Subspace:
         return max(*self.random_inits, *self.shuffled_labels)
 
     @property
-    def found(self) -> bool:
+    def carries(self) -> bool:
         """Whether the directions carry the variable, and neither search nor rival explains it."""
         return self.test >= self.threshold and self.low > max(self.control, self.rivalled)
 
@@ -245,7 +245,7 @@ def subspaces(
                 question.rival, question.rivalled, settings.threshold,
             )  # fmt: skip
             yield subspace
-            if subspace.found:
+            if subspace.carries:
                 break
 
 

@@ -90,13 +90,13 @@ class AttentionOverlap:
         self._sums.append(overlaps(theirs, ours, counted))
         self._counts.append(counted.sum(-1).double())
 
-    def found(self) -> HeadOverlaps:
+    def overlaps(self) -> HeadOverlaps:
         """Return the overlaps of all heads."""
         return HeadOverlaps(self._ours, torch.cat(self._sums), torch.cat(self._counts))
 
     def rows(self) -> Iterator[Measurement]:
         """Yield all pairs, the matched pairs, and the model's mean with that of its controls."""
-        context, overlap = self._context, self.found()
+        context, overlap = self._context, self.overlaps()
         if not self._theirs:
             return
         uniform = context.once("uniform heads", lambda: _uniform(context, self._theirs))
@@ -140,7 +140,7 @@ def compare(source: Source, context: MeasurementContext) -> HeadOverlaps:
     statistic = AttentionOverlap(source, context)
     for rows, part in source.parts():
         statistic.add(part, rows)
-    return statistic.found()
+    return statistic.overlaps()
 
 
 def _patterns(

@@ -312,7 +312,7 @@ class Similarity:
         for site, kept in self._samples.items():
             kept.append(self._program.cases.sample(part[site], rows))
 
-    def found(self) -> SiteSimilarities:
+    def similarities(self) -> SiteSimilarities:
         """Return what there is in common."""
         rest = Residuals(self._side)
         energies = {site: rest.energy(site) for site in self._sites}
@@ -400,7 +400,7 @@ class Similarity:
 
     def rows(self) -> Iterator[Measurement]:
         """Yield every value, the best and matched ones each beside their controls."""
-        context, program, model = self._context, self._program, self.found()
+        context, program, model = self._context, self._program, self.similarities()
         inits, others = (context.compared(kind, compare) for kind in CONTROLS)
         own = context.once(
             "similarity of the reference", lambda: compare(context.reference_source, context)
@@ -437,7 +437,7 @@ def compare(source: Source, context: MeasurementContext) -> SiteSimilarities:
     statistic = Similarity(source, context)
     for rows, part in source.parts():
         statistic.add(part, rows)
-    return statistic.found()
+    return statistic.similarities()
 
 
 def measure(source: Source, context: MeasurementContext) -> Iterator[Measurement]:

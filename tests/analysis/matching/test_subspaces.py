@@ -95,7 +95,7 @@ def test_a_reference_has_its_variable_where_it_is_and_nowhere_else(
     settings = replace(QUICK, dimensions=(4,))
     spaces = searched(bridge, small.inputs, ["length", "opp_idx"], sites, settings)
     assert {space.same for space in spaces.values()} == {("opp_idx",)}
-    assert {place[1] for place, space in spaces.items() if space.found} == set(sites[:3])
+    assert {place[1] for place, space in spaces.items() if space.carries} == set(sites[:3])
     for site in sites[:3]:
         space = spaces["length", site, 4]
         assert space.test == space.train == 1
@@ -112,7 +112,7 @@ def test_variables_that_come_after_each_other_are_told_apart() -> None:
     settings = replace(QUICK, dimensions=(4,))
     sites = ["0.resid_post", "2.resid_post"]
     spaces = searched(bridge, inputs, ["hist", "n_same_before"], sites, settings)
-    assert {place[:2] for place, space in spaces.items() if space.found} == {
+    assert {place[:2] for place, space in spaces.items() if space.carries} == {
         ("hist", "0.resid_post")
     }
 
@@ -124,7 +124,7 @@ def test_what_a_model_was_taught_is_found_where_it_was(
     assert implemented.alignment["opp_idx"].site == "blocks.0.hook_resid_post"
     settings = replace(QUICK, steps=100, dimensions=(8,))
     spaces = searched(bridge, small.inputs, ["opp_idx"], ["0.resid_post", "1.resid_post"], settings)
-    assert {place for place, space in spaces.items() if space.found} == {
+    assert {place for place, space in spaces.items() if space.carries} == {
         ("opp_idx", "0.resid_post", 8)
     }
     space = spaces["opp_idx", "0.resid_post", 8]
@@ -136,7 +136,7 @@ def test_nothing_is_found_in_a_random_init(small: MeasurementContext) -> None:
     (bridge,) = random_inits(small.shape, 1, 5, "cpu")
     spaces = searched(bridge, small.inputs, ["length"], ["1.resid_mid"])
     assert {place[2] for place in spaces} == {1, 2, 4}
-    assert not any(space.found for space in spaces.values())
+    assert not any(space.carries for space in spaces.values())
     assert max(space.test for space in spaces.values()) < 0.7
 
 
@@ -206,7 +206,7 @@ def test_found_is_high_and_above_every_control(
     )  # fmt: skip
     assert space.k == 2
     assert space.control == max(*inits, *by_heart)
-    assert space.found == there
+    assert space.carries == there
 
 
 def test_inputs_to_judge_on_are_not_searched_on(small: MeasurementContext) -> None:
