@@ -222,7 +222,7 @@ def search_subspaces(
                 random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
                 settings, told,
             )  # fmt: skip
-            return replace(searched, found=tuple(bests), note=by_heart.note)
+            return replace(searched, subspaces=tuple(bests), note=by_heart.note)
 
 
 def match_controls(config: Config, console: Console) -> list[KnownAnswer]:
