@@ -34,13 +34,10 @@ from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.accuracy import Outcome, outcome, side_by_side
 from algomatch.analysis.measures.rerun import (
     KINDS,
-    Component,
     Donors,
     Means,
     Rerun,
     donors,
-    places,
-    single,
 )
 from algomatch.analysis.measures.suite import measure
 from algomatch.api.preparation import prepare
@@ -55,6 +52,7 @@ from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.compiling import compile_program
 from algomatch.models.reference import validate
 from algomatch.models.training import AlgorithmicTask, fit, learning_rate_factor
+from algomatch.models.wiring import Component, component_sites
 from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking.callbacks import GracefulStop, ProgressBar, Recorder
 from algomatch.tracking.wandb_log import WandbLog
@@ -194,7 +192,7 @@ def against_hooks() -> Result:
     given = donors(context.inputs, context.config.seed)
     means = Means(bridge)
     means.add(recording)
-    runs = [(single(place), kind) for place in places(bridge) for kind in KINDS]
+    runs = [(Component.of(site), kind) for site in component_sites(bridge) for kind in KINDS]
 
     def ours() -> Outcome:
         return Rerun(recording, means, given).outcomes(runs)
@@ -220,8 +218,8 @@ def _hooked(
     kind: str,
 ) -> Outcome:
     """Return the outcome of one ablation by a hook, on all inputs at once."""
-    place, inputs = component.places[0], recording.inputs
-    name = f"blocks.{place.layer}.{place.hook}"
+    site, inputs = component.sites[0], recording.inputs
+    name = f"blocks.{site.layer}.{site.hook}"
 
     def fill(values: Tensor) -> Tensor:
         if kind == "zero":
@@ -232,10 +230,10 @@ def _hooked(
         return recording[name][rows[:, None], positions]
 
     def hook(values: Tensor, hook: Any) -> Tensor:
-        if place.head is None:
+        if site.head is None:
             return fill(values)
         replaced = values.clone()
-        replaced[:, :, place.head] = fill(values)[:, :, place.head]
+        replaced[:, :, site.head] = fill(values)[:, :, site.head]
         return replaced
 
     logits = recording.bridge.run_with_hooks(

@@ -39,7 +39,7 @@ from ..data.tasks import Task
 from ..infra.errors import UserError
 from ..infra.files import cache_folder, write_file
 from .bridges import make_native, weights_digest
-from .compiling import HEAD, Compiled, compile_program
+from .compiling import UNEMBEDDING, Compiled, compile_program
 
 CACHE_FORMAT = 6
 LIBRARIES = ("tracr-pypi", "transformer-lens", "torch", "jax", "dm-haiku")
@@ -142,7 +142,7 @@ def validate(compiled: Compiled, inputs: InputSet, among: Tensor | None = None) 
     """
     model, head = (
         make_native(TransformerBridgeConfig(**compiled.shape)).eval(),
-        compiled.weights[HEAD],
+        compiled.weights[UNEMBEDDING],
     )
     model.load_state_dict(dict(compiled.weights))
     model.head = torch.nn.Identity()

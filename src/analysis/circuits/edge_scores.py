@@ -31,7 +31,7 @@ from torch import Tensor
 from ...data.inputs import InputSet
 from ...data.outputs import Categorical, Output
 from ...models.task_model import TaskModel
-from ...models.wiring import Edge, Run, Wiring
+from ...models.wiring import Edge, GraphRun, Wiring
 from ..measures.rerun import Donors, donors
 
 METHODS = ("exact", "acdc", "eap", "eap_ig")
@@ -114,7 +114,7 @@ class Ablated:
         self._other = other
 
     @cached_property
-    def intact(self) -> Run:
+    def intact(self) -> GraphRun:
         """The run of the intact model."""
         with torch.inference_mode():
             return self.wiring.run(self.tokens, self.key_mask)

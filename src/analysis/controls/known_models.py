@@ -21,7 +21,7 @@ from ...data.inputs import InputSet, input_set, shuffled
 from ...data.outputs import Categorical, Numerical, Output
 from ...infra.errors import UserError, first_line
 from ...models.bridges import make_bridge
-from ...models.compiling import HEAD, Compiled
+from ...models.compiling import UNEMBEDDING, Compiled
 from ...models.reference import Reference, build_reference
 from ...models.shapes import learned_shape, random_inits
 from ...models.training import Progress, fit
@@ -168,7 +168,7 @@ def _negatives(
         theirs = learned_shape(config.model, other.inputs, config.seed)
         weights, exact, steps = fit(other.inputs, theirs, settings, config.seed, progress)
         note = f"{exact:.1%} right at its own task after {steps} steps"
-        weights[HEAD] = _read_as(weights[HEAD], other.inputs.output, inputs.output)
+        weights[UNEMBEDDING] = _read_as(weights[UNEMBEDDING], other.inputs.output, inputs.output)
         return Made(make_bridge(shape, weights, device), note)
 
     def compiled(progress: Progress, other: Reference) -> Made:

@@ -24,10 +24,11 @@ from torch import Tensor
 from ...config.schema import AnalysisConfig
 from ...data.inputs import InputSet
 from ...data.program_selectors import Selection
+from ...models.wiring import HEAD, Component, Site
 from ..activations import Recording
 from ..head_attention import PATTERN, overlaps, uniform_attention
 from ..measures.accuracy import changes, outcome
-from ..measures.rerun import HEAD, Means, Place, Rerun, donors, single
+from ..measures.rerun import Means, Rerun, donors
 from ..statistics import bootstrap_counts, percentile_interval, weighted_sums
 from .attention_patterns import ITSELF, Selector, bos_rows, selectors
 from .attention_tables import Kind, Tables
@@ -233,7 +234,9 @@ def active_heads(recording: Recording, seed: int) -> set[tuple[int, int]]:
     again = Rerun(recording, means, donors(inputs, seed))
     heads = [(layer, head) for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
     runs = [
-        (single(Place(layer, HEAD, head)), kind) for layer, head in heads for kind in again.kinds
+        (Component.of(Site(layer, HEAD, head)), kind)
+        for layer, head in heads
+        for kind in again.kinds
     ]
     intact = outcome(recording.logits, inputs.targets, inputs.output)
     change = changes(again.outcomes(runs), intact)

@@ -10,10 +10,11 @@ from rich.text import Text
 
 from ...analysis.measurements import Measurement
 from ...analysis.measures.redundancy import REDUNDANT_SET
-from ...analysis.measures.rerun import ATTENTION, HEAD, KINDS, MLP
+from ...analysis.measures.rerun import KINDS
 from ...analysis.measures.suite import whole
 from ...hypotheses.failed_controls import Failing, marked
 from ...hypotheses.row_values import SHORT_KINDS, component_label, of
+from ...models.wiring import ATTENTION, HEAD, MLP
 from .tables import plain_table
 
 Rows = Sequence[Measurement]

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ...analysis.measurements import Measurement
-from ...analysis.measures.rerun import MLP
 from ...analysis.measures.suite import declared_metrics, whole
 from ...config.printed_commands import quoted
 from ...config.schema import run_title
@@ -26,6 +25,7 @@ from ...hypotheses.row_values import (
     uniform_heads,
 )
 from ...models.reference import Reference
+from ...models.wiring import MLP
 from ...runs.run_folder import INEXACT, RunFolder
 from ...tracking.wandb_log import WandbLog
 from .deletion import deletion
