@@ -48,7 +48,7 @@ def test_a_function_is_not_hidden_by_the_folder_of_its_name() -> None:
     assert inspect.isfunction(algomatch.report)
     assert inspect.isfunction(page.write_report)
     with pytest.raises(AttributeError, match="module 'algomatch' has no attribute 'trian'"):
-        _ = algomatch.trian  # type: ignore[attr-defined]
+        _ = algomatch.trian
 
 
 def test_completion_shows_the_public_names_and_nothing_else() -> None:
