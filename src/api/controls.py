@@ -23,15 +23,20 @@ from ..runs.control_record import ControlRecord, Kept
 from .preparation import prepare
 
 
-def controls(config: Config, again: bool, console: Console) -> ControlRecord:
+def controls(config: Config, again: bool = False, console: Console | None = None) -> ControlRecord:
     """Measure the controls of a task, print which measures tell the program from other models.
 
-    What was measured before with the same config is not measured again, unless `again`.
+    What was measured before with the same config is not measured again, unless `again`. Without a
+    console nothing is printed.
+
+    Example:
+        record = algomatch.controls(algomatch.compose(["task=sort", "model=4L"]))
 
     Raises:
         UserError: the config is impossible.
         FaultError: the file system failed.
     """
+    console = console or Console(quiet=True)
     check_accelerator(config.trainer.accelerator)
     context = prepare(config)
     record = ControlRecord(config, context.inputs.digest())

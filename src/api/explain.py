@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.activations import record
 from ..analysis.explain.attention_patterns import of_programs
-from ..analysis.explain.heads import Heads, Search, explain_heads
+from ..analysis.explain.heads import HeadComparison, HeadExplanations, explain_heads
 from ..analysis.explain.neurons import NeuronExplanation, explain_neurons
 from ..analysis.explain.position_features import cells, features, held_out, some_of
 from ..analysis.explain.substitution import explained, variants
@@ -23,7 +23,7 @@ from ..config.schema import Config
 from ..data.inputs import InputSet, input_set
 from ..data.program_copies import same_programs
 from ..data.tasks import make_task
-from ..infra.process_cache import Kept
+from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.bridges import plain_model
 from ..models.reference import build_reference
@@ -34,7 +34,9 @@ from .preparation import bridge_of
 
 INITS = 3  # random inits in which the same is searched for
 
-_untrained = Kept[tuple[Heads, Sequence[NeuronExplanation]]]()  # a random init, explained
+_untrained = LastResult[
+    tuple[HeadExplanations, Sequence[NeuronExplanation]]
+]()  # a random init, explained
 
 Keep = Callable[[Explanation], None]
 
@@ -106,7 +108,7 @@ def _explain(
             record(init, some, analysis.batch_size)
             for init in random_inits(bridge.cfg, INITS, analysis.seed, analysis.device)
         ]
-        search = Search(some, known, judged, programs, analysis)
+        search = HeadComparison(some, known, judged, programs, analysis)
         with steps.part("heads") as told:
             heads = explain_heads(recording, untrained, search, counting(told, layers))
         explanation = replace(explanation, heads=heads)
@@ -117,7 +119,7 @@ def _explain(
         explanation = replace(explanation, neurons=tuple(neurons))
         keep(explanation)
 
-        def explain_untrained() -> tuple[Heads, Sequence[NeuronExplanation]]:
+        def explain_untrained() -> tuple[HeadExplanations, Sequence[NeuronExplanation]]:
             with steps.part("heads of a random init") as told:
                 heads = explain_heads(untrained[0], [], search, counting(told, layers))
             with steps.part("neurons of a random init") as told:

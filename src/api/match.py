@@ -12,8 +12,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.controls.known_models import controls, learned_by_heart
 from ..analysis.matching.any_bridge import match_bridge
-from ..analysis.matching.head_selectors import Selectors, untrained_of
-from ..analysis.matching.known_answers import MATCHED_INITS, Checked, check, of_matching
+from ..analysis.matching.head_selectors import SelectorComparison, untrained_of
+from ..analysis.matching.known_answers import MATCHED_INITS, KnownAnswer, check, of_matching
 from ..analysis.matching.program_ranking import (
     Candidate,
     candidates,
@@ -22,7 +22,7 @@ from ..analysis.matching.program_ranking import (
     rule_of,
     selectors_of,
 )
-from ..analysis.matching.subspaces import Search, questions, subspaces, where_to_search
+from ..analysis.matching.subspaces import SubspaceSearch, questions, subspaces, where_to_search
 from ..config.composition import names_file
 from ..config.devices import check_accelerator, check_device, on_device
 from ..config.schema import Config, TaskConfig
@@ -31,7 +31,7 @@ from ..data.program_copies import same_programs
 from ..data.tasks import make_task
 from ..data.user_functions import load_function
 from ..infra.errors import UserError
-from ..infra.process_cache import Kept
+from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.bridges import make_bridge
 from ..models.foreign import load_gpt2, random_gpt2
@@ -53,10 +53,10 @@ class _Prepared:
 
     inputs: InputSet
     chosen: Sequence[Candidate]
-    selectors: dict[str, Selectors]
+    selectors: dict[str, SelectorComparison]
 
 
-_prepared = Kept[_Prepared]()
+_prepared = LastResult[_Prepared]()
 
 Keep = Callable[[Matching], object]
 
@@ -129,7 +129,7 @@ def _matched(
     bridge: TransformerBridge,
     inputs: InputSet,
     chosen: Sequence[Candidate],
-    compare: Selectors,
+    compare: SelectorComparison,
     sides: bool,
     told: Told,
 ) -> Matching:
@@ -204,7 +204,7 @@ def search_subspaces(
     shape = learned_shape(config.model, inputs, config.seed)
     all_sites = sites_of(shape)[:-1]  # what comes after the last is of each position's output
     sites = where_to_search(standing, all_sites)
-    settings = Search(
+    settings = SubspaceSearch(
         cases=config.analysis.match_cases,
         threshold=config.analysis.match_realised,
         seed=config.analysis.seed,
@@ -222,10 +222,10 @@ def search_subspaces(
                 random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
                 settings, told,
             )  # fmt: skip
-            return replace(searched, found=tuple(bests), note=by_heart.note)
+            return replace(searched, subspaces=tuple(bests), note=by_heart.note)
 
 
-def match_controls(config: Config, console: Console) -> list[Checked]:
+def match_controls(config: Config, console: Console) -> list[KnownAnswer]:
     """Match the controls of a task with its program, and its decoys with their own too.
 
     Raises:
@@ -240,7 +240,7 @@ def match_controls(config: Config, console: Console) -> list[Checked]:
     ]
     every = controls(context.inputs, context.reference, context.shape, config, MATCHED_INITS)
     planned = of_matching(every, known[0], context)
-    checked: list[Checked] = []
+    checked: list[KnownAnswer] = []
     with Steps(console, config.task.name, len(planned)) as steps:
         for control in planned:
             with steps.part(control.name) as told:

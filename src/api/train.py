@@ -26,7 +26,7 @@ from ..config.devices import check_accelerator
 from ..config.naming import model_title, task_title
 from ..config.schema import Config, TrainerConfig
 from ..data.datamodule import TaskDataModule
-from ..data.program_copies import carried
+from ..data.program_copies import copied_files
 from ..infra.environment import hidden, is_of_a_launcher
 from ..infra.errors import (
     FaultError,
@@ -52,27 +52,32 @@ StepProgress = Callable[[int], None]  # told the steps done
 
 def train(
     config: Config,
-    console: Console,
+    console: Console | None = None,
     report: StepProgress | None = None,
     wandb_id: str | None = None,
     stop: Stop | None = None,
 ) -> RunFolder:
     """Train and measure a new run; return its folder.
 
-    `report` is told the steps done, in place of a bar on the console. W&B has the run by
-    `wandb_id`, where its server chose one. `stop` may have been asked to before the run begins.
+    Without a console nothing is printed. `report` is told the steps done, in place of a bar on the
+    console. W&B has the run by `wandb_id`, where its server chose one. `stop` may have been asked
+    to before the run begins.
+
+    Example:
+        run = algomatch.train(algomatch.compose(["task=reverse", "model=2L", "tracking=disabled"]))
 
     Raises:
         UserError: the config is impossible, or the run folder exists.
         FaultError: training diverged, or the file system failed.
         Interrupted: stopped by a signal, to be resumed.
     """
+    console = console or Console(quiet=True)
     refuse_existing(config)
     check_accelerator(config.trainer.accelerator)
     context = prepare(config)
     datamodule = _datamodule(config, context)
     folder = RunFolder.create(config, context.inputs.digest(), context.reference.exact, wandb_id)
-    if left_out := carried(config.task).left_out:
+    if left_out := copied_files(config.task).left_out:
         named = ", ".join(map(str, left_out))
         console.print(
             f"! imported, but not copied into the run, since it does not lie beside or below the "
@@ -84,7 +89,7 @@ def train(
 
 def train_or_resume(
     config: Config,
-    console: Console,
+    console: Console | None = None,
     report: StepProgress | None = None,
     wandb_id: str | None = None,
     stop: Stop | None = None,
@@ -107,15 +112,24 @@ def train_or_resume(
 
 
 def resume(
-    path: Path, console: Console, report: StepProgress | None = None, stop: Stop | None = None
+    path: str | Path,
+    console: Console | None = None,
+    report: StepProgress | None = None,
+    stop: Stop | None = None,
 ) -> RunFolder:
     """Go on with an interrupted run, to the same end as if it had not been interrupted.
+
+    Without a console nothing is printed.
+
+    Example:
+        run = algomatch.resume("runs/RUN")
 
     Raises:
         UserError: `path` is no run folder.
         BusyError: another process works on it.
     """
-    folder = RunFolder.open(path)
+    console = console or Console(quiet=True)
+    folder = RunFolder.open(Path(path))
     if folder.finished():
         with folder.lock():
             folder.repair(partial(console.print, highlight=False, markup=False, soft_wrap=True))

@@ -17,6 +17,6 @@ def compare(*runs: Runs, output: Path = Path()) -> None:
         output: where comparison.csv and comparison.png go, replacing earlier ones; here by default
     """
     need_runs("compare", runs)
-    from ..report.terminal import comparison
+    from ..api.compare import compare as compare_runs
 
-    comparison.compare([Path(run) for run in runs], output, console())
+    compare_runs(runs, output, console=console())

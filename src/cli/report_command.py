@@ -30,6 +30,6 @@ def report(
             them
     """
     need_runs("report", runs)
-    from ..report.html.page import write_report
+    from ..api.report import report as report_runs
 
-    write_report([Path(run) for run in runs], output, title, console(), tables)
+    report_runs(runs, output, title=title, tables=tables, console=console())

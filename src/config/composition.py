@@ -49,6 +49,10 @@ def compose(
 
     `given` is nested, as in a file, and `source` names it in errors; overrides are `key=value`.
 
+    >>> config = compose(["task=sort", "model=1L", "seed=3"])
+    >>> config.task.name, config.model.n_layers, config.seed
+    ('sort', 1, 3)
+
     Raises:
         UserError: an unknown key or group file, a value of the wrong type or a broken rule.
     """

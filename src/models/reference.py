@@ -97,6 +97,11 @@ def build_reference(inputs: InputSet, allow_inexact: bool = False) -> Reference:
     is cached too, and then repeated on a few inputs only. With `allow_inexact`, the one with the
     fewest wrong inputs is taken where all have some.
 
+    Example:
+        config = algomatch.compose(["task=reverse", "task.max_length=4"])
+        inputs = algomatch.input_set(algomatch.make_task(config.task), config.task)
+        reference = algomatch.build_reference(inputs)
+
     Raises:
         UserError: Tracr cannot compile the program, or no exactness makes it agree; the message
             shows up to five counterexamples and their likely causes.
