@@ -34,17 +34,16 @@ from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.accuracy import Outcome, outcome, side_by_side
 from algomatch.analysis.measures.rerun import (
     KINDS,
-    Component,
     Donors,
     Means,
     Rerun,
     donors,
-    places,
-    single,
 )
 from algomatch.analysis.measures.suite import measure
-from algomatch.api.training_runs import make_trainer, prepare, quiet_lightning
-from algomatch.config.schema import Config, compose
+from algomatch.api.preparation import prepare
+from algomatch.api.train import make_trainer, quiet_lightning
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config
 from algomatch.data.datamodule import StratifiedBatches, TaskDataModule
 from algomatch.data.inputs import input_set
 from algomatch.data.outputs import IGNORE
@@ -54,6 +53,7 @@ from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.compiling import compile_program
 from algomatch.models.reference import validate
 from algomatch.models.training import AlgorithmicTask, fit, learning_rate_factor
+from algomatch.models.wiring import Component, component_sites
 from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking.callbacks import GracefulStop, ProgressBar, Recorder
 from algomatch.tracking.wandb_log import WandbLog
@@ -193,7 +193,7 @@ def against_hooks() -> Result:
     given = donors(context.inputs, context.config.seed)
     means = Means(bridge)
     means.add(recording)
-    runs = [(single(place), kind) for place in places(bridge) for kind in KINDS]
+    runs = [(Component.of(site), kind) for site in component_sites(bridge) for kind in KINDS]
 
     def ours() -> Outcome:
         return Rerun(recording, means, given).outcomes(runs)
@@ -219,8 +219,8 @@ def _hooked(
     kind: str,
 ) -> Outcome:
     """Return the outcome of one ablation by a hook, on all inputs at once."""
-    place, inputs = component.places[0], recording.inputs
-    name = f"blocks.{place.layer}.{place.hook}"
+    site, inputs = component.sites[0], recording.inputs
+    name = f"blocks.{site.layer}.{site.hook}"
 
     def fill(values: Tensor) -> Tensor:
         if kind == "zero":
@@ -231,10 +231,10 @@ def _hooked(
         return recording[name][rows[:, None], positions]
 
     def hook(values: Tensor, hook: Any) -> Tensor:
-        if place.head is None:
+        if site.head is None:
             return fill(values)
         replaced = values.clone()
-        replaced[:, :, place.head] = fill(values)[:, :, place.head]
+        replaced[:, :, site.head] = fill(values)[:, :, site.head]
         return replaced
 
     logits = recording.bridge.run_with_hooks(
@@ -264,8 +264,8 @@ def streamed_memory() -> Result:
 import re
 from pathlib import Path
 from algomatch.analysis.measures.suite import measure
-from algomatch.config.schema import compose
-from algomatch.api.training_runs import prepare
+from algomatch.config.composition import compose
+from algomatch.api.preparation import prepare
 from algomatch.models.bridges import make_bridge
 config = compose([
     "model=1L", "model.d_model=256", "task.min_length=20", "task.max_length=20",

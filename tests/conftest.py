@@ -24,8 +24,8 @@ check_shapes("algomatch")
 from support.pages import small_sweep, whole_run  # noqa: E402
 
 from algomatch.analysis.base import MeasurementContext  # noqa: E402
-from algomatch.api.training_runs import prepare  # noqa: E402
-from algomatch.config.schema import compose  # noqa: E402
+from algomatch.api.preparation import prepare  # noqa: E402
+from algomatch.config.composition import compose  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

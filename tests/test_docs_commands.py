@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support.runs import TINY, run
 
-from algomatch.cli.options import parser
-from algomatch.config.schema import compose
+from algomatch.cli.main import EXAMPLES, VERBS, command_line
+from algomatch.config.composition import compose
 from algomatch.data.tasks import make_task, task_names
 from algomatch.report.terminal.task_list import NEXT
 from algomatch.runs.sweep_cells import plan
@@ -87,35 +87,28 @@ def open_(text: str) -> bool:
 
 
 def check(command: list[str], folder: Path) -> None:
-    """Refuse what the command line would refuse, without doing the work."""
-    if len(command) == 2 and command[1] in MENTIONED:  # only a name
+    """Refuse what the command line would refuse, short of doing the work."""
+    if len(command) == 2 and command[1] in VERBS:  # no more than a name
         return
-    options, rest = parser().parse_known_args(command[1:])
-    assert not [word for word in rest if word.startswith("-")], "an unknown option"
-    given = [*rest]
-    for name in ("overrides", "checkpoint", "names"):
-        value = getattr(options, name, [])
-        given += value if isinstance(value, list) else [value]
+    _, bound, _ = command_line().parse_args(
+        command[1:], exit_on_error=False, print_error=False, verbose=False
+    )
+    options = bound.arguments
+    given = next((value for value in options.values() if isinstance(value, tuple)), ())
     overrides = [word for word in given if OVERRIDE.match(word) and not open_(word)]
     names = [word for word in given if not OVERRIDE.match(word)]
     config = compose(overrides)
     if repr(config.task) not in MADE:  # a loop of commands repeats it
         make_task(config.task)
         MADE.add(repr(config.task))
-    if options.command == "sweep":
-        counts = options.count, options.seed, options.index
-        plan(ROOT / options.file, overrides, folder, *counts)
-    if options.command == "tasks" or getattr(options, "controls", False):
+    if command[1] == "sweep":
+        counts = options.get("count"), options.get("seed", 0), options.get("index")
+        plan(ROOT / options["file"], overrides, folder, *counts)
+    if command[1] in ("tasks", "match-controls"):
         for name in names:
             assert open_(name) or name in task_names() or overrides or ".py:" in name, name
-    for name in getattr(options, "programs", []):
+    for name in options.get("programs", ()):
         assert open_(name) or name in task_names()
-
-
-MENTIONED = {
-    "train", "sweep", "analyze", "compare", "controls", "match", "circuit", "explain", "report",
-    "log", "tasks", "workspace",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -147,11 +140,11 @@ def test_shell_is_read_as_a_shell_reads_it() -> None:
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
-        ("algomatch trian", "SystemExit"),
+        ("algomatch trian", "UnknownCommand"),
         ("algomatch train model.heads=4", "unknown key 'model.heads'"),
         ("algomatch train model=5L", "5L"),
         ("algomatch train task=revers", "revers"),
-        ("algomatch match runs/RUN --subspace-search", "an unknown option"),
+        ("algomatch match runs/RUN --subspaces", "UnknownOption"),
         ("algomatch sweep sweeps/architecture.yaml", "architecture.yaml"),
         ("algomatch tasks srot", "srot"),
     ],
@@ -189,13 +182,12 @@ def test_no_shown_setting_needs_quotes_that_it_lacks(page: Path) -> None:
     assert not [word for text in shell for word in bare(text)]
 
 
-def test_no_setting_that_the_command_shows_needs_quotes_that_it_lacks() -> None:
-    whole = parser()
-    texts = [
-        whole.format_help(),
-        NEXT,
-        *(subcommand.format_help() for subcommand in whole.commands.values()),
-    ]
+def test_no_setting_that_the_command_shows_needs_quotes_that_it_lacks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for verb in VERBS:
+        command_line().help_print([verb])
+    texts = [EXAMPLES, NEXT, capsys.readouterr().out]
     texts += [path.read_text() for path in sorted((ROOT / "sweeps").rglob("*")) if path.is_file()]
     texts.append((ROOT / "Makefile").read_text())
     assert not [word for text in texts for word in bare(text)]
@@ -246,7 +238,15 @@ def test_an_array_job_has_a_task_for_each_run(tmp_path: Path) -> None:
     assert len(cells) == last + 1
 
 
-LONG = ("sweep", "controls", "workspace", "log")  # takes minutes, or needs a server
+LONG = (
+    "sweep",
+    "controls",
+    "match-controls",
+    "workspace",
+    "log",
+    "match-model",
+    "subspaces",
+)  # minutes, or a server
 
 
 @pytest.mark.slow
@@ -258,10 +258,10 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, reference_cache: Path) -
     (last,) = sorted((tmp_path / "runs/RUN/checkpoints").iterdir())[-1:]
     for _, *command in (c for c in commands(blocks(ROOT / "README.md", "sh")[1])):
         line = re.sub(r"step-\d+", last.name, shlex.join(command))
-        if command[0] in LONG or re.search(r"^train (?!--resume)|--subspaces|GPT2_FOLDER", line):
+        if command[0] in LONG or re.search(r"^train (?!--resume)", line):
             continue
         code, out, err = run(*shlex.split(line), cwd=tmp_path)
         assert code == 0, f"{line}\n{out}\n{err}"
         done.append(command[0])
-    assert set(done) == MENTIONED - {*LONG}
+    assert set(done) == {*VERBS} - {*LONG}
     assert {path.name for path in tmp_path.iterdir()} >= {"rows.csv", "report.html"}

@@ -20,10 +20,10 @@ SHORT = (
     "analysis.measures=[accuracy,ablation]",
 )  # fmt: skip
 TELLING = (  # in this process and in others, with Lightning, W&B, matplotlib and tables
-    "tests/test_experiment.py::test_a_run_leaves_its_config_checkpoints_table_and_figure",
-    "tests/test_cli.py::test_the_console_script_refuses_as_python_does",
+    "tests/api/test_train.py::test_a_run_leaves_its_config_checkpoints_table_and_figure",
+    "tests/cli/test_cli.py::test_the_console_script_refuses_as_python_does",
     "tests/tracking/test_wandb_log.py",
-    "tests/report/test_task_report.py",
+    "tests/report/terminal/test_task_report.py",
 )
 
 

@@ -114,8 +114,8 @@ def test_every_command(
     said(capsys, "tasks", "--check", task, *of_task[1:])
     said(capsys, "analyze", str(run), "--all")
     said(capsys, "compare", str(run))
-    for option in ("--all", "--subspaces"):
-        said(capsys, "match", str(run), option)
+    said(capsys, "match", str(run), "--all")
+    said(capsys, "subspaces", str(run))
     said(capsys, "circuit", str(run))
     said(capsys, "circuit", "--reference", *reference)
     said(capsys, "explain", str(run))

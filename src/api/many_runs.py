@@ -20,7 +20,7 @@ from rich.console import Console
 
 from ..infra.errors import FaultError, Interrupted, UserError
 from ..infra.files import faults_named, last_words
-from ..infra.processes import Ended, Job, Report, work_off
+from ..infra.processes import Job, JobExits, Report, work_off
 from ..runs.result_store import MATCH, Key, adopt, gather, is_gathered, is_there
 from ..runs.run_folder import RunFolder
 
@@ -109,7 +109,7 @@ def _not_gathered(work: Work) -> str:
     return ""
 
 
-def _is_lacking(work: Work, code: int, key: int, ended: Ended, again: bool) -> bool:
+def _is_lacking(work: Work, code: int, key: int, ended: JobExits, again: bool) -> bool:
     """Return whether a run was not done: its results were there before, or its command failed.
 
     `code` is what the command with it ended with; `key` is that of the process, which may have
@@ -174,7 +174,7 @@ def _tell(
     works: Sequence[Work],
     left: Sequence[Work],
     lacking: Sequence[tuple[Work, str]],
-    ended: Ended,
+    ended: JobExits,
     console: Console,
 ) -> None:
     """Say what was done and where it is; raise what went wrong: `lacking` says of each why."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformer_lens.model_bridge import TransformerBridge
 
-from ..analysis.controls.known_models import controls, learned_by_heart
+from ..analysis.controls.known_models import controls
 from ..analysis.matching.any_bridge import match_bridge
-from ..analysis.matching.head_selectors import Selectors, untrained_of
-from ..analysis.matching.known_answers import MATCHED_INITS, Checked, check, of_matching
+from ..analysis.matching.head_selectors import SelectorComparison, untrained_of
+from ..analysis.matching.known_answers import MATCHED_INITS, KnownAnswer, check, of_matching
 from ..analysis.matching.program_ranking import (
     Candidate,
     candidates,
@@ -22,26 +21,22 @@ from ..analysis.matching.program_ranking import (
     rule_of,
     selectors_of,
 )
-from ..analysis.matching.subspaces import Search, questions, subspaces, where_to_search
+from ..config.composition import names_file
 from ..config.devices import check_accelerator, check_device
-from ..config.schema import Config, TaskConfig, names_file
+from ..config.schema import Config
 from ..data.inputs import InputSet, input_set
 from ..data.program_copies import same_programs
 from ..data.tasks import make_task
 from ..data.user_functions import load_function
 from ..infra.errors import UserError
-from ..infra.process_cache import Kept
+from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
-from ..models.bridges import make_bridge
 from ..models.foreign import load_gpt2, random_gpt2
-from ..models.shapes import init_seed, learned_shape, random_inits
-from ..models.task_model import task_model_of
+from ..models.shapes import init_seed
 from ..models.training import mean_loss
-from ..models.variable_sites import sites_of
 from ..report.terminal.matching_tables import Matching
-from ..report.terminal.subspace_tables import Searched
-from ..runs import checkpoints
-from .training_runs import bridge_of, prepare
+from ..runs.loaded_run import Loaded, LoadedRun, opened
+from .preparation import prepare
 
 SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a model
 
@@ -52,10 +47,10 @@ class _Prepared:
 
     inputs: InputSet
     chosen: Sequence[Candidate]
-    selectors: dict[str, Selectors]
+    selectors: dict[str, SelectorComparison]
 
 
-_prepared = Kept[_Prepared]()
+_prepared = LastResult[_Prepared]()
 
 Keep = Callable[[Matching], object]
 
@@ -122,9 +117,9 @@ def _prepare(run: Loaded, programs: Sequence[str], sides: bool, steps: Steps) ->
     return _prepared.of(repr(told), make)
 
 
-def _selectors(run: Loaded, known: _Prepared) -> Selectors:
+def _selectors(run: Loaded, known: _Prepared) -> SelectorComparison:
     """Return what the heads of models of a run's shape are compared by, random inits' beside it."""
-    shape = repr(run.config.model) if run.step is not None else "reference"
+    shape = repr(run.config.model) if isinstance(run, LoadedRun) else "reference"
     if shape not in known.selectors:
         untrained = untrained_of(run.shape, known.inputs, run.config.analysis)
         known.selectors[shape] = selectors_of(known.chosen, untrained, run.config.analysis)
@@ -132,12 +127,10 @@ def _selectors(run: Loaded, known: _Prepared) -> Selectors:
 
 
 def _matched(
-    run: Loaded, known: _Prepared, compare: Selectors, sides: bool, told: Told
+    run: Loaded, known: _Prepared, compare: SelectorComparison, sides: bool, told: Told
 ) -> Matching:
     config, task_model = run.config.analysis, run.task_model
-    standings, heads = compared(
-        run.bridge, task_model, known.chosen, compare, config, sides, told
-    )
+    standings, heads = compared(run.bridge, task_model, known.chosen, compare, config, sides, told)
     loss = float(mean_loss(run.inputs.output, task_model.logits(), run.inputs.targets))
     return Matching(run.run, run.step, loss, standings, rule_of(config), heads)
 
@@ -188,24 +181,7 @@ def _function_of(option: str, place: str) -> Callable[..., Any]:
         raise UserError(f"{option}: {error}") from error
 
 
-def subspaces(
-    run: LoadedRun | str | Path,
-    *,
-    program: str | None = None,
-    matched: Matching | None = None,
-    overrides: Sequence[str] = (),
-    console: Console | None = None,
-) -> Searched:
-    """Search a checkpoint for a program's variables in subspaces, and controls beside it.
-
-    The program is the task's own unless named. `matched` is how the model matches it, made anew
-    unless given.
-
-    Raises:
-        UserError: there is no checkpoint, or the task has no such program.
-        NotFiniteError: the training of the control on shuffled labels diverged.
-    """
-def match_controls(config: Config, console: Console) -> list[Checked]:
+def match_controls(config: Config, console: Console) -> list[KnownAnswer]:
     """Match the controls of a task with its program, and its decoys with their own too.
 
     Raises:
@@ -220,7 +196,7 @@ def match_controls(config: Config, console: Console) -> list[Checked]:
     ]
     every = controls(context.inputs, context.reference, context.shape, config, MATCHED_INITS)
     planned = of_matching(every, known[0], context)
-    checked: list[Checked] = []
+    checked: list[KnownAnswer] = []
     with Steps(console, config.task.name, len(planned)) as steps:
         for control in planned:
             with steps.part(control.name) as told:

@@ -37,7 +37,7 @@ def run_cells(sweep: Sweep, jobs: int, console: Console) -> Outcome:
     by_index = {cell.index: cell for cell in left}
     ended = work_off(
         [_job(cell) for cell in left], jobs, "cells", len(sweep.cells) - len(left),
-        [f"{__package__}.training_runs"], console, lambda job: link_records(by_index[job.key]),
+        [f"{__package__}.train"], console, lambda job: link_records(by_index[job.key]),
     )  # fmt: skip
     return Outcome(sweep, ended.codes, ended.signal)
 
@@ -72,11 +72,11 @@ def link_records(cell: Cell) -> None:
 def _run_cell(cell: Cell, report: Report) -> None:
     """Run a cell in a process of its own."""
     from ..tracking.wandb_log import end_service
-    from . import training_runs as experiment
+    from .train import train_or_resume
 
     try:
         console = Console(file=sys.stdout, width=LOG_WIDTH)
-        experiment.train_or_resume(cell.config, console, report)
+        train_or_resume(cell.config, console, report)
     except BusyError as error:
         print(error)
         sys.exit(BUSY)

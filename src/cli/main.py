@@ -1,44 +1,67 @@
-"""The `algomatch` command and its subcommands: what each checks, calls, prints and writes."""
+"""The `algomatch` command: each verb is a module, which is loaded when it is asked for."""
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from ..config.devices import check_device, check_devices
+from cyclopts import App, CycloptsError, Parameter
+
+from .. import __doc__ as description
+from .. import __version__
 from ..infra import terminal_output as terminal
 from ..infra.environment import settle_folders, settle_warnings
-from ..infra.errors import FaultError, Interrupted, UserError, one_of, reported
-from .options import CONTROLS_MODEL, joined, parser
+from ..infra.errors import FaultError, UserError, one_of, reported
+from .arguments import joined
+from .parse_errors import explained, refuse_moved
 
-if TYPE_CHECKING:
-    from rich.console import Console
+VERBS = (
+    "train", "sweep", "analyze", "compare", "match", "subspaces", "match-model", "circuit",
+    "explain", "report", "log", "tasks", "controls", "match-controls", "workspace",
+)  # fmt: skip
+EXAMPLES = """Examples:
+  algomatch train task=reverse model=4L seed=1 trainer.max_steps=500
+  algomatch train --config my.yaml model.d_model=32
+  algomatch train --resume runs/RUN
+  algomatch sweep sweeps/architectures.yaml --jobs 4
+  algomatch analyze runs/RUN
+  algomatch compare runs --output comparison
+  algomatch match runs/RUN
+  algomatch explain runs/RUN
+  algomatch report runs/RUN --output report.html
+  algomatch tasks sort
+  algomatch controls task=sort
+  algomatch workspace my-team/algomatch
+  algomatch train task=my_program.py:make_my_program 'task.vocabulary=[0,1,2]' task.max_length=6
+"""
 
-    from ..api import training_runs as experiment
-    from ..config.schema import Config
-    from ..infra.signals import Stop
-    from ..runs.result_store import Key
-    from ..runs.run_folder import RunFolder
-    from ..tracking.agent import Assigned
 
-MATCHED_TASKS = [  # of `match --controls`
-    "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
-    "share_of_last",
-]  # fmt: skip
-MATCHED_SETTINGS = {  # of `match --controls`, unless it is said otherwise
-    "analysis.other_tasks": 4,  # trained on and compiled
-    "trainer.max_steps": 400,  # of what is trained on other tasks and on shuffled labels
-}
-TASK_KEYS = ("task", "task.name", "task.program")
-ENCODER = (  # what one is
-    "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
-    "prefix that is always the same (BOS or a prompt), then one id for each token, e.g. "
-    '`def encode(tokens): return [50256, *(64 + "abcd".index(one) for one in tokens)]`'
-)
+def command_line() -> App:
+    """Return the command line: what each verb takes, without what it needs to do it."""
+    app = App(
+        name="algomatch",
+        help=(description or "").partition("\n")[0],
+        help_epilogue=EXAMPLES,
+        help_format="plaintext",
+        version=__version__,
+        default_parameter=Parameter(negative=(), show_default=False),
+    )
+    for place, verb in enumerate(VERBS):
+        name = verb.replace("-", "_")
+        app.command(
+            f"{__package__}.{name}_command:{name}",
+            name=verb,
+            sort_key=place,
+            help_epilogue="",
+            help_format="markdown",  # it fills lines
+        )
+    app.register_install_completion_command(help="Install completion for your shell.")
+    return app
+
+
+def load_verbs(app: App) -> list[App]:
+    """Load every verb, so that the help of the whole says what each does."""
+    return [app[verb] for verb in VERBS]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,36 +69,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.make_lasting()
     settle_warnings()
     settle_folders()
-    whole = parser()
     given = sys.argv[1:] if arguments is None else arguments
-    options, rest = whole.parse_known_args(joined(given))
-    from rich.console import Console  # --help and --version do without
+    return reported(lambda: _act(joined(given))) or _reported_output()
 
-    commands = {
-        "train": _train,
-        "sweep": _sweep,
-        "analyze": _analyze,
-        "compare": _compare,
-        "controls": _controls,
-        "match": _match,
-        "circuit": _circuit,
-        "explain": _explain,
-        "report": _report,
-        "log": _log_runs,
-        "tasks": _tasks,
-        "workspace": _workspace,
-    }
 
-    def act() -> None:
-        for argument in rest:
-            if argument.startswith("-"):
-                known = whole.options_of(options.command)
-                raise UserError(f"unknown option '{argument}': {one_of(argument, known)}")
-        if getattr(options, "device", None) is not None:
-            check_device(options.device)
-        commands[options.command](options, rest, Console())
-
-    return reported(act) or _reported_output()
+def _act(words: Sequence[str]) -> None:
+    """Do what the words say."""
+    if not words:
+        raise UserError(f"no command is given; {one_of('', VERBS)} (see `algomatch --help`)")
+    refuse_moved(words)
+    app = command_line()
+    if words[0] in app.help_flags:
+        load_verbs(app)
+    try:
+        verb, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise explained(error, app) from error
+    verb(*bound.args, **bound.kwargs)
 
 
 def _reported_output() -> int:
@@ -87,683 +97,3 @@ def _reported_output() -> int:
             raise FaultError(f"some output could not be written: {why}")
 
     return reported(act)
-
-
-def _train(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    overrides = [*options.overrides, *rest]  # argparse leaves what comes after an option
-    if options.resume is not None:
-        if options.config is not None or overrides:
-            raise UserError("--resume goes on with the run's own config: leave out the rest")
-        _check_devices_of(Path(options.resume))
-        from ..api import training_runs as experiment
-
-        experiment.resume(Path(options.resume), console)
-        return
-    from ..infra.signals import SIGNALS, Stop
-    from ..tracking.agent import assigned
-
-    agents, stop = assigned(), Stop(console.print)
-    if agents is not None:
-        with stop.taken(SIGNALS[1:]):  # W&B's server may stop a run while it imports
-            _train_for(agents, overrides, options, stop, console)
-        return
-    config = _composed(overrides, options.config)
-    from ..api import training_runs as experiment
-
-    experiment.train(config, console)
-
-
-def _composed(overrides: Sequence[str], file: str | None = None) -> Config:
-    """Return the config, refused where it names a device that is not there."""
-    from ..config.schema import compose
-
-    config = compose(overrides, file)
-    check_devices(config)
-    return config
-
-
-def _check_devices_of(run: Path) -> None:
-    """Refuse to go on with a run whose config names a device that is not there."""
-    from ..config.schema import from_mapping, read_yaml
-    from ..infra.files import faults_named
-
-    file = run / "config.yaml"
-    with faults_named("look for the run folder"):
-        is_to_go_on = file.is_file() and not (run / "finished.json").exists()
-    if is_to_go_on:
-        check_devices(from_mapping(read_yaml(file), str(file)))
-
-
-def _train_for(
-    agents: Assigned,
-    overrides: Sequence[str],
-    options: argparse.Namespace,
-    stop: Stop,
-    console: Console,
-) -> None:
-    """Train the run that a sweep's agent has assigned, or go on with it."""
-    config = _composed(overrides, options.config)
-    if config.run_dir is None:
-        config.run_dir = str(agents.folder(Path(config.runs_dir)))
-    from ..api import training_runs as experiment
-
-    try:
-        experiment.train_or_resume(config, console, wandb_id=agents.run, stop=stop)
-    except Interrupted as stopped:
-        # By the signal: an exit code would be a failure, and after three an agent gives up.
-        console.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
-        from ..infra.signals import end_by
-        from ..tracking.wandb_log import end_service
-
-        end_service()
-        sys.stdout.flush()
-        end_by(stopped.exit_code - 128)
-
-
-def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    overrides = [*options.overrides, *rest]
-    for name, least in (("jobs", 1), ("count", 1), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} {value} must be at least {least}")
-    from ..api import sweep as sweeps
-    from ..infra.processes import cores
-    from ..runs.sweep_cells import plan
-
-    output = Path(options.output) if options.output else None
-    given = options.count, options.seed, options.index
-    sweep = plan(Path(options.file), overrides, output, *given)
-    if options.list:
-        from ..report.terminal.sweep_outcome import print_cells
-
-        print_cells(sweep, console)
-        return
-    for cell in sweep.cells:
-        if not cell.finished:  # a finished run is shown, on whatever machine it was trained
-            check_devices(cell.config)
-    if options.index is not None:
-        from ..api import training_runs as experiment
-
-        try:
-            experiment.train_or_resume(sweep.cells[0].config, console)
-        finally:
-            sweeps.link_records(sweep.cells[0])
-        return
-    jobs = options.jobs or cores() // max(cell.config.threads for cell in sweep.cells) or 1
-    if sweep.file.ends_early:
-        console.print("early_terminate is the server's: here every run goes to its own end")
-    outcome = sweeps.run_cells(sweep, jobs, console)
-    from ..report.terminal.sweep_outcome import print_sweep
-
-    print_sweep(outcome, console)
-    if outcome.signal is not None:
-        raise Interrupted("stopped; the same command goes on", outcome.signal)
-    if outcome.failed:
-        raise FaultError(
-            f"{len(outcome.failed)} of {len(sweep.cells)} runs failed; the same command tries again"
-        )
-
-
-def _log_runs(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    from ..tracking.replay import log_run
-
-    failed: list[UserError | FaultError] = []
-    folders = _readable_runs([*options.runs, *rest], console)
-    for folder in folders:
-        try:
-            url = log_run(folder, console.print)
-        except (UserError, FaultError) as error:  # the others are logged all the same
-            if len(folders) == 1:
-                raise
-            failed.append(error)
-            console.print(f"! {error}", markup=False, highlight=False, soft_wrap=True)
-        else:
-            console.print(f"{folder.path}: {url}", markup=False, highlight=False, soft_wrap=True)
-    if failed:
-        raise FaultError(f"{len(failed)} of {len(folders)} runs were not logged whole: {failed[0]}")
-
-
-def _controls(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    overrides = [*options.overrides, *rest]
-    if not any(given.partition("=")[0] in ("model", "model.name") for given in overrides):
-        overrides.insert(0, f"model={CONTROLS_MODEL}")
-    config = _composed(overrides)
-    from ..api import training_runs as experiment
-
-    experiment.study_controls(config, options.again, console)
-
-
-def _tasks(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    given = [*options.names, *rest]
-    overrides = [argument for argument in given if re.match(r"[\w.]+=", argument)]
-    names = [argument for argument in given if argument not in overrides]
-    named = [given for given in overrides if given.partition("=")[0] in TASK_KEYS]
-    if named and (names or options.check):
-        raise UserError(f"a task is named once: leave out '{named[0]}'")
-    if options.check and options.picture is not None:
-        raise UserError("--check draws no picture: leave out --picture")
-    if not given and not options.check:
-        from ..report.terminal.task_list import print_registry
-
-        print_registry(console)
-        return
-    if len(names) > 1 and not options.check:
-        raise UserError(f"one task at a time, not {', '.join(names)} (or add --check)")
-    from ..report.terminal import task_view as tasks
-
-    if options.check:
-        tasks.check_tasks(names, overrides, console)
-        return
-    chosen = [f"task={name}" for name in names]
-    picture = Path(options.picture) if options.picture is not None else None
-    tasks.print_task([*chosen, *overrides], picture, console)
-
-
-def _workspace(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    if rest:
-        raise UserError(f"unexpected argument '{rest[0]}': workspace takes one ENTITY/PROJECT")
-    parts = options.project.split("/")
-    if len(parts) != 2 or not all(parts):
-        raise UserError(f"'{options.project}' is not of the form ENTITY/PROJECT")
-    from ..tracking.workspace import save
-
-    entity, project = parts
-    url, new, n_runs = save(entity, project, options.name)
-    done = "saved" if new else "replaced"
-    say = f"workspace '{options.name}' of {n_runs} runs, {done}: {url}"
-    console.print(say, soft_wrap=True, highlight=False, markup=False)
-
-
-def _compare(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    from ..report.terminal.comparison import compare
-
-    compare([Path(path) for path in (*options.runs, *rest)], Path(options.output), console)
-
-
-def _report(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    from ..report.html.page import write_report
-
-    paths = [Path(path) for path in (*options.runs, *rest)]
-    tables = None if options.tables is None else Path(options.tables)
-    write_report(paths, Path(options.output), options.title, console, tables)
-
-
-def _match(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    given = [*options.checkpoint, *rest]
-    if options.controls or not _are_several(given):
-        _refuse_several(options)
-    if options.controls:
-        _match_controls(given, options, console)
-        return
-    if options.subspaces and options.all:
-        raise UserError("--subspaces searches one checkpoint: leave out --all")
-    if options.encoder or options.reader or any(map(_holds_gpt2, given)):
-        _match_folder(given, options, console)
-        return
-    if not given:
-        raise UserError("match takes a checkpoint or run folders: none is given")
-    if _are_several(given):
-        _match_runs([Path(path) for path in given], options, console)
-        return
-    from ..api import match
-    from ..infra.files import Unwritten
-    from ..report.figures.matching_figures import draw_emergence, keep_matching
-    from ..report.terminal.matching_tables import Matching, print_matching
-    from ..runs import checkpoints
-    from ..runs.run_folder import RunFolder
-
-    path = Path(given[0])
-    paths = RunFolder.open(path).checkpoint_folders() if options.all else [path]
-    if not paths:
-        raise UserError(f"'{path}' holds no checkpoint yet")
-    checkpoint = checkpoints.load(paths[-1])
-    where = Path(options.output) if options.output else checkpoints.beside(paths[-1]) / "matching"
-    settings = _settings(options, checkpoint.config.analysis.device)
-    kept, unwritten = list[Path](), Unwritten()
-
-    def keep(matching: Matching) -> None:
-        with unwritten.noted():
-            kept.append(keep_matching(matching, where, settings, not options.no_sides))
-
-    matchings = match.match_checkpoints(
-        paths, options.programs, options.device, console, not options.no_sides, keep
-    )
-    print_matching(matchings, console)
-    unwritten.tell()
-    draw_emergence(where)
-    _say_where(kept, where, console)
-    if options.subspaces:
-        from ..report.terminal.subspace_tables import Searched, keep_subspaces, print_subspaces
-
-        own = _subspace_settings(options)
-        if matchings[-1].exact < matchings[-1].rule.solved:
-            console.print("no subspaces are searched for: the model does not solve the task")
-            nothing = Searched(checkpoint.run, checkpoint.step, "", (), {}, (), ())
-            keep_subspaces(nothing, where, own)
-            return
-        searched = match.search_subspaces(paths[-1], matchings[-1], options.programs, console)
-        print_subspaces(searched, console)
-        _say_where([keep_subspaces(searched, where, own)], where, console)
-
-
-def _say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
-    """Say where results are, and what of them is gathered."""
-    from ..runs.result_store import SETTINGS
-
-    names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
-    more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
-    line = f"{', '.join(names)}: {folders[-1]}{more}; gathered: {where}"
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def _settings(options: argparse.Namespace, device: str) -> tuple[str, ...]:
-    """Return the options that change the numbers of a result, and are not the defaults.
-
-    `device` is that of the config.
-    """
-    from ..analysis.circuits.edge_scores import METHODS
-    from ..analysis.measures.rerun import KINDS
-    from ..runs.result_store import setting
-
-    settings = []
-    for name, known in (("programs", ()), ("methods", METHODS), ("kinds", KINDS)):
-        values = getattr(options, name, None) or []
-        if values and set(values) != set(known):
-            settings.append(setting(name, values))
-    if getattr(options, "no_sides", False):
-        settings.append(setting("no-sides"))
-    own = getattr(options, "device", None)
-    if own is not None and own != device:
-        settings.append(setting("device", [own]))
-    return tuple(settings)
-
-
-def _subspace_settings(options: argparse.Namespace) -> tuple[str, ...]:
-    """Return what a search of subspaces is set off by: it is of one program."""
-    from ..runs.result_store import setting
-
-    return (setting("subspaces", options.programs[:1]),)
-
-
-def _are_several(given: Sequence[str]) -> bool:
-    """Return whether these are several runs, or a folder that is no run but holds some."""
-    if any(re.match(r"[\w.]+=", argument) for argument in given):
-        return False
-    holds = (next(Path(argument).glob("*/run.json"), None) is not None for argument in given)
-    return len(given) > 1 or any(holds)
-
-
-def _refuse_several(options: argparse.Namespace) -> None:
-    if options.jobs is not None or options.again:
-        name = "--again" if options.jobs is None else "--jobs"
-        raise UserError(f"{name} is of several runs, and there is only one")
-
-
-def _said(options: argparse.Namespace) -> list[str]:
-    """Return what of the options says what to do with a run, as they are given."""
-    said: list[str] = []
-    for name in ("programs", "methods", "kinds", "device", "all", "subspaces", "no_sides"):
-        value = getattr(options, name, None)
-        if value:
-            flag = f"--{name.replace('_', '-')}"
-            said += [flag, *([] if value is True else [value] if isinstance(value, str) else value)]
-    return said
-
-
-def _refuse_output(options: argparse.Namespace, folder: str) -> None:
-    if options.output is not None:
-        raise UserError(f"--output is of one run: of several, results go to RUN/{folder}")
-
-
-def _readable_runs(given: Sequence[str], console: Console) -> list[RunFolder]:
-    """Return the runs at the paths; say of those that cannot be opened why they are left out."""
-    from ..hypotheses.seed_groups import find_runs
-
-    left_out = list[str]()
-    runs = find_runs([Path(path) for path in given], left_out)
-    for line in left_out:
-        console.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
-    return runs
-
-
-def _each_alone(
-    runs: Sequence[RunFolder], folder: str, options: argparse.Namespace, console: Console
-) -> None:
-    """Do with each of several runs what the command does with one; results go to that folder."""
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs} must be at least 1")
-    from ..api.many_runs import Work, each_alone
-    from ..infra.processes import cores
-
-    said = tuple(_said(options))
-    works = [Work(run, run.path / folder, said, tuple(_keys(run, folder, options))) for run in runs]
-    jobs = options.jobs or cores()
-    each_alone(options.command, works, jobs, options.again, main, console)
-
-
-def _keys(run: RunFolder, folder: str, options: argparse.Namespace) -> Iterator[Key]:
-    """Yield what the command's results of a run are of."""
-    from ..runs import checkpoints
-    from ..runs.result_store import CIRCUIT, EXPLANATION, MATCH, SUBSPACES, Key
-
-    what = {"matching": MATCH, "circuit": CIRCUIT, "explanation": EXPLANATION}[folder]
-    steps = [checkpoints.step_of(path) for path in run.checkpoint_folders()]
-    settings = _settings(options, run.config.analysis.device)
-    for step in steps if getattr(options, "all", False) else steps[-1:]:
-        yield Key(what, run.id, step, settings)
-        if getattr(options, "subspaces", False):
-            yield Key(SUBSPACES, run.id, step, _subspace_settings(options))
-
-
-def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Console) -> None:
-    from ..hypotheses.seed_groups import find_runs, grouped, load_runs
-    from ..infra.files import faults_named, write_file
-    from ..report.terminal.matching_by_architecture import FILE, print_verdicts, verdicts_csv
-
-    where = Path(options.output or ".") / FILE
-    with faults_named(f"write into '{where.parent}'"):
-        where.parent.mkdir(parents=True, exist_ok=True)
-    failed: FaultError | None = None
-    left_out = list[str]()
-    runs = find_runs(paths, left_out)
-    try:
-        _each_alone(runs, "matching", options, console)
-    except FaultError as error:  # of some runs: the verdicts on the others are shown
-        failed = error
-    groups = grouped(load_runs(runs, left_out))
-    print_verdicts(groups, console)
-    for line in left_out:
-        console.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
-    with faults_named(f"write '{where}'"):
-        write_file(where, verdicts_csv(groups).encode())
-    console.print(f"every run: {where}", soft_wrap=True, highlight=False, markup=False)
-    if failed is not None:
-        raise failed
-
-
-def _holds_gpt2(place: str) -> bool:
-    """Return whether a folder is a model as transformers saves it, not a run or a checkpoint."""
-    return (Path(place) / "config.json").is_file()
-
-
-def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
-    if options.all or options.subspaces:
-        raise UserError(
-            "--all and --subspaces are for runs, not for a model's folder: leave them out"
-        )
-    own = [argument for argument in given if re.match(r"[\w.]+=", argument)]
-    overrides = [*own, *([f"analysis.device={options.device}"] if options.device else [])]
-    folders = [argument for argument in given if argument not in own]
-    if len(folders) != 1:
-        raise UserError(f"match with --encoder takes one model folder, not {len(folders)}")
-    if options.encoder is None:
-        raise UserError(
-            f"'{folders[0]}' is a model from elsewhere, which reads tokens of its own: give "
-            f"--encoder FILE.py:FUNCTION. {ENCODER}"
-        )
-    groups = [override.partition("=")[0].partition(".")[0] for override in overrides]
-    for override, group in zip(overrides, groups, strict=True):
-        if group not in ("task", "analysis"):
-            raise UserError(f"'{override}' has no say here: task and analysis have")
-    if not any(override.partition("=")[0] in TASK_KEYS for override in overrides):
-        raise UserError("name the task that the model solves, as in task=induction")
-    config, folder = _composed(overrides), Path(folders[0])
-    from ..api import match
-    from ..report.figures.matching_figures import keep_matching
-    from ..report.terminal.matching_tables import print_matching
-    from ..runs.result_store import setting
-
-    weights = _weights_of(folder)
-    matching = match.match_folder(
-        folder, config, options.encoder, options.reader, options.programs, console
-    )
-    print_matching([matching], console)
-    where = Path(options.output or f"matching-{matching.run}")
-    functions = [options.encoder, *([options.reader] if options.reader else [])]
-    said = [("programs", options.programs), ("device", options.device and [options.device])]
-    settings = [setting(name, values) for name, values in said if values]
-    of = (*sorted(own), *functions, weights)
-    _say_where([keep_matching(matching, where, settings, of=of)], where, console)
-
-
-def _weights_of(folder: Path) -> str:
-    """Return what tells a model's folder from others: a digest of its config and weights.
-
-    Raises:
-        FaultError: the file system failed.
-    """
-    from ..infra.files import digest, faults_named
-    from ..models.foreign import CONFIG, WEIGHTS
-
-    with faults_named(f"read '{folder}'"):
-        files = [folder / name for name in (CONFIG, WEIGHTS)]
-        return f"model={digest([path for path in files if path.is_file()])[:8]}"
-
-
-def _circuit(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    given = [*options.checkpoint, *rest]
-    if _are_several(given) and not options.reference:
-        _refuse_output(options, "circuit")
-        _each_alone(_readable_runs(given, console), "circuit", options, console)
-        return
-    _refuse_several(options)
-    path, config, where, key = _analysed(given, options, "circuit")
-    from ..api import circuit
-    from ..infra.files import Unwritten
-    from ..report.terminal.circuit_tables import Circuits, keep_circuits, print_circuits
-
-    files, unwritten = list[Path](), Unwritten()
-
-    def keep(circuits: Circuits, finished: bool = False) -> None:
-        with unwritten.noted():
-            files[:] = keep_circuits(circuits, where, key, finished)
-
-    chosen = options.methods, options.kinds
-    if config is not None:
-        circuits = circuit.circuits_of_reference(config, *chosen, keep, console)
-    else:
-        assert path is not None
-        circuits = circuit.circuits_of_checkpoint(path, *chosen, keep, console)
-    keep(circuits, finished=True)
-    print_circuits(circuits, console)
-    unwritten.tell()
-    _say_where([files[0].parent], where, console)
-    _log(path, "circuit", options, files, console)
-
-
-def _log(
-    path: Path | None,
-    what: str,
-    options: argparse.Namespace,
-    files: Sequence[Path],
-    console: Console,
-) -> None:
-    """Log what was written to W&B, where the checkpoint is of a run that is tracked."""
-    from ..runs import checkpoints
-    from ..runs.run_folder import RunFolder
-
-    if path is None or not (checkpoints.beside(path) / "run.json").is_file():
-        return
-    from ..tracking.wandb_log import log_analysis
-
-    name = f"{what}-reference" if options.reference else what
-    log_analysis(RunFolder.open(checkpoints.beside(path)), name, files, console.print)
-
-
-def _analysed(
-    given: Sequence[str], options: argparse.Namespace, folder: str
-) -> tuple[Path | None, Config | None, Path, Key]:
-    """Return the checkpoint, the config of the reference if that is to be analysed, and where to.
-
-    Results go to a folder of that name beside the checkpoint, or here with the task's name; the key
-    says what they are of.
-    """
-    overrides = [argument for argument in given if re.match(r"[\w.]+=", argument)]
-    paths = [argument for argument in given if argument not in overrides]
-    if overrides and not options.reference:
-        raise UserError(f"'{overrides[0]}' has no say here: a checkpoint has its own config")
-    if len(paths) > 1 or (not paths and not overrides) or (paths and overrides):
-        way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if options.reference else "")
-        raise UserError(f"{options.command} takes {way}, not {' '.join(given) or 'none'}")
-    from ..runs import checkpoints
-    from ..runs.result_store import Key
-
-    if overrides:
-        if not any(override.partition("=")[0] in TASK_KEYS for override in overrides):
-            raise UserError("name the task whose program is to be analysed, as in task=reverse")
-        config = _composed(overrides)
-        where = Path(options.output or f"{folder}-{config.task.name}")
-        own = tuple(
-            sorted(override for override in overrides if override != f"task={config.task.name}")
-        )
-        settings = _settings(options, config.analysis.device)
-        return None, config, where, Key(folder, f"compiled {config.task.name}", None, settings, own)
-    path = Path(paths[0])
-    checkpoint = checkpoints.load(path)
-    config = checkpoint.config
-    name = f"{folder}-reference" if options.reference else folder
-    where = Path(options.output) if options.output else checkpoints.beside(path) / name
-    settings = _settings(options, config.analysis.device)
-    if options.reference:
-        from ..config.printed_commands import setting_words
-        from ..config.schema import AnalysisConfig
-
-        config.task = checkpoint.task
-        usual = vars(AnalysisConfig())
-        own = (
-            f"inputs={checkpoint.inputs_digest[:8]}",
-            *setting_words("analysis", vars(config.analysis), usual),
-        )
-        return path, config, where, Key(folder, f"compiled {config.task.name}", None, settings, own)
-    return path, None, where, Key(folder, checkpoint.run, checkpoint.step, settings)
-
-
-def _match_controls(given: Sequence[str], options: argparse.Namespace, console: Console) -> None:
-    if options.programs or options.all or options.subspaces or options.encoder or options.reader:
-        raise UserError(
-            "--controls takes tasks: leave out --programs, --all, --subspaces, --encoder, --reader"
-        )
-    overrides = [argument for argument in given if re.match(r"[\w.]+=", argument)]
-    if options.device is not None:
-        overrides.append(f"analysis.device={options.device}")
-    if named := [override for override in overrides if override.partition("=")[0] in TASK_KEYS]:
-        raise UserError(f"'{named[0]}': name the tasks alone, as in --controls reverse hist")
-    names = (
-        list(dict.fromkeys(argument for argument in given if argument not in overrides))
-        or MATCHED_TASKS
-    )
-    if not any(override.partition("=")[0] in ("model", "model.name") for override in overrides):
-        overrides.insert(0, f"model={CONTROLS_MODEL}")
-    for key, value in MATCHED_SETTINGS.items():
-        if not any(override.startswith(f"{key}=") for override in overrides):
-            overrides.append(f"{key}={value}")
-    configs = [_composed([f"task={name}", *overrides]) for name in names]
-    from ..api import match
-    from ..infra.files import faults_named, write_file
-    from ..report.terminal.known_answer_table import checked_csv, print_checked, print_counts
-
-    where, checked = Path(options.output or ".") / "match-controls.csv", []
-    with faults_named(f"write into '{where.parent}'"):
-        where.parent.mkdir(parents=True, exist_ok=True)
-        before = where.read_text(encoding="utf-8") if where.exists() else ""
-    for name, config in zip(names, configs, strict=True):
-        rows = match.match_controls(config, console)
-        checked += rows
-        print_checked(name, rows, console)
-        with faults_named(f"write '{where}'"):
-            write_file(where, checked_csv(checked, before).encode())
-    print_counts(checked, console)
-    console.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _explain(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    given = [*options.checkpoint, *rest]
-    if _are_several(given) and not options.reference:
-        _refuse_output(options, "explanation")
-        _each_alone(_readable_runs(given, console), "explanation", options, console)
-        return
-    _refuse_several(options)
-    path, config, where, key = _analysed(given, options, "explanation")
-    from ..api import explain
-    from ..infra.files import Unwritten
-    from ..report.figures.explanation_figures import keep_explanation
-    from ..report.terminal.explanation_tables import Explanation, print_explanation
-
-    files, unwritten = list[Path](), Unwritten()
-
-    def keep(explanation: Explanation) -> None:
-        with unwritten.noted():
-            files[:] = keep_explanation(explanation, where, key)
-
-    if config is not None:
-        config.analysis.device = options.device or config.analysis.device
-        explanation = explain.explain_reference(config, keep, console)
-    else:
-        assert path is not None
-        explanation = explain.explain_checkpoint(path, options.device, keep, console)
-    print_explanation(explanation, console)
-    unwritten.tell()
-    _say_where([files[0].parent], where, console)
-    _log(path, "explanation", options, files, console)
-
-
-def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    if rest:
-        raise UserError(f"unexpected argument '{rest[0]}': analyze takes one checkpoint")
-    from ..api import training_runs as experiment
-    from ..tracking import artifacts
-
-    if not artifacts.is_reference(options.checkpoint):
-        if options.trust:
-            raise UserError("--trust is of an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
-        analysis = experiment.analyze(Path(options.checkpoint), options.device)
-        _print_analysis(analysis, options, console)
-        return
-    with artifacts.fetched(options.checkpoint, options.trust) as fetched:
-        console.print(f"checkpoint: {fetched.folder}", markup=False, highlight=False)
-        analysis = experiment.analyze(fetched.folder, options.device)
-        console.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)
-        try:
-            _print_analysis(analysis, options, console)
-        finally:  # also what differs from the record
-            artifacts.log_rows(fetched.run, analysis.rows)
-
-
-def _print_analysis(
-    analysis: experiment.Analysis, options: argparse.Namespace, console: Console
-) -> None:
-    from ..analysis.measurements import to_csv
-    from ..config.printed_commands import command, task_words
-    from ..infra.files import Unwritten, faults_named, write_file
-    from ..report.terminal.summary import (
-        full_table,
-        nothing_to_compare,
-        print_meaning,
-        summary_table,
-    )
-    from ..report.terminal.tables import legend_table
-    from ..runs.control_record import failing
-
-    checkpoint = analysis.checkpoint
-    title = f"{checkpoint.run}, step {checkpoint.step}"
-    table = full_table if options.all else summary_table
-    marks = failing(checkpoint.inputs_digest)
-    console.print(table(analysis.rows, title, marks))
-    controls = command("controls", *task_words(checkpoint.task))
-    print_meaning(marks, analysis.rows, controls, console)
-    lacking = nothing_to_compare(analysis.rows, checkpoint.config.analysis.measures)
-    console.print(legend_table(lacking), highlight=False)
-    unwritten = Unwritten()
-    if options.output is not None:
-        with unwritten.noted(), faults_named(f"write '{options.output}'"):
-            write_file(Path(options.output), to_csv(analysis.rows))
-    if analysis.differences is None:
-        console.print("the file lies alone: no recorded measurements to compare with")
-    elif analysis.differences:
-        unwritten.tell(
-            f"{len(analysis.differences)} of {len(analysis.rows)} measurements differ from the "
-            f"record, e.g. {analysis.differences[0]} (another machine or library version?)"
-        )
-    else:
-        console.print(f"all {len(analysis.rows)} measurements equal the recorded ones exactly")
-    unwritten.tell()

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from .schema import AnalysisConfig, Config, TaskConfig, usual_task
+from .composition import usual_task
+from .schema import AnalysisConfig, Config, TaskConfig
 from .values import escape_references
 
 BARE = re.compile(r"[A-Za-z_][\w.-]*")  # a text that YAML reads as itself, if it is no word of its

@@ -162,11 +162,17 @@ def typed(schema: type, values: Mapping[str, Any], prefix: str = "") -> dict[str
         if dataclasses.is_dataclass(hint):
             converted[key] = typed(cast(type, hint), value, f"{name}.")
         else:
-            converted[key] = _value(hint, name, value, fields[key].metadata.get("counts", ""))
+            converted[key] = _value(hint, name, value, _counted(fields[key]))
     return converted
 
 
 _hints = cache(get_type_hints)
+
+
+def _counted(field: dataclasses.Field[Any]) -> str:
+    """Return what a field's setting is, of which a whole number says how many."""
+    setting = field.metadata.get("setting")
+    return setting.about if setting is not None else ""
 
 
 def scalar_type(schema: type, key: str) -> type | None:
@@ -203,7 +209,7 @@ def _value(hint: Any, key: str, value: Any, counts: str) -> Any:
         result = READERS[hint](value)
         if result is not None:
             return result
-    what = what or WHAT[hint] + (f" ({counts})" if counts else "")
+    what = what or WHAT[hint] + (f" ({counts})" if counts and hint is int else "")
     if hint is str and not isinstance(value, list | tuple | Mapping):
         what += f": quote it, {_quoted(key, shown(value))}"
     raise UserError(f"{key}={shown(value)} must be {what}{', or null' if optional else ''}")

@@ -167,6 +167,12 @@ class InputSet:
 def input_set(task: Task, config: TaskConfig) -> InputSet:
     """Return a task's inputs, encoded, with the program's values and the held-out split.
 
+    >>> config = TaskConfig("reverse", vocabulary=["a", "b"], max_length=2)
+    >>> from algomatch import make_task
+    >>> inputs = input_set(make_task(config), config)
+    >>> len(inputs), inputs.listed(3), inputs.values_at(3)
+    (6, ['a', 'b'], ['b', 'a'])
+
     Raises:
         UserError: there is no such set, or the program fails on it.
     """

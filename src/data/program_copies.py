@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config.schema import TaskConfig, from_mapping, names_file, read_yaml, split_place
+from ..config.composition import from_mapping, names_file, read_yaml, split_place
+from ..config.schema import TaskConfig
 from ..infra.errors import UserError
 from .user_functions import file_of, loaded
 
@@ -21,7 +22,7 @@ ONE_COPY = "program.py"  # of earlier runs: the program's file alone
 
 
 @dataclass(frozen=True)
-class Carried:
+class CopiedFiles:
     """The files of a task's own programs by their paths in the copies; imported files left out."""
 
     files: dict[str, bytes]
@@ -33,14 +34,14 @@ def is_own(task: TaskConfig) -> bool:
     return bool(_files(task))
 
 
-def carried(task: TaskConfig) -> Carried:
+def copied_files(task: TaskConfig) -> CopiedFiles:
     """Return the files that a task's own programs are in, and what these import from beside them.
 
     Raises:
         UserError: a file is gone, or raises when it is imported.
     """
     if not is_own(task):
-        return Carried({}, ())
+        return CopiedFiles({}, ())
     files, left_out, root = dict[str, bytes](), dict[Path, None](), _root(task)
     for path in _files(task):
         brought, folder = loaded(path), path.parent.relative_to(root)
@@ -51,7 +52,7 @@ def carried(task: TaskConfig) -> Carried:
                 files.setdefault(f"{COPIES}/{folder / (name.replace('.', '/') + end)}", content)
             else:
                 left_out[file] = None
-    return Carried(files, tuple(left_out))
+    return CopiedFiles(files, tuple(left_out))
 
 
 def copies_in(home: Path) -> list[Path]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from tracr.rasp import rasp
 
-from ..config.schema import TaskConfig, group_names, names_file, split_place
+from ..config.composition import group_names, names_file, split_place
+from ..config.schema import TaskConfig
 from ..infra.errors import UserError, first_line, one_of
 from . import programs
 from .interpreter import Value
@@ -280,6 +281,10 @@ def make_task(config: TaskConfig) -> Task:
 
     The program is `program`, by default `name`: a registered task, an alternative's name, or
     `path.py:function`. A control condition has a name of its own.
+
+    >>> task = make_task(TaskConfig("reverse", max_length=4))
+    >>> task.max_length, list(task.alternatives)
+    (4, ['reverse_by_counting'])
 
     Raises:
         UserError: an unknown name, a maker that gives no program, or vocabulary and lengths that

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from ..config.schema import names_file, split_place
+from ..config.composition import names_file, split_place
 from ..infra.errors import UserError, first_line, one_of
 
 PACKAGE = __name__.partition(".")[0]

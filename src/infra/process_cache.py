@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 Made = TypeVar("Made")
 
 
-class Kept(Generic[Made]):
+class LastResult(Generic[Made]):
     """What was made last, by what it was made of.
 
     >>> kept = Kept[int]()

@@ -51,7 +51,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobExits:
     """The exit codes of the jobs that were begun, by key, and the signal that stopped them all."""
 
     codes: dict[int, int]
@@ -71,7 +71,7 @@ def work_off(
     imports: Sequence[str],
     console: Console,
     after: Callable[[Job], None] = lambda job: None,
-) -> Ended:
+) -> JobExits:
     """Do the jobs, `at_once` side by side, behind a bar on which `done` are done before.
 
     `imports` are modules that all need; `after` is called here when a job has ended. On Ctrl-C,
@@ -88,7 +88,7 @@ def work_off(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return Ended(workers.codes, workers.received)
+    return JobExits(workers.codes, workers.received)
 
 
 @dataclass

@@ -14,7 +14,7 @@ _LIKE = {"…": "~", "±": "~", "✗": "x", "÷": "/"}  # of what commands print
 _GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # nobody reads it any more
 
 
-class Lasting(io.FileIO):
+class LastingStream(io.FileIO):
     """A file that takes everything; what could not be written is dropped, and why is kept."""
 
     failure: OSError | None = None
@@ -47,7 +47,7 @@ def fault() -> str | None:
     """Return why some output was not written, where someone waits for it."""
     with_failure = (getattr(stream, "buffer", None) for stream in (sys.stdout, sys.stderr))
     for buffer in with_failure:
-        failure = buffer.failure if isinstance(buffer, Lasting) else None
+        failure = buffer.failure if isinstance(buffer, LastingStream) else None
         if failure is not None and failure.errno not in _GONE:
             return failure.strerror or str(failure)
     return None
@@ -65,7 +65,7 @@ def _lasting(stream: Any) -> Any:
     stream.flush()
     # Without a buffer between them, which a signal's handler could not print through.
     return io.TextIOWrapper(
-        Lasting(raw.fileno(), "w", closefd=False),
+        LastingStream(raw.fileno(), "w", closefd=False),
         encoding=stream.encoding,
         errors=_HANDLER,
         line_buffering=stream.line_buffering,

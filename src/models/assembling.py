@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tracr.craft import bases, transformers
 
-ATTENTION, MLP = 0, 1  # the halves of a block, in their order
+ATTENTION_HALF, MLP_HALF = 0, 1  # the halves of a block, in their order
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ def assemble(
     space = bases.join_vector_spaces(craft.residual_space, *map(space, (tokens, indices, output)))
     places = {direction: place for place, direction in enumerate(space.basis)}
     halves = list(_halves(craft.blocks))
-    heads = {half: list(block.as_multi().heads()) for half, block in halves if half[1] == ATTENTION}
-    mlps = {half: block for half, block in halves if half[1] == MLP}
+    heads = {
+        half: list(block.as_multi().heads()) for half, block in halves if half[1] == ATTENTION_HALF
+    }
+    mlps = {half: block for half, block in halves if half[1] == MLP_HALF}
     each = [head for several in heads.values() for head in several]
     shape: dict[str, Any] = {
         "n_layers": halves[-1][0][0] + 1,
@@ -65,8 +67,8 @@ def assemble(
         "head.weight": _rows(places, output),
     }
     for layer in range(shape["n_layers"]):
-        weights |= _attention(places, shape, layer, heads.get((layer, ATTENTION), ()))
-        weights |= _mlp(places, shape, layer, mlps.get((layer, MLP)))
+        weights |= _attention(places, shape, layer, heads.get((layer, ATTENTION_HALF), ()))
+        weights |= _mlp(places, shape, layer, mlps.get((layer, MLP_HALF)))
     # Adding zero makes -0.0 the 0.0 that it is in Tracr's products of matrices.
     made = {name: torch.from_numpy(np.ascontiguousarray(w + 0)) for name, w in weights.items()}
     return Assembled(shape, made, tuple(map(str, space.basis)))
@@ -76,7 +78,7 @@ def _halves(blocks: Sequence[Any]) -> Iterator[tuple[tuple[int, int], Any]]:
     """Yield each crafted block with the first free half of its kind: layer, and which half."""
     at = 0
     for block in blocks:
-        kind = MLP if isinstance(block, transformers.MLP) else ATTENTION
+        kind = MLP_HALF if isinstance(block, transformers.MLP) else ATTENTION_HALF
         at += at % 2 != kind
         yield (at // 2, kind), block
         at += 1

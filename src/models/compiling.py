@@ -28,7 +28,7 @@ from .assembling import assemble
 from .bridges import make_bridge, weights_digest
 from .lowering import Lowered, lowered
 
-HEAD = "head.weight"
+UNEMBEDDING = "head.weight"
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Compiled:
         """Return the TransformerBridge with these weights, giving the input set's classes."""
         weights, shape = dict(self.weights), dict(self.shape)
         if isinstance(inputs.output, Categorical):
-            rows = dict(zip(self.outputs or (), self.weights[HEAD], strict=True))
+            rows = dict(zip(self.outputs or (), self.weights[UNEMBEDDING], strict=True))
             nothing = torch.zeros(shape["d_model"])
             head = [rows.get(value, nothing) for value in inputs.output.values]
-            weights[HEAD], shape["d_vocab_out"] = torch.stack(head), len(head)
+            weights[UNEMBEDDING], shape["d_vocab_out"] = torch.stack(head), len(head)
         return make_bridge(TransformerBridgeConfig(**shape), weights)
 
 

@@ -28,7 +28,7 @@ IGNORED = {  # what has no say in the logits, but costs time, or a warning or an
     "use_cache": False,
 }
 CAUSAL_MASKS = (".attn.bias", ".attn.masked_bias")  # stored beside the weights by older versions
-HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+LM_HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 
 
 def load_gpt2(folder: Path, device: str = "cpu") -> TransformerBridge:
@@ -134,7 +134,7 @@ def _weights(path: Path, model: Any) -> dict[str, Tensor]:
         if not name.endswith(CAUSAL_MASKS)
     }
     if model.config.tie_word_embeddings and EMBEDDING in weights:
-        weights.setdefault(HEAD, weights[EMBEDDING])
+        weights.setdefault(LM_HEAD, weights[EMBEDDING])
     problems = _misfits(model, weights)
     if problems:
         more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
@@ -159,6 +159,6 @@ def _misfits(model: Any, weights: Mapping[str, Tensor]) -> list[str]:
         if name in given and given[name] != shape
     ]
     tied = model.config.tie_word_embeddings
-    if tied and not misfits and not torch.equal(weights[HEAD], weights[EMBEDDING]):
-        misfits.append(f"'{HEAD}' is not '{EMBEDDING}', though tie_word_embeddings is true")
+    if tied and not misfits and not torch.equal(weights[LM_HEAD], weights[EMBEDDING]):
+        misfits.append(f"'{LM_HEAD}' is not '{EMBEDDING}', though tie_word_embeddings is true")
     return misfits

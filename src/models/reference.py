@@ -39,7 +39,7 @@ from ..data.tasks import Task
 from ..infra.errors import UserError
 from ..infra.files import cache_folder, write_file
 from .bridges import make_native, weights_digest
-from .compiling import HEAD, Compiled, compile_program
+from .compiling import UNEMBEDDING, Compiled, compile_program
 
 CACHE_FORMAT = 6
 LIBRARIES = ("tracr-pypi", "transformer-lens", "torch", "jax", "dm-haiku")
@@ -97,6 +97,11 @@ def build_reference(inputs: InputSet, allow_inexact: bool = False) -> Reference:
     is cached too, and then repeated on a few inputs only. With `allow_inexact`, the one with the
     fewest wrong inputs is taken where all have some.
 
+    Example:
+        config = algomatch.compose(["task=reverse", "task.max_length=4"])
+        inputs = algomatch.input_set(algomatch.make_task(config.task), config.task)
+        reference = algomatch.build_reference(inputs)
+
     Raises:
         UserError: Tracr cannot compile the program, or no exactness makes it agree; the message
             shows up to five counterexamples and their likely causes.
@@ -142,7 +147,7 @@ def validate(compiled: Compiled, inputs: InputSet, among: Tensor | None = None) 
     """
     model, head = (
         make_native(TransformerBridgeConfig(**compiled.shape)).eval(),
-        compiled.weights[HEAD],
+        compiled.weights[UNEMBEDDING],
     )
     model.load_state_dict(dict(compiled.weights))
     model.head = torch.nn.Identity()

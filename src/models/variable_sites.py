@@ -22,7 +22,7 @@ WIDEST = 16  # dimensions of one variable
 
 
 @dataclass(frozen=True)
-class Place:
+class ResidualDims:
     """Where a model holds a variable: residual dimensions at a site."""
 
     site: str
@@ -35,7 +35,9 @@ def sites_of(shape: TransformerBridgeConfig) -> list[str]:
     return [f"blocks.{at}.hook_resid_{kind}" for at in range(shape.n_layers) for kind in kinds]
 
 
-def align(inputs: InputSet, shape: TransformerBridgeConfig, names: list[str]) -> dict[str, Place]:
+def align(
+    inputs: InputSet, shape: TransformerBridgeConfig, names: list[str]
+) -> dict[str, ResidualDims]:
     """Return the places of those of the named variables that a model can hold one after another.
 
     Each has dimensions that are no other's. The last site is the output's. Of two variables that
@@ -53,7 +55,7 @@ def align(inputs: InputSet, shape: TransformerBridgeConfig, names: list[str]) ->
     held = held[:room]
     width = min(WIDEST, room // max(1, len(held)))
     return {
-        name: Place(sites[times[name] - 1], tuple(range(at * width, (at + 1) * width)))
+        name: ResidualDims(sites[times[name] - 1], tuple(range(at * width, (at + 1) * width)))
         for at, name in enumerate(held)
     }
 

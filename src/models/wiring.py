@@ -25,13 +25,13 @@ from ..infra.errors import UserError
 from .continuation import SIDES, without_hooks
 
 EMBED, POSITIONS = "hook_embed", "hook_pos_embed"
-HEAD, MLP = "attn.hook_z", "hook_mlp_out"
+HEAD, ATTENTION, MLP = "attn.hook_z", "hook_attn_out", "hook_mlp_out"
 OUTPUT, MLP_IN = "hook_resid_post", "hook_mlp_in"
 SAME = 1e-3  # of the largest logit: how far logits may be off for a bridge to count as understood
 
 
-class Node(NamedTuple):
-    """What writes into the residual stream: an embedding (before block 0), a head or an MLP."""
+class Site(NamedTuple):
+    """Where a head, an attention layer, an MLP or an embedding writes; embeddings have layer -1."""
 
     layer: int
     hook: str
@@ -39,15 +39,47 @@ class Node(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The hook name, with a head's index in brackets."""
+        """The TransformerLens hook name, with a head's index in brackets."""
         at = "" if self.layer < 0 else f"blocks.{self.layer}."
         return f"{at}{self.hook}" + ("" if self.head is None else f"[{self.head}]")
 
     @property
     def label(self) -> str:
-        """A short name: tokens, positions, 0.1 for a head, mlp 0."""
-        short = {EMBED: "tokens", POSITIONS: "positions", MLP: f"mlp {self.layer}"}
+        """A short name: tokens, positions, 0.1 for a head, attention 0, mlp 0."""
+        short = {
+            EMBED: "tokens",
+            POSITIONS: "positions",
+            ATTENTION: f"attention {self.layer}",
+            MLP: f"mlp {self.layer}",
+        }
         return short.get(self.hook, f"{self.layer}.{self.head}")
+
+
+@dataclass(frozen=True)
+class Component:
+    """What computes and can be ablated: a head, an attention layer, an MLP, or a set of these.
+
+    `sites` are where its parts write. A single one has the name of its site.
+    """
+
+    name: str
+    sites: tuple[Site, ...]
+
+    @classmethod
+    def of(cls, site: Site) -> Component:
+        """Return the head, attention layer or MLP that writes at a site."""
+        return cls(site.name, (site,))
+
+
+def component_sites(bridge: TransformerBridge) -> list[Site]:
+    """Return where every head, attention layer and MLP writes, in layer order."""
+    sites = []
+    for layer in range(bridge.cfg.n_layers):
+        sites += [Site(layer, HEAD, head) for head in range(bridge.cfg.n_heads)]
+        sites.append(Site(layer, ATTENTION))
+        if not bridge.cfg.attn_only:
+            sites.append(Site(layer, MLP))
+    return sites
 
 
 class Reader(NamedTuple):
@@ -73,11 +105,11 @@ class Reader(NamedTuple):
         return self.hook[5] if self.head is not None else ""
 
     @property
-    def node(self) -> Node | None:
+    def node(self) -> Site | None:
         """What it is read for; None for the output."""
         if self.hook == OUTPUT:
             return None
-        return Node(self.layer, MLP if self.head is None else HEAD, self.head)
+        return Site(self.layer, MLP if self.head is None else HEAD, self.head)
 
     @property
     def label(self) -> str:
@@ -105,7 +137,7 @@ class _Layer(NamedTuple):
 
 
 @dataclass
-class Run:
+class GraphRun:
     """What a run gave: the nodes' outputs, and the logits."""
 
     written: Float[Tensor, "node inputs pos d_model"]
@@ -134,20 +166,20 @@ class Wiring:
             Edge(r, u) for r, reader in enumerate(self.readers) for u in range(reader.nodes)
         ]
 
-    def _graph(self) -> tuple[list[Node], list[Reader]]:
-        nodes = [Node(-1, EMBED)]
+    def _graph(self) -> tuple[list[Site], list[Reader]]:
+        nodes = [Site(-1, EMBED)]
         if self._positions() is not None:
-            nodes.append(Node(-1, POSITIONS))
+            nodes.append(Site(-1, POSITIONS))
         readers: list[Reader] = []
         for layer, block in enumerate(self._layers):
             count, heads = len(nodes), range(self.n_heads)
             readers += [
                 Reader(layer, f"hook_{side}_input", count, head) for head in heads for side in SIDES
             ]
-            nodes += [Node(layer, HEAD, head) for head in heads]
+            nodes += [Site(layer, HEAD, head) for head in heads]
             if block.mlp is not None:
                 readers.append(Reader(layer, MLP_IN, len(nodes)))
-                nodes.append(Node(layer, MLP))
+                nodes.append(Site(layer, MLP))
         readers.append(Reader(len(self._layers) - 1, OUTPUT, len(nodes)))
         return nodes, readers
 
@@ -215,7 +247,7 @@ class Wiring:
         before: Float[Tensor, "before inputs pos d_model"] | None = None,
         added: Float[Tensor, "reader inputs pos d_model"] | None = None,
         embeddings: Float[Tensor, "embedding inputs pos d_model"] | None = None,
-    ) -> Run:
+    ) -> GraphRun:
         """Return what the model gives where readers get `other` values over the removed edges.
 
         `before` are the outputs of all nodes before block `start`, from where on it is run.
@@ -242,7 +274,7 @@ class Wiring:
                 stream = stream + out
         last = range(len(self.readers) - 1, len(self.readers))
         (read,) = self._reads(last, stream, written, removed, other, added)
-        return Run(torch.stack(written), self.unembedded(read))
+        return GraphRun(torch.stack(written), self.unembedded(read))
 
     def _reads(
         self,
@@ -270,9 +302,9 @@ class Wiring:
         self, reader: int, written: Float[Tensor, "node inputs pos d_model"]
     ) -> Float[Tensor, "inputs pos d_model"]:
         """Return what a reader reads where nothing is removed."""
-        place = self.readers[reader]
-        before = place.layer + (place.hook in (MLP_IN, OUTPUT))
-        residual: Tensor = written[: place.nodes].sum(0)
+        entry = self.readers[reader]
+        before = entry.layer + (entry.hook in (MLP_IN, OUTPUT))
+        residual: Tensor = written[: entry.nodes].sum(0)
         for block in self._layers[:before]:
             residual = residual + block.bias
         return residual
@@ -293,7 +325,7 @@ class Wiring:
         reader: int,
         stream: Float[Tensor, "inputs pos d_model"],
         change: Float[Tensor, "stack inputs pos d_model"],
-        intact: Run,
+        intact: GraphRun,
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos classes"]:
         """Return the logits where what one reader reads is changed, in each of several ways.
@@ -308,22 +340,22 @@ class Wiring:
         reader: int,
         stream: Float[Tensor, "inputs pos d_model"],
         given: Float[Tensor, "stack inputs pos width"],
-        intact: Run,
+        intact: GraphRun,
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos classes"]:
         """Return the logits where a reader's node writes something else."""
-        place = self.readers[reader]
-        if place.hook == OUTPUT:
+        entry = self.readers[reader]
+        if entry.hook == OUTPUT:
             return given
-        if place.head is None:
-            return self._rest(stream + given, place.layer + 1, key_mask)
-        first = place.nodes  # of the nodes, the block's first head
+        if entry.head is None:
+            return self._rest(stream + given, entry.layer + 1, key_mask)
+        first = entry.nodes  # of the nodes, the block's first head
         heads = intact.written[first : first + self.n_heads].sum(0)
-        block = self._layers[place.layer]
-        middle = stream + heads + block.bias + (given - intact.written[first + place.head])
+        block = self._layers[entry.layer]
+        middle = stream + heads + block.bias + (given - intact.written[first + entry.head])
         if block.mlp is not None and block.mlp_norm is not None:
             middle = middle + block.mlp(block.mlp_norm(middle))
-        return self._rest(middle, place.layer + 1, key_mask)
+        return self._rest(middle, entry.layer + 1, key_mask)
 
     def given(
         self,
@@ -336,25 +368,25 @@ class Wiring:
 
         A head's other readers read what they do in the intact model.
         """
-        place = self.readers[reader]
-        if place.hook == OUTPUT:
+        entry = self.readers[reader]
+        if entry.hook == OUTPUT:
             return self.unembedded(stream + change)
-        block = self._layers[place.layer]
-        if place.head is None:
+        block = self._layers[entry.layer]
+        if entry.head is None:
             assert block.mlp is not None
             assert block.mlp_norm is not None
             return block.mlp(block.mlp_norm(stream + change))
 
         def project(values: Tensor, side: str) -> Tensor:
-            return values @ block.weights[side][place.head].T + block.biases[side][place.head]
+            return values @ block.weights[side][entry.head].T + block.biases[side][entry.head]
 
-        own, other = block.norm(stream), project(block.norm(stream + change), place.side)
+        own, other = block.norm(stream), project(block.norm(stream + change), entry.side)
         sides = {side: project(own, side)[None] for side in SIDES}
         mask = _attention_mask(key_mask, self.causal)[:, 0]
-        moved = (other != sides[place.side]).flatten(1).any(1)  # the rest writes what it did
-        sides[place.side] = torch.cat([sides[place.side], other[moved]])
+        moved = (other != sides[entry.side]).flatten(1).any(1)  # the rest writes what it did
+        sides[entry.side] = torch.cat([sides[entry.side], other[moved]])
         z = _attended(sides["q"], sides["k"], sides["v"], mask, self.d_head)
-        given = z @ block.write[place.head].T
+        given = z @ block.write[entry.head].T
         written = given[:1].repeat(len(change), 1, 1, 1)
         written[moved] = given[1:]
         return written

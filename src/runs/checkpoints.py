@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..analysis.measurements import Measurement, from_csv, to_csv
-from ..config.schema import Config, TaskConfig, from_mapping, to_mapping
+from ..config.composition import from_mapping, to_mapping
+from ..config.schema import Config, TaskConfig
 from ..data.program_copies import in_copies
 from ..infra.errors import FaultError, UserError
 from ..infra.files import faults_named, write_folder

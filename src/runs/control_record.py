@@ -16,7 +16,9 @@ from .. import __version__
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
 from ..analysis.measures import separation
 from ..analysis.measures.separation import Separation
-from ..config.schema import Config, run_name, to_mapping, to_yaml
+from ..config.composition import to_mapping, to_yaml
+from ..config.naming import run_name
+from ..config.schema import Config
 from ..infra.errors import FaultError
 from ..infra.files import cache_folder, faults_named, remove_leftovers, write_file, write_folder
 

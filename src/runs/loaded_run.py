@@ -10,16 +10,18 @@ from pathlib import Path
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
+from ..config.composition import with_overrides
 from ..config.devices import check_device
+from ..config.naming import task_title
 from ..config.printed_commands import RunCommands, setting_words
-from ..config.schema import AnalysisConfig, Config, TaskConfig, task_title, with_overrides
+from ..config.schema import AnalysisConfig, Config, TaskConfig
 from ..data.inputs import InputSet, input_set
 from ..data.tasks import Task, make_task
 from ..infra.errors import UserError
 from ..models.bridges import make_bridge
 from ..models.reference import Reference, build_reference
 from ..models.shapes import learned_shape
-from ..models.task_model import Subject, subject_of
+from ..models.task_model import TaskModel, task_model_of
 from . import checkpoints
 from .checkpoints import Checkpoint
 from .run_folder import RunFolder
@@ -184,9 +186,9 @@ class LoadedRun:
             ) from error
 
     @cached_property
-    def task_model(self) -> Subject:
+    def task_model(self) -> TaskModel:
         """The learned model as the task's inputs meet it."""
-        return subject_of(self.bridge, self.inputs)
+        return task_model_of(self.bridge, self.inputs)
 
 
 @dataclass(frozen=True)
@@ -278,9 +280,9 @@ class LoadedReference:
         return self.reference.bridge
 
     @cached_property
-    def task_model(self) -> Subject:
+    def task_model(self) -> TaskModel:
         """The compiled model as the task's inputs meet it."""
-        return subject_of(self.bridge, self.inputs)
+        return task_model_of(self.bridge, self.inputs)
 
 
 Loaded = LoadedRun | LoadedReference
@@ -296,7 +298,9 @@ def opened(path: LoadedRun | LoadedReference | str | Path, overrides: Sequence[s
     if isinstance(path, str | Path):
         return LoadedRun.open(path, overrides)
     if overrides:
-        raise UserError("overrides are given where a run is opened: LoadedRun.open(path, overrides)")
+        raise UserError(
+            "overrides are given where a run is opened: LoadedRun.open(path, overrides)"
+        )
     return path
 
 

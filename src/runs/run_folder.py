@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
+from ..config.composition import from_mapping, read_yaml, to_yaml
+from ..config.naming import run_name
 from ..config.printed_commands import RunCommands, command
-from ..config.schema import Config, TaskConfig, from_mapping, read_yaml, run_name, to_yaml
-from ..data.program_copies import carried, in_copies
+from ..config.schema import Config, TaskConfig
+from ..data.program_copies import copied_files, in_copies
 from ..infra.errors import BusyError, FaultError, FolderExistsError, UserError
 from ..infra.files import faults_named, remove_leftovers, write_file, write_folder
 from . import checkpoints
@@ -93,7 +95,7 @@ class RunFolder:
         texts = {"config.yaml": to_yaml(config), "run.json": about}
         files = {file: text.encode() for file, text in texts.items()}
         with faults_named("copy the program's files"):
-            files |= carried(config.task).files
+            files |= copied_files(config.task).files
         while True:  # another run may take the same new name in the same second
             refuse_existing(config)
             with faults_named(f"make the run folder '{config.run_dir or config.runs_dir}'"):

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config.schema import (
-    Config,
-    check_same_settings,
-    compose,
-    from_mapping,
-    read_yaml,
-    run_name,
-)
+from ..config.composition import check_same_settings, compose, from_mapping, read_yaml
+from ..config.naming import run_name
+from ..config.schema import Config
 from ..infra.errors import UserError
 from .sweep_file import SweepFile, read_sweep
 
@@ -119,9 +114,13 @@ def plan(
     for number, settings in planned if index is None else [planned[index]]:
         config = compose(overrides, given=settings, source=f"cell {number} of {path}")
         folder = folder or Path(config.runs_dir) / file.name
-        config.run_dir = str(_cell_folder(folder, number, config))
-        if file.name not in config.tracking.tags:
-            config.tracking.tags.append(file.name)
+        tags = config.tracking.tags
+        tags = tags if file.name in tags else [*tags, file.name]
+        config = replace(
+            config,
+            run_dir=str(_cell_folder(folder, number, config)),
+            tracking=replace(config.tracking, tags=tags),
+        )
         cells.append(Cell(number, config))
     _check_folders(cells, folder, alone=index is not None)
     assert folder is not None, "a sweep has at least one cell"

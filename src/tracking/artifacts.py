@@ -17,8 +17,10 @@ import wandb
 
 from ..analysis.measurements import COLUMNS, Measurement
 from ..analysis.measures.suite import headlines
+from ..config.composition import to_mapping
+from ..config.naming import group_name, model_title, task_title
 from ..config.printed_commands import command
-from ..config.schema import TrackingConfig, group_name, model_title, task_title, to_mapping
+from ..config.schema import TrackingConfig
 from ..data.program_copies import copies_in, is_own
 from ..infra.errors import FaultError, UserError, first_line
 from ..runs import checkpoints

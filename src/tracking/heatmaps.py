@@ -36,7 +36,7 @@ By = Mapping[str, Sequence[Measurement]]  # the rows of each measure
 
 
 @dataclass(frozen=True)
-class Cells:
+class HeatmapCells:
     """Where cells come from: the rows of a measure whose subjects `pattern` matches whole.
 
     Its groups `row` and `column` are the cell's labels; `column` may be given instead. `upper`
@@ -69,7 +69,7 @@ class Heatmap:
     title: str
     colours: str
     bounds: tuple[float, float]
-    cells: tuple[Cells, ...]
+    cells: tuple[HeatmapCells, ...]
     needed: int = 1
 
 
@@ -84,20 +84,20 @@ BEST, MATCHED = "similarity/best_deconfounded_cka", "attention/matched_overlap"
 NEURONS = (*SHARES, *MEANS)
 
 
-def _controls(measure: str) -> tuple[Cells, ...]:
+def _controls(measure: str) -> tuple[HeatmapCells, ...]:
     return tuple(
-        Cells(f"{measure}{ending}", ANY, ending.strip("_").replace("_", " "), True)
+        HeatmapCells(f"{measure}{ending}", ANY, ending.strip("_").replace("_", " "), True)
         for ending in CONTROLS
     )
 
 
 def _sites(name: str, title: str) -> Heatmap:
-    cells = (Cells(f"similarity/site_{name}", PAIR),)
+    cells = (HeatmapCells(f"similarity/site_{name}", PAIR),)
     return Heatmap(f"{title}: the reference's sites by the model's", "viridis", (0.0, 1.0), cells)
 
 
 def _ablation(title: str, subjects: str) -> Heatmap:
-    cells = tuple(Cells(f"ablation/{kind}_delta_exact", subjects, kind) for kind in KINDS)
+    cells = tuple(HeatmapCells(f"ablation/{kind}_delta_exact", subjects, kind) for kind in KINDS)
     return Heatmap(title, "RdBu", (-1.0, 1.0), cells, len(cells))
 
 
@@ -107,9 +107,9 @@ HEATMAPS = {
         "viridis",
         (0.0, 1.0),
         (
-            Cells("similarity/deconfounded_cka", VARIABLE),
+            HeatmapCells("similarity/deconfounded_cka", VARIABLE),
             *_controls(BEST),
-            Cells(f"{BEST}_reference", ANY, "reference"),
+            HeatmapCells(f"{BEST}_reference", ANY, "reference"),
         ),
     ),
     "sites": _sites("deconfounded_cka", "deconfounded CKA"),
@@ -122,7 +122,11 @@ HEATMAPS = {
         "controls)",
         "viridis",
         (0.0, 1.0),
-        (Cells("attention/overlap", PAIR), Cells(MATCHED, ANY, "matched"), *_controls(MATCHED)),
+        (
+            HeatmapCells("attention/overlap", PAIR),
+            HeatmapCells(MATCHED, ANY, "matched"),
+            *_controls(MATCHED),
+        ),
     ),
     "ablation": _ablation("change of exact accuracy when replaced", SINGLE),
     "joint": _ablation("change of exact accuracy when replaced together", JOINT),
@@ -131,7 +135,7 @@ HEATMAPS = {
         "viridis",
         (0.0, 1.0),
         tuple(
-            Cells(f"sparsity/{name}", whose, name)
+            HeatmapCells(f"sparsity/{name}", whose, name)
             for whose in (LEARNED, REFERENCE)
             for name in NEURONS
         ),

@@ -26,7 +26,9 @@ from ..analysis.measurements import COLUMNS, Measurement
 from ..analysis.measures.emergence import Summary, summaries
 from ..analysis.measures.separation import COLUMNS as SEPARATION_COLUMNS
 from ..analysis.measures.suite import declared_metrics, headlines
-from ..config.schema import TrackingConfig, group_name, to_mapping
+from ..config.composition import to_mapping
+from ..config.naming import group_name
+from ..config.schema import TrackingConfig
 from ..infra.errors import FaultError, first_line
 from ..runs.checkpoints import step_of
 from ..runs.control_record import failing, verdicts

@@ -55,7 +55,7 @@ MATCHED = "similarity/model/matched_deconfounded_cka"
 
 
 @dataclass(frozen=True)
-class Row:
+class PanelRow:
     """Panels of a section: one for each key that `pattern` matches whole, or one for all of them.
 
     `beside` are patterns of what else a panel shows; the groups of `pattern` fill it and the title.
@@ -71,47 +71,47 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkspaceSection:
     """A section: its name, what one must know to read it, and its rows."""
 
     name: str
     about: str
-    rows: tuple[Row, ...]
+    rows: tuple[PanelRow, ...]
 
 
 SECTIONS = (
-    Part(
+    WorkspaceSection(
         "Accuracy",
         "Exact: the share of inputs whose whole output is right. Blind: the most frequent output, "
         "without a look at the tokens. Reference: the compiled program.",
         (
-            Row("Exact, all inputs", "accuracy/all/exact",
+            PanelRow("Exact, all inputs", "accuracy/all/exact",
                 ("accuracy/all/blind_exact", "accuracy/all/reference_exact")),
-            Row("Exact, held out beside trained on", "accuracy/held_out/exact",
+            PanelRow("Exact, held out beside trained on", "accuracy/held_out/exact",
                 ("accuracy/train/exact", "accuracy/all/blind_exact")),
-            Row("Exact, length {0}", r"accuracy/all\.length_(\d+)/exact",
+            PanelRow("Exact, length {0}", r"accuracy/all\.length_(\d+)/exact",
                 (r"accuracy/all\.length_{0}/blind_exact", r"accuracy/held_out\.length_{0}/exact")),
-            Row("Positions right, held out beside trained on", "accuracy/held_out/token",
+            PanelRow("Positions right, held out beside trained on", "accuracy/held_out/token",
                 ("accuracy/train/token",)),
-            Row("Loss", "training/batch/loss", ("accuracy/all/loss", "accuracy/held_out/loss"),
+            PanelRow("Loss", "training/batch/loss", ("accuracy/all/loss", "accuracy/held_out/loss"),
                 log=True),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "Similarity",
         "Beside each curve: the **mean** of random inits (`_random_init`), the mean of other "
         "tasks' compiled programs (`_other_task`), and the compiled reference itself "
         "(`_reference`). Emergence steps ask for more: the whole interval above the **highest** "
         "control. Plain measures do not discriminate.",
         (
-            Row("Deconfounded CKA, mean of the variables", DCKA),
-            Row("Deconfounded CKA, the reference's sites matched", MATCHED),
-            Row("Deconfounded CKA, variable {0}", "similarity/(.+)/best_deconfounded_cka"),
-            Row("Attention in common with the reference", "attention/model/matched_overlap"),
-            Row("{0}: does not discriminate", f"similarity/model/matched_({'|'.join(PLAIN)})"),
+            PanelRow("Deconfounded CKA, mean of the variables", DCKA),
+            PanelRow("Deconfounded CKA, the reference's sites matched", MATCHED),
+            PanelRow("Deconfounded CKA, variable {0}", "similarity/(.+)/best_deconfounded_cka"),
+            PanelRow("Attention in common with the reference", "attention/model/matched_overlap"),
+            PanelRow("{0}: does not discriminate", f"similarity/model/matched_({'|'.join(PLAIN)})"),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "Matching and emergence",
         "Light match: the lower of scrub and interchange, on fewer cases than `algomatch match` "
         "has, so its values differ; beside it what chance gives, and whether it is "
@@ -119,57 +119,57 @@ SECTIONS = (
         "the runs in which it came: see how many in the table of runs, where it is empty for the "
         "others.",
         (
-            Row("Light match, cut {0}", "matching/(.+)/best_match",
+            PanelRow("Light match, cut {0}", "matching/(.+)/best_match",
                 ("matching/{0}/best_match_chance", "matching/{0}/realised")),
-            Row("Light match, variable {0} alone; chance of its cuts",
+            PanelRow("Light match, variable {0} alone; chance of its cuts",
                 "matching/(.+)/variable_match",
                 (r"matching/(?:.+\+)?{0}(?:\+.+)?/best_match_chance",
                  "matching/{0}/variable_realised")),
-            Row("Final light match, cut {0}", "final/matching/(.+)/best_match",
+            PanelRow("Final light match, cut {0}", "final/matching/(.+)/best_match",
                 ("final/matching/{0}/best_match_chance",)),
-            Row("Emergence step: surely realised",
+            PanelRow("Emergence step: surely realised",
                 "emergence_step/matching/.+/(?:variable_)?realised", together=True),
-            Row("Emergence step: deconfounded CKA of variables",
+            PanelRow("Emergence step: deconfounded CKA of variables",
                 "emergence_step/similarity/.+/best_deconfounded_cka", together=True),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "Ablation",
         "What deleting the worst single component costs: 0 is the intact model. The four kinds "
         "disagree, and tell different things. The share of heads and MLPs that are redundant "
         "together is said only of models that solve the task.",
         (
-            Row("Exact, change by the worst component", "ablation/worst_component/.+_delta_exact",
-                together=True),
-            Row("Redundant together, share", "ablation/model/redundant_share"),
+            PanelRow("Exact, change by the worst component",
+                     "ablation/worst_component/.+_delta_exact", together=True),
+            PanelRow("Redundant together, share", "ablation/model/redundant_share"),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "Sparsity",
         "Each figure of the model's MLP neurons beside the compiled reference's. H1: the "
         "reference less the model.",
         (
-            Row("{0}", r"sparsity/model/(?!h1_)(.+)", ("sparsity/reference:model/{0}",)),
-            Row("H1 (reference less model)", "sparsity/model/h1_.+", together=True),
+            PanelRow("{0}", r"sparsity/model/(?!h1_)(.+)", ("sparsity/reference:model/{0}",)),
+            PanelRow("H1 (reference less model)", "sparsity/model/h1_.+", together=True),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "By architecture",
         "Bars: mean and range over the runs of a group, which are its seeds. An emergence step is "
         "of the runs in which it came.",
         (
-            Row("Final exact, all inputs", "final/accuracy/all/exact",
+            PanelRow("Final exact, all inputs", "final/accuracy/all/exact",
                 ("final/accuracy/all/blind_exact",)),
-            Row("Final exact, held out beside trained on", "final/accuracy/held_out/exact",
+            PanelRow("Final exact, held out beside trained on", "final/accuracy/held_out/exact",
                 ("final/accuracy/train/exact", "final/accuracy/all/blind_exact")),
-            Row("Emergence step: exact", "emergence_step/accuracy/(?:all|held_out)/exact",
+            PanelRow("Emergence step: exact", "emergence_step/accuracy/(?:all|held_out)/exact",
                 together=True),
-            Row("Final deconfounded CKA, mean of the variables", f"{FINAL}{DCKA}"),
-            Row("Final deconfounded CKA, the reference's sites matched", f"{FINAL}{MATCHED}"),
-            Row("Emergence step: similarity and attention, of the model",
+            PanelRow("Final deconfounded CKA, mean of the variables", f"{FINAL}{DCKA}"),
+            PanelRow("Final deconfounded CKA, the reference's sites matched", f"{FINAL}{MATCHED}"),
+            PanelRow("Emergence step: similarity and attention, of the model",
                 "emergence_step/(?:similarity|attention)/model/"
                 "(?:.+_deconfounded_cka|matched_overlap)", together=True),
-            Row("Final attention in common", "final/attention/model/matched_overlap"),
+            PanelRow("Final attention in common", "final/attention/model/matched_overlap"),
         ),
     ),
 )  # fmt: skip
@@ -269,7 +269,7 @@ def workspace(entity: str, project: str, name: str, logged: Mapping[str, int]) -
     )
 
 
-def section(part: Part, logged: Mapping[str, int]) -> ws.Section:
+def section(part: WorkspaceSection, logged: Mapping[str, int]) -> ws.Section:
     """Return a section with the panels that its rows have; without any it has no text either."""
     panels: list[Any] = []
     left_out: list[str] = []
@@ -283,7 +283,7 @@ def section(part: Part, logged: Mapping[str, int]) -> ws.Section:
     return ws.Section(name=part.name, panels=panels, is_open=True)
 
 
-def shown(row: Row, logged: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
+def shown(row: PanelRow, logged: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
     """Yield the title and the keys of each of a row's panels, those that most runs have first.
 
     What has controls is not shown where none was logged.

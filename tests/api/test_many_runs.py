@@ -12,9 +12,9 @@ import pytest
 from support.runs import TINY, finish, quiet, run, start
 
 from algomatch.api.many_runs import LOG
-from algomatch.api.training_runs import train
+from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.runs.result_store import SETTINGS, Key, results, save
 from algomatch.runs.run_folder import RunFolder
 
@@ -198,7 +198,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(runs: Path, number: sign
         (["circuit", "RUNS", "--jobs", "0"], "--jobs 0 must be at least 1"),
         (["circuit", "RUNS/one", "--jobs", "2"], "--jobs is of several runs, and there is only"),
         (["explain", "RUNS/one", "--again"], "--again is of several runs, and there is only one"),
-        (["match", "--controls", "reverse", "--jobs", "2"], "--jobs is of several runs"),
+        (["match", "RUNS/one", "--jobs", "2"], "--jobs is of several runs"),
         (["explain", "RUNS/one", "RUNS/none"], "RUNS/none"),
         (["circuit", "RUNS", "seed=1"], "'seed=1' has no say here"),
     ],

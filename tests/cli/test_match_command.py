@@ -23,10 +23,11 @@ from algomatch.analysis.matching.program_ranking import (
     ranked,
     standing,
 )
-from algomatch.api.match import match_checkpoints
-from algomatch.api.training_runs import prepare, train
+from algomatch.api.match import match_each
+from algomatch.api.preparation import prepare
+from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.rasp.cuts import effect
 from algomatch.data.tasks import make_task
@@ -36,6 +37,7 @@ from algomatch.models.task_model import task_model_of
 from algomatch.report.figures.matching_figures import keep_matching
 from algomatch.report.terminal.known_answer_table import checked_csv, print_counts
 from algomatch.report.terminal.matching_tables import Matching
+from algomatch.runs.loaded_run import LoadedRun
 from algomatch.runs.result_store import SETTINGS
 
 TASK = (
@@ -139,7 +141,7 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        match_checkpoints(steps, (), None, quiet(), sides=False, keep=keep)
+        match_each([LoadedRun.open(step) for step in steps], sides=False, keep=keep)
     rows = csv.DictReader((copy / "matching" / "programs.csv").read_text().splitlines())
     assert sorted({int(row["step"]) for row in rows}) == [int(step.name[5:]) for step in steps[:2]]
 
@@ -153,8 +155,17 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "nowhere"], "'nowhere' does not exist"),
         (["RUN", "--sites"], "unknown option '--sites'"),
-        (["--controls", "reverse", "--all"], "--controls takes tasks: leave out --programs"),
-        (["--controls", "revers"], "unknown task 'revers'"),
+        (["RUN", "task=sort"], "'task=sort' has no say here: a checkpoint has its own config"),
+        (
+            ["--controls", "reverse", "analysis.seed=1"],
+            "`match --controls` is a command of its own now: "
+            "`algomatch match-controls reverse analysis.seed=1`",
+        ),
+        (["a run", "--subspaces"], "is a command of its own now: `algomatch subspaces 'a run'`"),
+        (
+            ["gpt2", "task=induction", "--encoder=own.py:encode"],
+            "`algomatch match-model gpt2 task=induction --encoder=own.py:encode`",
+        ),
     ],
 )
 def test_a_mistake_gives_one_line(
@@ -164,6 +175,24 @@ def test_a_mistake_gives_one_line(
         cli.main(["match", *(str(run) if argument == "RUN" else argument for argument in given)])
         == 2
     )
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["reverse", "--all"], "unknown option '--all': did you mean '--help'? valid: --device"),
+        (["revers"], "unknown task 'revers'"),
+        (["task=reverse"], "'task=reverse': name the tasks alone, as in match-controls reverse"),
+        (["reverse", "--device", "tpu"], "analysis.device=tpu"),
+    ],
+)
+def test_a_mistake_about_controls_gives_one_line(
+    given: list[str], message: str, capsys: Capture
+) -> None:
+    assert cli.main(["match-controls", *given]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -24,8 +24,8 @@ from support.runs import (
     weights_of,
 )
 
-from algomatch.api.training_runs import resume, train
-from algomatch.config.schema import compose
+from algomatch.api.train import resume, train
+from algomatch.config.composition import compose
 from algomatch.infra.errors import UserError
 from algomatch.runs.run_folder import RunFolder
 

@@ -15,7 +15,7 @@ from tracr.compiler import compiling
 from tracr.rasp import causal_eval, rasp
 from transformer_lens.model_bridge import TransformerBridge
 
-from algomatch.api.training_runs import make_trainer, quiet_lightning
+from algomatch.api.train import make_trainer, quiet_lightning
 from algomatch.config.schema import TrainerConfig
 from algomatch.data.datamodule import TaskDataModule
 from algomatch.data.inputs import InputSet, all_inputs, encode, program_outputs, split

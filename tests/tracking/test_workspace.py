@@ -19,9 +19,9 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.emergence import CONTROLS, summaries
 from algomatch.analysis.measures.suite import headlines, measure
-from algomatch.api.training_runs import prepare
+from algomatch.api.preparation import prepare
 from algomatch.cli.main import main
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.models.bridges import make_bridge
 from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking import workspace

@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge.sources.native import NativeModel
 
-from ...models.wiring import EMBED, HEAD, MLP_IN, OUTPUT, POSITIONS, Node, Reader, Wiring
+from ...models.wiring import EMBED, HEAD, MLP_IN, OUTPUT, POSITIONS, Reader, Site, Wiring
 
 
-def written_dimensions(model: NativeModel, node: Node) -> Bool[Tensor, " d_model"]:
+def written_dimensions(model: NativeModel, node: Site) -> Bool[Tensor, " d_model"]:
     """Return the dimensions that a node writes."""
     if node.hook == EMBED:
         return _any(model.tok_embed.weight, 0)
@@ -51,12 +51,12 @@ def read_dimensions(model: NativeModel, reader: Reader) -> Bool[Tensor, " d_mode
     return _any(_by_head(getattr(block.attn, side).weight, model)[node.head][goes_on], 0)
 
 
-def _written_by_head(model: NativeModel, node: Node) -> Float[Tensor, "d_model e"]:
+def _written_by_head(model: NativeModel, node: Site) -> Float[Tensor, "d_model e"]:
     attention: Any = model.layers[node.layer].attn
     return _by_head(attention.o.weight.T, model)[node.head].T
 
 
-def _of_head(model: NativeModel, node: Node, side: str) -> Bool[Tensor, " e"]:
+def _of_head(model: NativeModel, node: Site, side: str) -> Bool[Tensor, " e"]:
     """Return which of a head's queries, keys or values may be other than zero."""
     part: Any = getattr(model.layers[node.layer].attn, side)
     rows = _any(part.weight, 1) | (part.bias != 0)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...data.inputs import InputSet
 from ...infra.errors import UserError
-from ...models.compiling import HEAD, Compiled
+from ...models.compiling import UNEMBEDDING, Compiled
 from ...models.reference import RECHECKED, validate
 
 NOISE_SCALES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
@@ -139,7 +139,9 @@ def _rebased(
             rebased[name] = weight @ matrix
         elif any(part in name for part in WRITERS):
             rebased[name] = weight @ matrix if name.endswith(".bias") else matrix.T @ weight
-        elif name == HEAD or (name.endswith(".weight") and any(part in name for part in READERS)):
+        elif name == UNEMBEDDING or (
+            name.endswith(".weight") and any(part in name for part in READERS)
+        ):
             rebased[name] = weight @ inverse.T
     return rebased
 

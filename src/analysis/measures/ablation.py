@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
+from ...models.wiring import Component, component_sites
 from ..activations import Recording, Source, taken
 from ..base import MeasurementContext
 from ..measurements import Measurement, Metric
@@ -18,7 +19,7 @@ from ..statistics import percentile_intervals
 from . import redundancy
 from .accuracy import Outcome, changes, outcome
 from .accuracy import joined as joined_outcomes
-from .rerun import KINDS, Component, Means, Rerun, donors, places, single
+from .rerun import KINDS, Means, Rerun, donors
 
 EFFECTS = {  # name: (unit, better, low, high, about)
     "exact": ("share of inputs", "higher", -1.0, 1.0, "exact-sequence accuracy"),
@@ -84,7 +85,7 @@ class Ablation:
             return changes(again.outcomes(runs), intact)
 
         solved = intact.means()["exact"] >= context.config.solved
-        components = [single(place) for place in places(bridge)]
+        components = [Component.of(site) for site in component_sites(bridge)]
         if solved:  # redundancy is defined only for a model that solves the task
             components += redundancy.joint_sets(bridge)
         measured, margin = effects(components), context.config.margin
@@ -97,7 +98,7 @@ class Ablation:
             judged, margin, lambda component: self._harms(effects([component]), again.kinds)[0]
         )
         yield from redundancy.rows_of(judged, grown, margin)
-        if grown.places:
+        if grown.sites:
             together = effects([grown])
             yield from self._effects([grown], again.kinds, together)
             pairs = [(grown, self._harms(together, again.kinds)[0])]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from ...models.wiring import ATTENTION, HEAD, MLP, Component, Site
 from ..activations import has_mlp
 from ..measurements import Measurement
-from .rerun import ATTENTION, HEAD, MLP, Component, Place
 
 REDUNDANT_SET = "redundant_set"
 Harm = Mapping[str, float]  # by kind of ablation, the lowest likely change of exact accuracy
@@ -23,18 +23,18 @@ Judged = Sequence[tuple[Component, Harm]]
 def joint_sets(bridge: TransformerBridge) -> list[Component]:
     """Return all heads of each layer, and all attention layers, or MLPs, but one.
 
-    Sets that are a single place, or all there is, are left out.
+    Sets that are a single site, or all there is, are left out.
     """
     n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
     components = []
     if n_heads > 1:
         for layer in range(n_layers):
-            places = tuple(Place(layer, HEAD, head) for head in range(n_heads))
-            components.append(Component(f"blocks.{layer}.{HEAD}.all", places))
+            sites = tuple(Site(layer, HEAD, head) for head in range(n_heads))
+            components.append(Component(f"blocks.{layer}.{HEAD}.all", sites))
     for hook in (ATTENTION, MLP) if has_mlp(bridge) else (ATTENTION,):
         for kept in range(n_layers) if n_layers > 2 else ():
-            places = tuple(Place(layer, hook) for layer in range(n_layers) if layer != kept)
-            components.append(Component(f"{hook}.all_but_{kept}", places))
+            sites = tuple(Site(layer, hook) for layer in range(n_layers) if layer != kept)
+            components.append(Component(f"{hook}.all_but_{kept}", sites))
     return components
 
 
@@ -63,7 +63,7 @@ def units(judged: Judged) -> list[tuple[Component, Harm]]:
     return [
         (component, harm)
         for component, harm in judged
-        if len(component.places) == 1 and component.places[0].hook in (HEAD, MLP)
+        if len(component.sites) == 1 and component.sites[0].hook in (HEAD, MLP)
     ]
 
 
@@ -80,9 +80,9 @@ def grow(judged: Judged, margin: float, harm_of: Callable[[Component], Harm]) ->
 
     def add(block: list[Component]) -> None:
         nonlocal grown
-        places = (*grown.places, *(place for component in block for place in component.places))
-        together = Component(REDUNDANT_SET, tuple(sorted(places, key=lambda p: p.name)))
-        known = len(places) == 1  # a single one was judged before
+        sites = (*grown.sites, *(site for component in block for site in component.sites))
+        together = Component(REDUNDANT_SET, tuple(sorted(sites, key=lambda p: p.name)))
+        known = len(sites) == 1  # a single one was judged before
         if known or redundant(harm_of(together), margin):
             grown = together
         elif len(block) > 1:
@@ -98,9 +98,9 @@ def rows_of(judged: Judged, grown: Component, margin: float) -> Iterator[Measure
     """Yield which heads and MLPs are in the redundant set, and their share of all."""
     every = units(judged)
     for component, _ in every:
-        inside = float(component.places[0] in grown.places)
+        inside = float(component.sites[0] in grown.sites)
         yield Measurement("ablation/in_redundant_set", component.name, inside, len(every))
-    yield _share("redundant_share", (component.places[0] in grown.places for component, _ in every))
+    yield _share("redundant_share", (component.sites[0] in grown.sites for component, _ in every))
     yield _share("redundant_alone_share", (redundant(harm, margin) for _, harm in every))
 
 

@@ -1,6 +1,6 @@
-"""A model run again with some outputs replaced, from the first replaced place on.
+"""A model run again with some outputs replaced, from the first replaced site on.
 
-An ablated model shares everything before that place with the intact one, so the recorded
+An ablated model shares everything before that site with the intact one, so the recorded
 activations stand in for it. What comes after runs on a plain NativeModel, without hooks, a few
 inputs at a time, so that they stay in the processor's cache, and those of one length together, so
 that there is no padding. (The bridge's own `start_at_layer` runs the earlier blocks all the same.)
@@ -23,10 +23,10 @@ from transformer_lens.model_bridge.sources.native import NativeModel
 
 from ...data.inputs import InputSet
 from ...models.bridges import plain_model
+from ...models.wiring import ATTENTION, HEAD, MLP, Component, Site
 from ..activations import Recording, Source, has_mlp
 from .accuracy import Outcome, joined, outcome, side_by_side
 
-HEAD, ATTENTION, MLP = "attn.hook_z", "hook_attn_out", "hook_mlp_out"
 KINDS = {  # name: what the output is replaced by
     "zero": "zero",
     "mean": "its mean over the inputs that reach the position",
@@ -36,51 +36,11 @@ KINDS = {  # name: what the output is replaced by
 }
 POSITIONS_AT_ONCE = 6144  # of a run: small enough for the cache, large enough for the cores
 Fill = Callable[[str], Tensor]  # hook name to the values that replace its own
-
-
-class Place(NamedTuple):
-    """One output that can be replaced: a head's, an attention layer's or an MLP's."""
-
-    layer: int
-    hook: str
-    head: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The hook name, with a head's index in brackets."""
-        index = "" if self.head is None else f"[{self.head}]"
-        return f"blocks.{self.layer}.{self.hook}{index}"
-
-
-Run = tuple[tuple[Place, ...], str]  # what is replaced, and by which kind of ablation
-
-
-@dataclass(frozen=True)
-class Component:
-    """What is ablated at once: a head, an attention layer, an MLP, or a set of these."""
-
-    name: str
-    places: tuple[Place, ...]
-
-
-def places(bridge: TransformerBridge) -> list[Place]:
-    """Return every head, attention layer and MLP, in layer order."""
-    listed = []
-    for layer in range(bridge.cfg.n_layers):
-        listed += [Place(layer, HEAD, head) for head in range(bridge.cfg.n_heads)]
-        listed.append(Place(layer, ATTENTION))
-        if has_mlp(bridge):
-            listed.append(Place(layer, MLP))
-    return listed
-
-
-def single(place: Place) -> Component:
-    """Return a place as a component of its own."""
-    return Component(place.name, (place,))
+Replacement = tuple[tuple[Site, ...], str]  # what is replaced, and by which kind of ablation
 
 
 class Means:
-    """The mean of what each place gives, at each position over the inputs that reach it."""
+    """The mean of what each site gives, at each position over the inputs that reach it."""
 
     def __init__(self, bridge: TransformerBridge):
         hooks = [ATTENTION, HEAD, *([MLP] if has_mlp(bridge) else [])]
@@ -98,7 +58,7 @@ class Means:
             total = (values * shaped).sum(0)
             self._sums[name] = self._sums.get(name, 0.0) + total
 
-    def __getitem__(self, name: str) -> Float[Tensor, "pos *place"]:
+    def __getitem__(self, name: str) -> Float[Tensor, "pos *site"]:
         sums = self._sums[name]
         counts = torch.as_tensor(self._counts).clamp(min=1)
         return (sums / counts.reshape(-1, *[1] * (sums.dim() - 1))).float()
@@ -168,7 +128,7 @@ class Rerun:
     @torch.inference_mode()
     def outcomes(self, wanted: Sequence[tuple[Component, str]]) -> Outcome:
         """Return how the model does on each input under each (component, kind), side by side."""
-        amounting = [self._run(component.places, kind) for component, kind in wanted]
+        amounting = [self._run(component.sites, kind) for component, kind in wanted]
         runs = list(dict.fromkeys(amounting))
         kinds = list(dict.fromkeys(kind for _, kind in runs))
         outcomes, order = [], []
@@ -185,20 +145,20 @@ class Rerun:
         whole = joined(outcomes).over(torch.argsort(torch.cat(order)))
         return whole.columns([runs.index(run) for run in amounting])
 
-    def _run(self, places: tuple[Place, ...], kind: str) -> Run:
+    def _run(self, sites: tuple[Site, ...], kind: str) -> Replacement:
         """Return what an ablation amounts to: all heads of a layer are its attention layer.
 
         Unless they are put to zero, for the layer has a bias of its own.
         """
         if kind == "zero":
-            return places, kind
-        heads = Counter(place.layer for place in places if place.hook == HEAD)
+            return sites, kind
+        heads = Counter(site.layer for site in sites if site.hook == HEAD)
         full = {layer for layer, n in heads.items() if n == self._model.cfg.n_heads}
-        rest = [place for place in places if not (place.hook == HEAD and place.layer in full)]
-        return (*rest, *(Place(layer, ATTENTION) for layer in sorted(full))), kind
+        rest = [site for site in sites if not (site.hook == HEAD and site.layer in full)]
+        return (*rest, *(Site(layer, ATTENTION) for layer in sorted(full))), kind
 
     def _outcomes(
-        self, runs: Sequence[Run], part: Recording, chunk: Chunk, fills: Mapping[str, Fill]
+        self, runs: Sequence[Replacement], part: Recording, chunk: Chunk, fills: Mapping[str, Fill]
     ) -> Outcome:
         output, targets = part.inputs.output, chunk.of(part.inputs.targets)
         defined = output.defined(targets).any(0)
@@ -207,11 +167,11 @@ class Rerun:
         recorded = self._kept(lambda name: chunk.of(part[name]))
         return side_by_side(
             outcome(
-                rerun(self._model, recorded, places, fills[kind], wanted).cpu(),
+                rerun(self._model, recorded, sites, fills[kind], wanted).cpu(),
                 targets[:, wanted],
                 output,
             )
-            for places, kind in runs
+            for sites, kind in runs
         )
 
     def _fill(
@@ -246,9 +206,7 @@ class Chunk(NamedTuple):
     rows: Int64[Tensor, " inputs"]
     positions: int
 
-    def of(
-        self, values: Shaped[Tensor, "all all_pos *place"]
-    ) -> Shaped[Tensor, "inputs pos *place"]:
+    def of(self, values: Shaped[Tensor, "all all_pos *site"]) -> Shaped[Tensor, "inputs pos *site"]:
         """Return these inputs' values."""
         return values[self.rows, : self.positions]
 
@@ -264,23 +222,23 @@ def _chunks(inputs: InputSet) -> Iterator[Chunk]:
 def rerun(
     model: NativeModel,
     recorded: Fill,
-    places: tuple[Place, ...],
+    sites: tuple[Site, ...],
     fill: Fill,
     wanted: slice = slice(None),
 ) -> Float[Tensor, "inputs wanted classes"]:
-    """Return the logits at the wanted positions with some places' outputs replaced by `fill`.
+    """Return the logits at the wanted positions with some sites' outputs replaced by `fill`.
 
     `recorded` gives the intact model's activations by hook name, on inputs of one length and
     without padding; `fill` gives as many, or one for all inputs. The last block does the wanted
     positions alone.
     """
-    first = min(place.layer for place in places)
+    first = min(site.layer for site in sites)
     residual = torch.empty(0)
     for layer, block in list(enumerate(model.layers))[first:]:
         intact, at = layer == first, f"blocks.{layer}."
-        here = [place for place in places if place.layer == layer]
-        hooks = {place.hook for place in here}
-        heads = [place.head for place in here if place.hook == HEAD]
+        here = [site for site in sites if site.layer == layer]
+        hooks = {site.hook for site in here}
+        heads = [site.head for site in here if site.hook == HEAD]
         some = wanted if block is model.layers[-1] else slice(None)
         before = recorded(f"{at}hook_resid_pre") if intact else residual
         if ATTENTION in hooks:
@@ -307,7 +265,7 @@ def rerun(
     return logits
 
 
-def _columns(attention: Any, heads: Sequence[int | None]) -> Float[Tensor, "d_model place"]:
+def _columns(attention: Any, heads: Sequence[int | None]) -> Float[Tensor, "d_model site"]:
     """Return the output weights of some heads."""
     weights = attention.o.weight.unflatten(1, (attention.n_heads, attention.d_head))
     columns: Tensor = weights[:, heads].flatten(1)

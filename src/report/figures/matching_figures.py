@@ -34,7 +34,7 @@ from .panels import COLOURS, legend, png, step_axis
 
 PATH = "#d55e00"
 LEGEND = (
-    "box: the cut is held there, and no later one; dot: on the program's path through the sites"
+    "box: the site holds the cut and no later one; dot: on the program's path through the sites"
 )
 
 
@@ -123,7 +123,7 @@ def emergence(rows: Sequence[Row]) -> Figure:
             own = [row for row in some if (row["program"], row["name"]) == (program, name)]
             text = label.format(program=program, name=short(name.replace("+", ", ")))
             below.plot(steps, curve(own, "match"), color=colour, label=text, **style)
-    below.set(ylabel="best match of its own", ylim=(-0.03, 1.03))
+    below.set(ylabel="best match that no later cut explains", ylim=(-0.03, 1.03))
     step_axis(below)
     legend(below)
     return figure

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...analysis.measurements import Measurement
 from ...analysis.measures.emergence import Summary, summaries
-from ...analysis.measures.rerun import KINDS, MLP
+from ...analysis.measures.rerun import KINDS
 from ...analysis.measures.suite import whole
 from ...hypotheses.compared_headlines import FAMILIES
 from ...hypotheses.failed_controls import Failing, marked, meaning
@@ -22,6 +22,7 @@ from ...hypotheses.row_values import (
     uniform_heads,
 )
 from ...hypotheses.verdicts import NO_NEURONS
+from ...models.wiring import MLP
 from ..terminal.deletion import NOT_JUDGED, verdict
 from .blocks import Cell, Details, Missing, Section, Table, Text, cell, interval, number
 from .charts import Lines, colour, dash_of

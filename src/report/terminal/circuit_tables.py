@@ -22,8 +22,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from ...analysis.circuits.edge_scores import METHODS, Scores, all_edges, reaching
-from ...analysis.circuits.edge_variables import Carried, summed
-from ...analysis.circuits.faithfulness import AtLength, Circuit, Share
+from ...analysis.circuits.edge_variables import EdgeVariables, summed
+from ...analysis.circuits.faithfulness import Circuit, CircuitAtLength, CircuitShare
 from ...analysis.matching.cut_tests import Match
 from ...data.inputs import InputSet
 from ...data.outputs import Categorical
@@ -41,23 +41,25 @@ MOST_LISTED = 40
 MOST_NAMED = 6
 ROLES = {"q": "query", "k": "key", "v": "value", "": "value"}
 METHOD_LEGEND = (
-    "size: edges of the smallest circuit that is surely faithful (!: none is), of those on a way "
-    "to the output; faithful: 1 is what the model does, 0 what is left without any edge; complete: "
-    "the same of all other edges, 0 is best (-: the outputs are the same without any edge); exact: "
-    "the circuit's own accuracy"
+    "size: edges of the smallest circuit that is surely faithful (!: no circuit is), counting "
+    "those on a path to the output; faithfulness: 1 is what the model does, 0 what is left "
+    "without any edge; completeness: faithfulness of the complement, that is, of all other "
+    "edges; 0 is best (-: the outputs are the same without any edge); exact: the circuit's own "
+    "exact accuracy"
 )
 EDGE_LEGEND = (
-    "needed: how much further from the model the outputs are without the edge ({unit}), + surely "
-    "above 0, * surely at least {least:g} (analysis.circuit_threshold, below which acdc takes an "
-    "edge away); carries: the program's variable that is most of what counts on the edge (share), "
-    "and by chance; named if surely 0.9, and 0.9 of what chance leaves"
+    "needed: how much further from the model's the outputs are when this edge is ablated too "
+    "({unit}); +: surely above 0; *: surely at least {least:g} (analysis.circuit_threshold, the "
+    "least effect for which acdc keeps an edge); carries: the program variable that accounts "
+    "for most of the edge's effect, its share, and the share by chance; a variable is named if "
+    "its share is surely at least 0.9, and at least 0.9 of what chance leaves"
 )
 
 
 NODE_LEGEND = (
-    "a node's score: what taking away all that it writes does, mean over the inputs searched on, "
-    "by patching to the outputs, by gradients to the loss (where these say nothing, by patching, "
-    "too); edges: of the circuit"
+    "node scores: the effect of ablating everything that the node writes, mean over the inputs "
+    "searched on: on the outputs by patching, on the loss by gradients (by patching where "
+    "gradients are zero); edges: those of the circuit"
 )
 
 
@@ -83,14 +85,14 @@ class Circuits:
     scores: dict[tuple[str, str], Scores] = field(default_factory=dict)
     curves: dict[tuple[str, str], list[Circuit]] = field(default_factory=dict)
     chosen: dict[tuple[str, str], Circuit] = field(default_factory=dict)
-    needed: dict[Edge, Share] = field(default_factory=dict)
+    needed: dict[Edge, CircuitShare] = field(default_factory=dict)
     needed_on: int = 0
     searched_on: int = 0
-    lengths: dict[int, AtLength] = field(default_factory=dict)
+    lengths: dict[int, CircuitAtLength] = field(default_factory=dict)
     minimal: dict[int, float] = field(default_factory=dict)
-    carried: list[Carried] = field(default_factory=list)
-    untrained: list[Carried] = field(default_factory=list)
-    theirs: list[tuple[str, Carried]] = field(default_factory=list)
+    carried: list[EdgeVariables] = field(default_factory=list)
+    untrained: list[EdgeVariables] = field(default_factory=list)
+    theirs: list[tuple[str, EdgeVariables]] = field(default_factory=list)
     matched: dict[str, Match | None] = field(default_factory=dict)
     verdict: str = ""
 
@@ -171,9 +173,9 @@ def print_circuits(circuits: Circuits, console: Console) -> None:
     if circuits.truth is not None:
         console.print(_truth_table(circuits))
         say(
-            "AUROC of the edges' scores against the true circuit, from the weights: of all real "
-            "edges, and of those that the ablation can see (real ones out of its sight count "
-            "neither way); missed: real edges with a score of 0"
+            "AUROC of the edges' scores against the true circuit, known from the weights: over "
+            "all real edges, and over those that the ablation can see (real edges that it "
+            "cannot see are not counted); missed: real edges with a score of 0"
         )
         for line in missed(circuits):
             say(line)
@@ -188,8 +190,8 @@ def print_circuits(circuits: Circuits, console: Console) -> None:
         say(f"edges without a gradient, patched instead: {', '.join(fallen)}")
     if idle := idle_kinds(circuits):
         say(
-            f"nothing can be told of circuits by {', '.join(idle)}: without any edge the outputs "
-            "are the same"
+            f"nothing can be said about circuits by {', '.join(idle)}: without any edge the "
+            "outputs are the same"
         )
     if circuits.main is None:
         say(f"no circuit is surely {circuits.faithful:.0%} faithful")
@@ -204,9 +206,9 @@ def print_circuits(circuits: Circuits, console: Console) -> None:
     if (variables := _variables_table(circuits)).row_count:
         console.print(variables)
         say(
-            "edges that carry each variable of the program, here and in the compiled reference; "
-            "match: the best of the variable by interchange and scrub, and its site"
-            + (f" (the model: {circuits.verdict})" if circuits.verdict else "")
+            "edges that carry each program variable, in this model and in the compiled "
+            "reference; match: the variable's best match (the lower of scrub and interchange), "
+            "and its site" + (f" (the model: {circuits.verdict})" if circuits.verdict else "")
         )
 
 
@@ -250,11 +252,13 @@ def missed(circuits: Circuits) -> Iterator[str]:
             more = [edge for edge in _missed(circuits, scores) if seen[edge]]
             if own == kind and more:
                 names = ", ".join(map(wiring.edge_label, more))
-                yield f"  {method} misses of what it sees: {names}"
+                yield f"  {method} misses these visible edges: {names}"
 
 
 def _methods_table(circuits: Circuits) -> Table:
-    table = plain_table("ablation", "method", "size", "faithful", "95%", "complete", "exact")
+    table = plain_table(
+        "ablation", "method", "size", "faithfulness", "95%", "completeness", "exact"
+    )
     for kind, method in circuits.scores:
         best, note = circuits.chosen.get((kind, method)), ""
         if best is None:
@@ -270,7 +274,7 @@ def _methods_table(circuits: Circuits) -> Table:
     return table
 
 
-def _cells(share: Share) -> tuple[str, str]:
+def _cells(share: CircuitShare) -> tuple[str, str]:
     """Return a share and its interval as text; dashes if it is undefined."""
     if math.isnan(share.value):
         return "-", "-"
@@ -300,13 +304,13 @@ def _title(circuits: Circuits) -> str:
     named = sum(map(_named, inner))
     size = f"the circuit: {main.size} of {circuits.most} edges"
     if circuits.is_whole:
-        size = f"all {main.size} edges: the whole model, no smaller circuit is surely faithful"
+        size = f"all {main.size} edges: the whole model; no smaller circuit is surely faithful"
     return (
         f"{size} ({main.method}, {main.kind}); {_needed(circuits)} (minimality, on "
-        f"{circuits.needed_on:,} inputs); {named} of {len(inner)} that do not come from an "
+        f"{circuits.needed_on:,} inputs); {named} of {len(inner)} edges that do not come from an "
         "embedding carry a variable"
         + (
-            f" (of a random init's {sum(map(_named, there))})"
+            f" (in a random init: {sum(map(_named, there))})"
             if (there := circuits.untrained)
             else ""
         )
@@ -320,20 +324,20 @@ def _needed(circuits: Circuits) -> str:
         sum(share.low >= at and share.low > 0 for share in shares) for at in (circuits.least, 0)
     )
     return (
-        f"of {len(circuits.needed)} edges {matter} are surely needed (without one the outputs are "
-        f"at least {circuits.least:g} {circuits.unit} further off), {above} surely do anything "
-        "(above 0)"
+        f"{matter} of {len(circuits.needed)} edges are surely needed (without one, the outputs "
+        f"are at least {circuits.least:g} {circuits.unit} further off), {above} surely have an "
+        "effect (above 0)"
     )
 
 
-def _named(carried: Carried) -> bool:
+def _named(carried: EdgeVariables) -> bool:
     return bool(carried.names)
 
 
-def _listed(circuits: Circuits) -> list[Carried]:
+def _listed(circuits: Circuits) -> list[EdgeVariables]:
     """Return what the circuit's edges carry, the most needed edges first."""
 
-    def key(carried: Carried) -> float:
+    def key(carried: EdgeVariables) -> float:
         there = circuits.needed.get(carried.edge)
         return -there.value if there else 0.0
 
@@ -349,7 +353,7 @@ def _edges_table(circuits: Circuits) -> Table:
         table.add_row(
             circuits.wiring.edge_label(carried.edge), f"{there.value:.3f}" if there else "-",
             _sure(there, circuits.least),
-            escape(carried.name or "no variable alone") if held else "nothing that counts",
+            escape(carried.name or "no single variable") if held else "no effect",
             f"{held.share:.2f}" if held else "-",
             f"{held.low:.2f}..{held.high:.2f}" if held else "-",
             f"{held.chance:.2f}" if held else "-",
@@ -359,7 +363,7 @@ def _edges_table(circuits: Circuits) -> Table:
     return table
 
 
-def _sure(there: Share | None, least: float) -> str:
+def _sure(there: CircuitShare | None, least: float) -> str:
     if there is None or there.low <= 0:
         return ""
     return "*" if there.low >= least else "+"
@@ -367,7 +371,7 @@ def _sure(there: Share | None, least: float) -> str:
 
 def _lengths_table(circuits: Circuits) -> Table:
     table = plain_table(
-        "length", "inputs", "faithful", "95%", "complete", "95%", "exact", "above 0"
+        "length", "inputs", "faithfulness", "95%", "completeness", "95%", "exact", "above 0"
     )
     for length, at_length in circuits.lengths.items():
         table.add_row(
@@ -404,7 +408,9 @@ def _variables_table(circuits: Circuits) -> Table:
     for label, carried in circuits.theirs:
         if carried.names:
             theirs.setdefault(carried.name, []).append(label)
-    table = Table(title="variables over edges", title_justify="left", box=None, padding=(0, 1))
+    table = Table(
+        title="variables carried by edges", title_justify="left", box=None, padding=(0, 1)
+    )
     for heading in ("variable", "in the reference", "in the model", "match"):
         table.add_column(heading, overflow="fold")
     for name in dict.fromkeys([*theirs, *ours]):
@@ -506,7 +512,7 @@ def carried_csv(circuits: Circuits) -> str:
     return out.getvalue()
 
 
-def _told(carried: Carried | None) -> tuple[object, ...]:
+def _told(carried: EdgeVariables | None) -> tuple[object, ...]:
     held = None if carried is None else carried.highest
     if carried is None or held is None:
         return ("",) * 5
@@ -590,7 +596,7 @@ def _roc(axes: Axes, circuits: Circuits, kind: str) -> None:
             false, true, _ = roc_curve(truth, values)
             axes.plot(false, true, color=colour, label=method, lw=1.2)
     axes.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
-    axes.set(xlabel="unreal edges found", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes.set(xlabel="edges found that are not real", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
 
 
 def graph_figure(circuits: Circuits) -> Figure | None:
@@ -604,7 +610,10 @@ def graph_figure(circuits: Circuits) -> Figure | None:
         return None
     main = circuits.main
     if int(mask.sum()) > MOST_DRAWN and main is not None:
-        mask, note = _fewer(circuits, main), f" (the {MOST_DRAWN} strongest, of those on a way)"
+        mask, note = (
+            _fewer(circuits, main),
+            (f" (the {MOST_DRAWN} most needed, of which those on a path to the output)"),
+        )
     wiring = circuits.wiring
     edges = [edge for edge in wiring.edges if mask[edge]]
     named = [
@@ -617,7 +626,7 @@ def graph_figure(circuits: Circuits) -> Figure | None:
     what = "true circuit" if circuits.truth is not None else "circuit"
     hidden = _hidden(circuits)
     if hidden.any() and main is not None:
-        note += f"; thin: out of the sight of {main.kind}"
+        note += f"; thin: {main.kind} cannot see it"
     size = f"{what}, {int(mask.sum())} edges"
     if circuits.truth is None and circuits.is_whole:
         size = f"all {circuits.most} edges, the whole model: no smaller circuit is surely faithful"
@@ -662,7 +671,9 @@ def _fewer(circuits: Circuits, main: Circuit) -> Bool[Tensor, "reader node"]:
     return reaching(circuits.wiring, kept)
 
 
-def _label(axes: Axes, way: list[tuple[float, float]], carried: Carried | None, side: str) -> None:
+def _label(
+    axes: Axes, way: list[tuple[float, float]], carried: EdgeVariables | None, side: str
+) -> None:
     if carried is None or not carried.names or set(carried.names) & set(TOLD):
         return
     at = (len(way) - 1) / 2

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...config.schema import task_title
+from ...config.naming import task_title
 from ...hypotheses.seed_groups import Group, Run
 from ..html.stored_tables import Results, Row, value, whole
 from .tables import say
@@ -24,8 +24,9 @@ HEADER = (
 )  # fmt: skip
 FILE = "verdicts.csv"
 LEGEND = (
-    "exact: mean over seeds. Of each program: how many seeds got each verdict; below it the score, "
-    "mean over seeds (lowest..highest): the mean of the best match of each testable inner cut"
+    "exact: exact accuracy, mean over seeds. For each program: how many seeds got each verdict; "
+    "below it the score, mean over seeds (lowest..highest). The score is the mean of the best "
+    "match of each testable inner cut"
 )
 
 

@@ -29,7 +29,12 @@ from ...analysis.matching.cut_verdicts import (
     surely,
     variable_matches,
 )
-from ...analysis.matching.program_ranking import Candidate, Finer, Standing, indistinguishable
+from ...analysis.matching.program_ranking import (
+    Candidate,
+    SelectorEvidence,
+    Standing,
+    indistinguishable,
+)
 from ...data.rasp.cuts import Cut
 from .tables import plain_table
 from .tables import say as printed
@@ -54,10 +59,10 @@ SIDES = {
     "hook_attn_in": "several sides",
 }  # fmt: skip
 SELECTORS = (
-    "selectors: the best head's overlap with what each selects; uniform: attention to "
-    "everything; init: the highest of random inits"
+    "selectors: overlap of the best head with each selector; uniform: overlap of attention to "
+    "everything; init: the highest overlap in random inits"
 )
-LEGEND = "match: the lowest of scrub and interchange; * holds the cut, and no later one"
+LEGEND = "match: the lowest of scrub and interchange; *: the site holds the cut and no later one"
 
 
 def site_label(site: str) -> str:
@@ -88,7 +93,7 @@ class Matching:
     loss: float | None
     standings: Sequence[Standing]
     rule: Rule
-    finer: Finer | None = None
+    finer: SelectorEvidence | None = None
 
     @property
     def exact(self) -> float:
@@ -215,9 +220,9 @@ def _print_one(matching: Matching, console: Console) -> None:
             say(f"  {line}")
         say("")
     if len(standings) > 1:
-        say("programs by their testable inner cuts (mean of the best match of each):")
+        say("programs ranked by their testable inner cuts (mean of the best match of each):")
         for place, standing in enumerate(standings, start=1):
-            score = "no cut to tell it by"
+            score = "no testable inner cut"
             if standing.score is not None:
                 value, low, high = standing.score
                 score = f"{value:.2f} [{low:.2f}, {high:.2f}]"
@@ -231,7 +236,7 @@ def _print_one(matching: Matching, console: Console) -> None:
         _print_finer(matching.finer, console, say)
 
 
-def _print_finer(finer: Finer, console: Console, say: Callable[[str], None]) -> None:
+def _print_finer(finer: SelectorEvidence, console: Console, say: Callable[[str], None]) -> None:
     """Print the head that overlaps most with each selector, and what the selectors decide."""
     table = plain_table("selector", "overlap", "interval", "uniform", "init", "head")
     for program, met in finer.met.items():
@@ -288,7 +293,7 @@ def _table(standing: Standing) -> Table:
 def _placed(standing: Standing, rule: Rule) -> Table:
     """Return a table of the attention sides that read each variable, in model and reference."""
     table = Table(title="used by attention at", title_justify="left", box=SIMPLE)
-    for heading in ("variable", "of the cut", "model", "reference"):
+    for heading in ("variable", "cut", "model", "reference"):
         table.add_column(heading, overflow="fold")
     theirs = {(p.cut.name, p.variable): p for p in placements(standing.candidate.sides, rule)}
     for place in placements(standing.sides, rule):
@@ -347,19 +352,19 @@ def _cell(match: Match, own: bool) -> str:
 
 def _notes(candidate: Candidate) -> Iterator[str]:
     if candidate.why:
-        yield f"not compiled, so nothing is known to be testable: {candidate.why}"
+        yield f"not compiled, so no cut is known to be testable: {candidate.why}"
     for cut in candidate.cuts.all:
         if cut.same:
             others = "; ".join(", ".join(names) for names in cut.same[:3])
             more = f" and {len(cut.same) - 3} more" if len(cut.same) > 3 else ""
-            yield f"{cut_label(cut)}: one with {others}{more} on these inputs"
+            yield f"{cut_label(cut)}: the same cut as {others}{more} on these inputs"
     for tests in candidate.trials:
         if tests.untestable and tests.cut in candidate.testable:
             names = ", ".join(tests.untestable)
             name = cut_label(tests.cut)
-            yield f"{name}: no valid interchange of {names} (the rest determines it)"
+            yield f"{name}: no valid interchange of {names} (the rest of the cut determines it)"
     if not candidate.cuts.complete:
-        yield "more cuts than are looked at: those of program order only"
+        yield "too many cuts to test them all: only those in program order are tested"
 
 
 def to_csv(matchings: Sequence[Matching]) -> str:

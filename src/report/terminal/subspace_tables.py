@@ -31,10 +31,10 @@ COLUMNS = (
     "site", "k", "test", "95%", "train", "start", "chance", "random", "shuffled", "rival", "",
 )  # fmt: skip
 LEGEND = (
-    "test: cases not searched on; start: before the search; chance: random directions; random, "
-    "shuffled: the most that the same search reaches in random inits and in a model of shuffled "
-    "labels; rival: what another variable of the program would give in its place. What is not "
-    "found may be there all the same."
+    "test: cases that the search did not use; start: before the search; chance: random "
+    "directions; random, shuffled: the most that the same search reaches in random inits and in "
+    "a model trained on shuffled labels; rival: what another variable of the program would give "
+    "in its place. A variable that is not found may still be there."
 )
 
 
@@ -53,7 +53,7 @@ class Searched:
     all_sites: Sequence[str]
     sites: Mapping[str, Sequence[str]]
     asked: Sequence[Question]
-    found: Sequence[Subspace]
+    subspaces: Sequence[Subspace]
     note: str = ""
 
 
@@ -61,10 +61,10 @@ def print_subspaces(searched: Searched, console: Console) -> None:
     """Print a row for each variable and site, then a sentence for each variable."""
     say = partial(printed, console=console)
 
-    if searched.found:
+    if searched.subspaces:
         console.print(_table(searched))
         say(LEGEND)
-        say(f"the model of shuffled labels has {searched.note}")
+        say(f"the model trained on shuffled labels has {searched.note}")
     for line in sentences(searched):
         say(line)
 
@@ -72,13 +72,13 @@ def print_subspaces(searched: Searched, console: Console) -> None:
 def _table(searched: Searched) -> Table:
     table = plain_table("variable", *COLUMNS)
     table.title, table.title_justify = escape(f"subspaces, program {searched.program}"), "left"
-    for best in per_site(searched.found):
+    for best in per_site(searched.subspaces):
         table.add_row(
             escape(_names(best)), site_label(best.site), str(best.k), f"{best.test:.2f}",
             f"{best.low:.2f}-{best.high:.2f}", f"{best.train:.2f}", f"{best.start:.2f}",
             f"{best.chance:.2f}", f"{max(best.random_inits):.2f}",
             f"{max(best.shuffled_labels):.2f}", f"{best.rivalled:.2f}",
-            "[bold green]found[/]" if best.found else "-",
+            "[bold green]found[/]" if best.carries else "-",
         )  # fmt: skip
     return table
 
@@ -94,8 +94,8 @@ def per_site(subspaces: Sequence[Subspace]) -> list[Subspace]:
         min(
             group,
             key=lambda subspace: (
-                not subspace.found,
-                subspace.k if subspace.found else -subspace.test,
+                not subspace.carries,
+                subspace.k if subspace.carries else -subspace.test,
                 subspace.k,
             ),
         )
@@ -108,29 +108,32 @@ def sentences(searched: Searched) -> Iterator[str]:
     if not searched.sites:
         yield f"no subspaces: {searched.program} has no inner variable to search for"
     if not searched.all_sites:
-        yield "no subspaces: the model has no site between its embedding and its last"
+        yield "no subspaces: the model has no site between its embedding and its last site"
         return
-    for _, group in groupby(per_site(searched.found), key=lambda best: best.variable):
+    for _, group in groupby(per_site(searched.subspaces), key=lambda best: best.variable):
         tried = list(group)
         yield f"{_names(tried[0])}: {_said(tried)}"
     for each in searched.asked:
         if not each.answerable:
             yield (
-                f"{' = '.join(each.names)}: not searched for: donated values of {each.rival} would "
-                f"give the same in {each.rivalled:.1%} of the cases"
+                f"{' = '.join(each.names)}: not searched for: donated values of {each.rival} "
+                f"would give the same output in {each.rivalled:.1%} of the cases"
             )
     told = {name for each in searched.asked for name in each.names}
     for variable, sites in searched.sites.items():
         if answered := [site_label(site) for site in searched.all_sites if site not in sites]:
             where = ", ".join(answered)
-            yield f"{variable}: not searched for at {where}: the whole residual is a cut with it"
+            yield (
+                f"{variable}: not searched for at {where}: there the whole residual is a cut "
+                "that contains it"
+            )
         if sites and variable not in told:
             yield f"{variable}: not searched for: it changes the output too seldom"
 
 
 def _said(tried: Sequence[Subspace]) -> str:
     width = tried[0].directions.shape[0]
-    there = [best for best in tried if best.found]
+    there = [best for best in tried if best.carries]
     if there:
         places = ", ".join(
             f"{site_label(best.site)} ({best.k} of {width} directions)" for best in there
@@ -142,7 +145,7 @@ def _said(tried: Sequence[Subspace]) -> str:
     else:
         other = f"a control gives {best.control:.2f}"
     return (
-        f"found in no subspace; at best {best.test:.2f} of the test cases "
+        f"not found in any subspace; at best {best.test:.2f} of the test cases "
         f"({site_label(best.site)}, {best.k} of {width} directions), where {other}"
     )
 
@@ -156,7 +159,7 @@ def to_csv(searched: Searched) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
-    for each in searched.found:
+    for each in searched.subspaces:
         several = (each.same, each.random_inits, each.shuffled_labels)
         same, random_inits, shuffled_labels = (" ".join(map(str, values)) for values in several)
         writer.writerow(
@@ -164,7 +167,7 @@ def to_csv(searched: Searched) -> str:
                 searched.run, searched.step, searched.program, each.variable, same, each.site,
                 each.k, each.directions.shape[0], each.test, each.low, each.high, each.n,
                 each.train, each.start, each.chance, random_inits, shuffled_labels, each.rival,
-                each.rivalled, each.threshold, each.found,
+                each.rivalled, each.threshold, each.carries,
             ]
         )  # fmt: skip
     return out.getvalue()
@@ -174,7 +177,7 @@ def directions_of(searched: Searched) -> dict[str, Tensor]:
     """Return the directions of all searches, each [d_model, k], keyed by `VARIABLE@SITE/k`."""
     return {
         f"{each.variable}@{each.site}/{each.k}": each.directions.contiguous()
-        for each in searched.found
+        for each in searched.subspaces
     }
 
 
@@ -189,4 +192,4 @@ def keep_subspaces(searched: Searched, where: Path, settings: Sequence[str] = ()
         "subspaces.safetensors": safetensors.torch.save(directions_of(searched)),
     }
     key = Key(SUBSPACES, searched.run, searched.step, tuple(settings))
-    return save(where, key, files, (len(searched.found),))
+    return save(where, key, files, (len(searched.subspaces),))

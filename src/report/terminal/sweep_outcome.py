@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ...config.naming import departures, group_name, group_settings
 from ...config.printed_commands import command, quoted
-from ...config.schema import departures, group_name, group_settings
 from ...infra.errors import FaultError, UserError
 from ...infra.files import last_words
 from ...runs import checkpoints
@@ -80,7 +80,7 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
         offline = any(cell.config.tracking.mode == "offline" for cell in sweep.cells)
         lacking = [why for cell in sweep.cells if (why := _not_uploaded(cell))]
         if lacking:
-            lines.append(f"! {len(lacking)} were not uploaded whole: {lacking[0]}")
+            lines.append(f"! {len(lacking)} were not uploaded completely: {lacking[0]}")
         if offline:
             lines.append(f"browse    {quoted('wandb', 'leet', sweep.folder / 'wandb')}")
         if offline or lacking:

@@ -15,8 +15,9 @@ from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import ablation
 from algomatch.analysis.measures.accuracy import Outcome, outcome
 from algomatch.analysis.measures.redundancy import REDUNDANT_SET, joint_sets
-from algomatch.analysis.measures.rerun import KINDS, Means, Rerun, donors, places, single
+from algomatch.analysis.measures.rerun import KINDS, Means, Rerun, donors
 from algomatch.models.bridges import make_bridge
+from algomatch.models.wiring import Component, component_sites
 
 EMPTY = ("blocks.1.attn.hook_z[0]", "blocks.1.hook_attn_out", "blocks.2.attn.hook_z[0]",
          "blocks.2.hook_attn_out", "blocks.3.hook_mlp_out")  # fmt: skip
@@ -53,7 +54,10 @@ def ablated(recording: Recording, context: MeasurementContext) -> dict[tuple[str
     means = Means(recording.bridge)
     means.add(recording)
     again = Rerun(recording, means, donors(context.inputs, context.config.seed))
-    components = [*map(single, places(recording.bridge)), *joint_sets(recording.bridge)]
+    components = [
+        *map(Component.of, component_sites(recording.bridge)),
+        *joint_sets(recording.bridge),
+    ]
     runs = [(component, kind) for component in components for kind in again.kinds]
     outcomes = again.outcomes(runs)
     parts = ("exact", "correct", "loss", "count")
@@ -119,9 +123,9 @@ def test_what_tracr_left_empty_can_be_deleted_without_any_effect(
     recording = small.reference_source
     assert isinstance(recording, Recording)
     silent = {
-        place.name
-        for place in places(recording.bridge)
-        if not recording[place.name.partition("[")[0]].any()  # it writes nothing on any input
+        site.name
+        for site in component_sites(recording.bridge)
+        if not recording[site.name.partition("[")[0]].any()  # it writes nothing on any input
     }
     assert silent == set(EMPTY)
     for name in EMPTY:
@@ -134,9 +138,9 @@ def test_what_tracr_left_empty_can_be_deleted_without_any_effect(
 def test_the_reference_needs_everything_that_tracr_wrote(
     small: MeasurementContext, of_reference: Rows
 ) -> None:
-    for place in places(small.reference.bridge):
-        if place.name not in EMPTY:
-            row = of_reference["zero_delta_exact", place.name]
+    for site in component_sites(small.reference.bridge):
+        if site.name not in EMPTY:
+            row = of_reference["zero_delta_exact", site.name]
             assert row.ci_high is not None
             assert row.value <= -0.2
             assert row.ci_high < 0
@@ -268,7 +272,7 @@ def ablated_subjects(rows: Rows) -> set[str]:
 def test_every_component_and_joint_set_has_rows(with_sets: Rows, small: MeasurementContext) -> None:
     bridge = make_bridge(small.shape)
     assert ablated_subjects(with_sets) - {REDUNDANT_SET} == {
-        *(place.name for place in places(bridge)),
+        *(site.name for site in component_sites(bridge)),
         "blocks.0.attn.hook_z.all",
         "blocks.1.attn.hook_z.all",
     }
@@ -279,7 +283,7 @@ def test_no_sets_are_ablated_of_a_model_that_does_not_solve_the_task(
     recording: Recording, rows: Rows, with_sets: Rows, small: MeasurementContext
 ) -> None:
     assert intact_of(recording).means()["exact"] < small.config.solved
-    assert ablated_subjects(rows) == {place.name for place in places(recording.bridge)}
+    assert ablated_subjects(rows) == {site.name for site in component_sites(recording.bridge)}
     assert not [name for name, _ in rows if "redundant" in name]
     for key, row in rows.items():  # single components have the same rows
         if "_delta_" in key[0]:

@@ -19,8 +19,8 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import accuracy
 from algomatch.analysis.measures.accuracy import Outcome, outcome
-from algomatch.api.training_runs import prepare
-from algomatch.config.schema import compose
+from algomatch.api.preparation import prepare
+from algomatch.config.composition import compose
 from algomatch.data.outputs import IGNORE, Categorical
 from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.training import exact_accuracy

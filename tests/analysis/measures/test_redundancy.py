@@ -27,19 +27,11 @@ from algomatch.analysis.measures.redundancy import (
 from algomatch.analysis.measures.redundancy import (
     rows_of as set_rows,
 )
-from algomatch.analysis.measures.rerun import (
-    ATTENTION,
-    HEAD,
-    KINDS,
-    MLP,
-    Component,
-    Place,
-    places,
-    single,
-)
-from algomatch.api.training_runs import prepare
-from algomatch.config.schema import compose
+from algomatch.analysis.measures.rerun import KINDS
+from algomatch.api.preparation import prepare
+from algomatch.config.composition import compose
 from algomatch.models.bridges import make_bridge
+from algomatch.models.wiring import ATTENTION, HEAD, MLP, Component, Site, component_sites
 
 MARGIN = 0.01
 SMALL = ("task.vocabulary=[a,b]", "task.max_length=4", "model=2L", "model.d_model=16",
@@ -51,8 +43,7 @@ def test_joint_sets_are_the_heads_of_each_layer_and_all_layers_but_one(
 ) -> None:
     bridge = make_bridge(varied(small.shape, n_layers=3, n_heads=2))
     sets = {
-        component.name: {place.name for place in component.places}
-        for component in joint_sets(bridge)
+        component.name: {site.name for site in component.sites} for component in joint_sets(bridge)
     }
     wanted = {
         f"blocks.{n}.{HEAD}.all": {f"blocks.{n}.{HEAD}[{head}]" for head in range(2)}
@@ -63,7 +54,7 @@ def test_joint_sets_are_the_heads_of_each_layer_and_all_layers_but_one(
         wanted[f"{hook}.all_but_{kept}"] = others
     assert sets == wanted
     one_head = make_bridge(varied(small.shape, n_layers=2, n_heads=1))
-    assert joint_sets(one_head) == []  # every set would be a single place or the whole model
+    assert joint_sets(one_head) == []  # every set would be a single site or the whole model
     attn_only = make_bridge(varied(small.shape, n_layers=3, n_heads=1, attn_only=True))
     names = [component.name for component in joint_sets(attn_only)]
     assert names == [f"{ATTENTION}.all_but_{kept}" for kept in range(3)]
@@ -80,8 +71,8 @@ def test_harm_is_counted_against_the_margin_kind_by_kind() -> None:
 
 @pytest.mark.parametrize("solved", [True, False])
 def test_the_word_redundant_is_kept_for_models_that_solve_the_task(solved: bool) -> None:
-    judged = [(Component("one", (Place(0, MLP),)), {"zero": 0.0, "mean": -0.5}),
-              (Component("other", (Place(1, MLP),)), {"zero": 0.0, "mean": 0.0})]  # fmt: skip
+    judged = [(Component("one", (Site(0, MLP),)), {"zero": 0.0, "mean": -0.5}),
+              (Component("other", (Site(1, MLP),)), {"zero": 0.0, "mean": 0.0})]  # fmt: skip
     rows = [(row.measure, row.subject, row.value, row.n) for row in verdicts(judged, 0.1, solved)]
     wanted = [
         ("ablation/harmless_kinds", "one", 1, 2),
@@ -98,7 +89,7 @@ Judge = Callable[[Component], Harm]
 def monotone(layers: int, heads: int, kinds: int, groups: int, seed: int) -> Judge:
     """Return a harm that only grows with the ablated set.
 
-    It adds the effect of each place, and of each group that is ablated as a whole.
+    It adds the effect of each site, and of each group that is ablated as a whole.
     """
     generator, every = np.random.default_rng(seed), units_of(layers, heads)
     alone = generator.choice([0, 0, 0, 0.004, 0.02], size=(kinds, len(every)))
@@ -109,7 +100,7 @@ def monotone(layers: int, heads: int, kinds: int, groups: int, seed: int) -> Jud
     ]  # fmt: skip
 
     def harm(component: Component) -> Harm:
-        inside = {every.index(place) for place in component.places}
+        inside = {every.index(site) for site in component.sites}
         harms = alone[:, sorted(inside)].sum(1)
         for group, kind in fatal:
             harms[kind] += 0.3 * (group <= inside)
@@ -118,9 +109,9 @@ def monotone(layers: int, heads: int, kinds: int, groups: int, seed: int) -> Jud
     return harm
 
 
-def units_of(layers: int, heads: int) -> list[Place]:
-    places = [Place(n, HEAD, head) for n in range(layers) for head in range(heads)]
-    return [*places, *(Place(n, MLP) for n in range(layers))]
+def units_of(layers: int, heads: int) -> list[Site]:
+    sites = [Site(n, HEAD, head) for n in range(layers) for head in range(heads)]
+    return [*sites, *(Site(n, MLP) for n in range(layers))]
 
 
 @settings(max_examples=100, deadline=None)
@@ -135,7 +126,7 @@ def test_the_grown_set_is_redundant_and_nothing_can_be_added(
     layers: int, heads: int, kinds: int, groups: int, seed: int
 ) -> None:
     harm = monotone(layers, heads, kinds, groups, seed)
-    components = [single(place) for place in units_of(layers, heads)]
+    components = [Component.of(site) for site in units_of(layers, heads)]
     asked: list[Component] = []
 
     def counted(component: Component) -> Harm:
@@ -144,15 +135,15 @@ def test_the_grown_set_is_redundant_and_nothing_can_be_added(
 
     judged = [(component, harm(component)) for component in components]
     grown = grow(judged, MARGIN, counted)
-    inside = set(grown.places)
+    inside = set(grown.sites)
     assert grown.name == REDUNDANT_SET
-    assert len(inside) == len(grown.places)
+    assert len(inside) == len(grown.sites)
     assert not inside or redundant(harm(grown), MARGIN)
     for component in components:
-        if not set(component.places) <= inside:
-            larger = Component("larger", (*grown.places, *component.places))
+        if not set(component.sites) <= inside:
+            larger = Component("larger", (*grown.sites, *component.sites))
             assert not redundant(harm(larger), MARGIN), component.name
-    every = [component.places[0] for component in components]
+    every = [component.sites[0] for component in components]
     subsets = itertools.chain.from_iterable(
         itertools.combinations(every, size) for size in range(min(len(every), 7) + 1)
     )
@@ -167,26 +158,26 @@ def test_the_grown_set_is_redundant_and_nothing_can_be_added(
 
 
 def test_those_that_harm_least_are_tried_first() -> None:
-    first, second, third = (single(Place(0, HEAD, head)) for head in range(3))
+    first, second, third = (Component.of(Site(0, HEAD, head)) for head in range(3))
     alone = {first.name: -0.009, second.name: 0.0, third.name: -0.004}
 
     def harm(component: Component) -> Harm:  # only the two least harmful may be ablated together
-        names = {place.name for place in component.places}
+        names = {site.name for site in component.sites}
         pair = names == {second.name, third.name}
         return {"zero": -0.005 if pair else -0.5}
 
     judged = [(component, {"zero": alone[component.name]}) for component in (first, second, third)]
-    assert set(grow(judged, MARGIN, harm).places) == {*second.places, *third.places}
+    assert set(grow(judged, MARGIN, harm).sites) == {*second.sites, *third.sites}
 
 
 def test_what_harms_alone_is_never_tried_with_others() -> None:
-    harmful, layer = single(Place(0, HEAD, 0)), single(Place(0, ATTENTION))
+    harmful, layer = Component.of(Site(0, HEAD, 0)), Component.of(Site(0, ATTENTION))
 
     def harm(component: Component) -> Harm:
         raise AssertionError(component.name)
 
     judged = [(harmful, {"zero": 0.0, "mean": -0.5}), (layer, {"zero": 0.0, "mean": 0.0})]
-    assert grow(judged, MARGIN, harm).places == ()
+    assert grow(judged, MARGIN, harm).sites == ()
     assert units(judged) == judged[:1]
     measurements = set_rows(judged, grow(judged, MARGIN, harm), MARGIN)
     rows = {(row.measure, row.subject): row.value for row in measurements}
@@ -211,17 +202,17 @@ def test_of_a_compiled_model_just_what_tracr_left_empty_is_redundant(
     assert isinstance(source, Recording)
     rows = rows_of(ablation.measure(source, compiled))
     silent = {
-        place.name
-        for place in places(source.bridge)
-        if not source[place.name.partition("[")[0]].any()
+        site.name
+        for site in component_sites(source.bridge)
+        if not source[site.name.partition("[")[0]].any()
     }
-    single_units = [p for p in places(source.bridge) if p.hook != ATTENTION]
-    for place in places(source.bridge):
-        row = rows["redundant", place.name]
-        assert (row.value, row.n) == (float(place.name in silent), len(KINDS)), place.name
-    for place in single_units:
-        assert rows["in_redundant_set", place.name].value == float(place.name in silent)
-    share = sum(place.name in silent for place in single_units) / len(single_units)
+    single_units = [p for p in component_sites(source.bridge) if p.hook != ATTENTION]
+    for site in component_sites(source.bridge):
+        row = rows["redundant", site.name]
+        assert (row.value, row.n) == (float(site.name in silent), len(KINDS)), site.name
+    for site in single_units:
+        assert rows["in_redundant_set", site.name].value == float(site.name in silent)
+    share = sum(site.name in silent for site in single_units) / len(single_units)
     assert 0 < share < 1
     assert rows["redundant_share", "model"].value == share
     assert rows["redundant_alone_share", "model"].value == share

@@ -18,26 +18,13 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures import rerun as module
 from algomatch.analysis.measures.accuracy import Outcome, outcome
 from algomatch.analysis.measures.redundancy import joint_sets
-from algomatch.analysis.measures.rerun import (
-    ATTENTION,
-    HEAD,
-    KINDS,
-    MLP,
-    Component,
-    Donors,
-    Means,
-    Place,
-    Rerun,
-    donors,
-    places,
-    rerun,
-    single,
-)
-from algomatch.api.training_runs import prepare
-from algomatch.config.schema import compose
+from algomatch.analysis.measures.rerun import KINDS, Donors, Means, Rerun, donors, rerun
+from algomatch.api.preparation import prepare
+from algomatch.config.composition import compose
 from algomatch.data.inputs import InputSet
 from algomatch.data.tasks import PAD
 from algomatch.models.bridges import make_bridge, plain_model
+from algomatch.models.wiring import ATTENTION, HEAD, MLP, Component, Site, component_sites
 
 Fill = Callable[[NDArray[Any]], NDArray[Any]]
 TASKS: dict[str, tuple[str, ...]] = {
@@ -71,10 +58,10 @@ def recording(
 
 def every_component(bridge: Any) -> list[Component]:
     """Single components, the joint sets, and a set across kinds and layers."""
-    components = [*map(single, places(bridge)), *joint_sets(bridge)]
+    components = [*map(Component.of, component_sites(bridge)), *joint_sets(bridge)]
     last = bridge.cfg.n_layers - 1
-    mixed = [Place(0, HEAD, 0), Place(last, HEAD, bridge.cfg.n_heads - 1)]
-    mixed += [] if bridge.cfg.attn_only else [Place(0, MLP), Place(last, MLP)]
+    mixed = [Site(0, HEAD, 0), Site(last, HEAD, bridge.cfg.n_heads - 1)]
+    mixed += [] if bridge.cfg.attn_only else [Site(0, MLP), Site(last, MLP)]
     return [*components, Component("mixed", tuple(dict.fromkeys(mixed)))]
 
 
@@ -105,11 +92,11 @@ def filled_by_hand(kind: str, inputs: InputSet, given: dict[str, Donors]) -> Fil
 def hooked(
     bridge: Any, inputs: InputSet, component: Component, fill: Fill, cache: Any
 ) -> torch.Tensor:
-    """The outputs of a full pass with a hook at each place of a component."""
+    """The outputs of a full pass with a hook at each site of a component."""
     hooks = []
-    for place in component.places:
-        filled = torch.from_numpy(fill(cache[f"blocks.{place.layer}.{place.hook}"].numpy()))
-        hooks.append((f"blocks.{place.layer}.{place.hook}", putting(filled, place.head)))
+    for site in component.sites:
+        filled = torch.from_numpy(fill(cache[f"blocks.{site.layer}.{site.hook}"].numpy()))
+        hooks.append((f"blocks.{site.layer}.{site.hook}", putting(filled, site.head)))
     with torch.inference_mode():
         outputs: torch.Tensor = bridge.run_with_hooks(
             inputs.tokens, attention_mask=inputs.key_mask, fwd_hooks=hooks
@@ -178,9 +165,9 @@ def test_whatever_is_put_in_the_outputs_are_those_of_hooks(recording: Recording)
     changed = 0
     for component in every_component(bridge):
         hooks = [
-            (name, putting(torch.from_numpy(noise[name]), place.head))
-            for place in component.places
-            if (name := f"blocks.{place.layer}.{place.hook}")
+            (name, putting(torch.from_numpy(noise[name]), site.head))
+            for site in component.sites
+            if (name := f"blocks.{site.layer}.{site.hook}")
         ]
         with torch.inference_mode():
             outputs = bridge.run_with_hooks(
@@ -195,7 +182,7 @@ def test_whatever_is_put_in_the_outputs_are_those_of_hooks(recording: Recording)
                     got = rerun(
                         model,
                         lambda name: recording[name][rows, some],  # noqa: B023
-                        component.places,
+                        component.sites,
                         values.__getitem__,
                         wanted,
                     )
@@ -227,17 +214,17 @@ def test_the_plain_model_gives_the_bridges_outputs(recording: Recording) -> None
     torch.testing.assert_close(outputs, recording.logits, atol=1e-6 * scale, rtol=0)
 
 
-def test_every_head_attention_layer_and_mlp_is_a_place(recording: Recording) -> None:
-    cfg, listed = recording.bridge.cfg, places(recording.bridge)
+def test_every_head_attention_layer_and_mlp_has_a_site(recording: Recording) -> None:
+    cfg, listed = recording.bridge.cfg, component_sites(recording.bridge)
     wanted = []
     for layer in range(cfg.n_layers):
         wanted += [f"blocks.{layer}.attn.hook_z[{head}]" for head in range(cfg.n_heads)]
         wanted += [f"blocks.{layer}.hook_attn_out"]
         wanted += [] if cfg.attn_only else [f"blocks.{layer}.hook_mlp_out"]
-    assert [place.name for place in listed] == wanted
-    for place in listed:
-        assert place.name.partition("[")[0] in recording.bridge.hook_dict
-        assert single(place) == Component(place.name, (place,))
+    assert [site.name for site in listed] == wanted
+    for site in listed:
+        assert site.name.partition("[")[0] in recording.bridge.hook_dict
+        assert Component.of(site) == Component(site.name, (site,))
 
 
 def test_in_a_causal_model_later_tokens_do_not_reach_back_through_an_ablation(
@@ -254,7 +241,7 @@ def test_in_a_causal_model_later_tokens_do_not_reach_back_through_an_ablation(
                 logits = rerun(
                     model,
                     lambda name: recording[name][rows, :5],
-                    component.places,
+                    component.sites,
                     lambda name: fill(name)[:5],  # noqa: B023
                 )[:, :3]
             apart = (logits[:, None] - logits[None]).abs().amax((-1, -2))
@@ -265,7 +252,7 @@ def test_in_a_causal_model_later_tokens_do_not_reach_back_through_an_ablation(
 def by_hand(
     values: list[list[float]], mask: list[list[bool]], small: MeasurementContext
 ) -> Recording:
-    """A recording of a one-layer model with the given values at every place."""
+    """A recording of a one-layer model with the given values at every site."""
     shape = varied(small.shape, n_layers=1, n_heads=1, d_head=1)
     held = torch.tensor(values)[..., None]
     inputs = small.inputs.at(slice(0, len(values)))

@@ -13,8 +13,8 @@ from rich.console import Console, RenderableType
 from support.runs import TINY, quiet
 
 from algomatch.analysis.measurements import Measurement
-from algomatch.api.training_runs import train
-from algomatch.config.schema import compose
+from algomatch.api.train import train
+from algomatch.config.composition import compose
 from algomatch.report.figures.run_figure import run_figure
 from algomatch.report.html.blocks import Text
 from algomatch.report.html.measure_sections import neurons_compared
@@ -304,4 +304,4 @@ def test_the_full_table_holds_the_rows_but_single_neurons_and_ablations_of_a_len
         assert neuron or (row.measure.startswith("ablation/") and ".length_" in row.subject)
     accuracy_only = folder.config.analysis.name == "accuracy_only"
     assert (len(left_out) > 50) == (not accuracy_only)
-    assert (f"{len(left_out):,} rows are left out" in seen) == bool(left_out)
+    assert (f"{len(left_out):,} rows are not shown" in seen) == bool(left_out)

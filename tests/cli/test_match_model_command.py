@@ -1,4 +1,4 @@
-"""`algomatch match FOLDER`: a user's GPT-2, without network, and all mistakes."""
+"""`algomatch match-model FOLDER`: a GPT-2 of a user's own, without network; and every mistake."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpt2_of_a_folder_is_matched_without_network(place: Path) -> None:
     before = sorted(path.name for path in (place / "my-gpt2").iterdir())
     done = subprocess.run(
-        [sys.executable, "-c", OFFLINE, "match", "my-gpt2", *INDUCTION,
+        [sys.executable, "-c", OFFLINE, "match-model", "my-gpt2", *INDUCTION,
          "--encoder", "own.py:encode", *ONE],
         capture_output=True, text=True, timeout=120, check=False,
         env={**os.environ, "HF_HUB_OFFLINE": "0"},
@@ -83,7 +83,16 @@ def test_a_gpt2_of_a_folder_is_matched_without_network(place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
-    given = ["match", "my-gpt2", *INDUCTION, "--encoder", "own.py:encode", *ONE, "--output", "out"]
+    given = [
+        "match-model",
+        "my-gpt2",
+        *INDUCTION,
+        "--encoder",
+        "own.py:encode",
+        *ONE,
+        "--output",
+        "out",
+    ]
     assert cli.main([*given, "--reader", "own.py:elsewhere"]) == 0
     assert "does not solve" in capsys.readouterr().out
     assert (place / "out" / "match.csv").is_file()
@@ -94,14 +103,14 @@ def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
     [
         (
             ["my-gpt2", "task=induction"],
-            "'my-gpt2' is a model from elsewhere, which reads tokens of its own: give --encoder "
+            "'my-gpt2' reads tokens of its own: give --encoder "
             "FILE.py:FUNCTION. An encoder takes a list of the task's tokens and returns the ids",
         ),
         (["my-gpt2"], "`def encode(tokens): return [50256, *(64 + \"abcd\".index(one) for one in"),
         (["my-gpt2", "--encoder", "own.py:encode"], "name the task that the model solves, as in"),
         (["my-gpt2", "my-gpt2", "--encoder", "own.py:encode"], "takes one model folder, not 2"),
         (["task=induction", "--encoder", "own.py:encode"], "takes one model folder, not 0"),
-        (["my-gpt2", "*", "--all"], "--all and --subspaces are for runs"),
+        (["my-gpt2", "*", "--all"], "unknown option '--all'"),
         (["my-gpt2", "task=induction", "model=2L", "--encoder", "own.py:encode"],
          "'model=2L' has no say here: task and analysis have"),
         (["my-gpt2", "task=induktion", "--encoder", "own.py:encode"], "unknown task 'induktion'"),
@@ -121,12 +130,11 @@ def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
          "analysis.device=tpu cannot be used here"),
         (["my-gpt2", "*", "--encoder", "own.py:encode", "--device", "tpu"],
          "analysis.device=tpu cannot be used here"),
-        (["--controls", "--encoder", "own.py:encode"], "--controls takes tasks: leave out"),
     ],
 )  # fmt: skip
 def test_a_mistake_gives_one_line(given: list[str], message: str, capsys: Capture) -> None:
     arguments = [argument for part in given for argument in (INDUCTION if part == "*" else [part])]
-    assert cli.main(["match", *arguments]) == 2
+    assert cli.main(["match-model", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

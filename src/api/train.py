@@ -1,4 +1,4 @@
-"""Builds everything from one config, and runs it: train, resume, analyze, controls."""
+"""What `algomatch train` does: a run trained and measured, or an interrupted one gone on with."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -18,107 +18,67 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
-from transformer_lens.config import TransformerBridgeConfig
-from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.base import MeasurementContext
-from ..analysis.controls.known_models import (
-    Control,
-    NotMadeError,
-    controls,
-)
-from ..analysis.controls.other_tasks import other_references
-from ..analysis.measurements import Measurement, differences
-from ..analysis.measures.separation import separations
 from ..analysis.measures.similarity import confounded
-from ..analysis.measures.suite import check_names, measure
-from ..config.devices import check_accelerator, check_device
-from ..config.schema import (
-    Config,
-    TaskConfig,
-    TrainerConfig,
-    check_same_settings,
-    model_title,
-    task_title,
-)
+from ..config.composition import check_same_settings
+from ..config.devices import check_accelerator
+from ..config.naming import model_title, task_title
+from ..config.schema import Config, TrainerConfig
 from ..data.datamodule import TaskDataModule
-from ..data.inputs import InputSet, input_set
-from ..data.program_copies import carried
-from ..data.tasks import make_task
+from ..data.program_copies import copied_files
 from ..infra.environment import hidden, is_of_a_launcher
 from ..infra.errors import (
     FaultError,
     FolderExistsError,
     Interrupted,
     NotFiniteError,
-    UserError,
 )
-from ..infra.files import Unwritten
-from ..infra.progress import Steps
 from ..infra.signals import Stop
-from ..models.bridges import make_bridge, make_native
-from ..models.reference import build_reference
-from ..models.shapes import learned_shape
+from ..models.bridges import make_native
 from ..models.training import AlgorithmicTask, checkpoint_steps
 from ..report.figures.run_figure import save_run_figure
-from ..report.terminal.control_table import controls_figure, print_controls
 from ..report.terminal.summary import how_many, output_text, print_summary, reference_text
 from ..report.terminal.tables import say as printed
 from ..runs import checkpoints
-from ..runs.control_record import ControlRecord, Kept, failing
+from ..runs.control_record import failing
+from ..runs.loaded_run import check_same_inputs
 from ..runs.run_folder import RunFolder, refuse_existing
 from ..tracking.callbacks import GracefulStop, ProgressBar, Recorder, StepReport
 from ..tracking.wandb_log import WandbLog
+from .preparation import prepare
 
 StepProgress = Callable[[int], None]  # told the steps done
 
 
-def prepare(config: Config, task: TaskConfig | None = None) -> MeasurementContext:
-    """Return the inputs, the proven reference and the shape of the learned model.
-
-    `task` is the config's, or where its files lie now.
-
-    Raises:
-        UserError: the task, its program or the measures are not valid.
-    """
-    check_names(config.analysis.measures)
-    check_device(config.analysis.device)
-    torch.set_num_threads(config.threads)  # their number changes the last bits of every sum
-    task = task or config.task
-    inputs = input_set(make_task(task), task)
-    reference = build_reference(inputs, task.allow_inexact)
-    shape = learned_shape(config.model, inputs, config.seed)
-
-    def others() -> list[TransformerBridge]:
-        references = other_references(inputs, task, config.analysis.other_tasks)
-        return [other.bridge for other in references]
-
-    return MeasurementContext(inputs, reference, shape, config.analysis, others)
-
-
 def train(
     config: Config,
-    console: Console,
+    console: Console | None = None,
     report: StepProgress | None = None,
     wandb_id: str | None = None,
     stop: Stop | None = None,
 ) -> RunFolder:
     """Train and measure a new run; return its folder.
 
-    `report` is told the steps done, in place of a bar on the console. W&B has the run by
-    `wandb_id`, where its server chose one. `stop` may have been asked to before the run begins.
+    Without a console nothing is printed. `report` is told the steps done, in place of a bar on the
+    console. W&B has the run by `wandb_id`, where its server chose one. `stop` may have been asked
+    to before the run begins.
+
+    Example:
+        run = algomatch.train(algomatch.compose(["task=reverse", "model=2L", "tracking=disabled"]))
 
     Raises:
         UserError: the config is impossible, or the run folder exists.
         FaultError: training diverged, or the file system failed.
         Interrupted: stopped by a signal, to be resumed.
     """
+    console = console or Console(quiet=True)
     refuse_existing(config)
     check_accelerator(config.trainer.accelerator)
     context = prepare(config)
     datamodule = _datamodule(config, context)
     folder = RunFolder.create(config, context.inputs.digest(), context.reference.exact, wandb_id)
-    if left_out := carried(config.task).left_out:
+    if left_out := copied_files(config.task).left_out:
         named = ", ".join(map(str, left_out))
         console.print(
             f"! imported, but not copied into the run, since it does not lie beside or below the "
@@ -130,7 +90,7 @@ def train(
 
 def train_or_resume(
     config: Config,
-    console: Console,
+    console: Console | None = None,
     report: StepProgress | None = None,
     wandb_id: str | None = None,
     stop: Stop | None = None,
@@ -153,23 +113,32 @@ def train_or_resume(
 
 
 def resume(
-    path: Path, console: Console, report: StepProgress | None = None, stop: Stop | None = None
+    path: str | Path,
+    console: Console | None = None,
+    report: StepProgress | None = None,
+    stop: Stop | None = None,
 ) -> RunFolder:
     """Go on with an interrupted run, to the same end as if it had not been interrupted.
+
+    Without a console nothing is printed.
+
+    Example:
+        run = algomatch.resume("runs/RUN")
 
     Raises:
         UserError: `path` is no run folder.
         BusyError: another process works on it.
     """
-    folder = RunFolder.open(path)
+    console = console or Console(quiet=True)
+    folder = RunFolder.open(Path(path))
     if folder.finished():
         with folder.lock():
             folder.repair(partial(console.print, highlight=False, markup=False, soft_wrap=True))
         _say_finished(folder, console)
         return folder
     check_accelerator(folder.config.trainer.accelerator)
-    context = prepare(folder.config, folder.task)
-    _check_same(folder.inputs_digest, context.inputs, f"run '{path}'")
+    context = prepare(replace(folder.config, task=folder.task))
+    check_same_inputs(folder.inputs_digest, context.inputs, f"run '{path}'")
     return _run(folder, context, _datamodule(folder.config, context), console, report, stop)
 
 
@@ -179,117 +148,6 @@ def _say_finished(folder: RunFolder, console: Console) -> None:
     told = f"'{folder.path}' finished at step {ended['step']} ({ended['reason']})"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
     print_summary(folder, None, console, failing(folder.inputs_digest))
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """A checkpoint measured again: its rows, and how they differ from the recorded ones.
-
-    `differences` is None where the file lies alone, without a record to compare with.
-    """
-
-    checkpoint: checkpoints.Checkpoint
-    rows: list[Measurement]
-    differences: list[str] | None
-
-
-def analyze(path: Path, device: str | None = None) -> Analysis:
-    """Measure a checkpoint from its file alone, and compare with the record beside it.
-
-    `device` is the config's unless given.
-
-    Raises:
-        UserError: `path` is no checkpoint.
-        FaultError: the record beside it is damaged.
-    """
-    checkpoint = checkpoints.load(path)
-    config = checkpoint.config
-    config.analysis.device = device or config.analysis.device
-    context = prepare(config, checkpoint.task)
-    bridge = bridge_of(checkpoint, path, context.inputs, context.shape)
-    rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, context)]
-    record = checkpoints.find(path).parent
-    if not (record / checkpoints.ROWS).is_file():
-        return Analysis(checkpoint, rows, None)
-    recorded = [
-        row
-        for row in checkpoints.load_rows(record, checkpoint.rows_digest)
-        if not row.measure.startswith("training/")
-    ]
-    return Analysis(checkpoint, rows, differences(recorded, rows))
-
-
-def bridge_of(
-    checkpoint: checkpoints.Checkpoint, path: Path, inputs: InputSet, shape: TransformerBridgeConfig
-) -> TransformerBridge:
-    """Return a checkpoint's model, refused where the task or its shape is not what it was."""
-    _check_same(checkpoint.inputs_digest, inputs, f"checkpoint '{path}'")
-    try:
-        return make_bridge(shape, checkpoint.weights, checkpoint.config.analysis.device)
-    except RuntimeError as error:
-        raise UserError(
-            f"checkpoint '{path}': its weights do not fit its own config: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
-
-
-def study_controls(config: Config, again: bool, console: Console) -> ControlRecord:
-    """Measure the controls of a task, print which measures tell the program from other models.
-
-    What was measured before with the same config is not measured again, unless `again`.
-
-    Raises:
-        UserError: the config is impossible.
-        FaultError: the file system failed.
-    """
-    check_accelerator(config.trainer.accelerator)
-    context = prepare(config)
-    record = ControlRecord(config, context.inputs.digest())
-    record.begin()
-    planned = controls(context.inputs, context.reference, context.shape, config)
-    measured, notes = list[tuple[Control, Sequence[Measurement]]](), dict[str, str]()
-    kept, unwritten = list[Kept](), Unwritten()
-    with Steps(console, "controls", len(planned)) as steps:
-        for control in planned:
-            entry = None if again else record.kept(control.name)
-            with steps.part(control.name) as told:
-                if entry is None:
-                    entry = _measured(control, context, told)
-                    with unwritten.noted():
-                        record.keep(control.name, entry)
-            notes[control.name] = entry.note
-            if entry.rows:
-                measured.append((control, entry.rows))
-                kept.append(entry)
-    verdicts = separations(measured)
-    title = f"Controls of {task_title(config)}, {model_title(config)}"
-    print_controls(title, measured, notes, verdicts, console)
-    unwritten.tell()
-    record.finish(kept, verdicts, controls_figure(title, measured, verdicts))
-    where = f"measurements, verdicts and figure: {record.path}"
-    console.print(where, highlight=False, markup=False, soft_wrap=True)
-    return record
-
-
-def _measured(
-    control: Control, context: MeasurementContext, progress: Callable[[int, int], None]
-) -> Kept:
-    """Return a control's measurements; none, and the reason, where it cannot be made."""
-    try:
-        made = control.make(progress)
-        rows = [row.at(control.name, 0) for row in measure(made.bridge, context)]
-    except (NotMadeError, NotFiniteError) as error:
-        return Kept((), str(error))
-    return Kept(rows, made.note)
-
-
-def _check_same(digest: str, inputs: InputSet, what: str) -> None:
-    """Refuse to go on where the task is not what it was when the run was started."""
-    if digest and digest != inputs.digest():
-        raise UserError(
-            f"{what}: the task '{inputs.task.name}' is not the one it was trained on (its program, "
-            "inputs or tolerance changed since, or a library that draws them)"
-        )
 
 
 def _datamodule(config: Config, context: MeasurementContext) -> TaskDataModule:

@@ -1,4 +1,4 @@
-"""`algomatch match --subspaces`: searches for a run's variables in subspaces, with controls."""
+"""`algomatch subspaces`: a run's variables searched for in subspaces, beside controls."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from support.runs import TINY, quiet
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.base import MeasurementContext
-from algomatch.analysis.controls.interchange_training import Cases, implement
+from algomatch.analysis.controls.interchange_training import InterchangeCases, implement
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
-from algomatch.api.match import match_checkpoints, search_subspaces
-from algomatch.api.training_runs import prepare, train
+from algomatch.api.preparation import prepare
+from algomatch.api.subspaces import subspaces
+from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import Config, TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config, TrainerConfig
 from algomatch.models.bridges import plain_model
 from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import task_model_of
@@ -55,15 +57,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> None:
-    assert cli.main(["match", str(run), "--subspaces"]) == 0
+    assert cli.main(["subspaces", str(run)]) == 0
     out = capsys.readouterr().out
-    assert "program reverse_by_counting" in out  # all programs are matched
     assert re.search(r"^subspaces, program reverse *$", out, re.MULTILINE)
-    assert "length = opp_idx: found in " in out
-    assert "the model of shuffled labels has " in out
+    assert re.search(r"length = opp_idx: (not )?found in ", out)
+    assert "the model trained on shuffled labels has " in out
     written = run / "matching"
     assert {path.name for path in written.iterdir() if path.is_file()} == {
-        "match.csv", "match.png", "programs.csv", "selectors.csv", "emergence.csv",
         "subspaces.csv", "subspaces.safetensors",
     }  # fmt: skip
     (kept,) = (path for path in written.iterdir() if path.name.endswith("-subspaces"))
@@ -84,15 +84,18 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["RUN", "--all"], "--subspaces searches one checkpoint: leave out --all"),
-        (["--controls", "reverse"], "leave out --programs, --all, --subspaces"),
+        (["RUN", "--all"], "unknown option '--all'"),
+        (["RUN", "--program", "revers"], "unknown program 'revers' of reverse: did you mean"),
+        (["RUN", "task=sort"], "'task=sort' has no say here"),
+        ([], "subspaces takes a checkpoint or run folders: none is given"),
+        (["RUN", "--jobs", "2"], "--jobs is of several runs"),
     ],
 )
 def test_a_mistake_gives_one_line(
     given: list[str], message: str, run: Path, capsys: Capture
 ) -> None:
     arguments = [str(run) if argument == "RUN" else argument for argument in given]
-    assert cli.main(["match", *arguments, "--subspaces"]) == 2
+    assert cli.main(["subspaces", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -145,7 +148,7 @@ def subspace(
 
 def question(*names: str, rivalled: float = 0.0) -> Question:
     some = torch.zeros(100, dtype=torch.int64)
-    cases = Cases(some, some, some[:, None])
+    cases = InterchangeCases(some, some, some[:, None])
     return Question(names, cases, cases, "other", rivalled)
 
 
@@ -165,21 +168,23 @@ def test_of_each_variable_it_is_said_where_it_was_found_and_where_it_was_not() -
     said = list(sentences(Searched("run", 3, "p", PLACES, sites, asked, subspaces)))
     assert said == [
         "v = w: found in a subspace at 0.post (2 of 8 directions)",
-        "x: found in no subspace; at best 0.97 of the test cases (1.mid, 4 of 8 directions), where "
-        "a control gives 0.96",
-        "u: not searched for: donated values of other would give the same in 99.0% of the cases",
-        "x: not searched for at 0.mid, 0.post: the whole residual is a cut with it",
-        "y: not searched for at 0.post, 1.mid: the whole residual is a cut with it",
+        "x: not found in any subspace; at best 0.97 of the test cases (1.mid, 4 of 8 directions), "
+        "where a control gives 0.96",
+        "u: not searched for: donated values of other would give the same output in 99.0% of the "
+        "cases",
+        "x: not searched for at 0.mid, 0.post: there the whole residual is a cut that contains it",
+        "y: not searched for at 0.post, 1.mid: there the whole residual is a cut that contains it",
         "y: not searched for: it changes the output too seldom",
-        "z: not searched for at 0.mid, 0.post, 1.mid: the whole residual is a cut with it",
+        "z: not searched for at 0.mid, 0.post, 1.mid: there the whole residual is a cut that "
+        "contains it",
     ]
     rivalled = [subspace(mid, 2, 0.99, rivalled=1.0)]
     assert list(sentences(Searched("run", 3, "p", [mid], {"v": [mid]}, asked[:1], rivalled))) == [
-        "v = w: found in no subspace; at best 0.99 of the test cases (0.mid, 2 of 8 directions), "
-        "where w in its place would give 1.00"
+        "v = w: not found in any subspace; at best 0.99 of the test cases (0.mid, 2 of 8 "
+        "directions), where w in its place would give 1.00"
     ]
     assert list(sentences(Searched("run", 3, "p", [], {"v": []}, (), ()))) == [
-        "no subspaces: the model has no site between its embedding and its last"
+        "no subspaces: the model has no site between its embedding and its last site"
     ]
     assert list(sentences(Searched("run", 3, "p", PLACES, {}, (), ()))) == [
         "no subspaces: p has no inner variable to search for"
@@ -190,8 +195,7 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
     """The result of a search in a checkpoint with some weights."""
     digest = prepare(config).inputs.digest()
     path = checkpoints.save(folder, weights, config, "known", 0, [], digest)
-    (matched,) = match_checkpoints([path], ["reverse"], None, quiet())
-    return search_subspaces(path, matched, ["reverse"], quiet())
+    return subspaces(path, program="reverse")
 
 
 def reversing(n_layers: int) -> Config:
@@ -210,7 +214,7 @@ def test_what_a_model_was_taught_is_found_where_it_was(tmp_path: Path) -> None:
     taught = implement(context.inputs, context.shape, 0, TAUGHT)
     assert taught.interchange["opp_idx"] > 0.97
     there = searched(config, taught.weights, tmp_path)
-    subspaces = [subspace for subspace in there.found if subspace.found]
+    subspaces = [subspace for subspace in there.subspaces if subspace.carries]
     assert {subspace.variable for subspace in subspaces} == {"length"}
     assert {subspace.same for subspace in subspaces} == {("opp_idx",)}
     assert taught.alignment["opp_idx"].site in {subspace.site for subspace in subspaces}
@@ -221,7 +225,7 @@ def test_nothing_is_found_in_a_random_init(tmp_path: Path) -> None:
     config = reversing(2)
     (untrained,) = random_inits(prepare(config).shape, 1, 5, "cpu")
     there = searched(config, weights_of(plain_model(untrained)), tmp_path)
-    assert [subspace.k for subspace in there.found] == [1, 2, 4, 8]
-    assert not any(subspace.found for subspace in there.found)
+    assert [subspace.k for subspace in there.subspaces] == [1, 2, 4, 8]
+    assert not any(subspace.carries for subspace in there.subspaces)
     (sentence,) = sentences(there)
-    assert sentence.startswith("length = opp_idx: found in no subspace; at best 0.")
+    assert sentence.startswith("length = opp_idx: not found in any subspace; at best 0.")

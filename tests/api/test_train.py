@@ -19,10 +19,12 @@ from support.runs import TINY, kept_steps, quiet, rows_of, run, start, weights_o
 from support.runs import finish as finish_process
 
 from algomatch.analysis.measures.suite import REGISTRY
-from algomatch.api import training_runs as experiment
-from algomatch.api.training_runs import analyze, resume, train, train_or_resume
+from algomatch.api import train as train_module
+from algomatch.api.analyze import analyze
+from algomatch.api.train import resume, train, train_or_resume
 from algomatch.cli.main import main
-from algomatch.config.schema import Config, compose, read_yaml
+from algomatch.config.composition import compose, read_yaml
+from algomatch.config.schema import Config
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Numerical
 from algomatch.data.tasks import make_task
@@ -241,7 +243,7 @@ def test_a_run_of_every_kind_of_task_is_stopped_resumed_and_measured_again(
     settings = (*OFF, *KINDS_OF_TASK[kind], "trainer.max_steps=40", "trainer.log_every=7")
     train(compose([*settings, f"run_dir={whole}"]), quiet())
     with monkeypatch.context() as patched:
-        patched.setattr(experiment, "ProgressBar", StoppedAtStep20)
+        patched.setattr(train_module, "ProgressBar", StoppedAtStep20)
         with pytest.raises(Interrupted):
             train(compose([*settings, f"run_dir={parts}"]), quiet())
     assert kept_steps(parts)[-1] < 20 < kept_steps(whole)[-1] == 40
@@ -339,7 +341,7 @@ def test_a_numerical_program_of_ones_own_is_trained_on_and_measured_again_from_a
     assert (code, err) == (0, ""), err
     # 2 + 2*3 + 2*9 lists that start with 0 or 1; the first position of each has no output
     assert "task halves.half_before: all 26 inputs of length 1 to 3 over 3 tokens" in out
-    assert "output: a number, right within 0.1 (different ones are 0.5 apart); undefined" in out
+    assert "output: a number, right within 0.1 (different outputs are 0.5 apart); undefined" in out
     assert "largest error" in out
     folder = RunFolder.open(tmp_path / "run")
     assert (folder.path / "program" / "halves.py").read_text() == HALF

@@ -1,0 +1,96 @@
+"""The words of a command line: settings KEY=VALUE among others, and what they compose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..infra.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..config.schema import Config
+
+SETTING = re.compile(r"[\w.]+=")
+OPENED = re.compile(r"[a-z][\w.]*=\s*[\[{]")  # an argument that begins a list
+TASK_KEYS = ("task", "task.name", "task.program")
+MODEL_KEYS = ("model", "model.name")
+CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with a list that a shell took apart at its blanks in one piece.
+
+    >>> joined(["train", "task.vocabulary=[a,", "b]", "seed=1"])
+    ['train', 'task.vocabulary=[a, b]', 'seed=1']
+    """
+    words: list[str] = []
+    for word in arguments:
+        if words and OPENED.match(words[-1]) and not re.match(r"-[-a-z]|[a-z][\w.]*=", word):
+            from ..config.values import unclosed
+
+            if unclosed(words[-1]):
+                words[-1] += f" {word}"
+                continue
+        words.append(word)
+    return words
+
+
+def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the settings KEY=VALUE among the words, and the other words.
+
+    >>> parted(["runs/RUN", "analysis.seed=1"])
+    (['analysis.seed=1'], ['runs/RUN'])
+    """
+    settings = [word for word in words if SETTING.match(word)]
+    return settings, [word for word in words if not SETTING.match(word)]
+
+
+def key_of(setting: str) -> str:
+    """Return the key of a setting KEY=VALUE."""
+    return setting.partition("=")[0]
+
+
+def composed(settings: Sequence[str], file: Path | None = None) -> Config:
+    """Return the config that settings compose, refused where it names a device that is not there.
+
+    Raises:
+        UserError: a setting is wrong, or a device is not there.
+    """
+    from ..config.composition import compose
+    from ..config.devices import check_devices
+
+    config = compose(settings, file)
+    check_devices(config)
+    return config
+
+
+def need_at_least(least: int, **values: int | None) -> None:
+    """Refuse an option's number that is too small.
+
+    Raises:
+        UserError: it is below `least`.
+    """
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value} must be at least {least}")
+
+
+def need_runs(verb: str, runs: Sequence[str]) -> None:
+    """Refuse a command without the runs that it is about.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not runs:
+        raise UserError(f"{verb} takes run folders, or a folder of them: none is given")
+
+
+def console() -> Console:
+    """Return the console that a command prints on."""
+    from rich.console import Console  # --help and --version do without
+
+    return Console()

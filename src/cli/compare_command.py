@@ -1,0 +1,22 @@
+"""`algomatch compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .arguments import console, need_runs
+from .options import Runs
+
+
+def compare(*runs: Runs, output: Path = Path()) -> None:
+    """Compare trained models over several seeds of each.
+
+    Runs that differ only in their seed are one group.
+
+    Args:
+        output: where comparison.csv and comparison.png go, replacing earlier ones; here by default
+    """
+    need_runs("compare", runs)
+    from ..api.compare import compare as compare_runs
+
+    compare_runs(runs, output, console=console())

@@ -1,0 +1,25 @@
+"""`algomatch controls`."""
+
+from __future__ import annotations
+
+from .arguments import CONTROLS_MODEL, MODEL_KEYS, composed, console, key_of
+from .options import Settings
+
+
+def controls(*settings: Settings, again: bool = False) -> None:
+    """Measure models whose answer is known: which measures can be trusted on a task.
+
+    These are the compiled program in other weights, a network trained to implement it, random and
+    other tasks' networks, and compiled alternatives. It is said which measures tell them apart.
+    The architecture is 4L unless model=... says otherwise.
+
+    Args:
+        again: measure anew what is there
+    """
+    chosen = list(settings)
+    if not any(key_of(setting) in MODEL_KEYS for setting in settings):
+        chosen.insert(0, f"model={CONTROLS_MODEL}")
+    config = composed(chosen)
+    from ..api.controls import controls as measure_controls
+
+    measure_controls(config, again, console())

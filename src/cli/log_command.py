@@ -1,0 +1,33 @@
+"""`algomatch log`."""
+
+from __future__ import annotations
+
+from ..infra.errors import FaultError, UserError
+from .analyses import readable_runs
+from .arguments import console, need_runs
+from .options import Runs
+
+
+def log(*runs: Runs) -> None:
+    """Upload what W&B does not have of runs, from their folders.
+
+    Of runs that were offline, killed or cut off. It may be repeated: nothing is there twice.
+    """
+    need_runs("log", runs)
+    from ..tracking.replay import log_run
+
+    screen = console()
+    failed: list[UserError | FaultError] = []
+    folders = readable_runs(runs, screen)
+    for folder in folders:
+        try:
+            url = log_run(folder, screen.print)
+        except (UserError, FaultError) as error:  # the others are logged all the same
+            if len(folders) == 1:
+                raise
+            failed.append(error)
+            screen.print(f"! {error}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            screen.print(f"{folder.path}: {url}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise FaultError(f"{len(failed)} of {len(folders)} runs were not logged whole: {failed[0]}")

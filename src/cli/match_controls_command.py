@@ -1,0 +1,65 @@
+"""`algomatch match-controls`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..infra.errors import UserError
+from .analyses import check_given_device
+from .arguments import CONTROLS_MODEL, MODEL_KEYS, TASK_KEYS, composed, console, key_of, parted
+from .options import Device
+
+TASKS = (
+    "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
+    "share_of_last",
+)  # fmt: skip
+SETTINGS = {  # unless it is said otherwise
+    "analysis.other_tasks": 4,  # trained on and compiled
+    "trainer.max_steps": 400,  # of what is trained on other tasks and on shuffled labels
+}
+
+
+def match_controls(
+    *tasks: Annotated[
+        str, Parameter(name="TASK", help="tasks, eight by default; and KEY=VALUE for all of them")
+    ],
+    output: Path = Path(),
+    device: Device = None,
+) -> None:
+    """Match models whose answer is known: what the verdicts of `match` are worth.
+
+    Args:
+        output: where match-controls.csv goes; here by default
+    """
+    check_given_device(device)
+    settings, named = parted(tasks)
+    if device is not None:
+        settings.append(f"analysis.device={device}")
+    for setting in settings:
+        if key_of(setting) in TASK_KEYS:
+            raise UserError(f"'{setting}': name the tasks alone, as in match-controls reverse hist")
+    if not any(key_of(setting) in MODEL_KEYS for setting in settings):
+        settings.insert(0, f"model={CONTROLS_MODEL}")
+    given = {key_of(setting) for setting in settings}
+    settings += [f"{key}={value}" for key, value in SETTINGS.items() if key not in given]
+    names = list(dict.fromkeys(named)) or TASKS
+    configs = [composed([f"task={name}", *settings]) for name in names]
+    from ..api.match import match_controls as match_controls_of
+    from ..infra.files import faults_named, write_file
+    from ..report.terminal.known_answer_table import checked_csv, print_checked, print_counts
+
+    where, rows, screen = output / "match-controls.csv", [], console()
+    with faults_named(f"write into '{where.parent}'"):
+        where.parent.mkdir(parents=True, exist_ok=True)
+        before = where.read_text(encoding="utf-8") if where.exists() else ""
+    for name, config in zip(names, configs, strict=True):
+        checked = match_controls_of(config, screen)
+        rows += checked
+        print_checked(name, checked, screen)
+        with faults_named(f"write '{where}'"):
+            write_file(where, checked_csv(rows, before).encode())
+    print_counts(rows, screen)
+    screen.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,92 @@
+"""`algomatch match-model`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..infra.errors import UserError
+from .analyses import check_given_device, say_where
+from .arguments import TASK_KEYS, composed, console, key_of, parted
+from .options import Device, Programs
+
+ENCODER = (  # what one is
+    "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
+    "prefix that is always the same (BOS or a prompt), then one id for each token, e.g. "
+    '`def encode(tokens): return [50256, *(64 + "abcd".index(one) for one in tokens)]`'
+)
+
+
+def match_model(
+    *words: Annotated[
+        str,
+        Parameter(
+            name="FOLDER",
+            help="a GPT-2's folder (config.json, model.safetensors), with task=NAME KEY=VALUE",
+        ),
+    ],
+    encoder: Annotated[
+        str | None,
+        Parameter(help="FILE.py:FUNCTION, from a list of the task's tokens to the model's ids"),
+    ] = None,
+    reader: Annotated[
+        str | None,
+        Parameter(
+            help="FILE.py:FUNCTION, from an output to the id of its logit; by default that of the "
+            "token that it is"
+        ),
+    ] = None,
+    programs: Programs = (),
+    output: Path | None = None,
+    device: Device = None,
+) -> None:
+    """Match a model that was not trained here, a GPT-2 of a folder, with a task's programs.
+
+    Args:
+        output: where tables and pictures go; matching-FOLDER by default
+    """
+    check_given_device(device)
+    own, folders = parted(words)
+    settings = [*own, *([f"analysis.device={device}"] if device else [])]
+    if len(folders) != 1:
+        raise UserError(f"match-model takes one model folder, not {len(folders)}")
+    if encoder is None:
+        raise UserError(
+            f"'{folders[0]}' reads tokens of its own: give --encoder FILE.py:FUNCTION. {ENCODER}"
+        )
+    for setting in settings:
+        if key_of(setting).partition(".")[0] not in ("task", "analysis"):
+            raise UserError(f"'{setting}' has no say here: task and analysis have")
+    if not any(key_of(setting) in TASK_KEYS for setting in settings):
+        raise UserError("name the task that the model solves, as in task=induction")
+    config, folder = composed(settings), Path(folders[0])
+    from ..api.match import match_folder
+    from ..report.figures.matching_figures import keep_matching
+    from ..report.terminal.matching_tables import print_matching
+    from ..runs.result_store import setting as result_setting
+
+    weights, screen = _weights_of(folder), console()
+    matching = match_folder(folder, config, encoder, reader, programs, screen)
+    print_matching([matching], screen)
+    where = output or Path(f"matching-{matching.run}")
+    functions = [encoder, *([reader] if reader else [])]
+    given = [("programs", programs), ("device", [device] if device else [])]
+    of_result = [result_setting(name, values) for name, values in given if values]
+    of = (*sorted(own), *functions, weights)
+    say_where([keep_matching(matching, where, of_result, of=of)], where, screen)
+
+
+def _weights_of(folder: Path) -> str:
+    """Return what tells a model's folder from others: a digest of its config and weights.
+
+    Raises:
+        FaultError: the file system failed.
+    """
+    from ..infra.files import digest, faults_named
+    from ..models.foreign import CONFIG, WEIGHTS
+
+    with faults_named(f"read '{folder}'"):
+        files = [folder / name for name in (CONFIG, WEIGHTS)]
+        return f"model={digest([file for file in files if file.is_file()])[:8]}"

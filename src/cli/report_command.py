@@ -1,0 +1,35 @@
+"""`algomatch report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from .arguments import console, need_runs
+from .options import Runs
+
+
+def report(
+    *runs: Runs,
+    output: Annotated[Path, Parameter(name=("--output", "-o"))] = Path("report.html"),
+    title: str | None = None,
+    tables: Path | None = None,
+) -> None:
+    """Write one HTML page of a run, or of many side by side.
+
+    The page needs nothing but itself: of one run all that was measured of it, of several runs, or
+    a folder of them, what differs over their seeds. What was not measured is named, with the
+    command that does.
+
+    Args:
+        output: where the page goes, replacing an earlier one; report.html by default
+        title: the page's heading; the runs by default
+        tables: of several runs, a folder for the tables behind the page, as CSV, and figures of
+            them
+    """
+    need_runs("report", runs)
+    from ..api.report import report as report_runs
+
+    report_runs(runs, output, title=title, tables=tables, console=console())

@@ -1,0 +1,76 @@
+"""`algomatch sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..infra.errors import FaultError, Interrupted
+from .arguments import console, need_at_least
+from .options import Settings
+
+
+def sweep(
+    file: Path,
+    /,
+    *settings: Settings,
+    jobs: int | None = None,
+    index: int | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    only_list: Annotated[bool, Parameter(name="--list")] = False,
+    output: Path | None = None,
+) -> None:
+    """Train the runs of a sweep file on this machine, without a server.
+
+    Each run of the file (grid or random) has a process and a run folder of its own. The same
+    command goes on where it was stopped; several machines may share the folder.
+
+    Args:
+        file: a sweep file, as `wandb sweep` takes it
+        jobs: runs at once; all cores by default
+        index: this run alone, as of an array job
+        count: so many runs; run_cap by default
+        seed: of a random search; 0 by default
+        only_list: list the runs and how far they are
+        output: where the runs go; runs/FILE by default
+    """
+    need_at_least(1, jobs=jobs, count=count)
+    need_at_least(0, seed=seed)
+    from ..api import sweep as sweeps
+    from ..config.devices import check_devices
+    from ..infra.processes import cores
+    from ..runs.sweep_cells import plan
+
+    screen = console()
+    planned = plan(file, settings, output, count, seed, index)
+    if only_list:
+        from ..report.terminal.sweep_outcome import print_cells
+
+        print_cells(planned, screen)
+        return
+    for cell in planned.cells:
+        if not cell.finished:  # a finished run is shown, on whatever machine it was trained
+            check_devices(cell.config)
+    if index is not None:
+        from ..api.train import train_or_resume
+
+        try:
+            train_or_resume(planned.cells[0].config, screen)
+        finally:
+            sweeps.link_records(planned.cells[0])
+        return
+    at_once = jobs or cores() // max(cell.config.threads for cell in planned.cells) or 1
+    if planned.file.ends_early:
+        screen.print("early_terminate is the server's: here every run goes to its own end")
+    outcome = sweeps.run_cells(planned, at_once, screen)
+    from ..report.terminal.sweep_outcome import print_sweep
+
+    print_sweep(outcome, screen)
+    if outcome.signal is not None:
+        raise Interrupted("stopped; the same command goes on", outcome.signal)
+    if outcome.failed:
+        failed = f"{len(outcome.failed)} of {len(planned.cells)} runs failed"
+        raise FaultError(f"{failed}; the same command tries again")

@@ -1,0 +1,48 @@
+"""`algomatch tasks`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..infra.errors import UserError
+from .arguments import TASK_KEYS, console, key_of, parted
+
+
+def tasks(
+    *names: Annotated[
+        str, Parameter(name="NAME", help="a task, or FILE.py:function; and KEY=VALUE for it")
+    ],
+    check: bool = False,
+    picture: Path | None = None,
+) -> None:
+    """List the tasks, show one in full, or validate all.
+
+    One that is shown may be a program of your own.
+
+    Args:
+        check: compile and validate every program
+        picture: where the dataflow graph goes, a png, svg or pdf; task-NAME.png here by default
+    """
+    settings, tasks_named = parted(names)
+    in_settings = [setting for setting in settings if key_of(setting) in TASK_KEYS]
+    if in_settings and (tasks_named or check):
+        raise UserError(f"a task is named once: leave out '{in_settings[0]}'")
+    if check and picture is not None:
+        raise UserError("--check draws no picture: leave out --picture")
+    if not names and not check:
+        from ..report.terminal.task_list import print_registry
+
+        print_registry(console())
+        return
+    if len(tasks_named) > 1 and not check:
+        raise UserError(f"one task at a time, not {', '.join(tasks_named)} (or add --check)")
+    from ..report.terminal import task_view
+
+    if check:
+        task_view.check_tasks(tasks_named, settings, console())
+        return
+    chosen = [f"task={name}" for name in tasks_named]
+    task_view.print_task([*chosen, *settings], picture, console())
