@@ -18,7 +18,15 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from ..infra.errors import FaultError, UserError, first_line, one_of
-from .schema import FREE_SETTINGS, GROUPS, Config, TaskConfig, check_rules, groups
+from .schema import (
+    FREE_SETTINGS,
+    GROUPS,
+    AnalysisConfig,
+    Config,
+    TaskConfig,
+    check_rules,
+    groups,
+)
 from .values import is_null, read_text, resolved, tokens, typed, unclosed, write_text
 
 
