@@ -1,11 +1,11 @@
-"""A model as a graph: its parts write into the residual stream, and each reads a sum of these.
+"""A model as a graph: nodes write into the residual stream, and each reader reads a sum of nodes.
 
-What an attention head, an MLP or the output reads is the sum of what the embeddings and all earlier
-heads and MLPs write; a head reads three times, for its queries, its keys and its values. An edge is
+An attention head, an MLP or the output reads the sum of the embeddings and of the outputs of all
+earlier heads and MLPs. A head has three readers: its queries, its keys and its values. An edge is
 one summand of one such sum. The model can be run again with some edges replaced by other values.
 
-Shapes: `inputs` inputs, `pos` positions, `d_model` the residual's width, `node` what writes,
-`reader` what reads, `head` heads of a block, `e` a head's width, `stack` streams side by side.
+Shapes: `inputs` inputs, `pos` positions, `d_model` the residual's width, `node` nodes, `reader`
+readers, `head` heads of a block, `e` a head's width, `stack` residual streams side by side.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .continuation import SIDES, without_hooks
 EMBED, POSITIONS = "hook_embed", "hook_pos_embed"
 HEAD, MLP = "attn.hook_z", "hook_mlp_out"
 OUTPUT, MLP_IN = "hook_resid_post", "hook_mlp_in"
-SAME = 1e-3  # of the largest logit: how far logits may be off for a bridge to count as understood
+SAME = 1e-3  # largest error of the graph's logits, as a share of the largest logit
 
 
 class Node(NamedTuple):
-    """What writes into the residual stream: an embedding (before block 0), a head or an MLP."""
+    """A writer into the residual stream: an embedding (before block 0), a head or an MLP."""
 
     layer: int
     hook: str
@@ -51,7 +51,7 @@ class Node(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """What reads the residual stream: a head for its queries, keys or values, an MLP, the output.
+    """A reader of the residual stream: a head's queries, keys or values, an MLP, or the output.
 
     It reads the first `nodes` nodes.
     """
@@ -69,12 +69,12 @@ class Reader(NamedTuple):
 
     @property
     def side(self) -> str:
-        """Whether a head reads it for q, k or v; empty for others."""
+        """The side of a head, q, k or v; empty for other readers."""
         return self.hook[5] if self.head is not None else ""
 
     @property
     def node(self) -> Node | None:
-        """What it is read for; None for the output."""
+        """The node that this reader belongs to; None for the output."""
         if self.hook == OUTPUT:
             return None
         return Node(self.layer, MLP if self.head is None else HEAD, self.head)
@@ -86,14 +86,14 @@ class Reader(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """A node that a reader reads, by their numbers in a graph."""
+    """An edge of the graph: a reader and a node that it reads, by their numbers."""
 
     reader: int
     node: int
 
 
 class _Layer(NamedTuple):
-    """A block's parts. Weights are [head, e, d_model], what heads write [head, d_model, e]."""
+    """A block's parts: input weights [head, e, d_model], output weights [head, d_model, e]."""
 
     norm: Callable[[Tensor], Tensor]
     weights: dict[str, Tensor]
@@ -106,7 +106,7 @@ class _Layer(NamedTuple):
 
 @dataclass
 class Run:
-    """What a run gave: the nodes' outputs, and the logits."""
+    """The outcome of a run: the nodes' outputs, and the logits."""
 
     written: Float[Tensor, "node inputs pos d_model"]
     logits: Float[Tensor, "inputs pos classes"]
@@ -115,7 +115,7 @@ class Run:
 class Wiring:
     """A model's graph, and the model run with edges replaced.
 
-    Of an attention layer's own bias, which is no head's, nothing is ever replaced.
+    An attention layer's output bias belongs to no head and is never replaced.
     """
 
     def __init__(self, model: NativeModel | TransformerBridge):
@@ -161,7 +161,7 @@ class Wiring:
 
     @cached_property
     def idle(self) -> list[bool]:
-        """Whether what each reader reads goes nowhere, for weights after it are all zero."""
+        """Whether each reader is idle: the weights after it are all zero."""
         unused = []
         for reader in self.readers:
             block, parts = self._layers[reader.layer], list[Tensor]()
@@ -175,16 +175,16 @@ class Wiring:
 
     @property
     def native(self) -> NativeModel:
-        """The model itself, which must be a NativeModel: its weights can be read by name."""
+        """The model itself, which must be a NativeModel, whose weights have known names."""
         assert isinstance(self._model, NativeModel)
         return self._model
 
     def edge_label(self, edge: Edge) -> str:
-        """Return an edge's short name: what writes, what reads."""
+        """Return an edge's short name: its node's and its reader's."""
         return f"{self.nodes[edge.node].label} -> {self.readers[edge.reader].label}"
 
     def edge_name(self, edge: Edge) -> str:
-        """Return an edge's name: what writes, what reads."""
+        """Return an edge's name: its node's and its reader's."""
         return f"{self.nodes[edge.node].name} -> {self.readers[edge.reader].name}"
 
     def _positions(self) -> Tensor | None:
@@ -196,7 +196,7 @@ class Wiring:
     def embedded(
         self, tokens: Int64[Tensor, "inputs pos"]
     ) -> Float[Tensor, "embedding inputs pos d_model"]:
-        """Return what the embeddings write: of tokens, and of positions where there are such."""
+        """Return the embeddings' outputs: of tokens, and of positions if the model has them."""
         native = isinstance(self._model, NativeModel)
         embed = self._model.tok_embed.weight if native else self._model.W_E
         parts, positions = [embed[tokens]], self._positions()
@@ -216,10 +216,10 @@ class Wiring:
         added: Float[Tensor, "reader inputs pos d_model"] | None = None,
         embeddings: Float[Tensor, "embedding inputs pos d_model"] | None = None,
     ) -> Run:
-        """Return what the model gives where readers get `other` values over the removed edges.
+        """Run the model with the node outputs on the removed edges replaced by `other`.
 
-        `before` are the outputs of all nodes before block `start`, from where on it is run.
-        `added` is added to what readers read, `embeddings` takes the place of the model's own.
+        The run begins at block `start`, with `before` as the outputs of all earlier nodes. `added`
+        is added to the readers' inputs; `embeddings` replace the model's own.
         """
         mask = _attention_mask(key_mask, self.causal)
         own = self.embedded(tokens) if embeddings is None else embeddings
@@ -258,7 +258,7 @@ class Wiring:
         if chosen is not None and (other is None or not chosen.any()):
             chosen = None
         if chosen is None and added is None:
-            return stream[None]  # the same to all of them
+            return stream[None]  # all readers read the same
         reads = stream.expand(len(readers), *stream.shape)
         if chosen is not None and other is not None:
             asked = torch.nonzero(chosen.any(0))[:, 0].tolist()
@@ -269,7 +269,7 @@ class Wiring:
     def stream(
         self, reader: int, written: Float[Tensor, "node inputs pos d_model"]
     ) -> Float[Tensor, "inputs pos d_model"]:
-        """Return what a reader reads where nothing is removed."""
+        """Return a reader's input when no edge is removed."""
         place = self.readers[reader]
         before = place.layer + (place.hook in (MLP_IN, OUTPUT))
         residual: Tensor = written[: place.nodes].sum(0)
@@ -296,9 +296,9 @@ class Wiring:
         intact: Run,
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos classes"]:
-        """Return the logits where what one reader reads is changed, in each of several ways.
+        """Return the logits for each of several changes of one reader's input.
 
-        `stream` is what it reads of the intact model. Only what comes after is run.
+        `stream` is the reader's input in the intact model. Only the later part is run.
         """
         given = self.given(reader, stream, change, key_mask)
         return self.after(reader, stream, given, intact, key_mask)
@@ -311,13 +311,13 @@ class Wiring:
         intact: Run,
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos classes"]:
-        """Return the logits where a reader's node writes something else."""
+        """Return the logits when a reader's node writes the given values."""
         place = self.readers[reader]
         if place.hook == OUTPUT:
             return given
         if place.head is None:
             return self._rest(stream + given, place.layer + 1, key_mask)
-        first = place.nodes  # of the nodes, the block's first head
+        first = place.nodes  # number of the node of the block's first head
         heads = intact.written[first : first + self.n_heads].sum(0)
         block = self._layers[place.layer]
         middle = stream + heads + block.bias + (given - intact.written[first + place.head])
@@ -332,9 +332,9 @@ class Wiring:
         change: Float[Tensor, "stack inputs pos d_model"],
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos width"]:
-        """Return what a reader's node writes where what it reads is changed; the output's logits.
+        """Return the output of a reader's node when the reader's input is changed.
 
-        A head's other readers read what they do in the intact model.
+        For the output reader, these are the logits. A head's other readers keep their intact input.
         """
         place = self.readers[reader]
         if place.hook == OUTPUT:
@@ -351,7 +351,7 @@ class Wiring:
         own, other = block.norm(stream), project(block.norm(stream + change), place.side)
         sides = {side: project(own, side)[None] for side in SIDES}
         mask = _attention_mask(key_mask, self.causal)[:, 0]
-        moved = (other != sides[place.side]).flatten(1).any(1)  # the rest writes what it did
+        moved = (other != sides[place.side]).flatten(1).any(1)  # the rest writes the same
         sides[place.side] = torch.cat([sides[place.side], other[moved]])
         z = _attended(sides["q"], sides["k"], sides["v"], mask, self.d_head)
         given = z @ block.write[place.head].T
@@ -365,7 +365,7 @@ class Wiring:
         start: int,
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos classes"]:
-        """Return the logits of streams before a block."""
+        """Return the logits of residual streams before a block."""
         mask = _attention_mask(key_mask, self.causal)
         for block in self._layers[start:]:
             normed = block.norm(streams)
@@ -385,7 +385,7 @@ def wired(bridge: NativeModel | TransformerBridge, tokens: Tensor, key_mask: Ten
     """Return the graph of a model, checked to give the model's own logits on some inputs.
 
     Raises:
-        UserError: it is no transformer of plain pre-norm blocks, whose parts add up.
+        UserError: the model is not a transformer of plain pre-norm blocks, whose parts add up.
     """
     model = without_hooks(bridge)
     try:
@@ -424,7 +424,7 @@ def _native(block: Any, wiring: Wiring) -> _Layer:
 
 
 def _bridged(block: Any, wiring: Wiring) -> _Layer:
-    """Return the parts of any bridge's block, whose modules take [batch, pos, d_model]."""
+    """Return the parts of a block of any bridge; its modules take [batch, pos, d_model]."""
     attention = block.attn
 
     def stacked(module: Any) -> Callable[[Tensor], Tensor]:
@@ -449,7 +449,7 @@ def _bridged(block: Any, wiring: Wiring) -> _Layer:
 def _attention_mask(
     key_mask: Bool[Tensor, "inputs pos"], causal: bool
 ) -> Bool[Tensor, "inputs 1 query key"]:
-    """Return what no query may attend to."""
+    """Return the keys that each query must not attend to."""
     n_pos = key_mask.shape[1]
     hidden = ~key_mask[:, None, None, :].expand(-1, 1, n_pos, -1)
     if causal:
@@ -460,7 +460,7 @@ def _attention_mask(
 def _attended(
     q: Tensor, k: Tensor, v: Tensor, hidden: Bool[Tensor, "inputs *one query key"], width: int
 ) -> Tensor:
-    """Return what heads give of queries, keys and values, before it is written."""
+    """Return the heads' attended values, before the output projection."""
     scores = (q @ k.mT / width**0.5).masked_fill(hidden, -torch.inf)
     attended: Tensor = scores.softmax(-1) @ v
     return attended
@@ -472,9 +472,9 @@ def _heads(
     hidden: Bool[Tensor, "inputs 1 query key"],
     width: int,
 ) -> Float[Tensor, "head inputs pos d_model"]:
-    """Return what the heads of a block write.
+    """Return the outputs of a block's heads.
 
-    What they read is the same for all, or comes head by head, each with q, k and v.
+    `given` is one input for all heads, or one for each head's q, k and v.
     """
     normed = block.norm(given)
     shared = len(given) == 1
