@@ -1,4 +1,4 @@
-"""The `algomatch` command and its subcommands: what each checks, calls, prints and writes."""
+"""The `algomatch` command and its subcommands: their checks, calls, printing and files."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from .tracking.results import Key
     from .tracking.run_folder import RunFolder
 
-MATCHED_TASKS = [  # of `match --controls`
+MATCHED_TASKS = [  # default tasks of `match --controls`
     "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
     "share_of_last",
 ]  # fmt: skip
-MATCHED_SETTINGS = {  # of `match --controls`, unless it is said otherwise
-    "analysis.other_tasks": 4,  # trained on and compiled
-    "trainer.max_steps": 400,  # of what is trained on other tasks and on shuffled labels
+MATCHED_SETTINGS = {  # default settings of `match --controls`
+    "analysis.other_tasks": 4,  # other tasks that models are trained and compiled on
+    "trainer.max_steps": 400,  # for models trained on other tasks and on shuffled labels
 }
 TASK_KEYS = ("task", "task.name", "task.program")
-ENCODER = (  # what one is
+ENCODER = (  # explanation of an encoder
     "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
     "prefix that is always the same (BOS or a prompt), then one id for each token, e.g. "
     '`def encode(tokens): return [50256, *(64 + "abcd".index(one) for one in tokens)]`'
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole = parser()
     given = sys.argv[1:] if arguments is None else arguments
     options, rest = whole.parse_known_args(joined(given))
-    from rich.console import Console  # --help and --version do without
+    from rich.console import Console  # not needed for --help and --version
 
     commands = {
         "train": _train,
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reported_output() -> int:
-    """Say that some output was lost, if it was; return the exit code."""
+    """Report lost output, if there was any; return the exit code."""
     sys.stdout.flush()
 
     def act() -> None:
@@ -90,7 +90,7 @@ def _reported_output() -> int:
 
 
 def _train(options: argparse.Namespace, rest: list[str], console: Console) -> None:
-    overrides = [*options.overrides, *rest]  # argparse leaves what comes after an option
+    overrides = [*options.overrides, *rest]  # argparse leaves over the arguments after an option
     if options.resume is not None:
         if options.config is not None or overrides:
             raise UserError("--resume goes on with the run's own config: leave out the rest")
@@ -114,7 +114,7 @@ def _train(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
 
 def _composed(overrides: Sequence[str], file: str | None = None) -> Config:
-    """Return the config, refused where it names a device that is not there."""
+    """Return the composed config; refuse one whose device is not available."""
     from .config import compose
 
     config = compose(overrides, file)
@@ -123,7 +123,7 @@ def _composed(overrides: Sequence[str], file: str | None = None) -> Config:
 
 
 def _check_devices_of(run: Path) -> None:
-    """Refuse to go on with a run whose config names a device that is not there."""
+    """Refuse to resume a run whose config names a device that is not available."""
     from .config import from_mapping, read_yaml
     from .files import faults_named
 
@@ -141,7 +141,7 @@ def _train_for(
     stop: Stop,
     console: Console,
 ) -> None:
-    """Train the run that a sweep's agent has assigned, or go on with it."""
+    """Train or resume the run that a sweep's agent has assigned."""
     config = _composed(overrides, options.config)
     if config.run_dir is None:
         config.run_dir = str(agents.folder(Path(config.runs_dir)))
@@ -150,7 +150,7 @@ def _train_for(
     try:
         experiment.train_or_resume(config, console, wandb_id=agents.run, stop=stop)
     except Interrupted as stopped:
-        # By the signal: an exit code would be a failure, and after three an agent gives up.
+        # End by the signal: an exit code counts as a failure, and an agent gives up after three.
         console.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
         from .stopping import end_by
         from .tracking.wandb_log import end_service
@@ -179,7 +179,7 @@ def _sweep(options: argparse.Namespace, rest: list[str], console: Console) -> No
         print_cells(sweep, console)
         return
     for cell in sweep.cells:
-        if not cell.finished:  # a finished run is shown, on whatever machine it was trained
+        if not cell.finished:  # finished runs are only shown
             check_devices(cell.config)
     if options.index is not None:
         from . import experiment
@@ -212,7 +212,7 @@ def _log_runs(options: argparse.Namespace, rest: list[str], console: Console) ->
     for folder in folders:
         try:
             url = log_run(folder, console.print)
-        except (UserError, FaultError) as error:  # the others are logged all the same
+        except (UserError, FaultError) as error:  # the other runs are still logged
             if len(folders) == 1:
                 raise
             failed.append(error)
@@ -347,7 +347,7 @@ def _match(options: argparse.Namespace, rest: list[str], console: Console) -> No
 
 
 def _say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
-    """Say where results are, and what of them is gathered."""
+    """Print where the results are, and which of them are gathered."""
     from .tracking.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
@@ -357,9 +357,9 @@ def _say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
 
 
 def _settings(options: argparse.Namespace, device: str) -> tuple[str, ...]:
-    """Return the options that change the numbers of a result, and are not the defaults.
+    """Return the non-default options that change a result's numbers.
 
-    `device` is that of the config.
+    `device` is the config's device.
     """
     from .analysis.circuits import METHODS
     from .analysis.rerun import KINDS
@@ -379,14 +379,14 @@ def _settings(options: argparse.Namespace, device: str) -> tuple[str, ...]:
 
 
 def _subspace_settings(options: argparse.Namespace) -> tuple[str, ...]:
-    """Return what a search of subspaces is set off by: it is of one program."""
+    """Return the settings of a search of subspaces: its one program."""
     from .tracking.results import setting
 
     return (setting("subspaces", options.programs[:1]),)
 
 
 def _are_several(given: Sequence[str]) -> bool:
-    """Return whether these are several runs, or a folder that is no run but holds some."""
+    """Return whether these are several runs, or a folder that contains runs."""
     if any(re.match(r"[\w.]+=", argument) for argument in given):
         return False
     holds = (next(Path(argument).glob("*/run.json"), None) is not None for argument in given)
@@ -400,7 +400,7 @@ def _refuse_several(options: argparse.Namespace) -> None:
 
 
 def _said(options: argparse.Namespace) -> list[str]:
-    """Return what of the options says what to do with a run, as they are given."""
+    """Return the options that apply to each run, as command-line arguments."""
     said: list[str] = []
     for name in ("programs", "methods", "kinds", "device", "all", "subspaces", "no_sides"):
         value = getattr(options, name, None)
@@ -416,7 +416,7 @@ def _refuse_output(options: argparse.Namespace, folder: str) -> None:
 
 
 def _readable_runs(given: Sequence[str], console: Console) -> list[RunFolder]:
-    """Return the runs at the paths; say of those that cannot be opened why they are left out."""
+    """Return the runs at the paths; print why others cannot be opened and are left out."""
     from .report.seeds import find_runs
 
     left_out = list[str]()
@@ -429,7 +429,7 @@ def _readable_runs(given: Sequence[str], console: Console) -> list[RunFolder]:
 def _each_alone(
     runs: Sequence[RunFolder], folder: str, options: argparse.Namespace, console: Console
 ) -> None:
-    """Do with each of several runs what the command does with one; results go to that folder."""
+    """Run the command for each of several runs; results go to the folder of that name."""
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs {options.jobs} must be at least 1")
     from .several import Work, each_alone
@@ -442,7 +442,7 @@ def _each_alone(
 
 
 def _keys(run: RunFolder, folder: str, options: argparse.Namespace) -> Iterator[Key]:
-    """Yield what the command's results of a run are of."""
+    """Yield the keys of the results that the command makes for a run."""
     from .tracking import checkpoints
     from .tracking.results import CIRCUIT, EXPLANATION, MATCH, SUBSPACES, Key
 
@@ -468,7 +468,7 @@ def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Con
     runs = find_runs(paths, left_out)
     try:
         _each_alone(runs, "matching", options, console)
-    except FaultError as error:  # of some runs: the verdicts on the others are shown
+    except FaultError as error:  # some runs failed: the verdicts on the others are shown
         failed = error
     groups = grouped(load_runs(runs, left_out))
     print_verdicts(groups, console)
@@ -482,7 +482,7 @@ def _match_runs(paths: Sequence[Path], options: argparse.Namespace, console: Con
 
 
 def _holds_gpt2(place: str) -> bool:
-    """Return whether a folder is a model as transformers saves it, not a run or a checkpoint."""
+    """Return whether a folder is a model saved by transformers, not a run or a checkpoint."""
     return (Path(place) / "config.json").is_file()
 
 
@@ -527,7 +527,7 @@ def _match_folder(given: Sequence[str], options: argparse.Namespace, console: Co
 
 
 def _weights_of(folder: Path) -> str:
-    """Return what tells a model's folder from others: a digest of its config and weights.
+    """Return an identifier of a model's folder: a digest of its config and weights.
 
     Raises:
         FaultError: the file system failed.
@@ -578,7 +578,7 @@ def _log(
     files: Sequence[Path],
     console: Console,
 ) -> None:
-    """Log what was written to W&B, where the checkpoint is of a run that is tracked."""
+    """Log the written files to W&B, if the checkpoint belongs to a tracked run."""
     from .tracking import checkpoints
     from .tracking.run_folder import RunFolder
 
@@ -593,10 +593,10 @@ def _log(
 def _analysed(
     given: Sequence[str], options: argparse.Namespace, folder: str
 ) -> tuple[Path | None, Config | None, Path, Key]:
-    """Return the checkpoint, the config of the reference if that is to be analysed, and where to.
+    """Return the checkpoint, the reference's config if that is analysed, the folder and the key.
 
-    Results go to a folder of that name beside the checkpoint, or here with the task's name; the key
-    says what they are of.
+    Results go to a folder of the given name beside the checkpoint; for a task without a checkpoint,
+    to one in the current folder, with the task's name. The key identifies the results.
     """
     overrides = [argument for argument in given if re.match(r"[\w.]+=", argument)]
     paths = [argument for argument in given if argument not in overrides]
@@ -725,7 +725,7 @@ def _analyze(options: argparse.Namespace, rest: list[str], console: Console) -> 
         console.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)
         try:
             _print_analysis(analysis, options, console)
-        finally:  # also what differs from the record
+        finally:  # also rows that differ from the record
             artifacts.log_rows(fetched.run, analysis.rows)
 
 

@@ -1,4 +1,4 @@
-"""What the `algomatch` command and its subcommands take."""
+"""The arguments of the `algomatch` command and its subcommands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, and which knows its options and commands."""
+    """A parser with one-line errors, which keeps lists of its options and commands."""
 
     def __init__(self, *given: Any, **options: Any):
         self.options: list[str] = []
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*given, **options)
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """Add an argument, as argparse does."""
+        """Add an argument, like argparse."""
         self.options += [name for name in names if name.startswith("--")]
         return super().add_argument(*names, **options)
 
@@ -48,12 +48,12 @@ class Parser(argparse.ArgumentParser):
         return self.commands[command].options
 
     def error(self, message: str) -> NoReturn:
-        """Leave with one line."""
+        """Exit with a one-line message."""
         self.exit(2, f"algomatch: {message} (see `{self.prog} --help`)\n")
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with a list that a shell took apart at its blanks in one piece.
+    """Return the arguments with lists rejoined that a shell split at blanks.
 
     >>> joined(["train", "task.vocabulary=[a,", "b]", "seed=1"])
     ['train', 'task.vocabulary=[a, b]', 'seed=1']
@@ -284,7 +284,7 @@ def parser() -> Parser:
 
 
 def _add_several(command: argparse.ArgumentParser) -> None:
-    """Add what is asked of several runs."""
+    """Add the options for several runs."""
     command.add_argument(
         "--jobs", type=int, metavar="N", help="of several runs, so many at once; all cores by "
         "default",

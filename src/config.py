@@ -1,4 +1,4 @@
-"""The typed configuration: its schema, how it is composed, and the rules it must satisfy.
+"""The typed configuration: its schema, its composition, and its rules.
 
 Layers, weakest first: the schema's defaults, the named file of each group, `configs/train.yaml`
 (which by itself only names files), the file given by `--config`, and `key=value` arguments.
@@ -35,28 +35,28 @@ SHARES = (
 TRACKING_MODES = ("disabled", "offline", "online")
 ARTIFACTS = ("none", "best_and_latest", "all")
 UNREACHABLE = ("offline", "stop")
-# What changes neither a run's weights nor its numbers (but for rounding on an accelerator).
+# Settings that change neither a run's weights nor its numbers (except rounding on an accelerator).
 FREE_SETTINGS = (
     "run_dir", "runs_dir", "tracking", "trainer.accelerator", "trainer.save_every_seconds",
 )  # fmt: skip
-# What runs of one group may differ in, too: how often the loss is logged says nothing of a model.
+# Further settings in which runs of one group may differ, such as how often the loss is logged.
 UNGROUPED_SETTINGS = (*FREE_SETTINGS, "trainer.log_every")
-NOT_TRAINED = ("alternatives", "allow_inexact")  # of a task: they change nothing of what is trained
+NOT_TRAINED = ("alternatives", "allow_inexact")  # task settings that do not affect training
 GROUP_LENGTH = 120  # W&B takes 128 characters
-NAME_LENGTH = 84  # of a run without its seed: an id has more
-TITLE_LENGTH = 40  # of a value in a title
-VALUE_LENGTH = 24  # of a value in a name
-TEXT = re.compile(r"(?!-?[0-9]+$)[A-Za-z0-9_-]+")  # in a list, it is taken for nothing else
+NAME_LENGTH = 84  # characters of a run's name without its seed; an id is longer
+TITLE_LENGTH = 40  # characters of a value in a title
+VALUE_LENGTH = 24  # characters of a value in a name
+TEXT = re.compile(r"(?!-?[0-9]+$)[A-Za-z0-9_-]+")  # unambiguous text in a list
 
 
 def _counting(default: int | None, what: str) -> Any:
-    """Return the field of a whole number, with what it counts."""
+    """Return a dataclass field for a whole number, with the name of what it counts."""
     return field(default=default, metadata={"counts": what})
 
 
 @dataclass
 class TaskConfig:
-    """What is to be computed, over which inputs, and which of them are held out."""
+    """The program to be computed, its inputs, and which of them are held out."""
 
     name: str = "reverse"
     program: str | None = None
@@ -121,7 +121,7 @@ class TrainerConfig:
 
 @dataclass
 class AnalysisConfig:
-    """What is measured at a checkpoint, and how finely."""
+    """The measurements at a checkpoint, and their precision."""
 
     name: str = "full"
     measures: list[str] = field(
@@ -158,7 +158,7 @@ class AnalysisConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where Weights & Biases puts the run."""
+    """The settings of Weights & Biases for a run."""
 
     name: str = "offline"
     mode: str = "offline"
@@ -175,7 +175,7 @@ class TrackingConfig:
 
 @dataclass
 class Config:
-    """One training run, whole: the same config gives the same numbers."""
+    """One training run, completely specified: the same config gives the same numbers."""
 
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -196,12 +196,12 @@ def configs_dir() -> Path:
 
 @cache
 def shipped(name: str) -> Mapping[str, Any]:
-    """Return what a shipped file holds: `train`, or GROUP/NAME."""
+    """Return the content of a shipped file: `train`, or GROUP/NAME."""
     return read_yaml(configs_dir() / f"{name}.yaml")
 
 
 def group_names(group: str) -> list[str]:
-    """Return the names that `group=NAME` can pick from the shipped files."""
+    """Return the names of the shipped files that `group=NAME` can select."""
     return sorted(path.stem for path in (configs_dir() / group).glob("*.yaml"))
 
 
@@ -248,7 +248,7 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
 
 
 def flattened(config: Config, leaving_out: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a Config's values by dotted key, without some keys or whole groups.
+    """Return a Config's values by dotted key, leaving out some keys or whole groups.
 
     >>> flattened(Config(), FREE_SETTINGS)["model.n_layers"]
     2
@@ -267,10 +267,10 @@ def flattened(config: Config, leaving_out: Sequence[str] = ()) -> dict[str, Any]
 
 
 def check_same_settings(folder: Path, now: Config, then: Config) -> None:
-    """Refuse to take a run for another one, but for what does not change its numbers.
+    """Refuse settings that differ from those of an existing run and change its numbers.
 
     Raises:
-        UserError: the settings are not those it was begun with.
+        UserError: the settings are not those the run was begun with.
     """
     given, begun = (flattened(config, FREE_SETTINGS) for config in (now, then))
     for key in sorted({*given, *begun}):
@@ -282,9 +282,9 @@ def check_same_settings(folder: Path, now: Config, then: Config) -> None:
 
 
 def departures(config: Config) -> dict[str, Any]:
-    """Return what sets a run off from the shipped task, model and training it names, by dotted key.
+    """Return the settings that differ from the shipped task, model and training, by dotted key.
 
-    Of a program of the user's own the task is whatever its file says, and departs from nothing.
+    The task of a user's own program is defined by its file, so it has no differences.
     """
     root = shipped("train")
     changes: dict[str, Any] = {}
@@ -297,7 +297,7 @@ def departures(config: Config) -> dict[str, Any]:
         if group == "task" and names_file(config.task.program or ""):
             continue
         preset = dict(root["trainer"]) if group == "trainer" else _preset(group, own.name)
-        if group == "model" and not preset:  # of a file that is gone: nothing is known
+        if group == "model" and not preset:  # its file is gone: no defaults are known
             continue
         usual = dataclasses.asdict(schema) | preset
         for key, value in dataclasses.asdict(own).items():
@@ -307,9 +307,9 @@ def departures(config: Config) -> dict[str, Any]:
 
 
 def usual_task(task: TaskConfig) -> tuple[str, dict[str, Any]]:
-    """Return what `task=` is given for a task, and the values that it gives by itself.
+    """Return the argument of `task=` for a task, and the values that this argument implies.
 
-    That is its name, or the file of a program of the user's own.
+    The argument is the task's name, or the file of a user's own program.
     """
     usual = dataclasses.asdict(TaskConfig(name=task.name))
     if names_file(task.program or ""):
@@ -321,15 +321,15 @@ def usual_task(task: TaskConfig) -> tuple[str, dict[str, Any]]:
 
 
 def _preset(group: str, name: str) -> dict[str, Any]:
-    """Return the values of a group's shipped file, none where there is none of that name."""
+    """Return the values of a group's shipped file; none if there is no file of that name."""
     return dict(shipped(f"{group}/{name}")) if name in group_names(group) else {}
 
 
 def run_name(config: Config, whole: bool = True) -> str:
-    """Return task, architecture and seed, as runs are called; safe in a path and in a shell.
+    """Return a run's name: task, architecture and seed; safe in a path and in a shell.
 
-    What departs from the task and the model that are named is in it, each setting after the name
-    that it departs from; unless it is not to be `whole`, as earlier versions called runs.
+    Settings that differ from the named task or model follow that name. With `whole` false they are
+    left out, as in earlier versions.
 
     >>> run_name(compose(["task=sort", "model=1L", "model.normalization=none", "seed=3"]))
     'sort-1L-noLN-seed3'
@@ -341,9 +341,9 @@ def run_name(config: Config, whole: bool = True) -> str:
 
 
 def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
-    """Return what runs that differ in their seed alone have in common, in at most GROUP_LENGTH.
+    """Return the name shared by runs that differ only in their seed, at most GROUP_LENGTH long.
 
-    Settings may be left out, by their dotted keys.
+    Settings may be left out, by dotted key.
 
     >>> group_name(compose(["task=sort", "model=1L", "trainer.learning_rate=0.01", "seed=3"]))
     'sort-1L-learning_rate0.01'
@@ -353,7 +353,7 @@ def group_name(config: Config, leaving_out: Collection[str] = ()) -> str:
 
 
 def group_settings(config: Config) -> dict[str, Any]:
-    """Return all settings of what is trained, by dotted key: runs of one group have the same."""
+    """Return all settings that affect training, by dotted key; runs of one group share them."""
     left = (
         *UNGROUPED_SETTINGS,
         "analysis",
@@ -365,7 +365,7 @@ def group_settings(config: Config) -> dict[str, Any]:
 
 
 def model_title(config: Config) -> str:
-    """Return the architecture as titles have it, with what departs from its file.
+    """Return the architecture for titles, with the settings that differ from its file.
 
     >>> model_title(compose(["model.n_layers=3", "model.act_fn=gelu"]))
     '2L_attn_only with n_layers 3, act_fn gelu'
@@ -374,7 +374,7 @@ def model_title(config: Config) -> str:
 
 
 def task_title(config: Config) -> str:
-    """Return the task as titles have it, with what departs from the one that is named.
+    """Return the task for titles, with the settings that differ from the named task.
 
     >>> task_title(compose(["task=sort", "task.max_length=4", "task.vocabulary=[1,2]"]))
     'sort with vocabulary [1, 2], max_length 4'
@@ -383,7 +383,7 @@ def task_title(config: Config) -> str:
 
 
 def run_title(config: Config, doing: str) -> str:
-    """Return what was trained on what, from which seed, as titles have it.
+    """Return the architecture, the task and the seed of a run, for titles.
 
     >>> run_title(compose(["model.n_layers=3"]), "on")
     '2L_attn_only with n_layers 3 on reverse, seed 0'
@@ -406,10 +406,9 @@ def _brief(value: Any) -> str:
 
 
 def _own(config: Config, group: str) -> dict[str, Any]:
-    """Return what departs in a group from what it names, by the fields' own names.
+    """Return a group's settings that differ from the named file, by field name.
 
-    Other programs that a task is told apart from, and its tolerance of an inexact reference, are
-    left out: they change nothing of what is trained.
+    A task's alternatives and `allow_inexact` are left out, since they do not affect training.
     """
     pairs = (key.split(".") for key in departures(config))
     return {
@@ -420,9 +419,9 @@ def _own(config: Config, group: str) -> dict[str, Any]:
 
 
 def _trained(config: Config, leaving_out: Collection[str] = ()) -> str:
-    """Return task and architecture, each with what departs from it."""
+    """Return task and architecture, each with the settings that differ from it."""
     mark = [] if config.model.normalization == "LN" else ["noLN"]
-    left = {"model.normalization", *leaving_out}  # the mark says it
+    left = {"model.normalization", *leaving_out}  # the mark shows it
     return "-".join((
         config.task.name, *_parts(config, "task", left), config.model.name, *mark,
         *_parts(config, "model", left),
@@ -435,9 +434,9 @@ def _parts(config: Config, group: str, leaving_out: Collection[str]) -> list[str
 
 
 def _short(value: Any) -> str:
-    """Return a value in letters that every shell, file system and server takes.
+    """Return a value in characters that every shell, file system and server accepts.
 
-    A list that may be taken for another one by these letters alone has a digest.
+    A digest is added to lists that would be ambiguous in these characters.
 
     >>> _short(3), _short("gelu"), _short(["a", "b"]), _short(["1", 2])
     ('3', '.gelu', '.a.b', '1.2.888964ae')
@@ -478,19 +477,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping of a YAML file that is shipped or that `to_yaml` wrote.
 
     Raises:
-        UserError: the file is missing, is no YAML or is no mapping.
+        UserError: the file is missing, or is not YAML or not a mapping.
         FaultError: the file cannot be read.
     """
     return cast(dict[str, Any], resolved(_read(path, lambda values: values)))
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the mapping of a user's YAML or JSON file, unquoted values as they were typed.
+    """Return the mapping of a user's YAML or JSON file, with unquoted values as they were typed.
 
-    A `${...}` is a reference to another key, but in what a run recorded it is the text.
+    A `${...}` is a reference to another key; in a run's recorded config it is plain text.
 
     Raises:
-        UserError: the file is missing, is no YAML or is no mapping.
+        UserError: the file is missing, or is not YAML or not a mapping.
         FaultError: the file cannot be read.
     """
     recorded = path.name == "config.yaml" and (path.parent / "run.json").is_file()
@@ -540,7 +539,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values, the stronger ones over the weaker; lists are replaced."""
+    """Return nested values merged, the stronger over the weaker; lists are replaced."""
     merged = dict(weaker)
     for key, value in stronger.items():
         there = merged.get(key)
@@ -550,7 +549,7 @@ def _merged(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str,
 
 
 def _interpolated(values: Any) -> Any:
-    """Return values with each text that holds a `${...}` as OmegaConf resolves it."""
+    """Return values with each text that contains a `${...}` resolved by OmegaConf."""
 
     def replaced(value: Any, resolution: Any) -> Any:
         if isinstance(value, Mapping):
@@ -577,8 +576,8 @@ def _group_layers(
 ) -> Iterator[Mapping[str, Any]]:
     """Yield one group's values, weakest first, each as {group: values}.
 
-    A layer that names a file drops what weaker layers said beside another name: those
-    fields belonged to the other one.
+    If a layer names another file, weaker layers' fields are dropped, since they belonged to the
+    file named before.
     """
     name, kept = None, []
     for layer, source in layers:
@@ -610,7 +609,7 @@ def _group_layers(
 
 
 def names_file(place: str) -> bool:
-    """Return whether a program is named by its file, `path.py:function`, not by a registered name.
+    """Return whether a program is named by a file, `path.py:function`, not by a registered name.
 
     >>> names_file("own/program.py:make_it"), names_file("sort")
     (True, False)
@@ -625,9 +624,9 @@ def split_place(place: str) -> tuple[Path, str]:
 
 
 def _make_whole(task: TaskConfig) -> None:
-    """Make relative paths whole, so that a run can be measured again from another folder.
+    """Make relative paths absolute, so that a run can be measured again from another folder.
 
-    Beside a program of the user's own, other files are looked for where it is.
+    With a user's own program, other files are looked for in the program's folder.
     """
 
     def whole(place: str) -> str:
@@ -642,7 +641,7 @@ def _make_whole(task: TaskConfig) -> None:
 
 
 def _own_task(place: str) -> dict[str, Any]:
-    """Return the fields of a task from a user's file, and from the YAML file beside it."""
+    """Return a task's fields from a user's program file and the YAML file beside it."""
     path, function = split_place(place)
     short = function.removeprefix("make_")
     name = path.stem if short in ("", path.stem) else f"{path.stem}.{short}"
@@ -675,7 +674,7 @@ def _check_keys(values: Mapping[Any, Any], schema: type, source: str, prefix: st
 
 
 def _as_typed(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a user's values, each of its key's type, and tokens as they were typed."""
+    """Return a user's values, each in its key's type, with tokens as they were typed."""
     values = typed(Config, part)
     if vocabulary := values.get("task", {}).get("vocabulary"):
         values["task"]["vocabulary"] = tokens("task.vocabulary", vocabulary)
@@ -698,7 +697,7 @@ def _checked(parts: Sequence[Mapping[str, Any]]) -> Config:
 
 
 def _rules(config: Config) -> Iterator[tuple[bool, str]]:
-    """Yield (holds, message) for each rule between and within the values."""
+    """Yield (holds, message) for each rule on the values."""
     task, model, trainer = config.task, config.model, config.trainer
 
     def at_least(key: str, bound: float) -> tuple[bool, str]:

@@ -1,4 +1,4 @@
-"""Builds everything from one config, and runs it: train, resume, analyze, controls."""
+"""Builds everything from one config, and runs it: train, resume, analyze and controls."""
 
 from __future__ import annotations
 
@@ -70,20 +70,20 @@ from .tracking.control_record import ControlRecord, Kept, failing
 from .tracking.run_folder import RunFolder, refuse_existing
 from .tracking.wandb_log import WandbLog
 
-StepProgress = Callable[[int], None]  # told the steps done
+StepProgress = Callable[[int], None]  # called with the number of steps done
 
 
 def prepare(config: Config, task: TaskConfig | None = None) -> Setting:
-    """Return the inputs, the proven reference and the shape of the learned model.
+    """Return the inputs, the validated reference and the shape of the learned model.
 
-    `task` is the config's, or where its files lie now.
+    `task` is the config's, with its files' current paths.
 
     Raises:
         UserError: the task, its program or the measures are not valid.
     """
     check_names(config.analysis.measures)
     check_device(config.analysis.device)
-    torch.set_num_threads(config.threads)  # their number changes the last bits of every sum
+    torch.set_num_threads(config.threads)  # the number affects the last bits of sums
     task = task or config.task
     inputs = input_set(make_task(task), task)
     reference = build_reference(inputs, task.allow_inexact)
@@ -105,8 +105,8 @@ def train(
 ) -> RunFolder:
     """Train and measure a new run; return its folder.
 
-    `report` is told the steps done, in place of a bar on the console. W&B has the run by
-    `wandb_id`, where its server chose one. `stop` may have been asked to before the run begins.
+    `report` is called with the steps done, instead of a bar on the console. `wandb_id` is the run's
+    W&B id, if a server chose one. `stop` may have been requested before the run begins.
 
     Raises:
         UserError: the config is impossible, or the run folder exists.
@@ -135,18 +135,18 @@ def train_or_resume(
     wandb_id: str | None = None,
     stop: Stop | None = None,
 ) -> RunFolder:
-    """Train the run of `run_dir`, or go on with it if it was begun; a finished one is left alone.
+    """Train the run of `run_dir`, or resume it; a finished run is left alone.
 
     Raises:
-        UserError: as of `train` and `resume`; or it was begun with other settings.
-        FaultError: as of `train`.
+        UserError: as in `train` and `resume`, or the run was begun with other settings.
+        FaultError: as in `train`.
         Interrupted: stopped by a signal, to be resumed.
     """
     path = Path(str(config.run_dir))
     if not path.exists():
         try:
             return train(config, console, report, wandb_id, stop)
-        except FolderExistsError:  # another process was quicker
+        except FolderExistsError:  # another process was faster
             pass
     check_same_settings(path, config, RunFolder.open(path).config)
     return resume(path, console, report, stop)
@@ -155,10 +155,10 @@ def train_or_resume(
 def resume(
     path: Path, console: Console, report: StepProgress | None = None, stop: Stop | None = None
 ) -> RunFolder:
-    """Go on with an interrupted run, to the same end as if it had not been interrupted.
+    """Resume an interrupted run; it ends exactly like an uninterrupted one.
 
     Raises:
-        UserError: `path` is no run folder.
+        UserError: `path` is not a run folder.
         BusyError: another process works on it.
     """
     folder = RunFolder.open(path)
@@ -183,9 +183,9 @@ def _say_finished(folder: RunFolder, console: Console) -> None:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A checkpoint measured again: its rows, and how they differ from the recorded ones.
+    """A checkpoint measured again: its rows, and their differences from the recorded ones.
 
-    `differences` is None where the file lies alone, without a record to compare with.
+    `differences` is None if the file lies alone, without a record to compare with.
     """
 
     checkpoint: checkpoints.Checkpoint
@@ -199,7 +199,7 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
     `device` is the config's unless given.
 
     Raises:
-        UserError: `path` is no checkpoint.
+        UserError: `path` is not a checkpoint.
         FaultError: the record beside it is damaged.
     """
     checkpoint = checkpoints.load(path)
@@ -222,7 +222,7 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
 def bridge_of(
     checkpoint: checkpoints.Checkpoint, path: Path, inputs: InputSet, shape: TransformerBridgeConfig
 ) -> TransformerBridge:
-    """Return a checkpoint's model, refused where the task or its shape is not what it was."""
+    """Return a checkpoint's model; refuse it if the task or the model's shape has changed."""
     _check_same(checkpoint.inputs_digest, inputs, f"checkpoint '{path}'")
     try:
         return make_bridge(shape, checkpoint.weights, checkpoint.config.analysis.device)
@@ -234,9 +234,9 @@ def bridge_of(
 
 
 def study_controls(config: Config, again: bool, console: Console) -> ControlRecord:
-    """Measure the controls of a task, print which measures tell the program from other models.
+    """Measure a task's controls; print which measures separate the program from other models.
 
-    What was measured before with the same config is not measured again, unless `again`.
+    Controls that were measured before with the same config are measured again only if `again`.
 
     Raises:
         UserError: the config is impossible.
@@ -272,7 +272,7 @@ def study_controls(config: Config, again: bool, console: Console) -> ControlReco
 
 
 def _measured(control: Control, setting: Setting, progress: Callable[[int, int], None]) -> Kept:
-    """Return a control's measurements; none, and the reason, where it cannot be made."""
+    """Return a control's measurements; none, with the reason, if it cannot be made."""
     try:
         made = control.make(progress)
         rows = [row.at(control.name, 0) for row in measure(made.bridge, setting)]
@@ -282,7 +282,7 @@ def _measured(control: Control, setting: Setting, progress: Callable[[int, int],
 
 
 def _check_same(digest: str, inputs: InputSet, what: str) -> None:
-    """Refuse to go on where the task is not what it was when the run was started."""
+    """Refuse to resume a run whose task has changed since its start."""
     if digest and digest != inputs.digest():
         raise UserError(
             f"{what}: the task '{inputs.task.name}' is not the one it was trained on (its program, "
@@ -297,7 +297,7 @@ def _datamodule(config: Config, setting: Setting) -> TaskDataModule:
 
 @dataclass(frozen=True)
 class _State:
-    """Where an interrupted run stands, from its saved training state."""
+    """The progress of an interrupted run, from its saved training state."""
 
     path: Path
     step: int
@@ -317,7 +317,7 @@ def _run(
     stop = stop or Stop(say)
     with folder.lock(), stop.taken():
         folder.repair(say)
-        if folder.finished():  # by another process, a moment ago
+        if folder.finished():  # another process finished it a moment ago
             _say_finished(folder, console)
             return folder
         state = _read_state(folder, say)
@@ -364,9 +364,9 @@ def _run(
 
 
 class _NoProfiler(PassThroughProfiler):
-    """Lightning's profiler that does nothing, without a new context for each of its nothings.
+    """A profiler that does nothing and makes no context objects.
 
-    They are some fifty a step, a noticeable share of a small model's.
+    Lightning's own makes some fifty of them per step, a noticeable cost for a small model.
     """
 
     _NOTHING: ClassVar[AbstractContextManager[None]] = nullcontext()
@@ -389,7 +389,7 @@ def make_trainer(settings: TrainerConfig, callbacks: list[pl.Callback], folder: 
         enable_model_summary=False,
         default_root_dir=folder,
         profiler=_NoProfiler(),
-        plugins=[LightningEnvironment()],  # else it takes SLURM's tasks for its own
+        plugins=[LightningEnvironment()],  # otherwise it would join SLURM's tasks
     )
 
 
@@ -439,13 +439,13 @@ def _read_state(folder: RunFolder, say: Callable[[str], None]) -> _State | None:
         return _State(path, int(saved["global_step"]), finished)
     except OSError as error:
         raise FaultError(f"cannot read '{path}': {error.strerror or error}") from error
-    except Exception as error:  # whatever a damaged file makes torch raise
+    except Exception as error:  # torch raises many kinds for a damaged file
         say(f"'{path}' is damaged ({type(error).__name__}): the run starts again, to the same end")
         return None
 
 
 def _gone(folder: RunFolder, up_to: int) -> list[int]:
-    """Return the steps whose checkpoints an interrupted run should have, and has not."""
+    """Return the steps whose checkpoints an interrupted run should have but lacks."""
     there = {checkpoints.step_of(path) for path in folder.checkpoint_folders()}
     return [s for s in checkpoint_steps(folder.config.trainer) if s <= up_to and s not in there]
 
@@ -484,11 +484,11 @@ def _last_good(folder: RunFolder) -> str:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's general advice off the terminal, and what launchers say of ranks from it.
+    """Hide Lightning's general advice from the terminal, and launchers' ranks from Lightning.
 
-    Errors still come through. A training is one process, whatever started it.
+    Errors are still shown. Training is one process, no matter how it was started.
     """
-    LightningEnvironment().set_global_rank(0)  # it was read when Lightning was imported
+    LightningEnvironment().set_global_rank(0)  # Lightning read the rank at import
     loggers = [logging.getLogger(f"{name}.utilities.rank_zero") for name in _LIGHTNING]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -505,7 +505,7 @@ def quiet_lightning() -> Iterator[None]:
 
 _LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")
 _ADVICE = (
-    r".*does not have many workers.*",  # batches are ready-made tensors
+    r".*does not have many workers.*",  # not needed: batches are ready-made tensors
     r".*GPU available but not used.*",
     r".*The `srun` command is available on your system but is not used.*",
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own, with torch 2.13
