@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .api.controls import controls
     from .api.report import report
     from .api.train import resume, train
-    from .config.schema import compose
+    from .config.composition import compose
     from .data.inputs import input_set
     from .data.tasks import make_task
     from .infra.errors import UserError
@@ -35,7 +35,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
 _MODULES = {
     "build_reference": "models.reference",
     "compare": "api.compare",
-    "compose": "config.schema",
+    "compose": "config.composition",
     "controls": "api.controls",
     "input_set": "data.inputs",
     "make_task": "data.tasks",

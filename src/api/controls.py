@@ -13,7 +13,8 @@ from ..analysis.measurements import Measurement
 from ..analysis.measures.separation import separations
 from ..analysis.measures.suite import measure
 from ..config.devices import check_accelerator
-from ..config.schema import Config, model_title, task_title
+from ..config.naming import model_title, task_title
+from ..config.schema import Config
 from ..infra.errors import NotFiniteError
 from ..infra.files import Unwritten
 from ..infra.progress import Steps

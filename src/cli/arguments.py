@@ -60,8 +60,8 @@ def composed(settings: Sequence[str], file: Path | None = None) -> Config:
     Raises:
         UserError: a setting is wrong, or a device is not there.
     """
+    from ..config.composition import compose
     from ..config.devices import check_devices
-    from ..config.schema import compose
 
     config = compose(settings, file)
     check_devices(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,8 @@ def train(*settings: Settings, config: Path | None = None, resume: Path | None =
 
 def _check_devices_of(run: Path) -> None:
     """Refuse to go on with a run whose config names a device that is not there."""
+    from ..config.composition import from_mapping, read_yaml
     from ..config.devices import check_devices
-    from ..config.schema import from_mapping, read_yaml
     from ..infra.files import faults_named
 
     file = run / "config.yaml"
@@ -68,7 +69,7 @@ def _train_for(
     """Train the run that a sweep's agent has assigned, or go on with it."""
     config = composed(settings, file)
     if config.run_dir is None:
-        config.run_dir = str(agents.folder(Path(config.runs_dir)))
+        config = replace(config, run_dir=str(agents.folder(Path(config.runs_dir))))
     from ..api.train import train_or_resume
 
     try:

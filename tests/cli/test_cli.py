@@ -25,7 +25,7 @@ from safetensors import safe_open
 from algomatch import __version__
 from algomatch.api.train import train
 from algomatch.cli.main import command_line, main
-from algomatch.config.schema import compose, to_yaml
+from algomatch.config.composition import compose, to_yaml
 from algomatch.runs.checkpoints import ROWS, WEIGHTS, find
 from algomatch.runs.run_folder import RunFolder
 from algomatch.runs.sweep_cells import plan
