@@ -1,4 +1,4 @@
-"""What `algomatch explain` does: a checkpoint, or a compiled reference, explained part by part."""
+"""`algomatch explain`: explains a checkpoint or a compiled reference, part by part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..report.terminal.explanation_tables import Explanation
 from ..runs import checkpoints
 from .preparation import bridge_of
 
-INITS = 3  # random inits in which the same is searched for
+INITS = 3  # random inits that are searched as a control
 
 _untrained = LastResult[
     tuple[HeadExplanations, Sequence[NeuronExplanation]]
@@ -42,12 +42,12 @@ Keep = Callable[[Explanation], None]
 
 
 def explain_checkpoint(path: Path, device: str | None, keep: Keep, console: Console) -> Explanation:
-    """Explain the heads and neurons of a checkpoint; `keep` is told of each part as it is there.
+    """Explain the heads and neurons of a checkpoint; `keep` is called after each part.
 
     `device` is the config's unless given.
 
     Raises:
-        UserError: `path` is no checkpoint.
+        UserError: `path` is not a checkpoint.
     """
     checkpoint = checkpoints.load(path)
     config = on_device(checkpoint.config, device)
@@ -62,7 +62,7 @@ def explain_checkpoint(path: Path, device: str | None, keep: Keep, console: Cons
 
 
 def explain_reference(config: Config, keep: Keep, console: Console) -> Explanation:
-    """Explain the compiled reference of a task; `keep` is told of each part as it is there.
+    """Explain the compiled reference of a task; `keep` is called after each part.
 
     Raises:
         UserError: the task cannot be compiled.
@@ -84,7 +84,7 @@ def _explain(
     console: Console,
     controls: str,
 ) -> Explanation:
-    """Explain a model; `controls` says of what its random inits are, which others may share."""
+    """Explain a model; `controls` is a key for its random inits, which other models may share."""
     analysis, task = config.analysis, inputs.task
     programs = of_programs(
         (name, some_of(
@@ -128,7 +128,7 @@ def _explain(
                 )
 
         theirs, theirs_too = _untrained.of(controls, explain_untrained)
-        steps.to(4)  # also where they were kept
+        steps.to(4)  # also if they were kept from before
         explanation = replace(explanation, untrained=tuple(theirs_too))
         chosen = variants(
             heads.each, neurons, (theirs.each, theirs_too, untrained[0]), recording, places, judged
@@ -143,7 +143,7 @@ def _explain(
 
 
 def counting(told: Told, total: int) -> Callable[[], None]:
-    """Return what is called after each of so many steps, to tell how many are done."""
+    """Return a function to be called after each of the steps, which reports the number done."""
     done = 0
 
     def step() -> None:

@@ -1,7 +1,7 @@
-"""Whether the accelerators that a config names are there.
+"""Checks that the accelerators that a config names are available.
 
-torch alone can say. It is imported only where it has to, so the answer comes before all else that
-a command imports.
+Only torch can tell. It is imported only if needed, so the check comes before a command's other
+imports.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ def on_device(config: Config, device: str | None) -> Config:
 
 
 def check_devices(config: Config) -> None:
-    """Refuse a config whose accelerators are not there.
+    """Refuse a config whose accelerators are not available.
 
     Raises:
-        UserError: one of them is not.
+        UserError: one of them is not available.
     """
     check_accelerator(config.trainer.accelerator)
     check_device(config.analysis.device)
 
 
 def check_device(device: str) -> None:
-    """Refuse an analysis.device that is not there.
+    """Refuse an analysis.device that is not available.
 
     Raises:
         UserError: it cannot be used here.
@@ -52,7 +52,7 @@ def check_device(device: str) -> None:
 
 
 def check_accelerator(name: str) -> None:
-    """Refuse a trainer.accelerator that is not there.
+    """Refuse a trainer.accelerator that is not available.
 
     Raises:
         UserError: it is not available here.
