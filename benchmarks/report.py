@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 
 from algomatch.api.train import train
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.report.html.page import write_report
 
 MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")

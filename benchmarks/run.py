@@ -42,7 +42,8 @@ from algomatch.analysis.measures.rerun import (
 from algomatch.analysis.measures.suite import measure
 from algomatch.api.preparation import prepare
 from algomatch.api.train import make_trainer, quiet_lightning
-from algomatch.config.schema import Config, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config
 from algomatch.data.datamodule import StratifiedBatches, TaskDataModule
 from algomatch.data.inputs import input_set
 from algomatch.data.outputs import IGNORE
@@ -263,7 +264,7 @@ def streamed_memory() -> Result:
 import re
 from pathlib import Path
 from algomatch.analysis.measures.suite import measure
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.api.preparation import prepare
 from algomatch.models.bridges import make_bridge
 config = compose([

@@ -16,7 +16,7 @@ import pytest
 from support.programs import LARGER, LARGER_YAML, write_program
 
 from algomatch.cli.main import main
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
 from algomatch.runs.control_record import failing

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..analysis.measurements import Measurement, differences
 from ..analysis.measures.suite import measure
+from ..config.devices import on_device
 from ..runs import checkpoints
 from .preparation import bridge_of, prepare
 
@@ -33,8 +34,7 @@ def analyze(path: Path, device: str | None = None) -> Analysis:
         FaultError: the record beside it is damaged.
     """
     checkpoint = checkpoints.load(path)
-    config = checkpoint.config
-    config.analysis.device = device or config.analysis.device
+    config = on_device(checkpoint.config, device)
     context = prepare(config, checkpoint.task)
     bridge = bridge_of(checkpoint, path, context.inputs, context.shape)
     rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, context)]

@@ -1,4 +1,4 @@
-"""What `algomatch match` does: checkpoints, runs, models from elsewhere and controls, matched."""
+"""`algomatch match`: matches checkpoints, runs, models from elsewhere, and controls."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.controls.known_models import controls, learned_by_heart
 from ..analysis.matching.any_bridge import match_bridge
-from ..analysis.matching.head_selectors import Selectors, untrained_of
-from ..analysis.matching.known_answers import MATCHED_INITS, Checked, check, of_matching
+from ..analysis.matching.head_selectors import SelectorComparison, untrained_of
+from ..analysis.matching.known_answers import MATCHED_INITS, KnownAnswer, check, of_matching
 from ..analysis.matching.program_ranking import (
     Candidate,
     candidates,
@@ -22,15 +22,16 @@ from ..analysis.matching.program_ranking import (
     rule_of,
     selectors_of,
 )
-from ..analysis.matching.subspaces import Search, questions, subspaces, where_to_search
-from ..config.devices import check_accelerator, check_device
-from ..config.schema import Config, TaskConfig, names_file
+from ..analysis.matching.subspaces import SubspaceSearch, questions, subspaces, where_to_search
+from ..config.composition import names_file
+from ..config.devices import check_accelerator, check_device, on_device
+from ..config.schema import Config, TaskConfig
 from ..data.inputs import InputSet, input_set
 from ..data.program_copies import same_programs
 from ..data.tasks import make_task
 from ..data.user_functions import load_function
 from ..infra.errors import UserError
-from ..infra.process_cache import Kept
+from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.bridges import make_bridge
 from ..models.foreign import load_gpt2, random_gpt2
@@ -43,19 +44,19 @@ from ..report.terminal.subspace_tables import Searched
 from ..runs import checkpoints
 from .preparation import bridge_of, prepare
 
-SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a model
+SEARCHED_INITS = 2  # random inits whose subspaces are searched as a control
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A task's programs with their tests, and what selectors are compared by, by architecture."""
+    """A task's programs with their tests, and the selectors' comparisons, by architecture."""
 
     inputs: InputSet
     chosen: Sequence[Candidate]
-    selectors: dict[str, Selectors]
+    selectors: dict[str, SelectorComparison]
 
 
-_prepared = Kept[_Prepared]()
+_prepared = LastResult[_Prepared]()
 
 Keep = Callable[[Matching], object]
 
@@ -70,11 +71,11 @@ def match_checkpoints(
 ) -> list[Matching]:
     """Match checkpoints of one run with the programs of its task: all, or those named.
 
-    `device` is the config's unless given. `sides` says whether to look too at what each block's
-    attention reads, which takes most of the time. `keep` is told of each checkpoint as it is there.
+    `device` is the config's unless given. With `sides`, the inputs of each block's attention are
+    tested too, which takes most of the time. `keep` is called after each checkpoint.
 
     Raises:
-        UserError: a path is no checkpoint, or a name none of the task's programs.
+        UserError: a path is not a checkpoint, or a name is not one of the task's programs.
     """
     loaded = [(path, _loaded(path, device)) for path in paths]
     config = loaded[0][1].config
@@ -84,7 +85,7 @@ def match_checkpoints(
     count = len(list(programs_of(make_task(settings), programs)))
     with Steps(console, "matching", count + len(loaded) * count) as steps:
         known = _prepare(settings, config, programs, sides, steps)
-        steps.to(count)  # also where they were kept
+        steps.to(count)  # also if they were kept from before
         shape = learned_shape(config.model, known.inputs, config.seed)
         model = repr(config.model)  # whose random inits are the selectors' control
         if model not in known.selectors:
@@ -104,7 +105,7 @@ def match_checkpoints(
 def _prepare(
     settings: TaskConfig, config: Config, programs: Sequence[str], sides: bool, steps: Steps
 ) -> _Prepared:
-    """Return what runs of one task share."""
+    """Return the programs and tests that all runs of one task share."""
 
     def make() -> _Prepared:
         task = make_task(settings)
@@ -118,10 +119,9 @@ def _prepare(
 
 
 def _loaded(path: Path, device: str | None) -> checkpoints.Checkpoint:
-    """Return a checkpoint that is analysed on a device, by default its own."""
+    """Return a checkpoint with its analysis device set, if one is given."""
     checkpoint = checkpoints.load(path)
-    checkpoint.config.analysis.device = device or checkpoint.config.analysis.device
-    return checkpoint
+    return replace(checkpoint, config=on_device(checkpoint.config, device))
 
 
 def _matched(
@@ -129,7 +129,7 @@ def _matched(
     bridge: TransformerBridge,
     inputs: InputSet,
     chosen: Sequence[Candidate],
-    compare: Selectors,
+    compare: SelectorComparison,
     sides: bool,
     told: Told,
 ) -> Matching:
@@ -152,7 +152,7 @@ def match_folder(
     `encoder` and `reader` name a function each, `path/to/file.py:function`.
 
     Raises:
-        UserError: there is no such model or function, or they and the task do not fit each other.
+        UserError: the model or a function does not exist, or they do not fit the task.
         FaultError: the file system failed.
     """
     check_device(config.analysis.device)
@@ -188,12 +188,12 @@ def _function_of(option: str, place: str) -> Callable[..., Any]:
 def search_subspaces(
     path: Path, matched: Matching, programs: Sequence[str], console: Console
 ) -> Searched:
-    """Search a matched checkpoint for a program's variables in subspaces, and controls beside it.
+    """Search a matched checkpoint, and controls, for a program's variables in subspaces.
 
     The program is the first named, or the task's own. The search runs on the CPU.
 
     Raises:
-        UserError: `path` is no checkpoint.
+        UserError: `path` is not a checkpoint.
         NotFiniteError: the training of the control on shuffled labels diverged.
     """
     checkpoint = _loaded(path, "cpu")
@@ -202,9 +202,9 @@ def search_subspaces(
     standing = next(each for each in matched.standings if each.candidate.name == name)
     inputs = standing.candidate.inputs
     shape = learned_shape(config.model, inputs, config.seed)
-    all_sites = sites_of(shape)[:-1]  # what comes after the last is of each position's output
+    all_sites = sites_of(shape)[:-1]  # after the last, only each position's output matters
     sites = where_to_search(standing, all_sites)
-    settings = Search(
+    settings = SubspaceSearch(
         cases=config.analysis.match_cases,
         threshold=config.analysis.match_realised,
         seed=config.analysis.seed,
@@ -222,10 +222,10 @@ def search_subspaces(
                 random_inits(shape, SEARCHED_INITS, config.analysis.seed, "cpu"), [by_heart.bridge],
                 settings, told,
             )  # fmt: skip
-            return replace(searched, found=tuple(bests), note=by_heart.note)
+            return replace(searched, subspaces=tuple(bests), note=by_heart.note)
 
 
-def match_controls(config: Config, console: Console) -> list[Checked]:
+def match_controls(config: Config, console: Console) -> list[KnownAnswer]:
     """Match the controls of a task with its program, and its decoys with their own too.
 
     Raises:
@@ -240,7 +240,7 @@ def match_controls(config: Config, console: Console) -> list[Checked]:
     ]
     every = controls(context.inputs, context.reference, context.shape, config, MATCHED_INITS)
     planned = of_matching(every, known[0], context)
-    checked: list[Checked] = []
+    checked: list[KnownAnswer] = []
     with Steps(console, config.task.name, len(planned)) as steps:
         for control in planned:
             with steps.part(control.name) as told:

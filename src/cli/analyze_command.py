@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..infra.errors import UserError
 from .arguments import console
-from .options import Device
+from .options import Device, paths
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def analyze(
-    checkpoint: str,
+    checkpoint: Annotated[str, Parameter(completer=paths)],
     /,
     *,
     device: Device = None,

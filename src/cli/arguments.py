@@ -60,8 +60,8 @@ def composed(settings: Sequence[str], file: Path | None = None) -> Config:
     Raises:
         UserError: a setting is wrong, or a device is not there.
     """
+    from ..config.composition import compose
     from ..config.devices import check_devices
-    from ..config.schema import compose
 
     config = compose(settings, file)
     check_devices(config)
@@ -87,6 +87,11 @@ def need_runs(verb: str, runs: Sequence[str]) -> None:
     """
     if not runs:
         raise UserError(f"{verb} takes run folders, or a folder of them: none is given")
+
+
+def say_next(command: str, screen: Console) -> None:
+    """Print what to do next: a command that can be pasted."""
+    screen.print(f"next: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def console() -> Console:

@@ -57,6 +57,7 @@ def explain(
     refuse_several(jobs, again)
     path, config, where, key = analysed("explain", words, reference, options, output, "explanation")
     from ..api.explain import explain_checkpoint, explain_reference
+    from ..config.devices import on_device
     from ..infra.files import Unwritten
     from ..report.figures.explanation_figures import keep_explanation
     from ..report.terminal.explanation_tables import print_explanation
@@ -68,8 +69,7 @@ def explain(
             files[:] = keep_explanation(explanation, where, key)
 
     if config is not None:
-        config.analysis.device = device or config.analysis.device
-        explanation = explain_reference(config, keep, screen)
+        explanation = explain_reference(on_device(config, device), keep, screen)
     else:
         assert path is not None
         explanation = explain_checkpoint(path, device, keep, screen)

@@ -9,7 +9,16 @@ from cyclopts import Parameter
 
 from ..infra.errors import UserError
 from .analyses import check_given_device
-from .arguments import CONTROLS_MODEL, MODEL_KEYS, TASK_KEYS, composed, console, key_of, parted
+from .arguments import (
+    CONTROLS_MODEL,
+    MODEL_KEYS,
+    TASK_KEYS,
+    composed,
+    console,
+    key_of,
+    parted,
+    say_next,
+)
 from .options import Device
 
 TASKS = (
@@ -48,6 +57,7 @@ def match_controls(
     names = list(dict.fromkeys(named)) or TASKS
     configs = [composed([f"task={name}", *settings]) for name in names]
     from ..api.match import match_controls as match_controls_of
+    from ..config.printed_commands import command, task_words
     from ..infra.files import faults_named, write_file
     from ..report.terminal.known_answer_table import checked_csv, print_checked, print_counts
 
@@ -63,3 +73,4 @@ def match_controls(
             write_file(where, checked_csv(rows, before).encode())
     print_counts(rows, screen)
     screen.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
+    say_next(command("controls", *task_words(configs[-1].task)), screen)

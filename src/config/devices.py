@@ -1,11 +1,12 @@
-"""Whether the accelerators that a config names are there.
+"""Checks that the accelerators that a config names are available.
 
-torch alone can say. It is imported only where it has to, so the answer comes before all else that
-a command imports.
+Only torch can tell. It is imported only if needed, so the check comes before a command's other
+imports.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..infra.errors import UserError, first_line
@@ -14,18 +15,25 @@ if TYPE_CHECKING:
     from .schema import Config
 
 
+def on_device(config: Config, device: str | None) -> Config:
+    """Return a config whose measures are taken on a device; None leaves it as it is."""
+    if device is None:
+        return config
+    return replace(config, analysis=replace(config.analysis, device=device))
+
+
 def check_devices(config: Config) -> None:
-    """Refuse a config whose accelerators are not there.
+    """Refuse a config whose accelerators are not available.
 
     Raises:
-        UserError: one of them is not.
+        UserError: one of them is not available.
     """
     check_accelerator(config.trainer.accelerator)
     check_device(config.analysis.device)
 
 
 def check_device(device: str) -> None:
-    """Refuse an analysis.device that is not there.
+    """Refuse an analysis.device that is not available.
 
     Raises:
         UserError: it cannot be used here.
@@ -44,7 +52,7 @@ def check_device(device: str) -> None:
 
 
 def check_accelerator(name: str) -> None:
-    """Refuse a trainer.accelerator that is not there.
+    """Refuse a trainer.accelerator that is not available.
 
     Raises:
         UserError: it is not available here.

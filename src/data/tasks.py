@@ -12,7 +12,8 @@ from typing import Any
 
 from tracr.rasp import rasp
 
-from ..config.schema import TaskConfig, group_names, names_file, split_place
+from ..config.composition import group_names, names_file, split_place
+from ..config.schema import TaskConfig
 from ..infra.errors import UserError, first_line, one_of
 from . import programs
 from .interpreter import Value
@@ -21,7 +22,7 @@ from .user_functions import load_function, where_raised
 
 BOS = "BOS"
 PAD = "PAD"
-UNIQUE, NONE = "unique", "none"  # what task.restrict can be, besides a function
+UNIQUE, NONE = "unique", "none"  # values of task.restrict, besides a function
 ASKED_FOR = ("vocabulary", "min_length", "max_length")  # what a maker may ask for
 
 Maker = Callable[..., Any]
@@ -203,10 +204,10 @@ REGISTRY: dict[str, TaskRow] = {
 class Task:
     """An input-output map given by RASP programs, over a vocabulary and a range of lengths.
 
-    `program` is the reference program; `alternatives` are said to compute the same map.
-    `unique` inputs hold no token twice; `accepts`, where given, says which inputs there are.
-    `tolerance` is how far a numerical output may be off, None where that is left to its values.
-    `algorithms` says of each program, by its name, how it goes about it.
+    `program` is the reference program; `alternatives` should compute the same map. With `unique`,
+    no input has a token twice; `accepts`, if given, decides which lists are inputs. `tolerance` is
+    the largest error of a right numerical output; if None, it follows from the output's values.
+    `algorithms` describes each program's algorithm, by program name.
     """
 
     name: str
@@ -234,11 +235,11 @@ class Task:
 
     @property
     def n_ctx(self) -> int:
-        """Positions of an encoded input: BOS and the longest list."""
+        """The number of positions of an encoded input: BOS and the longest list."""
         return self.max_length + 1
 
     def count(self, length: int) -> int:
-        """Return how many lists of a length there are, before `accepts` is asked."""
+        """Return the number of lists of a length, before `accepts` is applied."""
         size = len(self.vocabulary)
         return math.perm(size, length) if self.unique else size**length
 
@@ -248,14 +249,14 @@ class Task:
 
 
 def task_names() -> list[str]:
-    """Return every task there is: the registered ones, and the shipped conditions of them."""
+    """Return all task names: the registered tasks, and their shipped control conditions."""
     return [*REGISTRY, *(name for name in group_names("task") if name not in REGISTRY)]
 
 
 def other_tasks(task: Task) -> Iterator[Task]:
     """Yield the registered programs as tasks over the vocabulary and lengths of another task.
 
-    Programs that cannot be made for these are left out, and those of the task itself.
+    Left out are programs that cannot be made for these, and the programs of the task itself.
     """
     available = dict(
         zip(ASKED_FOR, (list(task.vocabulary), task.min_length, task.max_length), strict=True)
@@ -276,13 +277,17 @@ def other_tasks(task: Task) -> Iterator[Task]:
 
 
 def make_task(config: TaskConfig) -> Task:
-    """Return the configured Task, the registry row filling what the config leaves open.
+    """Return the configured Task; the registry row supplies defaults for unset fields.
 
     The program is `program`, by default `name`: a registered task, an alternative's name, or
     `path.py:function`. A control condition has a name of its own.
 
+    >>> task = make_task(TaskConfig("reverse", max_length=4))
+    >>> task.max_length, list(task.alternatives)
+    (4, ['reverse_by_counting'])
+
     Raises:
-        UserError: an unknown name, a maker that gives no program, or vocabulary and lengths that
+        UserError: the name is unknown, the maker returns no program, or the vocabulary and lengths
             make no task.
     """
     row = _row(config)
@@ -330,13 +335,13 @@ def task_of(
     causal: bool = False,
     alternatives: Mapping[str, Any] | None = None,
 ) -> Task:
-    """Return a RASP program as a Task over all lists of a vocabulary and of some lengths.
+    """Return a RASP program as a Task over all lists of a vocabulary and some lengths.
 
-    `alternatives` are programs, by name, that are said to compute the same. In a `causal` task no
-    position sees a later one.
+    `alternatives` are programs, by name, that should compute the same map. In a `causal` task no
+    position attends to a later one.
 
     Raises:
-        UserError: it is no s-op, or vocabulary and lengths make no task.
+        UserError: it is not an s-op, or the vocabulary and lengths make no task.
 
     >>> task_of(rasp.Map(lambda token: token == "a", rasp.tokens), ["a", "b"], 3).lengths
     range(1, 4)
@@ -369,7 +374,7 @@ def _programs() -> dict[str, tuple[TaskRow, Maker]]:
 
 
 def _row(config: TaskConfig) -> TaskRow:
-    """Return the row of the configured program: of an alternative, with it as the reference."""
+    """Return the registry row of the configured program; an alternative becomes the reference."""
     name = config.program or config.name
     if names_file(name):
         make = load_function(name)
@@ -438,10 +443,10 @@ def _name(make: Maker) -> str:
 
 
 def _call(make: Maker, available: Mapping[str, Any]) -> Any:
-    """Return the s-op of a maker, giving it whichever arguments it names; None if it has none.
+    """Call a maker with the arguments that it names; return its s-op, or None if it returns None.
 
     Raises:
-        UserError: it asks for something else, raises, or returns no s-op.
+        UserError: it asks for another argument, raises, or returns no s-op.
     """
     called = f"the function {getattr(make, '__name__', make)!r}"
     try:
@@ -476,7 +481,7 @@ def _call(make: Maker, available: Mapping[str, Any]) -> Any:
 
 
 def _s_op_of(made: Any) -> str:
-    """Return how what is no s-op becomes one, if that is known."""
+    """Return advice on how to turn a returned object into an s-op, if there is any."""
     if isinstance(made, rasp.Selector):
         return ", as rasp.SelectorWidth(selector) and rasp.Aggregate(selector, s_op) are"
     if isinstance(made, (list, tuple, dict)):

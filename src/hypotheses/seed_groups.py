@@ -18,7 +18,9 @@ from ..analysis.measurements import Measurement
 from ..analysis.measures.emergence import CONTROLS, Summary, summaries
 from ..analysis.measures.suite import declared_metrics, headlines
 from ..analysis.statistics import t_interval, wilson_interval
-from ..config.schema import UNGROUPED_SETTINGS, Config, departures, flattened, task_title
+from ..config.composition import flattened
+from ..config.naming import UNGROUPED_SETTINGS, departures, task_title
+from ..config.schema import Config
 from ..infra.errors import FaultError, UserError
 from ..infra.files import faults_named
 from ..runs.control_record import failing

@@ -14,7 +14,7 @@ from support.runs import TINY, finish, quiet, run, start
 from algomatch.api.many_runs import LOG
 from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.runs.result_store import SETTINGS, Key, results, save
 from algomatch.runs.run_folder import RunFolder
 

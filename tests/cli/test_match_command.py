@@ -27,7 +27,7 @@ from algomatch.api.match import match_checkpoints
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.rasp.cuts import effect
 from algomatch.data.tasks import make_task

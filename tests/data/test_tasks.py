@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracr.rasp import rasp
 
-from algomatch.config.schema import TaskConfig, compose, group_names
+from algomatch.config.composition import compose, group_names
+from algomatch.config.schema import TaskConfig
 from algomatch.data import tasks
 from algomatch.data.tasks import BOS, PAD, REGISTRY, Maker, Task, TaskRow, make_task
 from algomatch.infra.errors import UserError

@@ -15,8 +15,8 @@ from algomatch.analysis.matching.cut_verdicts import (
     UNDECIDED,
 )
 from algomatch.analysis.measurements import Measurement
+from algomatch.config.composition import compose
 from algomatch.config.printed_commands import RunCommands
-from algomatch.config.schema import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
 from algomatch.hypotheses import verdicts as hy

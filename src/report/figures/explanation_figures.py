@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from ...analysis.explain.heads import HeadExplanation
-from ...analysis.explain.substitution import CONTROLS, INTACT, Explained
+from ...analysis.explain.substitution import CONTROLS, INTACT, SubstitutedAccuracy
 from ...hypotheses.row_values import drawable
 from ...runs.result_store import Key, save
 from ..terminal.explanation_tables import (
@@ -133,7 +133,7 @@ def _ranked(axes: Axes, values: Sequence[float], label: str, **style: Any) -> No
     axes.plot(ranks, known, label=label, **style)
 
 
-def _styled(rows: Sequence[Explained]) -> list[tuple[str, dict[str, Any]]]:
+def _styled(rows: Sequence[SubstitutedAccuracy]) -> list[tuple[str, dict[str, Any]]]:
     """Return each variant's name and line style: controls dotted, the others ever thinner."""
     names = list(dict.fromkeys(row.variant for row in rows if row.variant != INTACT))
     colours, greys = cycle(COLOURS), cycle(("0.15", "0.35", "0.5", "0.65"))
@@ -149,7 +149,7 @@ def _styled(rows: Sequence[Explained]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _by_layer(axes: Axes, rows: Sequence[Explained]) -> None:
+def _by_layer(axes: Axes, rows: Sequence[SubstitutedAccuracy]) -> None:
     layers = sorted({row.layer for row in rows if row.layer >= 0})
     intact = next(row for row in rows if row.variant == INTACT)
     for name, style in _styled(rows):
@@ -162,7 +162,7 @@ def _by_layer(axes: Axes, rows: Sequence[Explained]) -> None:
     axes.set_title("the explained model (dotted: controls)", fontsize=9)
 
 
-def _by_length(axes: Axes, rows: Sequence[Explained]) -> None:
+def _by_length(axes: Axes, rows: Sequence[SubstitutedAccuracy]) -> None:
     last = max(row.layer for row in rows)
     lengths = [length for length, share in rows[0].by_length.items() if share.n]
     for name, style in _styled(rows):

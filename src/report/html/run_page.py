@@ -8,7 +8,8 @@ from ...analysis.head_attention import active_heads
 from ...analysis.matching.program_ranking import program_names
 from ...analysis.measurements import Measurement
 from ...analysis.measures.emergence import summaries
-from ...config.schema import Config, model_title, run_title, task_title
+from ...config.naming import model_title, run_title, task_title
+from ...config.schema import Config
 from ...data.inputs import InputSet, input_set
 from ...data.tasks import Task, make_task
 from ...hypotheses.evidence import INPUTS, circuit_found, judged, solved_of

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...config.composition import configs_dir
+from ...config.naming import model_title
 from ...config.printed_commands import command
-from ...config.schema import configs_dir, model_title
 from ...data.rasp.text import describe
 from ...data.tasks import make_task
 from ...hypotheses.compared_headlines import FAMILIES, HEADLINES, compared_with, emerging

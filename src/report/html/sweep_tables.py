@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ...analysis.explain.neurons import VARIES
 from ...analysis.explain.substitution import INTACT, NEURONS, TABLES, UNIFORM
+from ...config.naming import model_title
 from ...config.printed_commands import command
-from ...config.schema import model_title
 from ...hypotheses.compared_headlines import HEADLINES, compared_with, emerging
 from ...hypotheses.evidence import solved_of
 from ...hypotheses.row_values import NEURON_LABELS

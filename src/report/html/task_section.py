@@ -10,7 +10,8 @@ from typing import Any
 
 import matplotlib as mpl
 
-from ...config.schema import Config, flattened
+from ...config.composition import flattened
+from ...config.schema import Config
 from ...data.inputs import InputSet
 from ...data.rasp.text import describe, edges
 from ...data.tasks import Task

@@ -22,8 +22,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from ...analysis.circuits.edge_scores import METHODS, Scores, all_edges, reaching
-from ...analysis.circuits.edge_variables import Carried, summed
-from ...analysis.circuits.faithfulness import AtLength, Circuit, Share
+from ...analysis.circuits.edge_variables import EdgeVariables, summed
+from ...analysis.circuits.faithfulness import Circuit, CircuitAtLength, CircuitShare
 from ...analysis.matching.cut_tests import Match
 from ...data.inputs import InputSet
 from ...data.outputs import Categorical
@@ -85,14 +85,14 @@ class Circuits:
     scores: dict[tuple[str, str], Scores] = field(default_factory=dict)
     curves: dict[tuple[str, str], list[Circuit]] = field(default_factory=dict)
     chosen: dict[tuple[str, str], Circuit] = field(default_factory=dict)
-    needed: dict[Edge, Share] = field(default_factory=dict)
+    needed: dict[Edge, CircuitShare] = field(default_factory=dict)
     needed_on: int = 0
     searched_on: int = 0
-    lengths: dict[int, AtLength] = field(default_factory=dict)
+    lengths: dict[int, CircuitAtLength] = field(default_factory=dict)
     minimal: dict[int, float] = field(default_factory=dict)
-    carried: list[Carried] = field(default_factory=list)
-    untrained: list[Carried] = field(default_factory=list)
-    theirs: list[tuple[str, Carried]] = field(default_factory=list)
+    carried: list[EdgeVariables] = field(default_factory=list)
+    untrained: list[EdgeVariables] = field(default_factory=list)
+    theirs: list[tuple[str, EdgeVariables]] = field(default_factory=list)
     matched: dict[str, Match | None] = field(default_factory=dict)
     verdict: str = ""
 
@@ -274,7 +274,7 @@ def _methods_table(circuits: Circuits) -> Table:
     return table
 
 
-def _cells(share: Share) -> tuple[str, str]:
+def _cells(share: CircuitShare) -> tuple[str, str]:
     """Return a share and its interval as text; dashes if it is undefined."""
     if math.isnan(share.value):
         return "-", "-"
@@ -330,14 +330,14 @@ def _needed(circuits: Circuits) -> str:
     )
 
 
-def _named(carried: Carried) -> bool:
+def _named(carried: EdgeVariables) -> bool:
     return bool(carried.names)
 
 
-def _listed(circuits: Circuits) -> list[Carried]:
+def _listed(circuits: Circuits) -> list[EdgeVariables]:
     """Return what the circuit's edges carry, the most needed edges first."""
 
-    def key(carried: Carried) -> float:
+    def key(carried: EdgeVariables) -> float:
         there = circuits.needed.get(carried.edge)
         return -there.value if there else 0.0
 
@@ -363,7 +363,7 @@ def _edges_table(circuits: Circuits) -> Table:
     return table
 
 
-def _sure(there: Share | None, least: float) -> str:
+def _sure(there: CircuitShare | None, least: float) -> str:
     if there is None or there.low <= 0:
         return ""
     return "*" if there.low >= least else "+"
@@ -512,7 +512,7 @@ def carried_csv(circuits: Circuits) -> str:
     return out.getvalue()
 
 
-def _told(carried: Carried | None) -> tuple[object, ...]:
+def _told(carried: EdgeVariables | None) -> tuple[object, ...]:
     held = None if carried is None else carried.highest
     if carried is None or held is None:
         return ("",) * 5
@@ -671,7 +671,9 @@ def _fewer(circuits: Circuits, main: Circuit) -> Bool[Tensor, "reader node"]:
     return reaching(circuits.wiring, kept)
 
 
-def _label(axes: Axes, way: list[tuple[float, float]], carried: Carried | None, side: str) -> None:
+def _label(
+    axes: Axes, way: list[tuple[float, float]], carried: EdgeVariables | None, side: str
+) -> None:
     if carried is None or not carried.names or set(carried.names) & set(TOLD):
         return
     at = (len(way) - 1) / 2

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...config.schema import task_title
+from ...config.naming import task_title
 from ...hypotheses.seed_groups import Group, Run
 from ..html.stored_tables import Results, Row, value, whole
 from .tables import say

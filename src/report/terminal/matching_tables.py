@@ -29,7 +29,12 @@ from ...analysis.matching.cut_verdicts import (
     surely,
     variable_matches,
 )
-from ...analysis.matching.program_ranking import Candidate, Finer, Standing, indistinguishable
+from ...analysis.matching.program_ranking import (
+    Candidate,
+    SelectorEvidence,
+    Standing,
+    indistinguishable,
+)
 from ...data.rasp.cuts import Cut
 from .tables import plain_table
 from .tables import say as printed
@@ -88,7 +93,7 @@ class Matching:
     loss: float | None
     standings: Sequence[Standing]
     rule: Rule
-    finer: Finer | None = None
+    finer: SelectorEvidence | None = None
 
     @property
     def exact(self) -> float:
@@ -231,7 +236,7 @@ def _print_one(matching: Matching, console: Console) -> None:
         _print_finer(matching.finer, console, say)
 
 
-def _print_finer(finer: Finer, console: Console, say: Callable[[str], None]) -> None:
+def _print_finer(finer: SelectorEvidence, console: Console, say: Callable[[str], None]) -> None:
     """Print the head that overlaps most with each selector, and what the selectors decide."""
     table = plain_table("selector", "overlap", "interval", "uniform", "init", "head")
     for program, met in finer.met.items():

@@ -53,7 +53,7 @@ class Searched:
     all_sites: Sequence[str]
     sites: Mapping[str, Sequence[str]]
     asked: Sequence[Question]
-    found: Sequence[Subspace]
+    subspaces: Sequence[Subspace]
     note: str = ""
 
 
@@ -61,7 +61,7 @@ def print_subspaces(searched: Searched, console: Console) -> None:
     """Print a row for each variable and site, then a sentence for each variable."""
     say = partial(printed, console=console)
 
-    if searched.found:
+    if searched.subspaces:
         console.print(_table(searched))
         say(LEGEND)
         say(f"the model trained on shuffled labels has {searched.note}")
@@ -72,13 +72,13 @@ def print_subspaces(searched: Searched, console: Console) -> None:
 def _table(searched: Searched) -> Table:
     table = plain_table("variable", *COLUMNS)
     table.title, table.title_justify = escape(f"subspaces, program {searched.program}"), "left"
-    for best in per_site(searched.found):
+    for best in per_site(searched.subspaces):
         table.add_row(
             escape(_names(best)), site_label(best.site), str(best.k), f"{best.test:.2f}",
             f"{best.low:.2f}-{best.high:.2f}", f"{best.train:.2f}", f"{best.start:.2f}",
             f"{best.chance:.2f}", f"{max(best.random_inits):.2f}",
             f"{max(best.shuffled_labels):.2f}", f"{best.rivalled:.2f}",
-            "[bold green]found[/]" if best.found else "-",
+            "[bold green]found[/]" if best.carries else "-",
         )  # fmt: skip
     return table
 
@@ -94,8 +94,8 @@ def per_site(subspaces: Sequence[Subspace]) -> list[Subspace]:
         min(
             group,
             key=lambda subspace: (
-                not subspace.found,
-                subspace.k if subspace.found else -subspace.test,
+                not subspace.carries,
+                subspace.k if subspace.carries else -subspace.test,
                 subspace.k,
             ),
         )
@@ -110,7 +110,7 @@ def sentences(searched: Searched) -> Iterator[str]:
     if not searched.all_sites:
         yield "no subspaces: the model has no site between its embedding and its last site"
         return
-    for _, group in groupby(per_site(searched.found), key=lambda best: best.variable):
+    for _, group in groupby(per_site(searched.subspaces), key=lambda best: best.variable):
         tried = list(group)
         yield f"{_names(tried[0])}: {_said(tried)}"
     for each in searched.asked:
@@ -133,7 +133,7 @@ def sentences(searched: Searched) -> Iterator[str]:
 
 def _said(tried: Sequence[Subspace]) -> str:
     width = tried[0].directions.shape[0]
-    there = [best for best in tried if best.found]
+    there = [best for best in tried if best.carries]
     if there:
         places = ", ".join(
             f"{site_label(best.site)} ({best.k} of {width} directions)" for best in there
@@ -159,7 +159,7 @@ def to_csv(searched: Searched) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADER)
-    for each in searched.found:
+    for each in searched.subspaces:
         several = (each.same, each.random_inits, each.shuffled_labels)
         same, random_inits, shuffled_labels = (" ".join(map(str, values)) for values in several)
         writer.writerow(
@@ -167,7 +167,7 @@ def to_csv(searched: Searched) -> str:
                 searched.run, searched.step, searched.program, each.variable, same, each.site,
                 each.k, each.directions.shape[0], each.test, each.low, each.high, each.n,
                 each.train, each.start, each.chance, random_inits, shuffled_labels, each.rival,
-                each.rivalled, each.threshold, each.found,
+                each.rivalled, each.threshold, each.carries,
             ]
         )  # fmt: skip
     return out.getvalue()
@@ -177,7 +177,7 @@ def directions_of(searched: Searched) -> dict[str, Tensor]:
     """Return the directions of all searches, each [d_model, k], keyed by `VARIABLE@SITE/k`."""
     return {
         f"{each.variable}@{each.site}/{each.k}": each.directions.contiguous()
-        for each in searched.found
+        for each in searched.subspaces
     }
 
 
@@ -192,4 +192,4 @@ def keep_subspaces(searched: Searched, where: Path, settings: Sequence[str] = ()
         "subspaces.safetensors": safetensors.torch.save(directions_of(searched)),
     }
     key = Key(SUBSPACES, searched.run, searched.step, tuple(settings))
-    return save(where, key, files, (len(searched.found),))
+    return save(where, key, files, (len(searched.subspaces),))

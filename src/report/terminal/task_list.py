@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...config.schema import compose
+from ...config.composition import compose
 from ...data.tasks import make_task, task_names
 
 NEXT = """\

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...config.schema import compose
+from ...config.composition import compose
 from ...data.inputs import InputSet, difference, input_set
 from ...data.rasp.text import describe
 from ...data.tasks import Task, make_task, task_names

@@ -29,7 +29,7 @@ from algomatch.analysis.matching.cut_verdicts import (
     realised,
 )
 from algomatch.analysis.statistics import wilson_interval
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.donors import SCRUB, CutTrials, Trial, cut_trials
 from algomatch.data.inputs import InputSet
 from algomatch.data.rasp.cuts import Cut, Cuts, cuts

@@ -14,7 +14,7 @@ from support.runs import TINY, quiet
 
 from algomatch.analysis.measurements import Measurement
 from algomatch.api.train import train
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.report.figures.run_figure import run_figure
 from algomatch.report.html.blocks import Text
 from algomatch.report.html.measure_sections import neurons_compared

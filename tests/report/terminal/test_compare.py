@@ -28,7 +28,7 @@ from algomatch.analysis.measures.suite import declared_metrics, headlines
 from algomatch.analysis.statistics import t_interval, wilson_interval
 from algomatch.api.train import train
 from algomatch.cli.main import main
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.hypotheses.compared_headlines import FAMILIES
 from algomatch.hypotheses.failed_controls import meaning
 from algomatch.hypotheses.seed_groups import Group, find_runs, grouped, load_run, notes
