@@ -1,18 +1,22 @@
 """Checks that the accelerators that a config names are available.
 
-Only torch can tell. It is imported only if needed, so the check comes before a command's other
-imports.
+A name that is none is refused at once. For others only torch can tell. It is imported only if
+needed, so the check comes before a command's other imports.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..infra.errors import UserError, first_line
+from ..infra.errors import UserError, first_line, one_of
 
 if TYPE_CHECKING:
     from .schema import Config
+
+DEVICE = re.compile(r"cpu|(cuda|xpu)(:[0-9]+)?|mps")
+DEVICES = ("cpu", "cuda", "cuda:1", "mps", "xpu")  # a number is that of one of several
 
 
 def on_device(config: Config, device: str | None) -> Config:
@@ -40,6 +44,8 @@ def check_device(device: str) -> None:
     """
     if device == "cpu":
         return
+    if not DEVICE.fullmatch(device):
+        raise UserError(f"analysis.device={device} cannot be used here: {one_of(device, DEVICES)}")
     import torch
 
     try:

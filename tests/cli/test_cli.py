@@ -155,8 +155,14 @@ def test_a_mistake_is_named_with_its_rule_and_choices(
             if not there
         ),
         *(
-            (f"analysis.device={name}", [f"analysis.device={name} cannot be used here", "cpu alw"])
-            for name in ("cuda:99", "foo", "meta", "hpu", "vulkan")
+            (f"analysis.device={name}", [f"analysis.device={name} cannot be used here", said])
+            for name, said in (
+                ("cuda:99", "cpu always can"),
+                ("cuda:x", "did you mean 'cuda:1'? valid: cpu, cuda, cuda:1, mps, xpu"),
+                ("foo", "valid: cpu, cuda, cuda:1, mps, xpu"),
+                ("meta", "valid: cpu"),
+                ("vulkan", "valid: cpu"),
+            )
         ),
     ],
 )
