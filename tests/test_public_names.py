@@ -38,7 +38,7 @@ def test_the_import_loads_nothing_else() -> None:
 
 def test_a_name_loads_what_it_needs_and_no_more() -> None:
     light = modules_after("import algomatch; algomatch.compose(['task=sort'])")
-    assert "algomatch.config.schema" in light
+    assert "algomatch.config.composition" in light
     assert not {"torch", "tracr", "jax", "wandb", "transformer_lens"} & light
 
 

@@ -1,4 +1,4 @@
-"""What `algomatch circuit` does: the circuits of a checkpoint or a reference, found and judged."""
+"""`algomatch circuit`: finds and judges the circuits of a checkpoint or a reference."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from ..report.terminal.circuit_tables import Circuits, Truth
 from ..runs.loaded_run import Loaded, LoadedRun, opened
 
 Keep = Callable[[Circuits], object]
-CHECKED = 50  # inputs
+CHECKED = 50  # inputs on which a graph is checked
 
 _theirs = LastResult[list[tuple[str, EdgeVariables]]]()  # what the reference's edges carry
 
@@ -64,14 +64,14 @@ def circuit(
     overrides: Sequence[str] = (),
     console: Console | None = None,
 ) -> Circuits:
-    """Find and judge the circuits of a checkpoint's model, beside the compiled reference's.
+    """Find and judge the circuits of a checkpoint's model, and compare with the reference's.
 
     A reference's own are compared with its true circuit. `methods` and `kinds` of ablation are all
-    unless named. `keep` is told of each method's circuits as they are there. Overrides,
+    unless named. `keep` is called after each method. Overrides,
     `analysis.key=value`, go with a path.
 
     Raises:
-        UserError: there is no checkpoint, or a method or a kind of ablation is none.
+        UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
     run = opened(run, overrides)
     name, untrained = run.run, None
@@ -106,7 +106,8 @@ def find_circuits(
     `untrained` is a random init of its shape: what the same edges of it carry is a control.
 
     Raises:
-        UserError: the model is no graph of plain parts, or a method or a kind of ablation is none.
+        UserError: the model is not a graph of plain parts, or a method or a kind of ablation is
+            unknown.
     """
     first = _spread(len(inputs))
     wiring = wired(task_model.model, task_model.tokens[first], task_model.key_mask[first])
@@ -159,12 +160,12 @@ def find_circuits(
 
 
 def _spread(count: int) -> torch.Tensor:
-    """Return inputs of all lengths on which a graph is checked to give the model's logits."""
+    """Return inputs of all lengths, on which a graph's logits are compared with the model's."""
     return torch.linspace(0, count - 1, min(count, CHECKED)).round().long()
 
 
 def _others(inputs: InputSet, rows: torch.Tensor, config: AnalysisConfig) -> torch.Tensor:
-    """Return inputs with an output that are not searched on; all if these are too few."""
+    """Return inputs with an output that the search does not use; all inputs if they are too few."""
     left = inputs.defined.any(-1)
     left[rows] = False
     kept, generator = torch.nonzero(left)[:, 0], np.random.default_rng([config.seed, 8])
@@ -188,7 +189,7 @@ def _search(
     config: AnalysisConfig,
     step: Told,
 ) -> None:
-    """Find the circuits of a method under a kind of ablation, on some inputs; judge them on all."""
+    """Find circuits by one method under one kind of ablation, on some inputs; judge them on all."""
     draws, seed, key = config.bootstrap, config.seed, (ablated.kind, method)
     search, judge = stage(step, 0, 2), stage(step, 1, 2)
     if method == "acdc":
@@ -225,10 +226,11 @@ def _look_into(
     config: AnalysisConfig,
     step: Told,
 ) -> None:
-    """Look at the smallest circuit: what of it is needed, how it does by length, what it carries.
+    """Analyse the smallest circuit: needed edges, faithfulness by length, carried variables.
 
-    Of resampling across lengths if there is such, which sees most; of a compiled model the true
-    circuit. What is needed is judged on `others`, inputs that were not searched on.
+    It is the circuit under resampling across lengths, if there is one, since this ablation detects
+    most. For a compiled model, carried variables are those of the true circuit. Need is judged on
+    `others`, inputs that the search did not use.
     """
     main = circuits.main
     if main is None:
@@ -258,7 +260,7 @@ def _beside_reference(
     config: AnalysisConfig,
     step: Told,
 ) -> None:
-    """Say what the reference's true edges carry, and where the model holds each variable."""
+    """Add the variables that the reference's true edges carry, and where the model holds each."""
     inputs, bridge = circuits.inputs, reference.bridge
 
     def carried_there() -> list[tuple[str, EdgeVariables]]:

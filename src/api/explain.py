@@ -1,4 +1,4 @@
-"""What `algomatch explain` does: a checkpoint, or a compiled reference, explained part by part."""
+"""`algomatch explain`: explains a checkpoint or a compiled reference, part by part."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..models.shapes import random_inits
 from ..report.terminal.explanation_tables import Explanation
 from ..runs.loaded_run import Loaded, LoadedRun, opened
 
-INITS = 3  # random inits in which the same is searched for
+INITS = 3  # random inits that are searched as a control
 
 _untrained = LastResult[
     tuple[HeadExplanations, Sequence[NeuronExplanation]]
@@ -43,7 +43,7 @@ def explain(
 ) -> Explanation:
     """Explain the heads and neurons of a model, and put the explanations in their place.
 
-    `keep` is told of each part as it is there. Overrides, `analysis.key=value`, go with a path.
+    `keep` is called after each part. Overrides, `analysis.key=value`, go with a path.
 
     Raises:
         UserError: there is no checkpoint, or the task cannot be compiled.
@@ -95,7 +95,7 @@ def explain(
                 )
 
         theirs, theirs_too = _untrained.of(controls, explain_untrained)
-        steps.to(4)  # also where they were kept
+        steps.to(4)  # also if they were kept from before
         explanation = replace(explanation, untrained=tuple(theirs_too))
         chosen = variants(
             heads.each, neurons, (theirs.each, theirs_too, untrained[0]), recording, places, judged
@@ -110,7 +110,7 @@ def explain(
 
 
 def counting(told: Told, total: int) -> Callable[[], None]:
-    """Return what is called after each of so many steps, to tell how many are done."""
+    """Return a function to be called after each of the steps, which reports the number done."""
     done = 0
 
     def step() -> None:

@@ -1,4 +1,4 @@
-"""What `algomatch match` does: checkpoints, runs, models from elsewhere and controls, matched."""
+"""`algomatch match`: matches checkpoints, runs, models from elsewhere, and controls."""
 
 from __future__ import annotations
 
@@ -38,12 +38,10 @@ from ..report.terminal.matching_tables import Matching
 from ..runs.loaded_run import Loaded, LoadedRun, opened
 from .preparation import prepare
 
-SEARCHED_INITS = 2  # random inits in which subspaces are searched for beside a model
-
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A task's programs with their tests, and what selectors are compared by, by architecture."""
+    """A task's programs with their tests, and the selectors' comparisons, by architecture."""
 
     inputs: InputSet
     chosen: Sequence[Candidate]
@@ -65,11 +63,11 @@ def match(
 ) -> Matching:
     """Match a model with the programs of its task: all, or those named.
 
-    `sides` says whether to look too at what each block's attention reads, which takes most of the
+    With `sides`, the inputs of each block's attention are tested too, which takes most of the
     time. Overrides, `analysis.key=value`, are for a run that is given by its path.
 
     Raises:
-        UserError: there is no checkpoint, or a name is none of the task's programs.
+        UserError: there is no checkpoint, or a name is not one of the task's programs.
     """
     (matching,) = match_each([opened(run, overrides)], programs=programs, sides=sides,
                              console=console)  # fmt: skip
@@ -84,16 +82,16 @@ def match_each(
     keep: Keep = lambda matching: None,
     console: Console | None = None,
 ) -> list[Matching]:
-    """Match checkpoints of one run, as `match` does; `keep` is told of each as it is there.
+    """Match checkpoints of one run, as `match` does; `keep` is called after each.
 
     Raises:
-        UserError: a name is none of the task's programs.
+        UserError: a name is not one of the task's programs.
     """
     first = runs[0]
     count, matchings = len(list(programs_of(first.task, programs))), list[Matching]()
     with Steps(console, "matching", count + len(runs) * count) as steps:
         known = _prepare(first, programs, sides, steps)
-        steps.to(count)  # also where they were kept
+        steps.to(count)  # also if they were kept from before
         compare = _selectors(first, known)
         for run in runs:
             name = "the reference" if run.step is None else f"step {run.step}"
@@ -104,7 +102,7 @@ def match_each(
 
 
 def _prepare(run: Loaded, programs: Sequence[str], sides: bool, steps: Steps) -> _Prepared:
-    """Return what runs of one task share."""
+    """Return the programs and tests that all runs of one task share."""
     settings, config = run.config.task, run.config.analysis
 
     def make() -> _Prepared:
@@ -148,7 +146,7 @@ def match_folder(
     `encoder` and `reader` name a function each, `path/to/file.py:function`.
 
     Raises:
-        UserError: there is no such model or function, or they and the task do not fit each other.
+        UserError: the model or a function does not exist, or they do not fit the task.
         FaultError: the file system failed.
     """
     check_device(config.analysis.device)

@@ -19,7 +19,7 @@ from ..report.terminal.subspace_tables import Searched
 from ..runs.loaded_run import Loaded, LoadedRun, opened
 from .match import match
 
-SEARCHED_INITS = 2  # random inits in which the same is searched for
+SEARCHED_INITS = 2  # random inits whose subspaces are searched as a control
 
 
 def subspaces(

@@ -89,6 +89,11 @@ def need_runs(verb: str, runs: Sequence[str]) -> None:
         raise UserError(f"{verb} takes run folders, or a folder of them: none is given")
 
 
+def say_next(command: str, screen: Console) -> None:
+    """Print what to do next: a command that can be pasted."""
+    screen.print(f"next: {command}", markup=False, highlight=False, soft_wrap=True)
+
+
 def console() -> Console:
     """Return the console that a command prints on."""
     from rich.console import Console  # --help and --version do without

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .arguments import console, need_runs
+from .arguments import console, need_runs, say_next
 from .options import Runs
 
 
@@ -18,5 +18,8 @@ def compare(*runs: Runs, output: Path = Path()) -> None:
     """
     need_runs("compare", runs)
     from ..api.compare import compare as compare_runs
+    from ..config.printed_commands import command
 
-    compare_runs(runs, output, console=console())
+    screen = console()
+    compare_runs(runs, output, console=screen)
+    say_next(command("report", *map(Path, runs)), screen)

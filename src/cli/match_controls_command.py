@@ -7,15 +7,21 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..data.registered_tasks import matched_tasks
 from ..infra.errors import UserError
 from .analyses import check_given_device
-from .arguments import CONTROLS_MODEL, MODEL_KEYS, TASK_KEYS, composed, console, key_of, parted
+from .arguments import (
+    CONTROLS_MODEL,
+    MODEL_KEYS,
+    TASK_KEYS,
+    composed,
+    console,
+    key_of,
+    parted,
+    say_next,
+)
 from .options import Device
 
-TASKS = (
-    "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
-    "share_of_last",
-)  # fmt: skip
 SETTINGS = {  # unless it is said otherwise
     "analysis.other_tasks": 4,  # trained on and compiled
     "trainer.max_steps": 400,  # of what is trained on other tasks and on shuffled labels
@@ -24,7 +30,11 @@ SETTINGS = {  # unless it is said otherwise
 
 def match_controls(
     *tasks: Annotated[
-        str, Parameter(name="TASK", help="tasks, eight by default; and KEY=VALUE for all of them")
+        str,
+        Parameter(
+            name="TASK",
+            help=f"tasks, by default {', '.join(matched_tasks())}; and KEY=VALUE for all of them",
+        ),
     ],
     output: Path = Path(),
     device: Device = None,
@@ -45,9 +55,10 @@ def match_controls(
         settings.insert(0, f"model={CONTROLS_MODEL}")
     given = {key_of(setting) for setting in settings}
     settings += [f"{key}={value}" for key, value in SETTINGS.items() if key not in given]
-    names = list(dict.fromkeys(named)) or TASKS
+    names = list(dict.fromkeys(named)) or matched_tasks()
     configs = [composed([f"task={name}", *settings]) for name in names]
     from ..api.match import match_controls as match_controls_of
+    from ..config.printed_commands import command, task_words
     from ..infra.files import faults_named, write_file
     from ..report.terminal.known_answer_table import checked_csv, print_checked, print_counts
 
@@ -63,3 +74,4 @@ def match_controls(
             write_file(where, checked_csv(rows, before).encode())
     print_counts(rows, screen)
     screen.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
+    say_next(command("controls", *task_words(configs[-1].task)), screen)

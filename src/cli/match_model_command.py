@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..infra.errors import UserError
 from .analyses import check_given_device, say_where
-from .arguments import TASK_KEYS, composed, console, key_of, parted
+from .arguments import TASK_KEYS, composed, console, key_of, parted, say_next
 from .options import Device, Programs
 
 ENCODER = (  # what one is
@@ -63,6 +63,7 @@ def match_model(
         raise UserError("name the task that the model solves, as in task=induction")
     config, folder = composed(settings), Path(folders[0])
     from ..api.match import match_folder
+    from ..config.printed_commands import command
     from ..report.figures.matching_figures import keep_matching
     from ..report.terminal.matching_tables import print_matching
     from ..runs.result_store import setting as result_setting
@@ -76,6 +77,7 @@ def match_model(
     of_result = [result_setting(name, values) for name, values in given if values]
     of = (*sorted(own), *functions, weights)
     say_where([keep_matching(matching, where, of_result, of=of)], where, screen)
+    say_next(command("match-controls", config.task.name), screen)
 
 
 def _weights_of(folder: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..infra.errors import Interrupted, UserError
-from .arguments import composed, console
+from .arguments import composed, console, say_next
 from .options import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def train(*settings: Settings, config: Path | None = None, resume: Path | None =
         _check_devices_of(resume)
         from ..api.train import resume as go_on
 
-        go_on(resume, console())
+        screen = console()
+        say_next(go_on(resume, screen).commands.of("match"), screen)
         return
     from ..infra.signals import SIGNALS, Stop
     from ..tracking.agent import assigned
@@ -46,7 +47,7 @@ def train(*settings: Settings, config: Path | None = None, resume: Path | None =
     whole = composed(settings, config)
     from ..api.train import train as train_run
 
-    train_run(whole, screen)
+    say_next(train_run(whole, screen).commands.of("match"), screen)
 
 
 def _check_devices_of(run: Path) -> None:

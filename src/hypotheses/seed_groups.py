@@ -144,7 +144,7 @@ def _run_folders(path: Path) -> list[Path]:
         inside = sorted(path.iterdir()) if path.is_dir() else []
         runs = [folder for folder in inside if not folder.name.startswith(".") and is_run(folder)]
     if not runs:
-        raise UserError(f"'{path}' is not a run folder, and there is none directly in it")
+        raise UserError(f"'{path}' is not a run folder, and contains none directly")
     return runs
 
 
@@ -304,12 +304,10 @@ def notes(groups: Sequence[Group]) -> list[str]:
             if times > 1:
                 lines.append(
                     f"{group.name}: {times} runs have the same seed {seed}: they are not "
-                    "independent, and the interval is too narrow"
+                    "independent, so the interval is too narrow"
                 )
         if not group.runs[0].folder.exact:
-            lines.append(
-                f"{group.name}: the reference is not its program, and neither is the comparison"
-            )
+            lines.append(f"{group.name}: the reference is inexact, and so is the comparison")
     if len(titles := {task_title(group.runs[0].config) for group in groups}) == 1:
         (title,) = titles
         lines += [f"the task is {title}"] * (title != groups[0].task)

@@ -1,11 +1,11 @@
-"""Results of `match`, `circuit` and `explain`: each whole in a folder of its own, and gathered.
+"""Results of `match`, `circuit` and `explain`: each in a folder of its own, and gathered tables.
 
-FOLDER/step-00000052/             a result: its tables and pictures, and settings.json
-FOLDER/step-00000052-no-sides/    another one of the same checkpoint, with other settings
-FOLDER/NAME.csv                   the tables, gathered: of every checkpoint the fullest result, of
-                                  circuits what all its results found, by ablation and method
-FOLDER/NAME.png                   the pictures of the last checkpoint's
-FOLDER/NAME.csv.old               a table that could not be read, put aside
+FOLDER/step-00000052/             a result: its tables, its pictures, and settings.json
+FOLDER/step-00000052-no-sides/    another result for the same checkpoint, with other settings
+FOLDER/NAME.csv                   the gathered tables: each checkpoint's fullest result; for
+                                  circuits, all its results joined, by ablation and method
+FOLDER/NAME.png                   the last checkpoint's pictures
+FOLDER/NAME.csv.old               a table that could not be read, set aside
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .checkpoints import step_folder
 
 SETTINGS = "settings.json"
 MATCH, SUBSPACES, CIRCUIT, EXPLANATION = "match", "subspaces", "circuit", "explanation"
-FILES = {  # what each kind of result may hold
+FILES = {  # the files that each kind of result may contain
     MATCH: ("match.csv", "programs.csv", "selectors.csv", "emergence.csv", "match.png"),
     SUBSPACES: ("subspaces.csv", "subspaces.safetensors"),
     CIRCUIT: (
@@ -39,9 +39,9 @@ FILES = {  # what each kind of result may hold
         "heads.csv", "neurons.csv", "neurons-random-init.csv", "explained.csv", "explanation.png",
     ),
 }  # fmt: skip
-DRAWN = {MATCH: ("emergence.png",)}  # from the gathered tables
-OLD_MARK = "done.json"  # of results of earlier versions, which lie in the folder itself
-LONGEST = 120  # characters of a folder's name
+DRAWN = {MATCH: ("emergence.png",)}  # drawn from the gathered tables
+OLD_MARK = "done.json"  # mark of results of earlier versions, which lie in the folder itself
+LONGEST = 120  # most characters of a folder's name
 
 Files = Mapping[str, bytes]
 Fullness = tuple[int, ...]
@@ -49,12 +49,12 @@ Fullness = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Key:
-    """What a result is of: a kind of result, the model, its step (None: it has none), settings.
+    """The identity of a result: its kind, its model, the step (None: the model has none), settings.
 
-    `model` is a run's id, or the name of a model from elsewhere; `of` is what else says which model
-    and task it is, where the name does not. `settings` are a command's options that change the
-    numbers and are not the defaults. Results of the same key are the same; those that differ only
-    in settings are of the same thing.
+    `model` is a run's id, or the name of a model from elsewhere. `of` identifies model and task
+    further, where the name does not. `settings` are a command's non-default options that change the
+    numbers. Results with the same key are the same; results that differ only in settings are about
+    the same model.
     """
 
     what: str
@@ -65,7 +65,7 @@ class Key:
 
     @property
     def name(self) -> str:
-        """The name of the folder that the result goes to.
+        """The name of the result's folder.
 
         >>> Key(MATCH, "run", 52, ("programs=reverse", "no-sides")).name
         'step-00000052-programs=reverse-no-sides'
@@ -80,10 +80,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Result:
-    """A result that is there: its folder, and what it is of.
+    """A result on disk: its folder and its key.
 
-    Of two of one checkpoint the one of the higher `fullness` holds more. One that is not `finished`
-    is what an interrupted command had.
+    Of two results for one checkpoint, the one with the higher `fullness` holds more. A result that
+    is not `finished` was left by an interrupted command.
     """
 
     path: Path
@@ -94,18 +94,18 @@ class Result:
 
     @property
     def rank(self) -> tuple[bool, Fullness, float]:
-        """By how much it holds; of equally full ones the newest is the highest."""
+        """The rank by fullness; of equally full results, the newest ranks highest."""
         return self.finished, self.fullness, self.written
 
 
 def results(where: Path) -> list[Result]:
-    """Return the results in a folder; what cannot be read is none."""
+    """Return the results in a folder; unreadable ones are left out."""
     readings = (_read(path.parent) for path in sorted(where.glob(f"*/{SETTINGS}")))
     return [result for result in readings if result is not None]
 
 
 def _read(path: Path) -> Result | None:
-    if path.name.startswith("."):  # being written
+    if path.name.startswith("."):  # still being written
         return None
     try:
         about = json.loads((path / SETTINGS).read_bytes())
@@ -125,12 +125,12 @@ def is_there(where: Path, key: Key) -> bool:
 
 
 def save(where: Path, key: Key, files: Files, fullness: Fullness, finished: bool = True) -> Path:
-    """Write a result whole or not at all, gather the tables anew, and return its folder.
+    """Write a result atomically, gather the tables again, and return the result's folder.
 
-    What is not finished stays beside a finished result of the same key, until there is a new one.
+    An unfinished result stays beside a finished one of the same key, until a new one is finished.
 
     Raises:
-        FaultError: the file system failed; the results that were there are untouched.
+        FaultError: the file system failed; earlier results are untouched.
     """
     with faults_named(f"write into '{where}'"):
         where.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def _save(where: Path, key: Key, files: Files, fullness: Fullness, finished: boo
 
 
 def _free(where: Path, name: str) -> Path:
-    """Return a path that no other result has: of another run, where it is the same step."""
+    """Return a path that no other result has, such as the same step of another run."""
     path, number = where / name, 1
     while path.exists():
         number += 1
@@ -167,7 +167,7 @@ def _free(where: Path, name: str) -> Path:
 
 
 def is_gathered(where: Path, key: Key) -> bool:
-    """Return whether the tables of a result's model are gathered since the last was written."""
+    """Return whether the gathered tables are newer than all results of a key's model."""
     for some in _by_step(results(where), key):
         for result in some:
             for name in _tables(key.what):
@@ -198,12 +198,12 @@ def gather(where: Path, key: Key) -> None:
     for name in names:
         if not name.endswith(".csv") and (last / name).exists():
             made[name] = (last / name).read_bytes()
-    for name in tables:  # what was gathered of a table that is damaged since is the only copy
+    for name in tables:  # if a result's table got damaged, the gathered one is the only copy
         damaged = any(_decoded(result.path / name) is None for result, _ in parts)
         if damaged and not _aside(where / name).exists():
             _put_aside(where / name)
     for name in (*names, *DRAWN.get(key.what, ())):
-        if name not in made:  # of earlier results: no old one stays beside new ones
+        if name not in made:  # remove files of earlier results
             (where / name).unlink(missing_ok=True)
     for name, content in made.items():
         write_file(where / name, content)
@@ -218,7 +218,7 @@ def _texts(result: Result) -> dict[str, str]:
 
 
 def _decoded(path: Path) -> str | None:
-    """Return a table's text, nothing where there is none; None where it is damaged."""
+    """Return a table's text; empty if there is none, None if it is damaged."""
     try:
         return path.read_bytes().decode()
     except FileNotFoundError:
@@ -232,7 +232,7 @@ def _aside(path: Path, number: int = 1) -> Path:
 
 
 def _put_aside(path: Path) -> None:
-    """Give a table that is not to be lost another name."""
+    """Rename a table, so that it is not overwritten."""
     if not path.exists():
         return
     number = 1
@@ -242,9 +242,9 @@ def _put_aside(path: Path) -> None:
 
 
 def _by_step(all_results: Iterable[Result], key: Key) -> list[list[Result]]:
-    """Return the results of each checkpoint of a key's model, first step first, the fullest first.
+    """Return the results of a key's model by checkpoint, in step order, the fullest result first.
 
-    What is not finished is left out where there is a finished one.
+    Unfinished results are left out if there is a finished one.
     """
     steps: dict[int, list[Result]] = {}
     for result in all_results:
@@ -257,9 +257,9 @@ def _by_step(all_results: Iterable[Result], key: Key) -> list[list[Result]]:
 
 
 def _found_circuits(some: Sequence[Result]) -> tuple[Result, dict[str, str]]:
-    """Return what results of one checkpoint found together, and the one that has its circuit.
+    """Return one checkpoint's results joined, and the result that has its circuit.
 
-    Of an ablation and a method that several have, it is what the fullest one found.
+    If several results have the same ablation and method, the fullest one counts.
     """
     texts = [_texts(result) for result in some]
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -280,7 +280,7 @@ def _found_circuits(some: Sequence[Result]) -> tuple[Result, dict[str, str]]:
 
 
 def _smallest(rows: Sequence[Mapping[str, str]]) -> tuple[str, str] | None:
-    """Return the ablation and the method of the circuit, as a search of all would choose it."""
+    """Return the ablation and method of the circuit, chosen as a search of all would."""
     chosen = [
         row for row in rows if row.get("chosen") == "True" and row.get("edges", "").isdecimal()
     ]
@@ -294,7 +294,7 @@ def _smallest(rows: Sequence[Mapping[str, str]]) -> tuple[str, str] | None:
 
 
 def _with_scores(text: str, others: Sequence[str], of: str) -> str:
-    """Return a table of edges or nodes with the scores, METHOD/KIND, that other tables have."""
+    """Return a table of edges or nodes, with the METHOD/KIND scores of other tables added."""
     rows = _rows(text)
     for other in map(_rows, others):
         own = {row.get(of): row for row in other}
@@ -306,7 +306,7 @@ def _with_scores(text: str, others: Sequence[str], of: str) -> str:
 
 
 def _rows(text: str) -> list[dict[str, str]]:
-    """Return a table's rows, without lines that have another number of cells."""
+    """Return a table's rows, without lines that have a wrong number of cells."""
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except csv.Error:
@@ -315,7 +315,7 @@ def _rows(text: str) -> list[dict[str, str]]:
 
 
 def _csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as a table with the columns of all; nothing of none."""
+    """Return rows as a CSV table with the columns of all rows; empty without rows."""
     if not rows:
         return ""
     out = io.StringIO(newline="")
@@ -327,7 +327,7 @@ def _csv(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def joined(texts: Sequence[str]) -> str:
-    r"""Return CSV tables as one, with the columns of all; nothing of none.
+    r"""Return CSV tables as one, with the columns of all tables; empty without tables.
 
     >>> joined(["a,b\n1,2\n", "a,c\n3,4\n"])
     'a,b,c\n1,2,\n3,,4\n'
@@ -350,7 +350,7 @@ def joined(texts: Sequence[str]) -> str:
 
 
 def adopt(where: Path, what: str) -> None:
-    """Make results of the tables that an earlier version left in the folder itself.
+    """Convert the tables that an earlier version left in the folder itself into results.
 
     Raises:
         OSError: the file system refused.
@@ -382,7 +382,7 @@ def _order(checkpoint: tuple[str, int | None]) -> tuple[int, str]:
 
 
 def _by_checkpoint(path: Path) -> dict[tuple[str, int | None], str]:
-    """Return the parts of a table by the model and the step that they are of; of a damaged none."""
+    """Return the parts of a table by model and step; nothing if the table is damaged."""
     try:
         header, *rows = list(csv.reader(io.StringIO(_decoded(path) or "", newline=""))) or [[]]
     except csv.Error:
@@ -419,7 +419,7 @@ def _as_settings(options: Sequence[str]) -> Iterator[str]:
     """Yield an earlier version's options as settings.
 
     Raises:
-        ValueError: they are no options.
+        ValueError: they are not options.
     """
     values: dict[str, list[str]] = {}
     for option in options:
@@ -436,7 +436,7 @@ def _as_settings(options: Sequence[str]) -> Iterator[str]:
 
 
 def setting(name: str, values: Iterable[str] = ()) -> str:
-    """Return a setting as a key has it, whatever the order of its values.
+    """Return a setting as text for a key, independent of the order of its values.
 
     >>> setting("kinds", ["zero", "mean", "zero"]), setting("no-sides")
     ('kinds=mean+zero', 'no-sides')
@@ -446,7 +446,7 @@ def setting(name: str, values: Iterable[str] = ()) -> str:
 
 
 def _old_fullness(what: str, files: Mapping[str, str]) -> int:
-    """Return how many programs, circuits or tables an earlier version's result holds."""
+    """Return the number of programs, circuits or tables in an earlier version's result."""
     columns = {MATCH: ("programs.csv", ("program",)),
                CIRCUIT: ("circuits.csv", ("ablation", "method"))}  # fmt: skip
     if what not in columns or columns[what][0] not in files:

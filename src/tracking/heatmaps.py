@@ -1,6 +1,6 @@
 """Heatmaps of one checkpoint, for the W&B media panels.
 
-Drawn with Pillow: a figure of matplotlib's would cost as much as measuring.
+They are drawn with Pillow: a matplotlib figure would take as long as measuring.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ..analysis.measures.sparsity import MEANS, SHARES
 
 MISSING = (205, 205, 205)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-CELL = (40, 22)  # width and height in pixels, one of them a line between cells
+CELL = (40, 22)  # width and height in pixels, including a line of one pixel between cells
 SPACE = 10  # pixels around the picture and between its parts
-BAR = 14  # pixels across the colour bar
-BAR_LENGTH = 66  # pixels at least
-WRITTEN = 400  # cells that a grid may have to show their values
+BAR = 14  # width of the colour bar in pixels
+BAR_LENGTH = 66  # smallest length of the colour bar in pixels
+WRITTEN = 400  # largest number of cells for which values are written
 TEXT, VALUE, TITLE = 13, 12, 15  # font sizes in pixels
 
 
@@ -39,8 +39,8 @@ By = Mapping[str, Sequence[Measurement]]  # the rows of each measure
 class HeatmapCells:
     """Where cells come from: the rows of a measure whose subjects `pattern` matches whole.
 
-    Its groups `row` and `column` are the cell's labels; `column` may be given instead. `upper`
-    takes the upper end of a row's interval, where it has one, for its value.
+    The pattern's groups `row` and `column` are the cell's labels; `column` may be given instead.
+    With `upper`, the value is the upper end of a row's interval, if it has one.
     """
 
     measure: str
@@ -61,9 +61,9 @@ class HeatmapCells:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """One heatmap: its title, its colours between two bounds, and its cells, later columns last.
+    """One heatmap: its title, its colours between two bounds, and the sources of its cells.
 
-    Without any of the first `needed` cells it is not drawn: controls alone are no picture.
+    It is drawn only if any of the first `needed` sources has cells, so never of controls alone.
     """
 
     title: str
@@ -145,7 +145,7 @@ HEATMAPS = {
 
 
 def heatmaps(rows: Iterable[Measurement]) -> dict[str, Image.Image]:
-    """Return the heatmaps of a checkpoint's rows by name; none of what was not measured."""
+    """Return the heatmaps of a checkpoint's rows, by name; none for what was not measured."""
     by_measure, drawn = defaultdict[str, list[Measurement]](list), {}
     for row in rows:
         by_measure[row.measure].append(row)
@@ -162,11 +162,11 @@ def heatmaps(rows: Iterable[Measurement]) -> dict[str, Image.Image]:
 def heatmap(
     values: Mapping[tuple[str, str], float], title: str, colours: str, bounds: tuple[float, float]
 ) -> Image.Image | None:
-    """Return a picture of values by their row and column labels, or None of no values.
+    """Return a picture of values by row and column labels; None without values.
 
-    Labels stand in the order of their first appearance. A cell without a value, or whose value
-    is not a number, is grey; values beyond the `bounds` have the colour of the nearer one. The
-    values are written into the cells of all but very large grids.
+    Labels are in order of first appearance. Cells without a value, or with NaN, are grey. Values
+    beyond the `bounds` have the colour of the nearer bound. Values are written into the cells,
+    except in very large grids.
     """
     if not values:
         return None
@@ -215,7 +215,7 @@ def heatmap(
 def coloured(
     grid: Float64[np.ndarray, "rows columns"], colours: str, bounds: tuple[float, float]
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Return the colours of a grid's values by a colormap of matplotlib; grey where not a number.
+    """Return the colours of a grid's values in a matplotlib colormap; NaN is grey.
 
     Raises:
         KeyError: there is no such colormap.
@@ -228,7 +228,7 @@ def coloured(
 
 
 def _enlarged(painted: UInt8[np.ndarray, "rows columns 3"]) -> Image.Image:
-    """Return cells of full size, each with a white line at its right and lower edge."""
+    """Return the cells enlarged, each with a white line at its right and lower edge."""
     cells = painted.repeat(CELL[1], axis=0).repeat(CELL[0], axis=1)
     cells[CELL[1] - 1 :: CELL[1]] = 255
     cells[:, CELL[0] - 1 :: CELL[0]] = 255
@@ -272,7 +272,7 @@ def _width(text: str, size: int) -> int:
 def _written(text: str, size: int) -> Image.Image:
     """Return a mask of the text, as high as its font and as wide as it is.
 
-    Kept, since every checkpoint has the same labels: writing is what a picture costs.
+    Masks are cached: every checkpoint has the same labels, and drawing text takes most of the time.
     """
     font = _font(size)
     ascent, descent = font.getmetrics()

@@ -1,9 +1,9 @@
 """A learned architecture trained to implement a program: interchange intervention training.
 
-Where the dimensions in which a model shall hold a variable are replaced by another input's, the
-output must become what the program gives with the variable overridden by its values on that input
-(Geiger et al. 2022, arXiv:2112.00826). The result is a positive control: a learned model of which
-it is known by what variables it computes.
+Each variable is assigned residual dimensions. If these are replaced by another input's, the output
+must become the program's output with the variable overridden by its values on that input (Geiger
+et al. 2022, arXiv:2112.00826). The trained model is a positive control: a learned model that is
+known to compute with these variables.
 
 Shapes: `cases` pairs of a base and a donor, `pos` the positions of an encoded input.
 """
@@ -30,9 +30,9 @@ from ...models.variable_sites import ResidualDims, align, inner_variables, sites
 
 POOL = 8192  # cases of a variable to train on
 FRESH = 1024  # cases of a variable to measure on
-DRAWS = 4  # pairs drawn for a case, before a variable is taken to have no more
+DRAWS = 4  # rounds of draws, after which a variable is taken to have no more cases
 SOLVED = 0.99  # interchange accuracy of every variable at which training ends
-WEIGHT = 3.0  # of the interchange loss
+WEIGHT = 3.0  # weight of the interchange loss
 SETTINGS = TrainerConfig(
     max_steps=1500, batch_size=64, learning_rate=2e-3, warmup_steps=50, evaluate_every=50
 )
@@ -42,8 +42,8 @@ SETTINGS = TrainerConfig(
 class InterchangeCases:
     """Pairs of inputs for one variable, and what the program gives with the donor's value of it.
 
-    A donor is at least as long as its base. Targets are as an InputSet's, undefined where the
-    program gives nothing, or what it gives on no input.
+    A donor is at least as long as its base. Targets are like an InputSet's; they are undefined
+    where the program gives nothing, or a value that occurs on no input.
     """
 
     bases: Int64[Tensor, " cases"]
@@ -62,8 +62,8 @@ class InterchangeCases:
 class InterchangeImplementation:
     """A model trained to implement a program, and how well it does.
 
-    `exact` is the share of inputs whose outputs are all right, `interchange` for each variable
-    that of cases drawn anew; `alignment` says where the model holds it.
+    `exact` is the share of inputs whose outputs are all right. `interchange` is each variable's
+    interchange accuracy on fresh cases; `alignment` is where the model holds it.
     """
 
     weights: dict[str, Tensor]
@@ -83,8 +83,9 @@ def implement(
 ) -> InterchangeImplementation:
     """Return a new model of a shape, trained to give the program's outputs by its variables.
 
-    `settings.batch_size` counts pairs of inputs; all inputs are trained on, held out or not.
-    Training ends early where every input is right and every interchange accuracy is at least 0.99.
+    `settings.batch_size` is the number of pairs of inputs. All inputs are trained on, including the
+    held-out ones. Training ends early once every input is right and every interchange accuracy is
+    at least 0.99.
 
     Raises:
         NotFiniteError: the loss is infinite or not a number.
@@ -149,8 +150,8 @@ def drawn(
 def cases_of(inputs: InputSet, name: str, count: int, seed: int) -> InterchangeCases:
     """Return up to `count` pairs in which overriding a variable changes the program's output.
 
-    The donor's values take the place of the base's at every position of the base. Few or no cases
-    are found where the output seldom or never changes.
+    The donor's values replace the base's at every position of the base. If the output seldom or
+    never changes, few or no cases are found.
     """
     generator = np.random.default_rng(seed)
     cases = InterchangeCases(*(torch.empty(0, dtype=torch.int64),) * 2, inputs.targets[:0])
@@ -205,7 +206,7 @@ def interchanged(
     places: Sequence[ResidualDims],
     beside: Int64[Tensor, " others"] | None = None,
 ) -> tuple[Float[Tensor, "plain pos width"], Float[Tensor, "cases pos width"]]:
-    """Return what a model gives on other inputs and the donors, and on bases interchanged.
+    """Return a model's logits on other inputs and the donors, and on the interchanged bases.
 
     Each case has its own place; there the donor's dimensions replace the base's at every position.
     """

@@ -234,7 +234,7 @@ def _lengths(gathered: Gathered) -> Iterator[Record]:
 
 def _headlines(gathered: Gathered) -> Iterator[Record]:
     on_off = {
-        key: f"H1: {NEURON_LABELS[key.rpartition('h1_')[2]]}, reference less model"
+        key: f"H1: {NEURON_LABELS[key.rpartition('h1_')[2]]}, reference minus model"
         for key in ON_OFF_KEYS
     }
     for group in gathered.groups:

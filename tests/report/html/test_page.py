@@ -208,7 +208,7 @@ def test_runs_without_a_checkpoint_are_listed(sweep: Path, tmp_path: Path) -> No
         (["SWEEPX"], "did you mean"),
         (["SWEEP", "--output", "FOLDER"], "is a folder: give a file"),
         (["SWEEP", "--outptu", "x"], "unknown option '--outptu': did you mean '--output'?"),
-        (["FOLDER"], "is not a run folder, and there is none directly in it"),
+        (["FOLDER"], "is not a run folder, and contains none directly"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
