@@ -686,8 +686,6 @@ HEAVY = {
         ("tasks revers", "unknown task 'revers'"),
         ("match-controls revers", "unknown task 'revers'"),
         ("match-model folder task=revers --encoder own.py:encode", "unknown task 'revers'"),
-        ("circuit --reference task=revers", "unknown task 'revers'"),
-        ("explain --reference task=revers", "unknown task 'revers'"),
         ("match RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
         ("explain RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
         ("analyze RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
