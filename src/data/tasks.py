@@ -18,7 +18,7 @@ from ..infra.errors import UserError, first_line, one_of
 from . import programs
 from .interpreter import Value
 from .rasp import text as rasp_text
-from .registered_tasks import REGISTRY, RegisteredTask, task_of_program
+from .registered_tasks import REGISTRY, RegisteredTask, check_program, task_of_program
 from .user_functions import load_function, where_raised
 
 BOS = "BOS"
