@@ -386,7 +386,8 @@ def compiling() -> Result:
 import sys, time
 from tracr.compiler.compiling import compile_rasp_to_model
 from algomatch.config.schema import TaskConfig
-from algomatch.data.tasks import BOS, PAD, REGISTRY, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import BOS, PAD, make_task
 from algomatch.models.compiling import compile_program
 
 tasks = [make_task(TaskConfig(name=name)) for name in list(REGISTRY)[:10]]

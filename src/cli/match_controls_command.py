@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..data.registered_tasks import matched_tasks
 from ..infra.errors import UserError
 from .analyses import check_given_device
 from .arguments import (
@@ -21,10 +22,6 @@ from .arguments import (
 )
 from .options import Device
 
-TASKS = (
-    "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
-    "share_of_last",
-)  # fmt: skip
 SETTINGS = {  # unless it is said otherwise
     "analysis.other_tasks": 4,  # trained on and compiled
     "trainer.max_steps": 400,  # of what is trained on other tasks and on shuffled labels
@@ -33,7 +30,11 @@ SETTINGS = {  # unless it is said otherwise
 
 def match_controls(
     *tasks: Annotated[
-        str, Parameter(name="TASK", help="tasks, eight by default; and KEY=VALUE for all of them")
+        str,
+        Parameter(
+            name="TASK",
+            help=f"tasks, by default {', '.join(matched_tasks())}; and KEY=VALUE for all of them",
+        ),
     ],
     output: Path = Path(),
     device: Device = None,
@@ -54,7 +55,7 @@ def match_controls(
         settings.insert(0, f"model={CONTROLS_MODEL}")
     given = {key_of(setting) for setting in settings}
     settings += [f"{key}={value}" for key, value in SETTINGS.items() if key not in given]
-    names = list(dict.fromkeys(named)) or TASKS
+    names = list(dict.fromkeys(named)) or matched_tasks()
     configs = [composed([f"task={name}", *settings]) for name in names]
     from ..api.match import match_controls as match_controls_of
     from ..config.printed_commands import command, task_words

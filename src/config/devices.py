@@ -1,25 +1,21 @@
 """Checks that the accelerators that a config names are available.
 
-Only torch can tell. It is imported only if needed, so the check comes before a command's other
-imports.
+A name that is none is refused at once. For others only torch can tell. It is imported only if
+needed, so the check comes before a command's other imports.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
 from typing import TYPE_CHECKING
 
-from ..infra.errors import UserError, first_line
+from ..infra.errors import UserError, first_line, one_of
 
 if TYPE_CHECKING:
     from .schema import Config
 
-
-def on_device(config: Config, device: str | None) -> Config:
-    """Return a config whose measures are taken on a device; None leaves it as it is."""
-    if device is None:
-        return config
-    return replace(config, analysis=replace(config.analysis, device=device))
+DEVICE = re.compile(r"cpu|(cuda|xpu)(:[0-9]+)?|mps")
+DEVICES = ("cpu", "cuda", "cuda:1", "mps", "xpu")  # a number is that of one of several
 
 
 def check_devices(config: Config) -> None:
@@ -40,6 +36,8 @@ def check_device(device: str) -> None:
     """
     if device == "cpu":
         return
+    if not DEVICE.fullmatch(device):
+        raise UserError(f"analysis.device={device} cannot be used here: {one_of(device, DEVICES)}")
     import torch
 
     try:

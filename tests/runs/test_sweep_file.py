@@ -18,7 +18,7 @@ from scipy import stats
 
 from algomatch.config.composition import configs_dir, flattened, to_mapping
 from algomatch.config.schema import FREE_SETTINGS
-from algomatch.data.tasks import task_names
+from algomatch.data.registered_tasks import task_names
 from algomatch.infra.errors import UserError
 from algomatch.report.terminal.sweep_outcome import print_sweep
 from algomatch.runs.sweep_cells import Outcome, plan

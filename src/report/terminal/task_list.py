@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...config.composition import compose
-from ...data.tasks import make_task, task_names
+from ...data.registered_tasks import task_names
+from ...data.tasks import make_task
 
 NEXT = """\
 algomatch tasks sort        shows one: programs, variables, reference, examples
