@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.base import MeasurementContext
 from ..analysis.controls.other_tasks import other_references
-from ..analysis.measures.suite import check_names
+from ..analysis.measures.registered_measures import check_measures, measured
 from ..config.devices import check_device
 from ..config.schema import Config, TaskConfig
 from ..data.inputs import InputSet, input_set
@@ -30,7 +30,7 @@ def prepare(config: Config, task: TaskConfig | None = None) -> MeasurementContex
     Raises:
         UserError: the task, its program or the measures are not valid.
     """
-    check_names(config.analysis.measures)
+    check_measures(measured(config.analysis))
     check_device(config.analysis.device)
     torch.set_num_threads(config.threads)  # their number changes the last bits of every sum
     task = task or config.task

@@ -61,6 +61,7 @@ def analyze(
 
 def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen: Console) -> None:
     from ..analysis.measurements import to_csv
+    from ..analysis.measures.registered_measures import measured
     from ..config.printed_commands import command, task_words
     from ..infra.files import Unwritten, faults_named, write_file
     from ..report.terminal.summary import (
@@ -78,7 +79,7 @@ def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen
     marks = failing(checkpoint.inputs_digest)
     screen.print(table(rows, title, marks))
     print_meaning(marks, rows, command("controls", *task_words(checkpoint.task)), screen)
-    lacking = nothing_to_compare(rows, checkpoint.config.analysis.measures)
+    lacking = nothing_to_compare(rows, measured(checkpoint.config.analysis))
     screen.print(legend_table(lacking), highlight=False)
     unwritten = Unwritten()
     if output is not None:

@@ -113,6 +113,7 @@ def plan(
     folder = output
     for number, settings in planned if index is None else [planned[index]]:
         config = compose(overrides, given=settings, source=f"cell {number} of {path}")
+        config = with_measures(config)
         folder = folder or Path(config.runs_dir) / file.name
         tags = config.tracking.tags
         tags = tags if file.name in tags else [*tags, file.name]
