@@ -20,7 +20,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
 
 from ..analysis.base import MeasurementContext
-from ..analysis.measures.registered_measures import measured
+from ..analysis.measures.registered_measures import measured, with_measures
 from ..analysis.measures.similarity import confounded
 from ..config.composition import check_same_settings
 from ..config.devices import check_accelerator

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..analysis.measures.registered_measures import with_measures
 from ..config.composition import check_same_settings, compose, from_mapping, read_yaml
 from ..config.naming import run_name
 from ..config.schema import Config

@@ -13,6 +13,12 @@ from algomatch.analysis.activations import record, taken
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement, differences, from_csv, to_csv
 from algomatch.analysis.measures import ablation, suite
+from algomatch.analysis.measures.registered_measures import (
+    check_measures,
+    default_measures,
+    measured,
+    with_measures,
+)
 from algomatch.analysis.measures.rerun import KINDS
 from algomatch.analysis.measures.similarity import OF_SITES
 from algomatch.api.preparation import prepare
