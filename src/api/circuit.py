@@ -36,21 +36,18 @@ from ..analysis.matching.cut_tests import exact_share
 from ..analysis.matching.cut_verdicts import variable_matches
 from ..analysis.matching.program_ranking import candidate, rule_of, standing
 from ..analysis.measures.rerun import KINDS
-from ..config.devices import on_device
-from ..config.schema import AnalysisConfig, Config
+from ..config.schema import AnalysisConfig
 from ..data.donors import bases_of
-from ..data.inputs import InputSet, input_set
-from ..data.tasks import make_task
+from ..data.inputs import InputSet
 from ..infra.errors import UserError, one_of
 from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told, stage
-from ..models.reference import Reference, build_reference
-from ..models.shapes import learned_shape, random_inits
+from ..models.reference import Reference
+from ..models.shapes import random_inits
 from ..models.task_model import TaskModel, task_model_of
 from ..models.wiring import Edge, Wiring, wired
 from ..report.terminal.circuit_tables import Circuits, Truth
-from ..runs import checkpoints
-from .preparation import bridge_of
+from ..runs.loaded_run import Loaded, LoadedRun, opened
 
 Keep = Callable[[Circuits], object]
 CHECKED = 50  # inputs on which a graph is checked
@@ -58,48 +55,36 @@ CHECKED = 50  # inputs on which a graph is checked
 _theirs = LastResult[list[tuple[str, EdgeVariables]]]()  # what the reference's edges carry
 
 
-def circuits_of_checkpoint(
-    path: Path,
-    methods: Sequence[str],
-    kinds: Sequence[str],
-    keep: Keep,
-    console: Console,
+def circuit(
+    run: Loaded | str | Path,
+    *,
+    methods: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    keep: Keep | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
 ) -> Circuits:
     """Find and judge the circuits of a checkpoint's model, and compare with the reference's.
 
-    The search runs on the CPU. `keep` is called after each method.
+    A reference's own are compared with its true circuit. `methods` and `kinds` of ablation are all
+    unless named. `keep` is called after each method. Overrides,
+    `analysis.key=value`, go with a path.
+
+    Example:
+        circuits = algomatch.circuit("runs/RUN", methods=["eap"], kinds=["mean"])
 
     Raises:
-        UserError: `path` is not a checkpoint, or a method or a kind of ablation is unknown.
+        UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
-    checkpoint = checkpoints.load(path)
-    config = on_device(checkpoint.config, "cpu")
-    inputs = input_set(make_task(checkpoint.task), checkpoint.task)
-    shape = learned_shape(config.model, inputs, config.seed)
-    bridge = bridge_of(checkpoint, path, inputs, shape)
-    name = f"{checkpoint.run}, step {checkpoint.step}"
+    run = opened(run, overrides)
+    name, untrained = run.run, None
+    if isinstance(run, LoadedRun):
+        analysis = run.config.analysis
+        inits = random_inits(run.shape, 1, analysis.seed, analysis.device)
+        name, untrained = run.title, task_model_of(inits[0], run.inputs)
     return find_circuits(
-        name, task_model_of(bridge, inputs), inputs, config.analysis, methods, kinds,
-        keep=keep, console=console, reference=build_reference(inputs, config.task.allow_inexact),
-        untrained=task_model_of(random_inits(shape, 1, config.analysis.seed, "cpu")[0], inputs),
-    )  # fmt: skip
-
-
-def circuits_of_reference(
-    config: Config, methods: Sequence[str], kinds: Sequence[str], keep: Keep, console: Console
-) -> Circuits:
-    """Find the circuits of a compiled program, and compare them with the true one.
-
-    Raises:
-        UserError: the program cannot be compiled, or a method or a kind of ablation is unknown.
-    """
-    config = on_device(config, "cpu")
-    inputs = input_set(make_task(config.task), config.task)
-    reference = build_reference(inputs, config.task.allow_inexact)
-    return find_circuits(
-        f"compiled {config.task.name}", task_model_of(reference.bridge, inputs), inputs,
-        config.analysis, methods, kinds, keep=keep, console=console, reference=reference,
-        compiled=True,
+        name, run.task_model, run.inputs, run.config.analysis, methods, kinds, keep=keep,
+        console=console, reference=run.reference, compiled=untrained is None, untrained=untrained,
     )  # fmt: skip
 
 

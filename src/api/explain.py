@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.activations import record
 from ..analysis.explain.attention_patterns import of_programs
@@ -17,20 +16,14 @@ from ..analysis.explain.position_features import cells, features, held_out, some
 from ..analysis.explain.substitution import explained, variants
 from ..analysis.matching.program_ranking import programs_of
 from ..analysis.measures.accuracy import outcome
-from ..config.devices import check_device, on_device
-from ..config.naming import task_title
-from ..config.schema import Config
-from ..data.inputs import InputSet, input_set
+from ..data.inputs import input_set
 from ..data.program_copies import same_programs
-from ..data.tasks import make_task
 from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.bridges import plain_model
-from ..models.reference import build_reference
-from ..models.shapes import learned_shape, random_inits
+from ..models.shapes import random_inits
 from ..report.terminal.explanation_tables import Explanation
-from ..runs import checkpoints
-from .preparation import bridge_of
+from ..runs.loaded_run import Loaded, LoadedRun, opened
 
 INITS = 3  # random inits that are searched as a control
 
@@ -41,50 +34,27 @@ _untrained = LastResult[
 Keep = Callable[[Explanation], None]
 
 
-def explain_checkpoint(path: Path, device: str | None, keep: Keep, console: Console) -> Explanation:
-    """Explain the heads and neurons of a checkpoint; `keep` is called after each part.
-
-    `device` is the config's unless given.
-
-    Raises:
-        UserError: `path` is not a checkpoint.
-    """
-    checkpoint = checkpoints.load(path)
-    config = on_device(checkpoint.config, device)
-    check_device(config.analysis.device)
-    settings = checkpoint.task
-    inputs = input_set(make_task(settings), settings)
-    bridge = bridge_of(checkpoint, path, inputs, learned_shape(config.model, inputs, config.seed))
-    return _explain(
-        f"{checkpoint.run}, step {checkpoint.step}", bridge, inputs, config, keep, console,
-        f"{same_programs(settings)} {(config.model, config.analysis)!r}",
-    )  # fmt: skip
-
-
-def explain_reference(config: Config, keep: Keep, console: Console) -> Explanation:
-    """Explain the compiled reference of a task; `keep` is called after each part.
-
-    Raises:
-        UserError: the task cannot be compiled.
-    """
-    check_device(config.analysis.device)
-    inputs = input_set(make_task(config.task), config.task)
-    reference = build_reference(inputs, config.task.allow_inexact)
-    title = f"the compiled reference of {task_title(config)}"
-    return _explain(title, reference.bridge, inputs, config, keep, console,
-                    f"reference {same_programs(config.task)} {config.analysis!r}")  # fmt: skip
-
-
-def _explain(
-    title: str,
-    bridge: TransformerBridge,
-    inputs: InputSet,
-    config: Config,
-    keep: Keep,
-    console: Console,
-    controls: str,
+def explain(
+    run: Loaded | str | Path,
+    *,
+    keep: Keep = lambda explanation: None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
 ) -> Explanation:
-    """Explain a model; `controls` is a key for its random inits, which other models may share."""
+    """Explain the heads and neurons of a model, and put the explanations in their place.
+
+    `keep` is called after each part. Overrides, `analysis.key=value`, go with a path.
+
+    Example:
+        explanation = algomatch.explain("runs/RUN")
+
+    Raises:
+        UserError: there is no checkpoint, or the task cannot be compiled.
+    """
+    run = opened(run, overrides)
+    config, inputs, bridge = run.config, run.inputs, run.bridge
+    shape = repr(config.model) if isinstance(run, LoadedRun) else "reference"
+    controls = f"{shape} {same_programs(config.task)} {config.analysis!r}"  # runs may share them
     analysis, task = config.analysis, inputs.task
     programs = of_programs(
         (name, some_of(
@@ -99,7 +69,7 @@ def _explain(
     recording = record(bridge, some, analysis.batch_size)
     exact = float(outcome(recording.logits, some.targets, some.output).means()["exact"])
     explanation = Explanation(
-        title, task.name, len(some), len(inputs), exact, analysis.solved, analysis.explain_at,
+        run.title, task.name, len(some), len(inputs), exact, analysis.solved, analysis.explain_at,
         some.output, known,
     )  # fmt: skip
     layers = bridge.cfg.n_layers

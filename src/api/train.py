@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -43,10 +43,11 @@ from ..report.terminal.summary import how_many, output_text, print_summary, refe
 from ..report.terminal.tables import say as printed
 from ..runs import checkpoints
 from ..runs.control_record import failing
+from ..runs.loaded_run import check_same_inputs
 from ..runs.run_folder import RunFolder, refuse_existing
 from ..tracking.callbacks import GracefulStop, ProgressBar, Recorder, StepReport
 from ..tracking.wandb_log import WandbLog
-from .preparation import check_same, prepare
+from .preparation import prepare
 
 StepProgress = Callable[[int], None]  # called with the number of steps done
 
@@ -138,8 +139,8 @@ def resume(
         _say_finished(folder, console)
         return folder
     check_accelerator(folder.config.trainer.accelerator)
-    context = prepare(folder.config, folder.task)
-    check_same(folder.inputs_digest, context.inputs, f"run '{path}'")
+    context = prepare(replace(folder.config, task=folder.task))
+    check_same_inputs(folder.inputs_digest, context.inputs, f"run '{path}'")
     return _run(folder, context, _datamodule(folder.config, context), console, report, stop)
 
 

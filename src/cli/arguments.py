@@ -55,15 +55,17 @@ def key_of(setting: str) -> str:
 
 
 def composed(settings: Sequence[str], file: Path | None = None) -> Config:
-    """Return the config that settings compose, refused where it names a device that is not there.
+    """Return the config that settings compose, refused for what can be told of it at once.
 
     Raises:
-        UserError: a setting is wrong, or a device is not there.
+        UserError: a setting is wrong, the task is unknown, or a device is not there.
     """
     from ..config.composition import compose
     from ..config.devices import check_devices
+    from ..data.registered_tasks import check_program
 
     config = compose(settings, file)
+    check_program(config.task)
     check_devices(config)
     return config
 

@@ -61,9 +61,10 @@ def circuit(
         return
     refuse_several(jobs, again)
     path, config, where, key = analysed("circuit", words, reference, options, output, "circuit")
-    from ..api.circuit import circuits_of_checkpoint, circuits_of_reference
+    from ..api.circuit import circuit as find
     from ..infra.files import Unwritten
     from ..report.terminal.circuit_tables import keep_circuits, print_circuits
+    from ..runs.loaded_run import LoadedReference, LoadedRun
 
     files, unwritten = list[Path](), Unwritten()
 
@@ -71,11 +72,12 @@ def circuit(
         with unwritten.noted():
             files[:] = keep_circuits(circuits, where, key, finished)
 
-    if config is not None:
-        circuits = circuits_of_reference(config, methods, kinds, keep, screen)
-    else:
-        assert path is not None
-        circuits = circuits_of_checkpoint(path, methods, kinds, keep, screen)
+    run = (
+        LoadedRun.open(str(path), device="cpu")
+        if config is None
+        else LoadedReference.open(path or config, device="cpu")
+    )
+    circuits = find(run, methods=methods, kinds=kinds, keep=keep, console=screen)
     keep(circuits, finished=True)
     print_circuits(circuits, screen)
     unwritten.tell()

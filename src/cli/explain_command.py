@@ -56,11 +56,11 @@ def explain(
         return
     refuse_several(jobs, again)
     path, config, where, key = analysed("explain", words, reference, options, output, "explanation")
-    from ..api.explain import explain_checkpoint, explain_reference
-    from ..config.devices import on_device
+    from ..api.explain import explain as explanation_of
     from ..infra.files import Unwritten
     from ..report.figures.explanation_figures import keep_explanation
     from ..report.terminal.explanation_tables import print_explanation
+    from ..runs.loaded_run import LoadedReference, LoadedRun
 
     files, unwritten = list[Path](), Unwritten()
 
@@ -68,11 +68,12 @@ def explain(
         with unwritten.noted():
             files[:] = keep_explanation(explanation, where, key)
 
-    if config is not None:
-        explanation = explain_reference(on_device(config, device), keep, screen)
-    else:
-        assert path is not None
-        explanation = explain_checkpoint(path, device, keep, screen)
+    run = (
+        LoadedRun.open(str(path), device=device)
+        if config is None
+        else LoadedReference.open(path or config, device=device)
+    )
+    explanation = explanation_of(run, keep=keep, console=screen)
     print_explanation(explanation, screen)
     unwritten.tell()
     say_where([files[0].parent], where, screen)

@@ -50,22 +50,16 @@ def subspaces(
         )  # fmt: skip
         return
     refuse_several(jobs, again)
-    from ..api.match import match_checkpoints, search_subspaces
-    from ..data.tasks import make_task
-    from ..report.terminal.subspace_tables import Searched, keep_subspaces, print_subspaces
-    from ..runs.checkpoints import beside, load
+    from ..api.subspaces import subspaces as search
+    from ..report.terminal.subspace_tables import keep_subspaces, print_subspaces
+    from ..runs.loaded_run import LoadedRun
 
-    path = Path(checkpoints[0])
-    checkpoint = load(path)
-    where = output or beside(path) / "matching"
-    name = program or make_task(checkpoint.task).name
-    (matching,) = match_checkpoints([path], [name], None, screen, sides=False)
-    if matching.exact < matching.rule.solved:
+    run = LoadedRun.open(checkpoints[0], device="cpu")
+    where = output or run.home / "matching"
+    searched = search(run, program=program, console=screen)
+    if not searched.program:
         screen.print("no subspaces are searched for: the model does not solve the task")
-        keep_subspaces(
-            Searched(checkpoint.run, checkpoint.step, "", (), {}, (), ()), where, settings
-        )
+        keep_subspaces(searched, where, settings)
         return
-    searched = search_subspaces(path, matching, [name], screen)
     print_subspaces(searched, screen)
     say_where([keep_subspaces(searched, where, settings)], where, screen)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..infra.errors import UserError
-from .arguments import TASK_KEYS, console, key_of, parted, say_next
+from .arguments import TASK_KEYS, composed, console, key_of, parted, say_next
 
 
 def tasks(
@@ -39,6 +39,8 @@ def tasks(
         return
     if len(tasks_named) > 1 and not check:
         raise UserError(f"one task at a time, not {', '.join(tasks_named)} (or add --check)")
+    for chosen in [[f"task={name}"] for name in tasks_named] or [[]]:
+        composed([*chosen, *settings])
     from ..config.printed_commands import command
     from ..report.terminal import task_view
 

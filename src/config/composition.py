@@ -18,7 +18,15 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from ..infra.errors import FaultError, UserError, first_line, one_of
-from .schema import FREE_SETTINGS, GROUPS, Config, TaskConfig, check_rules, groups
+from .schema import (
+    FREE_SETTINGS,
+    GROUPS,
+    AnalysisConfig,
+    Config,
+    TaskConfig,
+    check_rules,
+    groups,
+)
 from .values import is_null, read_text, resolved, tokens, typed, unclosed, write_text
 
 
@@ -82,6 +90,34 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
     """
     _check_keys(values, Config, source)
     return _checked([typed(Config, values)])
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """Return the Config of a trained run with other settings of its analysis.
+
+    Overrides are `analysis.key=value`: with everything else the run was trained.
+
+    >>> with_overrides(Config(), ["analysis.circuit_cases=500"]).analysis.circuit_cases
+    500
+
+    Raises:
+        UserError: an unknown key, one that is not of the analysis, or a broken rule.
+    """
+    fields = dataclasses.fields(AnalysisConfig)
+    names = [f"analysis.{field.name}" for field in fields if field.name != "name"]
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in names:
+            continue
+        if key in GROUPS or key in flattened(Config()):
+            raise UserError(
+                f"'{override}': the run was trained with its own {key}. Only settings of the "
+                "analysis can be changed, as in analysis.circuit_threshold=0.02"
+            )
+        near = key if "." in key else f"analysis.{key}"
+        raise UserError(f"unknown key '{key}': {one_of(near, names)}")
+    given = _as_typed(_parse_overrides(overrides))
+    return _checked([to_mapping(config), given]) if overrides else config
 
 
 def flattened(config: Config, leaving_out: Sequence[str] = ()) -> dict[str, Any]:

@@ -7,7 +7,6 @@ needed, so the check comes before a command's other imports.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..infra.errors import UserError, first_line, one_of
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
 
 DEVICE = re.compile(r"cpu|(cuda|xpu)(:[0-9]+)?|mps")
 DEVICES = ("cpu", "cuda", "cuda:1", "mps", "xpu")  # a number is that of one of several
-
-
-def on_device(config: Config, device: str | None) -> Config:
-    """Return a config whose measures are taken on a device; None leaves it as it is."""
-    if device is None:
-        return config
-    return replace(config, analysis=replace(config.analysis, device=device))
 
 
 def check_devices(config: Config) -> None:

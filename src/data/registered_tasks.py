@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ..config.composition import group_names
+from ..config.composition import group_names, names_file
+from ..config.schema import TaskConfig
+from ..infra.errors import UserError, one_of
 
 Oracle = Callable[[list[Any], Sequence[Any]], list[Any]]
 
@@ -245,6 +247,20 @@ def task_of_program() -> dict[str, str]:
     for name, registered in REGISTRY.items():
         names |= dict.fromkeys(registered.alternatives, name)
     return names
+
+
+def check_program(config: TaskConfig) -> None:
+    """Refuse a program that is neither registered nor named by its file.
+
+    Raises:
+        UserError: it is unknown.
+    """
+    name, known = config.program or config.name, task_of_program()
+    if not names_file(name) and name not in known:
+        choices = known if config.program else task_names()
+        raise UserError(
+            f"unknown task '{name}': {one_of(name, choices)}, or path/to/file.py:function"
+        )
 
 
 def matched_tasks() -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from ..infra.errors import UserError, first_line, one_of
 from . import programs
 from .interpreter import Value
 from .rasp import text as rasp_text
-from .registered_tasks import REGISTRY, RegisteredTask, task_names, task_of_program
+from .registered_tasks import REGISTRY, RegisteredTask, check_program, task_of_program
 from .user_functions import load_function, where_raised
 
 BOS = "BOS"
@@ -213,12 +213,8 @@ def _chosen(config: TaskConfig) -> _Chosen:
                 f"(or in {split_place(name)[0].with_suffix('.yaml').name} beside it)"
             )
         return _Chosen(make, None)
+    check_program(config)
     known = task_of_program()
-    if name not in known:
-        choices = known if config.program else task_names()
-        raise UserError(
-            f"unknown task '{name}': {one_of(name, choices)}, or path/to/file.py:function"
-        )
     registered = REGISTRY[known[name]]
     others = tuple(other for other in (known[name], *registered.alternatives) if other != name)
     return _Chosen(_maker(name), registered, others)

@@ -661,3 +661,48 @@ def test_a_command_ends_with_what_to_do_next(
     program, *words = shlex.split(expected)
     if program == "algomatch":
         command_line().parse_args(words, exit_on_error=False, print_error=False)
+
+
+HEAVY = {
+    "torch", "tracr", "transformer_lens", "wandb", "jax", "haiku", "pytorch_lightning", "numpy",
+    "matplotlib", "sklearn",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("trian task=reverse", "unknown command 'trian': did you mean 'train'?"),
+        ("train --resme RUN", "unknown option '--resme': did you mean '--resume'?"),
+        ("train tsak=reverse", "unknown key 'tsak' (command line): did you mean 'task'?"),
+        ("train model.heads=4", "unknown key 'model.heads'"),
+        ("train task=revers", "unknown task 'revers': did you mean 'reverse'?"),
+        ("train task.program=revers", "unknown task 'revers'"),
+        ("train model=5L", "unknown model '5L'"),
+        ("train seed=x", "seed=x must be a whole number"),
+        ("train analysis.device=cpuu", "analysis.device=cpuu cannot be used here: did you mean"),
+        ("train trainer.accelerator=gpuu", "trainer.accelerator=gpuu: did you mean 'gpu'?"),
+        ("controls task=revers", "unknown task 'revers'"),
+        ("tasks revers", "unknown task 'revers'"),
+        ("match-controls revers", "unknown task 'revers'"),
+        ("match-model folder task=revers --encoder own.py:encode", "unknown task 'revers'"),
+        ("match RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
+        ("explain RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
+        ("analyze RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
+        ("match RUN --controls", "`match --controls` is a command of its own now"),
+    ],
+)
+def test_a_typo_is_answered_before_anything_heavy_is_imported(
+    here: Path, arguments: str, said: str
+) -> None:
+    program = (
+        "import sys, time; from algomatch.cli.main import main; code = main(sys.argv[1:]); "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), time.process_time()); "
+        "sys.exit(code)"
+    )
+    done = command(sys.executable, "-c", program, *arguments.split(), cwd=here)
+    assert done.returncode == 2
+    assert said in one_line(done.stderr)
+    *imported, seconds = done.stdout.split()
+    assert not HEAVY & set(imported)
+    assert float(seconds) < 1  # of CPU; it takes 0.2 to 0.3

@@ -23,7 +23,7 @@ from algomatch.analysis.matching.program_ranking import (
     ranked,
     standing,
 )
-from algomatch.api.match import match_checkpoints
+from algomatch.api.match import match_each
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
 from algomatch.cli import main as cli
@@ -37,6 +37,7 @@ from algomatch.models.task_model import task_model_of
 from algomatch.report.figures.matching_figures import keep_matching
 from algomatch.report.terminal.known_answer_table import checked_csv, print_counts
 from algomatch.report.terminal.matching_tables import Matching
+from algomatch.runs.loaded_run import LoadedRun
 from algomatch.runs.result_store import SETTINGS
 
 TASK = (
@@ -140,7 +141,7 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        match_checkpoints(steps, (), None, quiet(), sides=False, keep=keep)
+        match_each([LoadedRun.open(step) for step in steps], sides=False, keep=keep)
     rows = csv.DictReader((copy / "matching" / "programs.csv").read_text().splitlines())
     assert sorted({int(row["step"]) for row in rows}) == [int(step.name[5:]) for step in steps[:2]]
 

@@ -16,8 +16,8 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.interchange_training import InterchangeCases, implement
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
-from algomatch.api.match import match_checkpoints, search_subspaces
 from algomatch.api.preparation import prepare
+from algomatch.api.subspaces import subspaces
 from algomatch.api.train import train
 from algomatch.cli import main as cli
 from algomatch.config.composition import compose
@@ -195,8 +195,7 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
     """The result of a search in a checkpoint with some weights."""
     digest = prepare(config).inputs.digest()
     path = checkpoints.save(folder, weights, config, "known", 0, [], digest)
-    (matched,) = match_checkpoints([path], ["reverse"], None, quiet())
-    return search_subspaces(path, matched, ["reverse"], quiet())
+    return subspaces(path, program="reverse")
 
 
 def reversing(n_layers: int) -> Config:

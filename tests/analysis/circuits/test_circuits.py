@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from support.models import SHAPES, bridge_of
-from support.runs import quiet
 from torch import Tensor
 
 from algomatch.analysis.base import MeasurementContext
@@ -42,7 +41,7 @@ from algomatch.analysis.circuits.faithfulness import (
 )
 from algomatch.analysis.circuits.true_circuit import read_dimensions, true_edges, written_dimensions
 from algomatch.analysis.measures.rerun import KINDS
-from algomatch.api.circuit import circuits_of_reference
+from algomatch.api.circuit import circuit
 from algomatch.config.composition import compose
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Categorical, Numerical
@@ -55,6 +54,7 @@ from algomatch.models.task_model import task_model_of
 from algomatch.models.training import fit
 from algomatch.models.wiring import Wiring, wired
 from algomatch.report.terminal.circuit_tables import auroc, curves_figure, graph_figure
+from algomatch.runs.loaded_run import LoadedReference
 
 COMPILED = {
     "reverse": ("task.vocabulary=[a,b,c]", "task.max_length=5"),
@@ -416,9 +416,8 @@ def test_a_curve_of_nothing_is_drawn_too() -> None:
     """Resampling within a length never changes the output of `length`."""
     config = compose(["task=length", "task.vocabulary=[a,b]", "task.max_length=3",
                       "analysis.bootstrap=20"])  # fmt: skip
-    circuits = circuits_of_reference(
-        config, ["exact", "acdc"], ["resample_within"], lambda circuits: None, quiet()
-    )
+    reference = LoadedReference.open(config)
+    circuits = circuit(reference, methods=["exact", "acdc"], kinds=["resample_within"])
     assert circuits.main is None
     assert graph_figure(circuits) is not None, "the true circuit is there all the same"
     curves_figure(circuits).savefig(io.BytesIO())
