@@ -30,6 +30,9 @@ def analyze(run: Loaded | str | Path, *, overrides: Sequence[str] = ()) -> Analy
 
     Overrides, `analysis.key=value`, go with a path; with any there is no record to compare with.
 
+    Example:
+        analysis = algomatch.analyze("runs/RUN")
+
     Raises:
         UserError: there is no checkpoint.
         FaultError: the record beside it is damaged.
