@@ -154,7 +154,7 @@ def test_what_was_never_gathered_is_gathered_where_all_is_done(
     table.mkdir()  # it cannot be written
     (table / "mine").touch()
     assert cli.main(["circuit", *map(str, given), *CIRCUIT]) == 1
-    assert "! one: its tables cannot be gathered" in capsys.readouterr().out
+    assert "! one: its tables cannot be collected" in capsys.readouterr().out
 
 
 @pytest.mark.slow
