@@ -25,7 +25,7 @@ from .preparation import prepare
 
 
 def controls(config: Config, again: bool = False, console: Console | None = None) -> ControlRecord:
-    """Measure the controls of a task, print which measures tell the program from other models.
+    """Measure the controls of a task, print which ones separate the program from others.
 
     What was measured before with the same config is not measured again, unless `again`. Without a
     console nothing is printed.

@@ -32,9 +32,9 @@ def analyze(
         checkpoint: a model.safetensors, its folder, a run folder, or an artifact,
             wandb:ENTITY/PROJECT/NAME:ALIAS
         every: print every measurement
-        trust: run the program that an artifact brings with it; without this it is only said what
-            there is to read
-        output: a file for every measurement, as CSV
+        trust: run the program that an artifact brings with it; without this, the command only lists
+            the files to read first
+        output: write every measurement into this file, as CSV
     """
     if device is not None:
         from ..config.devices import check_device
@@ -47,7 +47,7 @@ def analyze(
     screen = console()
     if not artifacts.is_reference(checkpoint):
         if trust:
-            raise UserError("--trust is of an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
+            raise UserError("--trust is for an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
         _print_analysis(
             analyses.analyze(LoadedRun.open(checkpoint, device=device)), every, output, screen
         )

@@ -151,7 +151,7 @@ SECTIONS = (
         "reference less the model.",
         (
             PanelRow("{0}", r"sparsity/model/(?!h1_)(.+)", ("sparsity/reference:model/{0}",)),
-            PanelRow("H1 (reference less model)", "sparsity/model/h1_.+", together=True),
+            PanelRow("H1 (reference minus model)", "sparsity/model/h1_.+", together=True),
         ),
     ),
     WorkspaceSection(
