@@ -12,7 +12,7 @@ from .. import __version__
 from ..infra import terminal_output as terminal
 from ..infra.environment import settle_folders, settle_warnings
 from ..infra.errors import FaultError, UserError, one_of, reported
-from .arguments import joined
+from .arguments import joined, overrides_first
 from .parse_errors import explained, refuse_moved
 
 VERBS = (
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settle_warnings()
     settle_folders()
     given = sys.argv[1:] if arguments is None else arguments
-    return reported(lambda: _act(joined(given))) or _reported_output()
+    return reported(lambda: _act(overrides_first(joined(given)))) or _reported_output()
 
 
 def _act(words: Sequence[str]) -> None:
