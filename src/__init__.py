@@ -2,7 +2,8 @@
 
     config = algomatch.compose(["task=reverse", "model=2L", "tracking=disabled"])
     run = algomatch.train(config)
-    matching = algomatch.match(run)
+    matching = algomatch.match(run.path)
+    print(matching.standings[0].verdict.verdict)
 
 Each name below is loaded when it is first used: `import algomatch` loads nothing else.
 """
@@ -15,24 +16,40 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .api.analyze import analyze
+    from .api.circuit import circuit
     from .api.compare import compare
     from .api.controls import controls
+    from .api.explain import explain
+    from .api.load import load, load_reference
+    from .api.match import match
     from .api.report import report
+    from .api.subspaces import subspaces
     from .api.train import resume, train
     from .config.composition import compose
     from .data.inputs import input_set
     from .data.tasks import make_task
     from .infra.errors import UserError
     from .models.reference import build_reference
+    from .runs.loaded_run import LoadedRun
 
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (in the order of use)
     "compose", "make_task", "input_set", "build_reference",
-    "train", "resume",
-    "controls", "compare", "report", "UserError",
+    "train", "resume", "load", "load_reference",
+    "analyze", "match", "circuit", "explain", "subspaces", "controls", "compare", "report",
+    "LoadedRun", "UserError",
 ]  # fmt: skip
 
 _MODULES = {
+    "analyze": "api.analyze",
+    "circuit": "api.circuit",
+    "explain": "api.explain",
+    "load": "api.load",
+    "load_reference": "api.load",
+    "LoadedRun": "runs.loaded_run",
+    "match": "api.match",
+    "subspaces": "api.subspaces",
     "build_reference": "models.reference",
     "compare": "api.compare",
     "compose": "config.composition",

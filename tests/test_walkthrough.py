@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import algomatch
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "walkthrough.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -28,3 +31,17 @@ def test_every_block_prints_what_stands_below_it(
         with contextlib.redirect_stdout(printed):
             exec(compile(source, str(PAGE), "exec"), names)
         assert printed.getvalue() == expected, source
+
+
+def test_it_uses_the_public_names_only() -> None:
+    source = "\n".join(text for kind, text in FENCE.findall(PAGE.read_text()) if kind == "python")
+    nodes = list(ast.walk(ast.parse(source)))
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [ast.unparse(node) for node in imports] == ["import algomatch"]
+    used = {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "algomatch"
+    }
+    assert used <= set(algomatch.__all__)
+    assert len(used) > 10

@@ -111,7 +111,7 @@ def test_a_run_is_analysed_from_its_folder_alone(home: Path, capsys: Capture) ->
         assert main(["match", run, "--no-sides"]) == 0
     page = (home / "page.html").read_text()
     assert "larger_by_pairs" in page
-    assert "not to be had any more" not in page
+    assert "can no longer be loaded" not in page
     capsys.readouterr()
 
 

@@ -35,6 +35,9 @@ def analyze(
 
     Overrides, `analysis.key=value`, go with a path; with any there is no record to compare with.
 
+    Example:
+        analysis = algomatch.analyze("runs/RUN")
+
     Raises:
         UserError: there is no checkpoint.
         FaultError: the record beside it is damaged.

@@ -70,6 +70,9 @@ def circuit(
     unless named. `keep` is called after each method. Overrides,
     `analysis.key=value`, go with a path.
 
+    Example:
+        circuits = algomatch.circuit("runs/RUN", methods=["eap"], kinds=["mean"])
+
     Raises:
         UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """

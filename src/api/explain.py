@@ -45,6 +45,9 @@ def explain(
 
     `keep` is called after each part. Overrides, `analysis.key=value`, go with a path.
 
+    Example:
+        explanation = algomatch.explain("runs/RUN")
+
     Raises:
         UserError: there is no checkpoint, or the task cannot be compiled.
     """

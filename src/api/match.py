@@ -66,6 +66,9 @@ def match(
     With `sides`, the inputs of each block's attention are tested too, which takes most of the
     time. Overrides, `analysis.key=value`, are for a run that is given by its path.
 
+    Example:
+        matching = algomatch.match("runs/RUN", programs=["reverse"])
+
     Raises:
         UserError: there is no checkpoint, or a name is not one of the task's programs.
     """

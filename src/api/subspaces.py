@@ -35,6 +35,9 @@ def subspaces(
     a variable, no subspace is searched for it; nor is any in a model that does not solve the task.
     Overrides, `analysis.key=value`, go with a path.
 
+    Example:
+        searched = algomatch.subspaces("runs/RUN", program="reverse")
+
     Raises:
         UserError: there is no checkpoint, or the task has no such program.
         NotFiniteError: the training of the control on shuffled labels diverged.

@@ -130,25 +130,28 @@ def _task(folder: RunFolder) -> tuple[Task | None, InputSet | None, str]:
         task = make_task(settings)
         return task, input_set(task, settings), ""
     except UserError as error:
-        return None, None, f"The task's program is not to be had any more: {error}"
+        return None, None, f"The task's program can no longer be loaded: {error}"
 
 
 def _patterns(folder: RunFolder, inputs: InputSet | None) -> Attention | str:
     """Return the attention of the last checkpoint, or why there is none."""
     config = folder.config
     if inputs is None:
-        return "Without the task's program there are no inputs to show attention on."
+        return "Without the task's program there are no inputs on which to show attention."
     try:
         checkpoint = checkpoints.load(folder.path)
         if checkpoint.inputs_digest != inputs.digest():
             return (
-                "The task's program or inputs are not what the checkpoint was trained on: its "
-                "attention is not computed again."
+                "The task's program or inputs are not those that the checkpoint was trained on, "
+                "so its attention is not computed again."
             )
         shape = learned_shape(config.model, inputs, config.seed)
         bridge = make_bridge(shape, checkpoint.weights, "cpu")
     except (UserError, FaultError, RuntimeError) as error:
-        return f"The last checkpoint's weights are gone or damaged: no patterns. {error}"
+        return (
+            "The last checkpoint's weights are gone or damaged, so there are no attention "
+            f"patterns. {error}"
+        )
     return attention_of(bridge, inputs, config.analysis)
 
 
@@ -159,7 +162,7 @@ def _reference(config: Config, inputs: InputSet | None) -> Attention | str:
     try:
         bridge = build_reference(inputs, config.task.allow_inexact).bridge
     except UserError as error:
-        return f"The reference cannot be compiled any more: {error}"
+        return f"The reference can no longer be compiled: {error}"
     heads = active_heads(bridge)
     if not heads:
         return "The reference has no active head."
@@ -211,7 +214,7 @@ def _warnings(
         warnings.append(f"This run is unfinished: what follows is of step {last_step:,}.")
     note = inexact_note(rows).strip(" []")
     if note or not folder.exact:
-        warnings.append(note or "The reference is not its program.")
+        warnings.append(note or "The reference is inexact: it does not compute its program.")
     if marks:
         warnings.append(f"{marks[0].upper()}{marks[1:]}.")
     return warnings

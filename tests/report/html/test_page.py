@@ -134,7 +134,7 @@ def test_what_was_not_measured_is_named_with_its_command(bare: Path, tmp_path: P
     text = Reader(page_of(bare, to=tmp_path)).text
     for command in ("circuit", "explain", "match"):
         assert f"algomatch {command} {bare}" in text
-    for what in ("Similarity", "Ablation", "The neurons' figures", "The circuit", "When each"):
+    for what in ("Similarity", "Ablation", "The neurons' measures", "The circuit", "When each"):
         assert f"Not measured: {what}" in re.sub(r"\s+", " ", text)
     assert "not measured" in text
 
