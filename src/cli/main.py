@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settle_warnings()
     settle_folders()
     given = sys.argv[1:] if arguments is None else arguments
-    return reported(lambda: _act(overrides_first(joined(given)))) or _reported_output()
+    return reported(lambda: _act(joined(given))) or _reported_output()
 
 
 def _act(words: Sequence[str]) -> None:
@@ -78,6 +78,7 @@ def _act(words: Sequence[str]) -> None:
     if not words:
         raise UserError(f"no command is given; {one_of('', VERBS)} (see `algomatch --help`)")
     refuse_moved(words)
+    words = overrides_first(words)
     app = command_line()
     if words[0] in app.help_flags:
         load_verbs(app)

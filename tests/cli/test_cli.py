@@ -130,10 +130,10 @@ def one_line(stderr: str) -> str:
         ("--foo train", ["unknown option '--foo'"]),
         ("trian", ["unknown command 'trian': did you mean 'train'? valid: analyze, circuit"]),
         ("", ["no command is given; valid: analyze, circuit", "--help"]),
-        ("analyze", ["CHECKPOINT is missing", "algomatch analyze --help"]),
+        ("analyze", ["analyze takes one checkpoint, not none"]),
         ("analyze nope", ["checkpoint 'nope' does not exist", "model.safetensors, its folder"]),
         ("analyze .", ["checkpoint '.' holds no checkpoint", "or a run folder"]),
-        ("analyze . more", ["unexpected argument 'more'", "algomatch analyze --help"]),
+        ("analyze . more", ["analyze takes one checkpoint, not . more"]),
         ("analyze . --foo", ["unknown option '--foo'", "--all, --device, --help, --output"]),
     ],
 )
