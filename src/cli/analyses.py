@@ -89,7 +89,7 @@ def refuse_several(jobs: int | None, again: bool) -> None:
     """
     if jobs is not None or again:
         name = "--again" if jobs is None else "--jobs"
-        raise UserError(f"{name} is of several runs, and there is only one")
+        raise UserError(f"{name} needs several runs, and there is only one")
 
 
 def refuse_output(output: Path | None, folder: str) -> None:
@@ -99,7 +99,7 @@ def refuse_output(output: Path | None, folder: str) -> None:
         UserError: one is given.
     """
     if output is not None:
-        raise UserError(f"--output is of one run: of several, results go to RUN/{folder}")
+        raise UserError(f"--output is for one run; with several, results go to RUN/{folder}")
 
 
 def refuse_settings(words: Sequence[str]) -> None:
@@ -203,11 +203,12 @@ def analysed(
     where = output or checkpoints.beside(path) / name
     given = options.settings(config.analysis.device)
     if reference:
+        from ..analysis.measures.registered_measures import default_measures
         from ..config.printed_commands import setting_words
         from ..config.schema import AnalysisConfig
 
         config = replace(config, task=checkpoint.task)
-        usual = vars(AnalysisConfig())
+        usual = vars(AnalysisConfig(measures=default_measures()))
         own = (
             f"inputs={checkpoint.inputs_digest[:8]}",
             *setting_words("analysis", vars(config.analysis), usual),
@@ -234,5 +235,5 @@ def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
-    line = f"{', '.join(names)}: {folders[-1]}{more}; gathered: {where}"
+    line = f"{', '.join(names)}: {folders[-1]}{more}; collected: {where}"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

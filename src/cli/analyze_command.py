@@ -32,9 +32,9 @@ def analyze(
         checkpoint: a model.safetensors, its folder, a run folder, or an artifact,
             wandb:ENTITY/PROJECT/NAME:ALIAS
         every: print every measurement
-        trust: run the program that an artifact brings with it; without this it is only said what
-            there is to read
-        output: a file for every measurement, as CSV
+        trust: run the program that an artifact brings with it; without this, the command only lists
+            the files to read first
+        output: write every measurement into this file, as CSV
     """
     if device is not None:
         from ..config.devices import check_device
@@ -47,7 +47,7 @@ def analyze(
     screen = console()
     if not artifacts.is_reference(checkpoint):
         if trust:
-            raise UserError("--trust is of an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
+            raise UserError("--trust is for an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
         _print_analysis(
             analyses.analyze(LoadedRun.open(checkpoint, device=device)), every, output, screen
         )
@@ -64,6 +64,7 @@ def analyze(
 
 def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen: Console) -> None:
     from ..analysis.measurements import to_csv
+    from ..analysis.measures.registered_measures import measured
     from ..config.printed_commands import command, task_words
     from ..infra.files import Unwritten, faults_named, write_file
     from ..report.terminal.summary import (
@@ -80,7 +81,7 @@ def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen
     marks = failing(run.inputs.digest())
     screen.print(table(rows, run.title, marks))
     print_meaning(marks, rows, command("controls", *task_words(run.config.task)), screen)
-    lacking = nothing_to_compare(rows, run.config.analysis.measures)
+    lacking = nothing_to_compare(rows, measured(run.config.analysis))
     screen.print(legend_table(lacking), highlight=False)
     unwritten = Unwritten()
     if output is not None:

@@ -41,7 +41,7 @@ def match_controls(
     """Match models whose answer is known: what the verdicts of `match` are worth.
 
     Args:
-        output: where match-controls.csv goes; here by default
+        output: folder for match-controls.csv; the current folder by default
     """
     from ..data.registered_tasks import matched_tasks
 

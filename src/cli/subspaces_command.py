@@ -31,8 +31,8 @@ def subspaces(
     It takes minutes. The search runs on the CPU.
 
     Args:
-        program: whose variables; the task's own program by default
-        output: where tables go; RUN/matching by default
+        program: the program whose variables are searched for; the task's own by default
+        output: folder for tables; RUN/matching by default
     """
     refuse_settings(checkpoints)
     if not checkpoints:
