@@ -203,11 +203,12 @@ def analysed(
     where = output or checkpoints.beside(path) / name
     given = options.settings(config.analysis.device)
     if reference:
+        from ..analysis.measures.registered_measures import default_measures
         from ..config.printed_commands import setting_words
         from ..config.schema import AnalysisConfig
 
         config = replace(config, task=checkpoint.task)
-        usual = vars(AnalysisConfig())
+        usual = vars(AnalysisConfig(measures=default_measures()))
         own = (
             f"inputs={checkpoint.inputs_digest[:8]}",
             *setting_words("analysis", vars(config.analysis), usual),

@@ -64,6 +64,7 @@ def analyze(
 
 def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen: Console) -> None:
     from ..analysis.measurements import to_csv
+    from ..analysis.measures.registered_measures import measured
     from ..config.printed_commands import command, task_words
     from ..infra.files import Unwritten, faults_named, write_file
     from ..report.terminal.summary import (
@@ -80,7 +81,7 @@ def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen
     marks = failing(run.inputs.digest())
     screen.print(table(rows, run.title, marks))
     print_meaning(marks, rows, command("controls", *task_words(run.config.task)), screen)
-    lacking = nothing_to_compare(rows, run.config.analysis.measures)
+    lacking = nothing_to_compare(rows, measured(run.config.analysis))
     screen.print(legend_table(lacking), highlight=False)
     unwritten = Unwritten()
     if output is not None:

@@ -22,6 +22,7 @@ import wandb
 
 from ..analysis.measurements import Metric
 from ..analysis.measures.emergence import CONTROLS
+from ..analysis.measures.registered_measures import REGISTRY
 from ..analysis.measures.similarity import PLAIN
 from ..analysis.measures.suite import declared_metrics
 from ..config.schema import ModelConfig
@@ -175,6 +176,22 @@ SECTIONS = (
 )  # fmt: skip
 
 
+def workspace_sections() -> list[WorkspaceSection]:
+    """Return the sections: a measure that none of `SECTIONS` is about has one of its families."""
+    *of_measures, last = SECTIONS
+    patterns = [row.pattern for part in SECTIONS for row in part.rows]
+    others = [
+        WorkspaceSection(
+            name.replace("_", " ").capitalize(),
+            f"The headlines of the measure `{name}`.",
+            tuple(PanelRow(each.title, each.pattern, together=True) for each in own.families),
+        )
+        for name, own in REGISTRY.items()
+        if not any(f"{name}/" in pattern for pattern in patterns)
+    ]
+    return [*of_measures, *others, last]
+
+
 def save(entity: str, project: str, name: str) -> tuple[str, bool, int]:
     """Save the workspace; return its URL, whether it is new, and the number of runs read for it.
 
@@ -247,7 +264,7 @@ def logged_keys(entity: str, project: str) -> tuple[Counter[str], int]:
 
 def workspace(entity: str, project: str, name: str, logged: Mapping[str, int]) -> ws.Workspace:
     """Return the workspace for the logged keys, given with the number of runs that have each."""
-    sections = [section(part, logged) for part in SECTIONS]
+    sections = [section(part, logged) for part in workspace_sections()]
     sections[-1].panels += _overviews(logged)
     sections.append(ws.Section(name="Heatmaps", panels=_pictures(logged), is_open=False))
     for block in sections:
