@@ -56,6 +56,11 @@ class Measurement:
         return replace(self, run=run, step=step)
 
 
+def whole(subject: str) -> bool:
+    """Return whether a subject is of all inputs, not of one length."""
+    return ".length_" not in subject
+
+
 COLUMNS = ("run", "step", "measure", "subject", "value", "n", "ci_low", "ci_high")
 FLOATS = ("value", "ci_low", "ci_high")
 assert set(COLUMNS) == {f.name for f in fields(Measurement)}

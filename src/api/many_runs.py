@@ -103,7 +103,7 @@ def _not_gathered(work: Work) -> str:
 
                 draw_emergence(work.where)
     except OSError as error:
-        return f"its tables cannot be gathered: {error.strerror or error} ({work.where})"
+        return f"its tables cannot be collected: {error.strerror or error} ({work.where})"
     except FaultError as error:
         return str(error)
     return ""
@@ -179,7 +179,7 @@ def _tell(
 ) -> None:
     """Print what was done and where it is; raise what failed, with the reasons in `lacking`."""
     done = len(left) - sum(work in left for work, _ in lacking)
-    lines = [f"{len(works)} runs: {done} done, {len(works) - len(left)} were there"]
+    lines = [f"{len(works)} runs: {done} done, {len(works) - len(left)} already done"]
     if lacking:
         lines[0] += f", {len(lacking)} {'left' if ended.signal else 'failed'}"
     if lacking and ended.signal is None:

@@ -254,7 +254,7 @@ def refuse_several(jobs: int | None, again: bool) -> None:
     """
     if jobs is not None or again:
         name = "--again" if jobs is None else "--jobs"
-        raise UserError(f"{name} is of several runs, and there is only one")
+        raise UserError(f"{name} needs several runs, and there is only one")
 
 
 def refuse_output(output: Path | None, folder: str) -> None:
@@ -264,7 +264,7 @@ def refuse_output(output: Path | None, folder: str) -> None:
         UserError: one is given.
     """
     if output is not None:
-        raise UserError(f"--output is of one run: of several, results go to RUN/{folder}")
+        raise UserError(f"--output is for one run; with several, results go to RUN/{folder}")
 
 
 def readable_runs(places: Sequence[str], console: Console) -> list[RunFolder]:
@@ -329,6 +329,7 @@ def _opened(
     if len(places) > 1 or (not places and not (settings and reference)):
         way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if reference else "")
         raise UserError(f"{analysis.verb} takes {way}, not {' '.join(words) or 'none'}")
+    from ..analysis.measures.registered_measures import default_measures
     from ..config.printed_commands import setting_words
     from ..config.schema import AnalysisConfig
     from ..runs.loaded_run import LoadedReference, LoadedRun
@@ -358,7 +359,7 @@ def _opened(
     now = replace(run.config.analysis, device=run.checkpoint.config.analysis.device)
     own = (
         f"inputs={run.checkpoint.inputs_digest[:8]}",
-        *setting_words("analysis", vars(now), vars(AnalysisConfig())),
+        *setting_words("analysis", vars(now), vars(AnalysisConfig(measures=default_measures()))),
     )
     plain = replace(options, overrides=())
     chosen = plain.settings(run.checkpoint.config)
@@ -381,5 +382,5 @@ def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
-    line = f"{', '.join(names)}: {folders[-1]}{more}; gathered: {where}"
+    line = f"{', '.join(names)}: {folders[-1]}{more}; collected: {where}"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -39,9 +39,9 @@ def analyze(
     Args:
         reference: measure the compiled program of the run's task instead
         every: print every measurement
-        trust: run the program that an artifact brings with it; without this it is only said what
-            there is to read
-        output: a file for every measurement, as CSV
+        trust: run the program that an artifact brings with it; without this, the command only lists
+            the files to read first
+        output: write every measurement into this file, as CSV
     """
     overrides, places = parted(words)
     check_given_device(device)
@@ -55,20 +55,20 @@ def analyze(
 
     (place,), screen = places, console()
 
-    def measured(path: str | Path) -> Analysis:
+    def analysed(path: str | Path) -> Analysis:
         run = LoadedRun.open(path, overrides, device=device)
         return measure_again(LoadedReference.of(run) if reference else run, console=screen)
 
     if not artifacts.is_reference(place):
         if trust:
-            raise UserError("--trust is of an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
-        analysis = measured(place)
+            raise UserError("--trust is for an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
+        analysis = analysed(place)
         _print_analysis(analysis, every, output, screen)
         say_next(command("match", Path(place)), screen)
         return
     with artifacts.fetched(place, trust) as fetched:
         screen.print(f"checkpoint: {fetched.folder}", markup=False, highlight=False)
-        analysis = measured(fetched.folder)
+        analysis = analysed(fetched.folder)
         screen.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)
         try:
             _print_analysis(analysis, every, output, screen)
@@ -79,6 +79,7 @@ def analyze(
 
 def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen: Console) -> None:
     from ..analysis.measurements import to_csv
+    from ..analysis.measures.registered_measures import measured
     from ..config.printed_commands import command, task_words
     from ..infra.files import Unwritten, faults_named, write_file
     from ..report.terminal.summary import (
@@ -95,7 +96,7 @@ def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen
     marks = failing(run.inputs.digest())
     screen.print(table(rows, run.title, marks))
     print_meaning(marks, rows, command("controls", *task_words(run.config.task)), screen)
-    lacking = nothing_to_compare(rows, run.config.analysis.measures)
+    lacking = nothing_to_compare(rows, measured(run.config.analysis))
     screen.print(legend_table(lacking), highlight=False)
     unwritten = Unwritten()
     if output is not None:

@@ -34,14 +34,14 @@ def circuit(
     """Find a checkpoint's circuits, or a compiled program's, and judge them.
 
     The circuits are found by patching and by gradients, under every kind of ablation, and judged
-    on all inputs. Of a compiled program the true circuit is known from its weights, and the methods
-    are judged by it.
+    on all inputs. The true circuit of a compiled program is known from its weights; the methods
+    are then judged by it.
 
     Args:
-        reference: the compiled program of the run's task instead
+        reference: analyse the compiled program of the run's task instead
         methods: exact, acdc, eap, eap_ig; all by default
-        kinds: of ablation, zero, mean, resample_within, resample_across; all by default
-        output: where tables and pictures go; RUN/circuit by default
+        kinds: kinds of ablation: zero, mean, resample_within, resample_across; all by default
+        output: folder for tables and pictures; RUN/circuit by default
         device: where to run the models; cpu by default
     """
     options = Options({"methods": methods, "kinds": kinds, "device": device})

@@ -27,13 +27,13 @@ def explain(
 ) -> None:
     """Say what each head and neuron of a checkpoint does, and test it.
 
-    It is said what each head attends to and when each neuron is on; these explanations are put in
-    their place, and it is measured what the model then still gets right.
+    The command says what each head attends to and when each neuron is on. It then replaces heads
+    and neurons by these explanations, and measures what the model still gets right.
 
     Args:
         reference: explain the compiled program of the task instead
-        output: where tables and the picture go; RUN/explanation by default (-reference appended
-            with --reference), without a run here
+        output: folder for tables and the picture; by default RUN/explanation (-reference appended
+            with --reference), or the current folder without a run
     """
     options = Options({"device": device})
     analyse(EXPLANATION, words, options, reference=reference, output=output, jobs=jobs, again=again)

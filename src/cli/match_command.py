@@ -45,14 +45,15 @@ def match(
 ) -> None:
     """Match a checkpoint with its task's programs, cut by cut, by interventions.
 
-    It is said which of a program's cuts the model realises, where, and what that makes of the
-    program; of several runs, the verdicts by architecture.
+    The command says which of a program's cuts the model realises, and at which sites, and gives a
+    verdict on each program. With several runs, it gives the verdicts by architecture.
 
     Args:
         reference: match the compiled program of the task instead
-        every: every checkpoint of the run; those that are done already are left
+        every: match every checkpoint of the run; those that are done already are left
         no_sides: leave out what each block's attention reads, which takes most of the time
-        output: where tables and pictures go; RUN/matching by default, of several runs here
+        output: folder for tables and pictures; RUN/matching by default, the current folder with
+            several runs
     """
     overrides, places = parted(words)
     for place in places:

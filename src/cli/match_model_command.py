@@ -45,7 +45,7 @@ def match_model(
     """Match a model that was not trained here, a GPT-2 of a folder, with a task's programs.
 
     Args:
-        output: where tables and pictures go; matching-FOLDER by default
+        output: folder for tables and pictures; matching-FOLDER by default
     """
     check_given_device(device)
     own, folders = parted(words)

@@ -31,8 +31,8 @@ def subspaces(
     It takes minutes.
 
     Args:
-        program: whose variables; the task's own program by default
-        output: where tables go; RUN/matching by default
+        program: the program whose variables are searched for; the task's own by default
+        output: folder for tables; RUN/matching by default
         device: where to run the models; cpu by default
     """
     if not checkpoints:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from ..analysis.matching.cut_verdicts import NOT_TESTABLE
 from ..analysis.measurements import Measurement
 from ..analysis.measures.emergence import Summary
+from ..analysis.measures.registered_measures import measured
 from ..config.printed_commands import RunCommands
 from ..config.schema import Config
 from ..report.html.stored_tables import Results, Row, step_in, value, whole
@@ -59,7 +60,7 @@ def judged(
             step,
             commands,
             _searched(results),
-            "attention" in config.analysis.measures,
+            "attention" in measured(config.analysis),
         ),
         h3(last, solved, program_verdicts(results), step, commands, emergence(curves), programs),
     ]

@@ -451,7 +451,7 @@ def _notes(controls: str, failing: Mapping[str, str] | None) -> str:
     if failing is None:
         return f"Controls were not run for this task: `{controls}`."
     names = "; ".join(f"{key} ({why})" for key, why in failing.items())
-    return f"Do not tell the program from other models on this task: {names or 'none'}."
+    return f"Do not separate the program from other models on this task: {names or 'none'}."
 
 
 def _offline_runs(folder: Path) -> list[Path]:

@@ -122,7 +122,7 @@ def test_one_checkpoint_matched_after_all_takes_nothing_away(
     given = ["match", str(last), "--programs", "reverse", "--no-sides"]
     assert cli.main(given) == 0
     told = capsys.readouterr().out
-    assert f"{copy / 'matching' / f'{last.name}-programs=reverse-no-sides'}; gathered: " in told
+    assert f"{copy / 'matching' / f'{last.name}-programs=reverse-no-sides'}; collected: " in told
     assert before == {name: (copy / "matching" / name).read_bytes() for name in tables}
     assert (copy / "matching" / "emergence.png").read_bytes() == picture
 

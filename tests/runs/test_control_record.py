@@ -64,10 +64,10 @@ def test_a_control_that_was_kept_is_found_by_the_same_config(tmp_path: Path) -> 
 
 def test_a_control_that_could_not_be_made_is_kept_with_its_reason(tmp_path: Path) -> None:
     record = record_of(tmp_path)
-    record.keep("noised-1", Kept((), "no noise is survived"))
+    record.keep("noised-1", Kept((), "it survives no noise"))
     kept = record_of(tmp_path).kept("noised-1")
     assert kept is not None
-    assert (list(kept.rows), kept.note) == ([], "no noise is survived")
+    assert (list(kept.rows), kept.note) == ([], "it survives no noise")
 
 
 def test_a_control_that_is_kept_again_takes_the_earlier_ones_place(tmp_path: Path) -> None:

@@ -199,5 +199,8 @@ def _as_known(
     if theirs is None:
         return None, "it cannot be compiled"
     if program.effects <= theirs.all_effects:
-        return None, f"its rest goes by all that the testable cuts of {program.name} are"
+        return (
+            None,
+            f"its remaining steps use everything that the testable cuts of {program.name} hold",
+        )
     return not follows, ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...analysis.matching.cut_verdicts import NOT_TESTABLE
 from ...analysis.measurements import Measurement
+from ...analysis.measures.registered_measures import measured
 from ...config.printed_commands import command
 from ...config.schema import Config
 from ...hypotheses.evidence import is_whole
@@ -433,7 +434,7 @@ def neurons(
     )
     explain = command("explain", path)
     blocks: list[Any] = []
-    was_measured = "sparsity" in config.analysis.measures
+    was_measured = "sparsity" in measured(config.analysis)
     blocks += neurons_compared(rows, last, failing, was_measured, rerun)
     if not config.model.attn_only:
         table = results.neurons

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...analysis.measurements import Measurement
+from ...analysis.measurements import Measurement, whole
 from ...analysis.measures.emergence import Summary, summaries
 from ...analysis.measures.rerun import KINDS
-from ...analysis.measures.suite import whole
 from ...hypotheses.compared_headlines import FAMILIES
 from ...hypotheses.failed_controls import Failing, marked, meaning
 from ...hypotheses.row_values import (

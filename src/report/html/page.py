@@ -57,7 +57,7 @@ def write_report(
     folders = find_runs(paths, left_out)
     if tables is not None and len(folders) == 1:
         raise UserError(
-            "--tables is of several runs, and there is only one: its page has its numbers, and "
+            "--tables needs several runs, and there is only one: its page has its numbers, and "
             f"{folders[0].path}/measurements.csv"
         )
     refuse_unwritable(output)

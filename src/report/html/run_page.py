@@ -8,6 +8,7 @@ from ...analysis.head_attention import active_heads
 from ...analysis.matching.program_ranking import program_names
 from ...analysis.measurements import Measurement
 from ...analysis.measures.emergence import summaries
+from ...analysis.measures.registered_measures import default_measures
 from ...config.naming import model_title, run_title, task_title
 from ...config.schema import Config
 from ...data.inputs import InputSet, input_set
@@ -52,7 +53,7 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
     last = [row for row in rows if row.step == last_step]
     failing = failing_measures(folder.inputs_digest)
     results = Results(folder.path)
-    rerun = commands.measure_all
+    rerun = commands.measure_all(default_measures())
     say("the task and its program")
     task, inputs, problem = _task(folder)
     circuit_of = circuit_found(results, config.analysis.circuit_faithful, own_steps(inputs))

@@ -19,7 +19,7 @@ from ...analysis.explain.neurons import VARIES
 from ...analysis.explain.substitution import INTACT, NEURONS, TABLES, UNIFORM
 from ...config.naming import model_title
 from ...config.printed_commands import command
-from ...hypotheses.compared_headlines import HEADLINES, compared_with, emerging
+from ...hypotheses.compared_headlines import TABLED, compared_with, emerging
 from ...hypotheses.evidence import solved_of
 from ...hypotheses.row_values import NEURON_LABELS
 from ...hypotheses.seed_groups import EMERGED, EMERGENCE_STEP, HIGHEST, Estimate, Group, meanings
@@ -238,7 +238,7 @@ def _headlines(gathered: Gathered) -> Iterator[Record]:
         for key in ON_OFF_KEYS
     }
     for group in gathered.groups:
-        for key, label in {**HEADLINES, **on_off}.items():
+        for key, label in {**TABLED, **on_off}.items():
             estimate = group.estimates.get(key)
             if estimate is not None:
                 yield {

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...hypotheses.compared_headlines import FAMILIES, Family, compared_with
+from ...analysis.measures.registered_measures import Family
+from ...hypotheses.compared_headlines import FAMILIES, compared_with
 from ...hypotheses.failed_controls import marked
 from ...hypotheses.seed_groups import (
     EMERGED,
