@@ -7,7 +7,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..data.registered_tasks import matched_tasks
 from ..infra.errors import UserError
 from .analyses import check_given_device
 from .arguments import (
@@ -33,7 +32,7 @@ def match_controls(
         str,
         Parameter(
             name="TASK",
-            help=f"tasks, by default {', '.join(matched_tasks())}; and KEY=VALUE for all of them",
+            help="tasks, by default one of each kind; and KEY=VALUE for all of them",
         ),
     ],
     output: Path = Path(),
@@ -44,6 +43,8 @@ def match_controls(
     Args:
         output: folder for match-controls.csv; the current folder by default
     """
+    from ..data.registered_tasks import matched_tasks
+
     check_given_device(device)
     settings, named = parted(tasks)
     if device is not None:

@@ -93,9 +93,17 @@ class Result:
     written: float
 
     @property
-    def rank(self) -> tuple[bool, Fullness, float]:
-        """The rank by fullness; of equally full results, the newest ranks highest."""
-        return self.finished, self.fullness, self.written
+    def overrides(self) -> tuple[str, ...]:
+        """Its settings of the analysis that are not the run's own."""
+        return tuple(word for word in self.key.settings if word.startswith("analysis."))
+
+    @property
+    def rank(self) -> tuple[bool, bool, Fullness, float]:
+        """The rank by fullness; of equally full results, the newest ranks highest.
+
+        Results with the run's own settings, by which they are judged, rank before all others.
+        """
+        return self.finished, not self.overrides, self.fullness, self.written
 
 
 def results(where: Path) -> list[Result]:
@@ -244,7 +252,8 @@ def _put_aside(path: Path) -> None:
 def _by_step(all_results: Iterable[Result], key: Key) -> list[list[Result]]:
     """Return the results of a key's model by checkpoint, in step order, the fullest result first.
 
-    Unfinished results are left out if there is a finished one.
+    Unfinished results are left out if there is a finished one, and so are those with other settings
+    of the analysis than the first: their numbers mean something else.
     """
     steps: dict[int, list[Result]] = {}
     for result in all_results:
@@ -253,7 +262,8 @@ def _by_step(all_results: Iterable[Result], key: Key) -> list[list[Result]]:
     ranked = [
         sorted(steps[step], key=lambda result: result.rank, reverse=True) for step in sorted(steps)
     ]
-    return [[result for result in some if result.finished] or some[:1] for some in ranked]
+    alike = [[r for r in some if r.overrides == some[0].overrides] for some in ranked]
+    return [[result for result in some if result.finished] or some[:1] for some in alike]
 
 
 def _found_circuits(some: Sequence[Result]) -> tuple[Result, dict[str, str]]:

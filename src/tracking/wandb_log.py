@@ -384,7 +384,7 @@ def log_analysis(
                 project=project,
                 entity=entity,
                 group=group_of(folder),
-                job_type=what,
+                job_type="analysis",
                 name=f"{folder.name} {what}",
                 id=f"{folder.id}-{what}-{secrets.token_hex(3)}",
                 tags=list(settings.tags),

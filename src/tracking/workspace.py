@@ -114,10 +114,10 @@ SECTIONS = (
     ),
     WorkspaceSection(
         "Matching and emergence",
-        "Light match: the lower of scrub and interchange, on fewer cases than `algomatch match` "
-        "has, so its values differ; beside it what chance gives, and whether it is "
-        "surely realised (0 or 1; of several runs, the share). An emergence step is the mean of "
-        "the runs in which it came: see how many in the table of runs, where it is empty for the "
+        "Light match: the lower of scrub and interchange, on fewer cases than in `algomatch "
+        "match`, so its values differ. Beside it: the chance level, and whether it is surely "
+        "realised (0 or 1; over several runs, the share). An emergence step is the mean over "
+        "the runs in which it emerged: the table of runs shows how many; it is empty for the "
         "others.",
         (
             PanelRow("Light match, cut {0}", "matching/(.+)/best_match",
@@ -137,8 +137,8 @@ SECTIONS = (
     WorkspaceSection(
         "Ablation",
         "What deleting the worst single component costs: 0 is the intact model. The four kinds "
-        "disagree, and tell different things. The share of heads and MLPs that are redundant "
-        "together is said only of models that solve the task.",
+        "of ablation disagree, and tell different things. The share of heads and MLPs that are "
+        "redundant together is given only for models that solve the task.",
         (
             PanelRow("Exact, change by the worst component",
                      "ablation/worst_component/.+_delta_exact", together=True),
@@ -147,8 +147,8 @@ SECTIONS = (
     ),
     WorkspaceSection(
         "Sparsity",
-        "Each figure of the model's MLP neurons beside the compiled reference's. H1: the "
-        "reference less the model.",
+        "Each measure of the model's MLP neurons beside the compiled reference's. H1: the "
+        "reference minus the model.",
         (
             PanelRow("{0}", r"sparsity/model/(?!h1_)(.+)", ("sparsity/reference:model/{0}",)),
             PanelRow("H1 (reference minus model)", "sparsity/model/h1_.+", together=True),
@@ -156,8 +156,8 @@ SECTIONS = (
     ),
     WorkspaceSection(
         "By architecture",
-        "Bars: mean and range over the runs of a group, which are its seeds. An emergence step is "
-        "of the runs in which it came.",
+        "Bars: mean and range over the runs of a group, which are its seeds. An emergence step "
+        "is over the runs in which it emerged.",
         (
             PanelRow("Final exact, all inputs", "final/accuracy/all/exact",
                 ("final/accuracy/all/blind_exact",)),
@@ -217,8 +217,8 @@ def _saved(entity: str, project: str, name: str) -> tuple[str, bool, int]:
         logged, n_runs = logged_keys(entity, project)
     if not logged:
         raise UserError(
-            f"no run of {entity}/{project} has what `algomatch train` logs: train with "
-            f"tracking=online tracking.entity={entity} tracking.project={project} first"
+            f"no run of {entity}/{project} has the keys that `algomatch train` logs: first train "
+            f"with tracking=online tracking.entity={entity} tracking.project={project}"
         )
     view = workspace(entity, project, name, logged)
     with _faults_named():

@@ -203,7 +203,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(runs: Path, number: sign
         (["explain", "RUNS/one", "--again"], "--again needs several runs, and there is only one"),
         (["match", "RUNS/one", "--jobs", "2"], "--jobs needs several runs"),
         (["explain", "RUNS/one", "RUNS/none"], "RUNS/none"),
-        (["circuit", "RUNS", "seed=1"], "'seed=1' has no say here"),
+        (["circuit", "RUNS", "seed=1"], "'seed=1': the run was trained with its own seed"),
     ],
 )
 def test_a_mistake_gives_one_line(

@@ -24,7 +24,7 @@ from safetensors import safe_open
 
 from algomatch import __version__
 from algomatch.api.train import train
-from algomatch.cli.main import command_line, main
+from algomatch.cli.main import VERBS, command_line, main
 from algomatch.config.composition import compose, to_yaml
 from algomatch.runs.checkpoints import ROWS, WEIGHTS, find
 from algomatch.runs.run_folder import RunFolder
@@ -130,10 +130,10 @@ def one_line(stderr: str) -> str:
         ("--foo train", ["unknown option '--foo'"]),
         ("trian", ["unknown command 'trian': did you mean 'train'? valid: analyze, circuit"]),
         ("", ["no command is given; valid: analyze, circuit", "--help"]),
-        ("analyze", ["CHECKPOINT is missing", "algomatch analyze --help"]),
+        ("analyze", ["analyze takes one checkpoint, not none"]),
         ("analyze nope", ["checkpoint 'nope' does not exist", "model.safetensors, its folder"]),
         ("analyze .", ["checkpoint '.' holds no checkpoint", "or a run folder"]),
-        ("analyze . more", ["unexpected argument 'more'", "algomatch analyze --help"]),
+        ("analyze . more", ["analyze takes one checkpoint, not . more"]),
         ("analyze . --foo", ["unknown option '--foo'", "--all, --device, --help, --output"]),
     ],
 )
@@ -594,6 +594,22 @@ def test_help_is_there_at_once(here: Path) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "algomatch.cli.main" in imported
     assert not {"torch", "jax", "numpy", "transformer_lens", "wandb", "omegaconf"} & imported
+
+
+def test_the_help_of_a_verb_is_there_at_once(here: Path) -> None:
+    program = (
+        "import sys, time; from algomatch.cli.main import VERBS, main\n"
+        "for verb in VERBS: assert main([verb, '--help']) == 0\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)\n"
+        "print(time.process_time(), file=sys.stderr)"
+    )
+    done = command(sys.executable, "-c", program, cwd=here)
+    imported, seconds = done.stderr.splitlines()
+    assert not {"torch", "numpy", "wandb", "omegaconf"} & set(imported.split())
+    assert float(seconds) < 1  # of CPU, for all of them
+    for verb in VERBS:
+        assert f"Usage: algomatch {verb} " in done.stdout
+    assert "--no-sides" in done.stdout
 
 
 def test_the_console_script_refuses_as_python_does(here: Path) -> None:

@@ -155,7 +155,7 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "nowhere"], "'nowhere' does not exist"),
         (["RUN", "--sites"], "unknown option '--sites'"),
-        (["RUN", "task=sort"], "'task=sort' has no say here: a checkpoint has its own config"),
+        (["RUN", "task=sort"], "'task=sort': the run was trained with its own task"),
         (
             ["--controls", "reverse", "analysis.seed=1"],
             "`match --controls` is a command of its own now: "

@@ -86,7 +86,7 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
     [
         (["RUN", "--all"], "unknown option '--all'"),
         (["RUN", "--program", "revers"], "unknown program 'revers' of reverse: did you mean"),
-        (["RUN", "task=sort"], "'task=sort' has no say here"),
+        (["RUN", "task=sort"], "'task=sort': the run was trained with its own task"),
         ([], "subspaces takes a checkpoint or run folders: none is given"),
         (["RUN", "--jobs", "2"], "--jobs needs several runs"),
     ],

@@ -41,8 +41,9 @@ METRICS = (
         for kind, by in KINDS.items()
         for effect, (unit, better, low, high, about) in EFFECTS.items()
     ),
-    Metric("ablation/harmless_kinds", "kinds of ablation", "neither", 0, len(KINDS), "under how "
-           "many the exact accuracy surely falls by no more than the margin; n is of how many"),
+    Metric("ablation/harmless_kinds", "kinds of ablation", "neither", 0, len(KINDS),
+        "under how many kinds exact accuracy surely falls by no more than the margin; n: how "
+        "many were measured"),
     Metric("ablation/redundant", "yes or no", "neither", 0, 1, "harmless under every kind of "
            "ablation; said only of a model that solves the task"),
     Metric("ablation/in_redundant_set", "yes or no", "neither", 0, 1, "in the set of heads and "
