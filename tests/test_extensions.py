@@ -39,7 +39,7 @@ from ..measurements import Measurement, Metric
 
 METRICS = (
     Metric("confidence/mean", "probability", "neither", 0, 1, "of the likeliest output"),
-    Metric("confidence/sure_share", "share of positions", "higher", 0, 1, "that are surely said"),
+    Metric("confidence/sure_share", "share of positions", "higher", 0, 1, "surely said"),
 )
 
 
@@ -77,7 +77,6 @@ import sys
 from pathlib import Path
 from algomatch.data.registered_tasks import REGISTRY, matched_tasks
 from algomatch.data.tasks import make_task
-from algomatch.analysis.measurements import from_csv
 from algomatch.config.composition import compose
 from algomatch.hypotheses.compared_headlines import FAMILIES, TABLED
 from algomatch.report.figures.run_figure import run_figure
@@ -85,7 +84,7 @@ from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking.workspace import section, workspace_sections
 
 folder = RunFolder.open(Path(sys.argv[1]))
-rows = from_csv(folder.path.joinpath("measurements.csv").read_bytes(), "rows")
+rows = folder.measurements()
 [panel] = [axes for axes in run_figure(folder, rows).axes if axes.get_title() == "Confidence"]
 assert [line.get_label() for line in panel.lines] == ["mean", "sure share"], panel.lines
 measured = [row.value for row in rows if row.key == "confidence/model/mean"]

@@ -234,8 +234,6 @@ REGISTRY: dict[str, RegisteredTask] = {
 
 def task_names() -> list[str]:
     """Return every task there is: the registered ones, and the shipped conditions of them."""
-    from ..config.composition import group_names  # with OmegaConf, which `--help` needs not load
-
     return [*REGISTRY, *(name for name in group_names("task") if name not in REGISTRY)]
 
 
