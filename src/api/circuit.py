@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from ..analysis.circuits.circuit_result import Circuits, Truth
 from ..analysis.circuits.edge_scores import (
     METHODS,
     Ablated,
@@ -47,7 +48,6 @@ from ..models.reference import Reference, build_reference
 from ..models.shapes import learned_shape, random_inits
 from ..models.task_model import TaskModel, task_model_of
 from ..models.wiring import Edge, Wiring, wired
-from ..report.terminal.circuit_tables import Circuits, Truth
 from ..runs import checkpoints
 from .preparation import bridge_of
 

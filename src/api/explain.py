@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.activations import record
 from ..analysis.explain.attention_patterns import of_programs
+from ..analysis.explain.explanation_result import Explanation
 from ..analysis.explain.heads import Heads, Search, explain_heads
 from ..analysis.explain.neurons import NeuronExplanation, explain_neurons
 from ..analysis.explain.position_features import cells, features, held_out, some_of
@@ -27,7 +28,6 @@ from ..infra.progress import Steps, Told
 from ..models.bridges import plain_model
 from ..models.reference import build_reference
 from ..models.shapes import learned_shape, random_inits
-from ..report.terminal.explanation_tables import Explanation
 from ..runs import checkpoints
 from .preparation import bridge_of
 

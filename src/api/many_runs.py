@@ -18,10 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..analysis.results import MATCH, Key
 from ..infra.errors import FaultError, Interrupted, UserError
 from ..infra.files import faults_named, last_words
 from ..infra.processes import Ended, Job, Report, work_off
-from ..runs.result_store import MATCH, Key, adopt, gather, is_gathered, is_there
+from ..runs.result_store import adopt, gather, is_gathered, is_there
 from ..runs.run_folder import RunFolder
 
 LOG = "log.txt"  # what the command would have printed
@@ -74,7 +75,7 @@ def each_alone(
     """
     for work in works:
         with suppress(OSError):  # it says so itself when it is done, and keeps no others from it
-            for what in dict.fromkeys(key.what for key in work.keys):
+            for what in dict.fromkeys(key.kind for key in work.keys):
                 adopt(work.where, what)
     left = [work for work in works if again or not work.is_done]
     lacking = [(work, why) for work in works if work not in left and (why := _not_gathered(work))]
@@ -94,12 +95,12 @@ def each_alone(
 def _not_gathered(work: Work) -> str:
     """Gather the tables of what is done where that was not; return why it cannot, if it cannot."""
     try:
-        for key in {key.what: key for key in work.keys}.values():
+        for key in {key.kind: key for key in work.keys}.values():
             if is_gathered(work.where, key):
                 continue
             gather(work.where, key)
-            if key.what == MATCH:
-                from ..report.figures.matching_figures import draw_emergence
+            if key.kind == MATCH:
+                from ..report.figures.result_pictures import draw_emergence
 
                 draw_emergence(work.where)
     except OSError as error:

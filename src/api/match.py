@@ -14,6 +14,7 @@ from ..analysis.controls.known_models import controls, learned_by_heart
 from ..analysis.matching.any_bridge import match_bridge
 from ..analysis.matching.head_selectors import Selectors, untrained_of
 from ..analysis.matching.known_answers import MATCHED_INITS, Checked, check, of_matching
+from ..analysis.matching.match_result import Matching
 from ..analysis.matching.program_ranking import (
     Candidate,
     candidates,
@@ -22,6 +23,7 @@ from ..analysis.matching.program_ranking import (
     rule_of,
     selectors_of,
 )
+from ..analysis.matching.subspace_result import Searched
 from ..analysis.matching.subspaces import Search, questions, subspaces, where_to_search
 from ..config.devices import check_accelerator, check_device
 from ..config.schema import Config, TaskConfig, names_file
@@ -38,8 +40,6 @@ from ..models.shapes import init_seed, learned_shape, random_inits
 from ..models.task_model import task_model_of
 from ..models.training import mean_loss
 from ..models.variable_sites import sites_of
-from ..report.terminal.matching_tables import Matching
-from ..report.terminal.subspace_tables import Searched
 from ..runs import checkpoints
 from .preparation import bridge_of, prepare
 

@@ -13,8 +13,8 @@ from .arguments import SETTING, TASK_KEYS, composed, key_of, need_at_least, part
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..analysis.results import Key, Result
     from ..config.schema import Config
-    from ..runs.result_store import Key
     from ..runs.run_folder import RunFolder
 
 Value = str | bool | tuple[str, ...] | None
@@ -114,7 +114,7 @@ def refuse_settings(words: Sequence[str]) -> None:
 
 def readable_runs(places: Sequence[str], console: Console) -> list[RunFolder]:
     """Return the runs at the paths; say of those that cannot be opened why they are left out."""
-    from ..hypotheses.seed_groups import find_runs
+    from ..runs.run_batches import find_runs
 
     left_out = list[str]()
     runs = find_runs([Path(place) for place in places], left_out)
@@ -157,8 +157,8 @@ def _keys(
     run: RunFolder, what: str, options: Options, settings: tuple[str, ...] | None
 ) -> Iterator[Key]:
     """Yield what the command's results of a run are of."""
+    from ..analysis.results import Key
     from ..runs import checkpoints
-    from ..runs.result_store import Key
 
     steps = [checkpoints.step_of(path) for path in run.checkpoint_folders()]
     own = options.settings(run.config.analysis.device) if settings is None else settings
@@ -185,8 +185,8 @@ def analysed(
     if len(places) > 1 or (not places and not settings) or (places and settings):
         way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if reference else "")
         raise UserError(f"{verb} takes {way}, not {' '.join(words) or 'none'}")
+    from ..analysis.results import Key
     from ..runs import checkpoints
-    from ..runs.result_store import Key
 
     if settings:
         if not any(key_of(setting) in TASK_KEYS for setting in settings):
@@ -216,8 +216,10 @@ def analysed(
     return path, None, where, Key(folder, checkpoint.run, checkpoint.step, given)
 
 
-def log_files(path: Path | None, name: str, files: Sequence[Path], console: Console) -> None:
-    """Log what was written to W&B, where the checkpoint is of a run that is tracked."""
+def log_result(
+    path: Path | None, name: str, result: Result, folder: Path, console: Console
+) -> None:
+    """Log a result to W&B, where the checkpoint is of a run that is tracked; `folder` has it."""
     from ..runs import checkpoints
     from ..runs.run_folder import RunFolder
 
@@ -225,12 +227,13 @@ def log_files(path: Path | None, name: str, files: Sequence[Path], console: Cons
         return
     from ..tracking.wandb_log import log_analysis
 
-    log_analysis(RunFolder.open(checkpoints.beside(path)), name, files, console.print)
+    run = RunFolder.open(checkpoints.beside(path))
+    log_analysis(run, name, result, folder.parent, console.print)
 
 
 def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
     """Say where results are, and what of them is gathered."""
-    from ..runs.result_store import SETTINGS
+    from ..analysis.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""

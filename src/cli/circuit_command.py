@@ -12,7 +12,7 @@ from .analyses import (
     analysed,
     are_several,
     each_alone,
-    log_files,
+    log_result,
     readable_runs,
     refuse_output,
     refuse_several,
@@ -22,7 +22,7 @@ from .arguments import console
 from .options import Again, Analysed, Jobs
 
 if TYPE_CHECKING:
-    from ..report.terminal.circuit_tables import Circuits
+    from ..analysis.circuits.circuit_result import Circuits
 
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=(1, None))]
 
@@ -50,7 +50,7 @@ def circuit(
     """
     screen = console()
     options = Options({"methods": methods, "kinds": kinds})
-    from ..runs.result_store import CIRCUIT
+    from ..analysis.results import CIRCUIT
 
     if are_several(words) and not reference:
         refuse_output(output, "circuit")
@@ -61,15 +61,19 @@ def circuit(
         return
     refuse_several(jobs, again)
     path, config, where, key = analysed("circuit", words, reference, options, output, "circuit")
+    from ..analysis.circuits.circuit_result import CircuitResult
     from ..api.circuit import circuits_of_checkpoint, circuits_of_reference
     from ..infra.files import Unwritten
-    from ..report.terminal.circuit_tables import keep_circuits, print_circuits
+    from ..report.figures.result_pictures import drawn
+    from ..report.terminal.circuit_tables import print_circuits
+    from ..runs.result_store import save
 
-    files, unwritten = list[Path](), Unwritten()
+    stored, unwritten = list[tuple[Path, CircuitResult]](), Unwritten()
 
     def keep(circuits: Circuits, finished: bool = False) -> None:
         with unwritten.noted():
-            files[:] = keep_circuits(circuits, where, key, finished)
+            result = drawn(CircuitResult.of(circuits, key, finished))
+            stored[:] = [(save(where, result), result)]
 
     if config is not None:
         circuits = circuits_of_reference(config, methods, kinds, keep, screen)
@@ -79,5 +83,6 @@ def circuit(
     keep(circuits, finished=True)
     print_circuits(circuits, screen)
     unwritten.tell()
-    say_where([files[0].parent], where, screen)
-    log_files(path, "circuit-reference" if reference else "circuit", files, screen)
+    ((folder, result),) = stored
+    say_where([folder], where, screen)
+    log_result(path, "circuit-reference" if reference else "circuit", result, folder, screen)

@@ -11,7 +11,7 @@ from .analyses import (
     are_several,
     check_given_device,
     each_alone,
-    log_files,
+    log_result,
     readable_runs,
     refuse_output,
     refuse_several,
@@ -21,7 +21,7 @@ from .arguments import console
 from .options import Again, Analysed, Device, Jobs
 
 if TYPE_CHECKING:
-    from ..report.terminal.explanation_tables import Explanation
+    from ..analysis.explain.explanation_result import Explanation
 
 
 def explain(
@@ -45,7 +45,7 @@ def explain(
     check_given_device(device)
     screen = console()
     options = Options({"device": device})
-    from ..runs.result_store import EXPLANATION
+    from ..analysis.results import EXPLANATION
 
     if are_several(words) and not reference:
         refuse_output(output, "explanation")
@@ -56,16 +56,19 @@ def explain(
         return
     refuse_several(jobs, again)
     path, config, where, key = analysed("explain", words, reference, options, output, "explanation")
+    from ..analysis.explain.explanation_result import ExplanationResult
     from ..api.explain import explain_checkpoint, explain_reference
     from ..infra.files import Unwritten
-    from ..report.figures.explanation_figures import keep_explanation
+    from ..report.figures.result_pictures import drawn
     from ..report.terminal.explanation_tables import print_explanation
+    from ..runs.result_store import save
 
-    files, unwritten = list[Path](), Unwritten()
+    stored, unwritten = list[tuple[Path, ExplanationResult]](), Unwritten()
 
     def keep(explanation: Explanation) -> None:
         with unwritten.noted():
-            files[:] = keep_explanation(explanation, where, key)
+            result = drawn(ExplanationResult.of(explanation, key))
+            stored[:] = [(save(where, result), result)]
 
     if config is not None:
         config.analysis.device = device or config.analysis.device
@@ -75,5 +78,7 @@ def explain(
         explanation = explain_checkpoint(path, device, keep, screen)
     print_explanation(explanation, screen)
     unwritten.tell()
-    say_where([files[0].parent], where, screen)
-    log_files(path, "explanation-reference" if reference else "explanation", files, screen)
+    ((folder, result),) = stored
+    say_where([folder], where, screen)
+    name = "explanation-reference" if reference else "explanation"
+    log_result(path, name, result, folder, screen)

@@ -24,7 +24,7 @@ from .options import Again, Checkpoints, Device, Jobs, Programs
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..report.terminal.matching_tables import Matching
+    from ..analysis.matching.match_result import Matching
 
 
 def match(
@@ -76,11 +76,13 @@ def _refuse_model_of_elsewhere(place: str) -> None:
 
 def _match_run(path: Path, options: Options, output: Path | None, screen: Console) -> None:
     """Match one checkpoint, or all of its run."""
+    from ..analysis.matching.match_result import MatchResult
     from ..api.match import match_checkpoints
     from ..infra.files import Unwritten
-    from ..report.figures.matching_figures import draw_emergence, keep_matching
+    from ..report.figures.result_pictures import draw_emergence, drawn
     from ..report.terminal.matching_tables import print_matching
     from ..runs import checkpoints
+    from ..runs.result_store import save
     from ..runs.run_folder import RunFolder
 
     programs, device = options.values["programs"], options.values["device"]
@@ -97,7 +99,7 @@ def _match_run(path: Path, options: Options, output: Path | None, screen: Consol
 
     def keep(matching: Matching) -> None:
         with unwritten.noted():
-            kept.append(keep_matching(matching, where, settings, sides))
+            kept.append(save(where, drawn(MatchResult.of(matching, settings, sides))))
 
     print_matching(match_checkpoints(paths, programs, device, screen, sides, keep), screen)
     unwritten.tell()
@@ -114,12 +116,13 @@ def _match_runs(
     screen: Console,
 ) -> None:
     """Match several runs, each alone, and print the verdicts by architecture."""
-    from ..hypotheses.seed_groups import find_runs, grouped, load_runs
+    from ..analysis.results import MATCH
+    from ..hypotheses.seed_groups import grouped
     from ..infra.files import faults_named, write_file
-    from ..report.terminal.matching_by_architecture import FILE, print_verdicts, verdicts_csv
-    from ..runs.result_store import MATCH
+    from ..report.terminal.matching_by_architecture import VERDICTS, print_verdicts, verdicts_csv
+    from ..runs.run_batches import find_runs, load_runs
 
-    where = output / FILE
+    where = output / VERDICTS.name
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
     failed: FaultError | None = None
@@ -136,7 +139,7 @@ def _match_runs(
     for line in left_out:
         screen.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
     with faults_named(f"write '{where}'"):
-        write_file(where, verdicts_csv(groups).encode())
+        write_file(where, verdicts_csv(groups))
     screen.print(f"every run: {where}", soft_wrap=True, highlight=False, markup=False)
     if failed is not None:
         raise failed

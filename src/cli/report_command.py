@@ -30,6 +30,6 @@ def report(
             them
     """
     need_runs("report", runs)
-    from ..report.html.page import write_report
+    from ..api import report as pages
 
-    write_report([Path(run) for run in runs], output, title, console(), tables)
+    pages.report([Path(run) for run in runs], output, title, console(), tables)

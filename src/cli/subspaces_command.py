@@ -39,7 +39,8 @@ def subspaces(
         raise UserError("subspaces takes a checkpoint or run folders: none is given")
     several, screen = are_several(checkpoints), console()
     options = Options({"program": program})
-    from ..runs.result_store import SUBSPACES, setting
+    from ..analysis.results import SUBSPACES
+    from ..runs.result_store import save, setting
 
     settings = (setting("subspaces", () if program is None else (program,)),)
     if several:
@@ -50,9 +51,10 @@ def subspaces(
         )  # fmt: skip
         return
     refuse_several(jobs, again)
+    from ..analysis.matching.subspace_result import Searched, SubspaceResult
     from ..api.match import match_checkpoints, search_subspaces
     from ..data.tasks import make_task
-    from ..report.terminal.subspace_tables import Searched, keep_subspaces, print_subspaces
+    from ..report.terminal.subspace_tables import print_subspaces
     from ..runs.checkpoints import beside, load
 
     path = Path(checkpoints[0])
@@ -62,10 +64,10 @@ def subspaces(
     (matching,) = match_checkpoints([path], [name], None, screen, sides=False)
     if matching.exact < matching.rule.solved:
         screen.print("no subspaces are searched for: the model does not solve the task")
-        keep_subspaces(
-            Searched(checkpoint.run, checkpoint.step, "", (), {}, (), ()), where, settings
-        )
+        nothing = Searched(checkpoint.run, checkpoint.step, "", (), {}, (), ())
+        save(where, SubspaceResult.of(nothing, settings, matching.task))
         return
     searched = search_subspaces(path, matching, [name], screen)
     print_subspaces(searched, screen)
-    say_where([keep_subspaces(searched, where, settings)], where, screen)
+    folder = save(where, SubspaceResult.of(searched, settings, matching.task))
+    say_where([folder], where, screen)

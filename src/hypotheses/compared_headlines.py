@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..analysis.measures.emergence import CONTROLS
-from .seed_groups import EMERGED, HIGHEST
+from ..runs.run_batches import HIGHEST
+from .seed_groups import EMERGED
 
 
 @dataclass(frozen=True)

@@ -10,121 +10,66 @@ FOLDER/NAME.csv.old               a table that could not be read, put aside
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
-import re
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from .. import __version__
-from ..infra.files import faults_named, write_file, write_folder
-from .checkpoints import step_folder
+from ..analysis.circuits.circuit_result import CircuitResult
+from ..analysis.explain.explanation_result import ExplanationResult
+from ..analysis.matching.match_result import MatchResult
+from ..analysis.matching.subspace_result import SubspaceResult
+from ..analysis.results import SETTINGS, About, Key, Result
+from ..infra.errors import FaultError
+from ..infra.files import faults_named, write_file
 
-SETTINGS = "settings.json"
-MATCH, SUBSPACES, CIRCUIT, EXPLANATION = "match", "subspaces", "circuit", "explanation"
-FILES = {  # what each kind of result may hold
-    MATCH: ("match.csv", "programs.csv", "selectors.csv", "emergence.csv", "match.png"),
-    SUBSPACES: ("subspaces.csv", "subspaces.safetensors"),
-    CIRCUIT: (
-        "circuits.csv", "edges.csv", "nodes.csv", "lengths.csv", "carried.csv", "curves.png",
-        "circuit.png",
-    ),
-    EXPLANATION: (
-        "heads.csv", "neurons.csv", "neurons-random-init.csv", "explained.csv", "explanation.png",
-    ),
-}  # fmt: skip
-DRAWN = {MATCH: ("emergence.png",)}  # from the gathered tables
+RESULTS: Mapping[str, type[Result]] = {
+    result.KIND: result
+    for result in (MatchResult, SubspaceResult, CircuitResult, ExplanationResult)
+}
 OLD_MARK = "done.json"  # of results of earlier versions, which lie in the folder itself
-LONGEST = 120  # characters of a folder's name
-
-Files = Mapping[str, bytes]
-Fullness = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Key:
-    """What a result is of: a kind of result, the model, its step (None: it has none), settings.
-
-    `model` is a run's id, or the name of a model from elsewhere; `of` is what else says which model
-    and task it is, where the name does not. `settings` are a command's options that change the
-    numbers and are not the defaults. Results of the same key are the same; those that differ only
-    in settings are of the same thing.
-    """
-
-    what: str
-    model: str
-    step: int | None
-    settings: tuple[str, ...] = ()
-    of: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The name of the folder that the result goes to.
-
-        >>> Key(MATCH, "run", 52, ("programs=reverse", "no-sides")).name
-        'step-00000052-programs=reverse-no-sides'
-        """
-        base = "result" if self.step is None else step_folder(self.step)
-        whole = "-".join([base, *self.of, *self.settings])
-        name = re.sub(r"[^\w.=+,-]", "_", whole)
-        if len(name) <= LONGEST:
-            return name
-        return f"{name[: LONGEST - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
-
-
-@dataclass(frozen=True)
-class Result:
-    """A result that is there: its folder, and what it is of.
-
-    Of two of one checkpoint the one of the higher `fullness` holds more. One that is not `finished`
-    is what an interrupted command had.
-    """
+class StoredResult:
+    """A result that is there: its folder, and what it is of."""
 
     path: Path
-    key: Key
-    fullness: Fullness
-    finished: bool
-    written: float
+    about: About
 
     @property
-    def rank(self) -> tuple[bool, Fullness, float]:
-        """By how much it holds; of equally full ones the newest is the highest."""
-        return self.finished, self.fullness, self.written
+    def key(self) -> Key:
+        """What the result is of."""
+        return self.about.key
+
+    def read(self) -> Result:
+        """Return the result without the tables that cannot be read."""
+        return RESULTS[self.about.kind].read(self.path, tolerant=True)
 
 
-def results(where: Path) -> list[Result]:
+def stored_results(where: Path) -> list[StoredResult]:
     """Return the results in a folder; what cannot be read is none."""
-    readings = (_read(path.parent) for path in sorted(where.glob(f"*/{SETTINGS}")))
-    return [result for result in readings if result is not None]
+    readings = (_stored(path.parent) for path in sorted(where.glob(f"*/{SETTINGS}")))
+    return [stored for stored in readings if stored is not None]
 
 
-def _read(path: Path) -> Result | None:
+def _stored(path: Path) -> StoredResult | None:
     if path.name.startswith("."):  # being written
         return None
     try:
-        about = json.loads((path / SETTINGS).read_bytes())
-        step = None if about["step"] is None else int(about["step"])
-        settings = tuple(map(str, about["settings"]))
-        of = tuple(map(str, about.get("of", ())))
-        key = Key(str(about["what"]), str(about["model"]), step, settings, of)
-        fullness = tuple(map(int, about["fullness"]))
-        return Result(path, key, fullness, bool(about["finished"]), float(about["written"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        about = About.from_json((path / SETTINGS).read_bytes(), str(path / SETTINGS))
+    except (OSError, FaultError):
         return None
+    return StoredResult(path, about) if about.kind in RESULTS else None
 
 
 def is_there(where: Path, key: Key) -> bool:
     """Return whether a finished result of the key is in a folder."""
-    return any(result.finished and result.key == key for result in results(where))
+    return any(stored.about.finished and stored.key == key for stored in stored_results(where))
 
 
-def save(where: Path, key: Key, files: Files, fullness: Fullness, finished: bool = True) -> Path:
+def save(where: Path, result: Result) -> Path:
     """Write a result whole or not at all, gather the tables anew, and return its folder.
 
     What is not finished stays beside a finished result of the same key, until there is a new one.
@@ -132,28 +77,28 @@ def save(where: Path, key: Key, files: Files, fullness: Fullness, finished: bool
     Raises:
         FaultError: the file system failed; the results that were there are untouched.
     """
+    key = result.about.key
     with faults_named(f"write into '{where}'"):
         where.mkdir(parents=True, exist_ok=True)
-        adopt(where, key.what)
-        path = _save(where, key, files, fullness, finished)
-        if finished:
-            for result in results(where):
-                if result.key == key and not result.finished:
-                    shutil.rmtree(result.path)
+        adopt(where, key.kind)
+        path = _save(where, result)
+        if result.about.finished:
+            for stored in stored_results(where):
+                if stored.key == key and not stored.about.finished:
+                    shutil.rmtree(stored.path)
         gather(where, key)
     return path
 
 
-def _save(where: Path, key: Key, files: Files, fullness: Fullness, finished: bool) -> Path:
-    there = results(where)
-    same = [result.path for result in there if result.key == key and result.finished == finished]
+def _save(where: Path, result: Result) -> Path:
+    key, finished = result.about.key, result.about.finished
+    same = [
+        stored.path
+        for stored in stored_results(where)
+        if stored.key == key and stored.about.finished == finished
+    ]
     path = same[0] if same else _free(where, key.name + "-unfinished" * (not finished))
-    about: dict[str, Any] = {
-        "what": key.what, "model": key.model, "step": key.step, "settings": list(key.settings),
-        "of": list(key.of), "finished": finished, "fullness": list(fullness),
-        "written": time.time(), "version": __version__,
-    }  # fmt: skip
-    write_folder(path, {**files, SETTINGS: (json.dumps(about, indent=1) + "\n").encode()})
+    result.write(path)
     return path
 
 
@@ -168,12 +113,13 @@ def _free(where: Path, name: str) -> Path:
 
 def is_gathered(where: Path, key: Key) -> bool:
     """Return whether the tables of a result's model are gathered since the last was written."""
-    for some in _by_step(results(where), key):
-        for result in some:
-            for name in _tables(key.what):
-                if (result.path / name).exists():
-                    table = where / name
-                    if not table.is_file() or table.stat().st_mtime < result.written:
+    for same_step in _by_step(stored_results(where), key):
+        for stored in same_step:
+            for table in RESULTS[key.kind].TABLES.values():
+                if (stored.path / table.name).exists():
+                    gathered = where / table.name
+                    written = stored.about.written
+                    if not gathered.is_file() or gathered.stat().st_mtime < written:
                         return False
     return True
 
@@ -182,49 +128,23 @@ def gather(where: Path, key: Key) -> None:
     """Write the tables of all checkpoints of a result's model, and the last one's pictures.
 
     Raises:
-        OSError: the file system refused.
+        OSError, FaultError: the file system failed.
     """
-    names = FILES[key.what]
+    kind = RESULTS[key.kind]
     parts = [
-        _found_circuits(some) if key.what == CIRCUIT else (some[0], _texts(some[0]))
-        for some in _by_step(results(where), key)
+        kind.together([stored.read() for stored in (same_step if kind.JOINS else same_step[:1])])
+        for same_step in _by_step(stored_results(where), key)
     ]
-    tables = {
-        name: joined([texts[name] for _, texts in parts if texts[name]])
-        for name in _tables(key.what)
-    }
-    made = {name: text.encode() for name, text in tables.items() if text}
-    last = parts[-1][0].path
-    for name in names:
-        if not name.endswith(".csv") and (last / name).exists():
-            made[name] = (last / name).read_bytes()
-    for name in tables:  # what was gathered of a table that is damaged since is the only copy
-        damaged = any(_decoded(result.path / name) is None for result, _ in parts)
-        if damaged and not _aside(where / name).exists():
+    gathered = kind.over_steps(parts)
+    made = gathered.files()
+    for name in gathered.problems:  # what was gathered of a table damaged since is the only copy
+        if not _aside(where / name).exists():
             _put_aside(where / name)
-    for name in (*names, *DRAWN.get(key.what, ())):
+    for name in kind.names():
         if name not in made:  # of earlier results: no old one stays beside new ones
             (where / name).unlink(missing_ok=True)
     for name, content in made.items():
         write_file(where / name, content)
-
-
-def _tables(what: str) -> list[str]:
-    return [name for name in FILES[what] if name.endswith(".csv")]
-
-
-def _texts(result: Result) -> dict[str, str]:
-    return {name: _decoded(result.path / name) or "" for name in _tables(result.key.what)}
-
-
-def _decoded(path: Path) -> str | None:
-    """Return a table's text, nothing where there is none; None where it is damaged."""
-    try:
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        return ""
-    except UnicodeDecodeError:
-        return None
 
 
 def _aside(path: Path, number: int = 1) -> Path:
@@ -241,166 +161,50 @@ def _put_aside(path: Path) -> None:
     path.rename(_aside(path, number))
 
 
-def _by_step(all_results: Iterable[Result], key: Key) -> list[list[Result]]:
+def _by_step(all_results: Iterable[StoredResult], key: Key) -> list[list[StoredResult]]:
     """Return the results of each checkpoint of a key's model, first step first, the fullest first.
 
     What is not finished is left out where there is a finished one.
     """
-    steps: dict[int, list[Result]] = {}
-    for result in all_results:
-        if (result.key.what, result.key.model, result.key.of) == (key.what, key.model, key.of):
-            steps.setdefault(-1 if result.key.step is None else result.key.step, []).append(result)
+    steps: dict[int, list[StoredResult]] = {}
+    for stored in all_results:
+        own = stored.key
+        if (own.kind, own.model, own.of) == (key.kind, key.model, key.of):
+            steps.setdefault(-1 if own.step is None else own.step, []).append(stored)
     ranked = [
-        sorted(steps[step], key=lambda result: result.rank, reverse=True) for step in sorted(steps)
+        sorted(steps[step], key=lambda stored: stored.about.rank, reverse=True)
+        for step in sorted(steps)
     ]
-    return [[result for result in some if result.finished] or some[:1] for some in ranked]
-
-
-def _found_circuits(some: Sequence[Result]) -> tuple[Result, dict[str, str]]:
-    """Return what results of one checkpoint found together, and the one that has its circuit.
-
-    Of an ablation and a method that several have, it is what the fullest one found.
-    """
-    texts = [_texts(result) for result in some]
-    rows: dict[tuple[str, str], list[dict[str, str]]] = {}
-    source: dict[tuple[str, str], int] = {}
-    for at, own in enumerate(texts):
-        for row in _rows(own["circuits.csv"]):
-            pair = (row.get("ablation", ""), row.get("method", ""))
-            if source.setdefault(pair, at) == at:
-                rows.setdefault(pair, []).append(row)
-    main = _smallest([row for part in rows.values() for row in part])
-    at = 0 if main is None else source[main]
-    whole = dict(texts[at])
-    if len(some) > 1:
-        whole["circuits.csv"] = _csv([row for part in rows.values() for row in part])
-        for name, of in (("edges.csv", "edge"), ("nodes.csv", "node")):
-            whole[name] = _with_scores(whole[name], [own[name] for own in texts], of)
-    return some[at], whole
-
-
-def _smallest(rows: Sequence[Mapping[str, str]]) -> tuple[str, str] | None:
-    """Return the ablation and the method of the circuit, as a search of all would choose it."""
-    chosen = [
-        row for row in rows if row.get("chosen") == "True" and row.get("edges", "").isdecimal()
+    return [
+        [stored for stored in same_step if stored.about.finished] or same_step[:1]
+        for same_step in ranked
     ]
-    kinds = dict.fromkeys(("resample_across", "resample_within",
-                           *(row["ablation"] for row in chosen)))  # fmt: skip
-    for kind in kinds:
-        if own := [row for row in chosen if row["ablation"] == kind]:
-            best = min(own, key=lambda row: int(row["edges"]))
-            return best["ablation"], best["method"]
-    return None
 
 
-def _with_scores(text: str, others: Sequence[str], of: str) -> str:
-    """Return a table of edges or nodes with the scores, METHOD/KIND, that other tables have."""
-    rows = _rows(text)
-    for other in map(_rows, others):
-        own = {row.get(of): row for row in other}
-        more = [name for name in (other[0] if other else ()) if "/" in name]
-        for name in [name for name in more if rows and name not in rows[0]]:
-            for row in rows:
-                row[name] = own.get(row.get(of), {}).get(name, "")
-    return _csv(rows)
-
-
-def _rows(text: str) -> list[dict[str, str]]:
-    """Return a table's rows, without lines that have another number of cells."""
-    try:
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except csv.Error:
-        return []
-    return [row for row in rows if None not in row and None not in row.values()]
-
-
-def _csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as a table with the columns of all; nothing of none."""
-    if not rows:
-        return ""
-    out = io.StringIO(newline="")
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def joined(texts: Sequence[str]) -> str:
-    r"""Return CSV tables as one, with the columns of all; nothing of none.
-
-    >>> joined(["a,b\n1,2\n", "a,c\n3,4\n"])
-    'a,b,c\n1,2,\n3,,4\n'
-    """
-    if len({text.partition("\n")[0] for text in texts}) <= 1:
-        return "".join(
-            text if at == 0 else text.partition("\n")[2] for at, text in enumerate(texts)
-        )
-    tables = [csv.DictReader(io.StringIO(text, newline="")) for text in texts]
-    rows = [list(table) for table in tables]
-    columns = dict.fromkeys(name for table in tables for name in table.fieldnames or ())
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(
-        out, list(columns), restval="", extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
-    for part in rows:
-        writer.writerows(part)
-    return out.getvalue()
-
-
-def adopt(where: Path, what: str) -> None:
+def adopt(where: Path, kind: str) -> None:
     """Make results of the tables that an earlier version left in the folder itself.
 
     Raises:
-        OSError: the file system refused.
+        OSError, FaultError: the file system failed.
     """
-    if any(result.key.what == what for result in results(where)):
+    if any(stored.about.kind == kind for stored in stored_results(where)):
         return
-    there = [name for name in (*FILES[what], *DRAWN.get(what, ())) if (where / name).is_file()]
-    tables = {name: _by_checkpoint(where / name) for name in there if name.endswith(".csv")}
-    keys = sorted(dict.fromkeys(key for parts in tables.values() for key in parts), key=_order)
-    for model, step in keys:
-        files = {
-            name: parts[model, step] for name, parts in tables.items() if (model, step) in parts
-        }
-        content = {name: text.encode() for name, text in files.items()}
-        if (model, step) == keys[-1]:
-            content |= {n: (where / n).read_bytes() for n in there if not n.endswith(".csv")}
-        key = Key(what, model, step, _old_settings(where, step))
-        _save(where, key, content, (_old_fullness(what, files),), True)
-    for name, parts in tables.items():
-        text = _decoded(where / name)
-        if not parts and (text is None or len(text.splitlines()) > 1):  # damaged
-            _put_aside(where / name)
+    old = RESULTS[kind].of_files(where, About(Key(kind, "", None)), tolerant=True)
+    others = {
+        name: (where / name).read_bytes()
+        for name in RESULTS[kind].OTHERS
+        if (where / name).is_file()
+    }
+    checkpoints = old.checkpoints()
+    for model, step in checkpoints:
+        part, last = old.at((model, step)), (model, step) == checkpoints[-1]
+        key = Key(kind, model, step, _old_settings(where, step))
+        about = About(key, fullness=(_old_fullness(part),))
+        pictures = {**old.pictures, **others} if last else {}
+        _save(where, replace(part, about=about, pictures=pictures, problems={}))
+    for name in old.problems:
+        _put_aside(where / name)
     (where / OLD_MARK).unlink(missing_ok=True)
-
-
-def _order(checkpoint: tuple[str, int | None]) -> tuple[int, str]:
-    model, step = checkpoint
-    return (-1 if step is None else step, model)
-
-
-def _by_checkpoint(path: Path) -> dict[tuple[str, int | None], str]:
-    """Return the parts of a table by the model and the step that they are of; of a damaged none."""
-    try:
-        header, *rows = list(csv.reader(io.StringIO(_decoded(path) or "", newline=""))) or [[]]
-    except csv.Error:
-        return {}
-    parts: dict[tuple[str, int | None], io.StringIO] = {}
-    for row in rows:
-        cells = dict(zip(header, row, strict=False))
-        model, step = cells.get("run", cells.get("model", "")), cells.get("step", "")
-        if told := re.fullmatch(r"(.*), step (\d+)", model):
-            model, step = told.groups()
-        if step and not step.isdecimal():
-            return {}
-        key = (model, int(step) if step else None)
-        if key not in parts:
-            parts[key] = io.StringIO(newline="")
-            csv.writer(parts[key], lineterminator="\n").writerow(header)
-        csv.writer(parts[key], lineterminator="\n").writerow(row)
-    return {key: part.getvalue() for key, part in parts.items()}
 
 
 def _old_settings(where: Path, step: int | None) -> tuple[str, ...]:
@@ -445,12 +249,10 @@ def setting(name: str, values: Iterable[str] = ()) -> str:
     return f"{name}={'+'.join(some)}" if some else name
 
 
-def _old_fullness(what: str, files: Mapping[str, str]) -> int:
+def _old_fullness(result: Result) -> int:
     """Return how many programs, circuits or tables an earlier version's result holds."""
-    columns = {MATCH: ("programs.csv", ("program",)),
-               CIRCUIT: ("circuits.csv", ("ablation", "method"))}  # fmt: skip
-    if what not in columns or columns[what][0] not in files:
-        return len(files)
-    name, wanted = columns[what]
-    rows = csv.DictReader(io.StringIO(files[name], newline=""))
-    return len({tuple(row.get(column, "") for column in wanted) for row in rows})
+    if isinstance(result, MatchResult):
+        return len({row.program for row in result.programs})
+    if isinstance(result, CircuitResult):
+        return len({(row.ablation, row.method) for row in result.curves})
+    return len(result.tables())

@@ -9,6 +9,7 @@ from functools import partial
 from transformer_lens.model_bridge import TransformerBridge
 
 from ...infra.errors import NotFiniteError, UserError, first_line
+from ...infra.typed_tables import Table
 from ...models.bridges import make_bridge
 from ...models.task_model import TaskModel, task_model_of
 from ...models.training import Progress
@@ -53,6 +54,9 @@ class Checked:
     note: str = ""
     recognised: bool | None = None
     recognised_note: str = ""
+
+
+CHECKS = Table(Checked, "match-controls.csv")
 
 
 def of_matching(
