@@ -340,7 +340,7 @@ def test_a_numerical_program_of_ones_own_is_trained_on_and_measured_again_from_a
     assert (code, err) == (0, ""), err
     # 2 + 2*3 + 2*9 lists that start with 0 or 1; the first position of each has no output
     assert "task halves.half_before: all 26 inputs of length 1 to 3 over 3 tokens" in out
-    assert "output: a number, right within 0.1 (different ones are 0.5 apart); undefined" in out
+    assert "output: a number, right within 0.1 (different outputs are 0.5 apart); undefined" in out
     assert "largest error" in out
     folder = RunFolder.open(tmp_path / "run")
     assert (folder.path / "program" / "halves.py").read_text() == HALF

@@ -34,10 +34,10 @@ def test_a_trained_models_circuits_are_found_drawn_and_written(
     assert cli.main(["circuit", str(trained)]) == 0
     said = capsys.readouterr().out
     for part in ("edges among 8 nodes", "resample_across", "the circuit:",
-                 "are surely needed (without one the outputs are at least 0.01 nats further off)",
-                 "surely do anything (above 0)", "+ surely above 0, * surely at least 0.01 (",
-                 "of a random init's ", "inputs, judged on 14",
-                 "a node's score", "variables over edges"):  # fmt: skip
+                 "are surely needed (without one, the outputs are at least 0.01 nats further off)",
+                 "surely have an effect (above 0)", "+: surely above 0; *: surely at least 0.01 (",
+                 "in a random init: ", "inputs, judged on 14",
+                 "node scores", "variables carried by edges"):  # fmt: skip
         assert part in said
     where = trained / "circuit"
     assert {path.name for path in where.iterdir()} == {

@@ -81,7 +81,7 @@ def test_what_is_printed_fits_the_terminal_and_lists_what_is_explained(
     assert 0 < len(explained) < len(varying)
     if columns == "80":
         assert re.findall(r"^(0\.\d+) .*\d\.\de[-+]", out, re.MULTILINE) == explained[:20]
-    assert f"{len(varying) - len(explained)} are below that bar" in " ".join(out.split())
+    assert f"{len(varying) - len(explained)} that are below the threshold" in " ".join(out.split())
     assert ("shuffled: the same fit" in " ".join(out.split())) == bool(explained)
 
 

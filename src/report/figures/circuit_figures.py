@@ -76,7 +76,7 @@ def _roc(axes: Axes, circuits: Circuits, kind: str) -> None:
             false, true, _ = roc_curve(truth, values)
             axes.plot(false, true, color=colour, label=method, lw=1.2)
     axes.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls="--")
-    axes.set(xlabel="unreal edges found", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes.set(xlabel="edges found that are not real", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
 
 
 def graph_figure(circuits: Circuits) -> Figure | None:
@@ -90,7 +90,8 @@ def graph_figure(circuits: Circuits) -> Figure | None:
         return None
     main = circuits.main
     if int(mask.sum()) > MOST_DRAWN and main is not None:
-        mask, note = _fewer(circuits, main), f" (the {MOST_DRAWN} strongest, of those on a way)"
+        mask = _fewer(circuits, main)
+        note = f" (the {MOST_DRAWN} most needed, of which those on a path to the output)"
     wiring = circuits.wiring
     edges = [edge for edge in wiring.edges if mask[edge]]
     named = [
@@ -103,7 +104,7 @@ def graph_figure(circuits: Circuits) -> Figure | None:
     what = "true circuit" if circuits.truth is not None else "circuit"
     hidden = circuits.hidden
     if hidden.any() and main is not None:
-        note += f"; thin: out of the sight of {main.kind}"
+        note += f"; thin: {main.kind} cannot see it"
     size = f"{what}, {int(mask.sum())} edges"
     if circuits.truth is None and circuits.is_whole:
         size = f"all {circuits.most} edges, the whole model: no smaller circuit is surely faithful"

@@ -46,8 +46,8 @@ def _heads(
 ) -> None:
     more = f", {len(heads)} of {active} active ones" if len(heads) < active else ""
     figure.suptitle(
-        f"mean attention on the longest inputs, query down, key across: heads{more}, "
-        "and beside each its best explanation",
+        f"mean attention on the longest inputs (queries down, keys across): heads{more}, each "
+        "beside its best explanation",
         fontsize=9,
     )
     axes = list(figure.subplots(lines, 2 * columns, squeeze=False).flat)

@@ -26,7 +26,7 @@ from .panels import COLOURS, legend, step_axis
 
 PATH = "#d55e00"
 LEGEND = (
-    "box: the cut is held there, and no later one; dot: on the program's path through the sites"
+    "box: the site holds the cut and no later one; dot: on the program's path through the sites"
 )
 
 
@@ -69,7 +69,7 @@ def emergence(rows: Sequence[EmergenceRow]) -> Figure:
             text = label.format(program=program, name=short(name.replace("+", ", ")))
             matches = curve({row.step: row.match for row in own})
             below.plot(steps, matches, color=colour, label=text, **style)
-    below.set(ylabel="best match of its own", ylim=(-0.03, 1.03))
+    below.set(ylabel="best match that no later cut explains", ylim=(-0.03, 1.03))
     step_axis(below)
     legend(below)
     return figure

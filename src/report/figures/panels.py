@@ -191,8 +191,11 @@ def ablation(axes: Axes, rows: Rows, failing: Failing) -> None:
 
 def sparsity(axes: Axes, rows: Rows, failing: Failing) -> None:
     """Draw the figures of the neurons, beside the reference's, with the final differences of H1."""
-    axes.set_title("MLP neurons, learned (lines) and reference (dashed)\n"
-                   "H1: reference less learned, at the end", fontsize=10)  # fmt: skip
+    axes.set_title(
+        "MLP neurons, learned (lines) and reference (dashed)\n"
+        "H1: reference minus learned, at the last step",
+        fontsize=10,
+    )
     drawn, reference_only = False, []
     for (name, words), colour in zip(NEURON_LABELS.items(), COLOURS, strict=False):
         by_model = curves(rows, f"sparsity/{name}")

@@ -93,7 +93,8 @@ def verdicts_figure(tables: Tables) -> Figure:
     figure = Figure(figsize=(max(8.0, width), 1.9 + 0.42 * len(architectures)),
                     layout="constrained")  # fmt: skip
     figure.suptitle(
-        "Verdicts over seeds; below each letter how many seeds have which (blank: no run)", size=10
+        "Verdicts over seeds; below each letter, how many seeds have which verdict (blank: no run)",
+        size=10,
     )
     letters = int(12 * figure.get_figwidth() / len(NAMES) - 6)  # that fit into a title
     panels = figure.subplots(1, len(NAMES), sharey=True, squeeze=False)[0]
@@ -242,7 +243,7 @@ def deletion_figure(tables: Tables) -> Figure:
         ends = _clipped(row["low"], row["high"])
         marks[_place(row)] = [Mark(_float(row["mean"]), *ends, fails=_fails(row))]
     return _shares(
-        tables, {"model": marks}, "Share of heads and MLPs that are redundant together (of the "
+        tables, {"model": marks}, "Share of heads and MLPs that are redundant together (in the "
         f"runs that solve the task{_unchecked(rows)})", "share of heads and MLPs",
         "redundancy was not measured, or no run solves its task",
     )  # fmt: skip
@@ -259,7 +260,7 @@ def neurons_figure(tables: Tables) -> Figure:
         )
     }  # fmt: skip
     return _shares(
-        tables, marks, "Share of the neurons that vary which a predicate explains",
+        tables, marks, "Share of the varying neurons that a predicate explains",
         "share of neurons", "neurons were not explained (algomatch explain)",
     )  # fmt: skip
 
@@ -339,7 +340,7 @@ def _dots(
     if any(
         mark.fails for by_place in marks.values() for some in by_place.values() for mark in some
     ):
-        words = "does not tell the program from other models on the task's controls"
+        words = "does not separate the program from other models on the task's controls"
         handles.append(Line2D([], [], lw=0, marker=f"${MARK}$", color="0.3", ms=6, label=words))
     letters = sum(len(str(handle.get_label())) + 6 for handle in handles)
     columns = len(handles) if letters < 12 * figure.get_figwidth() else -(-len(handles) // 2)

@@ -20,23 +20,25 @@ from .tables import say as printed
 MOST_LISTED = 40
 MOST_NAMED = 6
 METHOD_LEGEND = (
-    "size: edges of the smallest circuit that is surely faithful (!: none is), of those on a way "
-    "to the output; faithful: 1 is what the model does, 0 what is left without any edge; complete: "
-    "the same of all other edges, 0 is best (-: the outputs are the same without any edge); exact: "
-    "the circuit's own accuracy"
+    "size: edges of the smallest circuit that is surely faithful (!: no circuit is), counting "
+    "those on a path to the output; faithfulness: 1 is what the model does, 0 what is left "
+    "without any edge; completeness: faithfulness of the complement, that is, of all other "
+    "edges; 0 is best (-: the outputs are the same without any edge); exact: the circuit's own "
+    "exact accuracy"
 )
 EDGE_LEGEND = (
-    "needed: how much further from the model the outputs are without the edge ({unit}), + surely "
-    "above 0, * surely at least {least:g} (analysis.circuit_threshold, below which acdc takes an "
-    "edge away); carries: the program's variable that is most of what counts on the edge (share), "
-    "and by chance; named if surely 0.9, and 0.9 of what chance leaves"
+    "needed: how much further from the model's the outputs are when this edge is ablated too "
+    "({unit}); +: surely above 0; *: surely at least {least:g} (analysis.circuit_threshold, the "
+    "least effect for which acdc keeps an edge); carries: the program variable that accounts "
+    "for most of the edge's effect, its share, and the share by chance; a variable is named if "
+    "its share is surely at least 0.9, and at least 0.9 of what chance leaves"
 )
 
 
 NODE_LEGEND = (
-    "a node's score: what taking away all that it writes does, mean over the inputs searched on, "
-    "by patching to the outputs, by gradients to the loss (where these say nothing, by patching, "
-    "too); edges: of the circuit"
+    "node scores: the effect of ablating everything that the node writes, mean over the inputs "
+    "searched on: on the outputs by patching, on the loss by gradients (by patching where "
+    "gradients are zero); edges: those of the circuit"
 )
 
 
@@ -51,9 +53,9 @@ def print_circuits(circuits: Circuits, console: Console) -> None:
     if circuits.truth is not None:
         console.print(_truth_table(circuits))
         say(
-            "AUROC of the edges' scores against the true circuit, from the weights: of all real "
-            "edges, and of those that the ablation can see (real ones out of its sight count "
-            "neither way); missed: real edges with a score of 0"
+            "AUROC of the edges' scores against the true circuit, known from the weights: over "
+            "all real edges, and over those that the ablation can see (real edges that it "
+            "cannot see are not counted); missed: real edges with a score of 0"
         )
         for line in missed(circuits):
             say(line)
@@ -68,8 +70,8 @@ def print_circuits(circuits: Circuits, console: Console) -> None:
         say(f"edges without a gradient, patched instead: {', '.join(fallen)}")
     if idle := circuits.idle_kinds:
         say(
-            f"nothing can be told of circuits by {', '.join(idle)}: without any edge the outputs "
-            "are the same"
+            f"nothing can be said about circuits by {', '.join(idle)}: without any edge the "
+            "outputs are the same"
         )
     if circuits.main is None:
         say(f"no circuit is surely {circuits.faithful:.0%} faithful")
@@ -84,9 +86,9 @@ def print_circuits(circuits: Circuits, console: Console) -> None:
     if (variables := _variables_table(circuits)).row_count:
         console.print(variables)
         say(
-            "edges that carry each variable of the program, here and in the compiled reference; "
-            "match: the best of the variable by interchange and scrub, and its site"
-            + (f" (the model: {circuits.verdict})" if circuits.verdict else "")
+            "edges that carry each program variable, in this model and in the compiled "
+            "reference; match: the variable's best match (the lower of scrub and interchange), "
+            "and its site" + (f" (the model: {circuits.verdict})" if circuits.verdict else "")
         )
 
 
@@ -117,11 +119,13 @@ def missed(circuits: Circuits) -> Iterator[str]:
             more = [edge for edge in circuits.missed(scores) if seen[edge]]
             if own == kind and more:
                 names = ", ".join(map(wiring.edge_label, more))
-                yield f"  {method} misses of what it sees: {names}"
+                yield f"  {method} misses these visible edges: {names}"
 
 
 def _methods_table(circuits: Circuits) -> Table:
-    table = plain_table("ablation", "method", "size", "faithful", "95%", "complete", "exact")
+    table = plain_table(
+        "ablation", "method", "size", "faithfulness", "95%", "completeness", "exact"
+    )
     for kind, method in circuits.scores:
         best, note = circuits.chosen.get((kind, method)), ""
         if best is None:
@@ -155,13 +159,13 @@ def _title(circuits: Circuits) -> str:
     named = sum(map(_named, inner))
     size = f"the circuit: {main.size} of {circuits.most} edges"
     if circuits.is_whole:
-        size = f"all {main.size} edges: the whole model, no smaller circuit is surely faithful"
+        size = f"all {main.size} edges: the whole model; no smaller circuit is surely faithful"
     return (
         f"{size} ({main.method}, {main.kind}); {_needed(circuits)} (minimality, on "
-        f"{circuits.needed_on:,} inputs); {named} of {len(inner)} that do not come from an "
+        f"{circuits.needed_on:,} inputs); {named} of {len(inner)} edges that do not come from an "
         "embedding carry a variable"
         + (
-            f" (of a random init's {sum(map(_named, there))})"
+            f" (in a random init: {sum(map(_named, there))})"
             if (there := circuits.untrained)
             else ""
         )
@@ -175,9 +179,9 @@ def _needed(circuits: Circuits) -> str:
         sum(share.low >= at and share.low > 0 for share in shares) for at in (circuits.least, 0)
     )
     return (
-        f"of {len(circuits.needed)} edges {matter} are surely needed (without one the outputs are "
-        f"at least {circuits.least:g} {circuits.unit} further off), {above} surely do anything "
-        "(above 0)"
+        f"{matter} of {len(circuits.needed)} edges are surely needed (without one, the outputs "
+        f"are at least {circuits.least:g} {circuits.unit} further off), {above} surely have an "
+        "effect (above 0)"
     )
 
 
@@ -204,7 +208,7 @@ def _edges_table(circuits: Circuits) -> Table:
         table.add_row(
             circuits.wiring.edge_label(carried.edge), f"{there.value:.3f}" if there else "-",
             _sure(there, circuits.least),
-            escape(carried.name or "no variable alone") if held else "nothing that counts",
+            escape(carried.name or "no single variable") if held else "no effect",
             f"{held.share:.2f}" if held else "-",
             f"{held.low:.2f}..{held.high:.2f}" if held else "-",
             f"{held.chance:.2f}" if held else "-",
@@ -222,7 +226,7 @@ def _sure(there: Share | None, least: float) -> str:
 
 def _lengths_table(circuits: Circuits) -> Table:
     table = plain_table(
-        "length", "inputs", "faithful", "95%", "complete", "95%", "exact", "above 0"
+        "length", "inputs", "faithfulness", "95%", "completeness", "95%", "exact", "above 0"
     )
     for length, at_length in circuits.lengths.items():
         table.add_row(
@@ -259,7 +263,9 @@ def _variables_table(circuits: Circuits) -> Table:
     for label, carried in circuits.theirs:
         if carried.names:
             theirs.setdefault(carried.name, []).append(label)
-    table = Table(title="variables over edges", title_justify="left", box=None, padding=(0, 1))
+    table = Table(
+        title="variables carried by edges", title_justify="left", box=None, padding=(0, 1)
+    )
     for heading in ("variable", "in the reference", "in the model", "match"):
         table.add_column(heading, overflow="fold")
     for name in dict.fromkeys([*theirs, *ours]):

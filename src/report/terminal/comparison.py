@@ -33,9 +33,9 @@ from .tables import say
 
 FIGURE = "comparison.png"
 LEGEND = """\
-Mean over seeds ± half its 95% interval (Student's t over the seeds, nothing else); n seeds.
-Indented: what the line above is to be compared with, its controls or the compiled reference;
-emerged: how many seeds passed the controls (accuracy: 0.99), mean of the first steps that did."""
+Mean over seeds ± half its 95% interval (Student's t, over seeds alone); n: seeds.
+Indented: what to compare the line above with: its controls, or the compiled reference.
+Emerged: how many seeds passed the controls (accuracy: 0.99), and the mean of their first steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

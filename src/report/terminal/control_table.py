@@ -44,7 +44,7 @@ SHOWN = {  # what each column holds
     "rotated": "in another basis (rotated)",
     "reparametrised": "in another basis, by a map of condition number 3 (reparametrised)",
     "permuted": "with heads, neurons and dimensions permuted",
-    "noised": "noised as hard as it survives",
+    "noised": "with as much noise in its weights as it survives",
     "implemented": "a learned network trained to implement it by interchange",
     "random init": "random inits",
     "shuffled labels": "trained on shuffled labels",
@@ -64,10 +64,10 @@ def legend(measured: Measured) -> str:
         there[control.kind][SHOWN.get(control.group, control.group)] = None
     lines = [f"{start}{'; '.join(there[kind])}." for kind, start in KINDS.items() if kind in there]
     if DECOY in there:
-        lines.append("Decoys compute the same map by another program, and decide nothing.")
+        lines.append("Decoys compute the same map by another program; they decide nothing.")
     lines.append(
-        "gap: the lowest positive less the highest negative. A measure without a gap does not tell "
-        "the program from other models on this task.\n"
+        "gap: the lowest positive minus the highest negative. A measure without a gap does not "
+        "separate this program from other models on this task.\n"
     )
     return "\n".join(lines)
 
@@ -90,17 +90,18 @@ def print_controls(
     )
     _print_table(title, values, list(judged), judged, console)
     if others:
-        about = "What describes a model, and tests no program"
+        about = "Measures that describe a model and test no program"
         _print_table(about, values, list(others), {}, console)
     say(legend(measured), console)
     for control, rows in measured:
         exact = next((f"exact {row.value:.3f}" for row in rows if row.key == EXACT), "")
-        left_out = "" if qualifies(control, rows) else "LEFT OUT: it is not what it is meant to be"
+        why = "it solves the task" if control.kind == NEGATIVE else "it does not solve the task"
+        left_out = "" if qualifies(control, rows) else f"LEFT OUT: {why}"
         about = "; ".join(part for part in (exact, notes.get(control.name), left_out) if part)
         say(f"{control.kind:8} {control.name}: {about}", console)
     for name in notes:
         if name not in {control.name for control, _ in measured}:
-            say(f"not made {name}: {notes[name]}", console)
+            say(f"missing: {name}: {notes[name]}", console)
     failing = [separation for separation in separations if not separation.separates]
     say(f"\n{len(separations) - len(failing)} of {len(separations)} measures separate", console)
     for separation in failing:

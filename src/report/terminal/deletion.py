@@ -22,8 +22,8 @@ WORST_SHOWN = 3  # the worst heads in the table
 NOT_JUDGED = "not judged"
 WORDS = {  # the replacement that each kind of ablation makes
     "zero": "zero", "mean": "its mean",
-    "resample_within": "another input's output of the same length (within)",
-    "resample_across": "another input's output of another length (across)",
+    "resample_within": "its output on another input of the same length (within)",
+    "resample_across": "its output on an input of another length (across)",
 }  # fmt: skip
 
 
@@ -34,8 +34,8 @@ def legend(kinds: Sequence[str]) -> str:
     'if replaced by zero'
     """
     return (
-        "change of exact accuracy in percentage points, ± to the farther end of its 95% interval, "
-        f"if replaced by {', by '.join(WORDS[kind] for kind in kinds)}"
+        "change of exact accuracy in percentage points (±: to the farther end of its 95% "
+        f"interval) if replaced by {', by '.join(WORDS[kind] for kind in kinds)}"
     )
 
 

@@ -21,23 +21,25 @@ from .tables import say as printed
 SHOWN = 20  # neurons
 LONGEST = 72  # of a predicate in the terminal
 HEADS_LEGEND = (
-    "overlap: attention in common, mean over queries; init: the most that random inits reach by "
-    "the same; flat: attention to everything"
+    "overlap: attention in common with the explanation, mean over queries; init: the most that "
+    "the same explanation reaches in random inits; flat: the overlap of attention to everything"
 )
 MASS = "; mass: attention to the selected keys"
 TABLES_JUDGED = ". Tables are judged on other inputs than they are fitted on."
 NEURONS_LEGEND = (
-    "accuracy: balanced, on held-out inputs; shuffled: the same fit to shuffled on/off; loss: its "
-    "rise when the neuron is switched off; r, ratio: of what that changes in the outputs with the "
-    "neuron's direct effect on them"
+    "accuracy: balanced accuracy on held-out inputs; shuffled: the same fit to shuffled on/off "
+    "labels; loss: its rise when the neuron is switched off; r, ratio: correlation and ratio of "
+    "the resulting change of the outputs with the neuron's direct effect on them"
 )
-RARE = "; *: too rare to be held out, judged on all inputs"
-EXPLAINED_LEGEND = "exact accuracy, held out, with the layers up to each explained."
+RARE = "; *: too rare to hold out, judged on all inputs"
+EXPLAINED_LEGEND = (
+    "exact accuracy on held-out inputs, with all layers up to the given one explained."
+)
 WITH_PREDICATES = f"{UNIFORM}, {NEURONS}"
 PATTERNS_LOOKED_UP = "Patterns are looked up, not computed by the model."
 LOOKED_UP = (
-    "Patterns and what predicates ask of the program's variables are looked up, not computed by "
-    f"the model: where '{WITH_PREDICATES}' is as good, the answer came with the predicates"
+    "Patterns, and the program's variables in predicates, are looked up, not computed by the "
+    f"model: where '{WITH_PREDICATES}' is as good, the predicates brought the answer along"
 )
 
 
@@ -83,8 +85,8 @@ def first_line(explanation: Explanation) -> str:
         return f"solves {explanation.task}"
     return (
         f"does not solve {explanation.task}: exact accuracy {explanation.exact:.3f} is below "
-        f"{explanation.solved_from:g}; what follows explains what it does, not how the task is "
-        "solved"
+        f"{explanation.solved_from:g}; the tables explain what the model does, not how the task "
+        "is solved"
     )
 
 
@@ -130,8 +132,8 @@ def head_sentences(heads: Heads) -> Iterator[str]:
         alike = [head.name for head in active if head.level == level and head.untrained_too]
         if alike:
             yield (
-                f"random inits reach the bar by the same {what} as {', '.join(alike)}: it says "
-                "little of training"
+                f"random inits reach the threshold with the same {what} as {', '.join(alike)}: "
+                "these explanations say little about training"
             )
     exact = [
         head.name
@@ -141,7 +143,10 @@ def head_sentences(heads: Heads) -> Iterator[str]:
         and {"index", "token"} <= {*head.table.kind.query}
     ]
     if exact:
-        yield f"a table by positions and tokens fits any first layer, so {', '.join(exact)} too"
+        yield (
+            "a table of positions and tokens fits any first layer, so it also fits "
+            f"{', '.join(exact)}"
+        )
     for joint in heads.joint:
         shares = ", ".join(f"{joint.layer}.{head} {w:.2f}" for head, w in joint.weights.items())
         yield (
@@ -190,7 +195,10 @@ def neuron_sentences(
     """Yield the number of neurons in each state, the share explained, and a random init's."""
     states = [neuron.state for neuron in neurons]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    yield f"{len(neurons)} neurons: {counts.replace(VARIES, 'on at some places and off at others')}"
+    yield (
+        f"{len(neurons)} neurons: "
+        f"{counts.replace(VARIES, 'on at some positions and off at others')}"
+    )
     each = ", ".join(
         f"layer {layer} {share:.1%} of {n}" for layer, (share, n) in shares(neurons).items()
     )
@@ -199,20 +207,23 @@ def neuron_sentences(
         floors = [neuron.floor for neuron in neurons if not math.isnan(neuron.floor)]
         floor = f"{sum(floors) / len(floors):.2f}" if floors else "-"
         yield (
-            f"explained at {bar:g} and more: {share:.1%} of the {n} that vary ({each}); shuffled "
-            f"on/off gives {floor} on average"
+            f"explained with {bar:g} or more: {share:.1%} of the {n} that vary ({each}); "
+            f"shuffled on/off labels give {floor} on average"
         )
     if rare := sum(neuron.rare for neuron in neurons):
-        yield f"{rare} of these are too rare to be held out, and judged on what they were fitted on"
+        yield (
+            f"{rare} of these are too rare to hold out; they are judged on the inputs they were "
+            "fitted on"
+        )
     varying = [neuron for neuron in neurons if neuron.state == VARIES]
     shown = min(SHOWN, sum(neuron.explained for neuron in varying))
     if left := len(varying) - shown:
         below = sum(not neuron.explained for neuron in varying)
-        more = f"{left - below} more are explained, and " if left > below else ""
-        yield f"not listed: {more}{below} are below that bar (neurons.csv has all)"
+        more = f"{left - below} more that are explained, and " if left > below else ""
+        yield f"not listed: {more}{below} that are below the threshold (neurons.csv has all)"
     share, n = share_explained(untrained)
     if n:
-        yield f"the same search explains {share:.1%} of the {n} of a random init"
+        yield f"the same search explains {share:.1%} of the {n} varying neurons of a random init"
 
 
 def _explained_table(rows: Sequence[Explained]) -> Table:

@@ -113,9 +113,9 @@ def _print_recognised(checks: Sequence[Checked], say: Callable[[str], None]) -> 
     right, wrong = (sum(check.recognised is answer for check in asked) for answer in (True, False))
     say(
         f"{right} of {len(asked)} compiled programs are recognised as themselves, {wrong} as "
-        f"another, {len(asked) - right - wrong} cannot be told"
+        f"another, {len(asked) - right - wrong} cannot be told apart"
     )
     for check in asked:
         if check.recognised is not True:
-            said = "cannot be told" if check.recognised is None else "taken for another"
+            said = "cannot be told apart" if check.recognised is None else "taken for another"
             say(f"{said}: {check.task}: {check.control}: {check.recognised_note}")

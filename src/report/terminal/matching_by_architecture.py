@@ -21,8 +21,9 @@ from ...runs.run_results import RunResults
 from .tables import say
 
 LEGEND = (
-    "exact: mean over seeds. Of each program: how many seeds got each verdict; below it the score, "
-    "mean over seeds (lowest..highest): the mean of the best match of each testable inner cut"
+    "exact: exact accuracy, mean over seeds. For each program: how many seeds got each verdict; "
+    "below it the score, mean over seeds (lowest..highest). The score is the mean of the best "
+    "match of each testable inner cut"
 )
 
 

@@ -41,10 +41,10 @@ SIDES = {
     "hook_attn_in": "several sides",
 }  # fmt: skip
 SELECTORS = (
-    "selectors: the best head's overlap with what each selects; uniform: attention to "
-    "everything; init: the highest of random inits"
+    "selectors: overlap of the best head with each selector; uniform: overlap of attention to "
+    "everything; init: the highest overlap in random inits"
 )
-LEGEND = "match: the lowest of scrub and interchange; * holds the cut, and no later one"
+LEGEND = "match: the lowest of scrub and interchange; *: the site holds the cut and no later one"
 
 
 def print_matching(matchings: Sequence[Matching], console: Console) -> None:
@@ -115,9 +115,9 @@ def _print_one(matching: Matching, console: Console) -> None:
             say(f"  {line}")
         say("")
     if len(standings) > 1:
-        say("programs by their testable inner cuts (mean of the best match of each):")
+        say("programs ranked by their testable inner cuts (mean of the best match of each):")
         for place, standing in enumerate(standings, start=1):
-            score = "no cut to tell it by"
+            score = "no testable inner cut"
             if standing.score is not None:
                 value, low, high = standing.score
                 score = f"{value:.2f} [{low:.2f}, {high:.2f}]"
@@ -188,7 +188,7 @@ def _table(standing: Standing) -> Table:
 def _placed(standing: Standing, rule: Rule) -> Table:
     """Return a table of the attention sides that read each variable, in model and reference."""
     table = Table(title="used by attention at", title_justify="left", box=SIMPLE)
-    for heading in ("variable", "of the cut", "model", "reference"):
+    for heading in ("variable", "cut", "model", "reference"):
         table.add_column(heading, overflow="fold")
     theirs = {(p.cut.name, p.variable): p for p in placements(standing.candidate.sides, rule)}
     for place in placements(standing.sides, rule):
@@ -247,16 +247,16 @@ def _cell(match: Match, own: bool) -> str:
 
 def _notes(candidate: Candidate) -> Iterator[str]:
     if candidate.why:
-        yield f"not compiled, so nothing is known to be testable: {candidate.why}"
+        yield f"not compiled, so no cut is known to be testable: {candidate.why}"
     for cut in candidate.cuts.all:
         if cut.same:
             others = "; ".join(", ".join(names) for names in cut.same[:3])
             more = f" and {len(cut.same) - 3} more" if len(cut.same) > 3 else ""
-            yield f"{cut_label(cut)}: one with {others}{more} on these inputs"
+            yield f"{cut_label(cut)}: the same cut as {others}{more} on these inputs"
     for tests in candidate.trials:
         if tests.untestable and tests.cut in candidate.testable:
             names = ", ".join(tests.untestable)
             name = cut_label(tests.cut)
-            yield f"{name}: no valid interchange of {names} (the rest determines it)"
+            yield f"{name}: no valid interchange of {names} (the rest of the cut determines it)"
     if not candidate.cuts.complete:
         yield "more cuts than are looked at: those of program order only"

@@ -20,10 +20,10 @@ HEADINGS = (
     "site", "k", "test", "95%", "train", "start", "chance", "random", "shuffled", "rival", "",
 )  # fmt: skip
 LEGEND = (
-    "test: cases not searched on; start: before the search; chance: random directions; random, "
-    "shuffled: the most that the same search reaches in random inits and in a model of shuffled "
-    "labels; rival: what another variable of the program would give in its place. What is not "
-    "found may be there all the same."
+    "test: cases that the search did not use; start: before the search; chance: random "
+    "directions; random, shuffled: the most that the same search reaches in random inits and in "
+    "a model trained on shuffled labels; rival: what another variable of the program would give "
+    "in its place. A variable that is not found may still be there."
 )
 
 
@@ -34,7 +34,7 @@ def print_subspaces(searched: Searched, console: Console) -> None:
     if searched.found:
         console.print(_table(searched))
         say(LEGEND)
-        say(f"the model of shuffled labels has {searched.note}")
+        say(f"the model trained on shuffled labels has {searched.note}")
     for line in sentences(searched):
         say(line)
 
@@ -58,7 +58,7 @@ def sentences(searched: Searched) -> Iterator[str]:
     if not searched.sites:
         yield f"no subspaces: {searched.program} has no inner variable to search for"
     if not searched.all_sites:
-        yield "no subspaces: the model has no site between its embedding and its last"
+        yield "no subspaces: the model has no site between its embedding and its last site"
         return
     for _, group in groupby(per_site(searched.found), key=lambda best: best.variable):
         tried = list(group)
@@ -66,14 +66,17 @@ def sentences(searched: Searched) -> Iterator[str]:
     for each in searched.asked:
         if not each.answerable:
             yield (
-                f"{' = '.join(each.names)}: not searched for: donated values of {each.rival} would "
-                f"give the same in {each.rivalled:.1%} of the cases"
+                f"{' = '.join(each.names)}: not searched for: donated values of {each.rival} "
+                f"would give the same output in {each.rivalled:.1%} of the cases"
             )
     told = {name for each in searched.asked for name in each.names}
     for variable, sites in searched.sites.items():
         if answered := [site_label(site) for site in searched.all_sites if site not in sites]:
             where = ", ".join(answered)
-            yield f"{variable}: not searched for at {where}: the whole residual is a cut with it"
+            yield (
+                f"{variable}: not searched for at {where}: there the whole residual is a cut "
+                "that contains it"
+            )
         if sites and variable not in told:
             yield f"{variable}: not searched for: it changes the output too seldom"
 
@@ -92,7 +95,7 @@ def _said(tried: Sequence[Subspace]) -> str:
     else:
         other = f"a control gives {best.control:.2f}"
     return (
-        f"found in no subspace; at best {best.test:.2f} of the test cases "
+        f"not found in any subspace; at best {best.test:.2f} of the test cases "
         f"({site_label(best.site)}, {best.k} of {width} directions), where {other}"
     )
 

@@ -81,7 +81,7 @@ def legend(rows: Rows, taken: Sequence[str] = ()) -> Table:
     lines = []
     if there("accuracy/exact"):
         blind = "; control: blind to the tokens" * there("accuracy/blind_exact")
-        lines.append(("exact accuracy", f"share of inputs with the whole output right{blind}"))
+        lines.append(("exact accuracy", f"share of inputs whose whole output is right{blind}"))
     if there("similarity/matched_deconfounded_cka"):
         kinds = [
             words for ending, words in CONTROL_WORDS.items()
@@ -95,8 +95,8 @@ def legend(rows: Rows, taken: Sequence[str] = ()) -> Table:
         ))  # fmt: skip
     if there("attention/matched_overlap"):
         lines.append((
-            "attention", "in common with the reference's active heads, each matched with one of "
-            "the model's",
+            "attention", "in common with the reference's active heads, each matched with one head "
+            "of the model",
         ))  # fmt: skip
     lines += nothing_to_compare(rows, taken)
     deleted = there("ablation/")
@@ -112,7 +112,7 @@ def legend(rows: Rows, taken: Sequence[str] = ()) -> Table:
 def nothing_to_compare(rows: Rows, taken: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the measures that were taken but have no figures, with the reason."""
     if "similarity" in taken and not of(rows, "similarity/mean_deconfounded_cka"):
-        yield "dCKA", "no variable of the program is more than token and position"
+        yield "dCKA", "every variable of the program is a function of token and position"
     if "attention" in taken and not of(rows, "attention/matched_overlap"):
         yield "attention", "the reference has no active heads: nothing to compare"
     if "sparsity" in taken and "reference:model" not in of(rows, "sparsity/active_share"):
@@ -147,7 +147,7 @@ def how_many(inputs: InputSet) -> str:
     if inputs.exhaustive:
         return f"all {len(inputs):,} inputs"
     if inputs.total is None:
-        return f"a sample of {len(inputs):,} inputs, how many there are was not counted,"
+        return f"a sample of {len(inputs):,} inputs (their total was not counted)"
     of = f"{inputs.total:,}" if inputs.total < 10**9 else f"{inputs.total:.1e}"
     return f"a sample of {len(inputs):,} of {of} inputs"
 
@@ -157,9 +157,11 @@ def output_text(inputs: InputSet) -> str:
     output, result = inputs.output, list(inputs.variables.values())[-1]
     if isinstance(output, Numerical):
         gap = smallest_gap(result)
-        text = f"a number, right within {output.tolerance:.4g} (different ones are {gap:.4g} apart)"
+        text = (
+            f"a number, right within {output.tolerance:.4g} (different outputs are {gap:.4g} apart)"
+        )
         if output.tolerance >= gap / 2:
-            text += ": THE TOLERANCE TAKES DIFFERENT OUTPUTS FOR EACH OTHER"
+            text += ": THE TOLERANCE CONFUSES DIFFERENT OUTPUTS"
     else:
         shown = ", ".join(map(str, output.values[:VALUES_SHOWN]))
         more = ", ..." if output.width > VALUES_SHOWN else ""
@@ -292,7 +294,7 @@ def _neurons(rows: Rows, failing: Failing) -> Table | None:
     Returns None if no MLP neurons of the model were measured.
     """
     table = plain_table(
-        "MLP neurons", "model", "95% interval", "reference", "reference less model (H1)",
+        "MLP neurons", "model", "95% interval", "reference", "reference minus model (H1)",
         "95% interval",
     )  # fmt: skip
     for name, label in NEURON_LABELS.items():
@@ -352,8 +354,8 @@ def full_table(rows: Rows, title: str, failing: Failing = None) -> RenderableTyp
     if left_out := len(rows) - len(shown):
         parts.append(
             Text(
-                f"{left_out:,} rows are left out: of single neurons, and of ablations at one "
-                "length; `--output FILE` has them"
+                f"{left_out:,} rows are not shown: single neurons, and ablations at one length; "
+                "`--output FILE` writes them"
             )
         )
     return Group(*parts)

@@ -80,7 +80,7 @@ def print_sweep(outcome: Outcome, console: Console) -> None:
         offline = any(cell.config.tracking.mode == "offline" for cell in sweep.cells)
         lacking = [why for cell in sweep.cells if (why := _not_uploaded(cell))]
         if lacking:
-            lines.append(f"! {len(lacking)} were not uploaded whole: {lacking[0]}")
+            lines.append(f"! {len(lacking)} were not uploaded completely: {lacking[0]}")
         if offline:
             lines.append(f"browse    {quoted('wandb', 'leet', sweep.folder / 'wandb')}")
         if offline or lacking:

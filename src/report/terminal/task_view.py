@@ -78,7 +78,9 @@ def print_task(overrides: Sequence[str], picture: Path | None, console: Console)
         save_program_graph(task, picture)
         say(f"graph       {picture}")
     if wrong:
-        raise FaultError(f"{', '.join(wrong)} in task.alternatives: not the map of {task.name}")
+        raise FaultError(
+            f"{', '.join(wrong)} in task.alternatives: computes another map than {task.name}"
+        )
     unwritten.tell()
 
 
@@ -183,7 +185,7 @@ def _check(name: str, overrides: Sequence[str]) -> Iterator[Checked]:
         try:
             other_inputs = input_set(task.with_program(other_name), config)
             differs = difference(inputs, other_inputs)
-            problem = f"not the map of {name}: {differs}" if differs else None
+            problem = f"computes another map than {name}: {differs}" if differs else None
             other = build_reference(other_inputs)
         except UserError as error:
             problem = str(error)

@@ -168,8 +168,8 @@ def test_a_study_goes_on_without_the_controls_that_cannot_be_had(
     table = (record.path / "measurements.csv").read_text()
     assert all(f"\n{name},0,accuracy/exact,all," in table for name in measured)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "not made noised-1: no noise is survived" in printed
-    assert "not made implemented: interchange training reached" in printed
+    assert "missing: noised-1: no noise is survived" in printed
+    assert "missing: implemented: interchange training reached" in printed
 
 
 def test_a_head_is_read_by_value_with_zeros_for_what_it_does_not_give() -> None:

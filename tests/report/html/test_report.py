@@ -304,4 +304,4 @@ def test_the_full_table_holds_the_rows_but_single_neurons_and_ablations_of_a_len
         assert neuron or (row.measure.startswith("ablation/") and ".length_" in row.subject)
     accuracy_only = folder.config.analysis.name == "accuracy_only"
     assert (len(left_out) > 50) == (not accuracy_only)
-    assert (f"{len(left_out):,} rows are left out" in seen) == bool(left_out)
+    assert (f"{len(left_out):,} rows are not shown" in seen) == bool(left_out)

@@ -388,7 +388,7 @@ def test_what_fails_the_controls_is_marked_in_a_figure() -> None:
     tables = {"verdicts": SummaryTable((), (place,)), "emergence": SummaryTable((), tuple(rows))}
     figure = emergence_figure(tables)
     assert [text.get_text() for text in figure.axes[0].texts] == ["✗"]
-    assert "does not tell" in figure.legends[0].get_texts()[-1].get_text()
+    assert "does not separate" in figure.legends[0].get_texts()[-1].get_text()
     drawn = [line.get_markerfacecolor() for line in figure.axes[0].lines]
     assert drawn == ["white", "white"]  # it did not emerge in all seeds
 

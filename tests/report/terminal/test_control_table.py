@@ -120,7 +120,9 @@ def test_what_separates_and_what_does_not_is_said_with_the_reason(study: Study) 
 
 
 def test_what_tests_no_program_is_a_table_of_its_own(study: Study) -> None:
-    first, _, second = printed(study).partition("What describes a model, and tests no program")
+    first, _, second = printed(study).partition(
+        "Measures that describe a model and test no program"
+    )
     assert "sparsity dead share" in second
     assert "sparsity dead share" not in first
     assert "sparsity bimodality" in first
@@ -134,8 +136,8 @@ def test_each_control_has_a_line_and_one_that_was_left_out_says_so(study: Study)
     text = printed([*study, solver], notes=notes)
     assert line_of(text, "positive reference-1:").endswith("exact 1.000; 0 wrong")
     assert line_of(text, "negative compiled_other-1:").endswith("exact 0.250")
-    assert line_of(text, "negative lucky:").endswith("LEFT OUT: it is not what it is meant to be")
-    assert line_of(text, "not made").endswith("implemented-9: interchange training [reached] 0.5")
+    assert line_of(text, "negative lucky:").endswith("LEFT OUT: it solves the task")
+    assert line_of(text, "missing:").endswith("implemented-9: interchange training [reached] 0.5")
     assert text.count("LEFT OUT") == 1
 
 

@@ -101,7 +101,9 @@ def _count(name: str) -> int:
 def test_one_of_your_own_is_shown_with_its_counterexamples(own: Path) -> None:
     screen, out = console()
     given = ["task=own.py:make_first", "task.vocabulary=[0,1]", "task.max_length=3"]
-    with pytest.raises(FaultError, match=r"last in task\.alternatives: not the map of own\.first"):
+    with pytest.raises(
+        FaultError, match=r"last in task\.alternatives: computes another map than own\.first"
+    ):
         print_task([*given, "task.alternatives=[make_last]"], own / "graph.svg", screen)
     text = out.getvalue()
     assert "first = aggregate(at_first, tokens)" in text
@@ -132,7 +134,7 @@ def test_the_check_fails_a_wrong_alternative_and_an_inexact_reference(own: Path)
     limits = ["task.vocabulary=[0,1]", "task.max_length=3", "task.alternatives=[make_last]"]
     with pytest.raises(FaultError, match="1 of 2 programs failed the check"):
         check_tasks(["own.py:make_first"], limits, screen)
-    assert "last: not the map of own.py:make_first: [0, 1] gives" in out.getvalue()
+    assert "last: computes another map than own.py:make_first: [0, 1] gives" in out.getvalue()
     with pytest.raises(FaultError, match="1 of 1 programs failed the check"):
         check_tasks(["own.py:make_wrong"], limits[:2], screen)
     assert "inexact numerical MLP" in out.getvalue()
