@@ -47,7 +47,7 @@ def match_controls(
     settings += [f"{key}={value}" for key, value in SETTINGS.items() if key not in given]
     names = list(dict.fromkeys(named)) or TASKS
     configs = [composed([f"task={name}", *settings]) for name in names]
-    from ..analysis.matching.known_answers import CHECKS, Checked
+    from ..analysis.matching.known_answers import CHECKS, Checked, with_earlier
     from ..api.match import match_controls as match_controls_of
     from ..infra.files import faults_named, write_file
     from ..report.terminal.known_answer_table import print_checked, print_counts
@@ -61,9 +61,7 @@ def match_controls(
         checked = match_controls_of(config, screen)
         rows += checked
         print_checked(name, checked, screen)
-        done = {row.task for row in rows}
-        kept = [row for row in earlier if row.task not in done]
         with faults_named(f"write '{where}'"):
-            write_file(where, CHECKS.to_csv([*kept, *rows]))
+            write_file(where, CHECKS.to_csv(with_earlier(rows, earlier)))
     print_counts(rows, screen)
     screen.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)

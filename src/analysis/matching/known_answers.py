@@ -59,6 +59,12 @@ class Checked:
 CHECKS = Table(Checked, "match-controls.csv")
 
 
+def with_earlier(checks: Sequence[Checked], earlier: Sequence[Checked]) -> list[Checked]:
+    """Return checks after earlier ones of other tasks."""
+    tasks = {check.task for check in checks}
+    return [*(check for check in earlier if check.task not in tasks), *checks]
+
+
 def of_matching(
     planned: Sequence[Control], own: Candidate, context: MeasurementContext
 ) -> list[Control]:
