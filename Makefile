@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check format lint rooms types bench api study study-small clean install
+.PHONY: demo test slow check format lint rooms types bench api tables study study-small clean install
 
 demo: $(READY)
 	$(BIN)/algomatch train task=reverse model=2L_attn_only
@@ -28,6 +28,10 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# What docs, README and sweep files say of settings, tasks, measures and architectures.
+tables: $(READY)
+	$(BIN)/python docs/tables.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

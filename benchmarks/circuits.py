@@ -14,12 +14,12 @@ from torch import Tensor
 
 from algomatch.analysis.circuits.edge_scores import (
     NOTHING,
-    Ablated,
+    AblatedGraph,
     cases_of,
     divergence,
     exact_edges,
 )
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.donors import bases_of
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
@@ -40,7 +40,7 @@ def every_edge() -> Result:
     cases = cases_of(inputs, task_model, 0, bases_of(inputs, CASES, np.random.default_rng(0)))
     ratios = []
     for _ in range(PAIRS):
-        ours, theirs = Ablated(wiring, cases, KIND), Ablated(wiring, cases, KIND)
+        ours, theirs = AblatedGraph(wiring, cases, KIND), AblatedGraph(wiring, cases, KIND)
         quick, slow = timed(partial(exact_edges, ours)), timed(partial(_hooked, bridge, theirs))
         ratios.append(quick / slow)
     if not torch.allclose(exact_edges(ours), _hooked(bridge, theirs), atol=1e-6):
@@ -53,7 +53,7 @@ def every_edge() -> Result:
 
 
 @torch.inference_mode()
-def _hooked(bridge: Any, ablated: Ablated) -> Tensor:
+def _hooked(bridge: Any, ablated: AblatedGraph) -> Tensor:
     """Return the effect of each edge by TransformerLens's hooks. Each block has one head."""
     tokens, mask = ablated.tokens, ablated.key_mask
     intact = bridge(tokens, attention_mask=mask)

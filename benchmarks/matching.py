@@ -20,7 +20,8 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.matching.cut_tests import Match, matches
 from algomatch.analysis.measures.suite import measure
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import Config, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config
 from algomatch.data.donors import cut_trials
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.rasp.cuts import cuts

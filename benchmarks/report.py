@@ -19,7 +19,7 @@ from rich.console import Console
 
 from algomatch.api.report import report
 from algomatch.api.train import train
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 
 MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")
 SEEDS = 10

@@ -42,7 +42,8 @@ from algomatch.analysis.measures.rerun import (
 from algomatch.analysis.measures.suite import measure
 from algomatch.api.preparation import prepare
 from algomatch.api.train import make_trainer, quiet_lightning
-from algomatch.config.schema import Config, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config
 from algomatch.data.datamodule import StratifiedBatches, TaskDataModule
 from algomatch.data.inputs import input_set
 from algomatch.data.outputs import IGNORE
@@ -263,7 +264,7 @@ def streamed_memory() -> Result:
 import re
 from pathlib import Path
 from algomatch.analysis.measures.suite import measure
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.api.preparation import prepare
 from algomatch.models.bridges import make_bridge
 config = compose([
@@ -385,7 +386,8 @@ def compiling() -> Result:
 import sys, time
 from tracr.compiler.compiling import compile_rasp_to_model
 from algomatch.config.schema import TaskConfig
-from algomatch.data.tasks import BOS, PAD, REGISTRY, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import BOS, PAD, make_task
 from algomatch.models.compiling import compile_program
 
 tasks = [make_task(TaskConfig(name=name)) for name in list(REGISTRY)[:10]]

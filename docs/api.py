@@ -12,23 +12,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SRC = Path(__file__).resolve().parents[1] / "src"
-MODULES = (  # in the order of the walkthrough
-    "config", "errors",
-    "data.programs", "data.tasks", "data.inputs", "data.outputs", "data.cuts", "data.selectors",
-    "models.reference", "models.learned", "models.training", "models.subject", "models.encoding",
-    "models.bridges", "models.brought", "models.variants",
-    "experiment", "tracking.run_folder", "tracking.checkpoints",
-    "analysis.measurements", "analysis.setting", "analysis.suite", "analysis.activations",
-    "analysis.statistics", "analysis.accuracy", "analysis.similarity", "analysis.representations",
-    "analysis.attention", "analysis.ablation", "analysis.rerun", "analysis.redundancy",
-    "analysis.sparsity", "analysis.realisation",
-    "analysis.controls", "analysis.separation", "analysis.emergence",
-    "match", "analysis.rivals", "analysis.matching", "analysis.verdicts", "analysis.any_bridge",
-    "analysis.selectors", "analysis.subspaces",
-    "circuit", "analysis.circuits", "analysis.carried", "analysis.faithfulness",
-    "analysis.true_circuit",
-    "explain", "analysis.heads", "analysis.neurons", "analysis.explained",
-    "report.seeds", "report.compare", "report.page",
+MODULES = (  # first those of the names that `import algomatch` offers, in the order of use
+    "config.composition", "config.schema", "infra.errors",
+    "data.programs", "data.tasks", "data.inputs", "data.outputs", "data.rasp.cuts",
+    "data.program_selectors", "models.reference",
+    "api.train", "runs.run_folder", "runs.checkpoints", "api.analyze", "api.match", "api.circuit",
+    "api.explain", "api.controls", "api.compare", "api.report",
+    "models.shapes", "models.training", "models.task_model", "models.foreign_encoding",
+    "models.bridges", "models.foreign",
+    "analysis.measurements", "analysis.base", "analysis.activations", "analysis.statistics",
+    "analysis.measures.suite", "analysis.measures.accuracy", "analysis.measures.similarity",
+    "analysis.measures.representations", "analysis.measures.attention",
+    "analysis.measures.ablation", "analysis.measures.rerun", "analysis.measures.redundancy",
+    "analysis.measures.sparsity", "analysis.measures.light_matching",
+    "analysis.measures.separation", "analysis.measures.emergence",
+    "analysis.controls.known_models", "analysis.controls.variants",
+    "analysis.matching.program_ranking", "analysis.matching.cut_tests",
+    "analysis.matching.cut_verdicts", "analysis.matching.any_bridge",
+    "analysis.matching.head_selectors", "analysis.matching.subspaces",
+    "analysis.circuits.edge_scores", "analysis.circuits.edge_variables",
+    "analysis.circuits.faithfulness", "analysis.circuits.true_circuit",
+    "analysis.explain.heads", "analysis.explain.neurons", "analysis.explain.substitution",
+    "hypotheses.seed_groups",
 )  # fmt: skip
 WIDTH = 100  # characters of a signature on one line
 

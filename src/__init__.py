@@ -1,3 +1,71 @@
-"""Does a trained transformer run the program a human would have written for its task?"""
+"""Does a trained transformer run the program a human would have written for its task?
+
+    config = algomatch.compose(["task=reverse", "model=2L", "tracking=disabled"])
+    run = algomatch.train(config)
+    matching = algomatch.match(run)
+
+Each name below is loaded when it is first used: `import algomatch` loads nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .api.compare import compare
+    from .api.controls import controls
+    from .api.report import report
+    from .api.train import resume, train
+    from .config.composition import compose
+    from .data.inputs import input_set
+    from .data.tasks import make_task
+    from .infra.errors import UserError
+    from .models.reference import build_reference
 
 __version__ = "0.1.0"
+__all__ = [  # noqa: RUF022 (in the order of use)
+    "compose", "make_task", "input_set", "build_reference",
+    "train", "resume",
+    "controls", "compare", "report", "UserError",
+]  # fmt: skip
+
+_MODULES = {
+    "build_reference": "models.reference",
+    "compare": "api.compare",
+    "compose": "config.composition",
+    "controls": "api.controls",
+    "input_set": "data.inputs",
+    "make_task": "data.tasks",
+    "report": "api.report",
+    "resume": "api.train",
+    "train": "api.train",
+    "UserError": "infra.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module."""
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """This package: `algomatch.report` is the function, not the folder of that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _MODULES and isinstance(value, ModuleType):
+            return  # a folder, which is imported by its own path
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

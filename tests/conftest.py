@@ -25,7 +25,7 @@ from support.pages import small_sweep, whole_run  # noqa: E402
 
 from algomatch.analysis.base import MeasurementContext  # noqa: E402
 from algomatch.api.preparation import prepare  # noqa: E402
-from algomatch.config.schema import compose  # noqa: E402
+from algomatch.config.composition import compose  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,8 +12,9 @@ import pytest
 from support.runs import TINY, run
 
 from algomatch.cli.main import EXAMPLES, VERBS, command_line
-from algomatch.config.schema import compose
-from algomatch.data.tasks import make_task, task_names
+from algomatch.config.composition import compose
+from algomatch.data.registered_tasks import task_names
+from algomatch.data.tasks import make_task
 from algomatch.report.terminal.task_list import NEXT
 from algomatch.runs.sweep_cells import plan
 

@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import algomatch
-from algomatch.config.schema import configs_dir
+from algomatch.config.composition import configs_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
@@ -234,10 +234,10 @@ def test_the_installed_wheel_trains_outside_the_checkout(
     cwd.mkdir()
     install = ("--no-deps", "--no-index", "--no-cache-dir", "--disable-pip-version-check")
     run("-m", "pip", "install", "--quiet", *install, "--target", str(site), str(wheel), cwd=cwd)
-    where = "import algomatch.config.schema as c; print(c.__file__); print(c.configs_dir())"
+    where = "import algomatch.config.composition as c; print(c.__file__); print(c.configs_dir())"
     printed = run("-c", where, cwd=cwd, PYTHONPATH=str(site)).splitlines()
     installed = site.resolve() / "algomatch"
-    assert printed == [str(installed / "config.py"), str(installed / "configs")]
+    assert printed == [str(installed / "config" / "composition.py"), str(installed / "configs")]
     printed_run = run(
         "-m", "algomatch", "train", *TINY, "run_dir=done", cwd=cwd, PYTHONPATH=str(site)
     )  # fmt: skip

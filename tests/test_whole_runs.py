@@ -16,7 +16,7 @@ import pytest
 from support.programs import LARGER, LARGER_YAML, write_program
 
 from algomatch.cli.main import main
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.tasks import make_task
 from algomatch.runs.control_record import failing
@@ -111,7 +111,7 @@ def test_a_run_is_analysed_from_its_folder_alone(home: Path, capsys: Capture) ->
         assert main(["match", run, "--no-sides"]) == 0
     page = (home / "page.html").read_text()
     assert "larger_by_pairs" in page
-    assert "not to be had any more" not in page
+    assert "can no longer be loaded" not in page
     capsys.readouterr()
 
 

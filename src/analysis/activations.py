@@ -98,7 +98,7 @@ class Streamed:
 Source = Recording | Streamed
 
 
-class Held:
+class PartCache:
     """A cache of values computed from each part of a source, up to a limit of memory."""
 
     def __init__(self) -> None:

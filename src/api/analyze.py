@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..analysis.measurements import Measurement, differences
 from ..analysis.measures.suite import measure
 from ..runs import checkpoints
-from .preparation import bridge_of, prepare
+from ..runs.loaded_run import Loaded, opened
+from .preparation import context_of
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A checkpoint measured again: its rows, and how they differ from the recorded ones.
+    """A model measured again: its rows, and how they differ from the recorded ones.
 
-    `differences` is None where the file lies alone, without a record to compare with.
+    `differences` is None where there is no record to compare with.
     """
 
-    checkpoint: checkpoints.Checkpoint
+    run: Loaded
     rows: list[Measurement]
     differences: list[str] | None
 
 
-def analyze(path: Path, device: str | None = None) -> Analysis:
+def analyze(run: Loaded | str | Path, *, overrides: Sequence[str] = ()) -> Analysis:
     """Measure a checkpoint from its file alone, and compare with the record beside it.
 
-    `device` is the config's unless given.
+    Overrides, `analysis.key=value`, go with a path; with any there is no record to compare with.
 
     Raises:
-        UserError: `path` is no checkpoint.
+        UserError: there is no checkpoint.
         FaultError: the record beside it is damaged.
     """
-    checkpoint = checkpoints.load(path)
-    config = checkpoint.config
-    config.analysis.device = device or config.analysis.device
-    context = prepare(config, checkpoint.task)
-    bridge = bridge_of(checkpoint, path, context.inputs, context.shape)
-    rows = [row.at(checkpoint.run, checkpoint.step) for row in measure(bridge, context)]
-    record = checkpoints.find(path).parent
+    run = opened(run, overrides)
+    context = context_of(run.inputs, run.reference, run.shape, run.config)
+    rows = [row.at(run.run, run.step or 0) for row in measure(run.bridge, context)]
+    if run.path is None or run.step is None or _changes_numbers(run):
+        return Analysis(run, rows, None)
+    record = checkpoints.find(run.path).parent
     if not (record / checkpoints.ROWS).is_file():
-        return Analysis(checkpoint, rows, None)
+        return Analysis(run, rows, None)
     recorded = [
         row
-        for row in checkpoints.load_rows(record, checkpoint.rows_digest)
+        for row in checkpoints.load_rows(record, run.checkpoint.rows_digest)
         if not row.measure.startswith("training/")
     ]
-    return Analysis(checkpoint, rows, differences(recorded, rows))
+    return Analysis(run, rows, differences(recorded, rows))
+
+
+def _changes_numbers(run: Loaded) -> bool:
+    """Return whether overrides change what is measured: the device alone does not."""
+    return any(not word.startswith("analysis.device=") for word in run.changed)

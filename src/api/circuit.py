@@ -1,4 +1,4 @@
-"""What `algomatch circuit` does: the circuits of a checkpoint or a reference, found and judged."""
+"""`algomatch circuit`: finds and judges the circuits of a checkpoint or a reference."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.console import Console
 from ..analysis.circuits.circuit_result import Circuits, Truth
 from ..analysis.circuits.edge_scores import (
     METHODS,
-    Ablated,
-    Cases,
+    AblatedGraph,
+    AblationCases,
     Scores,
     acdc,
     attribution,
@@ -22,7 +22,7 @@ from ..analysis.circuits.edge_scores import (
     reaching,
     visible,
 )
-from ..analysis.circuits.edge_variables import Carried, carried
+from ..analysis.circuits.edge_variables import EdgeVariables, variables_on_edges
 from ..analysis.circuits.faithfulness import (
     by_length,
     completed,
@@ -37,69 +37,51 @@ from ..analysis.matching.cut_tests import exact_share
 from ..analysis.matching.cut_verdicts import variable_matches
 from ..analysis.matching.program_ranking import candidate, rule_of, standing
 from ..analysis.measures.rerun import KINDS
-from ..config.schema import AnalysisConfig, Config
+from ..config.schema import AnalysisConfig
 from ..data.donors import bases_of
-from ..data.inputs import InputSet, input_set
-from ..data.tasks import make_task
+from ..data.inputs import InputSet
 from ..infra.errors import UserError, one_of
-from ..infra.process_cache import Kept
+from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told, stage
-from ..models.reference import Reference, build_reference
-from ..models.shapes import learned_shape, random_inits
+from ..models.reference import Reference
+from ..models.shapes import random_inits
 from ..models.task_model import TaskModel, task_model_of
 from ..models.wiring import Edge, Wiring, wired
-from ..runs import checkpoints
-from .preparation import bridge_of
+from ..runs.loaded_run import Loaded, LoadedRun, opened
 
 Keep = Callable[[Circuits], object]
-CHECKED = 50  # inputs
+CHECKED = 50  # inputs on which a graph is checked
 
-_theirs = Kept[list[tuple[str, Carried]]]()  # what the reference's edges carry
+_theirs = LastResult[list[tuple[str, EdgeVariables]]]()  # what the reference's edges carry
 
 
-def circuits_of_checkpoint(
-    path: Path,
-    methods: Sequence[str],
-    kinds: Sequence[str],
-    keep: Keep,
-    console: Console,
+def circuit(
+    run: Loaded | str | Path,
+    *,
+    methods: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    keep: Keep | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
 ) -> Circuits:
-    """Find and judge the circuits of a checkpoint's model, beside the compiled reference's.
+    """Find and judge the circuits of a checkpoint's model, and compare with the reference's.
 
-    The search runs on the CPU; `keep` is told of each method's as they are there.
+    A reference's own are compared with its true circuit. `methods` and `kinds` of ablation are all
+    unless named. `keep` is called after each method. Overrides,
+    `analysis.key=value`, go with a path.
 
     Raises:
-        UserError: `path` is no checkpoint, or a method or a kind of ablation is none.
+        UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
-    checkpoint = checkpoints.load(path)
-    config = checkpoint.config
-    config.analysis.device = "cpu"
-    inputs = input_set(make_task(checkpoint.task), checkpoint.task)
-    shape = learned_shape(config.model, inputs, config.seed)
-    bridge = bridge_of(checkpoint, path, inputs, shape)
-    name = f"{checkpoint.run}, step {checkpoint.step}"
+    run = opened(run, overrides)
+    name, untrained = run.run, None
+    if isinstance(run, LoadedRun):
+        analysis = run.config.analysis
+        inits = random_inits(run.shape, 1, analysis.seed, analysis.device)
+        name, untrained = run.title, task_model_of(inits[0], run.inputs)
     return find_circuits(
-        name, task_model_of(bridge, inputs), inputs, config.analysis, methods, kinds,
-        keep=keep, console=console, reference=build_reference(inputs, config.task.allow_inexact),
-        untrained=task_model_of(random_inits(shape, 1, config.analysis.seed, "cpu")[0], inputs),
-    )  # fmt: skip
-
-
-def circuits_of_reference(
-    config: Config, methods: Sequence[str], kinds: Sequence[str], keep: Keep, console: Console
-) -> Circuits:
-    """Find the circuits of a compiled program, and compare them with the true one.
-
-    Raises:
-        UserError: the program cannot be compiled, or a method or a kind of ablation is none.
-    """
-    config.analysis.device = "cpu"
-    inputs = input_set(make_task(config.task), config.task)
-    reference = build_reference(inputs, config.task.allow_inexact)
-    return find_circuits(
-        f"compiled {config.task.name}", task_model_of(reference.bridge, inputs), inputs,
-        config.analysis, methods, kinds, keep=keep, console=console, reference=reference,
-        compiled=True,
+        name, run.task_model, run.inputs, run.config.analysis, methods, kinds, keep=keep,
+        console=console, reference=run.reference, compiled=untrained is None, untrained=untrained,
     )  # fmt: skip
 
 
@@ -124,7 +106,8 @@ def find_circuits(
     `untrained` is a random init of its shape: what the same edges of it carry is a control.
 
     Raises:
-        UserError: the model is no graph of plain parts, or a method or a kind of ablation is none.
+        UserError: the model is not a graph of plain parts, or a method or a kind of ablation is
+            unknown.
     """
     first = _spread(len(inputs))
     wiring = wired(task_model.model, task_model.tokens[first], task_model.key_mask[first])
@@ -145,7 +128,10 @@ def find_circuits(
         circuits.truth = Truth(true_edges(wiring.native, wiring))
     with Steps(console, "circuits", len(wanted) * len(chosen) + 3) as steps:
         for kind in wanted:
-            ablated, all_of_them = Ablated(wiring, some, kind), Ablated(wiring, whole, kind)
+            ablated, all_of_them = (
+                AblatedGraph(wiring, some, kind),
+                AblatedGraph(wiring, whole, kind),
+            )
             if circuits.truth is not None:
                 circuits.truth.visible[kind] = visible(ablated, circuits.truth.real)
             for method in chosen:
@@ -166,18 +152,20 @@ def find_circuits(
                     if wiring.nodes[flow.edge.node].layer >= 0
                 ]
                 theirs = cases_of(inputs, untrained, config.seed, rows)
-                control = Ablated(Wiring(untrained.model), theirs, circuits.main.kind)
-                circuits.untrained = carried(control, inner, config.bootstrap, config.seed, told)
+                control = AblatedGraph(Wiring(untrained.model), theirs, circuits.main.kind)
+                circuits.untrained = variables_on_edges(
+                    control, inner, config.bootstrap, config.seed, told
+                )
     return circuits
 
 
 def _spread(count: int) -> torch.Tensor:
-    """Return inputs of all lengths on which a graph is checked to give the model's logits."""
+    """Return inputs of all lengths, on which a graph's logits are compared with the model's."""
     return torch.linspace(0, count - 1, min(count, CHECKED)).round().long()
 
 
 def _others(inputs: InputSet, rows: torch.Tensor, config: AnalysisConfig) -> torch.Tensor:
-    """Return inputs with an output that are not searched on; all if these are too few."""
+    """Return inputs with an output that the search does not use; all inputs if they are too few."""
     left = inputs.defined.any(-1)
     left[rows] = False
     kept, generator = torch.nonzero(left)[:, 0], np.random.default_rng([config.seed, 8])
@@ -196,12 +184,12 @@ def _chosen(what: str, given: Sequence[str], known: Sequence[str] | dict[str, st
 def _search(
     circuits: Circuits,
     method: str,
-    ablated: Ablated,
-    whole: Ablated,
+    ablated: AblatedGraph,
+    whole: AblatedGraph,
     config: AnalysisConfig,
     step: Told,
 ) -> None:
-    """Find the circuits of a method under a kind of ablation, on some inputs; judge them on all."""
+    """Find circuits by one method under one kind of ablation, on some inputs; judge them on all."""
     draws, seed, key = config.bootstrap, config.seed, (ablated.kind, method)
     search, judge = stage(step, 0, 2), stage(step, 1, 2)
     if method == "acdc":
@@ -232,31 +220,32 @@ def _as_scores(wiring: Wiring, kept: torch.Tensor) -> torch.Tensor:
 
 def _look_into(
     circuits: Circuits,
-    some: Cases,
-    others: Cases,
-    whole: Cases,
+    some: AblationCases,
+    others: AblationCases,
+    whole: AblationCases,
     config: AnalysisConfig,
     step: Told,
 ) -> None:
-    """Look at the smallest circuit: what of it is needed, how it does by length, what it carries.
+    """Analyse the smallest circuit: needed edges, faithfulness by length, carried variables.
 
-    Of resampling across lengths if there is such, which sees most; of a compiled model the true
-    circuit. What is needed is judged on `others`, inputs that were not searched on.
+    It is the circuit under resampling across lengths, if there is one, since this ablation detects
+    most. For a compiled model, carried variables are those of the true circuit. Need is judged on
+    `others`, inputs that the search did not use.
     """
     main = circuits.main
     if main is None:
         return
-    ablated = Ablated(circuits.wiring, some, main.kind)
+    ablated = AblatedGraph(circuits.wiring, some, main.kind)
     draws, seed = config.bootstrap, config.seed
-    there = needed(Ablated(circuits.wiring, others, main.kind), main.edges, stage(step, 0, 2))
+    there = needed(AblatedGraph(circuits.wiring, others, main.kind), main.edges, stage(step, 0, 2))
     circuits.needed, circuits.needed_on = there.shares(draws, seed), len(others.inputs)
-    all_of_them = Ablated(circuits.wiring, whole, main.kind)
+    all_of_them = AblatedGraph(circuits.wiring, whole, main.kind)
     circuits.lengths = by_length(all_of_them, main.edges, draws, seed)
     circuits.minimal = {
         length: minimal(there.shares(draws, seed, length)) for length in circuits.lengths
     }
     edges = main.edges if circuits.truth is None else circuits.truth.real
-    circuits.carried = carried(ablated, _edges(edges), draws, seed, stage(step, 1, 2))
+    circuits.carried = variables_on_edges(ablated, _edges(edges), draws, seed, stage(step, 1, 2))
 
 
 def _edges(mask: torch.Tensor) -> list[Edge]:
@@ -271,19 +260,19 @@ def _beside_reference(
     config: AnalysisConfig,
     step: Told,
 ) -> None:
-    """Say what the reference's true edges carry, and where the model holds each variable."""
+    """Add the variables that the reference's true edges carry, and where the model holds each."""
     inputs, bridge = circuits.inputs, reference.bridge
 
-    def carried_there() -> list[tuple[str, Carried]]:
+    def carried_there() -> list[tuple[str, EdgeVariables]]:
         compiled = task_model_of(bridge, inputs)
         first = _spread(len(inputs))
         wiring = wired(compiled.model, inputs.tokens[first], inputs.key_mask[first])
         cases = cases_of(inputs, compiled, config.seed, rows)
-        ablated = Ablated(wiring, cases, cases.kinds[-1])
+        ablated = AblatedGraph(wiring, cases, cases.kinds[-1])
         edges = _edges(true_edges(wiring.native, wiring))
         return [
             (wiring.edge_label(each.edge), each)
-            for each in carried(ablated, edges, config.bootstrap, config.seed, step)
+            for each in variables_on_edges(ablated, edges, config.bootstrap, config.seed, step)
         ]
 
     key = f"{inputs.digest()} {reference.compiled.digest} {config!r}"

@@ -13,7 +13,8 @@ from ..analysis.measurements import Measurement
 from ..analysis.measures.separation import separations
 from ..analysis.measures.suite import measure
 from ..config.devices import check_accelerator
-from ..config.schema import Config, model_title, task_title
+from ..config.naming import model_title, task_title
+from ..config.schema import Config
 from ..infra.errors import NotFiniteError
 from ..infra.files import Unwritten
 from ..infra.progress import Steps
@@ -22,15 +23,20 @@ from ..runs.control_record import ControlRecord, Kept
 from .preparation import prepare
 
 
-def controls(config: Config, again: bool, console: Console) -> ControlRecord:
+def controls(config: Config, again: bool = False, console: Console | None = None) -> ControlRecord:
     """Measure the controls of a task, print which measures tell the program from other models.
 
-    What was measured before with the same config is not measured again, unless `again`.
+    What was measured before with the same config is not measured again, unless `again`. Without a
+    console nothing is printed.
+
+    Example:
+        record = algomatch.controls(algomatch.compose(["task=sort", "model=4L"]))
 
     Raises:
         UserError: the config is impossible.
         FaultError: the file system failed.
     """
+    console = console or Console(quiet=True)
     check_accelerator(config.trainer.accelerator)
     context = prepare(config)
     record = ControlRecord(config, context.inputs.digest())

@@ -1,4 +1,4 @@
-"""What `algomatch explain` does: a checkpoint, or a compiled reference, explained part by part."""
+"""`algomatch explain`: explains a checkpoint or a compiled reference, part by part."""
 
 from __future__ import annotations
 
@@ -7,82 +7,51 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.activations import record
 from ..analysis.explain.attention_patterns import of_programs
 from ..analysis.explain.explanation_result import Explanation
-from ..analysis.explain.heads import Heads, Search, explain_heads
+from ..analysis.explain.heads import HeadComparison, HeadExplanations, explain_heads
 from ..analysis.explain.neurons import NeuronExplanation, explain_neurons
 from ..analysis.explain.position_features import cells, features, held_out, some_of
 from ..analysis.explain.substitution import explained, variants
 from ..analysis.matching.program_ranking import programs_of
 from ..analysis.measures.accuracy import outcome
-from ..config.devices import check_device
-from ..config.schema import Config, task_title
-from ..data.inputs import InputSet, input_set
+from ..data.inputs import input_set
 from ..data.program_copies import same_programs
-from ..data.tasks import make_task
-from ..infra.process_cache import Kept
+from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.bridges import plain_model
-from ..models.reference import build_reference
-from ..models.shapes import learned_shape, random_inits
-from ..runs import checkpoints
-from .preparation import bridge_of
+from ..models.shapes import random_inits
+from ..runs.loaded_run import Loaded, LoadedRun, opened
 
-INITS = 3  # random inits in which the same is searched for
+INITS = 3  # random inits that are searched as a control
 
-_untrained = Kept[tuple[Heads, Sequence[NeuronExplanation]]]()  # a random init, explained
+_untrained = LastResult[
+    tuple[HeadExplanations, Sequence[NeuronExplanation]]
+]()  # a random init, explained
 
 Keep = Callable[[Explanation], None]
 
 
-def explain_checkpoint(path: Path, device: str | None, keep: Keep, console: Console) -> Explanation:
-    """Explain the heads and neurons of a checkpoint; `keep` is told of each part as it is there.
-
-    `device` is the config's unless given.
-
-    Raises:
-        UserError: `path` is no checkpoint.
-    """
-    checkpoint = checkpoints.load(path)
-    config = checkpoint.config
-    config.analysis.device = device or config.analysis.device
-    check_device(config.analysis.device)
-    settings = checkpoint.task
-    inputs = input_set(make_task(settings), settings)
-    bridge = bridge_of(checkpoint, path, inputs, learned_shape(config.model, inputs, config.seed))
-    return _explain(
-        f"{checkpoint.run}, step {checkpoint.step}", bridge, inputs, config, keep, console,
-        f"{same_programs(settings)} {(config.model, config.analysis)!r}",
-    )  # fmt: skip
-
-
-def explain_reference(config: Config, keep: Keep, console: Console) -> Explanation:
-    """Explain the compiled reference of a task; `keep` is told of each part as it is there.
-
-    Raises:
-        UserError: the task cannot be compiled.
-    """
-    check_device(config.analysis.device)
-    inputs = input_set(make_task(config.task), config.task)
-    reference = build_reference(inputs, config.task.allow_inexact)
-    title = f"the compiled reference of {task_title(config)}"
-    return _explain(title, reference.bridge, inputs, config, keep, console,
-                    f"reference {same_programs(config.task)} {config.analysis!r}")  # fmt: skip
-
-
-def _explain(
-    title: str,
-    bridge: TransformerBridge,
-    inputs: InputSet,
-    config: Config,
-    keep: Keep,
-    console: Console,
-    controls: str,
+def explain(
+    run: Loaded | str | Path,
+    *,
+    keep: Keep = lambda explanation: None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
 ) -> Explanation:
-    """Explain a model; `controls` says of what its random inits are, which others may share."""
+    """Explain the heads and neurons of a model, and put the explanations in their place.
+
+    `keep` is called after each part. Overrides, `analysis.key=value`, go with a path.
+
+    Raises:
+        UserError: there is no checkpoint, or the task cannot be compiled.
+    """
+    run = opened(run, overrides)
+    config, inputs, bridge = run.config, run.inputs, run.bridge
+    shape = repr(config.model) if isinstance(run, LoadedRun) else "reference"
+    controls = f"{shape} {same_programs(config.task)} {config.analysis!r}"  # runs may share them
     analysis, task = config.analysis, inputs.task
     programs = of_programs(
         (name, some_of(
@@ -97,7 +66,7 @@ def _explain(
     recording = record(bridge, some, analysis.batch_size)
     exact = float(outcome(recording.logits, some.targets, some.output).means()["exact"])
     explanation = Explanation(
-        title, task.name, len(some), len(inputs), exact, analysis.solved, analysis.explain_at,
+        run.title, task.name, len(some), len(inputs), exact, analysis.solved, analysis.explain_at,
         some.output, known,
     )  # fmt: skip
     layers = bridge.cfg.n_layers
@@ -106,7 +75,7 @@ def _explain(
             record(init, some, analysis.batch_size)
             for init in random_inits(bridge.cfg, INITS, analysis.seed, analysis.device)
         ]
-        search = Search(some, known, judged, programs, analysis)
+        search = HeadComparison(some, known, judged, programs, analysis)
         with steps.part("heads") as told:
             heads = explain_heads(recording, untrained, search, counting(told, layers))
         explanation = replace(explanation, heads=heads)
@@ -117,7 +86,7 @@ def _explain(
         explanation = replace(explanation, neurons=tuple(neurons))
         keep(explanation)
 
-        def explain_untrained() -> tuple[Heads, Sequence[NeuronExplanation]]:
+        def explain_untrained() -> tuple[HeadExplanations, Sequence[NeuronExplanation]]:
             with steps.part("heads of a random init") as told:
                 heads = explain_heads(untrained[0], [], search, counting(told, layers))
             with steps.part("neurons of a random init") as told:
@@ -126,7 +95,7 @@ def _explain(
                 )
 
         theirs, theirs_too = _untrained.of(controls, explain_untrained)
-        steps.to(4)  # also where they were kept
+        steps.to(4)  # also if they were kept from before
         explanation = replace(explanation, untrained=tuple(theirs_too))
         chosen = variants(
             heads.each, neurons, (theirs.each, theirs_too, untrained[0]), recording, places, judged
@@ -141,7 +110,7 @@ def _explain(
 
 
 def counting(told: Told, total: int) -> Callable[[], None]:
-    """Return what is called after each of so many steps, to tell how many are done."""
+    """Return a function to be called after each of the steps, which reports the number done."""
     done = 0
 
     def step() -> None:

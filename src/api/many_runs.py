@@ -1,6 +1,6 @@
-"""What a command does with several runs: each alone, side by side, those that it has done left.
+"""A command for several runs: each is done alone, side by side, and finished ones are skipped.
 
-What was done of a run is known from the results that are there, by checkpoint and settings.
+A run counts as done if its results exist, by checkpoint and settings.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from rich.console import Console
 from ..analysis.results import MATCH, Key
 from ..infra.errors import FaultError, Interrupted, UserError
 from ..infra.files import faults_named, last_words
-from ..infra.processes import Ended, Job, Report, work_off
+from ..infra.processes import Job, JobExits, Report, work_off
 from ..runs.result_store import adopt, gather, is_gathered, is_there
 from ..runs.run_folder import RunFolder
 
-LOG = "log.txt"  # what the command would have printed
-TOGETHER = 5  # runs of one process, which share what is prepared for their task and architecture
-NOT_ENDED = -1  # where an exit code would be
-MOST_TOLD = 5  # failures, each with its last words
+LOG = "log.txt"  # the command's output
+TOGETHER = 5  # runs of one process, which share the preparation for their task and architecture
+NOT_ENDED = -1  # in place of an exit code
+MOST_TOLD = 5  # failures that are shown, each with its last line
 
 Main = Callable[[Sequence[str]], int]
 
 
 @dataclass(frozen=True)
 class Work:
-    """A run, the folder of its results, the options of the command, and the results they make."""
+    """A run, the folder of its results, the command's options, and the keys of the results."""
 
     run: RunFolder
     where: Path
@@ -49,13 +49,13 @@ class Work:
 
     @property
     def is_done(self) -> bool:
-        """Whether all results that the command would make are there."""
+        """Whether all results that the command would make exist."""
         return bool(self.keys) and all(is_there(self.where, key) for key in self.keys)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one process does: some runs; what the command with each ended with, once it has."""
+    """The job of one process: some runs, and the command's exit code for each once it ended."""
 
     works: Sequence[Work]
     codes: ctypes.Array[ctypes.c_longlong]
@@ -64,17 +64,17 @@ class _Part:
 def each_alone(
     command: str, works: Sequence[Work], jobs: int, again: bool, main: Main, console: Console
 ) -> None:
-    """Call `main` with the command, a run and the options for each that is not done, side by side.
+    """Call `main` with the command, a run and its options, for all undone runs side by side.
 
-    `again` does those anew that are.
+    With `again`, runs that are done are repeated.
 
     Raises:
-        UserError: every run refused it.
-        FaultError: some runs failed; the results of the others are there.
+        UserError: the command refused every run.
+        FaultError: some runs failed; the results of the others exist.
         Interrupted: a signal stopped it.
     """
     for work in works:
-        with suppress(OSError):  # it says so itself when it is done, and keeps no others from it
+        with suppress(OSError, FaultError):  # the run reports this itself and does not stop others
             for what in dict.fromkeys(key.kind for key in work.keys):
                 adopt(work.where, what)
     left = [work for work in works if again or not work.is_done]
@@ -93,7 +93,7 @@ def each_alone(
 
 
 def _not_gathered(work: Work) -> str:
-    """Gather the tables of what is done where that was not; return why it cannot, if it cannot."""
+    """Gather the tables of done runs that are not gathered; return the reasons for failures."""
     try:
         for key in {key.kind: key for key in work.keys}.values():
             if is_gathered(work.where, key):
@@ -110,11 +110,11 @@ def _not_gathered(work: Work) -> str:
     return ""
 
 
-def _is_lacking(work: Work, code: int, key: int, ended: Ended, again: bool) -> bool:
+def _is_lacking(work: Work, code: int, key: int, ended: JobExits, again: bool) -> bool:
     """Return whether a run was not done: its results were there before, or its command failed.
 
-    `code` is what the command with it ended with; `key` is that of the process, which may have
-    been killed before.
+    `code` is the command's exit code for the run; `key` is that of the process, which may have been
+    killed before.
     """
     if not work.is_done:
         return True
@@ -161,7 +161,7 @@ def _do(command: str, part: _Part, main: Main, report: Report) -> None:
             code = main([command, str(work.run.path), *work.options])
             sys.stdout.flush()
             part.codes[number] = code
-            if code >= 128:  # stopped
+            if code >= 128:  # stopped by a signal
                 sys.exit(code)
             worst = max(worst, code)
             report(number + 1)
@@ -175,10 +175,10 @@ def _tell(
     works: Sequence[Work],
     left: Sequence[Work],
     lacking: Sequence[tuple[Work, str]],
-    ended: Ended,
+    ended: JobExits,
     console: Console,
 ) -> None:
-    """Say what was done and where it is; raise what went wrong: `lacking` says of each why."""
+    """Print what was done and where it is; raise what failed, with the reasons in `lacking`."""
     done = len(left) - sum(work in left for work, _ in lacking)
     lines = [f"{len(works)} runs: {done} done, {len(works) - len(left)} were there"]
     if lacking:

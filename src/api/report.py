@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,72 +27,82 @@ from ..report.html.sweep_tables import not_measured
 from ..runs import checkpoints
 from ..runs.run_batches import find_runs
 from ..runs.run_folder import RunFolder
+from .compare import paths_of
 
 
 def report(
-    paths: Sequence[Path],
-    output: Path,
-    title: str | None,
-    console: Console,
-    tables: Path | None = None,
-) -> None:
-    """Write the page of the runs at the paths: of one run, or of many side by side.
+    runs: Sequence[RunFolder | str | Path] | str | Path,
+    output: str | Path = "report.html",
+    *,
+    title: str | None = None,
+    tables: str | Path | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Write one HTML page of a run, or of many side by side; return its path.
 
-    If `tables` is given, the tables of many runs and figures of them are written to this folder.
+    Each of `runs` is a run or a folder of runs. If `tables` is given, the tables of many runs and
+    figures of them are written to this folder.
+
+    Example:
+        algomatch.report("runs/RUN", "report.html")
 
     Raises:
         UserError: a path holds no run, none of several runs has a checkpoint, `output` is a folder,
             or `tables` is a file or is given for a single run.
         FaultError: a run cannot be read, or the output cannot be written.
     """
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder: give a file, as in {output}/report.html")
-    if tables is not None and tables.exists() and not tables.is_dir():
-        raise UserError(f"--tables {tables} is a file: give a folder")
+    paths, page = paths_of(runs), Path(output)
+    screen = console or Console(quiet=True)
+    folder = None if tables is None else Path(tables)
+    if page.is_dir():
+        raise UserError(f"--output {page} is a folder: give a file, as in {page}/report.html")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--tables {folder} is a file: give a folder")
     for path in paths:
         _check(path)
     left_out = list[str]()
     folders = find_runs(paths, left_out)
-    if tables is not None and len(folders) == 1:
+    if folder is not None and len(folders) == 1:
         raise UserError(
             "--tables is of several runs, and there is only one: its page has its numbers, and "
             f"{folders[0].path}/measurements.csv"
         )
-    refuse_unwritable(output)
+    refuse_unwritable(page)
     where = " ".join(map(str, paths))
     made: dict[str, bytes] = {}
     lacking: list[str] = []
-    with console.status("report") as status:
+    with screen.status("report") as status:
 
         def say(text: str) -> None:
             status.update(f"report: {text}")
 
         if len(folders) == 1:
-            page = run_page(folders[0], title, partial(_attention, folders[0]), say)
+            made_page = run_page(folders[0], title, partial(_attention, folders[0]), say)
         else:
             gathered = gather(folders, where, say, left_out)
             left_out = list(gathered.left_out)
-            page = sweep_page(gathered, title, paths)
-            if tables is not None:
+            made_page = sweep_page(gathered, title, paths)
+            if folder is not None:
                 say("drawing the tables")
                 made, lacking = summary_files(gathered), not_measured(gathered, paths)
         say("writing")
-        content = rendered(page).encode()
-    with faults_named(f"write '{output}'"):
-        write_file(output, content)
-    if tables is not None:
-        with faults_named(f"write into '{tables}'"):
-            tables.mkdir(parents=True, exist_ok=True)
+        content = rendered(made_page).encode()
+    with faults_named(f"write '{page}'"):
+        write_file(page, content)
+    if folder is not None:
+        with faults_named(f"write into '{folder}'"):
+            folder.mkdir(parents=True, exist_ok=True)
             for name, part in made.items():
-                write_file(tables / name, part)
+                write_file(folder / name, part)
     size = len(content) / 1e6
-    told = f"report of {len(folders)} run{'s' * (len(folders) != 1)}: {output} ({size:.1f} MB)"
+    told = f"report of {len(folders)} run{'s' * (len(folders) != 1)}: {page} ({size:.1f} MB)"
     lines = [told, *(f"! {line}" for line in left_out)]
-    if tables is not None:
+    if folder is not None:
         lines += [f"! {line}" for line in lacking]
-        lines.append(f"tables and figures: {tables} ({', '.join(made)})")
+        lines.append(f"tables and figures: {folder} ({', '.join(made)})")
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        screen.print(line, soft_wrap=True, highlight=False, markup=False)
+    return page
 
 
 def _check(path: Path) -> None:
@@ -121,18 +132,21 @@ def _patterns(folder: RunFolder, inputs: InputSet | None) -> Attention | str:
     """Return the attention of the last checkpoint, or why there is none."""
     config = folder.config
     if inputs is None:
-        return "Without the task's program there are no inputs to show attention on."
+        return "Without the task's program there are no inputs on which to show attention."
     try:
         checkpoint = checkpoints.load(folder.path)
         if checkpoint.inputs_digest != inputs.digest():
             return (
-                "The task's program or inputs are not what the checkpoint was trained on: its "
-                "attention is not computed again."
+                "The task's program or inputs are not those that the checkpoint was trained on, "
+                "so its attention is not computed again."
             )
         shape = learned_shape(config.model, inputs, config.seed)
         bridge = make_bridge(shape, checkpoint.weights, "cpu")
     except (UserError, FaultError, RuntimeError) as error:
-        return f"The last checkpoint's weights are gone or damaged: no patterns. {error}"
+        return (
+            "The last checkpoint's weights are gone or damaged, so there are no attention "
+            f"patterns. {error}"
+        )
     return attention_of(bridge, inputs, config.analysis)
 
 
@@ -143,7 +157,7 @@ def _reference(config: Config, inputs: InputSet | None) -> Attention | str:
     try:
         bridge = build_reference(inputs, config.task.allow_inexact).bridge
     except UserError as error:
-        return f"The reference cannot be compiled any more: {error}"
+        return f"The reference can no longer be compiled: {error}"
     heads = active_heads(bridge)
     if not heads:
         return "The reference has no active head."

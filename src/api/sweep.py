@@ -1,6 +1,6 @@
-"""What `algomatch sweep` does: the runs of a sweep file on this machine, without a server.
+"""`algomatch sweep`: runs a sweep file on this machine, without a server.
 
-Every cell is a process and a run folder of its own.
+Every cell has its own process and its own run folder.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LOG_WIDTH = 100
 
 
 def run_cells(sweep: Sweep, jobs: int, console: Console) -> Outcome:
-    """Run what is not finished of a sweep's cells, `jobs` at once; return how they ended.
+    """Run a sweep's unfinished cells, `jobs` at once; return the outcome.
 
-    A cell that another process works on is left to it: several machines may share a folder. On
-    Ctrl-C or SIGTERM the runs save their state and stop; the same call goes on.
+    Cells that another process works on are skipped: several machines may share a folder. On Ctrl-C
+    or SIGTERM the runs save their state and stop; the same call resumes them.
 
     Raises:
         FaultError: the sweep's folder cannot be written.
@@ -54,9 +54,9 @@ def _is_finished(cell: Cell) -> Callable[[], bool]:
 
 
 def link_records(cell: Cell) -> None:
-    """Gather the offline W&B records of the sweep's runs in one folder, for `wandb leet`.
+    """Link the offline W&B records of the sweep's runs in one folder, for `wandb leet`.
 
-    It is a convenience: where links cannot be made, there are none.
+    This is a convenience; if links cannot be made, they are left out.
     """
     where = cell.folder.parent / "wandb"
     with suppress(OSError):
@@ -64,7 +64,7 @@ def link_records(cell: Cell) -> None:
         for record in (cell.folder / "wandb").glob("offline-run-*"):
             with suppress(FileExistsError):
                 (where / record.name).symlink_to(os.path.relpath(record, where))
-        for link in where.iterdir():  # of records that a later attempt has taken the place of
+        for link in where.iterdir():  # links to records that a later attempt replaced
             if link.is_symlink() and not link.exists():
                 link.unlink(missing_ok=True)
 
@@ -80,5 +80,5 @@ def _run_cell(cell: Cell, report: Report) -> None:
     except BusyError as error:
         print(error)
         sys.exit(BUSY)
-    finally:  # this kind of process ends without the usual clean-up
+    finally:  # such a process ends without the usual clean-up
         end_service()

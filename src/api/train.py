@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -21,16 +21,12 @@ from rich.console import Console
 
 from ..analysis.base import MeasurementContext
 from ..analysis.measures.similarity import confounded
+from ..config.composition import check_same_settings
 from ..config.devices import check_accelerator
-from ..config.schema import (
-    Config,
-    TrainerConfig,
-    check_same_settings,
-    model_title,
-    task_title,
-)
+from ..config.naming import model_title, task_title
+from ..config.schema import Config, TrainerConfig
 from ..data.datamodule import TaskDataModule
-from ..data.program_copies import carried
+from ..data.program_copies import copied_files
 from ..infra.environment import hidden, is_of_a_launcher
 from ..infra.errors import (
     FaultError,
@@ -46,37 +42,43 @@ from ..report.terminal.summary import how_many, output_text, print_summary, refe
 from ..report.terminal.tables import say as printed
 from ..runs import checkpoints
 from ..runs.control_record import failing
+from ..runs.loaded_run import check_same_inputs
 from ..runs.run_folder import RunFolder, refuse_existing
 from ..tracking.callbacks import GracefulStop, ProgressBar, Recorder, StepReport
 from ..tracking.wandb_log import WandbLog
-from .preparation import check_same, prepare
+from .preparation import prepare
 
-StepProgress = Callable[[int], None]  # told the steps done
+StepProgress = Callable[[int], None]  # called with the number of steps done
 
 
 def train(
     config: Config,
-    console: Console,
+    console: Console | None = None,
     report: StepProgress | None = None,
     wandb_id: str | None = None,
     stop: Stop | None = None,
 ) -> RunFolder:
     """Train and measure a new run; return its folder.
 
-    `report` is told the steps done, in place of a bar on the console. W&B has the run by
-    `wandb_id`, where its server chose one. `stop` may have been asked to before the run begins.
+    Without a console nothing is printed. `report` is told the steps done, in place of a bar on the
+    console. W&B has the run by `wandb_id`, where its server chose one. `stop` may have been asked
+    to before the run begins.
+
+    Example:
+        run = algomatch.train(algomatch.compose(["task=reverse", "model=2L", "tracking=disabled"]))
 
     Raises:
         UserError: the config is impossible, or the run folder exists.
         FaultError: training diverged, or the file system failed.
         Interrupted: stopped by a signal, to be resumed.
     """
+    console = console or Console(quiet=True)
     refuse_existing(config)
     check_accelerator(config.trainer.accelerator)
     context = prepare(config)
     datamodule = _datamodule(config, context)
     folder = RunFolder.create(config, context.inputs.digest(), context.reference.exact, wandb_id)
-    if left_out := carried(config.task).left_out:
+    if left_out := copied_files(config.task).left_out:
         named = ", ".join(map(str, left_out))
         console.print(
             f"! imported, but not copied into the run, since it does not lie beside or below the "
@@ -88,46 +90,55 @@ def train(
 
 def train_or_resume(
     config: Config,
-    console: Console,
+    console: Console | None = None,
     report: StepProgress | None = None,
     wandb_id: str | None = None,
     stop: Stop | None = None,
 ) -> RunFolder:
-    """Train the run of `run_dir`, or go on with it if it was begun; a finished one is left alone.
+    """Train the run of `run_dir`, or resume it; a finished run is left alone.
 
     Raises:
-        UserError: as of `train` and `resume`; or it was begun with other settings.
-        FaultError: as of `train`.
+        UserError: as in `train` and `resume`, or the run was begun with other settings.
+        FaultError: as in `train`.
         Interrupted: stopped by a signal, to be resumed.
     """
     path = Path(str(config.run_dir))
     if not path.exists():
         try:
             return train(config, console, report, wandb_id, stop)
-        except FolderExistsError:  # another process was quicker
+        except FolderExistsError:  # another process was faster
             pass
     check_same_settings(path, config, RunFolder.open(path).config)
     return resume(path, console, report, stop)
 
 
 def resume(
-    path: Path, console: Console, report: StepProgress | None = None, stop: Stop | None = None
+    path: str | Path,
+    console: Console | None = None,
+    report: StepProgress | None = None,
+    stop: Stop | None = None,
 ) -> RunFolder:
-    """Go on with an interrupted run, to the same end as if it had not been interrupted.
+    """Resume an interrupted run; it ends exactly like an uninterrupted one.
+
+    Without a console nothing is printed.
+
+    Example:
+        run = algomatch.resume("runs/RUN")
 
     Raises:
-        UserError: `path` is no run folder.
+        UserError: `path` is not a run folder.
         BusyError: another process works on it.
     """
-    folder = RunFolder.open(path)
+    console = console or Console(quiet=True)
+    folder = RunFolder.open(Path(path))
     if folder.finished():
         with folder.lock():
             folder.repair(partial(console.print, highlight=False, markup=False, soft_wrap=True))
         _say_finished(folder, console)
         return folder
     check_accelerator(folder.config.trainer.accelerator)
-    context = prepare(folder.config, folder.task)
-    check_same(folder.inputs_digest, context.inputs, f"run '{path}'")
+    context = prepare(replace(folder.config, task=folder.task))
+    check_same_inputs(folder.inputs_digest, context.inputs, f"run '{path}'")
     return _run(folder, context, _datamodule(folder.config, context), console, report, stop)
 
 
@@ -146,7 +157,7 @@ def _datamodule(config: Config, context: MeasurementContext) -> TaskDataModule:
 
 @dataclass(frozen=True)
 class _State:
-    """Where an interrupted run stands, from its saved training state."""
+    """The progress of an interrupted run, from its saved training state."""
 
     path: Path
     step: int
@@ -166,7 +177,7 @@ def _run(
     stop = stop or Stop(say)
     with folder.lock(), stop.taken():
         folder.repair(say)
-        if folder.finished():  # by another process, a moment ago
+        if folder.finished():  # another process finished it a moment ago
             _say_finished(folder, console)
             return folder
         state = _read_state(folder, say)
@@ -213,9 +224,9 @@ def _run(
 
 
 class _NoProfiler(PassThroughProfiler):
-    """Lightning's profiler that does nothing, without a new context for each of its nothings.
+    """A profiler that does nothing and makes no context objects.
 
-    They are some fifty a step, a noticeable share of a small model's.
+    Lightning's own makes some fifty of them per step, a noticeable cost for a small model.
     """
 
     _NOTHING: ClassVar[AbstractContextManager[None]] = nullcontext()
@@ -238,7 +249,7 @@ def make_trainer(settings: TrainerConfig, callbacks: list[pl.Callback], folder: 
         enable_model_summary=False,
         default_root_dir=folder,
         profiler=_NoProfiler(),
-        plugins=[LightningEnvironment()],  # else it takes SLURM's tasks for its own
+        plugins=[LightningEnvironment()],  # otherwise it would join SLURM's tasks
     )
 
 
@@ -288,13 +299,13 @@ def _read_state(folder: RunFolder, say: Callable[[str], None]) -> _State | None:
         return _State(path, int(saved["global_step"]), finished)
     except OSError as error:
         raise FaultError(f"cannot read '{path}': {error.strerror or error}") from error
-    except Exception as error:  # whatever a damaged file makes torch raise
+    except Exception as error:  # torch raises many kinds for a damaged file
         say(f"'{path}' is damaged ({type(error).__name__}): the run starts again, to the same end")
         return None
 
 
 def _gone(folder: RunFolder, up_to: int) -> list[int]:
-    """Return the steps whose checkpoints an interrupted run should have, and has not."""
+    """Return the steps whose checkpoints an interrupted run should have but lacks."""
     there = {checkpoints.step_of(path) for path in folder.checkpoint_folders()}
     return [s for s in checkpoint_steps(folder.config.trainer) if s <= up_to and s not in there]
 
@@ -333,11 +344,11 @@ def _last_good(folder: RunFolder) -> str:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's general advice off the terminal, and what launchers say of ranks from it.
+    """Hide Lightning's general advice from the terminal, and launchers' ranks from Lightning.
 
-    Errors still come through. A training is one process, whatever started it.
+    Errors are still shown. Training is one process, no matter how it was started.
     """
-    LightningEnvironment().set_global_rank(0)  # it was read when Lightning was imported
+    LightningEnvironment().set_global_rank(0)  # Lightning read the rank at import
     loggers = [logging.getLogger(f"{name}.utilities.rank_zero") for name in _LIGHTNING]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -354,7 +365,7 @@ def quiet_lightning() -> Iterator[None]:
 
 _LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")
 _ADVICE = (
-    r".*does not have many workers.*",  # batches are ready-made tensors
+    r".*does not have many workers.*",  # not needed: batches are ready-made tensors
     r".*GPU available but not used.*",
     r".*The `srun` command is available on your system but is not used.*",
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own, with torch 2.13

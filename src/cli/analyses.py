@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -206,7 +206,7 @@ def analysed(
         from ..config.printed_commands import setting_words
         from ..config.schema import AnalysisConfig
 
-        config.task = checkpoint.task
+        config = replace(config, task=checkpoint.task)
         usual = vars(AnalysisConfig())
         own = (
             f"inputs={checkpoint.inputs_digest[:8]}",

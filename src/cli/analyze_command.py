@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..infra.errors import UserError
 from .arguments import console
-from .options import Device
+from .options import Device, paths
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def analyze(
-    checkpoint: str,
+    checkpoint: Annotated[str, Parameter(completer=paths)],
     /,
     *,
     device: Device = None,
@@ -41,17 +41,20 @@ def analyze(
 
         check_device(device)
     from ..api import analyze as analyses
+    from ..runs.loaded_run import LoadedRun
     from ..tracking import artifacts
 
     screen = console()
     if not artifacts.is_reference(checkpoint):
         if trust:
             raise UserError("--trust is of an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
-        _print_analysis(analyses.analyze(Path(checkpoint), device), every, output, screen)
+        _print_analysis(
+            analyses.analyze(LoadedRun.open(checkpoint, device=device)), every, output, screen
+        )
         return
     with artifacts.fetched(checkpoint, trust) as fetched:
         screen.print(f"checkpoint: {fetched.folder}", markup=False, highlight=False)
-        analysis = analyses.analyze(fetched.folder, device)
+        analysis = analyses.analyze(LoadedRun.open(fetched.folder, device=device))
         screen.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)
         try:
             _print_analysis(analysis, every, output, screen)
@@ -72,13 +75,12 @@ def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen
     from ..report.terminal.tables import legend_table
     from ..runs.control_record import failing
 
-    checkpoint, rows = analysis.checkpoint, analysis.rows
-    title = f"{checkpoint.run}, step {checkpoint.step}"
+    run, rows = analysis.run, analysis.rows
     table = full_table if every else summary_table
-    marks = failing(checkpoint.inputs_digest)
-    screen.print(table(rows, title, marks))
-    print_meaning(marks, rows, command("controls", *task_words(checkpoint.task)), screen)
-    lacking = nothing_to_compare(rows, checkpoint.config.analysis.measures)
+    marks = failing(run.inputs.digest())
+    screen.print(table(rows, run.title, marks))
+    print_meaning(marks, rows, command("controls", *task_words(run.config.task)), screen)
+    lacking = nothing_to_compare(rows, run.config.analysis.measures)
     screen.print(legend_table(lacking), highlight=False)
     unwritten = Unwritten()
     if output is not None:

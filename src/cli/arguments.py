@@ -55,15 +55,17 @@ def key_of(setting: str) -> str:
 
 
 def composed(settings: Sequence[str], file: Path | None = None) -> Config:
-    """Return the config that settings compose, refused where it names a device that is not there.
+    """Return the config that settings compose, refused for what can be told of it at once.
 
     Raises:
-        UserError: a setting is wrong, or a device is not there.
+        UserError: a setting is wrong, the task is unknown, or a device is not there.
     """
+    from ..config.composition import compose
     from ..config.devices import check_devices
-    from ..config.schema import compose
+    from ..data.registered_tasks import check_program
 
     config = compose(settings, file)
+    check_program(config.task)
     check_devices(config)
     return config
 
@@ -87,6 +89,11 @@ def need_runs(verb: str, runs: Sequence[str]) -> None:
     """
     if not runs:
         raise UserError(f"{verb} takes run folders, or a folder of them: none is given")
+
+
+def say_next(command: str, screen: Console) -> None:
+    """Print what to do next: a command that can be pasted."""
+    screen.print(f"next: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def console() -> Console:

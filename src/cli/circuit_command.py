@@ -62,10 +62,11 @@ def circuit(
     refuse_several(jobs, again)
     path, config, where, key = analysed("circuit", words, reference, options, output, "circuit")
     from ..analysis.circuits.circuit_result import CircuitResult
-    from ..api.circuit import circuits_of_checkpoint, circuits_of_reference
+    from ..api.circuit import circuit as find
     from ..infra.files import Unwritten
     from ..report.figures.result_pictures import drawn
     from ..report.terminal.circuit_tables import print_circuits
+    from ..runs.loaded_run import LoadedReference, LoadedRun
     from ..runs.result_store import save
 
     stored, unwritten = list[tuple[Path, CircuitResult]](), Unwritten()
@@ -75,11 +76,12 @@ def circuit(
             result = drawn(CircuitResult.of(circuits, key, finished))
             stored[:] = [(save(where, result), result)]
 
-    if config is not None:
-        circuits = circuits_of_reference(config, methods, kinds, keep, screen)
-    else:
-        assert path is not None
-        circuits = circuits_of_checkpoint(path, methods, kinds, keep, screen)
+    run = (
+        LoadedRun.open(str(path), device="cpu")
+        if config is None
+        else LoadedReference.open(path or config, device="cpu")
+    )
+    circuits = find(run, methods=methods, kinds=kinds, keep=keep, console=screen)
     keep(circuits, finished=True)
     print_circuits(circuits, screen)
     unwritten.tell()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .arguments import console, need_runs
+from .arguments import console, need_runs, say_next
 from .options import Runs
 
 
@@ -17,6 +17,9 @@ def compare(*runs: Runs, output: Path = Path()) -> None:
         output: where comparison.csv and comparison.png go, replacing earlier ones; here by default
     """
     need_runs("compare", runs)
-    from ..report.terminal import comparison
+    from ..api.compare import compare as compare_runs
+    from ..config.printed_commands import command
 
-    comparison.compare([Path(run) for run in runs], output, console())
+    screen = console()
+    compare_runs(runs, output, console=screen)
+    say_next(command("report", *map(Path, runs)), screen)

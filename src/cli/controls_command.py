@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .arguments import CONTROLS_MODEL, MODEL_KEYS, composed, console, key_of
+from .arguments import CONTROLS_MODEL, MODEL_KEYS, composed, console, key_of, say_next
 from .options import Settings
 
 
@@ -21,5 +21,8 @@ def controls(*settings: Settings, again: bool = False) -> None:
         chosen.insert(0, f"model={CONTROLS_MODEL}")
     config = composed(chosen)
     from ..api.controls import controls as measure_controls
+    from ..config.printed_commands import command, task_words
 
-    measure_controls(config, again, console())
+    screen = console()
+    measure_controls(config, again, screen)
+    say_next(command("train", *task_words(config.task), f"model={config.model.name}"), screen)

@@ -57,10 +57,11 @@ def explain(
     refuse_several(jobs, again)
     path, config, where, key = analysed("explain", words, reference, options, output, "explanation")
     from ..analysis.explain.explanation_result import ExplanationResult
-    from ..api.explain import explain_checkpoint, explain_reference
+    from ..api.explain import explain as explanation_of
     from ..infra.files import Unwritten
     from ..report.figures.result_pictures import drawn
     from ..report.terminal.explanation_tables import print_explanation
+    from ..runs.loaded_run import LoadedReference, LoadedRun
     from ..runs.result_store import save
 
     stored, unwritten = list[tuple[Path, ExplanationResult]](), Unwritten()
@@ -70,12 +71,12 @@ def explain(
             result = drawn(ExplanationResult.of(explanation, key))
             stored[:] = [(save(where, result), result)]
 
-    if config is not None:
-        config.analysis.device = device or config.analysis.device
-        explanation = explain_reference(config, keep, screen)
-    else:
-        assert path is not None
-        explanation = explain_checkpoint(path, device, keep, screen)
+    run = (
+        LoadedRun.open(str(path), device=device)
+        if config is None
+        else LoadedReference.open(path or config, device=device)
+    )
+    explanation = explanation_of(run, keep=keep, console=screen)
     print_explanation(explanation, screen)
     unwritten.tell()
     ((folder, result),) = stored

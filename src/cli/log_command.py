@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from ..infra.errors import FaultError, UserError
 from .analyses import readable_runs
-from .arguments import console, need_runs
+from .arguments import console, need_runs, say_next
 from .options import Runs
 
 
@@ -14,10 +16,11 @@ def log(*runs: Runs) -> None:
     Of runs that were offline, killed or cut off. It may be repeated: nothing is there twice.
     """
     need_runs("log", runs)
+    from ..config.printed_commands import command
     from ..tracking.replay import log_run
 
     screen = console()
-    failed: list[UserError | FaultError] = []
+    url, failed = "", list[UserError | FaultError]()
     folders = readable_runs(runs, screen)
     for folder in folders:
         try:
@@ -29,5 +32,16 @@ def log(*runs: Runs) -> None:
             screen.print(f"! {error}", markup=False, highlight=False, soft_wrap=True)
         else:
             screen.print(f"{folder.path}: {url}", markup=False, highlight=False, soft_wrap=True)
+    if len(failed) < len(folders):
+        say_next(command("workspace", _project(url)), screen)
     if failed:
         raise FaultError(f"{len(failed)} of {len(folders)} runs were not logged whole: {failed[0]}")
+
+
+def _project(url: str) -> str:
+    """Return the ENTITY/PROJECT of a run's address.
+
+    >>> _project("https://wandb.ai/my-team/algomatch/runs/x")
+    'my-team/algomatch'
+    """
+    return "/".join(urlsplit(url).path.split("/")[1:3])

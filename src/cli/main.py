@@ -40,7 +40,7 @@ def command_line() -> App:
     """Return the command line: what each verb takes, without what it needs to do it."""
     app = App(
         name="algomatch",
-        help=description,
+        help=(description or "").partition("\n")[0],
         help_epilogue=EXAMPLES,
         help_format="plaintext",
         version=__version__,

@@ -77,31 +77,29 @@ def _refuse_model_of_elsewhere(place: str) -> None:
 def _match_run(path: Path, options: Options, output: Path | None, screen: Console) -> None:
     """Match one checkpoint, or all of its run."""
     from ..analysis.matching.match_result import MatchResult
-    from ..api.match import match_checkpoints
+    from ..api.match import match_each
     from ..infra.files import Unwritten
     from ..report.figures.result_pictures import draw_emergence, drawn
     from ..report.terminal.matching_tables import print_matching
-    from ..runs import checkpoints
+    from ..runs.loaded_run import LoadedRun
     from ..runs.result_store import save
-    from ..runs.run_folder import RunFolder
 
     programs, device = options.values["programs"], options.values["device"]
     assert isinstance(programs, tuple)
     assert device is None or isinstance(device, str)
     sides = not options.values["no-sides"]
-    paths = RunFolder.open(path).checkpoint_folders() if options.values["all"] else [path]
-    if not paths:
-        raise UserError(f"'{path}' holds no checkpoint yet")
-    checkpoint = checkpoints.load(paths[-1])
-    where = output or checkpoints.beside(paths[-1]) / "matching"
-    settings = options.settings(checkpoint.config.analysis.device)
+    run = LoadedRun.open(path, device=device)
+    runs = [run.at(step) for step in run.steps] if options.values["all"] else [run]
+    where = output or run.home / "matching"
+    settings = options.settings(run.checkpoint.config.analysis.device)
     kept, unwritten = list[Path](), Unwritten()
 
     def keep(matching: Matching) -> None:
         with unwritten.noted():
             kept.append(save(where, drawn(MatchResult.of(matching, settings, sides))))
 
-    print_matching(match_checkpoints(paths, programs, device, screen, sides, keep), screen)
+    matchings = match_each(runs, programs=programs, sides=sides, keep=keep, console=screen)
+    print_matching(matchings, screen)
     unwritten.tell()
     draw_emergence(where)
     say_where(kept, where, screen)

@@ -7,15 +7,21 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..data.registered_tasks import matched_tasks
 from ..infra.errors import UserError
 from .analyses import check_given_device
-from .arguments import CONTROLS_MODEL, MODEL_KEYS, TASK_KEYS, composed, console, key_of, parted
+from .arguments import (
+    CONTROLS_MODEL,
+    MODEL_KEYS,
+    TASK_KEYS,
+    composed,
+    console,
+    key_of,
+    parted,
+    say_next,
+)
 from .options import Device
 
-TASKS = (
-    "reverse", "hist", "double_hist", "sort", "most_freq", "sort_freq", "shuffle_dyck",
-    "share_of_last",
-)  # fmt: skip
 SETTINGS = {  # unless it is said otherwise
     "analysis.other_tasks": 4,  # trained on and compiled
     "trainer.max_steps": 400,  # of what is trained on other tasks and on shuffled labels
@@ -24,7 +30,11 @@ SETTINGS = {  # unless it is said otherwise
 
 def match_controls(
     *tasks: Annotated[
-        str, Parameter(name="TASK", help="tasks, eight by default; and KEY=VALUE for all of them")
+        str,
+        Parameter(
+            name="TASK",
+            help=f"tasks, by default {', '.join(matched_tasks())}; and KEY=VALUE for all of them",
+        ),
     ],
     output: Path = Path(),
     device: Device = None,
@@ -45,14 +55,15 @@ def match_controls(
         settings.insert(0, f"model={CONTROLS_MODEL}")
     given = {key_of(setting) for setting in settings}
     settings += [f"{key}={value}" for key, value in SETTINGS.items() if key not in given]
-    names = list(dict.fromkeys(named)) or TASKS
+    names = list(dict.fromkeys(named)) or matched_tasks()
     configs = [composed([f"task={name}", *settings]) for name in names]
-    from ..analysis.matching.known_answers import CHECKS, Checked, with_earlier
+    from ..analysis.matching.known_answers import CHECKS, KnownAnswer, with_earlier
     from ..api.match import match_controls as match_controls_of
+    from ..config.printed_commands import command, task_words
     from ..infra.files import faults_named, write_file
     from ..report.terminal.known_answer_table import print_checked, print_counts
 
-    where, rows, screen = output / CHECKS.name, list[Checked](), console()
+    where, rows, screen = output / CHECKS.name, list[KnownAnswer](), console()
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
         before = where.read_bytes() if where.exists() else None
@@ -65,3 +76,4 @@ def match_controls(
             write_file(where, CHECKS.to_csv(with_earlier(rows, earlier)))
     print_counts(rows, screen)
     screen.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
+    say_next(command("controls", *task_words(configs[-1].task)), screen)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..infra.errors import UserError
 from .analyses import check_given_device, say_where
-from .arguments import TASK_KEYS, composed, console, key_of, parted
+from .arguments import TASK_KEYS, composed, console, key_of, parted, say_next
 from .options import Device, Programs
 
 ENCODER = (  # what one is
@@ -64,6 +64,7 @@ def match_model(
     config, folder = composed(settings), Path(folders[0])
     from ..analysis.matching.match_result import MatchResult
     from ..api.match import match_folder
+    from ..config.printed_commands import command
     from ..report.figures.result_pictures import drawn
     from ..report.terminal.matching_tables import print_matching
     from ..runs.result_store import save
@@ -79,6 +80,7 @@ def match_model(
     of = (*sorted(own), *functions, weights)
     result = drawn(MatchResult.of(matching, of_result, of=of))
     say_where([save(where, result)], where, screen)
+    say_next(command("match-controls", config.task.name), screen)
 
 
 def _weights_of(folder: Path) -> str:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from glob import escape, glob
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from cyclopts.completion import CompletionContext
+
+
+def paths(context: CompletionContext) -> list[str]:
+    """Return the paths that a shell may complete a word to."""
+    return sorted(glob(f"{escape(context.incomplete)}*"))
+
 
 Settings = Annotated[
     str, Parameter(name="KEY=VALUE", help="task=reverse model=4L model.d_model=32")
 ]
-Runs = Annotated[str, Parameter(name="RUN_DIR", help="a run folder, or a folder of run folders")]
+Runs = Annotated[
+    str, Parameter(name="RUN_DIR", completer=paths, help="a run folder, or a folder of run folders")
+]
 Checkpoints = Annotated[
     str,
     Parameter(
         name="CHECKPOINT",
+        completer=paths,
         help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them",
     ),
 ]
@@ -21,6 +34,7 @@ Analysed = Annotated[
     str,
     Parameter(
         name="CHECKPOINT",
+        completer=paths,
         help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them; "
         "with --reference a task will do, task=NAME KEY=VALUE",
     ),

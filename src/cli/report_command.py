@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .arguments import console, need_runs
+from .arguments import console, need_runs, say_next
 from .options import Runs
 
 
@@ -30,6 +30,9 @@ def report(
             them
     """
     need_runs("report", runs)
-    from ..api import report as pages
+    from ..api.report import report as report_runs
+    from ..config.printed_commands import quoted
 
-    pages.report([Path(run) for run in runs], output, title, console(), tables)
+    screen = console()
+    page = report_runs(runs, output, title=title, tables=tables, console=screen)
+    say_next(quoted("python", "-m", "webbrowser", page.resolve().as_uri()), screen)

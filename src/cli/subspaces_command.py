@@ -51,23 +51,18 @@ def subspaces(
         )  # fmt: skip
         return
     refuse_several(jobs, again)
-    from ..analysis.matching.subspace_result import Searched, SubspaceResult
-    from ..api.match import match_checkpoints, search_subspaces
-    from ..data.tasks import make_task
+    from ..analysis.matching.subspace_result import SubspaceResult
+    from ..api.subspaces import subspaces as search
     from ..report.terminal.subspace_tables import print_subspaces
-    from ..runs.checkpoints import beside, load
+    from ..runs.loaded_run import LoadedRun
 
-    path = Path(checkpoints[0])
-    checkpoint = load(path)
-    where = output or beside(path) / "matching"
-    name = program or make_task(checkpoint.task).name
-    (matching,) = match_checkpoints([path], [name], None, screen, sides=False)
-    if matching.exact < matching.rule.solved:
+    run = LoadedRun.open(checkpoints[0], device="cpu")
+    where = output or run.home / "matching"
+    searched = search(run, program=program, console=screen)
+    if not searched.program:
         screen.print("no subspaces are searched for: the model does not solve the task")
-        nothing = Searched(checkpoint.run, checkpoint.step, "", (), {}, (), ())
-        save(where, SubspaceResult.of(nothing, settings, matching.task))
+        save(where, SubspaceResult.of(searched, settings, run.task.name))
         return
-    searched = search_subspaces(path, matching, [name], screen)
     print_subspaces(searched, screen)
-    folder = save(where, SubspaceResult.of(searched, settings, matching.task))
+    folder = save(where, SubspaceResult.of(searched, settings, run.task.name))
     say_where([folder], where, screen)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..infra.errors import UserError
-from .arguments import TASK_KEYS, console, key_of, parted
+from .arguments import TASK_KEYS, composed, console, key_of, parted, say_next
 
 
 def tasks(
@@ -39,10 +39,16 @@ def tasks(
         return
     if len(tasks_named) > 1 and not check:
         raise UserError(f"one task at a time, not {', '.join(tasks_named)} (or add --check)")
+    for chosen in [[f"task={name}"] for name in tasks_named] or [[]]:
+        composed([*chosen, *settings])
+    from ..config.printed_commands import command
     from ..report.terminal import task_view
 
+    screen = console()
     if check:
-        task_view.check_tasks(tasks_named, settings, console())
+        task_view.check_tasks(tasks_named, settings, screen)
+        say_next(command("tasks", *tasks_named[:1], *settings), screen)
         return
-    chosen = [f"task={name}" for name in tasks_named]
-    task_view.print_task([*chosen, *settings], picture, console())
+    chosen = [*(f"task={name}" for name in tasks_named), *settings]
+    task_view.print_task(chosen, picture, screen)
+    say_next(command("train", *chosen), screen)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..infra.errors import Interrupted, UserError
-from .arguments import composed, console
+from .arguments import composed, console, say_next
 from .options import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def train(*settings: Settings, config: Path | None = None, resume: Path | None =
         _check_devices_of(resume)
         from ..api.train import resume as go_on
 
-        go_on(resume, console())
+        screen = console()
+        say_next(go_on(resume, screen).commands.of("match"), screen)
         return
     from ..infra.signals import SIGNALS, Stop
     from ..tracking.agent import assigned
@@ -45,13 +47,13 @@ def train(*settings: Settings, config: Path | None = None, resume: Path | None =
     whole = composed(settings, config)
     from ..api.train import train as train_run
 
-    train_run(whole, screen)
+    say_next(train_run(whole, screen).commands.of("match"), screen)
 
 
 def _check_devices_of(run: Path) -> None:
     """Refuse to go on with a run whose config names a device that is not there."""
+    from ..config.composition import from_mapping, read_yaml
     from ..config.devices import check_devices
-    from ..config.schema import from_mapping, read_yaml
     from ..infra.files import faults_named
 
     file = run / "config.yaml"
@@ -67,7 +69,7 @@ def _train_for(
     """Train the run that a sweep's agent has assigned, or go on with it."""
     config = composed(settings, file)
     if config.run_dir is None:
-        config.run_dir = str(agents.folder(Path(config.runs_dir)))
+        config = replace(config, run_dir=str(agents.folder(Path(config.runs_dir))))
     from ..api.train import train_or_resume
 
     try:

@@ -1,37 +1,43 @@
-"""Whether the accelerators that a config names are there.
+"""Checks that the accelerators that a config names are available.
 
-torch alone can say. It is imported only where it has to, so the answer comes before all else that
-a command imports.
+A name that is none is refused at once. For others only torch can tell. It is imported only if
+needed, so the check comes before a command's other imports.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from ..infra.errors import UserError, first_line
+from ..infra.errors import UserError, first_line, one_of
 
 if TYPE_CHECKING:
     from .schema import Config
 
+DEVICE = re.compile(r"cpu|(cuda|xpu)(:[0-9]+)?|mps")
+DEVICES = ("cpu", "cuda", "cuda:1", "mps", "xpu")  # a number is that of one of several
+
 
 def check_devices(config: Config) -> None:
-    """Refuse a config whose accelerators are not there.
+    """Refuse a config whose accelerators are not available.
 
     Raises:
-        UserError: one of them is not.
+        UserError: one of them is not available.
     """
     check_accelerator(config.trainer.accelerator)
     check_device(config.analysis.device)
 
 
 def check_device(device: str) -> None:
-    """Refuse an analysis.device that is not there.
+    """Refuse an analysis.device that is not available.
 
     Raises:
         UserError: it cannot be used here.
     """
     if device == "cpu":
         return
+    if not DEVICE.fullmatch(device):
+        raise UserError(f"analysis.device={device} cannot be used here: {one_of(device, DEVICES)}")
     import torch
 
     try:
@@ -44,7 +50,7 @@ def check_device(device: str) -> None:
 
 
 def check_accelerator(name: str) -> None:
-    """Refuse a trainer.accelerator that is not there.
+    """Refuse a trainer.accelerator that is not available.
 
     Raises:
         UserError: it is not available here.

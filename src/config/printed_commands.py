@@ -1,4 +1,4 @@
-"""Commands as they are printed: whole, quoted for a shell, with a run's own settings."""
+"""Commands to be printed: complete, quoted for a shell, with a run's own settings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from .schema import AnalysisConfig, Config, TaskConfig, usual_task
+from .composition import usual_task
+from .schema import AnalysisConfig, Config, TaskConfig
 from .values import escape_references
 
-BARE = re.compile(r"[A-Za-z_][\w.-]*")  # a text that YAML reads as itself, if it is no word of its
+BARE = re.compile(r"[A-Za-z_][\w.-]*")  # text that YAML reads as itself, except its keywords
 
 
 def command(*words: object) -> str:
@@ -27,7 +28,7 @@ def command(*words: object) -> str:
 
 
 def quoted(*words: object) -> str:
-    """Return a command of words as a shell reads it; a path is not taken for an option.
+    """Return words as a shell command; a path is never taken for an option.
 
     >>> quoted("wandb", "sync", Path("-run"))
     'wandb sync ./-run'
@@ -39,7 +40,7 @@ def quoted(*words: object) -> str:
 
 
 def task_words(task: TaskConfig) -> list[str]:
-    """Return the arguments that make a task with its own settings, and so the same inputs.
+    """Return the arguments that recreate a task with its settings, and so the same inputs.
 
     >>> task_words(TaskConfig("sort", max_length=4))
     ['task=sort', 'task.max_length=4']
@@ -49,7 +50,7 @@ def task_words(task: TaskConfig) -> list[str]:
 
 
 def setting_words(group: str, values: dict[str, Any], usual: dict[str, Any]) -> list[str]:
-    """Return the arguments `group.key=value` for values that are not the usual ones."""
+    """Return the arguments `group.key=value` for values that differ from the usual ones."""
     return [
         f"{group}.{key}={_value(value)}" for key, value in values.items() if value != usual.get(key)
     ]
@@ -57,29 +58,29 @@ def setting_words(group: str, values: dict[str, Any], usual: dict[str, Any]) -> 
 
 @dataclass(frozen=True)
 class RunCommands:
-    """What to say of a run in its folder; `task` is the config's, where its files lie now."""
+    """Commands for a run in its folder; `task` is the config's, with its files' current paths."""
 
     path: Path
     config: Config
     task: TaskConfig
 
     def of(self, name: str, *more: object) -> str:
-        """Return a command that takes the run."""
+        """Return a command on the run."""
         return command(name, self.path, *more)
 
     @property
     def resume(self) -> str:
-        """What goes on with the run."""
+        """The command that resumes the run."""
         return command("train", "--resume", self.path)
 
     @property
     def controls(self) -> str:
-        """What runs the controls of the run's task, on its own inputs."""
+        """The command that runs the controls of the run's task, on its own inputs."""
         return command("controls", *task_words(self.task))
 
     @property
     def measure_all(self) -> str:
-        """What trains the run again with every measure that it lacks, into a new folder."""
+        """The command that trains the run again, with all measures, into a new folder."""
         own, words = self.config.analysis.measures, list[object]()
         words += setting_words("task", vars(self.task), vars(self.config.task))
         if lacking := [measure for measure in AnalysisConfig().measures if measure not in own]:
@@ -90,7 +91,7 @@ class RunCommands:
 
 
 def _value(value: Any) -> str:
-    """Return a value as an argument gives it: as YAML reads it, without blanks."""
+    """Return a value as an argument's text: YAML without blanks."""
     if isinstance(value, list):
         return f"[{','.join(map(_value, value))}]"
     if isinstance(value, str) and BARE.fullmatch(value) and yaml.safe_load(value) == value:

@@ -1,7 +1,7 @@
-"""The values of a config as they are written in YAML or JSON, and as its schema types them.
+"""The values of a config: as written in YAML or JSON, and as typed by its schema.
 
-YAML 1.1 reads `no` as false, `1e3` as a text and `12:30` as 750. Here an unquoted scalar stays
-what was typed until the key that it is given to says what it must be.
+YAML 1.1 reads `no` as false, `1e3` as text and `12:30` as 750. Here an unquoted scalar stays as it
+was typed until its key determines its type.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ OTHER_INTEGER = re.compile(r"[-+]?(0[xXoObB][0-9a-fA-F_]+|[0-9][0-9_]+)")
 
 
 class Plain(str):
-    """A scalar that was written without quotes, as it was typed."""
+    """An unquoted scalar, as it was typed."""
 
     __slots__ = ()
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Reads YAML and JSON with unquoted scalars as Plain; a key that is given twice is refused."""
+    """Reads YAML and JSON, with unquoted scalars as Plain; duplicate keys are refused."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is yaml.ScalarNode and implicit[0] and value != "<<":
@@ -63,23 +63,23 @@ _Loader.add_constructor("!plain", lambda loader, node: Plain(node.value))
 
 
 def read_text(text: str) -> Any:
-    """Return what a YAML or JSON text holds, its unquoted scalars as Plain.
+    """Return the content of a YAML or JSON text, with unquoted scalars as Plain.
 
     Raises:
-        yaml.YAMLError: it is neither.
+        yaml.YAMLError: the text is neither.
     """
     return yaml.load(text, Loader=_Loader)
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Writes YAML that reads back as the same values, by YAML 1.1 and by 1.2."""
+    """Writes YAML that reads back as the same values in YAML 1.1 and 1.2."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _represented(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    """Return a text's node: in quotes where another reader would take it for something else."""
+    """Return a text's node, quoted if another reader would take it for something else."""
     plain = Plain(text)
     quotes = None
     if not isinstance(resolved(plain), str) or _integer(plain) is not None:
@@ -93,12 +93,12 @@ _Dumper.add_representer(str, _represented)
 
 
 def write_text(values: Mapping[str, Any]) -> str:
-    """Return YAML that `read_text` and `resolved` read back, as do other programs."""
+    """Return YAML that `read_text` with `resolved`, and other programs, read back."""
     return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def resolved(value: Any) -> Any:
-    """Return a value with its unquoted scalars resolved as YAML 1.2 does, without a schema.
+    """Return a value with unquoted scalars resolved by the rules of YAML 1.2, without a schema.
 
     >>> resolved([Plain("no"), Plain("1"), Plain("1e3"), Plain("true"), Plain("null")])
     ['no', 1, 1000.0, True, None]
@@ -129,7 +129,7 @@ def as_yaml_1_1(value: Plain) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Return a value as it is written in YAML on one line, texts without quotes.
+    """Return a value as one line of YAML, with texts unquoted.
 
     >>> shown([1, None, True, "a"])
     '[1, null, true, a]'
@@ -144,15 +144,15 @@ def shown(value: Any) -> str:
 
 
 def is_null(value: Any) -> bool:
-    """Return whether a value is YAML's nothing."""
+    """Return whether a value is YAML's null."""
     return value is None or (isinstance(value, Plain) and value in NULLS)
 
 
 def typed(schema: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of a schema's keys, each of the type that the schema gives it.
+    """Return the values of a schema's keys, each in the type that the schema gives it.
 
     Raises:
-        UserError: a value that cannot be of its key's type: the key, the value and the rule.
+        UserError: a value does not fit its key's type; the message has key, value and rule.
     """
     hints = _hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}
@@ -162,15 +162,21 @@ def typed(schema: type, values: Mapping[str, Any], prefix: str = "") -> dict[str
         if dataclasses.is_dataclass(hint):
             converted[key] = typed(cast(type, hint), value, f"{name}.")
         else:
-            converted[key] = _value(hint, name, value, fields[key].metadata.get("counts", ""))
+            converted[key] = _value(hint, name, value, _counted(fields[key]))
     return converted
 
 
 _hints = cache(get_type_hints)
 
 
+def _counted(field: dataclasses.Field[Any]) -> str:
+    """Return what a field's setting is, of which a whole number says how many."""
+    setting = field.metadata.get("setting")
+    return setting.about if setting is not None else ""
+
+
 def scalar_type(schema: type, key: str) -> type | None:
-    """Return the type of a dotted key's value, of a list its items'; None where it has no one."""
+    """Return the type of a dotted key's value, or of its list items; None if not a single one."""
     hint: Any = schema
     for name in key.split("."):
         hint = _hints(cast(type, hint)).get(name) if dataclasses.is_dataclass(hint) else None
@@ -180,7 +186,7 @@ def scalar_type(schema: type, key: str) -> type | None:
 
 
 def typed_scalar(kind: type, value: Any) -> Any:
-    """Return a value as a type's keys have it, None where it cannot be of the type."""
+    """Return a value converted to a type; None if it does not fit the type."""
     return READERS[kind](value)
 
 
@@ -203,7 +209,7 @@ def _value(hint: Any, key: str, value: Any, counts: str) -> Any:
         result = READERS[hint](value)
         if result is not None:
             return result
-    what = what or WHAT[hint] + (f" ({counts})" if counts else "")
+    what = what or WHAT[hint] + (f" ({counts})" if counts and hint is int else "")
     if hint is str and not isinstance(value, list | tuple | Mapping):
         what += f": quote it, {_quoted(key, shown(value))}"
     raise UserError(f"{key}={shown(value)} must be {what}{', or null' if optional else ''}")
@@ -213,7 +219,7 @@ WHAT = {int: "a whole number", float: "a number", bool: "true or false", str: "a
 
 
 def _listed(inner: Any, value: Any) -> str:
-    """Return what a list could hold: the value, where it could be in it."""
+    """Return an example of a list's content: the value, if it could be in the list."""
     if is_null(value) or isinstance(value, Mapping) or (inner is int and _integer(value) is None):
         return "1,2" if inner is int else "a,b"
     return shown(value)
@@ -262,7 +268,7 @@ READERS: Mapping[Any, Callable[[Any], Any]] = {
 
 
 def _number(text: str) -> int | float | None:
-    """Return the number that a text is in YAML 1.2."""
+    """Return the number that a text means in YAML 1.2."""
     if INTEGER.fullmatch(text):
         return _integer(text)
     if FLOAT.fullmatch(text) or NOT_FINITE.fullmatch(text):
@@ -271,13 +277,13 @@ def _number(text: str) -> int | float | None:
 
 
 def tokens(key: str, values: Sequence[Any], swept: bool = False) -> list[Any]:
-    """Return a vocabulary's tokens: each is what was typed.
+    """Return a vocabulary's tokens, as they were typed.
 
-    An unquoted token is a number where it is written as this number is, else a text. In a sweep
-    file, which W&B reads too, a number must be written as YAML 1.1 has it.
+    An unquoted token is a number if it is that number's usual text, else a text. In a sweep file,
+    which W&B reads too, numbers must be written as in YAML 1.1.
 
     Raises:
-        UserError: an unquoted token that may be meant as something else: quote it.
+        UserError: an unquoted token is ambiguous and should be quoted.
     """
     for place, value in enumerate(values):
         if why := _misread(value, swept):
@@ -292,7 +298,7 @@ QUOTE = "QUOTE IT"  # stands for the advice
 
 
 def _misread(given: Any, swept: bool = False) -> str | None:
-    """Return why a token may be meant as something else, after its text; None where it may not."""
+    """Return why a token is ambiguous, to follow its text in a message; None if it is not."""
     value = resolved(given)
     if value is None or not isinstance(value, str | int | float) or isinstance(value, bool):
         more = ""
@@ -319,7 +325,7 @@ def _in_yaml(number: float) -> str:
 
 
 def _as_typed(value: Any) -> str:
-    """Return a token's text; of `a: b`, which YAML takes for a key and its value, without braces.
+    """Return a token's text; `a: b`, which YAML reads as a mapping, gets no braces.
 
     >>> _as_typed({"a": "b"}), _as_typed(1)
     ('a: b', '1')
@@ -328,14 +334,14 @@ def _as_typed(value: Any) -> str:
 
 
 def _again(value: Any, swept: bool = False) -> str:
-    """Return a token as it may be typed again in a list, in quotes where it needs them."""
+    """Return a token as it can be typed in a list, quoted if necessary."""
     if isinstance(value, str) and not isinstance(value, Plain):
         return _in_quotes(value)
     return _in_quotes(_as_typed(value)) if _misread(value, swept) else shown(value)
 
 
 def escape_references(text: str) -> str:
-    r"""Return what a text is typed as, so that a `${...}` in it is no reference to another key.
+    r"""Return a text escaped for typing, so that a `${...}` in it is not a reference.
 
     >>> print(escape_references("a${x}"))
     a\${x}
@@ -356,7 +362,7 @@ def _in_quotes(text: str) -> str:
 
 
 def _quoted(key: str, text: str) -> str:
-    """Return a text in quotes, as it is written in a file, and as an argument in a shell."""
+    """Return a quoted text, as written in a file and as a shell argument."""
     return _in_a_shell(key, _in_quotes(text))
 
 
@@ -368,7 +374,7 @@ def _in_a_shell(key: str, text: str) -> str:
 
 
 def unclosed(text: str) -> bool:
-    """Return whether a text opens a bracket that it does not close, quoted ones aside.
+    """Return whether a text has an unclosed bracket, not counting quoted ones.
 
     >>> unclosed("task.vocabulary=[a,"), unclosed("task.vocabulary=['[',a]")
     (True, False)

@@ -27,10 +27,10 @@ class Batch(NamedTuple):
 class StratifiedBatches(IterableDataset[Batch]):
     """Batches with the same number of inputs of every length, drawn in shuffled epochs.
 
-    Batch `step` depends on (inputs, seed, step) alone, so a resumed run goes on with the
-    batches that an uninterrupted one would have seen. Where the batch size is no multiple
-    of the number of lengths, the extra places rotate among the lengths. There is no `len`, for
-    Lightning would count a resumed run's steps twice.
+    Batch `step` depends only on (inputs, seed, step), so a resumed run sees the same batches as an
+    uninterrupted one. If the batch size is not a multiple of the number of lengths, the extra
+    places rotate among the lengths. There is no `len`: with it, Lightning would count a resumed
+    run's steps twice.
 
     Raises:
         UserError: the batch has fewer places than there are lengths, or nothing to train on.
@@ -55,7 +55,7 @@ class StratifiedBatches(IterableDataset[Batch]):
         return (self.batch(step) for step in self._steps)
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of a step, whatever was drawn before."""
+        """Return the batch of a step, independent of earlier draws."""
         chosen = np.concatenate([self._draw(step, stratum) for stratum in range(len(self._rows))])
         rows = torch.from_numpy(chosen)
         inputs = self._inputs
@@ -93,14 +93,14 @@ class TaskDataModule(pl.LightningDataModule):
         super().__init__()
         self.inputs = inputs
         self._batch_size, self._seed, self._max_steps = batch_size, seed, max_steps
-        self.batches(range(0))  # complain about impossible sizes before anything starts
+        self.batches(range(0))  # refuse impossible sizes before anything starts
 
     def batches(self, steps: range) -> StratifiedBatches:
         """Return the batches of the given steps."""
         return StratifiedBatches(self.inputs, self._batch_size, self._seed, steps)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Return a loader that goes on from the trainer's step."""
+        """Return a loader that continues from the trainer's step."""
         start = self.trainer.global_step if self.trainer else 0
         return DataLoader(self.batches(range(start, self._max_steps)), batch_size=None)
 

@@ -1,11 +1,11 @@
-"""Donors: what the residual stream of an input is replaced by, and what the output must become.
+"""Donors: the activations that replace an input's residual stream, and the expected output.
 
-*Scrub* replaces it at every position by that of another input, at whatever position, with the same
-values of a cut: the output must not change (Chan et al. 2022). *Interchange* gives one variable
-other values: the output must become the program's with these (Geiger et al. 2021).
+*Scrub* replaces the residual at every position by that of any (input, position) with the same
+values of a cut; the output must not change (Chan et al. 2022). *Interchange* gives one variable
+other values; the output must become the program's output with these values (Geiger et al. 2021).
 
-Shapes: `inputs` inputs, `pos` positions of an encoded input (BOS, the list, padding), `cases` what
-is replaced at once: an input and a donor for each of its positions.
+Shapes: `inputs` inputs, `pos` positions of an encoded input (BOS, the list, padding), `cases` one
+replacement each: an input and a donor for each of its positions.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .overridden_variables import overridden_targets
 from .rasp.cuts import Cut, labels
 
 SCRUB = "scrub"
-REDRAWN = 4  # times that another donor is drawn for what is its own donor
-DRAWS = 16  # donors drawn for an input, before a variable is taken to have no more cases
+REDRAWN = 4  # times that another donor is drawn where the donor is the input itself
+DRAWS = 16  # rounds of draws, after which a variable is taken to have no more cases
 
 
 @dataclass(frozen=True)
 class Donated:
-    """Cases of which every position is another's: an input, and the donor of each position."""
+    """Cases of whole replacement: an input, and a donor (input, position) for each position."""
 
     bases: Int64[Tensor, " cases"]
     rows: Int64[Tensor, "cases pos"]
@@ -46,11 +46,11 @@ class Donated:
 
 @dataclass(frozen=True)
 class Trial(Donated):
-    """Cases of one test: donors for every position, and what the output must become.
+    """Cases of one test: a donor for every position, and the target outputs.
 
-    `name` is "scrub", or the variable that is interchanged. Cases in which nothing could go wrong
-    are left out: of scrub, those whose donors are all themselves; of interchange, those in which
-    the program's output stays as it is.
+    `name` is "scrub" or the interchanged variable. Vacuous cases are left out: for scrub, those
+    where every position is its own donor; for interchange, those where the program's output does
+    not change.
     """
 
     targets: Int64[Tensor, "cases pos"] | Float32[Tensor, "cases pos"]
@@ -64,10 +64,11 @@ class Trial(Donated):
 
 @dataclass(frozen=True)
 class CutTrials:
-    """A cut's tests: none where it has no interchange, for what ignores a cut passes its scrub.
+    """A cut's tests: its scrub and interchanges, or none if it has no interchange.
 
-    `untestable` variables have no interchange that changes the output: the rest of the cut
-    determines them, or the output does not depend on them.
+    Scrub alone proves nothing, since a model that ignores a cut passes it. No interchange of an
+    `untestable` variable changes the output: the rest of the cut determines it, or the output does
+    not depend on it.
     """
 
     cut: Cut
@@ -76,7 +77,7 @@ class CutTrials:
 
 
 def cut_trials(inputs: InputSet, cuts: Sequence[Cut], count: int, seed: int) -> list[CutTrials]:
-    """Return the tests of each cut, each of up to `count` cases, drawn by a seed."""
+    """Return the tests of each cut, each with up to `count` cases drawn with the seed."""
     return [_tests(inputs, cut, count, seed) for cut in cuts]
 
 
@@ -96,7 +97,7 @@ def _tests(inputs: InputSet, cut: Cut, count: int, seed: int) -> CutTrials:
 
 
 class _Classes:
-    """The (input, position) pairs of each combination of a cut's values."""
+    """The (input, position) pairs that have each combination of a cut's values."""
 
     def __init__(self, inputs: InputSet, names: Sequence[str]):
         self.labels = labels(inputs, names)
@@ -123,7 +124,7 @@ class _Classes:
 
 
 def bases_of(inputs: InputSet, count: int, generator: np.random.Generator) -> Int64[Tensor, " n"]:
-    """Return inputs that have an output: all, or `count` of them, of each length alike."""
+    """Return inputs that have an output: all, or `count` of them, as many of each length."""
     answered = torch.nonzero(inputs.defined.any(-1))[:, 0].numpy()
     if len(answered) <= count:
         return torch.from_numpy(answered)
@@ -141,7 +142,7 @@ def _whole(
     positions: Int64[Tensor, "cases pos"],
     generator: np.random.Generator,
 ) -> tuple[Int64[Tensor, "cases pos"], Int64[Tensor, "cases pos"]]:
-    """Return the donors with BOS of any input at BOS, and padding left as it is."""
+    """Return the donors completed: at BOS the BOS of any input, at padding the input itself."""
     n_pos = inputs.tokens.shape[1]
     own, places = bases[:, None].expand(-1, n_pos), torch.arange(n_pos).expand(len(bases), -1)
     rows, positions = torch.where(rows < 0, own, rows), torch.where(rows < 0, places, positions)
@@ -168,9 +169,9 @@ def _scrub(inputs: InputSet, cut: Cut, count: int, generator: np.random.Generato
 def _interchange(
     inputs: InputSet, cut: Cut, name: str, count: int, generator: np.random.Generator
 ) -> Trial:
-    """Return cases in which a variable has the values of another input, all else in the cut kept.
+    """Return cases where one variable has another input's values and the rest of the cut is kept.
 
-    Where no input has such a combination of values at any position, the variable keeps its own.
+    Where no (input, position) has that combination of values, the variable keeps its own value.
     """
     classes = _Classes(inputs, cut.variables)
     variable, rest = inputs.variables[name], [other for other in cut.variables if other != name]
@@ -202,7 +203,7 @@ def _interchange(
 
 
 def joined(parts: Sequence[Trial], count: int) -> Trial:
-    """Return the first cases of several tests as one."""
+    """Return the first `count` cases of several parts as one test."""
     bases, rows, positions, targets = (
         torch.cat(some)[:count] for some in zip(*map(_tensors, parts), strict=True)
     )
@@ -214,7 +215,7 @@ def _tensors(trial: Trial) -> tuple[Tensor, ...]:
 
 
 def _donors(inputs: InputSet, count: int, generator: np.random.Generator) -> Int64[Tensor, " n"]:
-    """Return inputs, of each length alike; from shorter ones the first positions get values."""
+    """Return donor inputs, as many of each length; a short donor fills only the first positions."""
     _, index, sizes = np.unique(inputs.lengths.numpy(), return_inverse=True, return_counts=True)
     share = 1 / (len(sizes) * sizes[index])
     return torch.from_numpy(generator.choice(len(inputs), size=count, p=share / share.sum()))
@@ -226,7 +227,7 @@ def _lookup(
     classes: Int64[Tensor, "inputs pos"],
     size: int,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what gives the class of the rest of a cut with a value of the variable, -1 if none."""
+    """Return a map from (class of the cut's rest, variable's value) to class; -1 if none."""
     real = classes >= 0
     pairs = (kept * size + codes)[real].numpy()
     distinct, first = np.unique(pairs, return_index=True)
@@ -244,7 +245,7 @@ def _lookup(
 def anywhere(
     inputs: InputSet, bases: Int64[Tensor, " cases"], generator: np.random.Generator
 ) -> Donated:
-    """Return donors without a rule: for each position any position of any input's list."""
+    """Return random donors: for each position any position of any input's list."""
     places = torch.nonzero(inputs.real).numpy()
     drawn = places[generator.integers(len(places), size=(len(bases), inputs.tokens.shape[1]))]
     rows, positions = torch.from_numpy(drawn).unbind(-1)

@@ -28,20 +28,20 @@ from .outputs import IGNORE, Categorical, Numerical, Output, ordered, stable_tex
 from .tasks import BOS, PAD, Task
 
 CHUNK = 1 << 22  # (query, key) pairs that are interpreted at once
-COUNTED = 1_000_000  # lists up to which those that a predicate accepts are counted
-DRAWN = 200  # draws for each sampled list, before a predicate counts as too strict
-SPOT_CHECKS = 16  # inputs on which Tracr's own evaluator is asked too
+COUNTED = 1_000_000  # lists at most, to count those that a predicate accepts
+DRAWN = 200  # draws for each sampled list, after which a predicate counts as too strict
+SPOT_CHECKS = 16  # inputs that are also checked with Tracr's own evaluator
 WIDEST_TOLERANCE = 0.05
-APART = 0.4  # of the smallest distance of two outputs: a tolerance that tells them apart
-ROUNDING = 1e-6  # relative distance under which two numbers are one, computed in two ways
+APART = 0.4  # tolerance that tells outputs apart, as a share of their smallest distance
+ROUNDING = 1e-6  # relative distance below which two numbers differ by rounding only
 LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class RawInputs:
-    """Inputs as vocabulary indices, one array a length.
+    """Inputs as vocabulary indices, one array per length.
 
-    `total` says how many inputs there are in all, None where that is not counted.
+    `total` is the number of all inputs of the task, None if it was not counted.
     """
 
     task: Task
@@ -106,7 +106,7 @@ class InputSet:
 
     @property
     def defined(self) -> Bool[Tensor, "inputs pos"]:
-        """Where the program's output is defined: what losses and metrics count."""
+        """Where the program's output is defined; losses and metrics count these positions."""
         defined: Tensor = self.output.defined(self.targets)
         return defined
 
@@ -118,7 +118,7 @@ class InputSet:
 
     @property
     def undefined_share(self) -> float:
-        """The share of the lists' positions at which the program has no output."""
+        """The share of list positions at which the program has no output."""
         real = self.real
         return int((real & ~self.defined).sum()) / int(real.sum())
 
@@ -129,7 +129,7 @@ class InputSet:
         return rows if length is None else rows & (self.lengths == length)
 
     def at(self, rows: slice | Int64[Tensor, " chosen"]) -> InputSet:
-        """Return the input set of some inputs, in that order, perhaps repeated."""
+        """Return the input set of the given rows, in that order; rows may be repeated."""
         variables = {
             name: replace(variable, codes=variable.codes[rows])
             for name, variable in self.variables.items()
@@ -152,7 +152,7 @@ class InputSet:
         return [None if code == IGNORE else result.values[code] for code in codes]
 
     def digest(self) -> str:
-        """Return a hash of the inputs, the program's values on them, and what counts as right."""
+        """Return a hash of the inputs, the program's values on them, the tolerance and the mask."""
         tolerance = self.output.tolerance if isinstance(self.output, Numerical) else None
         digest = hashlib.sha256(repr((tolerance, self.task.causal)).encode())
         for name, variable in self.variables.items():
@@ -167,6 +167,12 @@ class InputSet:
 def input_set(task: Task, config: TaskConfig) -> InputSet:
     """Return a task's inputs, encoded, with the program's values and the held-out split.
 
+    >>> config = TaskConfig("reverse", vocabulary=["a", "b"], max_length=2)
+    >>> from algomatch import make_task
+    >>> inputs = input_set(make_task(config), config)
+    >>> len(inputs), inputs.listed(3), inputs.values_at(3)
+    (6, ['a', 'b'], ['b', 'a'])
+
     Raises:
         UserError: there is no such set, or the program fails on it.
     """
@@ -176,9 +182,9 @@ def input_set(task: Task, config: TaskConfig) -> InputSet:
 
 
 def difference(ours: InputSet, other: InputSet) -> str | None:
-    """Return the first input on which two programs' outputs differ, None if they are one map.
+    """Return the first input on which two programs' outputs differ, None if there is none.
 
-    Numbers are the same within a millionth.
+    Numbers count as equal within 1e-6.
 
     Raises:
         UserError: the inputs are not the same.
@@ -199,10 +205,10 @@ def difference(ours: InputSet, other: InputSet) -> str | None:
 
 
 def shuffled(inputs: InputSet, seed: int) -> InputSet:
-    """Return the same inputs with the outputs of others of the same length, each used once.
+    """Return the same inputs with outputs permuted among inputs of the same length.
 
-    Targets and the output variable move together; the other variables stay. Labels without a rule:
-    what a model learns of them it has learned by heart.
+    Targets and the output variable move together; the other variables stay. Such labels follow no
+    rule, so a model can only memorise them.
     """
     generator = np.random.default_rng(seed)
     source = np.arange(len(inputs))
@@ -227,8 +233,8 @@ def encode_vocabulary(task: Task) -> dict[Value, int]:
 def all_inputs(task: Task, max_inputs: int, seed: int) -> RawInputs:
     """Return every input of a task, or a sample stratified by length where there are too many.
 
-    The budget `max_inputs` is shared out evenly; a length with fewer inputs than its share is
-    enumerated and leaves the rest to the longer ones. Samples are seeded and without repeats.
+    The budget `max_inputs` is divided evenly among the lengths. A length with fewer inputs than its
+    share is enumerated and leaves the rest to longer ones. Samples are seeded, without repeats.
 
     Raises:
         UserError: the budget is smaller than the number of lengths, or no input is accepted.
@@ -253,13 +259,13 @@ def all_inputs(task: Task, max_inputs: int, seed: int) -> RawInputs:
 def _of_length(
     task: Task, length: int, share: int, seed: int
 ) -> tuple[Int[np.ndarray, "count length"], int | None]:
-    """Return at most `share` lists of one length, and how many there are if that is known."""
+    """Return at most `share` lists of one length, and their total number if it is known."""
     generator, accepts = np.random.default_rng([seed, length]), task.accepts
     count, size = task.count(length), len(task.vocabulary)
     if accepts is not None and count > COUNTED:
         draws = _distinct(task, length, share, generator, lambda row: accepts(_listed(task, row)))
         return draws, None
-    if accepts is None and count > 4 * share:  # drawing lists again is rare
+    if accepts is None and count > 4 * share:  # repeats are rare
         return _distinct(task, length, share, generator), count
     rows = (_permutations if task.unique else _products)(size, length)
     if accepts is not None:
@@ -310,7 +316,7 @@ def program_outputs(raw: RawInputs) -> dict[str, Variable]:
     """Return the program's value of every variable at every position of every input.
 
     Raises:
-        UserError: the program raises on an input, or is no function of it.
+        UserError: the program raises on an input, or is not a function of it.
     """
     task, named = raw.task, raw.task.variables
     codes = {name: np.full((len(raw), task.n_ctx), IGNORE, dtype=np.int16) for name in named}
@@ -342,7 +348,7 @@ def program_outputs(raw: RawInputs) -> dict[str, Variable]:
         for name, sop in named.items()
     }
     _spot_check(raw, variables)
-    for name, variable in list(variables.items())[:-1]:  # of the output more is asked
+    for name, variable in list(variables.items())[:-1]:  # the output has stricter checks
         if variable.numerical:
             _refuse_what_is_no_number(variable, f"task '{task.name}': '{name}'")
     return variables
@@ -358,7 +364,7 @@ def _refuse_what_is_no_number(variable: Variable, name: str) -> None:
 def _occurring(
     codes: Int[np.ndarray, "inputs pos"], values: list[Value], numerical: bool
 ) -> Variable:
-    """Return a variable whose values are those that it takes on these inputs."""
+    """Return a variable whose values are only those that occur on these inputs."""
     undefined = len(values)
     places = np.where(codes == IGNORE, undefined, codes)
     taken = [code for code in present(places, undefined + 1).tolist() if code != undefined]
@@ -369,7 +375,7 @@ def _occurring(
 
 
 def _merged(values: Sequence[Value], table: dict[Value, int]) -> Int32[np.ndarray, " values"]:
-    """Return the values' indices in a table that grows; equal values are one, None is none."""
+    """Return the values' indices in a growing table; equal values share one, None has none."""
     indices = [IGNORE if v is None else table.setdefault(v, len(table)) for v in values]
     return np.array(indices, dtype=np.int32)
 
@@ -382,7 +388,7 @@ def _raises(raw: RawInputs, tokens: Sequence[Value], reason: str) -> UserError:
 
 
 def _other_lengths(raw: RawInputs) -> str:
-    """Return that a program raises on no list that is longer, or on none that is shorter."""
+    """Return a hint if the program raises on no longer list, or on no shorter one."""
     there = [length for length, rows in raw.by_length.items() if len(rows)]
     right = [length for length in there if not _raises_at(raw, length)]
     if not right:
@@ -406,7 +412,7 @@ def _raises_at(raw: RawInputs, length: int) -> bool:
 
 
 def _spot_check(raw: RawInputs, variables: Mapping[str, Variable]) -> None:
-    """Ask Tracr's own evaluator on some inputs: it calls a function anew for every position."""
+    """Compare with Tracr's own evaluator on some inputs; it calls functions at every position."""
     task = raw.task
     firsts = np.cumsum([0, *map(len, raw.by_length.values())])
     lengths = list(raw.by_length)
@@ -433,10 +439,10 @@ def _same(value: Value, other: Value) -> bool:
 
 
 def output_of(task: Task, variable: Variable) -> Output:
-    """Return what a model of the task gives: a class, or a number within the task's tolerance.
+    """Return the kind of output a model of the task gives: classes, or a number with a tolerance.
 
-    Classes are the values that occur. A tolerance that the task leaves open is below half the
-    smallest distance between two outputs, and at most 0.05.
+    Classes are the values that occur. The default tolerance is below half the smallest distance
+    between two outputs, and at most 0.05.
 
     Raises:
         UserError: the output cannot be learned.
@@ -456,7 +462,7 @@ def output_of(task: Task, variable: Variable) -> Output:
 
 
 def smallest_gap(variable: Variable) -> float:
-    """Return the smallest distance between two values of a numerical variable, rounding apart."""
+    """Return the smallest distance between two values of a numerical variable, beyond rounding."""
     ascending = np.unique(np.array(variable.values, dtype=np.float64))
     gaps = np.diff(ascending)
     gaps = gaps[gaps > ROUNDING * max(1.0, float(np.abs(ascending).max()))]
@@ -508,7 +514,7 @@ def _targets(variable: Variable, output: Output) -> Tensor:
 def split(
     raw: RawInputs, share: float, lengths: Sequence[int], seed: int
 ) -> Bool[Tensor, " inputs"]:
-    """Return which inputs are held out: `share` of each length, rounded, and all of `lengths`.
+    """Return the held-out inputs: `share` of each length, rounded, and all inputs of `lengths`.
 
     At least one input of every other length stays in training.
     """

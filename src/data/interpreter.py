@@ -1,8 +1,8 @@
-"""What a RASP program computes: an interpreter that takes many inputs of one length at once.
+"""An interpreter of RASP programs that takes many inputs of one length at once.
 
-Every s-op's values are small integers, indices into a table of the distinct values it takes;
-a program's functions are called once for each distinct argument, not once for each input.
-Tracr's own evaluator, which takes an input at a time, is asked again on a sample.
+Every s-op's values are stored as indices into a table of its distinct values. A program's functions
+are called once for each distinct argument, not once for each input. Tracr's own evaluator, which
+takes one input at a time, checks a sample.
 
 Shapes: `inputs` inputs of one length, `pos` their positions, `query` and `key` too.
 """
@@ -21,11 +21,11 @@ from tracr.rasp import causal_eval, rasp
 from ..infra.errors import first_line
 
 Value = None | bool | int | float | str | tuple[Any, ...] | Hashable
-DIRECT = 1 << 22  # table sizes up to which codes are counted, not sorted
+DIRECT = 1 << 22  # largest table size at which codes are counted instead of sorted
 
 
 class ProgramError(Exception):
-    """A program raised on an input, or gave what no program may give: then `instead` says more."""
+    """A program raised on an input, or gave a forbidden value: `instead` says what to write."""
 
     def __init__(self, row: int, reason: str, instead: str = ""):
         super().__init__(reason)
@@ -33,7 +33,7 @@ class ProgramError(Exception):
 
 
 class NoValueError(TypeError):
-    """A program's function gave what is no value; `instead` is what to write."""
+    """A program's function returned something that is not a value; `instead` is what to write."""
 
     def __init__(self, reason: str, instead: str):
         super().__init__(reason)
@@ -53,11 +53,11 @@ class Column:
 
 
 class Interpreter:
-    """RASP's meaning on a batch of inputs of one length, with values overridden at will.
+    """RASP's semantics on a batch of inputs of one length; variables' values can be overridden.
 
     Causal programs select no later position (Tracr's `CausalEvaluator`). The program's functions
-    must depend on their arguments alone. With `one_value`, a categorical aggregate that selects
-    several values is undefined, as it is where the program is compiled, and not their mean.
+    must depend only on their arguments. With `one_value`, a categorical aggregate that selects
+    several values is undefined, as in the compiled program; otherwise it is their mean.
 
     Raises:
         ProgramError: a function of the program raises, or an aggregate has no mean.
@@ -72,7 +72,7 @@ class Interpreter:
     ):
         self._tokens, self._causal, self._one_value = tokens, causal, one_value
         self._shape = tokens.codes.shape
-        # By id, for s-ops have no hash; each is kept, so that its id is not given to another.
+        # By id, since s-ops have no hash; each is kept alive, so that its id is not reused.
         self._columns: dict[int, tuple[Any, Column]] = {
             id(sop): (sop, column) for sop, column in overrides
         }
@@ -168,7 +168,7 @@ class Interpreter:
     def _aggregate(self, sop: Any) -> Column:
         selected, column = self.selection(sop.selector), self.column(sop.sop)
         widths = selected.sum(-1, dtype=np.int32)
-        # One code for a case: nothing selected, one value, or several values and their mean.
+        # One code for each case: nothing selected, one value, or several values and their mean.
         single = np.take_along_axis(column.codes, selected.argmax(-1), axis=1)
         codes = np.where(widths == 1, 1 + single, 0)
         means: list[Value] = []
@@ -189,7 +189,7 @@ class Interpreter:
 
 
 def _pending(sop: Any, known: Mapping[int, Any]) -> list[Any]:
-    """Return the s-ops that `sop` needs and that are not known, each after those it needs."""
+    """Return the s-ops that `sop` needs and that are not known yet, in order of evaluation."""
     needed: list[Any] = []
     stack, seen = [(sop, False)], set(known)
     while stack:
@@ -204,7 +204,7 @@ def _pending(sop: Any, known: Mapping[int, Any]) -> list[Any]:
 
 
 def _identity(value: Any) -> Any:
-    """Return what tells values apart that are equal, as 1 and True are."""
+    """Return a key that distinguishes values that compare equal, such as 1 and True."""
     parts = tuple(map(_identity, value)) if isinstance(value, tuple) else value
     return type(value), parts
 
@@ -217,10 +217,10 @@ def present(codes: Int[np.ndarray, " *places"], size: int) -> Int[np.ndarray, " 
 
 
 def plain_value(value: Any) -> Value:
-    """Return what a program's function gave, numpy's scalars as Python's own.
+    """Return the value that a program's function gave; numpy scalars become Python's own.
 
     Raises:
-        NoValueError: it is an s-op, or has no hash: a list, a set, an array.
+        NoValueError: it is an s-op, or unhashable: a list, a set, an array.
     """
     if isinstance(value, np.generic):
         own = value.item()
@@ -274,9 +274,9 @@ def _uninterpreted(expression: Any) -> ProgramError:
 def _apply(
     codes: Int[np.ndarray, "inputs *places"], size: int, function: Callable[[int], Value]
 ) -> tuple[Int[np.ndarray, "inputs *places"], tuple[Value, ...]]:
-    """Return the function's values as indices into those it takes.
+    """Return the function's values as indices into a table of its distinct values.
 
-    It is called once for each of the codes 0..size-1 that occurs.
+    The function is called once for each of the codes 0..size-1 that occurs.
     """
     if size > max(DIRECT, codes.size):
         distinct, codes = np.unique(codes, return_inverse=True)
@@ -312,7 +312,7 @@ def _codes(
 def _means(
     selected: Bool[np.ndarray, "cases key"], column: Column, rows: Int[np.ndarray, " cases"]
 ) -> tuple[Int[np.ndarray, " cases"], list[Value]]:
-    """Return, for each case, which of a list of means it has."""
+    """Return, for each case, the index of its mean in a list of means."""
     codes = column.codes[rows]
     used = present(codes[selected], len(column.values)).tolist()
     if all(_is_whole(column.values[code]) for code in used):
@@ -340,20 +340,20 @@ def _means(
 
 
 def _is_whole(value: Value) -> bool:
-    """Return whether sums of such values are exact, in whatever order."""
+    """Return whether sums of such values are exact in any order."""
     return isinstance(value, (int, float)) and abs(value) < 2**31 and value == int(value)
 
 
 def trace(
     named: Mapping[str, Any], xs: Sequence[Value], causal: bool = False
 ) -> dict[str, list[Value]]:
-    """Return every variable's values on one input, by Tracr's own evaluator."""
+    """Return every variable's values on one input, from Tracr's own evaluator."""
     evaluator = _Remembering(causal)
     return {name: list(evaluator.evaluate(sop, xs)) for name, sop in named.items()}
 
 
 class _Remembering:
-    """Tracr's evaluator, evaluating each expression once."""
+    """Tracr's evaluator, with each expression evaluated only once."""
 
     def __init__(self, causal: bool):
         base = causal_eval.CausalEvaluator if causal else rasp.DefaultRASPEvaluator

@@ -1,8 +1,8 @@
-"""What a program's output is, to a model: one of several classes, or a number.
+"""The kinds of program output that a model predicts: one of several classes, or a number.
 
-This is the one place that knows when an output is right and what a wrong one costs.
+Only this module decides whether an output is right and what a wrong one costs.
 
-Shapes: `cases` any shape; a model gives `width` values a case, the targets one.
+Shapes: `cases` any shape; a model gives `width` values per case, the targets have one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-IGNORE = -100  # the class of a case that counts in no loss and no metric; of a number it is nan
+IGNORE = -100  # class of a case that no loss or metric counts; for numbers the target is nan
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of several values; the model gives a logit for each."""
+    """An output that is one of several values; the model gives a logit for each."""
 
     values: tuple[Any, ...]
 
@@ -37,7 +37,7 @@ class Categorical:
     def right(
         self, given: Float[Tensor, "*cases width"], targets: Int64[Tensor, "*cases"]
     ) -> Bool[Tensor, "*cases"]:
-        """Return where the likeliest class is the target; nowhere where there is none."""
+        """Return where the class with the largest logit is the target; False without a target."""
         return given.argmax(-1) == targets
 
     def loss(
@@ -60,9 +60,9 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Numerical:
-    """A number; the model gives it, and is right within a tolerance.
+    """An output that is a number; the model's is right within a tolerance.
 
-    Of a model of another task, which gives more, the first is taken for it.
+    If a model of another task gives several values, the first is taken.
     """
 
     tolerance: float
@@ -75,7 +75,7 @@ class Numerical:
     def right(
         self, given: Float[Tensor, "*cases width"], targets: Float[Tensor, "*cases"]
     ) -> Bool[Tensor, "*cases"]:
-        """Return where the number is within the tolerance; nowhere where there is no target."""
+        """Return where the number is within the tolerance; False without a target."""
         return (given[..., 0] - targets).abs() <= self.tolerance
 
     def loss(
@@ -99,7 +99,7 @@ Output = Categorical | Numerical
 
 
 def ordered(values: Iterable[object]) -> tuple[object, ...]:
-    """Return values in an order that is the same in every process: numbers, then the rest.
+    """Return values in an order that is the same in every process: numbers first, then the rest.
 
     >>> ordered(["b", 2, "a", False])
     (False, 2, 'a', 'b')

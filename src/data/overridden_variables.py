@@ -1,4 +1,4 @@
-"""What a program gives where some of its variables have other values than its own.
+"""A program's output when some of its variables are overridden.
 
 Shapes: `cases` pairs of an input and other values, `pos` the positions of an encoded input.
 """
@@ -22,8 +22,9 @@ def overridden_targets(
 ) -> Int64[Tensor, "cases pos"] | Float32[Tensor, "cases pos"]:
     """Return the targets of inputs with variables overridden at every position.
 
-    `codes` are those of the input set's variables. Undefined where the program gives nothing or
-    raises, gives what it gives on no input, or takes the mean of several categories.
+    `codes` are indices into the values of the input set's variables. A target is undefined if the
+    program gives nothing, raises, gives a value that occurs on no input, or takes the mean of
+    several categories.
     """
     lengths = inputs.lengths[bases]
     targets = torch.full_like(inputs.targets[bases], _undefined(inputs))

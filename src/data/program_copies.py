@@ -1,7 +1,7 @@
-"""A program of a user's own, carried along: its files are copied, and found again in the copies.
+"""Copies of a user's own program: its files are copied into a folder and loaded from there.
 
-Copies are in a folder `program`: the files that a task names as they lie to one another, and beside
-each the modules that it imports, by the names that it imports them by.
+The copies are in a folder `program`. The files that a task names keep their relative places; beside
+each are the modules that it imports, by import name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config.schema import TaskConfig, from_mapping, names_file, read_yaml, split_place
+from ..config.composition import from_mapping, names_file, read_yaml, split_place
+from ..config.schema import TaskConfig
 from ..infra.errors import UserError
 from .user_functions import file_of, loaded
 
@@ -21,7 +22,7 @@ ONE_COPY = "program.py"  # of earlier runs: the program's file alone
 
 
 @dataclass(frozen=True)
-class Carried:
+class CopiedFiles:
     """The files of a task's own programs by their paths in the copies; imported files left out."""
 
     files: dict[str, bytes]
@@ -29,18 +30,18 @@ class Carried:
 
 
 def is_own(task: TaskConfig) -> bool:
-    """Return whether a file of the user's own says anything of a task."""
+    """Return whether a task uses any file of the user's own."""
     return bool(_files(task))
 
 
-def carried(task: TaskConfig) -> Carried:
+def copied_files(task: TaskConfig) -> CopiedFiles:
     """Return the files that a task's own programs are in, and what these import from beside them.
 
     Raises:
         UserError: a file is gone, or raises when it is imported.
     """
     if not is_own(task):
-        return Carried({}, ())
+        return CopiedFiles({}, ())
     files, left_out, root = dict[str, bytes](), dict[Path, None](), _root(task)
     for path in _files(task):
         brought, folder = loaded(path), path.parent.relative_to(root)
@@ -51,7 +52,7 @@ def carried(task: TaskConfig) -> Carried:
                 files.setdefault(f"{COPIES}/{folder / (name.replace('.', '/') + end)}", content)
             else:
                 left_out[file] = None
-    return Carried(files, tuple(left_out))
+    return CopiedFiles(files, tuple(left_out))
 
 
 def copies_in(home: Path) -> list[Path]:
@@ -63,21 +64,21 @@ def copies_in(home: Path) -> list[Path]:
 def in_copies(
     task: TaskConfig, home: Path, source: str, *, even_the_same: bool = False
 ) -> TaskConfig:
-    """Return a task with its own programs' files as they were copied into a folder.
+    """Return a task whose own programs are read from the copies in a folder.
 
-    `source` is what is called so in errors. A run's folder keeps the files that its own config.yaml
-    names while they are the same as its copies, unless these are to be named `even_the_same`. Of
-    all other folders no file elsewhere is read.
+    `source` names the folder in errors. In a run's folder, the original files are used while they
+    equal the copies; with `even_the_same` the copies are used even then. In any other folder, no
+    file outside it is read.
 
     Raises:
-        UserError: the folder holds no copies, and is no run's.
+        UserError: the folder holds no copies, and is not a run's.
     """
     if not is_own(task):
         return task
     if (home / COPIES).is_dir():
         root, copies = _root(task), Path(os.path.abspath(home / COPIES))
         if not even_the_same and _is_run_on(task, home) and _all_the_same(root, copies):
-            return task  # there the program finds the data that it reads
+            return task  # beside the originals is the data that the program reads
         return _moved(task, lambda path: copies / path.relative_to(root))
     program, copy = _own_program(task), home / ONE_COPY
     if _is_run_on(task, home):
@@ -93,9 +94,9 @@ def in_copies(
 
 
 def _is_run_on(task: TaskConfig, home: Path) -> bool:
-    """Return whether a folder is that of a run on a task's files.
+    """Return whether a folder is a run's folder whose config names the task's files.
 
-    Not one with weights beside its config: that is what an artifact looks like.
+    A folder with weights beside its config is an artifact, not a run.
     """
     if not all((home / name).is_file() for name in ("run.json", "config.yaml")):
         return False
@@ -104,7 +105,7 @@ def _is_run_on(task: TaskConfig, home: Path) -> bool:
 
 
 def same_programs(task: TaskConfig) -> str:
-    """Return a text that is the same for a task's copies, wherever they lie."""
+    """Return a text that is equal for all copies of a task, wherever they lie."""
     if not is_own(task):
         return repr(task)
     root, held = _root(task), hashlib.sha256()
@@ -122,14 +123,14 @@ def _own_program(task: TaskConfig) -> Path | None:
 
 
 def _places(task: TaskConfig) -> Iterator[str]:
-    """Yield what a task says of its programs, and of the inputs that they take, by a file."""
+    """Yield the settings of a task that name a file: its programs and its input predicate."""
     for place in (task.program, task.restrict, *(task.alternatives or ())):
         if place is not None and names_file(place):
             yield place
 
 
 def _files(task: TaskConfig) -> list[Path]:
-    """Return the files that a task names, each once, with whole paths."""
+    """Return the files that a task names, each once, as absolute paths."""
     own = task.program if names_file(task.program or "") else None
     paths = [_whole(place, None if place == own else own) for place in _places(task)]
     return list(dict.fromkeys(paths))
@@ -145,7 +146,7 @@ def _root(task: TaskConfig) -> Path:
 
 
 def _moved(task: TaskConfig, to: Callable[[Path], Path]) -> TaskConfig:
-    """Return a task with its files elsewhere; what is named by a function alone stays."""
+    """Return a task with its files elsewhere; settings that name only a function stay."""
     own = task.program if names_file(task.program or "") else None
 
     def moved(place: str) -> str:
@@ -163,7 +164,7 @@ def _moved(task: TaskConfig, to: Callable[[Path], Path]) -> TaskConfig:
 
 
 def _all_the_same(root: Path, copies: Path) -> bool:
-    """Return whether every copy is what lies at its place now."""
+    """Return whether every copy equals the file that it was copied from."""
     return all(_same(root / copy.relative_to(copies), copy) for copy in copies.rglob("*.py"))
 
 

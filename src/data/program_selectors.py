@@ -1,4 +1,4 @@
-"""What a program's selectors select on an input set, those that select the same as one.
+"""The selections of a program's selectors on an input set; equal selections are merged.
 
 Shapes: `inputs` inputs, `query` and `key` positions of an encoded input (BOS, the list, padding).
 """
@@ -23,9 +23,9 @@ from .rasp.text import selectors
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The keys that selectors select at each query, by the names and the uses of them all.
+    """The keys that equal selectors select at each query, with all their names and uses.
 
-    Selected is nothing at BOS, at padding, and, unless asked for, where the output is undefined.
+    Nothing is selected at BOS, at padding, and, by default, where the output is undefined.
     """
 
     names: tuple[str, ...]
@@ -39,25 +39,25 @@ class Selection:
 
     @cached_property
     def key(self) -> bytes:
-        """What is the same for selectors that select the same."""
+        """A key that is equal for selectors that select the same keys."""
         return np.packbits(self.selected.numpy()).tobytes()
 
     @cached_property
     def counted(self) -> Bool[Tensor, "inputs query"]:
-        """The queries that select something."""
+        """The queries that select at least one key."""
         return self.selected.any(-1)
 
     def pattern(self, rows: slice) -> Float[Tensor, "inputs query key"]:
-        """Return the attention of a head that selects just these keys, each alike."""
+        """Return the attention pattern of a head that attends uniformly to the selected keys."""
         chosen = self.selected[rows].float()
         return chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
 
 
 def selections(inputs: InputSet, everywhere: bool = False) -> list[Selection]:
-    """Return what is selected by the selectors of the inputs' program, in program order.
+    """Return the selections of the program's selectors on the inputs, in program order.
 
-    At queries where there is an output, or `everywhere` in the list. Those that select nothing at
-    any of these are left out.
+    Queries are the positions with an output, or all list positions with `everywhere`. Selectors
+    that select nothing at any of these are left out.
     """
     distinct: dict[bytes, Selection] = {}
     read = selectors(inputs.task.program)
@@ -76,7 +76,7 @@ def selections(inputs: InputSet, everywhere: bool = False) -> list[Selection]:
 def selected(
     inputs: InputSet, read: Mapping[str, Any]
 ) -> dict[str, Bool[Tensor, "inputs query key"]]:
-    """Return what selectors of the inputs' program select, by their names."""
+    """Return the keys that selectors of the inputs' program select, by selector name."""
     whole = {
         name: torch.zeros(*inputs.tokens.shape, inputs.tokens.shape[1]).bool() for name in read
     }
@@ -88,7 +88,7 @@ def selected(
 
 
 def equal_values(inputs: InputSet, sop: Any) -> tuple[Value, ...]:
-    """Return values of an s-op that are equal and of different types, as 1 and True; () if none."""
+    """Return an s-op's values that are equal but differ in type, such as 1 and True; () if none."""
     alike: dict[Value, dict[str, Value]] = {}
     for _, _, interpreter in _interpreted(inputs):
         for value in interpreter.column(sop).values:
@@ -97,7 +97,7 @@ def equal_values(inputs: InputSet, sop: Any) -> tuple[Value, ...]:
 
 
 def _interpreted(inputs: InputSet) -> Iterator[tuple[Tensor, int, Any]]:
-    """Yield rows of one length, the length, and the program's interpreter on them."""
+    """Yield, for each length, its rows, the length, and the program's interpreter on them."""
     vocabulary = tuple(sorted(inputs.token_ids, key=inputs.token_ids.__getitem__))
     for length in torch.unique(inputs.lengths).tolist():
         rows = torch.nonzero(inputs.lengths == length)[:, 0]

@@ -433,7 +433,7 @@ def _tokens(vocabulary: Sequence[Any], count: int) -> Sequence[Any]:
 
 
 def _word(token: Any, vocabulary: Sequence[Any]) -> str:
-    """Return a token as part of a name: itself, or its number if it could spoil the name."""
+    """Return a token as part of a name: itself, or its number if it has unsuitable characters."""
     return str(token) if str(token).isalnum() else f"token{list(vocabulary).index(token)}"
 
 
@@ -478,7 +478,7 @@ def _pairs() -> Any:
 
 
 def _same_and_before(pair: Any) -> Any:
-    """Select the earlier positions whose pair, with an index second, has the same first item."""
+    """Select the earlier positions whose (item, index) pair has the same item."""
     return rasp.Select(pair, pair, lambda key, query: key[0] == query[0] and key[1] < query[1])
 
 
@@ -511,7 +511,7 @@ def _count(token: Any, vocabulary: Sequence[Any]) -> Any:
 
 
 def _positions_of(token: Any, word: str, max_length: int) -> Any:
-    """Return the own index where `token` is, elsewhere an index that comes after all."""
+    """Return a position's own index where it holds `token`, else an index beyond the list."""
     return rasp.SequenceMap(
         lambda held, index: index if held == token else max_length, rasp.tokens, rasp.indices
     ).named(f"{word}_at")
@@ -531,7 +531,7 @@ def _count_before(token: Any, vocabulary: Sequence[Any], max_length: int) -> Any
 
 
 def _look_up_own(counts: dict[Any, Any], vocabulary: Sequence[Any]) -> Any:
-    """Return at every position the count, of those by token, of the token it holds."""
+    """Return at every position the count of the token it holds, from counts by token."""
     own = None
     for token, count in counts.items():
         word = _word(token, vocabulary)
@@ -648,7 +648,7 @@ def _total(token: Any, word: str) -> Any:
 
 def _occurrences() -> tuple[Any, Any]:
     """Return each position's (token, how often so far) and the same of its last occurrence."""
-    # Under the causal mask, the same tokens are those up to here.
+    # Under the causal mask, only equal tokens up to this position are counted.
     n_seen = rasp.SelectorWidth(_same_token()).named("n_seen")
     seen = rasp.SequenceMap(lambda token, n: (token, n), rasp.tokens, n_seen).named("seen")
     wanted = rasp.SequenceMap(lambda token, n: (token, n - 1), rasp.tokens, n_seen).named("wanted")

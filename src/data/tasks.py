@@ -12,201 +12,31 @@ from typing import Any
 
 from tracr.rasp import rasp
 
-from ..config.schema import TaskConfig, group_names, names_file, split_place
+from ..config.composition import names_file, split_place
+from ..config.schema import TaskConfig
 from ..infra.errors import UserError, first_line, one_of
 from . import programs
 from .interpreter import Value
 from .rasp import text as rasp_text
+from .registered_tasks import REGISTRY, RegisteredTask, check_program, task_of_program
 from .user_functions import load_function, where_raised
 
 BOS = "BOS"
 PAD = "PAD"
-UNIQUE, NONE = "unique", "none"  # what task.restrict can be, besides a function
+UNIQUE, NONE = "unique", "none"  # values of task.restrict, besides a function
 ASKED_FOR = ("vocabulary", "min_length", "max_length")  # what a maker may ask for
 
 Maker = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class TaskRow:
-    """One registry row: what a task is unless the config says otherwise."""
-
-    make: Maker
-    about: str
-    vocabulary: tuple[Value, ...]
-    min_length: int = 1
-    max_length: int = 5
-    alternatives: tuple[Maker, ...] = ()
-    causal: bool = False
-    unique: bool = False
-
-
-LETTERS = ("a", "b", "c", "d")
-DIGITS = (1, 2, 3, 4)
-
-REGISTRY: dict[str, TaskRow] = {
-    "reverse": TaskRow(
-        programs.make_reverse,
-        "the list backwards",
-        LETTERS,
-        alternatives=(
-            programs.make_reverse_by_counting,
-            programs.make_reverse_by_position,
-        ),
-    ),
-    "length": TaskRow(
-        programs.make_length,
-        "how long the list is, at every position",
-        LETTERS,
-        alternatives=(programs.make_length_by_vocabulary,),
-    ),
-    "palindrome": TaskRow(
-        programs.make_palindrome,
-        "whether the list reads the same backwards, at every position",
-        ("a", "b", "c"),
-        max_length=6,
-        alternatives=(programs.make_palindrome_by_pairs,),
-    ),
-    "hist": TaskRow(
-        programs.make_hist,
-        "how often this token occurs",
-        LETTERS,
-        alternatives=(
-            programs.make_hist_by_vocabulary,
-            programs.make_hist_by_share,
-        ),
-    ),
-    "double_hist": TaskRow(
-        programs.make_double_hist,
-        "how many different tokens occur as often as this one",
-        LETTERS,
-        alternatives=(programs.make_double_hist_by_division,),
-    ),
-    "count": TaskRow(
-        programs.make_count,
-        "how often the first vocabulary token occurs, at every position",
-        LETTERS,
-        alternatives=(programs.make_count_by_running,),
-    ),
-    "parity": TaskRow(
-        programs.make_parity,
-        "whether the number of first vocabulary tokens is odd, at every position",
-        ("a", "b", "c"),
-        max_length=6,
-        alternatives=(programs.make_parity_by_halves,),
-    ),
-    "first_occurrence": TaskRow(
-        programs.make_first_occurrence,
-        "whether this token has not occurred before",
-        LETTERS,
-        alternatives=(programs.make_first_occurrence_by_vocabulary,),
-    ),
-    "rank": TaskRow(
-        programs.make_rank,
-        "how many tokens are smaller than this one",
-        DIGITS,
-        alternatives=(programs.make_rank_by_others,),
-    ),
-    "sort": TaskRow(
-        programs.make_sort,
-        "the tokens in ascending order",
-        DIGITS,
-        alternatives=(programs.make_sort_by_counting,),
-    ),
-    "sort_unique": TaskRow(
-        programs.make_sort_unique,
-        "different tokens in ascending order",
-        (1, 2, 3, 4, 5, 6),
-        alternatives=(programs.make_sort_unique_by_larger,),
-        unique=True,
-    ),
-    "sort_freq": TaskRow(
-        programs.make_sort_freq,
-        "the tokens in descending frequency, ties in input order",
-        LETTERS,
-        alternatives=(programs.make_sort_freq_by_parts,),
-    ),
-    "most_freq": TaskRow(
-        programs.make_most_freq,
-        "the most frequent token, at every position; of several, the first in the vocabulary",
-        LETTERS,
-        alternatives=(programs.make_most_freq_by_vocabulary,),
-    ),
-    "frac_prevs": TaskRow(
-        programs.make_frac_prevs,
-        "the share of the tokens so far that are the first vocabulary token",
-        LETTERS,
-        alternatives=(programs.make_frac_prevs_by_counting,),
-    ),
-    "pair_balance": TaskRow(
-        programs.make_pair_balance,
-        "the share of opens minus the share of closes so far",
-        ("(", ")", "a"),
-        max_length=6,
-        alternatives=(programs.make_pair_balance_by_counting,),
-    ),
-    "share_of_last": TaskRow(
-        programs.make_share_of_last,
-        "the share of the tokens that are the last one, at every position",
-        LETTERS,
-        alternatives=(programs.make_share_of_last_by_counting,),
-    ),
-    "shuffle_dyck": TaskRow(
-        programs.make_shuffle_dyck,
-        "whether the brackets are balanced, at every position",
-        ("(", ")"),
-        max_length=8,
-        alternatives=(programs.make_shuffle_dyck_by_depth,),
-    ),
-    "shuffle_dyck2": TaskRow(
-        programs.make_shuffle_dyck2,
-        "whether two shuffled kinds of brackets are each balanced, at every position",
-        ("(", ")", "{", "}"),
-        alternatives=(programs.make_shuffle_dyck2_by_depth,),
-    ),
-    "previous_token": TaskRow(
-        programs.make_previous_token,
-        "the token before this one",
-        LETTERS,
-        alternatives=(programs.make_previous_token_by_sending,),
-        causal=True,
-    ),
-    "shift_by": TaskRow(
-        programs.make_shift_by,
-        "the token two positions earlier",
-        LETTERS,
-        alternatives=(programs.make_shift_by_by_steps,),
-    ),
-    "detect_pattern": TaskRow(
-        programs.make_detect_pattern,
-        "whether the first two vocabulary tokens, in this order, end here",
-        LETTERS,
-        alternatives=(programs.make_detect_pattern_by_flags,),
-    ),
-    "contains": TaskRow(
-        programs.make_contains,
-        "whether the first vocabulary token is directly followed by the second, anywhere",
-        LETTERS,
-        alternatives=(programs.make_contains_by_positions,),
-    ),
-    "induction": TaskRow(
-        programs.make_induction,
-        "the token after the latest previous occurrence of this one",
-        LETTERS,
-        alternatives=(programs.make_induction_by_pointer,),
-        causal=True,
-    ),
-}
-
-
-@dataclass(frozen=True)
 class Task:
     """An input-output map given by RASP programs, over a vocabulary and a range of lengths.
 
-    `program` is the reference program; `alternatives` are said to compute the same map.
-    `unique` inputs hold no token twice; `accepts`, where given, says which inputs there are.
-    `tolerance` is how far a numerical output may be off, None where that is left to its values.
-    `algorithms` says of each program, by its name, how it goes about it.
+    `program` is the reference program; `alternatives` should compute the same map. With `unique`,
+    no input has a token twice; `accepts`, if given, decides which lists are inputs. `tolerance` is
+    the largest error of a right numerical output; if None, it follows from the output's values.
+    `algorithms` describes each program's algorithm, by program name.
     """
 
     name: str
@@ -234,11 +64,11 @@ class Task:
 
     @property
     def n_ctx(self) -> int:
-        """Positions of an encoded input: BOS and the longest list."""
+        """The number of positions of an encoded input: BOS and the longest list."""
         return self.max_length + 1
 
     def count(self, length: int) -> int:
-        """Return how many lists of a length there are, before `accepts` is asked."""
+        """Return the number of lists of a length, before `accepts` is applied."""
         size = len(self.vocabulary)
         return math.perm(size, length) if self.unique else size**length
 
@@ -247,60 +77,57 @@ class Task:
         return replace(self, name=name, program=self.alternatives[name], alternatives={})
 
 
-def task_names() -> list[str]:
-    """Return every task there is: the registered ones, and the shipped conditions of them."""
-    return [*REGISTRY, *(name for name in group_names("task") if name not in REGISTRY)]
-
-
 def other_tasks(task: Task) -> Iterator[Task]:
     """Yield the registered programs as tasks over the vocabulary and lengths of another task.
 
-    Programs that cannot be made for these are left out, and those of the task itself.
+    Left out are programs that cannot be made for these, and the programs of the task itself.
     """
     available = dict(
         zip(ASKED_FOR, (list(task.vocabulary), task.min_length, task.max_length), strict=True)
     )
     own = {task.program.name, *task.alternatives}
-    for name, row in REGISTRY.items():
-        if own & {name, *map(_name, (row.make, *row.alternatives))}:
+    for name, registered in REGISTRY.items():
+        if own & {name, *registered.alternatives}:
             continue
         try:
-            program = _call(row.make, available)
+            program = _call(_maker(name), available)
         except UserError:
             continue
         if program is not None:
             yield replace(
-                task, name=name, program=program, alternatives={}, about=row.about, algorithms={},
-                tolerance=None,
+                task, name=name, program=program, alternatives={}, about=registered.about,
+                algorithms={}, tolerance=None,
             )  # fmt: skip
 
 
 def make_task(config: TaskConfig) -> Task:
-    """Return the configured Task, the registry row filling what the config leaves open.
+    """Return the configured Task; the registered task supplies defaults for unset fields.
 
     The program is `program`, by default `name`: a registered task, an alternative's name, or
     `path.py:function`. A control condition has a name of its own.
 
+    >>> task = make_task(TaskConfig("reverse", max_length=4))
+    >>> task.max_length, list(task.alternatives)
+    (4, ['reverse_by_counting'])
+
     Raises:
-        UserError: an unknown name, a maker that gives no program, or vocabulary and lengths that
+        UserError: the name is unknown, the maker returns no program, or the vocabulary and lengths
             make no task.
     """
-    row = _row(config)
-    vocabulary = tuple(row.vocabulary if config.vocabulary is None else config.vocabulary)
-    max_length = row.max_length if config.max_length is None else config.max_length
-    min_length = row.min_length if config.min_length is None else config.min_length
-    unique = row.unique if config.restrict is None else config.restrict == UNIQUE
+    chosen = _chosen(config)
+    usual = chosen.registered
+    vocabulary, min_length, max_length, causal, unique = _open(config, usual)
     for message in _problems(config, vocabulary, min_length, max_length, unique):
         raise UserError(message)
     available = dict(zip(ASKED_FOR, (list(vocabulary), min_length, max_length), strict=True))
-    program = _call(row.make, available)
+    program = _call(chosen.make, available)
     if program is None:
         raise UserError(
-            f"task '{config.name}': {_name(row.make)} returned None: it must return an s-op, here "
-            f"for lists of {min_length} to {max_length} tokens"
+            f"task '{config.name}': {_name(chosen.make)} returned None: it must return an s-op, "
+            f"here for lists of {min_length} to {max_length} tokens"
         )
-    others = list(_alternatives(config, row))
-    names = [_name(make) for make in (row.make, *others)]
+    others = list(_alternatives(config, chosen))
+    names = [_name(make) for make in (chosen.make, *others)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"task.alternatives: two programs are called '{twice[0]}'")
     alternatives = {_name(make): _call(make, available) for make in others}
@@ -310,13 +137,13 @@ def make_task(config: TaskConfig) -> Task:
         vocabulary=vocabulary,
         min_length=min_length,
         max_length=max_length,
-        causal=row.causal if config.causal is None else config.causal,
+        causal=causal,
         unique=unique,
         accepts=_predicate(config),
         tolerance=config.tolerance,
         alternatives={name: sop for name, sop in alternatives.items() if sop is not None},
-        about=row.about if config.causal in (None, row.causal) else "",
-        algorithms={_name(make): _first_sentence(make) for make in (row.make, *others)},
+        about=usual.about if usual and causal == usual.causal else "",
+        algorithms={_name(make): _first_sentence(make) for make in (chosen.make, *others)},
     )
 
 
@@ -330,13 +157,13 @@ def task_of(
     causal: bool = False,
     alternatives: Mapping[str, Any] | None = None,
 ) -> Task:
-    """Return a RASP program as a Task over all lists of a vocabulary and of some lengths.
+    """Return a RASP program as a Task over all lists of a vocabulary and some lengths.
 
-    `alternatives` are programs, by name, that are said to compute the same. In a `causal` task no
-    position sees a later one.
+    `alternatives` are programs, by name, that should compute the same map. In a `causal` task no
+    position attends to a later one.
 
     Raises:
-        UserError: it is no s-op, or vocabulary and lengths make no task.
+        UserError: it is not an s-op, or the vocabulary and lengths make no task.
 
     >>> task_of(rasp.Map(lambda token: token == "a", rasp.tokens), ["a", "b"], 3).lengths
     range(1, 4)
@@ -360,16 +187,23 @@ def task_of(
     )
 
 
-def _programs() -> dict[str, tuple[TaskRow, Maker]]:
-    """Return every registered program by its name: tasks' and alternatives'."""
-    programs = {name: (row, row.make) for name, row in REGISTRY.items()}
-    for row in REGISTRY.values():
-        programs |= {_name(make): (row, make) for make in row.alternatives}
-    return programs
+@dataclass(frozen=True)
+class _Chosen:
+    """The program that a config names, and the others of its registered task, if it has one."""
+
+    make: Maker
+    registered: RegisteredTask | None
+    others: tuple[str, ...] = ()
 
 
-def _row(config: TaskConfig) -> TaskRow:
-    """Return the row of the configured program: of an alternative, with it as the reference."""
+def _maker(name: str) -> Maker:
+    """Return the maker of a registered program."""
+    make: Maker = getattr(programs, f"make_{name}")
+    return make
+
+
+def _chosen(config: TaskConfig) -> _Chosen:
+    """Return the configured program; an alternative becomes the reference."""
     name = config.program or config.name
     if names_file(name):
         make = load_function(name)
@@ -378,26 +212,39 @@ def _row(config: TaskConfig) -> TaskRow:
                 f"task '{config.name}' needs its vocabulary, as in 'task.vocabulary=[0,1,2]' "
                 f"(or in {split_place(name)[0].with_suffix('.yaml').name} beside it)"
             )
-        return TaskRow(make, about="", vocabulary=())
-    known = _programs()
-    if name not in known:
-        choices = known if config.program else task_names()
-        raise UserError(
-            f"unknown task '{name}': {one_of(name, choices)}, or path/to/file.py:function"
-        )
-    row, make = known[name]
-    others = tuple(other for other in (row.make, *row.alternatives) if other is not make)
-    return TaskRow(**{**vars(row), "make": make, "alternatives": others})
+        return _Chosen(make, None)
+    check_program(config)
+    known = task_of_program()
+    registered = REGISTRY[known[name]]
+    others = tuple(other for other in (known[name], *registered.alternatives) if other != name)
+    return _Chosen(_maker(name), registered, others)
 
 
-def _alternatives(config: TaskConfig, row: TaskRow) -> Iterator[Maker]:
+def _open(
+    config: TaskConfig, usual: RegisteredTask | None
+) -> tuple[tuple[Value, ...], int, int, bool, bool]:
+    """Return vocabulary, shortest and longest length, whether causal and whether unique.
+
+    What a config leaves open is as usual, and of a program of the user's own the defaults.
+    """
+    if usual is None:
+        usual = RegisteredTask("", (), lambda xs, _: xs)
+    vocabulary = tuple(usual.vocabulary if config.vocabulary is None else config.vocabulary)
+    shortest = usual.min_length if config.min_length is None else config.min_length
+    longest = usual.max_length if config.max_length is None else config.max_length
+    causal = usual.causal if config.causal is None else config.causal
+    unique = usual.unique if config.restrict is None else config.restrict == UNIQUE
+    return vocabulary, shortest, longest, causal, unique
+
+
+def _alternatives(config: TaskConfig, chosen: _Chosen) -> Iterator[Maker]:
     if config.alternatives is None:
-        yield from row.alternatives
+        yield from map(_maker, chosen.others)
         return
-    known, own = _programs(), config.program if names_file(config.program or "") else None
+    known, own = task_of_program(), config.program if names_file(config.program or "") else None
     for name in config.alternatives:
         if name in known:
-            yield known[name][1]
+            yield _maker(name)
         elif own is not None or names_file(name):
             yield load_function(name, own)
         else:
@@ -438,10 +285,10 @@ def _name(make: Maker) -> str:
 
 
 def _call(make: Maker, available: Mapping[str, Any]) -> Any:
-    """Return the s-op of a maker, giving it whichever arguments it names; None if it has none.
+    """Call a maker with the arguments that it names; return its s-op, or None if it returns None.
 
     Raises:
-        UserError: it asks for something else, raises, or returns no s-op.
+        UserError: it asks for another argument, raises, or returns no s-op.
     """
     called = f"the function {getattr(make, '__name__', make)!r}"
     try:
@@ -476,7 +323,7 @@ def _call(make: Maker, available: Mapping[str, Any]) -> Any:
 
 
 def _s_op_of(made: Any) -> str:
-    """Return how what is no s-op becomes one, if that is known."""
+    """Return advice on how to turn a returned object into an s-op, if there is any."""
     if isinstance(made, rasp.Selector):
         return ", as rasp.SelectorWidth(selector) and rasp.Aggregate(selector, s_op) are"
     if isinstance(made, (list, tuple, dict)):

@@ -1,7 +1,8 @@
 """Functions from a user's own file: `path/to/my_program.py:make_my_program`.
 
-Such a file sees what lies beside it and what its own `sys.path` lines name, while it is imported
-and whenever its functions run; the modules it imports so are its own, whoever else has such names.
+While it is imported, and whenever its functions run, such a file sees the modules beside it and
+those on the search path that its own `sys.path` lines add. These modules are its own, even if the
+process has others of the same names.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from ..config.schema import names_file, split_place
+from ..config.composition import names_file, split_place
 from ..infra.errors import UserError, first_line, one_of
 
 PACKAGE = __name__.partition(".")[0]
@@ -45,7 +46,7 @@ def load_function(place: str, beside: str | None = None) -> Callable[..., Any]:
         raise UserError(f"program file '{path}' {kind}; give path/to/file.py:function")
     brought = BroughtFile(path.resolve(), path)
     earlier = _loaded.get(brought.path)
-    if earlier is not None and earlier.content == brought.content:  # for another function of it
+    if earlier is not None and earlier.content == brought.content:  # for another function
         brought.sources = earlier.sources | brought.sources
     _loaded[brought.path] = brought
     module = brought.module
@@ -65,7 +66,7 @@ def load_function(place: str, beside: str | None = None) -> Callable[..., Any]:
 
 
 def file_of(place: str, beside: str | None = None) -> tuple[Path, str]:
-    """Return the file and the function that a place names, looked for beside another's file."""
+    """Return the file and function that a place names; relative paths start beside another file."""
     if not names_file(place):
         assert beside is not None, "a bare name is only read beside a file"
         return split_place(beside)[0], place
@@ -94,10 +95,10 @@ def where_raised(error: BaseException, path: str) -> str:
 
 
 class BroughtFile(MetaPathFinder):
-    """A user's file, imported, with the search path and the modules that are its own.
+    """A user's imported file, with its own search path and modules.
 
-    `sources` are the modules that it imported from a user's own files, with what was read there:
-    of those beside it or below, of those that its `sys.path` names, but not of installed ones.
+    `sources` are the user's own modules that it imported, with the content that was read. These lie
+    beside or below the file or on its `sys.path`; installed packages are left out.
 
     Raises:
         UserError: the file raises when it is imported.
@@ -116,7 +117,7 @@ class BroughtFile(MetaPathFinder):
         self.module = sys.modules[name] = ModuleType(name)
         self.module.__file__ = str(path)
         vars(self.module)["__builtins__"] = self._builtins
-        importlib.invalidate_caches()  # what was written a moment ago is seen
+        importlib.invalidate_caches()  # so that files written a moment ago are seen
         try:
             self.content = path.read_bytes()
             with self._inside():
@@ -141,9 +142,9 @@ class BroughtFile(MetaPathFinder):
         return run
 
     def imported(self) -> dict[str, tuple[Path, bytes]]:
-        """Return the user's own modules that the file imports, also those it has not come to yet.
+        """Return the user's own modules that the file imports, also those not yet imported.
 
-        They are found in its code and in that of the modules, and by what was imported so far.
+        They are read off its code and its modules' code, and added to those imported so far.
         """
         own = [
             str(self.folder),
@@ -152,7 +153,7 @@ class BroughtFile(MetaPathFinder):
         finder = ModuleFinder(
             path=[folder for folder in own if not (Path(folder) / PACKAGE).exists()]
         )
-        with suppress(Exception):  # what cannot be read so has been imported or never will be
+        with suppress(Exception):  # unreadable modules have been imported already or never will be
             finder.run_script(str(self.path))
         modules = {}
         for name, module in finder.modules.items():
@@ -231,13 +232,13 @@ class BroughtFile(MetaPathFinder):
         return file
 
     def keep(self, module: ModuleType, path: str, content: bytes) -> None:
-        """Keep what was read of a module that is about to run, and give it the file's imports."""
+        """Keep the source of a module about to run, and give it the file's import function."""
         self.sources[module.__name__] = Path(path), content
         vars(module)["__builtins__"] = self._builtins
 
 
 class _Loader(SourceFileLoader):
-    """Loads a module from its text, never from byte code: that may be older, or somebody else's."""
+    """Loads a module from its source, never from byte code, which may be stale or another's."""
 
     def __init__(self, fullname: str, path: str, brought: BroughtFile):
         super().__init__(fullname, path)
@@ -259,7 +260,7 @@ _loaded: dict[Path, BroughtFile] = {}  # as last imported
 
 
 def _beside(folder: Path) -> set[str]:
-    """Return the modules of this process that have the name of a user's own in a folder."""
+    """Return this process's modules that have the same name as one of the user's in a folder."""
     own = {path.stem for path in folder.glob("*.py")}
     own |= {path.parent.name for path in folder.glob("*/__init__.py")}
     if PACKAGE in own:
@@ -273,6 +274,6 @@ def _beside(folder: Path) -> set[str]:
 
 
 def _is_installed(path: Path) -> bool:
-    """Return whether a path is of Python itself, or of a package that was installed."""
+    """Return whether a path belongs to Python itself or to an installed package."""
     below = any(path.is_relative_to(folder) for folder in STANDARD)
     return below or any(part in INSTALLED for part in path.parts)

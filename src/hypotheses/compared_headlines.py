@@ -65,7 +65,7 @@ FAMILIES = (
         r"ablation/model/(?P<name>redundant_share)",
         "{name}",
     ),
-    Family("H1 (reference less model)", r"sparsity/model/h1_(?P<name>\w+)", "{name}"),
+    Family("H1 (reference minus model)", r"sparsity/model/h1_(?P<name>\w+)", "{name}"),
     Family("MLP neurons", r"sparsity/model/(?P<name>(?!h1_)\w+)", "{name}"),
 )
 
@@ -75,9 +75,10 @@ HEADLINES = {  # shown in the tables of architectures by tasks
     "similarity/model/mean_deconfounded_cka": "Deconfounded CKA, mean of the variables",
     "similarity/model/matched_deconfounded_cka": "Deconfounded CKA, the reference's sites matched",
     "attention/model/matched_overlap": "Attention in common with the reference's heads",
-    "ablation/model/redundant_share": "Share of heads and MLPs that are redundant together (of the "
-    "runs that solve the task)",
-    "sparsity/model/h1_bimodal_share": "H1: bimodal neurons, reference less model",
+    "ablation/model/redundant_share": (
+        "Share of heads and MLPs that are redundant together (in the runs that solve the task)"
+    ),
+    "sparsity/model/h1_bimodal_share": "H1: bimodal neurons, reference minus model",
 }
 
 

@@ -33,4 +33,6 @@ def meaning(failing: Failing, controls: str = "", keys: Iterable[str] | None = N
         return f"controls not run for this task{how}"
     if not failing or (keys is not None and not any(key in failing for key in keys)):
         return ""
-    return f"{MARK} does not tell the program from other models on this task (algomatch controls)"
+    return (
+        f"{MARK} does not separate the program from other models on this task (algomatch controls)"
+    )

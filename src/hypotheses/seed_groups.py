@@ -14,7 +14,8 @@ from typing import Any
 
 from ..analysis.measures.suite import declared_metrics
 from ..analysis.statistics import t_interval, wilson_interval
-from ..config.schema import UNGROUPED_SETTINGS, departures, flattened, task_title
+from ..config.composition import flattened
+from ..config.naming import UNGROUPED_SETTINGS, departures, task_title
 from ..runs.run_batches import Run
 from .failed_controls import Failing, meaning
 
@@ -182,12 +183,10 @@ def notes(groups: Sequence[Group]) -> list[str]:
             if times > 1:
                 lines.append(
                     f"{group.name}: {times} runs have the same seed {seed}: they are not "
-                    "independent, and the interval is too narrow"
+                    "independent, so the interval is too narrow"
                 )
         if not group.runs[0].folder.exact:
-            lines.append(
-                f"{group.name}: the reference is not its program, and neither is the comparison"
-            )
+            lines.append(f"{group.name}: the reference is inexact, and so is the comparison")
     if len(titles := {task_title(group.runs[0].config) for group in groups}) == 1:
         (title,) = titles
         lines += [f"the task is {title}"] * (title != groups[0].task)

@@ -28,8 +28,8 @@ from .seed_groups import Estimate
 SUPPORTED, NOT_SUPPORTED, MIXED = "supported", "not supported", "mixed"
 UNDECIDED, NOT_JUDGED, NOT_MEASURED = "undecided", "not judged", "not measured"
 NO_NEURONS = "the reference has no MLP neurons to compare with"
-TOO_FEW = "the on/off figures of neurons are not defined on so few positions"
-NO_HEADS = "no head of the reference attends to some positions more than to others"
+TOO_FEW = "the on/off measures of neurons are not defined on so few positions"
+NO_HEADS = "every head of the reference attends uniformly"
 FOR, AGAINST, NEITHER = "for", "against", "says nothing"
 CLAIMS = {
     "H1": "Compiled transformers are more interpretable: their activations are on or off.",
@@ -116,7 +116,10 @@ class Solved:
     def refusal(self) -> str:
         """Why the hypotheses are not judged; empty if the task is solved."""
         if self.exact is None:
-            return "exact accuracy was not measured, so it is not known to solve the task"
+            return (
+                "exact accuracy was not measured, so it is not known whether the model solves "
+                "the task"
+            )
         if self.yes:
             return ""
         return (
@@ -227,7 +230,9 @@ def h1(
     def say(verdict: str, why: str, *lacking: Lacking) -> Hypothesis:
         if failing is None and measured:
             lacking += (
-                Lacking("whether these figures are of this program alone", commands.controls),
+                Lacking(
+                    "whether these measures separate this program from others", commands.controls
+                ),
             )
         return Hypothesis("H1", verdict, why, ONE_SEED, evidence, _change_h1(verdict), lacking)
 
@@ -237,7 +242,7 @@ def h1(
     if not measured and "model" in taken:
         return say(NOT_JUDGED, TOO_FEW if "reference:model" in taken else NO_NEURONS)
     if not measured:
-        what = "the neurons' figures (`sparsity` in analysis.measures)"
+        what = "the neurons' measures (`sparsity` in analysis.measures)"
         lacks = Lacking(what, commands.measure_all)
         return say(NOT_MEASURED, "the neurons were not measured", lacks)
     if solved.refusal:
@@ -245,20 +250,24 @@ def h1(
     counts = Counter(part.says for part in deciding)
     n = len(ON_OFF)
     if counts[FOR] == n:
-        why = f"each of the {n} on/off figures is surely higher in the reference"
+        why = f"each of the {n} on/off measures is surely higher in the reference"
         if any(part.failing for part in deciding):
-            why += "; they fail the task's controls (✗): it is so of compiling, not of this program"
+            why += (
+                "; none of these separates this program from other compiled programs (✗), so "
+                "the result is about compiling"
+            )
         return say(SUPPORTED, why)
     if counts[AGAINST] == n:
-        return say(NOT_SUPPORTED, f"each of the {n} on/off figures is surely higher in the model")
+        return say(NOT_SUPPORTED, f"each of the {n} on/off measures is surely higher in the model")
     if counts[FOR] and counts[AGAINST]:
         return say(
-            MIXED, f"of {n} on/off figures {counts[FOR]} are surely higher in the reference, and "
-            f"{counts[AGAINST]} in the model",
+            MIXED,
+                f"of {n} on/off measures {counts[FOR]} are surely higher in the reference, and "
+                f"{counts[AGAINST]} in the model",
         )  # fmt: skip
     where = "above" if counts[FOR] else "below"
     some = counts[FOR] or counts[AGAINST]
-    return say(UNDECIDED, f"of {n} on/off figures {some} are surely {where} zero; all must be")
+    return say(UNDECIDED, f"of {n} on/off measures {some} are surely {where} zero; all must be")
 
 
 def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evidence]:
@@ -272,7 +281,7 @@ def _differences(rows: Sequence[Measurement], failing: Failing) -> Iterable[Evid
         keys = (f"sparsity/model/{name}", row.key)
         fails = [(failing or {})[key] for key in keys if key in (failing or ())]
         yield Evidence(
-            f"{NEURON_LABELS[name]}: reference less model", row.value, row.ci_low, row.ci_high,
+            f"{NEURON_LABELS[name]}: reference minus model", row.value, row.ci_low, row.ci_high,
             f"{row.n:,} neuron{'s' * (row.n != 1)}", control, _sign(row.ci_low, row.ci_high),
             f"fails the task's controls: {fails[0]}" if fails else "", bool(fails),
             name in ON_OFF, 0.0,
@@ -288,9 +297,9 @@ def _sign(low: float | None, high: float | None) -> str:
 
 def _change_h1(verdict: str) -> tuple[str, ...]:
     if verdict == SUPPORTED:
-        return ("one of the three intervals reaching zero: undecided",)
+        return ("if one of the three intervals included zero: undecided",)
     if verdict in (NOT_JUDGED, NOT_MEASURED):
-        return ("a model with an MLP that solves the task, and all three figures of it",)
+        return ("a model with an MLP that solves the task, and all three of its measures",)
     return ("all three intervals above zero: supported; all below: not supported",)
 
 
@@ -327,16 +336,18 @@ def h2(
             lacking.append(Lacking(what, commands.controls))
     if circuit is None and not searched:
         lacking.append(
-            Lacking("the model's circuit, and what runs over it", commands.of("circuit"))
+            Lacking("the model's circuit, and what its edges carry", commands.of("circuit"))
         )
     elif circuit is not None:
         evidence += _of_circuit(circuit)
         if circuit.model is None or circuit.untrained is None or circuit.reference is None:
             lacking.append(
-                Lacking("what edges carry, here and in controls", commands.of("circuit"))
+                Lacking(
+                    "what edges carry, in this model and in the controls", commands.of("circuit")
+                )
             )
         if circuit.unseen and not circuit.across:
-            what = f"whether {', '.join(sorted(circuit.unseen))} runs over the model's edges"
+            what = f"whether the model's edges carry {', '.join(sorted(circuit.unseen))}"
             lacking.append(Lacking(what, commands.of("circuit", "--kinds", "resample_across")))
 
     def say(verdict: str, why: str) -> Hypothesis:
@@ -352,7 +363,7 @@ def h2(
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
     if circuit is None and searched:
-        return say(UNDECIDED, "a circuit was searched for, and none is surely faithful")
+        return say(UNDECIDED, "a circuit was searched for, but none is surely faithful")
     if circuit is None:
         return say(UNDECIDED, "attention alone does not show a circuit, which was not measured")
     if circuit.step != last_step:
@@ -403,7 +414,7 @@ def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None
 def _of_circuit(circuit: CircuitFound) -> Iterable[Evidence]:
     value, low, high = circuit.faithful
     on = f"{circuit.inputs:,} inputs" if circuit.inputs is not None else ""
-    why = "says that there is a circuit, not which"
+    why = "shows that there is a circuit, not which program it runs"
     if circuit.whole:
         why = "says nothing: the whole model is always faithful"
     kind = "faithfulness of the circuit"
@@ -431,14 +442,17 @@ def _of_circuit(circuit: CircuitFound) -> Iterable[Evidence]:
         if wanted:
             share = len(here) / len(wanted)
             says = FOR if here == wanted else AGAINST
-            why = f"over this model's: {', '.join(sorted(here)) or 'none'}"
+            why = f"carried by this model's edges: {', '.join(sorted(here)) or 'none'}"
             if says == AGAINST and (here or circuit.unseen == wanted):
                 says = NEITHER
             if circuit.unseen:
                 left = ", ".join(sorted(circuit.unseen))
-                why += f"; {circuit.ablation} leaves {left} as it is, so no edge is found for it"
+                why += (
+                    f"; {circuit.ablation} does not change {left}, so it cannot find an edge "
+                    "that carries it"
+                )
             yield Evidence(
-                "steps of the program that run over inner edges of both", share, None, None,
+                "steps of the program carried by inner edges of both", share, None, None,
                 f"{len(wanted)} steps", "all of them: " + ", ".join(sorted(wanted)), says,
                 why, level=1.0,
             )  # fmt: skip
@@ -462,11 +476,13 @@ def _change_h2(verdict: str) -> tuple[str, ...]:
     if verdict in (NOT_JUDGED, NOT_MEASURED):
         return ("a model that solves the task, its circuit, and the task's controls",)
     if verdict == SUPPORTED:
-        return ("attention within its controls, a step of the program that runs over no edge, or "
-                "as many variables over a random init's edges",)  # fmt: skip
+        return (
+            "attention within its controls, a step of the program that no edge carries, or as "
+            "many edges with a variable in a random init",)  # fmt: skip
     return (
-        "supported: attention surely above controls that are known to tell, variables surely over "
-        "more edges than in a random init, and every step of the program over some edge",
+        "supported: attention surely above controls that are known to separate, surely more "
+        "edges with a variable than in a random init, and every step of the program carried by "
+        "some edge",
     )
 
 
@@ -509,14 +525,14 @@ def h3(
     if steps != {last_step}:
         shown = ", ".join("unknown" if step is None else str(step) for step in sorted(
             steps, key=lambda step: -1 if step is None else step))  # fmt: skip
-        return say(UNDECIDED, f"matched was step {shown}, not the last one, {last_step}")
+        return say(UNDECIDED, f"step {shown} was matched, not the last one, {last_step}")
     followed = [candidate for candidate in programs if candidate.verdict == FOLLOWS]
     names = ", ".join(candidate.program for candidate in followed)
     if any(candidate.verdict == NOT_SOLVED for candidate in programs):
-        return say(NOT_JUDGED, "matching found that the model does not solve the task")
+        return say(NOT_JUDGED, "matching says that the model does not solve the task")
     if unasked:
-        told = f"follows {names}" if followed else "follows none of the programs asked"
-        return say(UNDECIDED, f"{told}, but {unasked} was not asked")
+        told = f"follows {names}" if followed else "follows none of the programs tested"
+        return say(UNDECIDED, f"{told}, but {unasked} was not tested")
     if len(followed) == 1:
         return _one_followed(followed[0], programs, say)
     if followed:
@@ -525,7 +541,10 @@ def h3(
             if {other.program for other in followed} - {candidate.program} <= set(candidate.decided)
         ]  # fmt: skip
         if len(chosen) == 1 and not _unsure(chosen[0], programs):
-            why = f"follows {chosen[0].program}; selectors put it before the others with its cuts"
+            why = (
+                f"follows {chosen[0].program}; selectors rank it before the others that share "
+                "its cuts"
+            )
             return say(SUPPORTED, why)
         if len(chosen) == 1:
             return say(UNDECIDED, _but_of(chosen[0], programs))
@@ -536,13 +555,15 @@ def h3(
         )
         return say(UNDECIDED, f"no verdict on {unsure}, and no other program is followed")
     if all(candidate.verdict == FUSES for candidate in programs):
-        return say(UNDECIDED, "the model goes past the programs' steps in one block: there is no "
-                   "site between them to test")  # fmt: skip
+        return say(UNDECIDED,
+            "the model does the programs' steps in one block: there is no site between them to "
+            "test")  # fmt: skip
     if all(candidate.verdict in (DIFFERENT, FUSES) for candidate in programs):
         count = len(programs)
         of_all = "the one program" if count == 1 else f"any of the {count} programs"
-        return say(NOT_SUPPORTED, f"no program was identified: the model does not run {of_all} "
-                   "asked with its variables as the whole residual stream")  # fmt: skip
+        return say(NOT_SUPPORTED,
+            f"no program was identified: the model does not run {of_all} tested with its "
+            "variables as the whole residual stream")  # fmt: skip
     return say(UNDECIDED, "the verdicts on the programs are of unknown kinds")
 
 
@@ -560,9 +581,9 @@ def _one_followed(
     rivals = len(programs) - 1
     if not rivals:
         return say(
-            UNDECIDED, f"follows {followed.program}, but the task has no rival program to ask"
+            UNDECIDED, f"follows {followed.program}, but the task has no rival program to test"
         )
-    told = f"follows {followed.program} ({followed.why}); of {rivals} rivals none is followed"
+    told = f"follows {followed.program} ({followed.why}); of {rivals} rivals it follows none"
     return say(SUPPORTED, told)
 
 
@@ -577,7 +598,7 @@ def _unsure(followed: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> lis
 
 def _but_of(followed: ProgramVerdict, programs: Sequence[ProgramVerdict]) -> str:
     left = ", ".join(_unsure(followed, programs))
-    return f"follows {followed.program}, but of {left} nothing could be decided"
+    return f"follows {followed.program}, but {left} is undecided"
 
 
 def _of_program(candidate: ProgramVerdict) -> Evidence:
@@ -586,7 +607,7 @@ def _of_program(candidate: ProgramVerdict) -> Evidence:
     return Evidence(
         f"{candidate.program}: {candidate.verdict}", value, low, high,
         f"{candidate.testable} testable cut{'s' * (candidate.testable != 1)}",
-        "chance not known" if candidate.chance is None else f"{candidate.chance:.3f} chance", says,
+        "chance unknown" if candidate.chance is None else f"{candidate.chance:.3f} chance", says,
         candidate.why, level=candidate.chance, kind=f"program {candidate.program}",
     )  # fmt: skip
 
@@ -622,12 +643,13 @@ def _change_h3(verdict: str) -> tuple[str, ...]:
     if verdict in (NOT_JUDGED, NOT_MEASURED):
         return ("a model that solves the task, matched with every program of it",)
     if verdict == SUPPORTED:
-        return ("a rival that is followed too, or the interval of a cut reaching below the "
-                "threshold or chance",)  # fmt: skip
+        return (
+            "a rival program that is followed too, or a cut whose interval includes the "
+            "threshold or chance",)  # fmt: skip
     return (
-        "supported: every testable inner cut of one program surely realised, in its order, and of "
-        "no other program",
-        "another program of the task may be what it runs: `task.alternatives` brings rivals",
+        "supported: every testable inner cut of exactly one program is surely realised, in its "
+        "order",
+        "the model may run another program: add rivals in `task.alternatives`",
     )
 
 
@@ -664,12 +686,12 @@ def over_seeds(
     if counts[SUPPORTED] and counts[NOT_SUPPORTED]:
         return say(MIXED, f"the seeds disagree: {told}")
     if repeated:
-        return say(UNDECIDED, f"{told}, but runs of the same seed are no independent evidence")
+        return say(UNDECIDED, f"{told}, but runs of the same seed are not independent evidence")
     if n < LEAST_SEEDS:
-        return say(UNDECIDED, f"{told}: too few seeds, {LEAST_SEEDS} at least")
+        return say(UNDECIDED, f"{told}: too few seeds, at least {LEAST_SEEDS} are needed")
     if counts[SUPPORTED] == n:
         if any(_sign(*(estimate.interval or (None, None))) != FOR for estimate in estimates):
-            return say(UNDECIDED, f"{told}, but over the seeds an interval reaches zero")
+            return say(UNDECIDED, f"{told}, but over the seeds an interval includes zero")
         return say(SUPPORTED, told)
     if counts[NOT_SUPPORTED] == n:
         return say(NOT_SUPPORTED, told)
@@ -692,5 +714,5 @@ def _share_of_seeds(word: str, count: int, n: int) -> Evidence:
 def _over_seeds(estimate: Estimate) -> Evidence:
     low, high = estimate.interval or (None, None)
     name = estimate.key.rpartition("/")[2].removeprefix("h1_")
-    label = f"{NEURON_LABELS.get(name, name)}: reference less model, over seeds"
+    label = f"{NEURON_LABELS.get(name, name)}: reference minus model, over seeds"
     return Evidence(label, estimate.mean, low, high, f"{estimate.n} seeds", "0", _sign(low, high))

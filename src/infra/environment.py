@@ -1,4 +1,4 @@
-"""What of this process's environment libraries see, and where they may keep their caches."""
+"""The environment variables that libraries see, and the folders of their caches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# By these a scheduler or launcher tells several processes of one training apart, and Lightning
-# takes its trainer's settings from PL_. A training here is one process, set up by its config.
+# With these, schedulers and launchers number the processes of one training; Lightning reads trainer
+# settings from PL_*. Training here is one process, and only its config counts.
 _LAUNCHERS = (
     "SLURM_", "OMPI_", "PMI_", "PMIX_", "MPI_", "MV2_", "LSB_", "JSM_", "TORCHELASTIC_",
     "KUBERNETES_", "PL_",
@@ -21,7 +21,7 @@ _RANKS = (
     "RANK", "LOCAL_RANK", "GLOBAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE",
     "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
-# Where a library writes, by the variable that moves it: below the home folder unless that is set.
+# Libraries' folders, by the variable that moves them; by default they are below the home folder.
 _WRITTEN = {
     "XDG_CACHE_HOME": ".cache",
     "XDG_DATA_HOME": ".local/share",
@@ -33,7 +33,7 @@ _NOT_SHOWN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, Reso
 
 @contextmanager
 def hidden(is_hidden: Callable[[str], bool]) -> Iterator[None]:
-    """Take variables out of the environment for a while; what is set meanwhile stays."""
+    """Hide variables of the environment within the context; variables set meanwhile stay."""
     taken = {name: os.environ.pop(name) for name in [*os.environ] if is_hidden(name)}
     try:
         yield
@@ -43,12 +43,12 @@ def hidden(is_hidden: Callable[[str], bool]) -> Iterator[None]:
 
 
 def is_of_a_launcher(name: str) -> bool:
-    """Return whether a variable says which of several processes this is, or sets up a trainer."""
+    """Return whether a variable numbers this process among several, or sets up a trainer."""
     return name in _RANKS or name.startswith(_LAUNCHERS)
 
 
 def settle_warnings() -> None:
-    """Warn of what Python warns of by itself: `PYTHONWARNINGS` is not said to this command."""
+    """Restore Python's default warnings: `PYTHONWARNINGS` is not meant for this command."""
     if os.environ.pop("PYTHONWARNINGS", None):
         warnings.resetwarnings()
         for category in _NOT_SHOWN:
@@ -56,10 +56,10 @@ def settle_warnings() -> None:
 
 
 def settle_folders() -> None:
-    """Let libraries keep caches in a folder of temporary files where the home folder takes none.
+    """Move libraries' caches to a temporary folder if the home folder is not writable.
 
-    Without `HOME` the home folder is that of the account. This process and those that it starts
-    have it so.
+    Without `HOME`, the account's home folder is used. The settings apply to this process and its
+    children.
     """
     home = os.environ.get("HOME") or _account_home()
     if home is not None:
@@ -74,15 +74,15 @@ def settle_folders() -> None:
 
 
 def _account_home() -> str | None:
-    """Return the home folder that the account has, if it is there."""
-    with suppress(KeyError):  # the process's user need not have an account
+    """Return the account's home folder, if it exists."""
+    with suppress(KeyError):  # the process's user may have no account
         home = pwd.getpwuid(os.getuid()).pw_dir
         return home if Path(home).is_dir() else None
     return None
 
 
 def _takes_files(folder: Path) -> bool:
-    """Return whether a folder, made if it is not there, takes a new file."""
+    """Return whether a file can be made in a folder, which is created if missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -92,9 +92,9 @@ def _takes_files(folder: Path) -> bool:
 
 
 def _temporary() -> Path:
-    """Return this user's folder of caches among the temporary files; nobody else may write there.
+    """Return this user's temporary folder of caches, which nobody else can write to.
 
-    A new one each time where a folder of that name is someone else's.
+    If a folder of that name belongs to someone else, it is a new folder each time.
     """
     folder = Path(tempfile.gettempdir()) / f"algomatch-{os.getuid()}"
     try:

@@ -1,4 +1,4 @@
-"""What a user sees as one line instead of a traceback, and how a line names what was meant."""
+"""Errors that a user sees as one line instead of a traceback, and suggestions in them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """What the user asked for cannot be done; the message says what to change."""
+    """The user's request cannot be done; the message says what to change."""
 
     exit_code = 2
 
 
 class FolderExistsError(UserError):
-    """The folder of a new run is there already."""
+    """The folder of a new run exists already."""
 
 
 class BusyError(UserError):
@@ -32,7 +32,7 @@ class NotFiniteError(FaultError):
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
-    """A signal stopped the work; what was done is saved, and the message says how to go on."""
+    """A signal stopped the work; it is saved, and the message says how to resume."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -40,9 +40,10 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 
 def reported(action: Callable[[], None]) -> int:
-    """Do something; print an expected failure as one line, and return the exit code.
+    """Run an action; print an expected failure as one line, and return the exit code.
 
-    0, 1 for a fault, 2 for a user's mistake, 128 and the signal's number for an interruption.
+    The code is 0, 1 for a fault, 2 for a user's mistake, 128 + the signal's number for an
+    interruption.
     """
     try:
         action()
@@ -61,17 +62,17 @@ def reported(action: Callable[[], None]) -> int:
 
 
 def _lines(error: BaseException) -> list[str]:
-    """Return an error's lines; blanks within one stay, for a path or a command may hold them."""
+    """Return an error's lines; blanks within a line stay, since a path or command may have them."""
     return [line.strip() for line in str(error).splitlines() if line.strip()]
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its name where it has none."""
+    """Return the first line of an error's message, or the error's name if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def one_of(value: object, choices: Iterable[object]) -> str:
-    """Return "did you mean ...?" (where something is near) and the valid choices.
+    """Return "did you mean ...?" (if a choice is close) and the valid choices.
 
     >>> one_of("revers", ["sort", "reverse"])
     "did you mean 'reverse'? valid: reverse, sort"

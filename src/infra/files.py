@@ -1,4 +1,4 @@
-"""Writing files and folders so that a reader sees the old or the new one, never a part."""
+"""Atomic writing of files and folders: a reader sees the old or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .errors import FaultError
 
 @contextmanager
 def faults_named(action: str) -> Iterator[None]:
-    """Turn an OSError into an FaultError that says what could not be done, and why.
+    """Turn an OSError into a FaultError that says what could not be done, and why.
 
     Raises:
         FaultError: no space, no permission, or any other fault of the file system.
@@ -32,21 +32,21 @@ def faults_named(action: str) -> Iterator[None]:
 
 
 class Unwritten:
-    """What could not be written: noted, and told once everything that was computed is shown."""
+    """Write failures: noted, and reported after everything that was computed is shown."""
 
     def __init__(self) -> None:
         self._first: FaultError | None = None
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Note a FaultError of the block."""
+        """Note a FaultError raised within the block."""
         try:
             yield
         except FaultError as error:
             self._first = self._first or error
 
     def tell(self, *faults: str) -> None:
-        """Raise the first FaultError, if there was one, in one message with other faults.
+        """Raise the first noted FaultError, if any, in one message with other faults.
 
         Raises:
             FaultError: something could not be written, or there are other faults.
@@ -58,10 +58,10 @@ class Unwritten:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; at the end it takes the place of `path`, durably.
+    """Give a temporary path to write to; at the end it replaces `path`, durably.
 
     Raises:
-        OSError: the file system refused; what was at `path` is untouched.
+        OSError: the file system refused; the old file at `path` is untouched.
     """
     temporary = _beside(path)
     try:
@@ -74,7 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Refuse, before the work, a file that could not be written after it; its folder is made.
+    """Refuse, before the work, a path that could not be written afterwards; make its folder.
 
     Raises:
         FaultError: no file can be made there.
@@ -86,22 +86,22 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
-        OSError: the file system refused; what was at `path` is untouched.
+        OSError: the file system refused; the old file at `path` is untouched.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], *, replace: bool = True) -> None:
-    """Write a folder of files whole or not at all, replacing one that is there or refusing to.
+    """Write a folder of files atomically, replacing an existing one or refusing to.
 
-    Names may be paths below it.
+    Names may be paths below the folder.
 
     Raises:
-        OSError: the file system refused; a folder that was there is untouched.
+        OSError: the file system refused; an existing folder is untouched.
     """
     temporary, replaced = _beside(path), _beside(path)
     if path.exists() and not path.is_dir():
@@ -129,7 +129,7 @@ def write_folder(path: Path, files: Mapping[str, bytes], *, replace: bool = True
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """Return a hash of files: their names and what they hold.
+    """Return a hash of files: their names and contents.
 
     Raises:
         OSError: the file system refused.
@@ -149,7 +149,7 @@ def cache_folder(name: str) -> Path:
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of what a process printed, and where that is."""
+    """Return the last line of a process's log, and the log's path."""
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What is costly to make and the same for runs of one kind: kept for the next of the process."""
+"""A cache of one value that is costly to make and the same for similar runs of a process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 Made = TypeVar("Made")
 
 
-class Kept(Generic[Made]):
+class LastResult(Generic[Made]):
     """What was made last, by what it was made of.
 
     >>> kept = Kept[int]()
@@ -20,8 +20,8 @@ class Kept(Generic[Made]):
         self._key, self._made = "", list[Made]()
 
     def of(self, key: str, make: Callable[[], Made]) -> Made:
-        """Return what was made for the key; make it where another was the last."""
+        """Return the value for the key; make it if the last value had another key."""
         if not self._made or self._key != key:
-            self._made = []  # may be large: never two at a time
+            self._made = []  # freed first: values may be large
             self._made, self._key = [make()], key
         return self._made[0]

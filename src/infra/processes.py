@@ -1,7 +1,7 @@
-"""Processes that work side by side, so many at once, and stop together.
+"""Processes that work side by side, a fixed number at once, and stop together.
 
-They are forked from one that has imported everything, so they start at once and are as separate
-as any others.
+They are forked from a server process that has imported everything, so they start fast and are
+independent.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from .files import faults_named
 from .progress import Steps
 from .signals import heeded
 
-SECONDS_SHOWN = 0.5  # between two states of the bar
+SECONDS_SHOWN = 0.5  # between two redraws of the bar
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-Report = Callable[[int], None]  # of the steps that are done
+Report = Callable[[int], None]  # called with the number of steps done
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does, in `total` steps; it prints into `log`.
+    """The work of one process, in `total` steps; its output goes to `log`.
 
-    `action` is done there and must be picklable; `is_done` says that there is nothing (more) to do,
-    as where another machine has done it. It counts as `weight` on the bar.
+    `action` runs in the process and must be picklable. `is_done` says that nothing is left to do,
+    for example because another machine has done it. The job counts as `weight` on the bar.
     """
 
     key: int
@@ -51,7 +51,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobExits:
     """The exit codes of the jobs that were begun, by key, and the signal that stopped them all."""
 
     codes: dict[int, int]
@@ -71,12 +71,12 @@ def work_off(
     imports: Sequence[str],
     console: Console,
     after: Callable[[Job], None] = lambda job: None,
-) -> Ended:
+) -> JobExits:
     """Do the jobs, `at_once` side by side, behind a bar on which `done` are done before.
 
-    `imports` are modules that all need; `after` is called here when a job has ended. On Ctrl-C,
-    SIGTERM or SIGHUP every process is asked to stop, the second time ended; SIGHUP is no second
-    time, since the end of a session sends several signals.
+    `imports` are modules that all jobs need. `after` is called in this process when a job has
+    ended. On Ctrl-C, SIGTERM or SIGHUP every process is asked to stop; a second signal kills them.
+    SIGHUP does not count as second, since the end of a session sends several signals.
     """
     workers = _Workers(at_once, imports, after)
     before = {number: signal.signal(number, workers.stop) for number in heeded(STOPPING)}
@@ -88,12 +88,12 @@ def work_off(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return Ended(workers.codes, workers.received)
+    return JobExits(workers.codes, workers.received)
 
 
 @dataclass
 class _Running:
-    """A job that is being done: its process, and the step that it last told."""
+    """A running job: its process, and the last step that it reported."""
 
     job: Job
     process: BaseProcess
@@ -101,13 +101,13 @@ class _Running:
 
     @property
     def share(self) -> float:
-        """The share of its steps that is done."""
+        """The share of the job's steps that is done."""
         return float(self.step.value / self.job.total)
 
 
 @dataclass
 class _Workers:
-    """Processes, so many at once, each for one job."""
+    """Processes, a fixed number at once, each for one job."""
 
     at_once: int
     imports: Sequence[str]
@@ -117,11 +117,11 @@ class _Workers:
     _running: list[_Running] = field(default_factory=list)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[float, str]]:
-        """Do the jobs; yield now and then how much is done, in parts too, and what runs."""
+        """Do the jobs; yield now and then the amount done, with fractions, and what runs."""
         queue, done = list(jobs), 0
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(self.imports))
-        # It and its children have signals blocked: they are for the jobs, once these begin.
+        # The server and its children block signals; jobs unblock them once they begin.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             forkserver.ensure_running()
@@ -136,7 +136,7 @@ class _Workers:
                 process = context.Process(target=_do, args=(job.action, job.log, step))
                 process.start()
                 self._running.append(_Running(job, process, step))
-                if self.is_stopped():  # while it was started
+                if self.is_stopped():  # a signal came during the start
                     process.terminate()
             wait([worker.process.sentinel for worker in self._running], SECONDS_SHOWN)
             for worker in [worker for worker in self._running if not worker.process.is_alive()]:
@@ -148,11 +148,11 @@ class _Workers:
             yield done + sum(worker.share * worker.job.weight for worker in self._running), names
 
     def is_stopped(self) -> bool:
-        """Whether all were asked to stop."""
+        """Whether all jobs were asked to stop."""
         return self.received is not None
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """Let every process save its state and stop; the second time, end them at once."""
+        """Let every process save its state and stop; the second time, kill them."""
         again = self.received is not None and signal.SIGHUP not in (number, self.received)
         self.received = number
         for worker in self._running:
@@ -160,7 +160,7 @@ class _Workers:
 
 
 def _do(action: Callable[[Report], None], log: Path, step: Any) -> None:
-    """Do a job in a process of its own, which ends here."""
+    """Do a job in a separate process, which ends here."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     terminal.make_lasting()
 
@@ -178,4 +178,4 @@ def _do(action: Callable[[Report], None], log: Path, step: Any) -> None:
     try:
         sys.exit(reported(run))
     finally:
-        sys.stdout.flush()  # this kind of process ends without the usual clean-up
+        sys.stdout.flush()  # such a process ends without the usual clean-up

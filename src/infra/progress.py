@@ -1,4 +1,4 @@
-"""How far a long command is: bars on a terminal, elsewhere a line now and then."""
+"""Progress of long commands: bars on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-SECONDS = 30.0  # between two lines, where there is no terminal
-LEAST = 1.0  # seconds from which on the remaining time is estimated
+SECONDS = 30.0  # between two lines, if there is no terminal
+LEAST = 1.0  # seconds after which the remaining time is estimated
 
-Told = Callable[[int, int], None]  # told what is done, and of how much
+Told = Callable[[int, int], None]  # called with the number done and the total
 Item = TypeVar("Item")
 
 
 @dataclass
 class _Part:
-    """A part of the work that is being done, and how far it is."""
+    """A part of the work that is under way, and its progress."""
 
     name: str
     weight: int
@@ -40,7 +40,7 @@ class _Part:
 
     @property
     def share(self) -> float:
-        """The share of it that is done."""
+        """The share of the part that is done."""
         return min(1.0, self.done / self.total) if self.total else 0.0
 
     def __str__(self) -> str:
@@ -48,10 +48,10 @@ class _Part:
 
 
 class Steps:
-    """Says how far a long command is, what it does now, and how long the rest will take.
+    """Shows a long command's progress, its current parts, and the estimated remaining time.
 
-    On a terminal that is a bar which moves all the time, elsewhere a line every `every` seconds.
-    Without a console nothing is said. `start` of `total` were done before.
+    On a terminal it is a live bar, elsewhere a line every `every` seconds. Without a console
+    nothing is shown. `start` of `total` steps were done before.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Steps:
 
     @contextmanager
     def part(self, name: str, weight: int = 1) -> Iterator[Told]:
-        """Do a part of the work, `weight` of the total; give what is told how far this part is."""
+        """Do a part of the work, `weight` of the total; yield a function that takes progress."""
         bar = None
         if self._bars is not None:
             bar = self._bars.add_task(name, total=None, more="")
@@ -125,19 +125,19 @@ class Steps:
             self._show()
 
     def each(self, items: Sequence[Item], name: Callable[[Item], str]) -> Iterator[Item]:
-        """Yield items, each of which is a part of the work."""
+        """Yield the items; the work on each is one part."""
         for item in items:
             with self.part(name(item)):
                 yield item
 
     def to(self, done: float, note: str = "") -> None:
-        """Say that so much of all is done, and what is worth a word."""
+        """Set the number of steps done, and a note to show."""
         self._done, self._note = done, note
         self._show()
 
     @property
     def done(self) -> float:
-        """How much of all is done, with the shares of the parts that are being done."""
+        """The number of steps done, including shares of the parts under way."""
         return self._done + sum(part.share * part.weight for part in self._parts)
 
     def _show(self) -> None:
@@ -149,7 +149,7 @@ class Steps:
         return ", ".join(part for part in (self._note, left and f"{left} left") if part)
 
     def _left(self) -> str:
-        """Return about how long the rest will take; nothing where that is not known yet."""
+        """Return the estimated remaining time; empty if it is not known yet."""
         gone = time.monotonic() - self._begun
         made, rest = self.done - self._start, self._total - self.done
         if gone < LEAST or made <= 0 or rest <= 0:
@@ -168,7 +168,7 @@ class Steps:
 
 
 def stage(told: Told, number: int, count: int) -> Told:
-    """Return what is told of one of `count` stages of a part, which take about as long each."""
+    """Return the progress function of one of `count` stages of a part, of about equal length."""
 
     def of_stage(done: int, total: int) -> None:
         told(number * total + done, count * total)
@@ -177,7 +177,7 @@ def stage(told: Told, number: int, count: int) -> Told:
 
 
 def lasting(seconds: float) -> str:
-    """Return a length of time in words.
+    """Return a duration in words.
 
     >>> lasting(42.2), lasting(150), lasting(7300)
     ('42 s', '2.5 min', '2.0 h')

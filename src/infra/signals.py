@@ -1,4 +1,4 @@
-"""Signals that ask for a stop: noted when they come, acted on where nothing is lost by it."""
+"""Signals that request a stop: noted when they arrive, acted on when nothing would be lost."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stop:
-    """Whether a run was asked to stop, by Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP.
+    """A request to stop a run, by Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP.
 
-    A second Ctrl-C interrupts at once; what was saved before stays whole. SIGUSR1 says that the
-    machine is taken away, as cluster schedulers do ahead of time; SIGHUP that the terminal is
-    closed, unless the run was started to outlive it (`nohup`).
+    A second Ctrl-C interrupts at once; saved files stay whole. SIGUSR1 means that a cluster
+    scheduler is about to take the machine away. SIGHUP means that the terminal was closed; it is
+    ignored if the run was started with `nohup`.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -24,7 +24,7 @@ class Stop:
 
     @contextmanager
     def taken(self, numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
-        """Take the signals over for a while; then they are what they were before."""
+        """Handle the signals within the context; then restore the earlier handlers."""
         before = {number: signal.getsignal(number) for number in numbers}
         try:
             self.take(numbers)
@@ -34,7 +34,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def take(self, numbers: Sequence[int] = SIGNALS) -> None:
-        """Take the signals over, also from a library that took them since."""
+        """Handle the signals, also if a library has replaced the handlers since."""
         for number in heeded(numbers):
             signal.signal(number, self._note)
 
@@ -47,12 +47,12 @@ class Stop:
 
 
 def heeded(numbers: Sequence[int]) -> list[int]:
-    """Return the signals but SIGHUP where it is ignored: `nohup` says so for all that it starts."""
+    """Return the signals, without SIGHUP if it is ignored, as `nohup` sets it."""
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [number for number in numbers if number != signal.SIGHUP or not ignored]
 
 
 def end_by(number: int) -> None:
-    """End this process by a signal, as if it had not been noted: whoever waits for it sees that."""
+    """End this process by a signal with its default action, so that the parent process sees it."""
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)

@@ -1,4 +1,4 @@
-"""What a command prints on: no character that it lacks, and no end of it, ends the command."""
+"""Robust output: neither an unprintable character nor a closed output ends a command."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LIKE = {"…": "~", "±": "~", "✗": "x", "÷": "/"}  # of what commands print
 _GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # nobody reads it any more
 
 
-class Lasting(io.FileIO):
+class LastingStream(io.FileIO):
     """A file that takes everything; what could not be written is dropped, and why is kept."""
 
     failure: OSError | None = None
 
     def write(self, content: object, /) -> int:
-        """Write all of the content, or note why it could not be."""
+        """Write all of the content, or note the error."""
         left = memoryview(content).cast("B")  # type: ignore[arg-type]
         size = len(left)
         while left:
@@ -33,9 +33,9 @@ class Lasting(io.FileIO):
 
 
 def make_lasting() -> None:
-    """Let standard output and error stream take every text, also once nobody reads it.
+    """Let standard output and error accept every text, even after the reader is gone.
 
-    A character that the encoding lacks is printed as a like one or as its code. Done twice, it
+    A character that the encoding lacks is printed as a similar one or as its code. A second call
     changes nothing.
     """
     for name in ("stdout", "stderr"):
@@ -44,28 +44,28 @@ def make_lasting() -> None:
 
 
 def fault() -> str | None:
-    """Return why some output was not written, where someone waits for it."""
+    """Return why some output was not written, unless its reader is gone."""
     with_failure = (getattr(stream, "buffer", None) for stream in (sys.stdout, sys.stderr))
     for buffer in with_failure:
-        failure = buffer.failure if isinstance(buffer, Lasting) else None
+        failure = buffer.failure if isinstance(buffer, LastingStream) else None
         if failure is not None and failure.errno not in _GONE:
             return failure.strerror or str(failure)
     return None
 
 
 def _lasting(stream: Any) -> Any:
-    if stream is None:  # it was closed before the command began
+    if stream is None:  # closed before the command began
         return open(os.devnull, "w", encoding="utf-8")
-    if not isinstance(stream, io.TextIOWrapper):  # in memory: it has no encoding
+    if not isinstance(stream, io.TextIOWrapper):  # in memory, without an encoding
         return stream
     raw = getattr(stream.buffer, "raw", stream.buffer)
-    if type(stream) is not io.TextIOWrapper or type(raw) is not io.FileIO:  # someone's own, or ours
+    if type(stream) is not io.TextIOWrapper or type(raw) is not io.FileIO:  # already replaced
         stream.reconfigure(errors=_HANDLER)
         return stream
     stream.flush()
-    # Without a buffer between them, which a signal's handler could not print through.
+    # Without a buffer in between, since a signal handler could not print through it.
     return io.TextIOWrapper(
-        Lasting(raw.fileno(), "w", closefd=False),
+        LastingStream(raw.fileno(), "w", closefd=False),
         encoding=stream.encoding,
         errors=_HANDLER,
         line_buffering=stream.line_buffering,
@@ -74,7 +74,7 @@ def _lasting(stream: Any) -> Any:
 
 
 def _printable(error: UnicodeError) -> tuple[str, int]:
-    """Return what stands for the characters that an encoding lacks, and where they end."""
+    """Return a substitute for the characters that an encoding lacks, and where they end."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -82,7 +82,7 @@ def _printable(error: UnicodeError) -> tuple[str, int]:
 
 
 def _code(character: str) -> str:
-    if "\u2800" <= character <= "\u28ff":  # of what turns while one waits
+    if "\u2800" <= character <= "\u28ff":  # frames of the waiting animation
         return "*"
     return character.encode("ascii", "backslashreplace").decode("ascii")
 

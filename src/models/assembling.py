@@ -1,6 +1,6 @@
-"""Weights under NativeModel's names of what Tracr crafted: haiku and jax have no part in it.
+"""Assembly of Tracr's crafted model into weights under NativeModel's names, without haiku or jax.
 
-Tracr's own assembly draws random weights by haiku and then sets every one of them.
+Tracr's own assembly draws random weights with haiku and then overwrites all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ATTENTION_HALF, MLP_HALF = 0, 1  # the halves of a block, in their order
 
 @dataclass(frozen=True)
 class Assembled:
-    """The shape and the weights of a crafted model, and the label of each residual dimension."""
+    """A crafted model's shape and weights, and the label of each residual dimension."""
 
     shape: dict[str, Any]
     weights: dict[str, Tensor]
@@ -35,8 +35,8 @@ def assemble(
 ) -> Assembled:
     """Return the weights of a crafted model for lists of up to `longest` tokens.
 
-    The embedding has a row for each direction of the tokens, the head one for each of the output,
-    in their order. Every weight is Tracr's to the bit; heads are as wide as their values, too.
+    The embedding has a row for each token direction, the head a row for each output direction, in
+    the given order. Every weight equals Tracr's exactly; heads have the width of their values.
     """
     space = bases.VectorSpaceWithBasis
     indices = space.from_values("indices", range(longest)).basis
@@ -75,7 +75,7 @@ def assemble(
 
 
 def _halves(blocks: Sequence[Any]) -> Iterator[tuple[tuple[int, int], Any]]:
-    """Yield each crafted block with the first free half of its kind: layer, and which half."""
+    """Yield each crafted block with its layer and half: the first free half of its kind."""
     at = 0
     for block in blocks:
         kind = MLP_HALF if isinstance(block, transformers.MLP) else ATTENTION_HALF
@@ -102,7 +102,7 @@ def _embedding(places: dict[Any, int], tokens: Sequence[Any]) -> np.ndarray:
 def _attention(
     places: dict[Any, int], shape: dict[str, Any], layer: int, heads: Sequence[Any]
 ) -> dict[str, np.ndarray]:
-    """Return the weights of an attention layer, zero for heads that it has no use for."""
+    """Return the weights of an attention layer; unused heads are zero."""
     width, d_model, n_heads = shape["d_head"], shape["d_model"], shape["n_heads"]
     sides = {side: np.zeros((n_heads, width, d_model), np.float32) for side in ("k", "q", "v", "o")}
     for at, head in enumerate(heads):
@@ -126,7 +126,7 @@ def _attention(
 def _mlp(
     places: dict[Any, int], shape: dict[str, Any], layer: int, mlp: Any
 ) -> dict[str, np.ndarray]:
-    """Return the weights of an MLP, zero where the layer has none."""
+    """Return the weights of an MLP; zero if the layer has none."""
     first = np.zeros((shape["d_mlp"], shape["d_model"]), np.float32)
     second = np.zeros((shape["d_model"], shape["d_mlp"]), np.float32)
     if mlp is not None:

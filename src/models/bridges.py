@@ -1,4 +1,4 @@
-"""NativeModels and the TransformerBridges around them: the one place that builds either."""
+"""NativeModels and TransformerBridges: only this module builds either."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_bridge(
 
 
 def plain_model(bridge: TransformerBridge) -> NativeModel:
-    """Return a NativeModel with a bridge's weights and no hooks, which is quicker."""
+    """Return a NativeModel with a bridge's weights and no hooks, which runs faster."""
     weights = {
         name.replace("._original_component", ""): value
         for name, value in bridge.original_model.named_parameters()
@@ -69,7 +69,7 @@ def plain_model(bridge: TransformerBridge) -> NativeModel:
 def narrowed(bridge: TransformerBridge) -> NativeModel:
     """Return `plain_model` without the MLP neurons that read nothing or write nothing.
 
-    Tracr pads all MLPs to the width of the widest. Outputs are the same but for rounding.
+    Tracr pads all MLPs to the width of the widest. Outputs are equal up to rounding.
     """
     model = plain_model(bridge)
     for block in () if bridge.cfg.attn_only else model.layers:

@@ -1,4 +1,4 @@
-"""A RASP program compiled by Tracr: weights under NativeModel's names, and what they mean."""
+"""A RASP program compiled by Tracr: weights under NativeModel's names, and their labels."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ UNEMBEDDING = "head.weight"
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled program before it is proven: weights under NativeModel's names, and labels.
+    """A compiled program before validation: weights under NativeModel's names, and labels.
 
-    `outputs` are the values that Tracr foresees, one a row of the head; None for a number.
-    Residual dimensions are labelled `variable:value`, a number's `variable`.
+    `outputs` are the output values that Tracr foresees, one per row of the head; None for a
+    numerical output. Residual dimensions are labelled `variable:value`; a number's, `variable`.
     """
 
     shape: dict[str, Any]
@@ -47,10 +47,10 @@ class Compiled:
     sharpened: bool = False
 
     def sharp(self) -> Compiled:
-        """Return the same program with attention that is hard, however wide the heads are.
+        """Return the same program with hard attention, independent of the heads' width.
 
-        Tracr's scores are 100 for what is selected, divided by the root of the heads' width: wide
-        heads attend to what is not selected too.
+        Tracr's scores are 100 for selected keys, divided by the square root of the head width. So
+        wide heads also attend to keys that are not selected.
         """
         root = self.shape["d_head"] ** 0.5
         weights = {
@@ -78,14 +78,14 @@ class Compiled:
 
 
 def compile_program(task: Task, mlp_exactness: int) -> Compiled:
-    """Compile a task's program with Tracr, as it is lowered for it.
+    """Lower a task's program and compile it with Tracr.
 
     Raises:
         UserError: Tracr cannot compile the program.
     """
     low = lowered(task)
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # on values that never occur
+    logging.disable(logging.WARNING)  # Tracr warns about values that never occur
     try:
         with _sets_in_order():
             craft, output = _crafted(low, mlp_exactness)
@@ -125,9 +125,10 @@ def _crafted(low: Lowered, mlp_exactness: int) -> tuple[Any, list[Any]]:
 
 
 def _graph(low: Lowered) -> Any:
-    """Return Tracr's graph of a program, with the values that it foresees of each s-op.
+    """Return Tracr's graph of a program, with the foreseen values of each s-op.
 
-    Tracr's own follows every path through the program: their number can double with each step.
+    Tracr's own traversal follows every path through the program; their number can double with each
+    step.
     """
     import networkx as nx
     from tracr.compiler import nodes
@@ -155,7 +156,7 @@ def _graph(low: Lowered) -> Any:
 
 @contextmanager
 def _depths_at_once() -> Iterator[None]:
-    """Let Tracr find how deep each step is from those before it, not by following every path."""
+    """Let Tracr compute each step's depth from its predecessors, not by following every path."""
     import networkx as nx
     from tracr.compiler import craft_graph_to_model, nodes
 
@@ -177,9 +178,9 @@ def _depths_at_once() -> Iterator[None]:
 
 @contextmanager
 def _sets_in_order() -> Iterator[None]:
-    """Let Tracr order and label values that hold sets by their stable texts.
+    """Let Tracr order and label values that contain sets by their stable texts.
 
-    Sets are ordered in part only, and their own texts are others in every process.
+    Sets are only partially ordered, and their `str` differs between processes.
     """
     direction = bases.BasisDirection
     text, before = direction.__str__, direction.__lt__
@@ -206,7 +207,7 @@ def _has_set(value: Any) -> bool:
 
 
 def _named_labels(names: Mapping[str, str], labels: Sequence[str]) -> tuple[str, ...]:
-    """Return Tracr's residual labels with the variables' names, which carry no counters."""
+    """Return Tracr's residual labels with the variables' own names, without Tracr's counters."""
     by_length = sorted(names, key=len, reverse=True)
 
     def named(label: str) -> str:

@@ -1,8 +1,8 @@
-"""The rest of a model, run on from a residual stream at a site, and that stream at any site.
+"""Residual streams at sites, and a model continued from a given residual stream at a site.
 
-What comes after a site needs nothing of what came before. A NativeModel runs its later attention
-layers and MLPs alone, without hooks. Any other bridge runs whole, on tokens that do not matter,
-and at the site its residual stream is overwritten.
+The part of a model after a site depends only on the residual stream there. A NativeModel runs only
+its later attention layers and MLPs, without hooks. Any other bridge runs as a whole on arbitrary
+tokens, and its residual stream is overwritten at the site.
 
 Shapes: `pos` positions, `d_model` the residual's width, `classes` output classes.
 Tensors are on the model's device. Gradients flow unless they are switched off.
@@ -31,9 +31,9 @@ Half = Callable[[Tensor], Tensor]  # an attention layer or an MLP, added to the 
 
 
 def without_hooks(model: NativeModel | TransformerBridge) -> NativeModel | TransformerBridge:
-    """Return what is quickest to continue: a NativeModel in place of its bridge.
+    """Return the form of a model that is fastest to continue: a NativeModel instead of its bridge.
 
-    Of any other bridge it is the bridge itself. Worth doing once where a model is continued often.
+    Any other bridge is returned itself. Call it once if a model is continued often.
     """
     if isinstance(model, TransformerBridge) and isinstance(model.original_model, NativeModel):
         return plain_model(model)
@@ -43,7 +43,7 @@ def without_hooks(model: NativeModel | TransformerBridge) -> NativeModel | Trans
 def residual_stream(model: NativeModel | TransformerBridge) -> list[str]:
     """Return every site of the residual stream, in the order of computation.
 
-    There is none in the middle of a block without an MLP, or whose MLP runs beside attention.
+    A block without an MLP, or with its MLP parallel to attention, has no site in the middle.
     """
     kinds, layers = ("pre", "mid", "post"), range(model.cfg.n_layers)
     sites = [f"blocks.{layer}.hook_resid_{kind}" for layer in layers for kind in kinds]
@@ -60,10 +60,10 @@ def continue_from(
     key_mask: Bool[Tensor, "batch pos"],
     sides: Mapping[str, Float[Tensor, "batch pos ..."]] | None = None,
 ) -> Float[Tensor, "batch pos classes"]:
-    """Return the logits of a model whose residual stream at a site is the one given.
+    """Return the logits of a model with the given residual stream at a site.
 
-    `sides` are what the attention of the block that reads the site takes for its own queries
-    ("q"), keys ("k") or values ("v"), as `attention_inputs` gives them.
+    `sides` replace the queries ("q"), keys ("k") or values ("v") of the block that reads the site,
+    in the form that `attention_inputs` gives them.
 
     Raises:
         UserError: the model has no such site in its residual stream.
@@ -117,7 +117,7 @@ def attention_inputs(
 
 
 def layer_of(site: str) -> int:
-    """Return the block that a site is of."""
+    """Return the block that a site belongs to."""
     return int(site.split(".")[1])
 
 
@@ -146,13 +146,13 @@ def residuals(
 def embedded(
     model: NativeModel, tokens: Int64[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """Return what enters the first block."""
+    """Return the residual stream before the first block."""
     embeddings: Tensor = model.tok_embed(tokens)
     return embeddings if model.pos is None else embeddings + model.pos.weight[: tokens.shape[1]]
 
 
 def halves(model: NativeModel, key_mask: Bool[Tensor, "batch pos"]) -> list[Half]:
-    """Return what each attention layer and each MLP makes of the residual stream, in order."""
+    """Return each attention layer and MLP as a map of the residual stream, in order."""
 
     def attention(block: Any) -> Half:
         return lambda x: x + block.attn(block.ln1(x), attention_mask=key_mask)[0]
@@ -165,7 +165,7 @@ def halves(model: NativeModel, key_mask: Bool[Tensor, "batch pos"]) -> list[Half
 
 
 def _halves_before(model: NativeModel, site: str) -> int:
-    """Return how many attention layers and MLPs come before a site."""
+    """Return the number of attention layers and MLPs before a site."""
     per_block = 1 if model.cfg.attn_only else 2
     layer, within = divmod(residual_stream(model).index(site), per_block + 1)
     return layer * per_block + within
@@ -173,7 +173,7 @@ def _halves_before(model: NativeModel, site: str) -> int:
 
 @contextmanager
 def _overwritten(model: NativeModel, layer: int, sides: Mapping[str, Tensor]) -> Iterator[None]:
-    """Have a block's attention take given queries, keys or values for its own."""
+    """Replace the queries, keys or values of a block's attention by the given ones."""
 
     def put(module: Any, arguments: Any, output: Tensor, value: Tensor) -> Tensor:
         return value

@@ -1,4 +1,4 @@
-"""Models from a user's own folder: a GPT-2 as transformers saves it, read without the network."""
+"""Models from a user's own folder: a GPT-2 in the format of transformers, read offline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..infra.files import faults_named
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 REQUIRED = {"scale_attn_weights": True, "add_cross_attention": False}  # TransformerLens's limits
-IGNORED = {  # what has no say in the logits, but costs time, or a warning or an error
+IGNORED = {  # settings that do not affect the logits, but cost time, a warning or an error
     "bos_token_id": None,
     "eos_token_id": None,
     "pad_token_id": None,
@@ -32,7 +32,7 @@ LM_HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 
 
 def load_gpt2(folder: Path, device: str = "cpu") -> TransformerBridge:
-    """Return a bridge for measuring around the GPT-2 of a folder: in float32, without gradients.
+    """Return a bridge for measuring around a folder's GPT-2: float32, without gradients.
 
     Only `config.json` and `model.safetensors` are read.
 
@@ -66,7 +66,7 @@ def random_gpt2(folder: Path, seed: int, device: str = "cpu") -> TransformerBrid
 
 def _bridge(model: Any, name: str, device: str) -> TransformerBridge:
     model.tie_weights()
-    with torch.random.fork_rng(devices=[]):  # it draws weights for the parts it makes, in vain
+    with torch.random.fork_rng(devices=[]):  # it draws weights that are then replaced
         bridge = build_bridge_from_module(
             model.eval().to(device),
             architecture="GPT2LMHeadModel",
@@ -102,20 +102,20 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _model(values: Mapping[str, Any], path: Path, device: str) -> Any:
-    """Return the GPT-2 that a config describes, initialised; its shapes only on `meta`."""
+    """Return the initialised GPT-2 that a config describes; on `meta`, only its shapes."""
     from transformers import GPT2Config, GPT2LMHeadModel  # slow to import
 
     try:
         config = GPT2Config(**{**values, **IGNORED})
         with torch.device(device):
             return GPT2LMHeadModel(config)
-    except Exception as error:  # whatever transformers makes of a wrong value
+    except Exception as error:  # transformers raises many kinds of error for a wrong value
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"'{path}' does not describe a GPT-2: {reason}") from error
 
 
 def _weights(path: Path, model: Any) -> dict[str, Tensor]:
-    """Return the weights of a file by the model's names for them."""
+    """Return the weights of a file, under the model's names."""
     if not path.is_file():
         raise UserError(
             f"'{path.parent}' has no {WEIGHTS}: weights in other files are not read, and pickled "
@@ -143,12 +143,12 @@ def _weights(path: Path, model: Any) -> dict[str, Tensor]:
 
 
 def _full_name(name: str) -> str:
-    """Return a weight's name in a model with a head; one without leaves out where it is."""
+    """Return a weight's name in a model with a head; models without a head omit the prefix."""
     return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
 
 
 def _misfits(model: Any, weights: Mapping[str, Tensor]) -> list[str]:
-    """Return what keeps weights from being a model's."""
+    """Return the reasons why weights do not fit a model."""
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     given = {name: list(value.shape) for name, value in weights.items()}
     misfits = [f"'{name}' is missing" for name in expected if name not in given]

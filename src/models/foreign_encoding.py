@@ -1,9 +1,9 @@
-"""Another model's own tokens of a task's inputs, and its logits as the task's outputs.
+"""A task's inputs in another model's own tokens, and that model's logits as the task's outputs.
 
-Of any TransformerBridge with a token embedding. An *encoder* says how it reads a list: as a prefix
-that is always the same, BOS or a prompt, and one token for each element. The last of the prefix
-takes the place of BOS. A *reader* says which of its logits stands for an output; the likeliest of
-the task's outputs, at an element's own position, is the model's answer there.
+The model is any TransformerBridge with a token embedding. An *encoder* maps a list to the model's
+token ids: a constant prefix (BOS or a prompt), then one token for each element. The last token of
+the prefix plays the part of BOS. A *reader* maps an output to the id of its logit. The model's
+answer at an element's position is the task's output with the largest logit.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ..infra.errors import UserError, first_line
 from .continuation import residual_stream, without_hooks
 from .task_model import TaskModel
 
-Encode = Callable[[list[Any]], Sequence[int]]  # a list to the ids of the model's whole input
-Read = Callable[[Any], int]  # an output to the id of its logit
+Encode = Callable[[list[Any]], Sequence[int]]  # maps a list to the ids of the model's whole input
+Read = Callable[[Any], int]  # maps an output to the id of its logit
 
 
 def encoded_task_model(
@@ -32,7 +32,7 @@ def encoded_task_model(
 ) -> TaskModel:
     """Return a model as a task's inputs meet it through an encoder.
 
-    Without `read` an output is read at the id of the token that it is.
+    Without `read`, an output's logit is at the id of the token equal to it.
 
     Raises:
         UserError: the encoder, the reader, the model and the task do not fit each other.
@@ -75,10 +75,10 @@ def _check_model(bridge: TransformerBridge) -> None:
 
 
 def _called(function: Callable[..., Any], what: str, given: Any, read: Callable[..., Any]) -> Any:
-    """Return what the user's function gives, read by another.
+    """Call the user's function and convert its return value with `read`.
 
     Raises:
-        UserError: it raises, or gives something else.
+        UserError: it raises, or returns something of the wrong type.
     """
     try:
         returned = function(given)
@@ -102,7 +102,7 @@ def _ids(returned: Iterable[Any]) -> list[int]:
 
 
 def _prefix(lists: Sequence[list[Value]], rows: Sequence[list[int]]) -> list[int]:
-    """Return what comes before each list."""
+    """Return the prefix that comes before each list."""
     extra = len(rows[0]) - len(lists[0])
     for tokens, row in zip(lists, rows, strict=True):
         if len(row) <= len(tokens):
@@ -127,7 +127,7 @@ def _prefix(lists: Sequence[list[Value]], rows: Sequence[list[int]]) -> list[int
 def _token_ids(
     lists: Sequence[list[Value]], rows: Sequence[list[int]], start: int, bridge: TransformerBridge
 ) -> dict[Value, int]:
-    """Return the id of each token; check that all are ids of the embedding's."""
+    """Return the id of each token; check that all ids are in the embedding."""
     ids, size = dict[Value, int](), int(bridge.cfg.d_vocab)
     for tokens, row in zip(lists, rows, strict=True):
         for token_id in row:
@@ -194,5 +194,5 @@ def _class_ids(
 
 
 def _same(token: Value, value: Value) -> bool:
-    """Return whether an output is a token: True is not 1."""
+    """Return whether an output equals a token; True is not 1."""
     return token == value and isinstance(token, bool) == isinstance(value, bool)

@@ -1,6 +1,6 @@
-"""A program as Tracr compiles it: what Tracr does not take, in terms that it takes.
+"""Lowering: a program rewritten into the constructs that Tracr can compile.
 
-The interpreter computes the program as it was written, and the reference is proven against that.
+The interpreter computes the program as it was written; the reference is validated against that.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LARGEST_SELECT = 4_000_000  # pairs of a key and a query
 
 @dataclass(frozen=True)
 class Lowered:
-    """What Tracr compiles of a task's program.
+    """A task's program in the form that Tracr compiles.
 
-    `names` are the variables' by Tracr's labels: what is added has names with a space, as no
-    variable has. `values` are those that Tracr foresees of each s-op, by label.
+    `names` are the variables' names by Tracr's labels; s-ops that were added have names with a
+    space, which no variable has. `values` are the foreseen values of each s-op, by label.
     """
 
     program: Any
@@ -39,11 +39,11 @@ class Lowered:
 def lowered(task: Task) -> Lowered:
     """Return a task's program as Tracr compiles it.
 
-    - `rasp.length` and `rasp.Full` are counted and mapped;
-    - composite selectors are selects over pairs of keys and of queries;
-    - functions give nothing where they raise: on values that are foreseen and never occur;
-    - a default that Tracr does not have is left out: the proof shows whether it is ever used;
-    - a numerical map with negative values is the difference of two maps.
+    - `rasp.length` and `rasp.Full` become a count and a map;
+    - composite selectors become selects over tuples of keys and of queries;
+    - functions give nothing where they raise, which is on foreseen values that never occur;
+    - defaults that Tracr lacks are left out; validation shows whether they are ever used;
+    - a numerical map with negative values becomes the difference of two maps.
 
     Raises:
         UserError: Tracr cannot compile the program; the message says what to write instead.
@@ -61,14 +61,14 @@ def lowered(task: Task) -> Lowered:
 
 
 def refuse(task: Task, cause: str, instead: str) -> NoReturn:
-    """Raise the UserError of a program that Tracr cannot compile."""
+    """Raise the UserError for a program that Tracr cannot compile."""
     raise UserError(
         f"task '{task.name}': Tracr cannot compile the program: {cause}; write {instead}"
     )
 
 
 class _Lowering:
-    """The expressions of a program that are lowered so far, each after what it reads."""
+    """The expressions of a program that are lowered so far, each after its inputs."""
 
     def __init__(self, task: Task):
         self._task = task
@@ -86,7 +86,7 @@ class _Lowering:
         }
 
     def add(self, expression: Any) -> None:
-        """Lower an expression, all that it reads being there."""
+        """Lower an expression whose inputs are lowered already."""
         if not isinstance(expression, rasp.SOp):
             self.made[id(expression)] = self._selector(expression)
             return
@@ -97,7 +97,7 @@ class _Lowering:
         self.made[id(expression)] = sop
 
     def _take_place(self, sop: Any, original: Any, name: str) -> Any:
-        """Give a lowered s-op the label of what it stands for, and say what values it has."""
+        """Give a lowered s-op the label of the variable it replaces, and record its values."""
         sop.annotations = {"encoding": rasp.get_encoding(original), "name": original.name}
         sop.__dict__["unique_id"] = original.unique_id
         if sop.label in self.names:  # a copy of an expression has its id
@@ -105,7 +105,7 @@ class _Lowering:
         return self._known(sop, name)
 
     def _part(self, sop: Any, name: str) -> Any:
-        """Return an s-op that the program does not have, under a name that no variable has."""
+        """Return an added s-op, under a name that no variable has."""
         return self._known(sop.named(name), name)
 
     def _known(self, sop: Any, name: str) -> Any:
@@ -152,9 +152,9 @@ class _Lowering:
         return rasp.Map(_Total(sop.f), inner, simplify=False)
 
     def _number(self, function: Callable[..., Any], inner: Any, name: str) -> Any:
-        """Return a map to numbers that is 0 at BOS, where an aggregate reads that selects nothing.
+        """Return a map to numbers that is 0 at BOS, which aggregates read that select nothing.
 
-        Tracr's MLP of a category has no negative numbers.
+        Tracr's MLP for a categorical input gives no negative numbers.
         """
         given = _Number(function)
         at_bos = self._mapped_at_bos(given, inner)
@@ -173,7 +173,7 @@ class _Lowering:
         return rasp.LinearSequenceMap(*sides, 1, -1)
 
     def _mapped_at_bos(self, function: Callable[[Value], Any], inner: Any) -> Any:
-        """Return what a map gives at BOS, where a number is 0 and most categories are nothing."""
+        """Return a map's value at BOS, where numbers are 0 and most categories hold nothing."""
         if not rasp.is_numerical(inner):
             held = self._at_bos[inner.label]
             return None if held is None else function(held)
@@ -182,7 +182,7 @@ class _Lowering:
         return function(min(numbers, key=abs)) if numbers else None
 
     def _given_at_bos(self, sop: Any) -> Value:
-        """Return the category that a lowered s-op holds at BOS, None for nothing or a number."""
+        """Return the category that a lowered s-op holds at BOS; None if nothing or a number."""
         if rasp.is_numerical(sop):
             return None
         match sop:
@@ -247,7 +247,7 @@ class _Lowering:
         raise AssertionError(f"{type(selector).__name__} was interpreted")
 
     def _no_bos(self, keys: Any) -> Any:
-        """Return keys that hold nothing at BOS, or it would be selected."""
+        """Return keys that hold nothing at BOS, so that BOS is never selected."""
         if self._at_bos[keys.label] is None:
             return keys
         name = self.names[keys.label]
@@ -255,7 +255,7 @@ class _Lowering:
         return self._part(rasp.SequenceMap(_first, keys, rasp.tokens), f"{name} but not at BOS")
 
     def _select(self, selector: Any, reader: str) -> Any:
-        """Return the one select that a selector is, over pairs of what its parts read."""
+        """Return a selector as a single select over the joint keys and queries of its parts."""
         if id(selector) not in self._selects:
             made = self.made[id(selector)]
             parts = list(_parts(made))
@@ -271,7 +271,7 @@ class _Lowering:
         return self._selects[id(selector)]
 
     def _joint(self, sops: Sequence[Any], name: str, reader: str) -> _Joint:
-        """Return an s-op whose value is the tuple of what the others have, constants left out."""
+        """Return an s-op whose value is the tuple of the others' values, without constants."""
         different = {sop.label: sop for sop in sops if not _is_constant(sop)}
         first, *others = different.values() or (rasp.tokens,)
         joint = first
@@ -283,7 +283,7 @@ class _Lowering:
         return _Joint(joint, tuple(different))
 
     def _bounded(self, name: str, does: str, first: Any, second: Any, most: int) -> None:
-        """Refuse what Tracr would compile for many minutes, into gigabytes."""
+        """Refuse a program that would take Tracr many minutes and gigabytes to compile."""
         count, other = (len(self.values[sop.label]) for sop in (first, second))
         if count * other > most:
             self._refuse_large(f"'{name}' {does} {count} x {other} pairs of values", most)
@@ -297,7 +297,7 @@ class _Lowering:
         )
 
     def _foreseen(self, sop: Any, name: str) -> tuple[Value, ...]:
-        """Return the values that Tracr foresees of a lowered s-op, of equal ones the first."""
+        """Return a lowered s-op's foreseen values; of equal values, the first."""
         foreseen: Iterable[Any]
         match sop:
             case rasp.Map():
@@ -321,20 +321,20 @@ class _Lowering:
 
 @dataclass(frozen=True)
 class _Joint:
-    """An s-op whose values are tuples of those of the s-ops with these labels; of one, its own."""
+    """An s-op whose values are tuples of several s-ops' values; for one s-op, its own values."""
 
     sop: Any
     labels: tuple[str, ...]
 
     def read(self, value: Any, part: Any) -> Any:
-        """Return what a part has where the joint s-op has a value."""
+        """Return a part's value from a value of the joint s-op."""
         if _is_constant(part):
             return part.f.value
         return value if len(self.labels) == 1 else value[self.labels.index(part.label)]
 
 
 class _Composed:
-    """The predicate of a composite selector, of joint keys and queries."""
+    """The predicate of a composite selector, over joint keys and queries."""
 
     def __init__(self, selector: Any, keys: _Joint, queries: _Joint):
         self._selector, self._keys, self._queries = selector, keys, queries
@@ -355,7 +355,7 @@ class _Composed:
 
 
 class _Total:
-    """A program's function that gives nothing where it raises or gives what is no value."""
+    """A program's function that gives nothing where it raises or returns no valid value."""
 
     def __init__(self, function: Callable[..., Any]):
         self._function = function
@@ -363,13 +363,13 @@ class _Total:
     def __call__(self, *values: Value) -> Value:
         try:
             given = plain_value(self._function(*values))
-        except Exception:  # the interpreter says so where such a value occurs
+        except Exception:  # the interpreter reports it if such a value occurs
             return None
         return given if given == given else None
 
 
 class _Number(_Total):
-    """A program's function to numbers, less a number; 0 where it gives none."""
+    """A program's function to numbers, minus a constant; 0 where it gives no number."""
 
     def __init__(self, function: Callable[..., Any], less: float = 0):
         super().__init__(function)
@@ -404,7 +404,7 @@ class _Constant:
 
 @dataclass(frozen=True)
 class _Side:
-    """How far a number is on one side of 0."""
+    """The positive or the negative part of a number."""
 
     number: Callable[[Value], Any]
     sign: int

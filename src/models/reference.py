@@ -1,4 +1,4 @@
-"""The reference: a compiled program, as a bridge, proven against the interpreter, and cached."""
+"""The reference: a compiled program as a bridge, validated against the interpreter, and cached."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ from .compiling import UNEMBEDDING, Compiled, compile_program
 
 CACHE_FORMAT = 6
 LIBRARIES = ("tracr-pypi", "transformer-lens", "torch", "jax", "dm-haiku")
-SHOWN = 5  # counterexamples
+SHOWN = 5  # counterexamples in a message
 RECHECKED = 256  # inputs on which a validation from the cache is repeated
 BATCH = 4096
-UNFORESEEN = -1  # the place of a value that Tracr does not foresee: no output is it
-READ_TOLERANCE = 1e-3  # within which a number in the residual stream is the interpreter's
+UNFORESEEN = -1  # place of a value that Tracr does not foresee: no output equals it
+READ_TOLERANCE = 1e-3  # largest error of a right number in the residual stream
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How a compiled program compares with the interpreter on inputs, each run once.
+    """The comparison of a compiled program with the interpreter on inputs.
 
-    `largest_error` is of numerical outputs, None of categorical ones.
+    `largest_error` is for numerical outputs; None for categorical ones.
     """
 
     n: int
@@ -71,7 +71,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Reference:
-    """A compiled program, and how it compares with the interpreter on every input it was run on."""
+    """A compiled program, and its validation on the inputs."""
 
     inputs: InputSet
     compiled: Compiled
@@ -85,17 +85,22 @@ class Reference:
 
     @property
     def exact(self) -> bool:
-        """Whether it gave the interpreter's output on every input."""
+        """Whether its output equals the interpreter's on every input."""
         return self.validation.exact
 
 
 def build_reference(inputs: InputSet, allow_inexact: bool = False) -> Reference:
-    """Return the reference of the inputs' task, from the cache or compiled, run on every input.
+    """Return the reference of the inputs' task, from the cache or compiled, and validated.
 
-    Tracr's `mlp_exactness` is chosen from the maximum length and raised until the compiled
-    program agrees with the interpreter, each time as it is and with hard attention. A validation
-    is cached too, and then repeated on a few inputs only. With `allow_inexact`, the one with the
-    fewest wrong inputs is taken where all have some.
+    Tracr's `mlp_exactness` is chosen from the maximum length and raised until the compiled program
+    agrees with the interpreter on every input. Each level is tried as it is and with hard
+    attention. Validations are cached, and then repeated on a few inputs only. With `allow_inexact`,
+    if no level is exact, the one with the fewest wrong inputs is returned.
+
+    Example:
+        config = algomatch.compose(["task=reverse", "task.max_length=4"])
+        inputs = algomatch.input_set(algomatch.make_task(config.task), config.task)
+        reference = algomatch.build_reference(inputs)
 
     Raises:
         UserError: Tracr cannot compile the program, or no exactness makes it agree; the message
@@ -130,7 +135,7 @@ def _refusal(task: Task, validation: Validation) -> str:
 
 
 def _exactness_levels(max_length: int) -> tuple[int, ...]:
-    """Tracr's default resolves 1/n from 1/(n+1) only below length 10."""
+    """Return the levels to try; Tracr's default separates 1/n and 1/(n+1) only below length 10."""
     return (100, 1_000, 10_000) if max_length < 10 else (1_000, 10_000, 100_000)
 
 
@@ -138,7 +143,7 @@ def _exactness_levels(max_length: int) -> tuple[int, ...]:
 def validate(compiled: Compiled, inputs: InputSet, among: Tensor | None = None) -> Validation:
     """Run a compiled program on every input (or those `among`) and compare with the interpreter.
 
-    It may give any value that Tracr foresees, also one that no input has.
+    The compiled program may give any foreseen value, including values that occur on no input.
     """
     model, head = (
         make_native(TransformerBridgeConfig(**compiled.shape)).eval(),
@@ -173,9 +178,9 @@ def validate(compiled: Compiled, inputs: InputSet, among: Tensor | None = None) 
 
 
 def _foreseen(compiled: Compiled, inputs: InputSet) -> tuple[Output, Tensor]:
-    """Return the output with every value that Tracr foresees, and the targets among them."""
+    """Return the output with all foreseen values as classes, and the targets among them."""
     output = inputs.output
-    if isinstance(output, Numerical):  # whatever the task lets pass, another output is not it
+    if isinstance(output, Numerical):  # stricter than the task: must not be another output
         gap = smallest_gap(list(inputs.variables.values())[-1])
         tolerance = min(output.tolerance, WIDEST_TOLERANCE, APART * gap)
         return Numerical(tolerance), inputs.targets
@@ -200,7 +205,7 @@ def _cause(
     rows: Int64[Tensor, " wrong"],
     residual: Float[Tensor, "wrong pos d_model"],
 ) -> str:
-    """Return which variable goes wrong first, read off the last residual stream, and likely why."""
+    """Return the first wrong variable, read off the last residual stream, and the likely cause."""
     if not compiled.residual_labels:
         return "no residual dimension has a label to say which variable is wrong"
     for name, variable in inputs.variables.items():
@@ -216,7 +221,7 @@ def _cause(
 def _likely(
     every: InputSet, rows: Int64[Tensor, " wrong"], name: str, off: Bool[Tensor, "wrong pos"]
 ) -> str:
-    """Return why a variable is likely wrong on these inputs, and what to write instead."""
+    """Return the likely cause of a wrong variable on these inputs, and what to write instead."""
     inputs = every.at(rows)
     sop = inputs.task.variables[name]
     read = [source for source, target, _ in edges(inputs.task.program) if target == name]
@@ -279,7 +284,7 @@ def _likely(
 
 
 def _is_negated(select: rasp.Select) -> bool:
-    """Return whether a select is what Tracr makes of the negation of another."""
+    """Return whether a select is Tracr's form of the negation of another."""
     predicate = select.predicate
     owner = getattr(predicate, "__qualname__", "").partition(".")[0]
     return owner == "selector_not" and predicate.__module__ == rasp.__name__
@@ -292,7 +297,7 @@ def _differs(
     rows: Int64[Tensor, " wrong"],
     residual: Float[Tensor, "wrong pos d_model"],
 ) -> Bool[Tensor, "wrong pos"] | None:
-    """Return where a variable's residual dimensions hold another value; None if it has none."""
+    """Return where a variable's residual dimensions hold a wrong value; None without dimensions."""
     places = {label: index for index, label in enumerate(compiled.residual_labels)}
     codes, defined = variable.codes[rows].long(), variable.defined[rows]
     if variable.numerical:
@@ -310,7 +315,7 @@ def _differs(
 
 
 def _place(places: Mapping[str, int], name: str, value: Value) -> int:
-    """Return the dimension of a value; equal numbers, as 1, 1.0 and True, are one."""
+    """Return the dimension of a value; equal numbers, such as 1, 1.0 and True, share one."""
     alike: list[object] = [value if isinstance(value, str) else stable_text(value), value]
     if isinstance(value, (int, float)) and math.isfinite(value):
         alike += [number for number in (int(value), float(value), bool(value)) if number == value]
@@ -319,7 +324,7 @@ def _place(places: Mapping[str, int], name: str, value: Value) -> int:
 
 
 def _validated(compiled: Compiled, inputs: InputSet, path: Path | None) -> Validation:
-    """Return the validation on all inputs, a cached one if a few inputs still agree with it."""
+    """Return the validation on all inputs; a cached one if it holds on a few inputs."""
     key = f"{compiled.digest}{inputs.digest()}"
     proof = path and path.with_name(
         f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
@@ -355,7 +360,7 @@ def _cache_path(task: Task, mlp_exactness: int) -> Path | None:
     versions = [version(library) for library in LIBRARIES]
     vocabulary = [repr(token) for token in task.vocabulary]
     names = list(task.variables)
-    # In a causal task, rasp.length is compiled of lists of one length only.
+    # In a causal task, rasp.length is compiled only for lists of one length.
     lengths = [task.max_length, task.causal and task.min_length == task.max_length]
     key = [CACHE_FORMAT, program, names, vocabulary, lengths, task.causal, mlp_exactness]
     digest = _sha(json.dumps([*key, versions]))[:32]
@@ -378,7 +383,7 @@ def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, content)
-    except OSError:  # a run does without the cache: the reference is compiled anew
+    except OSError:  # the cache is optional: the reference is compiled again
         return
 
 
@@ -391,7 +396,7 @@ def _digest(header: str, weights: Mapping[str, Tensor]) -> str:
 
 
 def _literal(node: ast.expr) -> Any:
-    """Return the value of a literal, which may hold frozensets."""
+    """Return the value of a Python literal that may contain frozensets."""
     match node:
         case ast.Tuple(elts=parts):
             return tuple(map(_literal, parts))
@@ -408,7 +413,7 @@ def _read_cache(path: Path) -> Compiled | None:
             metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata["digest"] != _digest(metadata["algomatch"], weights):
-            return None  # damaged: neither its outputs nor its mistakes are the compiler's
+            return None  # damaged: its outputs are not the compiler's
         header = json.loads(metadata["algomatch"])
         return Compiled(
             shape=header["shape"],

@@ -1,10 +1,11 @@
-"""A model as a task's inputs meet it: run on from residual streams that others have given.
+"""Subjects: a model with a task's inputs, to be continued from donated residual streams.
 
-Positions are those of a task's encoded inputs: BOS, the list, padding. A model of our own has the
-same; another's tokens may begin with a longer prefix, and its logits are of its own vocabulary.
+Positions are those of a task's encoded inputs: BOS, the list, padding. This project's models use
+the same positions. Another model's tokens may begin with a longer prefix, and its logits are over
+its own vocabulary.
 
-Shapes: `inputs` inputs, `pos` positions of an encoded input, `own` positions of the model's own
-(those before BOS, then `pos`), `cases` what is replaced at once.
+Shapes: `inputs` inputs, `pos` positions of an encoded input, `own` the model's own positions (those
+before BOS, then `pos`), `cases` one replacement each.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from .continuation import (
     without_hooks,
 )
 
-AT_ONCE = 1024  # inputs or cases that are run together
-HELD_BYTES = 512 * 2**20  # of residual streams that are recorded in one pass
+AT_ONCE = 1024  # inputs or cases per batch
+HELD_BYTES = 512 * 2**20  # largest size of residual streams recorded in one pass
 
 
 @dataclass(frozen=True)
 class TaskModel:
     """A model and its own tokens of a task's inputs.
 
-    `lead` is how many positions come before that of BOS; `classes` are the logits that are read,
-    in the order of the task's outputs, all of them where it is None.
+    `lead` is the number of positions before that of BOS. `classes` are the ids of the logits that
+    are read, in the order of the task's outputs; None means all logits.
     """
 
     model: NativeModel | TransformerBridge
@@ -56,8 +57,8 @@ class TaskModel:
     def sites(self) -> list[str]:
         """The embedding and the residual stream after each block, in order.
 
-        Before a block's MLP tests of whole residuals have the same outcomes as after it, for it
-        maps each position's residual by itself: the donors' go in and come out together.
+        Sites before a block's MLP are left out: the MLP acts on each position's residual alone, so
+        tests of whole residuals have the same outcome before and after it.
         """
         first, *rest = residual_stream(self.model)
         return [first, *(site for site in rest if site.endswith("hook_resid_post"))]
@@ -66,7 +67,7 @@ class TaskModel:
     def recorded(
         self, sites: Sequence[str]
     ) -> Iterator[tuple[str, Float[Tensor, "inputs own d_model"]]]:
-        """Yield the residual streams at some sites: of one pass, or one each if they are large."""
+        """Yield the residual streams at some sites, from one pass, or one pass each if large."""
         each = 4 * self.tokens.numel() * int(self.model.cfg.d_model)
         count = max(1, HELD_BYTES // each)
         for at in range(0, len(sites), count):
@@ -75,14 +76,14 @@ class TaskModel:
 
     @torch.inference_mode()
     def attention_inputs(self, layer: int) -> dict[str, Float[Tensor, "inputs own ..."]]:
-        """Return what a block's attention makes its queries, keys and values of."""
+        """Return the queries, keys and values of a block's attention, by side."""
         return self._in_parts(
             lambda tokens, mask: attention_inputs(self.model, tokens, mask, layer)
         )
 
     @torch.inference_mode()
     def logits(self) -> Float[Tensor, "inputs pos classes"]:
-        """Return what the model gives on the inputs."""
+        """Return the model's logits on the inputs."""
         run = self.model
         return self._in_parts(
             lambda tokens, mask: {"logits": self.read(run(tokens, attention_mask=mask))}
@@ -92,7 +93,7 @@ class TaskModel:
     def given(
         self, site: str, residual: Float[Tensor, "inputs own d_model"], cases: Donated
     ) -> Float[Tensor, "cases pos classes"]:
-        """Return the logits of cases whose whole residual stream at a site is donated."""
+        """Return the logits of cases whose whole residual stream at a site comes from donors."""
         rows, positions = self.own_places(cases.rows, cases.positions)
         return self._run(
             site, cases.bases, lambda some: (residual[rows[some], positions[some]], None)
@@ -106,9 +107,10 @@ class TaskModel:
         sides: Mapping[str, Float[Tensor, "inputs own ..."]],
         cases: Donated,
     ) -> Float[Tensor, "cases pos classes"]:
-        """Return the logits of cases with their own residual stream, but for what attention reads.
+        """Return the logits of cases where only what attention reads comes from donors.
 
-        The block after the site makes its queries, keys or values, those of `sides`, of donors.
+        The block after the site takes the donors' queries, keys or values, as `sides` says; the
+        residual stream is the cases' own.
         """
         rows, positions = self.own_places(cases.rows, cases.positions)
         return self._run(
@@ -137,16 +139,16 @@ class TaskModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is, whatever its config says."""
+        """The device of the model's parameters, which its config may not say."""
         first: Tensor = next(self.model.parameters())
         return first.device
 
     def own_places(
         self, rows: Int64[Tensor, "cases *pos"], positions: Int64[Tensor, "cases pos"]
     ) -> tuple[Int64[Tensor, "cases own"], Int64[Tensor, "cases own"]]:
-        """Return donors by the model's positions: those before BOS come with BOS.
+        """Return the donors in the model's own positions; those before BOS follow BOS's donor.
 
-        `rows` may be one donor for all of a case's positions.
+        `rows` may be a single donor for all of a case's positions.
         """
         rows = rows if rows.dim() == positions.dim() else rows[:, None].expand_as(positions)
         if not self.lead:
@@ -178,6 +180,6 @@ def task_model_of(bridge: NativeModel | TransformerBridge, inputs: InputSet) -> 
 
 
 def block_after(site: str, model: NativeModel | TransformerBridge) -> int | None:
-    """Return the block that reads a site of the residual stream between blocks; None at the end."""
+    """Return the block that reads a site between blocks; None after the last block."""
     layer = layer_of(site) + site.endswith("hook_resid_post")
     return layer if layer < model.cfg.n_layers else None

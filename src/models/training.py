@@ -1,6 +1,6 @@
-"""Training: loss, optimiser, schedule, a stop where the loss is not finite.
+"""Training: loss, optimiser, schedule, and a stop if the loss is not finite.
 
-As a LightningModule, which a run trains; and as a plain loop, for models that controls need.
+Runs train with a LightningModule; controls train with a plain loop.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ..data.outputs import Output
 from ..infra.errors import NotFiniteError
 from .bridges import make_native
 
-EVALUATED = 4096  # inputs that are run at once
-Progress = Callable[[int, int], None]  # told the step and the number of steps
+EVALUATED = 4096  # inputs per batch of an evaluation
+Progress = Callable[[int, int], None]  # called with the step and the number of steps
 
 
 class AlgorithmicTask(pl.LightningModule):
     """Trains a NativeModel to give the program's output at every defined position.
 
-    The plain NativeModel is trained, not a bridge: hooks cost time, and measuring on a copy
-    cannot disturb training.
+    It trains the plain NativeModel, not a bridge: hooks cost time, and measuring on a copy cannot
+    disturb training.
     """
 
     def __init__(self, model: NativeModel, output: Output, settings: TrainerConfig):
@@ -99,7 +99,7 @@ def optimise(
 ) -> int:
     """Train a model in place on the loss of each step; return the number of steps taken.
 
-    Every `settings.evaluate_every` steps progress is told, and training stops if `solved` says so.
+    Every `settings.evaluate_every` steps, `progress` is called, and training stops if `solved()`.
 
     Raises:
         NotFiniteError: the loss is infinite or not a number.
@@ -132,8 +132,8 @@ def fit(
 ) -> tuple[dict[str, Tensor], float, int]:
     """Train a new model; return its weights, its exact accuracy on all inputs, and the steps taken.
 
-    The seed fixes the initialisation and the batches, which are of the training inputs. Of the
-    settings, those of accelerator, checkpoints and target accuracy have no meaning here.
+    The seed fixes the initialisation and the batches of training inputs. The settings of
+    accelerator, checkpoints and target accuracy are ignored.
 
     Raises:
         UserError: the batch has fewer places than there are lengths.
@@ -167,9 +167,9 @@ def weights_of(model: NativeModel) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def exact_accuracy(model: torch.nn.Module, inputs: InputSet, batch_size: int = EVALUATED) -> float:
-    """Return the share of inputs all of whose defined outputs are right; 1 where there are none.
+    """Return the share of inputs whose defined outputs are all right; 1 without inputs.
 
-    The model may be on any device, and stays in the mode it was in.
+    The model may be on any device; its training mode is kept.
     """
     device, training = next(model.parameters()).device, model.training
     model.eval()
@@ -202,7 +202,7 @@ def learning_rate_factor(step: int, settings: TrainerConfig) -> float:
 
 
 def checkpoint_steps(settings: TrainerConfig) -> list[int]:
-    """Return the steps at which a checkpoint is kept: 0, log-spaced ones, the last.
+    """Return the steps at which a checkpoint is kept: 0, log-spaced steps, the last.
 
     >>> checkpoint_steps(TrainerConfig(max_steps=1000, checkpoints=4))
     [0, 1, 10, 100, 1000]

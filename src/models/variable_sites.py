@@ -1,7 +1,7 @@
-"""Which variables of a program a model shall hold, and where: sites and residual dimensions.
+"""Alignment of a program's variables with a model: at which site, in which residual dimensions.
 
-Attention and MLPs alternate, and so do a program's steps: selecting, then mapping what was
-selected. A variable's site is the first at which a model can have it that goes as the program goes.
+Attention and MLPs alternate, and so do a program's steps: selecting, then mapping the selected
+values. A variable's site is the first at which a model that follows the program can hold it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from transformer_lens.config import TransformerBridgeConfig
 from ..data.inputs import InputSet
 from ..data.rasp.text import edges
 
-ALIGNED_SHARE = 0.75  # of the residual dimensions, at most, are variables' own
+ALIGNED_SHARE = 0.75  # largest share of the residual dimensions that is assigned to variables
 WIDEST = 16  # dimensions of one variable
 
 
 @dataclass(frozen=True)
-class Place:
+class ResidualDims:
     """Where a model holds a variable: residual dimensions at a site."""
 
     site: str
@@ -35,11 +35,13 @@ def sites_of(shape: TransformerBridgeConfig) -> list[str]:
     return [f"blocks.{at}.hook_resid_{kind}" for at in range(shape.n_layers) for kind in kinds]
 
 
-def align(inputs: InputSet, shape: TransformerBridgeConfig, names: list[str]) -> dict[str, Place]:
+def align(
+    inputs: InputSet, shape: TransformerBridgeConfig, names: list[str]
+) -> dict[str, ResidualDims]:
     """Return the places of those of the named variables that a model can hold one after another.
 
-    Each has dimensions that are no other's. The last site is the output's. Of two variables that
-    would be at one site though one depends on the other, the later is held.
+    Variables share no dimensions. The last site is the output's. If two variables would be at one
+    site though one depends on the other, only the later one is held.
     """
     sites = sites_of(shape)
     last, above = len(sites) - 1, _ancestors(inputs)
@@ -53,16 +55,16 @@ def align(inputs: InputSet, shape: TransformerBridgeConfig, names: list[str]) ->
     held = held[:room]
     width = min(WIDEST, room // max(1, len(held)))
     return {
-        name: Place(sites[times[name] - 1], tuple(range(at * width, (at + 1) * width)))
+        name: ResidualDims(sites[times[name] - 1], tuple(range(at * width, (at + 1) * width)))
         for at, name in enumerate(held)
     }
 
 
 def inner_variables(inputs: InputSet) -> list[str]:
-    """Return the variables between input and output that can differ from what is known anyway.
+    """Return the inner variables that are informative.
 
-    Left out is what token and position alone determine, and what is one of the others, or the
-    output, under other names for its values.
+    Left out are variables that token and position alone determine, and those equivalent to another
+    one or to the output.
     """
     *inner, output = inputs.variables
     known = [_partition(inputs, output)]
@@ -78,10 +80,10 @@ def inner_variables(inputs: InputSet) -> list[str]:
 
 
 def _times(inputs: InputSet, shape: TransformerBridgeConfig) -> dict[str, int]:
-    """Return after how many attention layers and MLPs each variable can be there.
+    """Return the number of attention layers and MLPs after which each variable can be held.
 
-    What the token or the position alone determines is there from the start. Where the program has
-    more steps than the model, maps that follow each other share an MLP.
+    Variables that the token or the position alone determines are held from the start. If the
+    program has more steps than the model, consecutive maps share an MLP.
     """
     strict = _scheduled(inputs, shape, share=False)
     return (
@@ -114,7 +116,7 @@ def _scheduled(inputs: InputSet, shape: TransformerBridgeConfig, share: bool) ->
 
 
 def _ancestors(inputs: InputSet) -> dict[str, set[str]]:
-    """Return what each variable depends on, at first or second hand."""
+    """Return the variables that each variable depends on, directly or indirectly."""
     ancestors: dict[str, set[str]] = {name: set() for name in inputs.variables}
     reads = edges(inputs.task.program)
     for name in ancestors:  # in program order: a variable comes after what it reads
@@ -133,7 +135,7 @@ def _joint(codes: Tensor, other: Tensor) -> Tensor:
 
 
 def _partition(inputs: InputSet, name: str) -> Int64[Tensor, " places"]:
-    """Return a variable's values at the lists' positions, numbered as they first occur."""
+    """Return a variable's values at the lists' positions, numbered in order of first occurrence."""
     codes = inputs.variables[name].codes[inputs.real].long()
     _, index = torch.unique(codes, return_inverse=True)
     first = torch.full((int(index.max()) + 1,), len(index))

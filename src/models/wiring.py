@@ -1,11 +1,11 @@
-"""A model as a graph: its parts write into the residual stream, and each reads a sum of these.
+"""A model as a graph: nodes write into the residual stream, and each reader reads a sum of nodes.
 
-What an attention head, an MLP or the output reads is the sum of what the embeddings and all earlier
-heads and MLPs write; a head reads three times, for its queries, its keys and its values. An edge is
+An attention head, an MLP or the output reads the sum of the embeddings and of the outputs of all
+earlier heads and MLPs. A head has three readers: its queries, its keys and its values. An edge is
 one summand of one such sum. The model can be run again with some edges replaced by other values.
 
-Shapes: `inputs` inputs, `pos` positions, `d_model` the residual's width, `node` what writes,
-`reader` what reads, `head` heads of a block, `e` a head's width, `stack` streams side by side.
+Shapes: `inputs` inputs, `pos` positions, `d_model` the residual's width, `node` nodes, `reader`
+readers, `head` heads of a block, `e` a head's width, `stack` residual streams side by side.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .continuation import SIDES, without_hooks
 EMBED, POSITIONS = "hook_embed", "hook_pos_embed"
 HEAD, ATTENTION, MLP = "attn.hook_z", "hook_attn_out", "hook_mlp_out"
 OUTPUT, MLP_IN = "hook_resid_post", "hook_mlp_in"
-SAME = 1e-3  # of the largest logit: how far logits may be off for a bridge to count as understood
+SAME = 1e-3  # largest error of the graph's logits, as a share of the largest logit
 
 
 class Site(NamedTuple):
@@ -83,7 +83,7 @@ def component_sites(bridge: TransformerBridge) -> list[Site]:
 
 
 class Reader(NamedTuple):
-    """What reads the residual stream: a head for its queries, keys or values, an MLP, the output.
+    """A reader of the residual stream: a head's queries, keys or values, an MLP, or the output.
 
     It reads the first `nodes` nodes.
     """
@@ -101,7 +101,7 @@ class Reader(NamedTuple):
 
     @property
     def side(self) -> str:
-        """Whether a head reads it for q, k or v; empty for others."""
+        """The side of a head, q, k or v; empty for other readers."""
         return self.hook[5] if self.head is not None else ""
 
     @property
@@ -118,14 +118,14 @@ class Reader(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """A node that a reader reads, by their numbers in a graph."""
+    """An edge of the graph: a reader and a node that it reads, by their numbers."""
 
     reader: int
     node: int
 
 
 class _Layer(NamedTuple):
-    """A block's parts. Weights are [head, e, d_model], what heads write [head, d_model, e]."""
+    """A block's parts: input weights [head, e, d_model], output weights [head, d_model, e]."""
 
     norm: Callable[[Tensor], Tensor]
     weights: dict[str, Tensor]
@@ -147,7 +147,7 @@ class GraphRun:
 class Wiring:
     """A model's graph, and the model run with edges replaced.
 
-    Of an attention layer's own bias, which is no head's, nothing is ever replaced.
+    An attention layer's output bias belongs to no head and is never replaced.
     """
 
     def __init__(self, model: NativeModel | TransformerBridge):
@@ -193,7 +193,7 @@ class Wiring:
 
     @cached_property
     def idle(self) -> list[bool]:
-        """Whether what each reader reads goes nowhere, for weights after it are all zero."""
+        """Whether each reader is idle: the weights after it are all zero."""
         unused = []
         for reader in self.readers:
             block, parts = self._layers[reader.layer], list[Tensor]()
@@ -207,16 +207,16 @@ class Wiring:
 
     @property
     def native(self) -> NativeModel:
-        """The model itself, which must be a NativeModel: its weights can be read by name."""
+        """The model itself, which must be a NativeModel, whose weights have known names."""
         assert isinstance(self._model, NativeModel)
         return self._model
 
     def edge_label(self, edge: Edge) -> str:
-        """Return an edge's short name: what writes, what reads."""
+        """Return an edge's short name: its node's and its reader's."""
         return f"{self.nodes[edge.node].label} -> {self.readers[edge.reader].label}"
 
     def edge_name(self, edge: Edge) -> str:
-        """Return an edge's name: what writes, what reads."""
+        """Return an edge's name: its node's and its reader's."""
         return f"{self.nodes[edge.node].name} -> {self.readers[edge.reader].name}"
 
     def _positions(self) -> Tensor | None:
@@ -228,7 +228,7 @@ class Wiring:
     def embedded(
         self, tokens: Int64[Tensor, "inputs pos"]
     ) -> Float[Tensor, "embedding inputs pos d_model"]:
-        """Return what the embeddings write: of tokens, and of positions where there are such."""
+        """Return the embeddings' outputs: of tokens, and of positions if the model has them."""
         native = isinstance(self._model, NativeModel)
         embed = self._model.tok_embed.weight if native else self._model.W_E
         parts, positions = [embed[tokens]], self._positions()
@@ -250,8 +250,8 @@ class Wiring:
     ) -> GraphRun:
         """Return what the model gives where readers get `other` values over the removed edges.
 
-        `before` are the outputs of all nodes before block `start`, from where on it is run.
-        `added` is added to what readers read, `embeddings` takes the place of the model's own.
+        The run begins at block `start`, with `before` as the outputs of all earlier nodes. `added`
+        is added to the readers' inputs; `embeddings` replace the model's own.
         """
         mask = _attention_mask(key_mask, self.causal)
         own = self.embedded(tokens) if embeddings is None else embeddings
@@ -290,7 +290,7 @@ class Wiring:
         if chosen is not None and (other is None or not chosen.any()):
             chosen = None
         if chosen is None and added is None:
-            return stream[None]  # the same to all of them
+            return stream[None]  # all readers read the same
         reads = stream.expand(len(readers), *stream.shape)
         if chosen is not None and other is not None:
             asked = torch.nonzero(chosen.any(0))[:, 0].tolist()
@@ -328,9 +328,9 @@ class Wiring:
         intact: GraphRun,
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos classes"]:
-        """Return the logits where what one reader reads is changed, in each of several ways.
+        """Return the logits for each of several changes of one reader's input.
 
-        `stream` is what it reads of the intact model. Only what comes after is run.
+        `stream` is the reader's input in the intact model. Only the later part is run.
         """
         given = self.given(reader, stream, change, key_mask)
         return self.after(reader, stream, given, intact, key_mask)
@@ -364,9 +364,9 @@ class Wiring:
         change: Float[Tensor, "stack inputs pos d_model"],
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos width"]:
-        """Return what a reader's node writes where what it reads is changed; the output's logits.
+        """Return the output of a reader's node when the reader's input is changed.
 
-        A head's other readers read what they do in the intact model.
+        For the output reader, these are the logits. A head's other readers keep their intact input.
         """
         entry = self.readers[reader]
         if entry.hook == OUTPUT:
@@ -397,7 +397,7 @@ class Wiring:
         start: int,
         key_mask: Bool[Tensor, "inputs pos"],
     ) -> Float[Tensor, "stack inputs pos classes"]:
-        """Return the logits of streams before a block."""
+        """Return the logits of residual streams before a block."""
         mask = _attention_mask(key_mask, self.causal)
         for block in self._layers[start:]:
             normed = block.norm(streams)
@@ -417,7 +417,7 @@ def wired(bridge: NativeModel | TransformerBridge, tokens: Tensor, key_mask: Ten
     """Return the graph of a model, checked to give the model's own logits on some inputs.
 
     Raises:
-        UserError: it is no transformer of plain pre-norm blocks, whose parts add up.
+        UserError: the model is not a transformer of plain pre-norm blocks, whose parts add up.
     """
     model = without_hooks(bridge)
     try:
@@ -456,7 +456,7 @@ def _native(block: Any, wiring: Wiring) -> _Layer:
 
 
 def _bridged(block: Any, wiring: Wiring) -> _Layer:
-    """Return the parts of any bridge's block, whose modules take [batch, pos, d_model]."""
+    """Return the parts of a block of any bridge; its modules take [batch, pos, d_model]."""
     attention = block.attn
 
     def stacked(module: Any) -> Callable[[Tensor], Tensor]:
@@ -481,7 +481,7 @@ def _bridged(block: Any, wiring: Wiring) -> _Layer:
 def _attention_mask(
     key_mask: Bool[Tensor, "inputs pos"], causal: bool
 ) -> Bool[Tensor, "inputs 1 query key"]:
-    """Return what no query may attend to."""
+    """Return the keys that each query must not attend to."""
     n_pos = key_mask.shape[1]
     hidden = ~key_mask[:, None, None, :].expand(-1, 1, n_pos, -1)
     if causal:
@@ -492,7 +492,7 @@ def _attention_mask(
 def _attended(
     q: Tensor, k: Tensor, v: Tensor, hidden: Bool[Tensor, "inputs *one query key"], width: int
 ) -> Tensor:
-    """Return what heads give of queries, keys and values, before it is written."""
+    """Return the heads' attended values, before the output projection."""
     scores = (q @ k.mT / width**0.5).masked_fill(hidden, -torch.inf)
     attended: Tensor = scores.softmax(-1) @ v
     return attended
@@ -504,9 +504,9 @@ def _heads(
     hidden: Bool[Tensor, "inputs 1 query key"],
     width: int,
 ) -> Float[Tensor, "head inputs pos d_model"]:
-    """Return what the heads of a block write.
+    """Return the outputs of a block's heads.
 
-    What they read is the same for all, or comes head by head, each with q, k and v.
+    `given` is one input for all heads, or one for each head's q, k and v.
     """
     normed = block.norm(given)
     shared = len(given) == 1

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder with the weights and the measurements taken of them, written as one.
+"""Checkpoints: a folder with weights and their measurements, written as one.
 
-`model.safetensors` alone is enough to measure again: its header holds the config, the step
-and the run, and checksums of the weights and of the measurements beside it.
+`model.safetensors` alone is enough to measure again. Its header holds the config, the step, the
+run, and checksums of the weights and of the measurements beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..analysis.measurements import Measurement, from_csv, to_csv
-from ..config.schema import Config, TaskConfig, from_mapping, to_mapping
+from ..config.composition import from_mapping, to_mapping
+from ..config.schema import Config, TaskConfig
 from ..data.program_copies import in_copies
 from ..infra.errors import FaultError, UserError
 from ..infra.files import faults_named, write_folder
@@ -34,7 +35,7 @@ FORMAT = 2
 class Checkpoint:
     """A learned model at a step of a run: NativeModel weights and the config that made it.
 
-    `home` is its run's folder, or its own where it lies alone.
+    `home` is its run's folder, or its own folder if it lies alone.
     """
 
     weights: dict[str, Tensor]
@@ -47,12 +48,13 @@ class Checkpoint:
 
     @property
     def task(self) -> TaskConfig:
-        """The config's task, with a program of the user's own as it lies in `home`.
+        """The config's task; a program of the user's own is read from `home`.
 
-        No file elsewhere that the config names is read: who gave a checkpoint may have named any.
+        Files elsewhere that the config names are not read, since a checkpoint's author may have
+        named any file.
 
         Raises:
-            UserError: the task is a program of the user's own, and does not lie there.
+            UserError: the task is a program of the user's own, and is not in `home`.
         """
         return in_copies(self.config.task, self.home, f"checkpoint of '{self.run}'")
 
@@ -76,7 +78,7 @@ def step_of(folder: Path) -> int:
 
 
 def is_step_folder(folder: Path) -> bool:
-    """Return whether a folder has a step's name, and not that of a copy that somebody made.
+    """Return whether a folder has a step's name, not that of somebody's copy.
 
     >>> [is_step_folder(Path(name)) for name in ("step-00000042", "step-00000042-old")]
     [True, False]
@@ -95,7 +97,7 @@ def save(
 ) -> Path:
     """Write the checkpoint of a step below `folder`, whole or not at all; return its folder.
 
-    `inputs_digest` is the `InputSet`'s, so that another task is noticed.
+    `inputs_digest` is the `InputSet`'s digest, so that a changed task is noticed.
 
     Raises:
         FaultError: it could not be written; what was there is untouched.
@@ -122,7 +124,7 @@ def load(path: Path) -> Checkpoint:
     """Return the checkpoint at `path`: its file, its folder, or a run folder (its last one).
 
     Raises:
-        UserError: nothing there, or something that is no whole checkpoint of this project.
+        UserError: `path` does not exist, or is not a whole checkpoint of this project.
         FaultError: the file cannot be read.
     """
     with faults_named("look for the checkpoint"):
@@ -156,7 +158,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def find(path: Path) -> Path:
-    """Return the weights file that `path` means: itself, a step's folder's, or a run's last.
+    """Return the weights file that `path` means: itself, a step folder's, or a run's last one.
 
     Raises:
         UserError: there is none.
@@ -174,7 +176,7 @@ def find(path: Path) -> Path:
 
 
 def beside(path: Path) -> Path:
-    """Return where results on a checkpoint go: its run's folder, or its own if it lies alone.
+    """Return the folder for a checkpoint's results: its run's, or its own if it lies alone.
 
     Raises:
         UserError: there is no checkpoint.
@@ -184,7 +186,7 @@ def beside(path: Path) -> Path:
 
 
 def load_rows(folder: Path, rows_digest: str | None = None) -> list[Measurement]:
-    """Return the measurements of a checkpoint folder, checked against a digest if given.
+    """Return a checkpoint folder's measurements, checked against a digest if one is given.
 
     Raises:
         FaultError: they are missing or damaged.

@@ -1,7 +1,7 @@
-"""The record of a task's controls: measured once, shown wherever results of the task are.
+"""The record of a task's controls: measured once, shown with all results of the task.
 
-A study's folder holds, for each control, its measurements and a note, so that an interrupted study
-goes on; the verdicts are kept by the task's inputs, in the user's cache, for all its runs.
+A study's folder holds the measurements and a note of each control, so that an interrupted study can
+be resumed. The verdicts are kept in the user's cache, by the task's inputs, for all its runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from .. import __version__
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
 from ..analysis.measures import separation
 from ..analysis.measures.separation import Separation
-from ..config.schema import Config, run_name, to_mapping, to_yaml
+from ..config.composition import to_mapping, to_yaml
+from ..config.naming import run_name
+from ..config.schema import Config
 from ..infra.errors import FaultError
 from ..infra.files import cache_folder, faults_named, remove_leftovers, write_file, write_folder
 
@@ -25,7 +27,7 @@ ROWS, ABOUT = "measurements.csv", "about.json"
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a control: its measurements and a note; none where it could not be made."""
+    """A control's measurements, and a note; no measurements if it could not be made."""
 
     rows: Sequence[Measurement]
     note: str
@@ -45,7 +47,7 @@ class ControlRecord:
         self.path = Path(config.run_dir or (earlier if earlier.exists() else folder / name))
 
     def begin(self) -> None:
-        """Make the folder, or take over the one that is there.
+        """Make the folder, or continue in an existing one.
 
         Raises:
             FaultError: it cannot be written.
@@ -60,7 +62,7 @@ class ControlRecord:
         return self.path / "each"
 
     def kept(self, name: str) -> Kept | None:
-        """Return a control that was measured before, None where it was not, or is damaged."""
+        """Return a control that was measured before; None if it was not, or is damaged."""
         folder = self._each / name
         try:
             rows = from_csv((folder / ROWS).read_bytes(), str(folder / ROWS))
@@ -72,7 +74,7 @@ class ControlRecord:
             return None
 
     def keep(self, name: str, kept: Kept) -> None:
-        """Write a control's measurements, whole or not at all.
+        """Write a control's measurements atomically.
 
         Raises:
             FaultError: they cannot be written.
@@ -99,7 +101,7 @@ class ControlRecord:
             folder = cache_folder("controls") / self._inputs_digest
             folder.mkdir(parents=True, exist_ok=True)
             write_file(folder / f"{self._config.model.name}-{self.digest}.csv", verdicts)
-        except OSError:  # a run does without the cache
+        except OSError:  # the cache is optional
             return
 
 
@@ -107,9 +109,9 @@ _ELSEWHERE = ("tracking", "runs_dir", "run_dir")
 
 
 def verdicts(inputs_digest: str) -> list[Separation] | None:
-    """Return how measures did on the controls of a task, by its inputs; None if never studied.
+    """Return the measures' verdicts on a task's controls, by its inputs; None if never studied.
 
-    Where several architectures were studied, a measure's smallest gap counts.
+    If several architectures were studied, a measure's smallest gap counts.
     """
     by_key: dict[str, Separation] = {}
     studied = False
@@ -126,9 +128,9 @@ def verdicts(inputs_digest: str) -> list[Separation] | None:
 
 
 def failing(inputs_digest: str) -> dict[str, str] | None:
-    """Return the measures that do not separate on a task, and why; None if it is not known.
+    """Return the measures that do not separate the controls of a task, and why; None if unknown.
 
-    It is not where no study was made, nor where none had both positive and negative controls.
+    It is unknown if there was no study, or none with both positive and negative controls.
     """
     separations = verdicts(inputs_digest)
     return separation.failing(separations) if separations else None

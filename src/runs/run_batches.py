@@ -99,7 +99,7 @@ def _run_folders(path: Path) -> list[Path]:
         inside = sorted(path.iterdir()) if path.is_dir() else []
         runs = [folder for folder in inside if not folder.name.startswith(".") and is_run(folder)]
     if not runs:
-        raise UserError(f"'{path}' is not a run folder, and there is none directly in it")
+        raise UserError(f"'{path}' is not a run folder, and contains none directly")
     return runs
 
 

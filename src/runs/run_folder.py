@@ -1,15 +1,15 @@
 """The run folder: everything a run leaves behind, complete at every moment.
 
-config.yaml         the whole config, and with it the run
+config.yaml         the whole config, which determines the run
 run.json            the run's ids, and a hash of the inputs and the program's values on them
-program/            copies of the program's files, where it is the user's own (code that is run)
-checkpoints/        one folder a kept step: weights and the measurements taken of them
-resume.ckpt         training state to go on from (gone when the run is finished)
-finished.json       how the run ended (there when it has)
+program/            copies of the program's files, if it is the user's own (this code is run)
+checkpoints/        one folder per kept step: weights and their measurements
+resume.ckpt         training state to resume from (removed when the run is finished)
+finished.json       how the run ended (exists once it has)
 measurements.csv    all measurements in one table, gathered from the checkpoints
 figure.png          the run at a glance
-damaged/            checkpoints that could not be mended, if there ever was one
-wandb/              what Weights & Biases wrote
+damaged/            checkpoints that could not be repaired, if there were any
+wandb/              files that Weights & Biases wrote
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
+from ..config.composition import from_mapping, read_yaml, to_yaml
+from ..config.naming import run_name
 from ..config.printed_commands import RunCommands, command
-from ..config.schema import Config, TaskConfig, from_mapping, read_yaml, run_name, to_yaml
-from ..data.program_copies import carried, in_copies
+from ..config.schema import Config, TaskConfig
+from ..data.program_copies import copied_files, in_copies
 from ..infra.errors import BusyError, FaultError, FolderExistsError, UserError
 from ..infra.files import faults_named, remove_leftovers, write_file, write_folder
 from . import checkpoints
 
 DAMAGED = "damaged"
-INEXACT = "inexact_reference"  # in the id of a run whose reference is not its program
+INEXACT = "inexact_reference"  # in the id of a run whose reference is inexact
 
 
 class RunFolder:
@@ -54,22 +56,22 @@ class RunFolder:
     ):
         self.path, self.config, self.id = path, config, run
         self.inputs_digest, self.exact = inputs_digest, exact
-        self.wandb_id = wandb_id or run  # another where a sweep's server chose it
-        self.wandb_project = wandb_project  # entity and project, once a server has the run
+        self.wandb_id = wandb_id or run  # differs from the run's id if a sweep's server chose it
+        self.wandb_project = wandb_project  # entity and project, known once a server has the run
 
     @property
     def name(self) -> str:
-        """Task, architecture and seed; and whether the reference was inexact."""
+        """Task, architecture and seed, and a mark if the reference was inexact."""
         return _name(self.config, self.exact)
 
     @property
     def task(self) -> TaskConfig:
-        """The config's task, with a program of the user's own as it was copied into the folder."""
+        """The config's task; a program of the user's own is read from the folder's copies."""
         return in_copies(self.config.task, self.path, f"run '{self.path}'")
 
     @property
     def commands(self) -> RunCommands:
-        """What to say of the run: its commands, as they can be pasted."""
+        """The run's commands, ready to be pasted."""
         source = f"run '{self.path}'"
         task = in_copies(self.config.task, self.path, source, even_the_same=True)
         return RunCommands(self.path, self.config, task)
@@ -80,8 +82,8 @@ class RunFolder:
     ) -> RunFolder:
         """Make the folder of a new run: `run_dir`, or a new name below `runs_dir`.
 
-        The run's id, which every measurement carries, says so where the reference is not `exact`.
-        W&B has the run by the same id, unless its sweep gave it another, `wandb_id`.
+        The run's id, which every measurement carries, has a mark if the reference is not `exact`.
+        W&B uses the same id, unless a sweep gave the run another, `wandb_id`.
 
         Raises:
             FolderExistsError: the folder exists.
@@ -93,7 +95,7 @@ class RunFolder:
         texts = {"config.yaml": to_yaml(config), "run.json": about}
         files = {file: text.encode() for file, text in texts.items()}
         with faults_named("copy the program's files"):
-            files |= carried(config.task).files
+            files |= copied_files(config.task).files
         while True:  # another run may take the same new name in the same second
             refuse_existing(config)
             with faults_named(f"make the run folder '{config.run_dir or config.runs_dir}'"):
@@ -112,7 +114,7 @@ class RunFolder:
         """Return the folder of a run that was started before.
 
         Raises:
-            UserError: `path` is no run folder, or its config is damaged.
+            UserError: `path` is not a run folder, or its config is damaged.
         """
         with faults_named("look for the run folder"):
             whole = all((path / name).is_file() for name in ("config.yaml", "run.json"))
@@ -135,7 +137,7 @@ class RunFolder:
         return cls(path, config, run, inputs_digest, exact, wandb_id, where)
 
     def remember_project(self, entity: str, project: str) -> None:
-        """Remember which W&B project has the run: there it is gone on with.
+        """Remember which W&B project has the run, so that it is resumed there.
 
         Raises:
             FaultError: it could not be written.
@@ -155,7 +157,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against every other process.
+        """Lock the folder against all other processes.
 
         Raises:
             BusyError: another process is running this run.
@@ -176,16 +178,16 @@ class RunFolder:
 
     @property
     def resume_path(self) -> Path:
-        """Where the training state is kept."""
+        """The path of the training state."""
         return self.path / "resume.ckpt"
 
     @property
     def figure_path(self) -> Path:
-        """Where the run's figure is kept."""
+        """The path of the run's figure."""
         return self.path / "figure.png"
 
     def finished(self) -> dict[str, Any] | None:
-        """Return how the run ended: its last step, why, what W&B lacks; None where it has not."""
+        """Return the run's end: last step, reason, what W&B lacks; None if it has not ended."""
         try:
             ended = json.loads((self.path / "finished.json").read_bytes())
             ending = {"step": int(ended["step"]), "reason": str(ended["reason"])}
@@ -195,7 +197,7 @@ class RunFolder:
             return None
 
     def finish(self, step: int, reason: str, not_uploaded: str | None = None) -> None:
-        """Mark the run as ended; it will not be resumed. W&B may lack something of it.
+        """Mark the run as ended, so that it is not resumed; note what W&B lacks.
 
         Raises:
             FaultError: the mark could not be written.
@@ -207,15 +209,15 @@ class RunFolder:
             self.resume_path.unlink(missing_ok=True)
 
     def checkpoint_folders(self) -> list[Path]:
-        """Return the kept checkpoints' folders, first step first; copies of them are left out."""
+        """Return the kept checkpoints' folders in step order, without copies of them."""
         folders = (self.path / "checkpoints").glob("step-*")
         return sorted(folder for folder in folders if checkpoints.is_step_folder(folder))
 
     def save_checkpoint(self, weights: Any, step: int, rows: Sequence[Measurement]) -> Path:
-        """Write a checkpoint with its measurements, and gather the table anew.
+        """Write a checkpoint with its measurements, and gather the table again.
 
         Raises:
-            FaultError: it could not be written; what was there is untouched.
+            FaultError: it could not be written; earlier files are untouched.
         """
         folder = self.path / "checkpoints"
         path = checkpoints.save(
@@ -226,11 +228,11 @@ class RunFolder:
         return path
 
     def repair(self, say: Callable[[str], None]) -> None:
-        """Look whether the record is whole, and mend what can be; say what was damaged.
+        """Check and repair the record; return what was damaged.
 
-        A checkpoint's measurements are taken from the gathered table where that still has them to
-        the last byte, and the gathered table from the checkpoints. A checkpoint that cannot be
-        mended is set aside in `damaged/`; a run that is not finished then starts again.
+        A checkpoint's measurements are restored from the gathered table if it still has exactly the
+        same bytes, and the gathered table from the checkpoints. A checkpoint that cannot be
+        repaired is set aside in `damaged/`; an unfinished run then starts again.
 
         Raises:
             FaultError: the file system failed, or a finished run lost a checkpoint.
@@ -251,12 +253,12 @@ class RunFolder:
             before = gathered.read_bytes() if gathered.exists() else b""
             if before != (now := self._gathered()) and self.checkpoint_folders():
                 write_file(gathered, now)
-                # One that is only shorter is a killed run's, whose last rows were not gathered.
+                # A table that is only shorter is a killed run's, whose last rows were not gathered.
                 if not lost and not now.startswith(before):
                     say(f"'{gathered}' was damaged: gathered again from the checkpoints")
 
     def _mended(self, folder: Path, say: Callable[[str], None]) -> bool:
-        """Return whether a checkpoint is whole, or could be made so; set it aside if not."""
+        """Return whether a checkpoint is whole or could be repaired; set it aside if not."""
         try:
             digest = checkpoints.load(folder).rows_digest
         except UserError as error:
@@ -275,7 +277,7 @@ class RunFolder:
         return True
 
     def _from_gathered(self, folder: Path) -> bytes:
-        """Return a checkpoint's measurements as the gathered table has them."""
+        """Return a checkpoint's measurements from the gathered table."""
         steps = [checkpoints.step_of(path) for path in self.checkpoint_folders()]
         step = checkpoints.step_of(folder)
         earlier = max((before for before in steps if before < step), default=-1)
@@ -322,7 +324,7 @@ class RunFolder:
 
 
 def refuse_existing(config: Config) -> None:
-    """Refuse to start a run in a folder that is there.
+    """Refuse to start a run in an existing folder.
 
     Raises:
         FolderExistsError: `run_dir` exists.

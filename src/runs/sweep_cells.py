@@ -1,25 +1,20 @@
-"""The runs that a sweep file stands for: their configs, their folders, and how far they are."""
+"""The runs of a sweep file: their configs, folders and states."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config.schema import (
-    Config,
-    check_same_settings,
-    compose,
-    from_mapping,
-    read_yaml,
-    run_name,
-)
+from ..config.composition import check_same_settings, compose, from_mapping, read_yaml
+from ..config.naming import run_name
+from ..config.schema import Config
 from ..infra.errors import UserError
 from .sweep_file import SweepFile, read_sweep
 
-BUSY = 75  # the exit code of a cell that another process has (EX_TEMPFAIL)
-STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes of what was stopped before it trained
+BUSY = 75  # exit code of a cell that another process works on (EX_TEMPFAIL)
+STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes of cells stopped before training
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
+        """The cell's run folder."""
         return Path(str(self.config.run_dir))
 
     @property
@@ -41,7 +36,7 @@ class Cell:
 
     @property
     def log(self) -> Path:
-        """Where its process writes what a run would print."""
+        """The log file of the cell's process."""
         return self.folder.parent / "logs" / f"{self.folder.name}.txt"
 
 
@@ -56,14 +51,14 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was run of a sweep: the exit codes by the cells' indices, and whether it was stopped."""
+    """The outcome of a sweep: exit codes by cell index, and the signal that stopped it, if any."""
 
     sweep: Sweep
     codes: Mapping[int, int]
     signal: int | None
 
     def state(self, cell: Cell) -> str:
-        """Return how far a cell is, in words."""
+        """Return a cell's state, in words."""
         code = self.codes.get(cell.index)
         if cell.finished:
             return "finished"
@@ -77,7 +72,7 @@ class Outcome:
 
     @property
     def failed(self) -> list[Cell]:
-        """The cells that came to no good end, and were not stopped with the sweep."""
+        """The cells that failed and were not stopped with the sweep."""
         bad = ["failed", "killed"] + ["interrupted", "not begun"] * (self.signal is None)
         return [
             cell
@@ -94,14 +89,14 @@ def plan(
     seed: int = 0,
     index: int | None = None,
 ) -> Sweep:
-    """Return a sweep's cells, each with its whole config; the same arguments give the same cells.
+    """Return a sweep's cells with their configs; the same arguments give the same cells.
 
-    With an index that one alone is returned. They are in `output`, by default a folder of the
-    file's name in `runs_dir`.
+    With an index, only that cell is returned. The cells' folder is `output`, by default a folder
+    named after the file in `runs_dir`.
 
     Raises:
-        UserError: the file is no sweep file, a cell's config is impossible, there is no such
-            index, or the folder holds runs of other settings.
+        UserError: the file is not a sweep file, a cell's config is impossible, the index does not
+            exist, or the folder holds runs of other settings.
         FaultError: the file cannot be read.
     """
     file = read_sweep(path)
@@ -119,9 +114,13 @@ def plan(
     for number, settings in planned if index is None else [planned[index]]:
         config = compose(overrides, given=settings, source=f"cell {number} of {path}")
         folder = folder or Path(config.runs_dir) / file.name
-        config.run_dir = str(_cell_folder(folder, number, config))
-        if file.name not in config.tracking.tags:
-            config.tracking.tags.append(file.name)
+        tags = config.tracking.tags
+        tags = tags if file.name in tags else [*tags, file.name]
+        config = replace(
+            config,
+            run_dir=str(_cell_folder(folder, number, config)),
+            tracking=replace(config.tracking, tags=tags),
+        )
         cells.append(Cell(number, config))
     _check_folders(cells, folder, alone=index is not None)
     assert folder is not None, "a sweep has at least one cell"
@@ -129,14 +128,14 @@ def plan(
 
 
 def _cell_folder(folder: Path, number: int, config: Config) -> Path:
-    """Return a cell's folder: where an earlier version began it, the one that it made."""
+    """Return a cell's folder; if an earlier version began the cell, that version's folder."""
     earlier = folder / f"{number:04d}-{run_name(config, whole=False)}"
     begun = (earlier / "run.json").is_file()
     return earlier if begun else folder / f"{number:04d}-{run_name(config)}"
 
 
 def _check_folders(cells: Sequence[Cell], folder: Path | None, alone: bool) -> None:
-    """Refuse to take the runs of another sweep, or of other settings, for these cells."""
+    """Refuse a folder with runs of another sweep, or of other settings."""
     for cell in cells:
         if (cell.folder / "config.yaml").is_file():
             file = cell.folder / "config.yaml"

@@ -1,6 +1,6 @@
-"""A sweep file as Weights & Biases defines it, and its cells: the settings of each of its runs.
+"""A sweep file as Weights & Biases defines it, and its cells: the settings of each run.
 
-The same file is for `wandb sweep` and for `algomatch sweep`, which needs no server.
+The same file works with `wandb sweep` and with `algomatch sweep`, which needs no server.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from ..config.values import (
 from ..infra.errors import FaultError, UserError, first_line, one_of
 
 METHODS = ("grid", "random", "bayes")
-# What W&B reads of a sweep file; what is not used here is still the server's.
+# Keys of a sweep file that W&B reads; those not used here are for the server.
 KEYS = (
     "method", "parameters", "name", "description", "program", "command", "metric", "metrics",
     "early_terminate", "run_cap", "project", "entity", "controller", "apiVersion", "kind", "job",
     "image_uri", "scheduler",
 )  # fmt: skip
 RANGE, NORMAL, BETA = ("min", "max"), ("mu", "sigma"), ("a", "b")
-# The fields that a distribution needs, and those it has a default for:
+# Required and optional fields of each distribution:
 # https://docs.wandb.ai/models/sweeps/sweep-config-keys
 DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "constant": (("value",), ()),
@@ -64,7 +64,7 @@ FIELDS = {"distribution", *(f for d in DISTRIBUTIONS.values() for some in d for 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One swept or fixed parameter: where it is in the config, its distribution and its fields."""
+    """One swept or fixed parameter: its place in the config, its distribution and its fields."""
 
     path: tuple[str, ...]
     distribution: str
@@ -95,9 +95,9 @@ class SweepFile:
     def cells(self, count: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
         """Return the nested settings of every run.
 
-        Of a grid they are the product of the parameters' values, the last one varying first; of a
-        random search they are draws, each of which depends on the seed and its index alone. There
-        are `count` of them, by default `run_cap`.
+        A grid gives the product of the parameters' values, with the last parameter varying fastest.
+        A random search gives draws, each of which depends only on the seed and its index. `count`
+        is the number of cells, by default `run_cap`.
 
         Raises:
             UserError: the method needs a server, a grid has a parameter that cannot be listed, or
@@ -139,7 +139,7 @@ def read_sweep(path: Path) -> SweepFile:
     """Return the sweep file at `path`.
 
     Raises:
-        UserError: it is missing, no YAML, or not a sweep file.
+        UserError: it is missing, not YAML, or not a sweep file.
         FaultError: it cannot be read.
     """
     try:
@@ -149,7 +149,7 @@ def read_sweep(path: Path) -> SweepFile:
         raise UserError(f"sweep file '{path}' does not exist, or is a folder") from None
     except OSError as error:
         raise FaultError(f"cannot read sweep file '{path}': {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # a date that there is not, or no text
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date, or not text
         raise UserError(f"sweep file '{path}' is not valid YAML: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"sweep file '{path}' must hold `method` and `parameters`")
@@ -170,13 +170,13 @@ def read_sweep(path: Path) -> SweepFile:
 
 
 def _refuse_words(values: Any, at: tuple[str, ...], file: Path) -> None:
-    """Refuse an unquoted value that W&B reads as something else than what was typed."""
+    """Refuse an unquoted value that W&B would read differently from how it was typed."""
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         inner = (*at, str(key))
         if isinstance(value, dict | list):
             _refuse_words(value, inner, file)
             of_key = _key(inner) == "task.vocabulary" and inner[-1] != "values"
-            if of_key and isinstance(value, list):  # a vocabulary, not several that are swept
+            if of_key and isinstance(value, list):  # one vocabulary, not several swept ones
                 try:
                     tokens(".".join(inner), value, swept=True)
                 except UserError as error:
@@ -190,7 +190,7 @@ def _refuse_words(values: Any, at: tuple[str, ...], file: Path) -> None:
 
 
 def _key(at: tuple[str, ...]) -> str:
-    """Return the config's key of a place in a sweep file.
+    """Return the config key of a place in a sweep file.
 
     >>> _key(("task", "parameters", "vocabulary", "values", "0"))
     'task.vocabulary'
@@ -200,7 +200,7 @@ def _key(at: tuple[str, ...]) -> str:
 
 
 def _misread(key: str, value: Plain) -> str | None:
-    """Return what W&B reads, and what to write, where that is not what the key would be given."""
+    """Return W&B's reading of a value, and what to write, if it differs from the config's."""
     read = as_yaml_1_1(value)
     if isinstance(read, str) or repr(read) == repr(resolved(value)):
         return None
@@ -251,7 +251,7 @@ def _parameter(path: tuple[str, ...], fields: Mapping[str, Any], where: str) -> 
 
 
 def _implied(fields: Mapping[str, Any], where: str) -> str:
-    """Return the distribution that W&B takes where none is named."""
+    """Return the distribution that W&B uses if none is named."""
     if "value" in fields:
         return "constant"
     if "values" in fields:
@@ -308,7 +308,7 @@ def _text_of_number(value: object) -> bool:
 
 
 def _listed(parameter: Parameter, file: Path) -> list[Any]:
-    """Return all values of a parameter of a grid."""
+    """Return all values of a grid's parameter."""
     fields = parameter.fields
     if parameter.distribution == "constant":
         return [fields["value"]]
@@ -342,7 +342,7 @@ def _draw(parameter: Parameter, generator: np.random.Generator) -> Any:
 
 
 def _continuous(kind: str, fields: Mapping[str, Any], generator: np.random.Generator) -> float:
-    """Return a draw of a distribution of real numbers, before it is rounded to multiples of q."""
+    """Return a draw from a continuous distribution, before rounding to multiples of q."""
     if kind in ("normal", "log_normal"):
         drawn = float(generator.normal(fields.get("mu", 0), fields.get("sigma", 1)))
         return math.exp(drawn) if kind == "log_normal" else drawn
@@ -355,6 +355,6 @@ def _continuous(kind: str, fields: Mapping[str, Any], generator: np.random.Gener
         return math.exp(generator.uniform(low, high))
     if kind == "inv_log_uniform":
         return math.exp(-generator.uniform(low, high))
-    # Drawn either way, the logarithm is uniform between those of the bounds.
+    # In both cases the logarithm is uniform between the bounds' logarithms.
     assert kind in ("log_uniform_values", "inv_log_uniform_values"), kind
     return min(max(math.exp(generator.uniform(math.log(low), math.log(high))), low), high)

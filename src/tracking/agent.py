@@ -6,27 +6,27 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# What the agent sets of a run that it starts; then also its project has been chosen.
+# Variables that the agent sets for a run that it starts; the run's project is then chosen too.
 VARIABLES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """A run that the sweep's server has made: their ids."""
+    """The ids of a run that the sweep's server created, and of its sweep."""
 
     sweep: str
     run: str
 
     def folder(self, runs_dir: Path) -> Path:
-        """Return the run's folder, the same whichever agent has it, and however often."""
+        """Return the run's folder, which is the same for every agent and every attempt."""
         return runs_dir / self.sweep / self.run
 
 
 def assigned() -> Assigned | None:
     """Return the run that `wandb agent` started this process for; None without an agent.
 
-    An agent writes the run's parameters into a file that names both, before it starts the run: ids
-    without it are left over from elsewhere.
+    Before it starts a run, an agent writes the run's parameters into a file named after run and
+    sweep. Ids without this file are left over from elsewhere.
     """
     sweep, run, file = (os.environ.get(name) for name in VARIABLES)
     if not (sweep and run and file):

@@ -1,4 +1,4 @@
-"""Checkpoints and measurements as W&B artifacts: what is kept there, and under which aliases.
+"""Checkpoints and measurements as W&B artifacts: which are kept, and under which aliases.
 
 The versions of a run's artifact `model-RUN` (of type `model`) are its kept checkpoints, with the
 aliases `step-N`, `best` and `latest`; `measurements-RUN` is its gathered table.
@@ -17,8 +17,10 @@ import wandb
 
 from ..analysis.measurements import MEASUREMENTS, Measurement
 from ..analysis.measures.suite import headlines
+from ..config.composition import to_mapping
+from ..config.naming import group_name, model_title, task_title
 from ..config.printed_commands import command
-from ..config.schema import TrackingConfig, group_name, model_title, task_title, to_mapping
+from ..config.schema import TrackingConfig
 from ..data.program_copies import copies_in, is_own
 from ..infra.errors import FaultError, UserError, first_line
 from ..runs import checkpoints
@@ -33,7 +35,7 @@ EXACT, LOSS = "accuracy/all/exact", "accuracy/all/loss"
 def best_step(rows: Iterable[Measurement]) -> int | None:
     """Return the step of the best checkpoint: highest exact accuracy, then lowest loss, then first.
 
-    None where no accuracy was measured.
+    It is None if no accuracy was measured.
     """
     ranks: list[tuple[float, float, int]] = []
     for step, at_step in groupby(sorted(rows, key=_step), key=_step):
@@ -46,7 +48,7 @@ def best_step(rows: Iterable[Measurement]) -> int | None:
 def kept(folder: RunFolder, rows: Sequence[Measurement]) -> dict[Path, list[str]]:
     """Return the checkpoint folders that become artifacts by the run's config, with their aliases.
 
-    They are in the order of their steps, so that what is logged last is the latest.
+    They are in the order of their steps, so that the latest is logged last.
     """
     folders = folder.checkpoint_folders()
     if not folders or folder.config.tracking.artifacts == "none":
@@ -86,14 +88,14 @@ def log_checkpoint(
 
 
 def log_measurements(run: wandb.Run, folder: RunFolder) -> None:
-    """Log the run's gathered table as an artifact; what the UI shows of it is `tables/`."""
+    """Log the run's gathered table as an artifact; the UI shows it under `tables/`."""
     artifact = wandb.Artifact(f"measurements-{folder.wandb_id}", type="measurements")
     _add(artifact, folder.path / "measurements.csv")
     run.log_artifact(artifact, aliases=["latest"])
 
 
 def _add(artifact: wandb.Artifact, path: Path, name: str | None = None) -> None:
-    # The file itself is uploaded, without a copy in W&B's own folders: it does not change.
+    # The file itself is uploaded, without a copy in W&B's own folders, since it does not change.
     artifact.add_file(str(path), name, policy="immutable", skip_cache=True)
 
 
@@ -103,7 +105,7 @@ def _step(row: Measurement) -> int:
 
 @dataclass(frozen=True)
 class Fetched:
-    """An artifact that was downloaded, and the W&B run in which it is analysed."""
+    """A downloaded artifact, and the W&B run in which it is analysed."""
 
     folder: Path
     run: wandb.Run
@@ -116,17 +118,17 @@ def is_reference(text: str) -> bool:
 
 @contextmanager
 def fetched(text: str, trust: bool = False) -> Iterator[Fetched]:
-    """Download the checkpoint that `wandb:ENTITY/PROJECT/NAME:ALIAS` names, for an analysis of it.
+    """Download the checkpoint that `wandb:ENTITY/PROJECT/NAME:ALIAS` names, to analyse it.
 
     The analysis is a W&B run of its own, of job type `analysis`, that uses the artifact.
 
     Raises:
-        UserError: the reference is not of that form, there is no such artifact, or it brings code
-            that is not said to be trusted.
+        UserError: the reference is not of that form, there is no such artifact, or it contains code
+            and is not trusted.
         FaultError: W&B cannot be reached.
     """
     settings = TrackingConfig(mode="online")
-    record = os.environ.get("WANDB_DIR")  # it has no folder of its own
+    record = os.environ.get("WANDB_DIR")  # this run has no record folder
     entity, project, name = _parsed(text)
     full = f"{entity}/{project}/{name}"
     try:
@@ -134,13 +136,13 @@ def fetched(text: str, trust: bool = False) -> Iterator[Fetched]:
             api = wandb.Api(timeout=round(settings.init_timeout_seconds))
             artifact = api.artifact(full)
             folder = Path(artifact.download())
-    except ValueError as error:  # also a CommError's, where nothing has that name
+    except ValueError as error:  # also raised from a CommError, if the name does not exist
         raise UserError(f"no artifact '{full}': {first_line(error)}") from error
-    except Exception as error:  # whatever the network makes W&B raise
+    except Exception as error:  # W&B raises many kinds of error on network faults
         if "not found" in str(error).lower() or "404" in str(error):
             raise UserError(f"no artifact '{full}': {first_line(error)}") from error
         raise FaultError(f"W&B did not give '{full}': {first_line(error)}") from error
-    # Its weights lie on top, beside its config: so it is no run folder, whatever else it holds.
+    # Its weights lie at the top, beside its config; so it is not a run folder.
     checkpoint = checkpoints.load(folder / checkpoints.WEIGHTS)
     if is_own(checkpoint.config.task) and not (trust and copies_in(folder)):
         _refuse_code(text, folder)
@@ -166,14 +168,14 @@ def fetched(text: str, trust: bool = False) -> Iterator[Fetched]:
             raise FaultError(f"W&B cannot be reached: {first_line(error)}") from error
         yield Fetched(folder, run)
     except BaseException:
-        with suppress(FaultError):  # the first failure is what is told
+        with suppress(FaultError):  # the first failure is reported
             finish_bounded(run, settings, exit_code=1)
         raise
     finish_bounded(run, settings)
 
 
 def _refuse_code(text: str, folder: Path) -> None:
-    """Refuse to run the program that came with a checkpoint, and say where it can be read."""
+    """Refuse to run the program that came with a checkpoint, and say where to read it."""
     if not copies_in(folder):
         raise UserError(
             f"the task of '{text}' is a program of its maker's own, which did not come with it: "
@@ -193,13 +195,13 @@ def _refuse_code(text: str, folder: Path) -> None:
 
 
 def brought_files(folder: Path) -> list[Path]:
-    """Return the files that an artifact holds beside a checkpoint's own: a program may read any."""
+    """Return an artifact's files beside the checkpoint's own; a program may read any of them."""
     own = [folder / name for name in (checkpoints.WEIGHTS, checkpoints.ROWS, CONFIG)]
     return sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
 
 
 def log_rows(run: wandb.Run, rows: Sequence[Measurement]) -> None:
-    """Log what an analysis measured: the headlines as the run's summary, all rows as a table.
+    """Log an analysis's measurements: the headlines as the run's summary, all rows as a table.
 
     Raises:
         FaultError: W&B failed.

@@ -1,4 +1,4 @@
-"""Lightning callbacks, thin: they say when, the analysis and the run folder do the work."""
+"""Thin Lightning callbacks: they decide when; the analysis and the run folder do the work."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from ..models.training import (
 from ..runs.run_folder import RunFolder
 from .wandb_log import WandbLog
 
-SECONDS_SHOWN = 0.5  # between two states of the bar: drawing it costs as much as a training step
+SECONDS_SHOWN = 0.5  # between two redraws of the bar: one costs as much as a training step
 
 
 class Recorder(pl.Callback):
     """Keeps the training curve, and measures and saves at every checkpoint step.
 
-    What is not yet in a checkpoint travels in the training state, so a run that was killed
-    at any moment ends with the rows of one that was not.
+    Rows that are in no checkpoint yet are kept in the training state. So a run that was killed at
+    any moment ends with the same rows as an uninterrupted one.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Recorder(pl.Callback):
         self._pending: list[Measurement] = []
         self._saved_at = time.monotonic()
         self.finished: str | None = None
-        self._reached: int | None = None  # the step at which the target was
+        self._reached: int | None = None  # the step at which the target was reached
         self.seconds_measuring = self.seconds_training = 0.0
         self._trained_from = self._saved_at
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: rows of no checkpoint yet, and how far it is."""
+        """Return the state a resumed run needs: rows in no checkpoint yet, and its progress."""
         return {
             "pending": to_csv(self._pending).decode(),
             "finished": self.finished,
@@ -89,7 +89,7 @@ class Recorder(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log, evaluate, measure and save, each where its step has come."""
+        """Log, evaluate, measure and save, each at its steps."""
         self.seconds_training += time.monotonic() - self._trained_from
         settings, step = self._settings, trainer.global_step
         if step % settings.log_every == 0 or step in self._steps:
@@ -131,7 +131,7 @@ class Recorder(pl.Callback):
         return [row.at(self._folder.id, step) for row in rows]
 
     def _is_past_target(self, step: int, module: pl.LightningModule) -> bool:
-        """Return whether the target was reached, and the steps after it are done."""
+        """Return whether the target was reached and the further steps are done."""
         settings = self._settings
         if self._reached is None:
             if settings.target_accuracy is None or step % settings.evaluate_every:
@@ -176,16 +176,16 @@ def _line(step: int, rows: list[Measurement]) -> str:
 
 
 class GracefulStop(pl.Callback):
-    """Stops a run that was asked to, after the step that is under way, its state saved.
+    """Stops a run on request, after the current step, and saves its state.
 
-    After SIGUSR1 W&B is told that another agent may go on with the run.
+    After SIGUSR1, W&B is told that another agent may resume the run.
     """
 
     def __init__(self, stop: Stop, recorder: Recorder, wandb_log: WandbLog):
         self._stop, self._recorder, self._wandb = stop, recorder, wandb_log
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals back from Lightning, which gives them back at its end."""
+        """Take the signals back from Lightning, which restores them at its end."""
         self._stop.take()
 
     def on_train_batch_end(
@@ -196,7 +196,7 @@ class GracefulStop(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save the state and stop, where a signal came."""
+        """Save the state and stop if a signal came."""
         if self._stop.received is not None and not self._recorder.finished:
             self._recorder.save_state(trainer)
             if self._stop.received == signal.SIGUSR1:
@@ -205,7 +205,7 @@ class GracefulStop(pl.Callback):
 
 
 class StepReport(pl.Callback):
-    """Tells the steps done to whoever shows them."""
+    """Reports the number of steps done."""
 
     def __init__(self, report: Callable[[int], None]):
         self._report = report
@@ -218,7 +218,7 @@ class StepReport(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Tell the step."""
+        """Report the step."""
         self._report(trainer.global_step)
 
 
@@ -254,7 +254,7 @@ class ProgressBar(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move the bar, now and then."""
+        """Update the bar now and then."""
         if time.monotonic() - self._shown_at < SECONDS_SHOWN:
             return
         self._shown_at = time.monotonic()
@@ -263,5 +263,5 @@ class ProgressBar(pl.Callback):
         self._progress.update(self._task, completed=trainer.global_step, loss=loss)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()

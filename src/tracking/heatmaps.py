@@ -1,6 +1,6 @@
 """Heatmaps of one checkpoint, for the W&B media panels.
 
-Drawn with Pillow: a figure of matplotlib's would cost as much as measuring.
+They are drawn with Pillow: a matplotlib figure would take as long as measuring.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ..analysis.measures.sparsity import MEANS, SHARES
 
 MISSING = (205, 205, 205)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-CELL = (40, 22)  # width and height in pixels, one of them a line between cells
+CELL = (40, 22)  # width and height in pixels, including a line of one pixel between cells
 SPACE = 10  # pixels around the picture and between its parts
-BAR = 14  # pixels across the colour bar
-BAR_LENGTH = 66  # pixels at least
-WRITTEN = 400  # cells that a grid may have to show their values
+BAR = 14  # width of the colour bar in pixels
+BAR_LENGTH = 66  # smallest length of the colour bar in pixels
+WRITTEN = 400  # largest number of cells for which values are written
 TEXT, VALUE, TITLE = 13, 12, 15  # font sizes in pixels
 
 
@@ -36,11 +36,11 @@ By = Mapping[str, Sequence[Measurement]]  # the rows of each measure
 
 
 @dataclass(frozen=True)
-class Cells:
+class HeatmapCells:
     """Where cells come from: the rows of a measure whose subjects `pattern` matches whole.
 
-    Its groups `row` and `column` are the cell's labels; `column` may be given instead. `upper`
-    takes the upper end of a row's interval, where it has one, for its value.
+    The pattern's groups `row` and `column` are the cell's labels; `column` may be given instead.
+    With `upper`, the value is the upper end of a row's interval, if it has one.
     """
 
     measure: str
@@ -61,15 +61,15 @@ class Cells:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """One heatmap: its title, its colours between two bounds, and its cells, later columns last.
+    """One heatmap: its title, its colours between two bounds, and the sources of its cells.
 
-    Without any of the first `needed` cells it is not drawn: controls alone are no picture.
+    It is drawn only if any of the first `needed` sources has cells, so never of controls alone.
     """
 
     title: str
     colours: str
     bounds: tuple[float, float]
-    cells: tuple[Cells, ...]
+    cells: tuple[HeatmapCells, ...]
     needed: int = 1
 
 
@@ -84,20 +84,20 @@ BEST, MATCHED = "similarity/best_deconfounded_cka", "attention/matched_overlap"
 NEURONS = (*SHARES, *MEANS)
 
 
-def _controls(measure: str) -> tuple[Cells, ...]:
+def _controls(measure: str) -> tuple[HeatmapCells, ...]:
     return tuple(
-        Cells(f"{measure}{ending}", ANY, ending.strip("_").replace("_", " "), True)
+        HeatmapCells(f"{measure}{ending}", ANY, ending.strip("_").replace("_", " "), True)
         for ending in CONTROLS
     )
 
 
 def _sites(name: str, title: str) -> Heatmap:
-    cells = (Cells(f"similarity/site_{name}", PAIR),)
+    cells = (HeatmapCells(f"similarity/site_{name}", PAIR),)
     return Heatmap(f"{title}: the reference's sites by the model's", "viridis", (0.0, 1.0), cells)
 
 
 def _ablation(title: str, subjects: str) -> Heatmap:
-    cells = tuple(Cells(f"ablation/{kind}_delta_exact", subjects, kind) for kind in KINDS)
+    cells = tuple(HeatmapCells(f"ablation/{kind}_delta_exact", subjects, kind) for kind in KINDS)
     return Heatmap(title, "RdBu", (-1.0, 1.0), cells, len(cells))
 
 
@@ -107,9 +107,9 @@ HEATMAPS = {
         "viridis",
         (0.0, 1.0),
         (
-            Cells("similarity/deconfounded_cka", VARIABLE),
+            HeatmapCells("similarity/deconfounded_cka", VARIABLE),
             *_controls(BEST),
-            Cells(f"{BEST}_reference", ANY, "reference"),
+            HeatmapCells(f"{BEST}_reference", ANY, "reference"),
         ),
     ),
     "sites": _sites("deconfounded_cka", "deconfounded CKA"),
@@ -122,7 +122,11 @@ HEATMAPS = {
         "controls)",
         "viridis",
         (0.0, 1.0),
-        (Cells("attention/overlap", PAIR), Cells(MATCHED, ANY, "matched"), *_controls(MATCHED)),
+        (
+            HeatmapCells("attention/overlap", PAIR),
+            HeatmapCells(MATCHED, ANY, "matched"),
+            *_controls(MATCHED),
+        ),
     ),
     "ablation": _ablation("change of exact accuracy when replaced", SINGLE),
     "joint": _ablation("change of exact accuracy when replaced together", JOINT),
@@ -131,7 +135,7 @@ HEATMAPS = {
         "viridis",
         (0.0, 1.0),
         tuple(
-            Cells(f"sparsity/{name}", whose, name)
+            HeatmapCells(f"sparsity/{name}", whose, name)
             for whose in (LEARNED, REFERENCE)
             for name in NEURONS
         ),
@@ -141,7 +145,7 @@ HEATMAPS = {
 
 
 def heatmaps(rows: Iterable[Measurement]) -> dict[str, Image.Image]:
-    """Return the heatmaps of a checkpoint's rows by name; none of what was not measured."""
+    """Return the heatmaps of a checkpoint's rows, by name; none for what was not measured."""
     by_measure, drawn = defaultdict[str, list[Measurement]](list), {}
     for row in rows:
         by_measure[row.measure].append(row)
@@ -158,11 +162,11 @@ def heatmaps(rows: Iterable[Measurement]) -> dict[str, Image.Image]:
 def heatmap(
     values: Mapping[tuple[str, str], float], title: str, colours: str, bounds: tuple[float, float]
 ) -> Image.Image | None:
-    """Return a picture of values by their row and column labels, or None of no values.
+    """Return a picture of values by row and column labels; None without values.
 
-    Labels stand in the order of their first appearance. A cell without a value, or whose value
-    is not a number, is grey; values beyond the `bounds` have the colour of the nearer one. The
-    values are written into the cells of all but very large grids.
+    Labels are in order of first appearance. Cells without a value, or with NaN, are grey. Values
+    beyond the `bounds` have the colour of the nearer bound. Values are written into the cells,
+    except in very large grids.
     """
     if not values:
         return None
@@ -211,7 +215,7 @@ def heatmap(
 def coloured(
     grid: Float64[np.ndarray, "rows columns"], colours: str, bounds: tuple[float, float]
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Return the colours of a grid's values by a colormap of matplotlib; grey where not a number.
+    """Return the colours of a grid's values in a matplotlib colormap; NaN is grey.
 
     Raises:
         KeyError: there is no such colormap.
@@ -224,7 +228,7 @@ def coloured(
 
 
 def _enlarged(painted: UInt8[np.ndarray, "rows columns 3"]) -> Image.Image:
-    """Return cells of full size, each with a white line at its right and lower edge."""
+    """Return the cells enlarged, each with a white line at its right and lower edge."""
     cells = painted.repeat(CELL[1], axis=0).repeat(CELL[0], axis=1)
     cells[CELL[1] - 1 :: CELL[1]] = 255
     cells[:, CELL[0] - 1 :: CELL[0]] = 255
@@ -268,7 +272,7 @@ def _width(text: str, size: int) -> int:
 def _written(text: str, size: int) -> Image.Image:
     """Return a mask of the text, as high as its font and as wide as it is.
 
-    Kept, since every checkpoint has the same labels: writing is what a picture costs.
+    Masks are cached: every checkpoint has the same labels, and drawing text takes most of the time.
     """
     font = _font(size)
     ascent, descent = font.getmetrics()

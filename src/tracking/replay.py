@@ -1,4 +1,4 @@
-"""`algomatch log`: a run's measurements into W&B from its folder, whatever W&B has of them."""
+"""`algomatch log`: uploads to W&B, from a run's folder, the measurements that W&B lacks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .wandb_log import WandbLog
 
 
 def log_run(folder: RunFolder, say: Callable[[str], None]) -> str:
-    """Log what the server lacks of a run, under its id; return the run's address.
+    """Log what the server lacks of a run, under its id; return the run's URL.
 
-    It may be repeated: a step that is there is not logged again. Offline records are set aside: a
-    sync of them would add a second time what is there now.
+    It may be repeated: steps that the server has are not logged again. Offline records are set
+    aside, since a sync of them would add the same data a second time.
 
     Raises:
         BusyError: another process is training the run.
         UserError: the run has no checkpoint yet.
-        FaultError: its record is damaged, or not everything was uploaded.
+        FaultError: its record is damaged, or the upload is incomplete.
     """
     settings = replace(folder.config.tracking, mode="online", unreachable="stop")
     with folder.lock():
         folder.repair(say)
-        folder.last_rows()  # refuses a run that has none
+        folder.last_rows()  # refuses a run without checkpoints
         rows = folder.measurements()
         log = WandbLog(folder, say, settings)
         log.start(rows)

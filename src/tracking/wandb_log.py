@@ -1,6 +1,6 @@
-"""Weights & Biases: the run's curves, heatmaps and tables. It may fail; the run does not.
+"""Weights & Biases: the run's curves, heatmaps and tables. If W&B fails, the run continues.
 
-The durable record is the run folder's. Everything here can be logged again from it.
+The durable record is the run folder. Everything here can be logged again from it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from ..analysis.measures.emergence import Summary, summaries
 from ..analysis.measures.separation import SEPARATIONS
 from ..analysis.measures.suite import declared_metrics, headlines
 from ..analysis.results import Result
-from ..config.schema import TrackingConfig, group_name, to_mapping
+from ..config.composition import to_mapping
+from ..config.naming import group_name
+from ..config.schema import TrackingConfig
 from ..infra.errors import FaultError, first_line
 from ..runs.checkpoints import step_of
 from ..runs.control_record import failing, verdicts
@@ -39,17 +41,16 @@ from .heatmaps import heatmaps
 from .wandb_settings import bounded, client, finish_bounded, table_of, tell_what_counts
 
 STEP = "trainer/global_step"
-TABLE = "tables/measurements"  # of all steps, logged last
+TABLE = "tables/measurements"  # the rows of all steps, logged last
 ASKED_SECONDS, ASKED_TIMES, ASKED_AGAIN_SECONDS = 10, 3, 2.0
 METRIC_COLUMNS = ("name", "unit", "better", "low", "high", "about", "emerges")
 
 
 class WandbLog:
-    """Logs one run; after a failure it says so once and logs no more.
+    """Logs one run; after a failure it reports it once and stops logging.
 
-    All but the start is done by a thread of its own: W&B asks its server now and then, and waits
-    for the answer, and training does not. `problem` says what W&B may lack; `algomatch log`
-    uploads it.
+    Everything except the start runs in a separate thread, so that training never waits for the
+    server. `problem` says what W&B may lack; `algomatch log` uploads it.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class WandbLog:
         self._thread: Thread | None = None
         self._defined: set[str] = set()
         self._summaries: dict[str, Summary] = {}
-        self._there: set[int] = set()  # the steps whose rows the server has
-        self._given: set[int] = set()  # the steps whose rows were to be logged
+        self._there: set[int] = set()  # steps whose rows the server has
+        self._given: set[int] = set()  # steps whose rows were given to be logged
         self._tables_there = False  # whether the server has the gathered tables
-        self._logged: set[int] = set()  # those that were handed to the client
+        self._logged: set[int] = set()  # steps that were handed to the client
         self._as_artifacts: set[Path] = set()
         self._closed = False
         self.problem: str | None = None
@@ -76,12 +77,12 @@ class WandbLog:
 
     @property
     def offline_folder(self) -> Path | None:
-        """Where an offline run's record is, for `wandb leet` and `wandb sync`."""
+        """The folder of an offline run's record, for `wandb leet` and `wandb sync`."""
         runs = _offline_runs(self._folder.path / "wandb")
         return runs[-1] if runs else None
 
     def start(self, earlier: Iterable[Measurement] = ()) -> None:
-        """Begin or go on with the W&B run, and log what it does not have of the earlier rows.
+        """Begin or resume the W&B run, and log the earlier rows that it lacks.
 
         Raises:
             FaultError: the server cannot be reached, and the config says to stop then.
@@ -116,7 +117,7 @@ class WandbLog:
     def log(self, rows: Iterable[Measurement]) -> None:
         """Log rows step by step: headlines as curves, a checkpoint's heatmaps as images.
 
-        The run's summary says of every headline what its curve amounts to so far.
+        The run's summary holds, for every headline, the summary of its curve so far.
         """
         ordered = sorted(rows, key=lambda row: row.step)
         if ordered:
@@ -124,21 +125,21 @@ class WandbLog:
             self._jobs.put(partial(self._log_rows, ordered))
 
     def preempted(self) -> None:
-        """Tell W&B that another agent may go on with the run."""
+        """Tell W&B that another agent may resume the run."""
         self._jobs.put(self._mark_preempting)
 
     def finish(self, rows: Sequence[Measurement], exit_code: int = 0) -> None:
-        """Log tables and artifacts and close the run; say what the server does not have then.
+        """Log tables and artifacts and close the run; report what the server lacks then.
 
-        It waits for uploads no longer than configured.
+        It waits for uploads at most as long as configured.
         """
         self._jobs.put(partial(self._log_rest, rows))
         self.close(exit_code, expected={row.step for row in rows})
 
     def close(self, exit_code: int = 0, expected: Iterable[int] = ()) -> None:
-        """Close the W&B run, waiting for uploads no longer than configured.
+        """Close the W&B run, waiting for uploads at most as long as configured.
 
-        Of an online run the server is asked whether it has the steps that are expected there.
+        For an online run, the server is asked whether it has all expected steps.
         """
         if self._thread is None:
             return
@@ -152,14 +153,14 @@ class WandbLog:
         self._closed = True
 
     def _work(self) -> None:
-        """Do one job after the other, until there is None."""
+        """Do one job after another, until the job is None."""
         while (job := self._jobs.get()) is not None:
             if self._run is not None:
                 self._attempt(job)
 
     def _log_rows(self, rows: Sequence[Measurement]) -> None:
         for step, at_step in groupby(rows, key=lambda row: row.step):
-            if step in self._there:  # the axes of its curves would be lost all the same
+            if step in self._there:  # its rows are there, but axes are not kept
                 for row in headlines(at_step):
                     self._define(row.key)
             else:
@@ -202,7 +203,7 @@ class WandbLog:
         folder, settings = self._folder, self._settings
         run_id = folder.wandb_id
         if mode == "offline" and (attempts := _uploaded(folder.path / "wandb")):
-            # The server has a part of the run under its id, and a sync would add all to it.
+            # The server has a part of the run under its id, and a sync would add all of it again.
             run_id = f"{run_id}-again{attempts}"
         earlier = _offline_runs(folder.path / "wandb")
         config = folder.config
@@ -224,19 +225,19 @@ class WandbLog:
                 settings=bounded(settings),
             )
         set_aside(earlier)
-        if not run.offline:  # an agent's environment, or the account, may have chosen another
+        if not run.offline:  # an agent, or the account, may have chosen another
             folder.remember_project(run.entity, run.project)
         return run
 
     def _agents(self, run_id: str) -> Assigned | None:
-        """Return what a sweep's agent has assigned to this process, where it is this run."""
+        """Return the run that a sweep's agent assigned to this process, if it is this run."""
         agents = assigned()
         return agents if agents is not None and agents.run == run_id else None
 
     def _restart_offline(self, before: set[Path]) -> None:
         wandb.teardown()
         for folder in _online_runs(self._folder.path / "wandb") - before:
-            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that logged nothing
+            shutil.rmtree(folder, ignore_errors=True)  # record of an attempt that logged nothing
         self._run = self._init("offline")
 
     def _ask_what_is_there(self) -> None:
@@ -285,14 +286,14 @@ class WandbLog:
                 self._as_artifacts.add(path)
 
     def _summarise(self) -> None:
-        # Beside W&B's own summary, the last value of each curve, which sweeps are steered by.
+        # In addition to W&B's own summary, the last value of each curve, which steers sweeps.
         assert self._run is not None
         self._run.summary.update(run_summary(self._summaries.values()))
 
     def _define_all(self) -> None:
         assert self._run is not None
         self._define(STEP)
-        for media in ("tables/*", "heatmaps/*"):  # a summary holds numbers, which sort and filter
+        for media in ("tables/*", "heatmaps/*"):  # a summary is for numbers, to sort and filter
             self._run.define_metric(media, step_metric=STEP, summary="none")
 
     def _define(self, key: str) -> None:
@@ -305,11 +306,11 @@ class WandbLog:
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # whatever W&B raises: the run's own record is complete
+        except Exception as error:  # W&B raises many kinds; the run's own record is complete
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        if self._closed:  # it has been said already that there was no word
+        if self._closed:  # the missing answer was reported already
             return
         self.problem = first_line(error)
         self._run = None
@@ -320,20 +321,20 @@ def on_server(run: wandb.Run) -> tuple[set[int], bool]:
     """Return the steps of `trainer/global_step` that the server has, and whether it has the tables.
 
     Raises:
-        Exception: whatever W&B raises where the server does not answer.
+        Exception: any error of W&B, if the server does not answer.
     """
     with client():
         asked = wandb.Api(timeout=ASKED_SECONDS).run(run.path)
         with suppress(OSError):
-            os.removedirs(asked.dir)  # it makes a folder for downloads
+            os.removedirs(asked.dir)  # W&B makes a folder for downloads
         steps = {int(row[STEP]) for row in asked.scan_history(keys=[STEP])}
         return steps, next(iter(asked.scan_history(keys=[TABLE])), None) is not None
 
 
 def missing_on_server(run: wandb.Run, expected: Iterable[int]) -> str | None:
-    """Return what a server lacks of a finished run that was uploaded; None where it has all.
+    """Return what a server lacks of a finished, uploaded run; None if it has everything.
 
-    It is asked again for a while, since a service may show rows a moment after it has them.
+    The server is asked repeatedly, since rows may become visible a moment after their upload.
     """
     expected = set(expected)
     missing, tables = expected, False
@@ -352,7 +353,7 @@ def missing_on_server(run: wandb.Run, expected: Iterable[int]) -> str | None:
 
 
 def how_many_steps(steps: Collection[int]) -> str:
-    """Return a count of steps, with the first and the last.
+    """Return the number of steps in words, with the first and the last.
 
     >>> how_many_steps({3, 10}), how_many_steps({3}), how_many_steps(())
     ('2 steps (3 to 10)', '1 step (3)', '0 steps')
@@ -363,7 +364,7 @@ def how_many_steps(steps: Collection[int]) -> str:
 
 
 def end_service() -> None:
-    """End W&B's process beside this one, if it was started."""
+    """End W&B's service process, if it was started."""
     wandb.teardown()
 
 
@@ -376,8 +377,8 @@ def log_analysis(
 ) -> None:
     """Log the tables and pictures of an analysis as a W&B run of its own, in the run's group.
 
-    The run itself stays as it is: its history is that of its training. The offline record
-    is kept in the folder `record`; what W&B cannot do is said, and no error.
+    The training run itself is not changed. An offline record is kept in the folder `record`. If
+    W&B fails, this is reported, without an error.
     """
     settings, config = folder.config.tracking, folder.config
     if settings.mode == "disabled":
@@ -402,7 +403,7 @@ def log_analysis(
             run.log({f"{what}/{name}": shown for name, shown in _logged(result).items()})
         finally:
             finish_bounded(run, settings)
-    except Exception as error:  # whatever W&B raises: the files are there
+    except Exception as error:  # W&B raises many kinds; the files are complete
         say(f"W&B did not log it ({first_line(error)}); the files are complete")
 
 
@@ -435,15 +436,16 @@ def _cell(value: object) -> object:
 
 
 def group_of(folder: RunFolder) -> str:
-    """Return the W&B group of a run: the config's, or what all but its seed make of it."""
+    """Return the W&B group of a run: the config's, or a name from all settings but the seed."""
     config = folder.config
     return config.tracking.group or group_name(config)
 
 
 def run_summary(summaries: Iterable[Summary]) -> dict[str, float]:
-    """Return what W&B's summary of a run says: the final and the best values, and emergence steps.
+    """Return the entries of a run's W&B summary: final values, best values, emergence steps.
 
-    There is no best value where no direction is better, no step of what has not emerged.
+    There is no best value for measures without a better direction, and no step for what has not
+    emerged.
     """
     entries: dict[str, float] = {}
     for summary in summaries:
@@ -456,12 +458,12 @@ def run_summary(summaries: Iterable[Summary]) -> dict[str, float]:
 
 
 def _neuron(row: Measurement) -> bool:
-    """Return whether a row is of a single neuron: there are thousands."""
+    """Return whether a row is about a single neuron; there are thousands of these."""
     return row.measure.startswith("sparsity/") and row.subject.endswith("]")
 
 
 def _notes(controls: str, failing: Mapping[str, str] | None) -> str:
-    """Return which of the run's measures do not tell the program from other models."""
+    """Return a note on which of the run's measures do not separate the program from others."""
     if failing is None:
         return f"Controls were not run for this task: `{controls}`."
     names = "; ".join(f"{key} ({why})" for key, why in failing.items())
@@ -477,12 +479,12 @@ def _online_runs(folder: Path) -> set[Path]:
 
 
 def _uploaded(folder: Path) -> int:
-    """Return how many attempts may have reached a server: online ones and synced ones."""
+    """Return the number of attempts that may have reached a server: online or synced."""
     return len([*_online_runs(folder), *folder.glob("**/offline-run-*/*.wandb.synced")])
 
 
 def set_aside(earlier: Iterable[Path]) -> None:
-    """Move earlier attempts' offline records away: the new one holds their history too."""
+    """Move earlier attempts' offline records away; the new record holds their history too."""
     for folder in earlier:
         target = folder.parent / "superseded" / folder.name
         target.parent.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
-"""What all W&B runs of this project have in common.
+"""Settings that all W&B runs of this project share.
 
-What of the environment its client sees, how long it waits, and how tables look.
+They are the environment variables that the client sees, time limits, and the form of tables.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ..infra.environment import hidden
 from ..infra.errors import FaultError, first_line
 from .agent import VARIABLES, Assigned
 
-GRACE_SECONDS = 5  # beyond W&B's own bound, which it does not always keep
+GRACE_SECONDS = 5  # on top of W&B's own time limit, which it does not always keep
 
-# Of W&B's variables these count: who asks which server, the way there, where its caches are, and
-# what it tells its makers. What a run is, and where its record goes, the config says.
+# These variables of W&B are respected: account, server, network, caches and telemetry. The config
+# decides what a run is and where its record goes.
 _COUNT = {
     "API_KEY", "BASE_URL", "APP_URL", "ENTITY", "USERNAME", "USER_EMAIL", "IDENTITY_TOKEN_FILE",
     "CREDENTIALS_FILE", "HTTP_TIMEOUT", "FILE_PUSHER_TIMEOUT", "HTTP_PROXY", "HTTPS_PROXY",
@@ -32,16 +32,16 @@ _COUNT_OF_ITS_OWN = (  # after WANDB__ or WANDB_X_
     "PROXIES", "EXTRA_HTTP_HEADERS", "SERVICE_WAIT", "GRAPHQL_", "FILE_STREAM_", "FILE_TRANSFER_",
     "DISABLE_",
 )  # fmt: skip
-# Of the others these are W&B's and its agents' own, and nobody has set them to say something.
+# Other variables that W&B and its agents set themselves, so no user meant anything by them.
 _NOT_TOLD = ("WANDB_SERVICE", "WANDB_DIR", "WANDB_SILENT", "WANDB_QUIET", "WANDB_AGENT_")
 
 
 @contextmanager
 def client(agents: Assigned | None = None) -> Iterator[None]:
-    """Let W&B's client see of its variables those that count; of an agent's run also the agent's.
+    """Hide from W&B's client all of its variables except the respected ones and an agent's own.
 
-    Whatever the others say would override what the client is told, the run's id first of all. All
-    that starts a run or asks the server is done within.
+    The others would override the client's settings, above all the run's id. Every start of a run
+    and every request to the server happens within this context.
     """
     with hidden(lambda name: name.startswith("WANDB_") and not _counts(name, agents)):
         yield
@@ -50,7 +50,7 @@ def client(agents: Assigned | None = None) -> Iterator[None]:
 def tell_what_counts(
     settings: TrackingConfig, say: Callable[[str], None], agents: Assigned | None = None
 ) -> None:
-    """Say which of W&B's variables are set and do not count, and what does instead."""
+    """Print which of W&B's variables are set but ignored, and what to use instead."""
     configured = {
         "WANDB_MODE": ("tracking", settings.mode),
         "WANDB_DISABLED": ("tracking", None),
@@ -85,7 +85,7 @@ def _counts(name: str, agents: Assigned | None) -> bool:
 
 
 def bounded(settings: TrackingConfig) -> wandb.Settings:
-    """Return the settings of a W&B run that waits no longer than configured, and is quiet."""
+    """Return the settings of a quiet W&B run that waits at most as long as configured."""
     return wandb.Settings(
         init_timeout=settings.init_timeout_seconds,
         login_timeout=settings.init_timeout_seconds,
@@ -99,7 +99,7 @@ def bounded(settings: TrackingConfig) -> wandb.Settings:
 
 
 def finish_bounded(run: wandb.Run, settings: TrackingConfig, exit_code: int = 0) -> None:
-    """Finish a W&B run, waiting for uploads no longer than configured.
+    """Finish a W&B run, waiting for uploads at most as long as configured.
 
     Raises:
         FaultError: W&B failed, or did not answer in that time.
@@ -123,12 +123,12 @@ def finish_bounded(run: wandb.Run, settings: TrackingConfig, exit_code: int = 0)
 
 
 def table_of(columns: Sequence[str], rows: Iterable[object]) -> wandb.Table:
-    """Return the named attributes of each row as a table; what is not finite is a text."""
+    """Return the named attributes of each row as a table; non-finite numbers become text."""
 
     def cell(value: object) -> object:
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     data = [[cell(getattr(row, column)) for column in columns] for row in rows]
-    # Only where it is needed: checking each cell of an optional column takes most of the time.
+    # Optional types only where needed: checking each cell of such a column takes most of the time.
     optional = [any(row[i] is None for row in data) for i in range(len(columns))]
     return wandb.Table(columns=list(columns), data=data, allow_mixed_types=True, optional=optional)

@@ -1,8 +1,8 @@
-"""A saved W&B workspace of a project: which curves its panels show, and beside what.
+"""A saved W&B workspace of a project: the curves of its panels, with their controls.
 
-A row of `SECTIONS` says it with patterns, since the keys hold a task's variables, cuts and lengths.
-Panels name the keys that match and that runs have logged, so none is blank. W&B has panels of a
-regular expression, too, but these show ten curves at most, and might leave the controls out.
+The rows of `SECTIONS` use patterns, since keys contain a task's variables, cuts and lengths. Panels
+name only keys that match and that runs have logged, so none is blank. W&B's own panels of a regular
+expression show ten curves at most, and might leave out the controls.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ with warnings.catch_warnings():
     from wandb_workspaces.utils.validators import validate_no_emoji
     from wandb_workspaces.workspaces import internal
 
-RUNS_READ = 500  # the newest, for their keys
-MOST_PANELS = 24  # of one row
-MOST_KEYS = 12  # of one panel
-MOST_CUTS = 4  # in the table of runs
+RUNS_READ = 500  # newest runs whose keys are read
+MOST_PANELS = 24  # panels of one row
+MOST_KEYS = 12  # keys of one panel
+MOST_CUTS = 4  # cuts in the table of runs
 COLUMNS = 3
 FINAL, BEST, EMERGED = "final/", "best/", "emergence_step/"
-BESIDE = (*CONTROLS, "_reference")  # endings of what stands beside a measure wherever it is logged
-NAMED_BY = ("task.name", "model.name", "model.normalization")  # and shown, a column each
-# All of the model: a setting may depart from the file that is named.
+BESIDE = (*CONTROLS, "_reference")  # endings of keys that are shown beside a measure if logged
+NAMED_BY = ("task.name", "model.name", "model.normalization")  # also columns of the table of runs
+# All settings of the model, since any may differ from the named file.
 GROUPED_BY = tuple(
     dict.fromkeys((*NAMED_BY, *(f"model.{field.name}" for field in fields(ModelConfig))))
 )
@@ -55,12 +55,12 @@ MATCHED = "similarity/model/matched_deconfounded_cka"
 
 
 @dataclass(frozen=True)
-class Row:
+class PanelRow:
     """Panels of a section: one for each key that `pattern` matches whole, or one for all of them.
 
-    `beside` are patterns of what else a panel shows; the groups of `pattern` fill it and the title.
-    Controls need not be named; panels of all keys are for measures without. Keys of W&B's summary
-    make bars, others curves.
+    `beside` are patterns of further keys of a panel; the groups of `pattern` fill these and the
+    title. Controls are added automatically; a panel of all keys is for measures without controls.
+    Keys of W&B's summary become bars, other keys curves.
     """
 
     title: str
@@ -71,47 +71,47 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkspaceSection:
     """A section: its name, what one must know to read it, and its rows."""
 
     name: str
     about: str
-    rows: tuple[Row, ...]
+    rows: tuple[PanelRow, ...]
 
 
 SECTIONS = (
-    Part(
+    WorkspaceSection(
         "Accuracy",
         "Exact: the share of inputs whose whole output is right. Blind: the most frequent output, "
         "without a look at the tokens. Reference: the compiled program.",
         (
-            Row("Exact, all inputs", "accuracy/all/exact",
+            PanelRow("Exact, all inputs", "accuracy/all/exact",
                 ("accuracy/all/blind_exact", "accuracy/all/reference_exact")),
-            Row("Exact, held out beside trained on", "accuracy/held_out/exact",
+            PanelRow("Exact, held out beside trained on", "accuracy/held_out/exact",
                 ("accuracy/train/exact", "accuracy/all/blind_exact")),
-            Row("Exact, length {0}", r"accuracy/all\.length_(\d+)/exact",
+            PanelRow("Exact, length {0}", r"accuracy/all\.length_(\d+)/exact",
                 (r"accuracy/all\.length_{0}/blind_exact", r"accuracy/held_out\.length_{0}/exact")),
-            Row("Positions right, held out beside trained on", "accuracy/held_out/token",
+            PanelRow("Positions right, held out beside trained on", "accuracy/held_out/token",
                 ("accuracy/train/token",)),
-            Row("Loss", "training/batch/loss", ("accuracy/all/loss", "accuracy/held_out/loss"),
+            PanelRow("Loss", "training/batch/loss", ("accuracy/all/loss", "accuracy/held_out/loss"),
                 log=True),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "Similarity",
         "Beside each curve: the **mean** of random inits (`_random_init`), the mean of other "
         "tasks' compiled programs (`_other_task`), and the compiled reference itself "
         "(`_reference`). Emergence steps ask for more: the whole interval above the **highest** "
         "control. Plain measures do not discriminate.",
         (
-            Row("Deconfounded CKA, mean of the variables", DCKA),
-            Row("Deconfounded CKA, the reference's sites matched", MATCHED),
-            Row("Deconfounded CKA, variable {0}", "similarity/(.+)/best_deconfounded_cka"),
-            Row("Attention in common with the reference", "attention/model/matched_overlap"),
-            Row("{0}: does not discriminate", f"similarity/model/matched_({'|'.join(PLAIN)})"),
+            PanelRow("Deconfounded CKA, mean of the variables", DCKA),
+            PanelRow("Deconfounded CKA, the reference's sites matched", MATCHED),
+            PanelRow("Deconfounded CKA, variable {0}", "similarity/(.+)/best_deconfounded_cka"),
+            PanelRow("Attention in common with the reference", "attention/model/matched_overlap"),
+            PanelRow("{0}: does not discriminate", f"similarity/model/matched_({'|'.join(PLAIN)})"),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "Matching and emergence",
         "Light match: the lower of scrub and interchange, on fewer cases than `algomatch match` "
         "has, so its values differ; beside it what chance gives, and whether it is "
@@ -119,69 +119,69 @@ SECTIONS = (
         "the runs in which it came: see how many in the table of runs, where it is empty for the "
         "others.",
         (
-            Row("Light match, cut {0}", "matching/(.+)/best_match",
+            PanelRow("Light match, cut {0}", "matching/(.+)/best_match",
                 ("matching/{0}/best_match_chance", "matching/{0}/realised")),
-            Row("Light match, variable {0} alone; chance of its cuts",
+            PanelRow("Light match, variable {0} alone; chance of its cuts",
                 "matching/(.+)/variable_match",
                 (r"matching/(?:.+\+)?{0}(?:\+.+)?/best_match_chance",
                  "matching/{0}/variable_realised")),
-            Row("Final light match, cut {0}", "final/matching/(.+)/best_match",
+            PanelRow("Final light match, cut {0}", "final/matching/(.+)/best_match",
                 ("final/matching/{0}/best_match_chance",)),
-            Row("Emergence step: surely realised",
+            PanelRow("Emergence step: surely realised",
                 "emergence_step/matching/.+/(?:variable_)?realised", together=True),
-            Row("Emergence step: deconfounded CKA of variables",
+            PanelRow("Emergence step: deconfounded CKA of variables",
                 "emergence_step/similarity/.+/best_deconfounded_cka", together=True),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "Ablation",
         "What deleting the worst single component costs: 0 is the intact model. The four kinds "
         "disagree, and tell different things. The share of heads and MLPs that are redundant "
         "together is said only of models that solve the task.",
         (
-            Row("Exact, change by the worst component", "ablation/worst_component/.+_delta_exact",
-                together=True),
-            Row("Redundant together, share", "ablation/model/redundant_share"),
+            PanelRow("Exact, change by the worst component",
+                     "ablation/worst_component/.+_delta_exact", together=True),
+            PanelRow("Redundant together, share", "ablation/model/redundant_share"),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "Sparsity",
         "Each figure of the model's MLP neurons beside the compiled reference's. H1: the "
         "reference less the model.",
         (
-            Row("{0}", r"sparsity/model/(?!h1_)(.+)", ("sparsity/reference:model/{0}",)),
-            Row("H1 (reference less model)", "sparsity/model/h1_.+", together=True),
+            PanelRow("{0}", r"sparsity/model/(?!h1_)(.+)", ("sparsity/reference:model/{0}",)),
+            PanelRow("H1 (reference less model)", "sparsity/model/h1_.+", together=True),
         ),
     ),
-    Part(
+    WorkspaceSection(
         "By architecture",
         "Bars: mean and range over the runs of a group, which are its seeds. An emergence step is "
         "of the runs in which it came.",
         (
-            Row("Final exact, all inputs", "final/accuracy/all/exact",
+            PanelRow("Final exact, all inputs", "final/accuracy/all/exact",
                 ("final/accuracy/all/blind_exact",)),
-            Row("Final exact, held out beside trained on", "final/accuracy/held_out/exact",
+            PanelRow("Final exact, held out beside trained on", "final/accuracy/held_out/exact",
                 ("final/accuracy/train/exact", "final/accuracy/all/blind_exact")),
-            Row("Emergence step: exact", "emergence_step/accuracy/(?:all|held_out)/exact",
+            PanelRow("Emergence step: exact", "emergence_step/accuracy/(?:all|held_out)/exact",
                 together=True),
-            Row("Final deconfounded CKA, mean of the variables", f"{FINAL}{DCKA}"),
-            Row("Final deconfounded CKA, the reference's sites matched", f"{FINAL}{MATCHED}"),
-            Row("Emergence step: similarity and attention, of the model",
+            PanelRow("Final deconfounded CKA, mean of the variables", f"{FINAL}{DCKA}"),
+            PanelRow("Final deconfounded CKA, the reference's sites matched", f"{FINAL}{MATCHED}"),
+            PanelRow("Emergence step: similarity and attention, of the model",
                 "emergence_step/(?:similarity|attention)/model/"
                 "(?:.+_deconfounded_cka|matched_overlap)", together=True),
-            Row("Final attention in common", "final/attention/model/matched_overlap"),
+            PanelRow("Final attention in common", "final/attention/model/matched_overlap"),
         ),
     ),
 )  # fmt: skip
 
 
 def save(entity: str, project: str, name: str) -> tuple[str, bool, int]:
-    """Save the workspace; return its URL, whether it is new, and of how many runs it was made.
+    """Save the workspace; return its URL, whether it is new, and the number of runs read for it.
 
-    One that this function saved under the same name is replaced.
+    An earlier workspace that was saved under the same name is replaced.
 
     Raises:
-        UserError: no such project, no runs of algomatch in it, or a name that W&B cannot have.
+        UserError: no such project, no runs of algomatch in it, or a name that W&B does not allow.
         FaultError: W&B cannot be reached, or refuses.
     """
     try:
@@ -212,7 +212,7 @@ def _saved(entity: str, project: str, name: str) -> tuple[str, bool, int]:
 
 @contextmanager
 def _faults_named() -> Iterator[None]:
-    """Turn whatever W&B raises into a FaultError."""
+    """Turn any error of W&B into a FaultError."""
     try:
         yield
     except UserError:
@@ -222,7 +222,7 @@ def _faults_named() -> Iterator[None]:
 
 
 def logged_keys(entity: str, project: str) -> tuple[Counter[str], int]:
-    """Return how many training runs have each key of measures in their summary, and of how many.
+    """Return the number of training runs with each measure key in their summary, and of all runs.
 
     Raises:
         UserError: no such project.
@@ -233,7 +233,7 @@ def logged_keys(entity: str, project: str) -> tuple[Counter[str], int]:
     logged, n_runs = Counter[str](), 0
     try:
         for run in islice(runs, RUNS_READ):
-            logged.update(run.summary_metrics.keys())  # not its values, which it would add
+            logged.update(run.summary_metrics.keys())  # not the values, which it would add
             curves = (run.history_keys or {}).get("keys", {})
             logged.update(key for key in PICTURES if key in curves)
             n_runs += 1
@@ -246,7 +246,7 @@ def logged_keys(entity: str, project: str) -> tuple[Counter[str], int]:
 
 
 def workspace(entity: str, project: str, name: str, logged: Mapping[str, int]) -> ws.Workspace:
-    """Return the workspace of runs that logged these keys, each in how many of them."""
+    """Return the workspace for the logged keys, given with the number of runs that have each."""
     sections = [section(part, logged) for part in SECTIONS]
     sections[-1].panels += _overviews(logged)
     sections.append(ws.Section(name="Heatmaps", panels=_pictures(logged), is_open=False))
@@ -269,7 +269,7 @@ def workspace(entity: str, project: str, name: str, logged: Mapping[str, int]) -
     )
 
 
-def section(part: Part, logged: Mapping[str, int]) -> ws.Section:
+def section(part: WorkspaceSection, logged: Mapping[str, int]) -> ws.Section:
     """Return a section with the panels that its rows have; without any it has no text either."""
     panels: list[Any] = []
     left_out: list[str] = []
@@ -283,10 +283,10 @@ def section(part: Part, logged: Mapping[str, int]) -> ws.Section:
     return ws.Section(name=part.name, panels=panels, is_open=True)
 
 
-def shown(row: Row, logged: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
+def shown(row: PanelRow, logged: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
     """Yield the title and the keys of each of a row's panels, those that most runs have first.
 
-    What has controls is not shown where none was logged.
+    Measures that have controls are not shown if no control was logged.
     """
     matches = [matched for key in logged if (matched := re.fullmatch(row.pattern, key))]
     matches = [match for match in matches if _controlled(match.string, logged)]
@@ -306,10 +306,10 @@ def shown(row: Row, logged: Mapping[str, int]) -> Iterator[tuple[str, list[str]]
 
 
 def columns(logged: Mapping[str, int]) -> list[str]:
-    """Return what the table of runs shows first: what a run is, then how it ended.
+    """Return the first columns of the table of runs: a run's settings, then its final values.
 
-    A column of emergence steps is there as soon as the curve is; it is empty of runs in which
-    nothing emerged. Beside a match is its chance, beside a similarity its controls.
+    Each shown curve has a column of emergence steps, empty for runs in which nothing emerged. A
+    match is followed by its chance level, a similarity by its controls.
     """
     config = [f"config:{_value_of(key)}" for key in (*NAMED_BY, "seed")]
     curves = ["accuracy/all/exact", "accuracy/all/blind_exact", "accuracy/held_out/exact"]
@@ -333,7 +333,7 @@ def columns(logged: Mapping[str, int]) -> list[str]:
 
 
 def _panel(title: str, keys: Sequence[str], log: bool) -> wr.LinePlot | wr.BarPlot:
-    """Return bars of a summary's keys, curves of others, over the range that is declared."""
+    """Return a panel over the declared range: bars for summary keys, curves for others."""
     low, high = _range(keys)
     if _bare(keys[0]) != keys[0]:
         return wr.BarPlot(
@@ -348,9 +348,9 @@ def _panel(title: str, keys: Sequence[str], log: bool) -> wr.LinePlot | wr.BarPl
 
 
 def _range(keys: Iterable[str]) -> tuple[float | None, float | None]:
-    """Return the lowest and the highest that the keys' values can be, None where there is no end.
+    """Return the lowest and highest possible value of the keys, None where unbounded.
 
-    A step is no value of its measure.
+    Steps of emergence range from 0 without an upper bound.
     """
     metrics = declared_metrics()
     lows, highs = set[float](), set[float]()
@@ -394,15 +394,15 @@ def _overviews(logged: Mapping[str, int]) -> Iterator[wr.ScatterPlot | wr.Parall
 
 
 def _pictures(logged: Mapping[str, int]) -> list[Any]:
-    """Return a browser of each kind of heatmap that was logged."""
+    """Return a media browser for each kind of heatmap that was logged."""
     keys = [key for key in PICTURES if key in logged]
     return [wr.MediaBrowser(title=key.partition("/")[2], media_keys=[key]) for key in keys]
 
 
 def _replacing(view: ws.Workspace) -> bool:
-    """Name a workspace by its name in W&B, so that saving replaces it; return whether it is new.
+    """Give a workspace a fixed internal name, so that saving replaces it; return whether it is new.
 
-    W&B finds saved views by an internal name only, which is drawn at random unless it is given.
+    W&B finds saved views only by an internal name, which is random unless it is set.
     """
     number = hashlib.sha256(f"algomatch {view.name}".encode()).hexdigest()[:11]
     view._internal_name = internal._url_query_str_to_internal_name(number)
@@ -415,19 +415,19 @@ def _replacing(view: ws.Workspace) -> bool:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    """Return what sorts names as one counts: 2 before 10."""
+    """Return a key that sorts names in natural order: 2 before 10."""
     return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _bare(key: str) -> str:
-    """Return a summary's key as its curve's."""
+    """Return the key of the curve that a summary's key belongs to."""
     for prefix in (FINAL, BEST, EMERGED):
         key = key.removeprefix(prefix)
     return key
 
 
 def _metric_of(key: str, metrics: Mapping[str, Metric]) -> Metric:
-    """Return the declaration of a curve's measure."""
+    """Return the declared metric of a curve's measure."""
     return metrics[_name(key)]
 
 
@@ -445,9 +445,9 @@ def _has_controls(metric: Metric, metrics: Mapping[str, Metric]) -> bool:
 
 
 def _controlled(key: str, logged: Mapping[str, int]) -> bool:
-    """Return whether a key is shown: controls were logged, or there are none of its measure.
+    """Return whether a key is shown: its controls were logged, or its measure has none.
 
-    A step of emergence was judged by them.
+    Steps of emergence are always shown, since controls decided them.
     """
     metrics = declared_metrics()
     if key.startswith(EMERGED) or not _has_controls(_metric_of(_bare(key), metrics), metrics):

@@ -16,7 +16,7 @@ from algomatch.analysis.results import SETTINGS, About, Key
 from algomatch.api.many_runs import LOG
 from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.runs.result_store import save, stored_results
 from algomatch.runs.run_folder import RunFolder
 from algomatch.runs.run_results import RunResults

@@ -23,7 +23,8 @@ from algomatch.api import train as train_module
 from algomatch.api.analyze import analyze
 from algomatch.api.train import resume, train, train_or_resume
 from algomatch.cli.main import main
-from algomatch.config.schema import Config, compose, read_yaml
+from algomatch.config.composition import compose, read_yaml
+from algomatch.config.schema import Config
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Numerical
 from algomatch.data.tasks import make_task

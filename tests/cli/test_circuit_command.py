@@ -120,7 +120,7 @@ def test_a_smaller_search_takes_nothing_away_nor_does_one_that_is_interrupted(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(circuit, "carried", interrupted)
+    monkeypatch.setattr(circuit, "variables_on_edges", interrupted)
     assert cli.main([*given, "--methods", "eap", "exact", "--kinds", "mean", "zero"]) == 130
     assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
 

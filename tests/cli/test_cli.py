@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from safetensors import safe_open
 
 from algomatch import __version__
 from algomatch.api.train import train
-from algomatch.cli.main import main
-from algomatch.config.schema import compose, to_yaml
+from algomatch.cli.main import command_line, main
+from algomatch.config.composition import compose, to_yaml
 from algomatch.runs.checkpoints import ROWS, WEIGHTS, find
 from algomatch.runs.run_folder import RunFolder
 from algomatch.runs.sweep_cells import plan
@@ -154,8 +155,14 @@ def test_a_mistake_is_named_with_its_rule_and_choices(
             if not there
         ),
         *(
-            (f"analysis.device={name}", [f"analysis.device={name} cannot be used here", "cpu alw"])
-            for name in ("cuda:99", "foo", "meta", "hpu", "vulkan")
+            (f"analysis.device={name}", [f"analysis.device={name} cannot be used here", said])
+            for name, said in (
+                ("cuda:99", "cpu always can"),
+                ("cuda:x", "did you mean 'cuda:1'? valid: cpu, cuda, cuda:1, mps, xpu"),
+                ("foo", "valid: cpu, cuda, cuda:1, mps, xpu"),
+                ("meta", "valid: cpu"),
+                ("vulkan", "valid: cpu"),
+            )
         ),
     ],
 )
@@ -630,3 +637,72 @@ def test_what_was_computed_is_shown_before_a_file_that_cannot_be_written_is_name
         printed = capsys.readouterr()
         assert last in printed.out.splitlines()[-1]
         assert "'/proc/x." in one_line(printed.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "following"),
+    [
+        ("train --resume RUN", "algomatch match RUN"),
+        ("compare RUN --output out", "algomatch report RUN"),
+        ("report RUN --output page.html", "python -m webbrowser file://HERE/page.html"),
+        (
+            "tasks sort task.vocabulary=[1,2] task.max_length=2",
+            "algomatch train task=sort 'task.vocabulary=[1,2]' task.max_length=2",
+        ),
+    ],
+)
+def test_a_command_ends_with_what_to_do_next(
+    arguments: str, following: str, capsys: Capture, here: Path, finished_run: Path
+) -> None:
+    assert main(arguments.replace("RUN", str(finished_run)).split()) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    expected = following.replace("RUN", str(finished_run)).replace("HERE", str(here))
+    assert line == f"next: {expected}"
+    program, *words = shlex.split(expected)
+    if program == "algomatch":
+        command_line().parse_args(words, exit_on_error=False, print_error=False)
+
+
+HEAVY = {
+    "torch", "tracr", "transformer_lens", "wandb", "jax", "haiku", "pytorch_lightning", "numpy",
+    "matplotlib", "sklearn",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("trian task=reverse", "unknown command 'trian': did you mean 'train'?"),
+        ("train --resme RUN", "unknown option '--resme': did you mean '--resume'?"),
+        ("train tsak=reverse", "unknown key 'tsak' (command line): did you mean 'task'?"),
+        ("train model.heads=4", "unknown key 'model.heads'"),
+        ("train task=revers", "unknown task 'revers': did you mean 'reverse'?"),
+        ("train task.program=revers", "unknown task 'revers'"),
+        ("train model=5L", "unknown model '5L'"),
+        ("train seed=x", "seed=x must be a whole number"),
+        ("train analysis.device=cpuu", "analysis.device=cpuu cannot be used here: did you mean"),
+        ("train trainer.accelerator=gpuu", "trainer.accelerator=gpuu: did you mean 'gpu'?"),
+        ("controls task=revers", "unknown task 'revers'"),
+        ("tasks revers", "unknown task 'revers'"),
+        ("match-controls revers", "unknown task 'revers'"),
+        ("match-model folder task=revers --encoder own.py:encode", "unknown task 'revers'"),
+        ("match RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
+        ("explain RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
+        ("analyze RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
+        ("match RUN --controls", "`match --controls` is a command of its own now"),
+    ],
+)
+def test_a_typo_is_answered_before_anything_heavy_is_imported(
+    here: Path, arguments: str, said: str
+) -> None:
+    program = (
+        "import sys, time; from algomatch.cli.main import main; code = main(sys.argv[1:]); "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), time.process_time()); "
+        "sys.exit(code)"
+    )
+    done = command(sys.executable, "-c", program, *arguments.split(), cwd=here)
+    assert done.returncode == 2
+    assert said in one_line(done.stderr)
+    *imported, seconds = done.stdout.split()
+    assert not HEAVY & set(imported)
+    assert float(seconds) < 1  # of CPU; it takes 0.2 to 0.3

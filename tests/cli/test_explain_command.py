@@ -12,7 +12,7 @@ from support.runs import run as run_command
 
 from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 
 FILES = {
     "heads.csv", "neurons.csv", "neurons-random-init.csv", "explained.csv", "explanation.png",

@@ -25,11 +25,11 @@ from algomatch.analysis.matching.program_ranking import (
     standing,
 )
 from algomatch.analysis.results import SETTINGS
-from algomatch.api.match import match_checkpoints
+from algomatch.api.match import match_each
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import input_set
 from algomatch.data.rasp.cuts import effect
 from algomatch.data.tasks import make_task
@@ -37,6 +37,7 @@ from algomatch.models.reference import build_reference
 from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import task_model_of
 from algomatch.report.terminal.known_answer_table import print_counts
+from algomatch.runs.loaded_run import LoadedRun
 from algomatch.runs.result_store import save
 
 TASK = (
@@ -140,7 +141,7 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        match_checkpoints(steps, (), None, quiet(), sides=False, keep=keep)
+        match_each([LoadedRun.open(step) for step in steps], sides=False, keep=keep)
     rows = csv.DictReader((copy / "matching" / "programs.csv").read_text().splitlines())
     assert sorted({int(row["step"]) for row in rows}) == [int(step.name[5:]) for step in steps[:2]]
 

@@ -13,15 +13,16 @@ from support.runs import TINY, quiet
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.base import MeasurementContext
-from algomatch.analysis.controls.interchange_training import Cases, implement
+from algomatch.analysis.controls.interchange_training import InterchangeCases, implement
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspace_result import Searched, SubspaceResult, per_site
 from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
-from algomatch.api.match import match_checkpoints, search_subspaces
 from algomatch.api.preparation import prepare
+from algomatch.api.subspaces import subspaces
 from algomatch.api.train import train
 from algomatch.cli import main as cli
-from algomatch.config.schema import Config, TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config, TrainerConfig
 from algomatch.models.bridges import plain_model
 from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import task_model_of
@@ -148,7 +149,7 @@ def subspace(
 
 def question(*names: str, rivalled: float = 0.0) -> Question:
     some = torch.zeros(100, dtype=torch.int64)
-    cases = Cases(some, some, some[:, None])
+    cases = InterchangeCases(some, some, some[:, None])
     return Question(names, cases, cases, "other", rivalled)
 
 
@@ -195,8 +196,7 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
     """The result of a search in a checkpoint with some weights."""
     digest = prepare(config).inputs.digest()
     path = checkpoints.save(folder, weights, config, "known", 0, [], digest)
-    (matched,) = match_checkpoints([path], ["reverse"], None, quiet())
-    return search_subspaces(path, matched, ["reverse"], quiet())
+    return subspaces(path, program="reverse")
 
 
 def reversing(n_layers: int) -> Config:
@@ -215,7 +215,7 @@ def test_what_a_model_was_taught_is_found_where_it_was(tmp_path: Path) -> None:
     taught = implement(context.inputs, context.shape, 0, TAUGHT)
     assert taught.interchange["opp_idx"] > 0.97
     there = searched(config, taught.weights, tmp_path)
-    subspaces = [subspace for subspace in there.found if subspace.found]
+    subspaces = [subspace for subspace in there.subspaces if subspace.carries]
     assert {subspace.variable for subspace in subspaces} == {"length"}
     assert {subspace.same for subspace in subspaces} == {("opp_idx",)}
     assert taught.alignment["opp_idx"].site in {subspace.site for subspace in subspaces}
@@ -226,7 +226,7 @@ def test_nothing_is_found_in_a_random_init(tmp_path: Path) -> None:
     config = reversing(2)
     (untrained,) = random_inits(prepare(config).shape, 1, 5, "cpu")
     there = searched(config, weights_of(plain_model(untrained)), tmp_path)
-    assert [subspace.k for subspace in there.found] == [1, 2, 4, 8]
-    assert not any(subspace.found for subspace in there.found)
+    assert [subspace.k for subspace in there.subspaces] == [1, 2, 4, 8]
+    assert not any(subspace.carries for subspace in there.subspaces)
     (sentence,) = sentences(there)
     assert sentence.startswith("length = opp_idx: not found in any subspace; at best 0.")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,18 @@ from hypothesis import strategies as st
 import algomatch
 from algomatch.analysis.measures.suite import check_names
 from algomatch.config import schema
-from algomatch.config.schema import (
-    GROUPS,
-    Config,
+from algomatch.config.composition import (
     compose,
     configs_dir,
     flattened,
     from_mapping,
-    group_name,
     group_names,
     read_yaml,
-    run_name,
-    run_title,
     to_mapping,
     to_yaml,
 )
+from algomatch.config.naming import group_name, run_name, run_title
+from algomatch.config.schema import GROUPS, Config
 from algomatch.data.tasks import make_task
 from algomatch.infra.errors import FaultError, UserError
 
@@ -101,11 +99,11 @@ def test_train_yaml_is_over_the_schema(tmp_path: Path) -> None:
     assert "max_steps: 1000" in text
     root.write_text(text.replace("max_steps: 1000", "max_steps: 77"))
     finished = subprocess.run(
-        [sys.executable, "-c", "from algomatch.config import schema as c; print(c.__file__, "
+        [sys.executable, "-c", "from algomatch.config import composition as c; print(c.__file__, "
          "c.compose().trainer.max_steps, c.compose(['trainer.max_steps=5']).trainer.max_steps)"],
         env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert finished.stdout.split() == [str(package / "config" / "schema.py"), "77", "5"]
+    assert finished.stdout.split() == [str(package / "config" / "composition.py"), "77", "5"]
 
 
 def test_a_json_file_says_the_same_as_a_yaml_file(tmp_path: Path) -> None:
@@ -124,7 +122,7 @@ def test_a_shipped_file_composes_and_all_its_values_arrive(group: str, name: str
     config = compose([f"{group}={name}"])
     assert compose([f"{group}.name={name}"]) == config
     shipped = read_yaml(configs_dir() / group / f"{name}.yaml")
-    assert shipped, "an empty file says nothing"
+    assert shipped or (group, name) == ("analysis", "full"), "the schema says it already"
     composed = to_mapping(config)[group]
     assert {key: composed[key] for key in shipped} == shipped
     assert composed["name"] == shipped.get("name", name)
@@ -299,7 +297,6 @@ LOW = [
     ("analysis.seed", 0), ("seed", 0), ("threads", 1),
 ]  # fmt: skip
 LOW_FLOATS = [
-    ("task.tolerance", 0),
     ("trainer.learning_rate", 0), ("trainer.weight_decay", 0), ("trainer.gradient_clip", 0),
     ("trainer.save_every_seconds", 0), ("tracking.init_timeout_seconds", 1),
     ("tracking.finish_timeout_seconds", 1), ("analysis.solved", 0), ("analysis.margin", 0),
@@ -307,6 +304,10 @@ LOW_FLOATS = [
     ("analysis.match_selector", 0), ("analysis.circuit_threshold", 0),
     ("analysis.circuit_faithful", 0), ("analysis.explain_at", 0),
 ]  # fmt: skip
+SHARES = (
+    "solved", "margin", "match_realised", "match_partly", "match_selector", "circuit_faithful",
+    "explain_at",
+)  # fmt: skip
 CHOICES = {
     "model.act_fn=rely": "model.act_fn=rely: did you mean 'relu'? valid: gelu, gelu_new, relu, sil",
     "model.normalization=rms": "model.normalization=rms: valid: LN, none",
@@ -322,14 +323,14 @@ BETWEEN = {
     "task.min_length=4 task.max_length=3": "task.min_length=4 must not exceed task.max_length=3",
     "task.name=a:b": "task.name=a:b must be letters, digits, '_', '.' and '-' only: files are "
     "named so",
-    "task.tolerance=0": "task.tolerance=0 must be above 0: numbers are never exactly right",
+    "task.tolerance=0": "task.tolerance=0.0 must be above 0, or null",
     **{
-        f"task.held_out={share}": f"task.held_out={share} must be a share from 0 up to, not incl"
+        f"task.held_out={share}": f"task.held_out={share} must be at least 0 and below 1"
         for share in ("-0.1", "1.0", "nan", "inf")
     },
     **{
-        f"analysis.{key}=1.5": f"analysis.{key}=1.5 must be a share, at most 1"
-        for key in schema.SHARES
+        f"analysis.{key}=1.5": f"analysis.{key}=1.5 must be at least 0 and at most 1"
+        for key in SHARES
     },
     **{
         f"trainer.target_accuracy={target}": f"trainer.target_accuracy={target} must be above 0 "
@@ -344,7 +345,10 @@ BROKEN = {
         for k, low in LOW_FLOATS
         for bad in (low - 0.5, "nan", "inf")
     },
-    **{f"{k}={2**63}": f"{k}={2**63} must be below 2**63" for k in ("seed", "analysis.seed")},
+    **{
+        f"{k}={2**63}": f"{k}={2**63} must be at least 0 and below 2**63"
+        for k in ("seed", "analysis.seed")
+    },
     **CHOICES,
     **BETWEEN,
 }
@@ -360,17 +364,33 @@ def test_a_broken_rule_names_the_key_the_value_and_the_rule(overrides: str) -> N
 
 
 def test_every_rule_has_an_example_that_breaks_it() -> None:
-    rules = [message.partition("=")[0] for _, message in schema._rules(compose())]
+    with_rules = {
+        key for key, own in schema.settings()
+        if schema.setting_of(own).bounds or schema.setting_of(own).choices
+    }  # fmt: skip
     examples = {message.partition("=")[0] for message in BROKEN.values()}
-    assert examples == set(rules)
-    # n_heads, min_length, tolerance and seven shares have a second rule, the seeds two bounds
-    assert len(rules) == len(LOW) + len(LOW_FLOATS) + len(CHOICES) + 15
+    assert examples == {*with_rules, "model.n_heads", "task.min_length", "task.name"}
+    uppers = {f"{key}={value}" for key, own in schema.settings()
+              if (bounds := schema.setting_of(own).bounds) is not None
+              for value in (bounds.most, bounds.below) if value is not None}  # fmt: skip
+    assert {key.partition("=")[0] for key in uppers} == {
+        *(f"analysis.{key}" for key in SHARES), "seed", "analysis.seed", "task.held_out",
+        "trainer.target_accuracy",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [key for key, _ in schema.settings()])
+def test_nothing_changes_a_config_once_it_is_composed(key: str) -> None:
+    config = compose()
+    group, _, name = key.rpartition(".")
+    with pytest.raises(FrozenInstanceError):
+        setattr(getattr(config, group) if group else config, name, "changed")
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        [f"{key}={low}" for key, low in [*LOW, *LOW_FLOATS] if key != "task.tolerance"],
+        [f"{key}={low}" for key, low in [*LOW, *LOW_FLOATS]],
         ["task.held_out=0"],
         [f"seed={2**63 - 1}", f"analysis.seed={2**63 - 1}"],
         ["task.held_out=0.99"],
@@ -707,8 +727,8 @@ def test_different_vocabularies_have_different_names() -> None:
     for name in (run_name, group_name):
         names = list[str]()
         for vocabulary in ALIKE:
-            config.task.vocabulary = list(vocabulary)
-            names.append(name(config))
+            task = replace(config.task, vocabulary=list(vocabulary))
+            names.append(name(replace(config, task=task)))
         assert len(set(names)) == len(ALIKE), names
         assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
 
@@ -724,12 +744,16 @@ def test_names_are_short_safe_and_of_one_setting(
     vocabulary: list[Any], n_layers: int, learning_rate: float
 ) -> None:
     config = compose(["model=4L"])
-    config.task.vocabulary, config.model.n_layers = vocabulary, n_layers
-    config.trainer.learning_rate = learning_rate
+    config = replace(
+        config,
+        task=replace(config.task, vocabulary=vocabulary),
+        model=replace(config.model, n_layers=n_layers),
+        trainer=replace(config.trainer, learning_rate=learning_rate),
+    )
     for name in (run_name(config), group_name(config)):
         assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)  # valid for W&B's artifacts and every shell
         assert len(name) <= 120
     first_run, first_group = run_name(config), group_name(config)
-    config.task.vocabulary = [*vocabulary, "?"]
+    config = replace(config, task=replace(config.task, vocabulary=[*vocabulary, "?"]))
     assert run_name(config) != first_run
     assert group_name(config) != first_group

@@ -41,7 +41,8 @@ from algomatch.data.inputs import (
 from algomatch.data.interpreter import Value
 from algomatch.data.outputs import IGNORE, Categorical, Numerical
 from algomatch.data.programs import make_reverse
-from algomatch.data.tasks import BOS, PAD, REGISTRY, Task, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import BOS, PAD, Task, make_task
 from algomatch.infra.errors import UserError
 from algomatch.models.reference import build_reference
 
@@ -779,7 +780,8 @@ import hashlib
 from tracr.rasp import rasp
 from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import input_set
-from algomatch.data.tasks import REGISTRY, Task, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import Task, make_task
 
 for name in REGISTRY:
     config = TaskConfig(name=name, max_inputs=100)

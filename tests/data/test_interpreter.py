@@ -17,7 +17,8 @@ from algomatch.config.schema import TaskConfig
 from algomatch.data import interpreter
 from algomatch.data.interpreter import Column, Interpreter, ProgramError, Value, trace
 from algomatch.data.rasp.text import variables
-from algomatch.data.tasks import REGISTRY, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import make_task
 
 TASKS = {name: make_task(TaskConfig(name=name)) for name in REGISTRY}
 EVALUATORS = {False: rasp.DefaultRASPEvaluator, True: causal_eval.CausalEvaluator}

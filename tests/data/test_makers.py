@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tracr.rasp import causal_eval, rasp
 
 from algomatch.config.schema import TaskConfig
-from algomatch.data.tasks import REGISTRY, Task, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import Task, make_task
 from algomatch.infra.errors import UserError
 
 MOST_INPUTS = 400  # the oracles see all inputs up to the greatest length that has no more than this
@@ -26,69 +26,6 @@ CAUSAL_CAPABLE = (
     "first_occurrence",
 )
 ALTERNATIVES = [(name, other) for name, task in TASKS.items() for other in task.alternatives]
-
-Oracle = Callable[[list[Any], Sequence[Any]], list[Any]]
-
-
-def balanced(xs: list[Any], opens: Any, closes: Any) -> bool:
-    depth = 0
-    for x in xs:
-        depth += (x == opens) - (x == closes)
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def shares(xs: list[Any], token: Any) -> list[float]:
-    return [xs[: i + 1].count(token) / (i + 1) for i in range(len(xs))]
-
-
-def most_frequent(xs: list[Any], vocabulary: Sequence[Any]) -> Any:
-    return max(vocabulary, key=xs.count)  # max keeps the first of several
-
-
-def after_latest(xs: list[Any], i: int) -> Any:
-    earlier = [j for j in range(i) if xs[j] == xs[i]]
-    return xs[earlier[-1] + 1] if earlier else None
-
-
-def pairs(xs: list[Any]) -> list[tuple[Any, Any]]:
-    return list(itertools.pairwise(xs))
-
-
-def everywhere(value: Any, xs: list[Any]) -> list[Any]:
-    return [value] * len(xs)
-
-
-ORACLES: dict[str, Oracle] = {
-    "reverse": lambda xs, v: xs[::-1],
-    "length": lambda xs, v: everywhere(len(xs), xs),
-    "palindrome": lambda xs, v: everywhere(xs == xs[::-1], xs),
-    "hist": lambda xs, v: [xs.count(x) for x in xs],
-    "double_hist": lambda xs, v: [Counter(Counter(xs).values())[xs.count(x)] for x in xs],
-    "count": lambda xs, v: everywhere(xs.count(v[0]), xs),
-    "parity": lambda xs, v: everywhere(xs.count(v[0]) % 2 == 1, xs),
-    "first_occurrence": lambda xs, v: [x not in xs[:i] for i, x in enumerate(xs)],
-    "rank": lambda xs, v: [sum(y < x for y in xs) for x in xs],
-    "sort": lambda xs, v: sorted(xs),
-    "sort_unique": lambda xs, v: sorted(xs),
-    "sort_freq": lambda xs, v: sorted(xs, key=lambda x: -xs.count(x)),
-    "most_freq": lambda xs, v: everywhere(most_frequent(xs, v), xs),
-    "frac_prevs": lambda xs, v: shares(xs, v[0]),
-    "pair_balance": lambda xs, v: [
-        opens - closes for opens, closes in zip(shares(xs, v[0]), shares(xs, v[1]), strict=True)
-    ],
-    "share_of_last": lambda xs, v: everywhere(xs.count(xs[-1]) / len(xs), xs),
-    "shuffle_dyck": lambda xs, v: everywhere(balanced(xs, v[0], v[1]), xs),
-    "shuffle_dyck2": lambda xs, v: everywhere(
-        balanced(xs, v[0], v[1]) and balanced(xs, v[2], v[3]), xs
-    ),
-    "previous_token": lambda xs, v: [None, *xs[:-1]],
-    "shift_by": lambda xs, v: [None, None, *xs][: len(xs)],
-    "detect_pattern": lambda xs, v: [None, *(pair == (v[0], v[1]) for pair in pairs(xs))],
-    "contains": lambda xs, v: everywhere((v[0], v[1]) in pairs(xs), xs),
-    "induction": lambda xs, v: [after_latest(xs, i) for i in range(len(xs))],
-}
 
 
 class Remembering(rasp.DefaultRASPEvaluator):  # type: ignore[misc]
@@ -148,11 +85,13 @@ def programs(task: Task) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_program_computes_what_a_plain_statement_of_it_says(name: str) -> None:
-    assert name in ORACLES, f"say in ORACLES what {name} computes"
     task, n_inputs = TASKS[name], 0
     for xs in inputs(task, MOST_INPUTS):
         n_inputs += 1
-        outputs, stated = run(task.program, xs, task.causal), ORACLES[name](xs, task.vocabulary)
+        outputs, stated = (
+            run(task.program, xs, task.causal),
+            REGISTRY[name].oracle(xs, task.vocabulary),
+        )
         assert outputs == stated, f"{name} on {xs}"
         assert [type(x) is bool for x in outputs] == [type(x) is bool for x in stated]
     assert n_inputs > 50
@@ -223,7 +162,7 @@ def test_vocabularies_of_any_words_and_order_are_taken(name: str) -> None:
     task = make_task(config)
     for xs in inputs(task):
         for label, program in programs(task).items():
-            assert run(program, xs, causal=False) == ORACLES[name](xs, vocabulary), label
+            assert run(program, xs, causal=False) == REGISTRY[name].oracle(xs, vocabulary), label
     for program in programs(task).values():
         assert not any(set("/@\n") & set(e.name) for e in expressions(program))
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from support.programs import write_program
 
-from algomatch.config.schema import Config, TaskConfig, compose, to_yaml
-from algomatch.data.program_copies import carried, in_copies, is_own, same_programs
+from algomatch.config.composition import compose, to_yaml
+from algomatch.config.schema import Config, TaskConfig
+from algomatch.data.program_copies import copied_files, in_copies, is_own, same_programs
 from algomatch.data.tasks import Task, make_task
 from algomatch.data.user_functions import load_function
 from algomatch.infra.errors import UserError
@@ -76,7 +77,7 @@ def task_of_file(path: Path, *settings: str) -> TaskConfig:
 
 def copied(task: TaskConfig, home: Path) -> Path:
     """A folder that holds a task's copies, as a run folder does."""
-    for name, content in carried(task).files.items():
+    for name, content in copied_files(task).files.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_bytes(content)
     return home
@@ -100,7 +101,7 @@ def test_a_program_carries_what_it_imports_from_beside_it_and_is_found_again(
         "package_of_mine/deeper.py", "of_lib.py", "asked_by_name.py", "only_later.py",
         "rules/short.py", "rules/near_of_rules.py",
     }  # fmt: skip
-    assert carried(task).left_out == ()
+    assert copied_files(task).left_out == ()
     shutil.rmtree(tmp_path / "user")
     home.rename(tmp_path / "moved")
     there = in_copies(task, tmp_path / "moved", "run")
@@ -154,7 +155,7 @@ def test_what_lies_elsewhere_is_named_and_not_carried(tmp_path: Path) -> None:
                         "import near_of_mine\nimport common_of_mine")  # fmt: skip
     task = task_of_file(written(tmp_path / "user", text))
     make_task(task)
-    copies = carried(task)
+    copies = copied_files(task)
     assert copies.left_out == (elsewhere,)
     assert not any("common_of_mine" in name for name in copies.files)
 
@@ -178,7 +179,7 @@ def test_a_task_without_files_is_as_it_was(tmp_path: Path) -> None:
     task = compose(["task=sort"]).task
     assert not is_own(task)
     assert in_copies(task, tmp_path, "checkpoint") is task
-    assert carried(task).files == {}
+    assert copied_files(task).files == {}
 
 
 RUNS = "import pathlib\n\npathlib.Path({mark!r}).touch()\n"

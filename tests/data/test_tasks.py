@@ -13,19 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracr.rasp import rasp
 
-from algomatch.config.schema import TaskConfig, compose, group_names
-from algomatch.data import tasks
-from algomatch.data.tasks import BOS, PAD, REGISTRY, Maker, Task, TaskRow, make_task
+from algomatch.config.composition import compose, group_names
+from algomatch.config.schema import TaskConfig
+from algomatch.data import programs, tasks
+from algomatch.data.registered_tasks import REGISTRY, RegisteredTask
+from algomatch.data.tasks import BOS, PAD, Maker, Task, make_task
 from algomatch.infra.errors import UserError
 
-PROGRAMS = sorted(
-    {*REGISTRY}
-    | {
-        make.__name__.removeprefix("make_")
-        for row in REGISTRY.values()
-        for make in row.alternatives
-    }
-)
+PROGRAMS = sorted({*REGISTRY, *(name for row in REGISTRY.values() for name in row.alternatives)})
 
 
 def refusal(config: TaskConfig) -> str:
@@ -36,14 +31,25 @@ def refusal(config: TaskConfig) -> str:
     return message
 
 
+def register(
+    monkeypatch: pytest.MonkeyPatch, make: Maker, *others: Maker, **registered: Any
+) -> None:
+    """Register a task `made` by a maker, with other makers' programs as its alternatives."""
+    names = [f"other{number}" for number in range(len(others))]
+    for name, maker in zip(["made", *names], [make, *others], strict=True):
+        monkeypatch.setattr(programs, f"make_{name}", maker, raising=False)
+    row = RegisteredTask("", ("a", "b"), lambda xs, _: xs, alternatives=(*names,), **registered)
+    monkeypatch.setitem(REGISTRY, "made", row)
+
+
 def made_by(make: Maker, monkeypatch: pytest.MonkeyPatch, **changed: Any) -> Task:
     """Return the task of a registry row with this maker."""
-    monkeypatch.setitem(REGISTRY, "made", TaskRow(make, "", ("a", "b"), 2, 3))
+    register(monkeypatch, make, min_length=2, max_length=3)
     return make_task(TaskConfig(name="made", **changed))
 
 
 def refused(make: Maker, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setitem(REGISTRY, "made", TaskRow(make, "", ("a", "b"), 2, 3))
+    register(monkeypatch, make, min_length=2, max_length=3)
     return refusal(TaskConfig(name="made"))
 
 
@@ -57,11 +63,7 @@ def test_a_row_fills_what_the_config_leaves_open(name: str) -> None:
     assert task.accepts is None
     assert task.tolerance is None
     assert isinstance(task.program, rasp.SOp)
-    applicable = {
-        make.__name__.removeprefix("make_")
-        for make in row.alternatives
-        if make.__name__ != "make_reverse_by_position"
-    }
+    applicable = {*row.alternatives} - {"reverse_by_position"}
     assert set(task.alternatives) == applicable != set()
     assert task.about
 
@@ -119,11 +121,7 @@ def test_the_number_of_lists_does_not_overflow() -> None:
 def test_every_program_can_be_the_reference_and_the_others_are_then_its_alternatives(
     name: str,
 ) -> None:
-    owner = next(
-        task
-        for task, row in REGISTRY.items()
-        if name in (task, *(make.__name__.removeprefix("make_") for make in row.alternatives))
-    )
+    owner = next(task for task, row in REGISTRY.items() if name in (task, *row.alternatives))
     lengths: dict[str, Any] = {"min_length": 4, "max_length": 4} if owner == "reverse" else {}
     task = make_task(TaskConfig(name="mine", program=name, **lengths))
     usual = make_task(TaskConfig(name=owner, **lengths))
@@ -347,8 +345,7 @@ def test_a_maker_cannot_change_the_tasks_vocabulary(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_makers_list_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = TaskRow(spoils_its_list, "", ("a", "b"), alternatives=(asks_for_all,))
-    monkeypatch.setitem(REGISTRY, "made", row)
+    register(monkeypatch, spoils_its_list, asks_for_all)
     task = make_task(TaskConfig(name="made"))
     assert task.alternatives["asks_for_all"](["a"]) == ["(['a', 'b'], 1, 5)"]
 
@@ -439,8 +436,7 @@ def test_a_program_that_needs_more_tokens_is_refused() -> None:
 
 
 def test_an_alternative_that_does_not_apply_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = TaskRow(asks_for_all, "", ("a", "b"), alternatives=(returns_a(None), AsClass))
-    monkeypatch.setitem(REGISTRY, "made", row)
+    register(monkeypatch, asks_for_all, returns_a(None), AsClass)
     assert list(make_task(TaskConfig(name="made")).alternatives) == ["AsClass"]
 
 

@@ -18,7 +18,7 @@ from support.programs import (
     write_program,
 )
 
-from algomatch.config.schema import compose, from_mapping, to_mapping
+from algomatch.config.composition import compose, from_mapping, to_mapping
 from algomatch.data.inputs import input_set
 from algomatch.data.outputs import Categorical, Numerical
 from algomatch.data.tasks import Task, make_task

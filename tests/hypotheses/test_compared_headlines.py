@@ -22,7 +22,7 @@ SHOWN = {
     },
     "attention": {"attention/model/matched_overlap": "matched overlap"},
     "redundant together (heads and MLPs)": {"ablation/model/redundant_share": "redundant share"},
-    "H1 (reference less model)": {
+    "H1 (reference minus model)": {
         f"sparsity/model/h1_{name}": name.replace("_", " ")
         for name in (
             "active_share", "bimodality", "dip", "hoyer", "gini", "dead_share", "always_on_share",

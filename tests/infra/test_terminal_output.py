@@ -16,7 +16,8 @@ import pytest
 import torch
 from support.runs import TIMEOUT, TINY, command, run
 
-from algomatch.config.schema import compose, run_name
+from algomatch.config.composition import compose
+from algomatch.config.naming import run_name
 from algomatch.runs.run_folder import RunFolder
 
 PRINTED = "± … ✗ ÷ é \U0001f600 \udce9"

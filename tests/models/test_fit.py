@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge.sources.native import NativeModel
 
-from algomatch.config.schema import TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TrainerConfig
 from algomatch.data.datamodule import StratifiedBatches
 from algomatch.data.inputs import InputSet, shuffled
 from algomatch.data.programs import make_frac_prevs, make_previous_token, make_reverse
@@ -36,10 +37,8 @@ def shape_of(inputs: InputSet, *overrides: str) -> TransformerBridgeConfig:
     return learned_shape(model, inputs, 0)
 
 
-def with_steps(count: int) -> TrainerConfig:
-    settings = copy.copy(SETTINGS)
-    settings.max_steps = count
-    return settings
+def with_steps(count: int, **others: float) -> TrainerConfig:
+    return replace(SETTINGS, max_steps=count, **others)  # type: ignore[arg-type]
 
 
 def test_a_task_is_learned_and_the_weights_returned_have_the_accuracy_returned(
@@ -106,8 +105,7 @@ def test_exact_accuracy_counts_inputs_with_any_output(inputs: InputSet) -> None:
 
 
 def test_the_loop_is_adamw_with_clipping_and_the_schedule(inputs: InputSet) -> None:
-    settings = with_steps(6)
-    settings.gradient_clip = 0.05
+    settings = with_steps(6, gradient_clip=0.05)
     model, twin = make_native(shape_of(inputs)), make_native(shape_of(inputs))
     batches = StratifiedBatches(inputs, 32, 0, range(6))
 
@@ -130,11 +128,9 @@ def test_the_loop_is_adamw_with_clipping_and_the_schedule(inputs: InputSet) -> N
 
 
 def test_no_such_batch_and_no_such_loss(inputs: InputSet) -> None:
-    settings = with_steps(5)
-    settings.batch_size = 2
+    settings = with_steps(5, batch_size=2)
     with pytest.raises(UserError, match=r"trainer\.batch_size=2 must be at least 3"):
         fit(inputs, shape_of(inputs), settings, 0)
-    settings = with_steps(200)
-    settings.learning_rate, settings.gradient_clip = 1e30, 0.0
+    settings = with_steps(200, learning_rate=1e30, gradient_clip=0.0)
     with pytest.raises(NotFiniteError):
         fit(inputs, shape_of(inputs, "model.normalization=none"), settings, 0)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tracr.rasp import rasp
 
-from algomatch.config.schema import TaskConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import InputSet, difference, input_set
 from algomatch.data.outputs import Numerical
 from algomatch.data.tasks import Task, make_task

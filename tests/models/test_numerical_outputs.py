@@ -24,7 +24,8 @@ from support.references import (
 from support.references import fast_compiles as fast_compiles
 from tracr.rasp import rasp
 
-from algomatch.config.schema import TaskConfig, TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TaskConfig, TrainerConfig
 from algomatch.data.datamodule import Batch
 from algomatch.data.inputs import InputSet
 from algomatch.data.outputs import Numerical

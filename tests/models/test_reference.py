@@ -48,7 +48,8 @@ from algomatch.data.inputs import InputSet, encode_vocabulary
 from algomatch.data.interpreter import Value
 from algomatch.data.outputs import IGNORE, Categorical, Numerical
 from algomatch.data.programs import make_frac_prevs, make_hist, make_reverse, make_sort
-from algomatch.data.tasks import BOS, REGISTRY, Task, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import BOS, Task, make_task
 from algomatch.infra.errors import UserError
 from algomatch.models import reference
 from algomatch.models.compiling import Compiled, compile_program

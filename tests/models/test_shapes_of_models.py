@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tracr.rasp import rasp
 from transformer_lens.config import TransformerBridgeConfig
 
-from algomatch.config.schema import compose, group_names
+from algomatch.config.composition import compose, group_names
 from algomatch.data.inputs import InputSet
 from algomatch.data.tasks import Task
 from algomatch.models.bridges import make_bridge, make_native

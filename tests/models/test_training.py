@@ -17,7 +17,8 @@ from tracr.rasp import rasp
 from transformer_lens.config import TransformerBridgeConfig
 
 from algomatch.api.train import train
-from algomatch.config.schema import TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TrainerConfig
 from algomatch.data.datamodule import Batch, TaskDataModule
 from algomatch.data.inputs import InputSet
 from algomatch.data.outputs import IGNORE

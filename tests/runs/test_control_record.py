@@ -12,7 +12,8 @@ from support.runs import TINY
 
 from algomatch.analysis.measurements import Measurement, from_csv
 from algomatch.analysis.measures.separation import SEPARATIONS, Separation
-from algomatch.config.schema import Config, compose, from_mapping, read_yaml
+from algomatch.config.composition import compose, from_mapping, read_yaml
+from algomatch.config.schema import Config
 from algomatch.infra.errors import FaultError
 from algomatch.runs.control_record import ControlRecord, Kept, failing, verdicts
 

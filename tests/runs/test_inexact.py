@@ -18,7 +18,7 @@ from support.wandb_server import ServerRun, WandbServer
 from algomatch.analysis.measurements import from_csv
 from algomatch.api.train import train
 from algomatch.cli.main import main
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.report.figures.run_figure import run_figure
 from algomatch.report.terminal.summary import full_table, inexact_note, summary_table
 from algomatch.runs import checkpoints

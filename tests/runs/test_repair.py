@@ -10,7 +10,7 @@ import pytest
 from support.runs import TINY, kept_steps, quiet, rows_of, weights_of
 
 from algomatch.api.train import resume, train
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.infra.errors import FaultError
 from algomatch.runs.run_folder import DAMAGED, RunFolder
 

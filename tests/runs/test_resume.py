@@ -25,7 +25,7 @@ from support.runs import (
 )
 
 from algomatch.api.train import resume, train
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.infra.errors import UserError
 from algomatch.runs.run_folder import RunFolder
 

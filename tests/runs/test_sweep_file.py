@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from algomatch.config.schema import FREE_SETTINGS, configs_dir, flattened, to_mapping
-from algomatch.data.tasks import task_names
+from algomatch.config.composition import configs_dir, flattened, to_mapping
+from algomatch.config.schema import FREE_SETTINGS
+from algomatch.data.registered_tasks import task_names
 from algomatch.infra.errors import UserError
 from algomatch.report.terminal.sweep_outcome import print_sweep
 from algomatch.runs.sweep_cells import Outcome, plan

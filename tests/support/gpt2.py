@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from algomatch.config.schema import Config, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Categorical
 from algomatch.data.tasks import make_task

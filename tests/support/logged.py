@@ -12,7 +12,8 @@ import pytest
 
 from algomatch.analysis.measures.emergence import summaries
 from algomatch.analysis.measures.suite import declared_metrics, headlines
-from algomatch.config.schema import AnalysisConfig, to_mapping
+from algomatch.config.composition import to_mapping
+from algomatch.config.schema import AnalysisConfig
 from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking.heatmaps import HEATMAPS, heatmaps
 from support.runs import TIMEOUT, kept_steps

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from algomatch.api.train import train
 from algomatch.cli.main import main
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from support.runs import TINY, quiet
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -19,8 +20,8 @@ FEW = ("trainer.checkpoints=2", "tracking=disabled", "analysis.match_checkpoint_
 def trained(path: Path, *settings: str, model: str = "") -> Path:
     """Train a tiny run; its model may get another name."""
     config = compose([*TINY, *FEW, f"run_dir={path}", *settings])
-    config.model.name = model or config.model.name
-    train(config, quiet())
+    renamed = replace(config.model, name=model or config.model.name)
+    train(replace(config, model=renamed), quiet())
     return path
 
 

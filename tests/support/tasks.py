@@ -7,7 +7,8 @@ from functools import cache
 
 from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import InputSet, input_set
-from algomatch.data.tasks import REGISTRY, Task, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import Task, make_task
 
 
 def small_config(name: str) -> TaskConfig:

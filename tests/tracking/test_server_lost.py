@@ -11,7 +11,7 @@ from support.programs import LARGER, LARGER_YAML, write_program
 from support.runs import TIMEOUT, TINY, finish, kept_steps, run, start, wait_until
 from support.wandb_server import WandbServer
 
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * TIMEOUT)]

@@ -11,7 +11,7 @@ from support.logged import STEP, check_complete, sync
 from support.runs import TIMEOUT, TINY, finish, kept_steps, run, start, wait_until
 from support.wandb_server import WandbServer
 
-from algomatch.config.schema import group_name
+from algomatch.config.naming import group_name
 from algomatch.runs.run_folder import RunFolder
 
 NAME = "reverse-vocabulary.a.b-max_length3-1L-d_model16-n_heads2-seed0"

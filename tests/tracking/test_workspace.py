@@ -21,7 +21,7 @@ from algomatch.analysis.measures.emergence import CONTROLS, summaries
 from algomatch.analysis.measures.suite import headlines, measure
 from algomatch.api.preparation import prepare
 from algomatch.cli.main import main
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.models.bridges import make_bridge
 from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking import workspace

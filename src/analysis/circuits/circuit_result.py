@@ -19,8 +19,8 @@ from ...models.wiring import Edge, Wiring
 from ..matching.cut_tests import Match
 from ..results import CIRCUIT, About, Key, Result, known, share_columns, untitled
 from .edge_scores import Scores, all_edges, reaching
-from .edge_variables import Carried
-from .faithfulness import AtLength, Circuit, Share
+from .edge_variables import EdgeVariables
+from .faithfulness import Circuit, CircuitAtLength, CircuitShare
 
 EMBEDDINGS = ("tokens", "positions")  # the nodes that edges which are not inner come from
 PREFERRED = ("resample_across", "resample_within")  # kinds of ablation, the most telling first
@@ -49,14 +49,14 @@ class Circuits:
     scores: dict[tuple[str, str], Scores] = field(default_factory=dict)
     curves: dict[tuple[str, str], list[Circuit]] = field(default_factory=dict)
     chosen: dict[tuple[str, str], Circuit] = field(default_factory=dict)
-    needed: dict[Edge, Share] = field(default_factory=dict)
+    needed: dict[Edge, CircuitShare] = field(default_factory=dict)
     needed_on: int = 0
     searched_on: int = 0
-    lengths: dict[int, AtLength] = field(default_factory=dict)
+    lengths: dict[int, CircuitAtLength] = field(default_factory=dict)
     minimal: dict[int, float] = field(default_factory=dict)
-    carried: list[Carried] = field(default_factory=list)
-    untrained: list[Carried] = field(default_factory=list)
-    theirs: list[tuple[str, Carried]] = field(default_factory=list)
+    carried: list[EdgeVariables] = field(default_factory=list)
+    untrained: list[EdgeVariables] = field(default_factory=list)
+    theirs: list[tuple[str, EdgeVariables]] = field(default_factory=list)
     matched: dict[str, Match | None] = field(default_factory=dict)
     verdict: str = ""
 
@@ -445,7 +445,7 @@ def _carried(circuits: Circuits, key: Key) -> Iterator[CarriedRow]:
             )
 
 
-def _told(carried: Carried | None) -> dict[str, Any]:
+def _told(carried: EdgeVariables | None) -> dict[str, Any]:
     held = None if carried is None else carried.highest
     if carried is None or held is None:
         return {"carries": "", **share_columns("share", None), "chance": None}

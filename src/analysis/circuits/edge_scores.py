@@ -76,7 +76,7 @@ def _as(inputs: InputSet) -> torch.dtype:
 
 
 @dataclass(frozen=True)
-class Cases:
+class AblationCases:
     """Inputs as a model reads them, each with a donor for resampling."""
 
     inputs: InputSet
@@ -91,20 +91,20 @@ class Cases:
 
 def cases_of(
     inputs: InputSet, task_model: TaskModel, seed: int, rows: Int64[Tensor, " some"] | None = None
-) -> Cases:
+) -> AblationCases:
     """Return inputs, all or some, with their donors, drawn as for ablation."""
     if rows is not None:
         inputs, task_model = inputs.at(rows), task_model.at(rows)
-    return Cases(inputs, task_model, donors(inputs, seed))
+    return AblationCases(inputs, task_model, donors(inputs, seed))
 
 
-class Ablated:
+class AblatedGraph:
     """A model's graph on inputs, and its nodes' outputs under one kind of ablation."""
 
     def __init__(
         self,
         wiring: Wiring,
-        cases: Cases,
+        cases: AblationCases,
         kind: str,
         other: Float[Tensor, "node inputs pos d_model"] | None = None,
     ):
@@ -135,12 +135,12 @@ class Ablated:
         rows, positions = self.task_model.own_places(drawn.rows, drawn.positions)
         return written[:, rows, positions]
 
-    def parts(self, size: int) -> Iterator[tuple[slice, Ablated]]:
+    def parts(self, size: int) -> Iterator[tuple[slice, AblatedGraph]]:
         """Yield `(rows, ablated)` for at most `size` inputs at a time."""
         mean = self._mean(size) if self.kind == "mean" else None
         for at in range(0, len(self.inputs), size):
             rows = torch.arange(at, min(at + size, len(self.inputs)))
-            part = Cases(self.inputs.at(rows), self.task_model.at(rows), {})
+            part = AblationCases(self.inputs.at(rows), self.task_model.at(rows), {})
             other = mean if mean is None else mean.expand(-1, len(rows), -1, -1)
             if self.kind in self.cases.given:
                 drawn = self.cases.given[self.kind]
@@ -149,7 +149,7 @@ class Ablated:
                 own = torch.arange(len(rows))
                 there = self.task_model.own_places(own, drawn.positions[rows])
                 other = written[:, there[0], there[1]]
-            yield slice(at, at + len(rows)), Ablated(self.wiring, part, self.kind, other)
+            yield slice(at, at + len(rows)), AblatedGraph(self.wiring, part, self.kind, other)
 
     def _mean(self, size: int) -> Float[Tensor, "node 1 pos d_model"]:
         total, count = torch.zeros(()).double(), torch.zeros(()).double()
@@ -220,7 +220,7 @@ class Scores:
 
 @torch.inference_mode()
 def patched(
-    ablated: Ablated,
+    ablated: AblatedGraph,
     edges: Sequence[Edge],
     measured: Measured,
     progress: Progress | None = None,
@@ -266,7 +266,9 @@ def _portions(places: list[int], size: int) -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def visible(ablated: Ablated, real: Bool[Tensor, "reader node"]) -> Bool[Tensor, "reader node"]:
+def visible(
+    ablated: AblatedGraph, real: Bool[Tensor, "reader node"]
+) -> Bool[Tensor, "reader node"]:
     """Return the real edges that an ablation can see.
 
     An edge is visible if removing it alone changes its reader's output at some position of a list.
@@ -287,19 +289,21 @@ def visible(ablated: Ablated, real: Bool[Tensor, "reader node"]) -> Bool[Tensor,
     return seen
 
 
-def exact(ablated: Ablated, progress: Progress | None = None) -> Scores:
+def exact(ablated: AblatedGraph, progress: Progress | None = None) -> Scores:
     """Return the divergence caused by removing each edge alone, and each node alone."""
     edges = exact_edges(ablated, progress)
     nodes = without_nodes(ablated, range(len(ablated.wiring.nodes)), _apart(ablated))
     return Scores("exact", ablated.kind, edges, nodes)
 
 
-def exact_edges(ablated: Ablated, progress: Progress | None = None) -> Float64[Tensor, " edge"]:
+def exact_edges(
+    ablated: AblatedGraph, progress: Progress | None = None
+) -> Float64[Tensor, " edge"]:
     """Return the divergence caused by removing each edge alone."""
     return patched(ablated, ablated.wiring.edges, _apart(ablated), progress)
 
 
-def _apart(ablated: Ablated) -> Measured:
+def _apart(ablated: AblatedGraph) -> Measured:
     inputs = ablated.inputs
 
     def measured(given: Tensor, intact: Tensor) -> Tensor:
@@ -309,7 +313,7 @@ def _apart(ablated: Ablated) -> Measured:
 
 
 def without_nodes(
-    ablated: Ablated, nodes: Iterable[int], measured: Measured
+    ablated: AblatedGraph, nodes: Iterable[int], measured: Measured
 ) -> Float64[Tensor, " some"]:
     """Return the effect of removing each of some nodes alone, mean over inputs."""
     effects = []
@@ -326,7 +330,7 @@ def without_nodes(
 
 
 def acdc(
-    ablated: Ablated, threshold: float, progress: Progress | None = None
+    ablated: AblatedGraph, threshold: float, progress: Progress | None = None
 ) -> Bool[Tensor, "reader node"]:
     """Return the edges that ACDC keeps.
 
@@ -365,7 +369,7 @@ def all_edges(wiring: Wiring) -> Bool[Tensor, "reader node"]:
 
 
 def attribution(
-    ablated: Ablated, steps: int | None = None, progress: Progress | None = None
+    ablated: AblatedGraph, steps: int | None = None, progress: Progress | None = None
 ) -> Scores:
     """Return each edge's attribution: the gradient of the loss at the reader times the change.
 
@@ -405,7 +409,7 @@ def attribution(
 
 
 def _gradient(
-    ablated: Ablated, embeddings: Float[Tensor, "node inputs pos d_model"]
+    ablated: AblatedGraph, embeddings: Float[Tensor, "node inputs pos d_model"]
 ) -> Float[Tensor, "reader inputs pos d_model"]:
     """Return the gradient of each input's loss with respect to each reader's input."""
     with torch.enable_grad():

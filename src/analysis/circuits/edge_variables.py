@@ -26,14 +26,14 @@ from ...data.inputs import InputSet
 from ...data.outputs import IGNORE
 from ...models.wiring import Edge
 from ..statistics import bootstrap_counts, percentile_intervals, weighted_sums
-from .edge_scores import NOTHING, VALUES_AT_ONCE, Ablated, Progress, divergence
+from .edge_scores import NOTHING, VALUES_AT_ONCE, AblatedGraph, Progress, divergence
 
 DRAWS = 4  # of donors
 CARRIES = 0.9  # least share, raw and corrected for chance, of a variable that is carried
 
 
 @dataclass(frozen=True)
-class Held:
+class VariableShare:
     """The share of an edge's effect that a variable explains, its interval and chance level.
 
     The interval is from a bootstrap over inputs.
@@ -53,7 +53,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Carried:
+class EdgeVariables:
     """The share of each variable on an edge; None where the edge has no effect.
 
     An edge has no effect if unrestricted donors change nothing. Merged variables have one name,
@@ -61,10 +61,10 @@ class Carried:
     """
 
     edge: Edge
-    variables: dict[str, Held] | None
+    variables: dict[str, VariableShare] | None
 
     @property
-    def highest(self) -> Held | None:
+    def highest(self) -> VariableShare | None:
         """The share of the variable that explains most."""
         return max((self.variables or {}).values(), key=lambda held: held.share, default=None)
 
@@ -87,13 +87,13 @@ class Carried:
 
 
 @torch.inference_mode()
-def carried(
-    ablated: Ablated,
+def variables_on_edges(
+    ablated: AblatedGraph,
     edges: Sequence[Edge],
     draws: int,
     seed: int,
     progress: Progress | None = None,
-) -> list[Carried]:
+) -> list[EdgeVariables]:
     """Return what each of some edges carries, on the inputs of an ablation.
 
     `draws` is the number of bootstrap resamples.
@@ -103,7 +103,7 @@ def carried(
     donated = _donated(inputs, list(groups.values()), seed)
     places = [ablated.task_model.own_places(each.rows, each.positions) for each in donated]
     counts = bootstrap_counts(len(inputs), draws, seed)
-    contents: list[Carried] = []
+    contents: list[EdgeVariables] = []
     for i, edge in enumerate(edges):
         written = intact.written[edge.node]
         stream = wiring.stream(edge.reader, intact.written)
@@ -117,7 +117,7 @@ def carried(
             )
             apart.append(divergence(inputs.output, given[1:], given[0], inputs.defined))
         mean = torch.cat(apart).view(DRAWS, -1, len(inputs)).mean(0)
-        contents.append(Carried(edge, _held(mean, list(groups), counts)))
+        contents.append(EdgeVariables(edge, _held(mean, list(groups), counts)))
         if progress is not None:
             progress(i + 1, len(edges))
     return contents
@@ -159,7 +159,7 @@ def _donated(
 
 def _held(
     apart: Float64[Tensor, "ways inputs"], names: Sequence[str], counts: Tensor
-) -> dict[str, Held] | None:
+) -> dict[str, VariableShare] | None:
     free, rest = apart[:1], apart[1:]
     if float(free.mean()) <= NOTHING:
         return None
@@ -168,7 +168,7 @@ def _held(
     shares = (1 - rest.mean(1) / free.mean()).tolist()
     intervals = percentile_intervals(drawn)
     return {
-        name: Held(shares[2 * i], *intervals[2 * i], shares[2 * i + 1])
+        name: VariableShare(shares[2 * i], *intervals[2 * i], shares[2 * i + 1])
         for i, name in enumerate(names)
     }
 
@@ -197,9 +197,9 @@ def _alike(
     return replace(free, rows=rows, positions=positions)
 
 
-def summed(contents: Sequence[Carried]) -> dict[str, list[Carried]]:
+def summed(contents: Sequence[EdgeVariables]) -> dict[str, list[EdgeVariables]]:
     """Return the edges that carry each variable, grouped by `Carried.name`."""
-    groups: dict[str, list[Carried]] = {}
+    groups: dict[str, list[EdgeVariables]] = {}
     for content in contents:
         if content.names:
             groups.setdefault(content.name, []).append(content)

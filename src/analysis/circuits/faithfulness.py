@@ -31,14 +31,14 @@ from ..statistics import (
     weighted_sums,
     wilson_interval,
 )
-from .edge_scores import NOTHING, Ablated, Progress, Scores, all_edges, top
+from .edge_scores import NOTHING, AblatedGraph, Progress, Scores, all_edges, top
 
 HELD_NUMBERS = 2**22  # numbers in the outputs of all nodes on one part of the inputs
 GROWTH = 1.5  # ratio of one size of a curve to the one before
 
 
 @dataclass(frozen=True)
-class Judged:
+class CircuitDivergence:
     """The divergence of circuits from the intact model, and their exactness, per input."""
 
     divergence: Float64[Tensor, "mask inputs"]
@@ -46,7 +46,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Share:
+class CircuitShare:
     """A share with its interval."""
 
     value: float
@@ -64,9 +64,9 @@ class Circuit:
     method: str
     kind: str
     edges: Bool[Tensor, "reader node"]
-    faithfulness: Share
-    exact: Share
-    completeness: Share | None = None
+    faithfulness: CircuitShare
+    exact: CircuitShare
+    completeness: CircuitShare | None = None
 
     @property
     def size(self) -> int:
@@ -75,10 +75,10 @@ class Circuit:
 
 
 def judged(
-    ablated: Ablated,
+    ablated: AblatedGraph,
     circuits: Sequence[Bool[Tensor, "reader node"]],
     progress: Progress | None = None,
-) -> Judged:
+) -> CircuitDivergence:
     """Return the divergence and exactness of circuits on all inputs, all other edges removed."""
     every, each = all_edges(ablated.wiring), ablated.wiring.d_model * ablated.tokens.shape[1]
     size = max(1, HELD_NUMBERS // (each * len(ablated.wiring.nodes)))
@@ -94,7 +94,7 @@ def judged(
             done += 1
             if progress is not None:
                 progress(done, total)
-    return Judged(apart, right)
+    return CircuitDivergence(apart, right)
 
 
 def sizes(count: int) -> list[int]:
@@ -112,7 +112,7 @@ def sizes(count: int) -> list[int]:
 
 
 def curve(
-    ablated: Ablated,
+    ablated: AblatedGraph,
     scores: Scores,
     draws: int,
     seed: int,
@@ -131,7 +131,7 @@ def curve(
 
 
 def rated(
-    ablated: Ablated,
+    ablated: AblatedGraph,
     method: str,
     circuits: Sequence[Bool[Tensor, "reader node"]],
     draws: int,
@@ -143,12 +143,12 @@ def rated(
     judgement = judged(ablated, [nothing, *circuits], progress)
     answered = ablated.inputs.defined.any(-1)
 
-    def share(i: int) -> Share:
+    def share(i: int) -> CircuitShare:
         return faithfulness(judgement.divergence[i], judgement.divergence[0], draws, seed)
 
-    def exact(i: int) -> Share:
+    def exact(i: int) -> CircuitShare:
         value, n = float(judgement.exact[i, answered].mean()), int(answered.sum())
-        return Share(value, *wilson_interval(value, n))
+        return CircuitShare(value, *wilson_interval(value, n))
 
     return [
         Circuit(method, ablated.kind, circuit, share(i + 1), exact(i + 1))
@@ -156,7 +156,7 @@ def rated(
     ]
 
 
-def completed(ablated: Ablated, circuit: Circuit, draws: int, seed: int) -> Circuit:
+def completed(ablated: AblatedGraph, circuit: Circuit, draws: int, seed: int) -> Circuit:
     """Return a circuit with its completeness: faithfulness of the complement."""
     rest = all_edges(ablated.wiring) & ~circuit.edges
     (complement,) = rated(ablated, circuit.method, [rest], draws, seed)
@@ -170,14 +170,14 @@ def smallest(circuits: Sequence[Circuit], faithful: float) -> Circuit | None:
 
 
 @dataclass(frozen=True)
-class Needed:
+class EdgeNecessity:
     """The increase in divergence without each edge of a circuit, per input."""
 
     edges: tuple[Edge, ...]
     moved: Float64[Tensor, "inputs edge"]
     lengths: Int64[Tensor, " inputs"]
 
-    def shares(self, draws: int, seed: int, length: int | None = None) -> dict[Edge, Share]:
+    def shares(self, draws: int, seed: int, length: int | None = None) -> dict[Edge, CircuitShare]:
         """Return each edge's mean with a bootstrap interval, over all inputs or one length."""
         rows = self.moved if length is None else self.moved[self.lengths == length]
         if not self.edges or not len(rows):
@@ -185,15 +185,15 @@ class Needed:
         drawn = weighted_sums(bootstrap_counts(len(rows), draws, seed), rows) / len(rows)
         means, intervals = rows.mean(0).tolist(), percentile_intervals(drawn)
         return {
-            edge: Share(mean, *interval)
+            edge: CircuitShare(mean, *interval)
             for edge, mean, interval in zip(self.edges, means, intervals, strict=True)
         }
 
 
 @torch.inference_mode()
 def needed(
-    ablated: Ablated, circuit: Bool[Tensor, "reader node"], progress: Progress | None = None
-) -> Needed:
+    ablated: AblatedGraph, circuit: Bool[Tensor, "reader node"], progress: Progress | None = None
+) -> EdgeNecessity:
     """Return the increase in divergence without each edge of a circuit."""
     every = all_edges(ablated.wiring)
     base = ablated.divergence(ablated.without(every & ~circuit))
@@ -205,55 +205,55 @@ def needed(
         moved[:, i] = ablated.divergence(ablated.without(every & ~fewer)) - base
         if progress is not None:
             progress(i + 1, len(edges))
-    return Needed(edges, moved, ablated.inputs.lengths)
+    return EdgeNecessity(edges, moved, ablated.inputs.lengths)
 
 
-def minimal(shares: dict[Edge, Share]) -> float:
+def minimal(shares: dict[Edge, CircuitShare]) -> float:
     """Return the share of a circuit's edges that are surely needed; nan if it has none."""
     return sum(share.low > 0 for share in shares.values()) / len(shares) if shares else float("nan")
 
 
 @dataclass(frozen=True)
-class AtLength:
+class CircuitAtLength:
     """How good a circuit is on the lists of one length."""
 
     n: int
-    faithfulness: Share
-    completeness: Share
-    exact: Share
+    faithfulness: CircuitShare
+    completeness: CircuitShare
+    exact: CircuitShare
 
 
 def by_length(
-    ablated: Ablated, circuit: Bool[Tensor, "reader node"], draws: int, seed: int
-) -> dict[int, AtLength]:
+    ablated: AblatedGraph, circuit: Bool[Tensor, "reader node"], draws: int, seed: int
+) -> dict[int, CircuitAtLength]:
     """Return how good a circuit is on the lists of each length, those with an output."""
     nothing, rest = torch.zeros_like(circuit), all_edges(ablated.wiring) & ~circuit
     judgement = judged(ablated, [nothing, circuit, rest])
-    rows: dict[int, AtLength] = {}
+    rows: dict[int, CircuitAtLength] = {}
     for length in torch.unique(ablated.inputs.lengths).tolist():
         some = (ablated.inputs.lengths == length) & ablated.inputs.defined.any(-1)
         if n := int(some.sum()):
             apart = judgement.divergence[:, some]
             exact = float(judgement.exact[1, some].mean())
-            rows[length] = AtLength(
+            rows[length] = CircuitAtLength(
                 n,
                 faithfulness(apart[1], apart[0], draws, seed),
                 faithfulness(apart[2], apart[0], draws, seed),
-                Share(exact, *wilson_interval(exact, n)),
+                CircuitShare(exact, *wilson_interval(exact, n)),
             )
     return rows
 
 
 def faithfulness(
     own: Float64[Tensor, " inputs"], none: Float64[Tensor, " inputs"], draws: int, seed: int
-) -> Share:
+) -> CircuitShare:
     """Return 1 - D(circuit) / D(no edge), with a bootstrap interval over inputs.
 
     It is nan if the ablation changes nothing.
     """
     if float(none.mean()) <= NOTHING:
-        return Share(float("nan"), float("nan"), float("nan"))
+        return CircuitShare(float("nan"), float("nan"), float("nan"))
     counts = bootstrap_counts(len(own), draws, seed)
     sums = weighted_sums(counts, torch.stack([own, none], dim=1))
     drawn = 1 - sums[:, 0] / sums[:, 1].clamp(min=NOTHING)
-    return Share(1 - float(own.mean()) / float(none.mean()), *percentile_interval(drawn))
+    return CircuitShare(1 - float(own.mean()) / float(none.mean()), *percentile_interval(drawn))

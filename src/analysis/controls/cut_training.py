@@ -1,9 +1,9 @@
 """A learned architecture trained to hold a program's cuts: interchange training of whole residuals.
 
-At a site of each cut the residual of every position is replaced by that of another input's, as the
-trials of matching do; the output must become what the program gives then (Geiger et al. 2022,
-arXiv:2112.00826). The result is a positive control: a learned model whose whole residual stream is
-known to carry one cut after the other.
+At the site of each cut, the residual of every position is replaced by another input's, as in the
+trials of matching; the model is trained to give the program's output for that case (Geiger et al.
+2022, arXiv:2112.00826). The trained model is a positive control: its residual stream is known to
+carry one cut after the other.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from ...models.training import Progress, exact_accuracy, mean_loss, optimise, we
 from .interchange_training import drawn
 
 POOL = 256  # inputs, at most, whose trials are trained on in one step
-POOLS, NEW = 16, 64  # pools at most, of which each has so many inputs of its own
-CASES = 4096  # of a trial, drawn from a pool
-MEASURED, FRESH = 2048, 1024  # inputs and cases of a trial to measure on
-SOLVED = 0.99  # share of the cases of every trial at which training ends
-WEIGHT = 3.0  # of the trials' loss
-OWN_SEEDS = 2_000_000  # far from those of matching: what is trained on is not what is measured on
+POOLS, NEW = 16, 64  # largest number of pools; inputs per further pool
+CASES = 4096  # cases of a trial, drawn from a pool
+MEASURED, FRESH = 2048, 1024  # inputs, and cases of a trial, to measure on
+SOLVED = 0.99  # share of right cases of every trial at which training ends
+WEIGHT = 3.0  # weight of the trials' loss
+OWN_SEEDS = 2_000_000  # far from matching's seeds: training and measuring use different cases
 SETTINGS = TrainerConfig(
     max_steps=1500, batch_size=128, learning_rate=2e-3, warmup_steps=50, evaluate_every=100
 )
@@ -45,8 +45,8 @@ SETTINGS = TrainerConfig(
 class CutImplementation:
     """A model trained to hold cuts, and how well it does.
 
-    `sites` says where it holds each cut, by the cut's name. `exact` is the share of inputs whose
-    outputs are all right, `held` for each cut the lowest share of its trials, drawn anew.
+    `sites` is the site of each cut, by the cut's name. `exact` is the share of inputs whose outputs
+    are all right; `held` is, for each cut, the lowest share of right cases over its fresh trials.
     """
 
     weights: dict[str, Tensor]
@@ -57,7 +57,7 @@ class CutImplementation:
 
     @property
     def solved(self) -> bool:
-        """Whether it does all that it was trained for."""
+        """Whether it meets all training targets."""
         return self.exact == 1 and min(self.held.values(), default=1) >= SOLVED
 
 
@@ -69,10 +69,11 @@ def implement_cuts(
     settings: TrainerConfig = SETTINGS,
     progress: Progress | None = None,
 ) -> CutImplementation:
-    """Return a new model of a shape, trained to hold cuts, given in program order, one by one.
+    """Return a new model of a shape, trained to hold the cuts, which are given in program order.
 
-    `settings.batch_size` counts the cases of each cut; all inputs are trained on, held out or not.
-    Training ends early where every input is right and the share of every trial is at least 0.99.
+    `settings.batch_size` is the number of cases of each cut. All inputs are trained on, including
+    the held-out ones. Training ends early once every input is right and the share of right cases
+    of every trial is at least 0.99.
 
     Raises:
         UserError: the model has too few blocks, or no order of the program's steps has all cuts.
@@ -111,7 +112,7 @@ def implement_cuts(
 
 
 def cut_sites(shape: TransformerBridgeConfig, cuts: Sequence[Cut]) -> dict[str, str]:
-    """Return the site of each cut, by its name: after blocks spread evenly, never after the last.
+    """Return the site of each cut, by name: after evenly spread blocks, never after the last.
 
     Raises:
         UserError: the model has too few blocks, or no order of the program's steps has all cuts.
@@ -134,14 +135,14 @@ def cut_sites(shape: TransformerBridgeConfig, cuts: Sequence[Cut]) -> dict[str, 
 def _pool(
     inputs: InputSet, cuts: Sequence[Cut], size: int, count: int, seed: int
 ) -> tuple[InputSet, list[CutTrials]]:
-    """Return inputs, half of them drawn evenly over the lengths, and trials among them."""
+    """Return inputs, half of them drawn evenly over the lengths, and trials on them."""
     pairs = drawn(inputs, size // 2, np.random.default_rng(seed))
     some = inputs.at(torch.from_numpy(np.unique(pairs)))
     return some, cut_trials(some, cuts, count, seed)
 
 
 def _drawn(tests: CutTrials, count: int, generator: np.random.Generator) -> Trial:
-    """Return cases of all trials of a cut, as many of each."""
+    """Return cases from all trials of a cut, equally many from each."""
     sizes = map(len, np.array_split(np.arange(count), len(tests.trials)))
     parts = [
         trial.at(torch.from_numpy(generator.integers(len(trial), size=size)))

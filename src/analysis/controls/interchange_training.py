@@ -1,9 +1,9 @@
 """A learned architecture trained to implement a program: interchange intervention training.
 
-Where the dimensions in which a model shall hold a variable are replaced by another input's, the
-output must become what the program gives with the variable overridden by its values on that input
-(Geiger et al. 2022, arXiv:2112.00826). The result is a positive control: a learned model of which
-it is known by what variables it computes.
+Each variable is assigned residual dimensions. If these are replaced by another input's, the output
+must become the program's output with the variable overridden by its values on that input (Geiger
+et al. 2022, arXiv:2112.00826). The trained model is a positive control: a learned model that is
+known to compute with these variables.
 
 Shapes: `cases` pairs of a base and a donor, `pos` the positions of an encoded input.
 """
@@ -26,24 +26,24 @@ from ...data.overridden_variables import overridden_targets
 from ...models.bridges import make_native
 from ...models.continuation import embedded, halves
 from ...models.training import Progress, exact_accuracy, mean_loss, optimise, weights_of, with_seed
-from ...models.variable_sites import Place, align, inner_variables, sites_of
+from ...models.variable_sites import ResidualDims, align, inner_variables, sites_of
 
 POOL = 8192  # cases of a variable to train on
 FRESH = 1024  # cases of a variable to measure on
-DRAWS = 4  # pairs drawn for a case, before a variable is taken to have no more
+DRAWS = 4  # rounds of draws, after which a variable is taken to have no more cases
 SOLVED = 0.99  # interchange accuracy of every variable at which training ends
-WEIGHT = 3.0  # of the interchange loss
+WEIGHT = 3.0  # weight of the interchange loss
 SETTINGS = TrainerConfig(
     max_steps=1500, batch_size=64, learning_rate=2e-3, warmup_steps=50, evaluate_every=50
 )
 
 
 @dataclass(frozen=True)
-class Cases:
+class InterchangeCases:
     """Pairs of inputs for one variable, and what the program gives with the donor's value of it.
 
-    A donor is at least as long as its base. Targets are as an InputSet's, undefined where the
-    program gives nothing, or what it gives on no input.
+    A donor is at least as long as its base. Targets are like an InputSet's; they are undefined
+    where the program gives nothing, or a value that occurs on no input.
     """
 
     bases: Int64[Tensor, " cases"]
@@ -53,21 +53,21 @@ class Cases:
     def __len__(self) -> int:
         return len(self.bases)
 
-    def rows(self, chosen: Tensor) -> Cases:
+    def rows(self, chosen: Tensor) -> InterchangeCases:
         """Return some of the cases."""
-        return Cases(self.bases[chosen], self.donors[chosen], self.targets[chosen])
+        return InterchangeCases(self.bases[chosen], self.donors[chosen], self.targets[chosen])
 
 
 @dataclass(frozen=True)
-class Implementation:
+class InterchangeImplementation:
     """A model trained to implement a program, and how well it does.
 
-    `exact` is the share of inputs whose outputs are all right, `interchange` for each variable
-    that of cases drawn anew; `alignment` says where the model holds it.
+    `exact` is the share of inputs whose outputs are all right. `interchange` is each variable's
+    interchange accuracy on fresh cases; `alignment` is where the model holds it.
     """
 
     weights: dict[str, Tensor]
-    alignment: dict[str, Place]
+    alignment: dict[str, ResidualDims]
     exact: float
     interchange: dict[str, float]
     steps: int
@@ -80,11 +80,12 @@ def implement(
     settings: TrainerConfig = SETTINGS,
     weight: float = WEIGHT,
     progress: Progress | None = None,
-) -> Implementation:
+) -> InterchangeImplementation:
     """Return a new model of a shape, trained to give the program's outputs by its variables.
 
-    `settings.batch_size` counts pairs of inputs; all inputs are trained on, held out or not.
-    Training ends early where every input is right and every interchange accuracy is at least 0.99.
+    `settings.batch_size` is the number of pairs of inputs. All inputs are trained on, including the
+    held-out ones. Training ends early once every input is right and every interchange accuracy is
+    at least 0.99.
 
     Raises:
         NotFiniteError: the loss is infinite or not a number.
@@ -130,7 +131,7 @@ def implement(
 
     steps = optimise(model, loss_at, settings, progress, solved)
     exact = exact_accuracy(model, inputs)
-    return Implementation(weights_of(model), alignment, exact, accuracies(), steps)
+    return InterchangeImplementation(weights_of(model), alignment, exact, accuracies(), steps)
 
 
 def drawn(
@@ -146,14 +147,14 @@ def drawn(
     return pairs
 
 
-def cases_of(inputs: InputSet, name: str, count: int, seed: int) -> Cases:
+def cases_of(inputs: InputSet, name: str, count: int, seed: int) -> InterchangeCases:
     """Return up to `count` pairs in which overriding a variable changes the program's output.
 
-    The donor's values take the place of the base's at every position of the base. Few or no cases
-    are found where the output seldom or never changes.
+    The donor's values replace the base's at every position of the base. If the output seldom or
+    never changes, few or no cases are found.
     """
     generator = np.random.default_rng(seed)
-    cases = Cases(*(torch.empty(0, dtype=torch.int64),) * 2, inputs.targets[:0])
+    cases = InterchangeCases(*(torch.empty(0, dtype=torch.int64),) * 2, inputs.targets[:0])
     for _ in range(DRAWS):
         pairs = torch.from_numpy(drawn(inputs, count, generator))
         cases = _joined([cases, _changing(inputs, name, pairs)])
@@ -162,18 +163,18 @@ def cases_of(inputs: InputSet, name: str, count: int, seed: int) -> Cases:
     return cases.rows(torch.arange(min(count, len(cases))))
 
 
-def _changing(inputs: InputSet, name: str, pairs: Int64[Tensor, "pairs 2"]) -> Cases:
+def _changing(inputs: InputSet, name: str, pairs: Int64[Tensor, "pairs 2"]) -> InterchangeCases:
     distinct, index = torch.unique(pairs, dim=0, return_inverse=True)
     bases, donors = distinct.T
     given = {name: inputs.variables[name].codes[donors]}
     base, targets = inputs.targets[bases], overridden_targets(inputs, bases, given)
     both = inputs.output.defined(targets) & inputs.output.defined(base)
     changed = (both & ~inputs.output.same(targets, base)).any(-1)
-    return Cases(pairs[:, 0], pairs[:, 1], targets[index]).rows(changed[index])
+    return InterchangeCases(pairs[:, 0], pairs[:, 1], targets[index]).rows(changed[index])
 
 
-def _joined(parts: Sequence[Cases]) -> Cases:
-    return Cases(
+def _joined(parts: Sequence[InterchangeCases]) -> InterchangeCases:
+    return InterchangeCases(
         torch.cat([part.bases for part in parts]),
         torch.cat([part.donors for part in parts]),
         torch.cat([part.targets for part in parts]),
@@ -181,7 +182,9 @@ def _joined(parts: Sequence[Cases]) -> Cases:
 
 
 @torch.inference_mode()
-def interchange_accuracy(model: NativeModel, inputs: InputSet, place: Place, cases: Cases) -> float:
+def interchange_accuracy(
+    model: NativeModel, inputs: InputSet, place: ResidualDims, cases: InterchangeCases
+) -> float:
     """Return the share of cases whose defined outputs all become the targets; 1 of no cases."""
     if not len(cases):
         return 1.0
@@ -199,11 +202,11 @@ def interchange_accuracy(model: NativeModel, inputs: InputSet, place: Place, cas
 def interchanged(
     model: NativeModel,
     inputs: InputSet,
-    cases: Cases,
-    places: Sequence[Place],
+    cases: InterchangeCases,
+    places: Sequence[ResidualDims],
     beside: Int64[Tensor, " others"] | None = None,
 ) -> tuple[Float[Tensor, "plain pos width"], Float[Tensor, "cases pos width"]]:
-    """Return what a model gives on other inputs and the donors, and on bases interchanged.
+    """Return a model's logits on other inputs and the donors, and on the interchanged bases.
 
     Each case has its own place; there the donor's dimensions replace the base's at every position.
     """
@@ -223,7 +226,7 @@ def interchanged(
     return given[:-count], given[-count:]
 
 
-def _masks(places: Sequence[Place], width: int) -> dict[str, Bool[Tensor, "cases 1 dim"]]:
+def _masks(places: Sequence[ResidualDims], width: int) -> dict[str, Bool[Tensor, "cases 1 dim"]]:
     """Return which dimensions of which cases are replaced at each site."""
     masks: dict[str, Tensor] = {}
     for place in set(places):

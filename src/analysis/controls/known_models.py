@@ -25,7 +25,7 @@ from ...models.compiling import UNEMBEDDING, Compiled
 from ...models.reference import Reference, build_reference
 from ...models.shapes import learned_shape, random_inits
 from ...models.training import Progress, fit
-from .interchange_training import Implementation, implement
+from .interchange_training import InterchangeImplementation, implement
 from .other_tasks import other_references
 from .variants import hardest_noise, permuted, reparametrised, rotated
 
@@ -42,7 +42,7 @@ class NotMadeError(Exception):
 
 
 @dataclass(frozen=True)
-class Made:
+class ControlModel:
     """A control's model, with a note about it."""
 
     bridge: TransformerBridge
@@ -59,12 +59,12 @@ class Control:
     name: str
     kind: str
     group: str
-    make: Callable[[Progress], Made]
+    make: Callable[[Progress], ControlModel]
 
 
 def learned_by_heart(
     inputs: InputSet, shape: TransformerBridgeConfig, config: Config, progress: Progress
-) -> Made:
+) -> ControlModel:
     """Return a model of a given shape, trained with a config on shuffled labels.
 
     Raises:
@@ -73,7 +73,7 @@ def learned_by_heart(
     given = shuffled(inputs, config.analysis.seed)
     weights, exact, steps = fit(given, shape, config.trainer, config.seed, progress)
     note = f"{exact:.1%} of its own labels right after {steps} steps"
-    return Made(make_bridge(shape, weights, config.analysis.device), note)
+    return ControlModel(make_bridge(shape, weights, config.analysis.device), note)
 
 
 def controls(
@@ -102,17 +102,19 @@ def _positives(
 ) -> Iterator[Control]:
     compiled, seed = reference.compiled, config.analysis.seed
 
-    def as_is(progress: Progress) -> Made:
-        return Made(reference.bridge, f"{reference.validation.n_wrong} wrong")
+    def as_is(progress: Progress) -> ControlModel:
+        return ControlModel(reference.bridge, f"{reference.validation.n_wrong} wrong")
 
-    def changed(progress: Progress, change: Callable[[Compiled], Compiled], note: str) -> Made:
-        return Made(change(compiled).bridge(inputs), note)
+    def changed(
+        progress: Progress, change: Callable[[Compiled], Compiled], note: str
+    ) -> ControlModel:
+        return ControlModel(change(compiled).bridge(inputs), note)
 
-    def noised(progress: Progress, at: int) -> Made:
+    def noised(progress: Progress, at: int) -> ControlModel:
         noisy = hardest_noise(compiled, inputs, at)
         if noisy is None:
             raise NotMadeError("no noise is survived")
-        return Made(noisy[0].bridge(inputs), f"relative noise {noisy[1]:g}")
+        return ControlModel(noisy[0].bridge(inputs), f"relative noise {noisy[1]:g}")
 
     yield Control("reference", POSITIVE, "reference", as_is)
     for i in range(DRAWS):
@@ -130,8 +132,8 @@ def _positives(
             yield Control(f"{name}-{i + 1}", POSITIVE, name, make)
         yield Control(f"noised-{i + 1}", POSITIVE, "noised", partial(noised, at=at))
 
-    def implemented(progress: Progress) -> Made:
-        tried: list[Implementation] = []
+    def implemented(progress: Progress) -> ControlModel:
+        tried: list[InterchangeImplementation] = []
         for i in range(TRIES):
             implementation = implement(inputs, shape, seed + i, progress=progress)
             tried.append(implementation)
@@ -140,7 +142,7 @@ def _positives(
                     f"{name} {share:.3f}" for name, share in implementation.interchange.items()
                 )
                 note = f"interchange {swaps}" if swaps else "no inner variable to interchange"
-                return Made(
+                return ControlModel(
                     make_bridge(shape, implementation.weights, config.analysis.device), note
                 )
         best = max(implementation.exact for implementation in tried)
@@ -154,8 +156,8 @@ def _negatives(
 ) -> Iterator[Control]:
     settings, device, seed = config.trainer, config.analysis.device, config.analysis.seed
 
-    def untrained(progress: Progress, index: int) -> Made:
-        return Made(random_inits(shape, index + 1, seed, device)[index])
+    def untrained(progress: Progress, index: int) -> ControlModel:
+        return ControlModel(random_inits(shape, index + 1, seed, device)[index])
 
     for i in range(inits):
         make = partial(untrained, index=i)
@@ -164,15 +166,15 @@ def _negatives(
     by_heart = partial(learned_by_heart, inputs, shape, config)
     yield Control("shuffled_labels", NEGATIVE, "shuffled labels", by_heart)
 
-    def trained(progress: Progress, other: Reference) -> Made:
+    def trained(progress: Progress, other: Reference) -> ControlModel:
         theirs = learned_shape(config.model, other.inputs, config.seed)
         weights, exact, steps = fit(other.inputs, theirs, settings, config.seed, progress)
         note = f"{exact:.1%} right at its own task after {steps} steps"
         weights[UNEMBEDDING] = _read_as(weights[UNEMBEDDING], other.inputs.output, inputs.output)
-        return Made(make_bridge(shape, weights, device), note)
+        return ControlModel(make_bridge(shape, weights, device), note)
 
-    def compiled(progress: Progress, other: Reference) -> Made:
-        return Made(other.compiled.bridge(inputs))
+    def compiled(progress: Progress, other: Reference) -> ControlModel:
+        return ControlModel(other.compiled.bridge(inputs))
 
     for other in other_references(inputs, config.task, max(1, config.analysis.other_tasks)):
         name = other.inputs.task.name
@@ -196,13 +198,13 @@ def _read_as(
 
 
 def _decoys(inputs: InputSet, config: Config) -> Iterator[Control]:
-    def alternative(progress: Progress, name: str) -> Made:
+    def alternative(progress: Progress, name: str) -> ControlModel:
         try:
             other = input_set(inputs.task.with_program(name), config.task)
             reference = build_reference(other)
         except UserError as error:
             raise NotMadeError(first_line(error)) from error
-        return Made(reference.compiled.bridge(inputs))
+        return ControlModel(reference.compiled.bridge(inputs))
 
     for name in inputs.task.alternatives:
         yield Control(name, DECOY, "decoy", partial(alternative, name=name))

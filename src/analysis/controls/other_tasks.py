@@ -38,8 +38,8 @@ def other_references(inputs: InputSet, config: TaskConfig, count: int) -> list[R
 
 def _least_shared(task: Task, config: TaskConfig, count: int) -> Iterator[Task]:
     """Yield other tasks, those that share the fewest variables first."""
-    few = replace(config, max_inputs=max(COMPARED, len(task.lengths)))
-    few.max_inputs = min(few.max_inputs, config.max_inputs)
+    most = min(config.max_inputs, max(COMPARED, len(task.lengths)))
+    few = replace(config, max_inputs=most)
     inputs, later = input_set(task, few), list[tuple[int, Task]]()
     for other in other_tasks(task) if count else ():
         try:

@@ -1,8 +1,8 @@
-"""Compiled models that run the same program by construction, with other weights.
+"""Variants of compiled models: the same program by construction, with other weights.
 
-Compiled models have no LayerNorm, so that their residual stream can be changed linearly: what
-writes into it is multiplied by a matrix, what reads from it by the inverse. The algebra is done in
-float64. Every function is pure; the same seed gives the same weights.
+Compiled models have no LayerNorm, so their residual stream can be transformed linearly: weights
+that write into it are multiplied by a matrix, weights that read from it by the inverse. The algebra
+is done in float64. Every function is pure; the same seed gives the same weights.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Weights = Mapping[str, Float64[Tensor, "..."]]
 def rotated(compiled: Compiled, seed: int) -> Compiled:
     """Return the model with its residual stream rotated by a random orthogonal matrix.
 
-    The matrix is Haar-distributed (Mezzadri 2007, arXiv:math-ph/0609050). No dimension holds one
-    value any more, so there are no labels.
+    The matrix is Haar-distributed (Mezzadri 2007, arXiv:math-ph/0609050). Dimensions no longer hold
+    single values, so there are no labels.
     """
     turn = _orthogonal(compiled.shape["d_model"], np.random.default_rng(seed))
     return _changed(compiled, lambda weights: _rebased(weights, turn, turn.T), ())
@@ -42,8 +42,8 @@ def rotated(compiled: Compiled, seed: int) -> Compiled:
 def reparametrised(compiled: Compiled, seed: int, condition: float = 3.0) -> Compiled:
     """Return the model with its residual stream multiplied by a random invertible matrix.
 
-    Its singular values are spaced evenly in their logarithms, with mean 0; `condition` is the
-    largest over the smallest. There are no labels.
+    The logarithms of its singular values are evenly spaced, with mean 0. `condition` is the ratio
+    of the largest to the smallest. There are no labels.
 
     Raises:
         UserError: the condition number is below 1 or not finite.
@@ -84,7 +84,7 @@ def permuted(compiled: Compiled, seed: int) -> Compiled:
 
 
 def noised(compiled: Compiled, seed: int, scale: float) -> Compiled:
-    """Return the model with every weight times (1 + scale * normal); zeros stay zeros.
+    """Return the model with every weight multiplied by (1 + scale * normal); zeros stay zeros.
 
     Raises:
         UserError: the scale is negative or not finite.
@@ -106,7 +106,7 @@ def noised(compiled: Compiled, seed: int, scale: float) -> Compiled:
 def hardest_noise(compiled: Compiled, inputs: InputSet, seed: int) -> tuple[Compiled, float] | None:
     """Return the noised model and the largest of `NOISE_SCALES` at which it is exact on all inputs.
 
-    The noise is the same at every scale but for its size. None where it is exact at none.
+    Only the size of the noise differs between scales. None if it is exact at no scale.
     """
     few = torch.unique(torch.linspace(0, len(inputs) - 1, RECHECKED).long())
     for scale in NOISE_SCALES:
@@ -149,7 +149,7 @@ def _rebased(
 def _reorder(
     weights: dict[str, Tensor], layer: str, into: tuple[str, ...], out: str, order: Tensor
 ) -> None:
-    """Put what lies between a layer's readers and its writer into another order, in place."""
+    """Permute, in place, the dimensions between a layer's readers and its writer."""
     for name in into:
         for kind in ("weight", "bias"):
             weights[f"{layer}.{name}.{kind}"] = weights[f"{layer}.{name}.{kind}"][order]

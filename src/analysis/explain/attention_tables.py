@@ -27,7 +27,7 @@ POSITIONS = "positions"
 
 
 @dataclass(frozen=True)
-class Kind:
+class TableKind:
     """A kind of table: what of the query and of the key it goes by, by features' names."""
 
     name: str
@@ -36,19 +36,19 @@ class Kind:
 
 
 KINDS = (  # the simplest first; those by variables of the program come after the first two
-    Kind(POSITIONS, ("index",), ("index",)),
-    Kind("tokens", ("token",), ("token",)),
-    Kind("length, positions", ("length", "index"), ("index",)),
-    Kind("positions, token of key", ("index",), ("index", "token")),
-    Kind("positions, token of query", ("index", "token"), ("index",)),
-    Kind("length, positions, token of key", ("length", "index"), ("index", "token")),
-    Kind("length, positions, token of query", ("length", "index", "token"), ("index",)),
-    Kind("positions, tokens", ("index", "token"), ("index", "token")),
-    Kind("length, positions, tokens", ("length", "index", "token"), ("index", "token")),
+    TableKind(POSITIONS, ("index",), ("index",)),
+    TableKind("tokens", ("token",), ("token",)),
+    TableKind("length, positions", ("length", "index"), ("index",)),
+    TableKind("positions, token of key", ("index",), ("index", "token")),
+    TableKind("positions, token of query", ("index", "token"), ("index",)),
+    TableKind("length, positions, token of key", ("length", "index"), ("index", "token")),
+    TableKind("length, positions, token of query", ("length", "index", "token"), ("index",)),
+    TableKind("positions, tokens", ("index", "token"), ("index", "token")),
+    TableKind("length, positions, tokens", ("length", "index", "token"), ("index", "token")),
 )
 
 
-def kinds(features: Sequence[Feature]) -> list[Kind]:
+def kinds(features: Sequence[Feature]) -> list[TableKind]:
     """Return the kinds of table there are for a program, the simplest first."""
     inner = [
         feature.name
@@ -59,9 +59,9 @@ def kinds(features: Sequence[Feature]) -> list[Kind]:
         kind
         for name in inner
         for kind in (
-            Kind(f"{name} at query, position of key", (name,), ("index",)),
-            Kind(f"position of query, {name} at key", ("index",), (name,)),
-            Kind(f"{name} at query and key", (name,), (name,)),
+            TableKind(f"{name} at query, position of key", (name,), ("index",)),
+            TableKind(f"position of query, {name} at key", ("index",), (name,)),
+            TableKind(f"{name} at query and key", (name,), (name,)),
         )
     ]
     return [*KINDS[:2], *own, *KINDS[2:]]
@@ -85,7 +85,7 @@ class Tables:
         self.kinds = kinds(features)
         self._positions = self._cells(self.kinds[0])
 
-    def _cells(self, kind: Kind) -> Int64[Tensor, " pairs"]:
+    def _cells(self, kind: TableKind) -> Int64[Tensor, " pairs"]:
         """Return the cell of each allowed pair of a query and a key."""
         cells = torch.zeros_like(self._may, dtype=torch.int64)
         for names, dim in ((kind.query, 2), (kind.key, 1)):
@@ -96,7 +96,7 @@ class Tables:
 
     def fitted(
         self, pattern: Float[Tensor, "inputs head query key"]
-    ) -> Iterator[tuple[Kind, int, Float[Tensor, "inputs head query key"]]]:
+    ) -> Iterator[tuple[TableKind, int, Float[Tensor, "inputs head query key"]]]:
         """Yield each kind, how many numbers its table holds, and the heads' attention by it."""
         values = scores_of(pattern).movedim(1, -1)[self._may]
         train = self._train[self._may]

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Self
 from ...data.outputs import Categorical, Output
 from ...infra.typed_tables import Table, spread
 from ..results import EXPLANATION, About, Key, Result, known, untitled
-from .heads import Heads
+from .heads import HeadExplanations
 from .neurons import VARIES, NeuronExplanation, share_explained
 from .position_features import Feature
-from .substitution import CONTROLS, Explained, Share
+from .substitution import CONTROLS, InputShare, SubstitutedAccuracy
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Explanation:
     bar: float
     output: Output
     features: Sequence[Feature]
-    heads: Heads | None = None
+    heads: HeadExplanations | None = None
     neurons: tuple[NeuronExplanation, ...] | None = None
     untrained: tuple[NeuronExplanation, ...] = ()
-    rows: tuple[Explained, ...] | None = None
+    rows: tuple[SubstitutedAccuracy, ...] | None = None
 
     @property
     def solved(self) -> bool:
@@ -182,7 +182,7 @@ class ExplanationResult(Result):
         )  # fmt: skip
 
 
-def _heads(heads: Heads | None, key: Key) -> Iterator[HeadRow]:
+def _heads(heads: HeadExplanations | None, key: Key) -> Iterator[HeadRow]:
     for head in heads.each if heads is not None else ():
         hard, table = head.hard, head.table
         yield HeadRow(
@@ -220,9 +220,9 @@ def _neurons(neurons: Sequence[NeuronExplanation], output: Output, key: Key) -> 
         )  # fmt: skip
 
 
-def _explained(rows: Sequence[Explained], key: Key) -> Iterator[ExplainedRow]:
+def _explained(rows: Sequence[SubstitutedAccuracy], key: Key) -> Iterator[ExplainedRow]:
     for row in rows:
-        parts: list[tuple[str, int | None, Share]]
+        parts: list[tuple[str, int | None, InputShare]]
         parts = [("all", None, row.exact), ("held_out", None, row.held_out)]
         parts += [("all", length, share) for length, share in row.by_length.items()]
         for inputs, length, share in parts:

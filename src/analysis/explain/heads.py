@@ -31,7 +31,7 @@ from ..measures.accuracy import changes, outcome
 from ..measures.rerun import Means, Rerun, donors
 from ..statistics import bootstrap_counts, percentile_interval, weighted_sums
 from .attention_patterns import ITSELF, Selector, bos_rows, selectors
-from .attention_tables import Kind, Tables
+from .attention_tables import TableKind, Tables
 from .position_features import Feature
 
 NO_EFFECT = 1e-4  # nats, or squared error, of an input's loss; less is rounding
@@ -44,7 +44,7 @@ Pattern = Float[Tensor, "inputs query key"]
 
 
 @dataclass(frozen=True)
-class Scored:
+class OverlapScore:
     """A head's overlap with a pattern: mean over queries, with its interval."""
 
     name: str
@@ -54,18 +54,18 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class HardMatch:
+class SelectorMatch:
     """The selector with the highest score for a head, and the runner-up under another name.
 
     `mass` is the attention to the selected keys, `at_bos` what BOS attends to, `untrained` the
     highest overlap of any head of a random init with the same pattern.
     """
 
-    scored: Scored
+    scored: OverlapScore
     selector: Selector
     at_bos: str
     mass: float
-    runner_up: Scored
+    runner_up: OverlapScore
     untrained: float
     pattern: Pattern = field(repr=False)
 
@@ -77,8 +77,8 @@ class TableMatch:
     `untrained` is the highest score of a table of this kind fitted to a random init's head.
     """
 
-    scored: Scored
-    kind: Kind
+    scored: OverlapScore
+    kind: TableKind
     size: int
     untrained: float
     pattern: Pattern = field(repr=False)
@@ -95,7 +95,7 @@ class HeadExplanation:
     layer: int
     head: int
     active: bool
-    hard: HardMatch
+    hard: SelectorMatch
     table: TableMatch
     uniform: float
     bar: float
@@ -122,7 +122,7 @@ class HeadExplanation:
         return "table" if self.table.scored.value >= self.bar else "nothing"
 
     @property
-    def best(self) -> HardMatch | TableMatch:
+    def best(self) -> SelectorMatch | TableMatch:
         """The selector if that explains the head, else the table."""
         return self.hard if self.hard.scored.value >= self.bar else self.table
 
@@ -133,7 +133,7 @@ class HeadExplanation:
 
 
 @dataclass(frozen=True)
-class Joint:
+class JointHeads:
     """A selector that a weighted mean of a layer's heads matches better than any single head."""
 
     layer: int
@@ -144,15 +144,15 @@ class Joint:
 
 
 @dataclass(frozen=True)
-class Heads:
+class HeadExplanations:
     """All heads of a model, and groups of heads that match a selector only jointly."""
 
     each: tuple[HeadExplanation, ...]
-    joint: tuple[Joint, ...]
+    joint: tuple[JointHeads, ...]
 
 
 @dataclass(frozen=True)
-class Search:
+class HeadComparison:
     """What heads are compared with on an input set, and which inputs tables are judged on."""
 
     inputs: InputSet
@@ -166,9 +166,9 @@ class Search:
 def explain_heads(
     recording: Recording,
     untrained: Sequence[Recording],
-    search: Search,
+    search: HeadComparison,
     step: Callable[[], None] = lambda: None,
-) -> Heads:
+) -> HeadExplanations:
     """Return what every head of a model attends to, with random inits as controls.
 
     `step` is called after each layer.
@@ -179,7 +179,7 @@ def explain_heads(
     tables = Tables(inputs, search.features, ~search.held_out)
     active = active_heads(recording, config.seed)
     draws = bootstrap_counts(len(inputs), config.bootstrap, config.seed)
-    heads, joint = list[HeadExplanation](), list[Joint]()
+    heads, joint = list[HeadExplanation](), list[JointHeads]()
     longest = inputs.lengths == inputs.lengths.max()
     cfg = recording.bridge.cfg
     for layer in range(cfg.n_layers):
@@ -220,7 +220,7 @@ def explain_heads(
         ]
         joint += _joint(layer, patterns, of_layer, every, of_list, at_list)
         step()
-    return Heads(tuple(heads), tuple(joint))
+    return HeadExplanations(tuple(heads), tuple(joint))
 
 
 def active_heads(recording: Recording, seed: int) -> set[tuple[int, int]]:
@@ -260,13 +260,15 @@ class _Weights:
         total: Tensor = sums[self.held_out].sum(0) / self.count[self.held_out].sum()
         return total
 
-    def scored(self, name: str, sums: Float64[Tensor, " inputs"], some: bool = False) -> Scored:
+    def scored(
+        self, name: str, sums: Float64[Tensor, " inputs"], some: bool = False
+    ) -> OverlapScore:
         rows = self.held_out if some else torch.ones_like(self.held_out)
         columns = torch.column_stack([sums, self.count])[rows]
         drawn = weighted_sums(self._draws[:, rows], columns)
         low, high = percentile_interval(drawn[:, 0] / drawn[:, 1].clamp(min=1))
         value = float(columns[:, 0].sum() / columns[:, 1].sum())
-        return Scored(name, value, min(low, value), max(high, value))
+        return OverlapScore(name, value, min(low, value), max(high, value))
 
 
 def _mean_pattern(pattern: Pattern, rows: Bool[Tensor, " inputs"]) -> Float[Tensor, "query key"]:
@@ -314,7 +316,7 @@ def _hard(
     of_bos: Float64[Tensor, "inputs r"],
     at_list: Float[Tensor, "inputs query"],
     weights: _Weights,
-) -> HardMatch:
+) -> SelectorMatch:
     names = list(rows)
     bos = int(of_bos.sum(0).argmax()) if float(of_bos.sum()) else names.index(ITSELF)
     order = of_list.sum(0).argsort(descending=True, stable=True).tolist()
@@ -323,14 +325,14 @@ def _hard(
     sums = of_list + of_bos[:, [bos]]
     chosen = best.pattern + rows[names[bos]]
     on_keys = ((pattern * best.selected).sum(-1) * at_list).sum() / at_list.sum()
-    return HardMatch(
+    return SelectorMatch(
         weights.scored(best.name, sums[:, order[0]]), best, names[bos], float(on_keys),
         weights.scored(every[second].name, sums[:, second]), 0.0, chosen,
     )  # fmt: skip
 
 
-def _beside_untrained(match: HardMatch, value: float) -> HardMatch:
-    return HardMatch(
+def _beside_untrained(match: SelectorMatch, value: float) -> SelectorMatch:
+    return SelectorMatch(
         match.scored, match.selector, match.at_bos, match.mass, match.runner_up,
         max(match.untrained, value), match.pattern,
     )  # fmt: skip
@@ -400,7 +402,7 @@ def _joint(
     every: Sequence[Selector],
     of_list: Float64[Tensor, "inputs head k"],
     at_list: Float[Tensor, "inputs query"],
-) -> list[Joint]:
+) -> list[JointHeads]:
     """Return the selector that heads of a layer match better jointly than alone, if there is one.
 
     The weights are from non-negative least squares. Tiny weights are dropped, and the rest are
@@ -412,7 +414,7 @@ def _joint(
     flats = torch.stack([patterns[:, head][queries].flatten() for head in heads], dim=1).double()
     alone = of_list[:, list(heads)].sum(0) / at_list.sum()
     root = np.linalg.cholesky((flats.T @ flats).numpy() + 1e-9 * np.eye(len(heads))).T
-    best: Joint | None = None
+    best: JointHeads | None = None
     for at, selector in enumerate(every):
         wanted = selector.pattern[queries].flatten().double()
         solved, _ = nnls(root, np.linalg.solve(root.T, (flats.T @ wanted).numpy()))
@@ -430,5 +432,5 @@ def _joint(
             shares = {
                 head: float(w) for head, w in zip(heads, weights.tolist(), strict=True) if w > 0
             }
-            best = Joint(layer, selector.name, shares, value, single_best)
+            best = JointHeads(layer, selector.name, shares, value, single_best)
     return [best] if best is not None else []

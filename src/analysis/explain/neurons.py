@@ -30,8 +30,8 @@ from ..activations import Recording, has_mlp
 from ..measures.accuracy import outcome
 from ..measures.sparsity import ACTIVATIONS, real_neurons, rounding
 from ..statistics import bootstrap_counts, percentile_intervals, weighted_sums
-from .position_features import Cells
-from .predicates import Columns, Predicate, balanced, columns_of, fit, simplified
+from .position_features import FeatureCells
+from .predicates import Predicate, TreeTests, balanced, columns_of, fit, simplified
 
 VARIES, ALWAYS, NEVER = "varies", "always on", "dead"
 SWITCHED = 200  # inputs on which neurons are switched off, every length alike
@@ -39,7 +39,7 @@ AT_ONCE = 8  # neurons switched off at once, each on all these inputs
 
 
 @dataclass(frozen=True)
-class Effect:
+class NeuronEffect:
     """What a neuron does: to the loss and to each output where it is on.
 
     `direct` is what it adds to each output directly, less the mean over outputs, mean over the
@@ -78,7 +78,7 @@ class NeuronExplanation:
     bos: tuple[float, float]
     rare: bool
     bar: float
-    effect: Effect | None = None
+    effect: NeuronEffect | None = None
     predicate: Predicate | None = field(default=None, repr=False)
     untold: Predicate | None = field(default=None, repr=False)
 
@@ -96,7 +96,7 @@ class NeuronExplanation:
 @torch.inference_mode()
 def explain_neurons(
     recording: Recording,
-    cells: Cells,
+    cells: FeatureCells,
     held_out: Bool[Tensor, " inputs"],
     config: AnalysisConfig,
     step: Callable[[], None] = lambda: None,
@@ -130,8 +130,8 @@ class _Layer:
         recording: Recording,
         layer: int,
         real: Tensor,
-        cells: Cells,
-        columns: tuple[Columns, Columns],
+        cells: FeatureCells,
+        columns: tuple[TreeTests, TreeTests],
         held_out: Bool[Tensor, " inputs"],
         config: AnalysisConfig,
     ):
@@ -154,7 +154,7 @@ class _Layer:
         bos = self._on[:, 0]
         self._bos = {on: _mean_where(self._post[:, 0], bos == on) for on in (True, False)}
 
-    def explained(self, at: int, effect: Effect | None) -> NeuronExplanation:
+    def explained(self, at: int, effect: NeuronEffect | None) -> NeuronExplanation:
         """Return one neuron's explanation."""
         state = VARIES if self.varies[at] else ALWAYS if self.share[at] == 1 else NEVER
         predicate, untold, depth, numbers, rare = None, None, 0, (math.nan,) * 4, False
@@ -226,7 +226,7 @@ class _Layer:
         drawn = (hits[both] / ons[both] + rejected[both] / offs[both]) / 2
         return percentile_intervals(drawn[:, None])[0]
 
-    def effects(self, model: NativeModel) -> list[Effect | None]:
+    def effects(self, model: NativeModel) -> list[NeuronEffect | None]:
         """Return what each neuron that is ever on does, on a sample of inputs."""
         inputs = self._recording.inputs
         rows = _sample(inputs, self._config.seed)
@@ -237,7 +237,7 @@ class _Layer:
         last = self._recording[f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"][rows]
         off = torch.where(self.varies, self._means[False].nan_to_num(0.0), 0.0).float()
         change = self._post[rows] - off
-        effects: list[Effect | None] = [None] * len(self._real)
+        effects: list[NeuronEffect | None] = [None] * len(self._real)
         doing = torch.nonzero(self.varies | (self.share == 1))[:, 0]
         mask, device = some.key_mask, model.cfg.device
         for part in torch.split(doing, AT_ONCE):
@@ -275,13 +275,13 @@ def _effect(
     loss: float,
     direct: Float[Tensor, "places classes"],
     real: Float[Tensor, "places classes"],
-) -> Effect:
+) -> NeuronEffect:
     if direct.shape[1] > 1:  # what is added to all of them changes nothing
         direct, real = (values - values.mean(1, keepdim=True) for values in (direct, real))
     expected, other = direct.double().flatten(), real.double().flatten()
     both, own = float(expected @ other), float(expected @ expected)
     size = math.sqrt(own * float(other @ other))
-    return Effect(
+    return NeuronEffect(
         loss,
         tuple(direct.double().mean(0).tolist()) if len(direct) else (math.nan,) * direct.shape[1],
         both / size if size > 0 else math.nan,

@@ -43,7 +43,7 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class Cells:
+class FeatureCells:
     """The places of inputs by the combination of features there: a cell's codes, a place's cell.
 
     At padding a place's cell is -1.
@@ -110,13 +110,13 @@ def _same(first: Feature, other: Feature, real: Bool[Tensor, "inputs pos"]) -> b
     return all(value(first, a) == value(other, b) for a, b in pairs)
 
 
-def cells(inputs: InputSet, chosen: Sequence[Feature]) -> Cells:
+def cells(inputs: InputSet, chosen: Sequence[Feature]) -> FeatureCells:
     """Return the combinations of features that occur, BOS's among them."""
     codes = torch.stack([feature.codes for feature in chosen], dim=-1)[inputs.key_mask]
     different, which = torch.unique(codes, dim=0, return_inverse=True)
     at = torch.full(inputs.tokens.shape, UNKNOWN)
     at[inputs.key_mask] = which
-    return Cells(tuple(chosen), different, at)
+    return FeatureCells(tuple(chosen), different, at)
 
 
 def some_of(inputs: InputSet, at_most: int, seed: int) -> InputSet:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.tree import DecisionTreeClassifier
 
 from ...data.interpreter import Value
-from .position_features import UNKNOWN, Cells, Feature, is_bos
+from .position_features import UNKNOWN, Feature, FeatureCells, is_bos
 
 NEAR_BEST = 0.001  # balanced accuracy that a shallower tree may lack
 Clause = Mapping[int, frozenset[int]]  # by feature, the codes that it may have
@@ -65,14 +65,14 @@ class Predicate:
 
 
 @dataclass(frozen=True)
-class Columns:
+class TreeTests:
     """What a tree may test of each cell: a feature's code, or whether it is one of its values."""
 
     values: Float[np.ndarray, "cells columns"]
     tests: tuple[tuple[int, int | None], ...]  # feature, and the code that it is compared with
 
 
-def columns_of(cells: Cells, told: bool = True) -> Columns:
+def columns_of(cells: FeatureCells, told: bool = True) -> TreeTests:
     """Return what a tree may test: thresholds on numerical features, values of the others.
 
     Unless it is `told`, it may not test the program's output.
@@ -86,12 +86,12 @@ def columns_of(cells: Cells, told: bool = True) -> Columns:
         else:
             tests += [(at, int(code)) for code in np.unique(codes[:, at])]
     values = [codes[:, at] if code is None else codes[:, at] == code for at, code in tests]
-    return Columns(np.stack(values, axis=1).astype(np.float32), tuple(tests))
+    return TreeTests(np.stack(values, axis=1).astype(np.float32), tuple(tests))
 
 
 def fit(
-    cells: Cells,
-    columns: Columns,
+    cells: FeatureCells,
+    columns: TreeTests,
     on: Float[np.ndarray, " cells"],
     off: Float[np.ndarray, " cells"],
     depth: int,
@@ -118,7 +118,7 @@ def fit(
 
 
 def fitted_tree(
-    columns: Columns,
+    columns: TreeTests,
     on: Float[np.ndarray, " cells"],
     off: Float[np.ndarray, " cells"],
     depth: int,
@@ -135,8 +135,8 @@ def fitted_tree(
 
 
 def _interval(
-    cells: Cells,
-    columns: Columns,
+    cells: FeatureCells,
+    columns: TreeTests,
     on: Float[np.ndarray, " cells"],
     off: Float[np.ndarray, " cells"],
 ) -> Clause:
@@ -174,7 +174,7 @@ def balanced(
 def _clauses(
     tree: Any,
     classes: np.ndarray,
-    columns: Columns,
+    columns: TreeTests,
     domain: Mapping[int, frozenset[int]],
     depth: int,
 ) -> list[dict[int, frozenset[int]]]:

@@ -33,7 +33,7 @@ from ..measures.sparsity import ACTIVATIONS
 from ..statistics import wilson_interval
 from .heads import HeadExplanation
 from .neurons import NeuronExplanation
-from .position_features import Cells
+from .position_features import FeatureCells
 
 INTACT, UNIFORM, AT_MEAN, UNTRAINED = (
     "intact", "uniform attention", "neurons at mean", "random init's explanations",
@@ -77,7 +77,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Share:
+class InputShare:
     """A share of inputs with its interval; nan if there are no inputs."""
 
     value: float
@@ -87,15 +87,15 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Explained:
+class SubstitutedAccuracy:
     """The accuracy of a model with its layers up to `layer` replaced (-1: none)."""
 
     variant: str
     layer: int
-    exact: Share
-    held_out: Share
+    exact: InputShare
+    held_out: InputShare
     token: float
-    by_length: Mapping[int, Share]
+    by_length: Mapping[int, InputShare]
 
 
 def variants(
@@ -103,7 +103,7 @@ def variants(
     neurons: Sequence[NeuronExplanation],
     untrained: tuple[Sequence[HeadExplanation], Sequence[NeuronExplanation], Recording],
     recording: Recording,
-    cells: Cells,
+    cells: FeatureCells,
     held_out: Bool[Tensor, " inputs"],
 ) -> list[Variant]:
     """Return the variants to test, explanations first, then controls.
@@ -140,7 +140,7 @@ def variants(
 def by_predicates(
     neurons: Sequence[NeuronExplanation],
     recording: Recording,
-    cells: Cells,
+    cells: FeatureCells,
     train: Bool[Tensor, " inputs"],
     told: bool = True,
 ) -> dict[int, NeuronValues]:
@@ -177,7 +177,7 @@ def by_predicates(
 
 
 def at_mean(
-    neurons: Sequence[NeuronExplanation], recording: Recording, cells: Cells
+    neurons: Sequence[NeuronExplanation], recording: Recording, cells: FeatureCells
 ) -> dict[int, NeuronValues]:
     """Return neurons at their means: one for the list's places and one for BOS."""
     inputs, at_bos = recording.inputs, _at_bos(cells)
@@ -203,7 +203,7 @@ def _means_by(
     return torch.stack([torch.where(part.isnan(), whole, part) for part in parts])
 
 
-def _at_bos(cells: Cells) -> Bool[Tensor, " cells"]:
+def _at_bos(cells: FeatureCells) -> Bool[Tensor, " cells"]:
     place = next(at for at, feature in enumerate(cells.features) if feature.name == "index")
     values: tuple[object, ...] = cells.features[place].values
     at_bos: Tensor = cells.codes[:, place] == values.index(-1)
@@ -258,7 +258,7 @@ def explained(
     held_out: Bool[Tensor, " inputs"],
     chosen: Sequence[Variant],
     step: Callable[[], None] = lambda: None,
-) -> list[Explained]:
+) -> list[SubstitutedAccuracy]:
     """Return the accuracy of the intact model, and of each variant, layer by layer.
 
     `step` is called after each run.
@@ -276,21 +276,21 @@ def explained(
 
 def _row(
     name: str, layer: int, given: Outcome, inputs: InputSet, held_out: Bool[Tensor, " inputs"]
-) -> Explained:
+) -> SubstitutedAccuracy:
     asked = given.count > 0
     lengths = {
         length: _share(given.over(asked & (inputs.lengths == length)))
         for length in inputs.task.lengths
     }
-    return Explained(
+    return SubstitutedAccuracy(
         name, layer, _share(given.over(asked)), _share(given.over(asked & held_out)),
         given.means()["token"], lengths,
     )  # fmt: skip
 
 
-def _share(given: Outcome) -> Share:
+def _share(given: Outcome) -> InputShare:
     n = len(given.exact)
     if not n:
-        return Share(float("nan"), float("nan"), float("nan"), 0)
+        return InputShare(float("nan"), float("nan"), float("nan"), 0)
     value = float(given.exact.mean())
-    return Share(value, *wilson_interval(value, n), n)
+    return InputShare(value, *wilson_interval(value, n), n)

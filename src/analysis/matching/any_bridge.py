@@ -11,8 +11,8 @@ from ...data.inputs import input_set
 from ...data.tasks import Task
 from ...models.foreign_encoding import Encode, Read, encoded_task_model
 from .program_ranking import (
-    Finer,
     Progress,
+    SelectorEvidence,
     Standing,
     candidates,
     compared,
@@ -33,7 +33,7 @@ def match_bridge(
     programs: Sequence[str] = (),
     untrained: Iterable[TransformerBridge] = (),
     progress: Progress = lambda done, total: None,
-) -> tuple[list[Standing], Finer | None]:
+) -> tuple[list[Standing], SelectorEvidence | None]:
     """Return the standing of each of a task's programs with a model, the best first.
 
     Also return what the model's heads decide between programs that cuts do not tell apart. This

@@ -43,7 +43,7 @@ Untrained = Callable[[], Iterable[tuple[TransformerBridge, TaskModel]]]
 
 
 @dataclass(frozen=True)
-class Met:
+class SelectorReach:
     """How the head that meets a selection best does, with a bootstrap interval over inputs.
 
     The head's name is empty where none has anything in common with it.
@@ -66,13 +66,13 @@ class Met:
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnSelector:
     """A selector that the other of two programs does not have: what it must surely reach.
 
     `other` is how well the other program's selectors would meet it.
     """
 
-    met: Met
+    met: SelectorReach
     other: float
     bar: float
 
@@ -87,15 +87,15 @@ class Own:
 
 
 @dataclass(frozen=True)
-class Side:
+class ProgramSelectors:
     """One of two programs: its own selectors, and the mean over those that say something."""
 
     program: str
-    own: tuple[Own, ...]
+    own: tuple[OwnSelector, ...]
     figure: tuple[float, float, float] | None
 
     @property
-    def telling(self) -> tuple[Own, ...]:
+    def telling(self) -> tuple[OwnSelector, ...]:
         """Its own selectors that say something."""
         return tuple(selector for selector in self.own if selector.verdict != SAYS_NOTHING)
 
@@ -111,10 +111,10 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Decision:
+class SelectorDecision:
     """What selectors decide between two programs: for one of them, or for neither, and why."""
 
-    sides: tuple[Side, Side]
+    sides: tuple[ProgramSelectors, ProgramSelectors]
     decided: str | None
     why: str
 
@@ -152,7 +152,7 @@ def untrained_of(
     return made
 
 
-class Selectors:
+class SelectorComparison:
     """Compares the heads of models of one shape with the selections of a task's programs.
 
     `untrained` makes random inits of that shape, and how they meet the inputs: a control.
@@ -174,20 +174,22 @@ class Selectors:
 
     def met(
         self, bridge: TransformerBridge, task_model: TaskModel | None = None
-    ) -> dict[str, list[Met]]:
+    ) -> dict[str, list[SelectorReach]]:
         """Return how a model meets each selection of each program.
 
         `task_model` gives its own tokens of the inputs, where they are not the task's.
         """
         heads, task_model = active_heads(bridge), task_model or task_model_of(bridge, self._inputs)
         sums = self._overlaps(_attention(bridge, task_model, heads, self._config.batch_size))
-        met: dict[str, list[Met]] = {name: [] for name in self.programs}
+        met: dict[str, list[SelectorReach]] = {name: [] for name in self.programs}
         for i, (name, selection) in enumerate(self._chosen):
             controls = self._uniform[i], max((init[i] for init in self._random_inits), default=0.0)
             met[name].append(self._best(selection, ["", *map(name_of, heads)], sums[i], controls))
         return met
 
-    def decide(self, met: Mapping[str, Sequence[Met]], program: str, other: str) -> Decision:
+    def decide(
+        self, met: Mapping[str, Sequence[SelectorReach]], program: str, other: str
+    ) -> SelectorDecision:
         """Return what a model's heads decide between two programs.
 
         For the one all of whose own selectors are met: surely by `match_selector`, by more than
@@ -198,25 +200,31 @@ class Selectors:
             if side.met and side.figure is not None and side.figure[1] > _high(rival):
                 their = "with none of its own" if rival.figure is None else f"{rival.figure[0]:.2f}"
                 why = f"{side.program} {side.figure[0]:.2f} over {rival.program} {their}"
-                return Decision((first, second), side.program, why)
+                return SelectorDecision((first, second), side.program, why)
         if not first.own and not second.own:
-            return Decision((first, second), None, "they select the same")
-        return Decision((first, second), None, f"{_why(first, other)}; {_why(second, program)}")
+            return SelectorDecision((first, second), None, "they select the same")
+        return SelectorDecision(
+            (first, second), None, f"{_why(first, other)}; {_why(second, program)}"
+        )
 
-    def _side(self, met: Mapping[str, Sequence[Met]], name: str, other: str) -> Side:
+    def _side(
+        self, met: Mapping[str, Sequence[SelectorReach]], name: str, other: str
+    ) -> ProgramSelectors:
         theirs = {selection.key for selection in self.programs[other]}
         own = []
         for match, given in zip(met[name], self._by_selectors(name, other), strict=True):
             if match.selection.key not in theirs:
                 control = max(match.uniform, match.random_init, given)
-                own.append(Own(match, given, max(self._config.match_selector, (1 + control) / 2)))
-        side = Side(name, tuple(own), None)
+                own.append(
+                    OwnSelector(match, given, max(self._config.match_selector, (1 + control) / 2))
+                )
+        side = ProgramSelectors(name, tuple(own), None)
         if not side.telling:
             return side
         telling = [selector.met for selector in side.telling]
         value = sum(match.value for match in telling) / len(telling)
         drawn = torch.stack([match.resampled for match in telling]).mean(0)
-        return Side(name, side.own, (value, *percentile_interval(drawn)))
+        return ProgramSelectors(name, side.own, (value, *percentile_interval(drawn)))
 
     def _by_selectors(self, name: str, other: str) -> list[float]:
         """Return how heads that meet the other program's selectors meet each of a program's."""
@@ -261,7 +269,7 @@ class Selectors:
         heads: Sequence[str],
         sums: Float64[Tensor, "inputs k"],
         controls: tuple[float, float],
-    ) -> Met:
+    ) -> SelectorReach:
         count = selection.counted.sum(-1).double()
         means = sums.sum(0) / count.sum()
         best = int(means.argmax())
@@ -270,18 +278,18 @@ class Selectors:
         resampled = drawn[:, 0] / drawn[:, 1].clamp(min=1)
         low, high = percentile_interval(resampled)
         head = heads[best % len(heads)]
-        return Met(selection, head, float(means[best]), low, high, *controls, resampled)
+        return SelectorReach(selection, head, float(means[best]), low, high, *controls, resampled)
 
     def _parts(self) -> list[slice]:
         size = self._config.batch_size
         return [slice(at, at + size) for at in range(0, len(self._inputs), size)]
 
 
-def _high(side: Side) -> float:
+def _high(side: ProgramSelectors) -> float:
     return side.figure[2] if side.figure else 0.0
 
 
-def _why(side: Side, other: str) -> str:
+def _why(side: ProgramSelectors, other: str) -> str:
     if not side.own:
         return f"{side.program} has no selector of its own"
     if not side.telling:

@@ -15,14 +15,22 @@ from ...models.task_model import TaskModel, task_model_of
 from ...models.training import Progress
 from ..base import MeasurementContext
 from ..controls.cut_training import SOLVED, CutImplementation, implement_cuts
-from ..controls.known_models import DECOY, NEGATIVE, POSITIVE, TRIES, Control, Made, NotMadeError
+from ..controls.known_models import (
+    DECOY,
+    NEGATIVE,
+    POSITIVE,
+    TRIES,
+    Control,
+    ControlModel,
+    NotMadeError,
+)
 from .cut_verdicts import FOLLOWS, Rule, realised
 from .head_selectors import untrained_of
 from .program_ranking import (
     Candidate,
     Standing,
-    finer,
     rule_of,
+    selector_evidence,
     selectors_of,
     standing,
     told_by_cuts,
@@ -32,7 +40,7 @@ MATCHED_INITS = 10  # random inits that are matched; each takes a second
 
 
 @dataclass(frozen=True)
-class Checked:
+class KnownAnswer:
     """A control matched with a program.
 
     `match` is the lowest match of the testable inner cuts for a positive, the highest for another
@@ -56,10 +64,12 @@ class Checked:
     recognised_note: str = ""
 
 
-CHECKS = Table(Checked, "match-controls.csv")
+CHECKS = Table(KnownAnswer, "match-controls.csv")
 
 
-def with_earlier(checks: Sequence[Checked], earlier: Sequence[Checked]) -> list[Checked]:
+def with_earlier(
+    checks: Sequence[KnownAnswer], earlier: Sequence[KnownAnswer]
+) -> list[KnownAnswer]:
     """Return checks after earlier ones of other tasks."""
     tasks = {check.task for check in checks}
     return [*(check for check in earlier if check.task not in tasks), *checks]
@@ -79,7 +89,7 @@ def of_matching(
     ]
 
 
-def _implemented(progress: Progress, own: Candidate, context: MeasurementContext) -> Made:
+def _implemented(progress: Progress, own: Candidate, context: MeasurementContext) -> ControlModel:
     if not own.testable:
         raise NotMadeError(f"{own.name} has no inner cut that can be tested, so none to hold")
     config, tried = context.config, list[CutImplementation]()
@@ -93,7 +103,7 @@ def _implemented(progress: Progress, own: Candidate, context: MeasurementContext
         tried.append(implementation)
         if implementation.solved:
             note = ", ".join(f"{name} {share:.3f}" for name, share in implementation.held.items())
-            return Made(
+            return ControlModel(
                 make_bridge(context.shape, implementation.weights, config.device), f"holds {note}"
             )
     best = max(tried, key=lambda implementation: min(implementation.held.values()))
@@ -108,7 +118,7 @@ def check(
     known: Sequence[Candidate],
     context: MeasurementContext,
     progress: Callable[[int, int], None],
-) -> Iterator[Checked]:
+) -> Iterator[KnownAnswer]:
     """Yield a control's standing with the programs for which the right answer is known.
 
     The first of `known` is the task's own program. A positive follows it. A negative realises no
@@ -118,7 +128,7 @@ def check(
     try:
         bridge = control.make(progress).bridge
     except (NotMadeError, NotFiniteError) as error:
-        yield Checked(
+        yield KnownAnswer(
             task, control.name, control.kind, "", None, "not made", None, None, str(error)
         )
         return
@@ -139,7 +149,7 @@ def check(
         low = min if own and control.kind != NEGATIVE else max
         told = own and all_of_them and control.kind != NEGATIVE
         said = recognised(bridge, task_model, row, standings, context) if told else (None, "")
-        yield Checked(
+        yield KnownAnswer(
             task, control.name, control.kind, program.name, row.exact, row.verdict.verdict,
             low(matched.values(), default=None), right, note, *said,
         )  # fmt: skip
@@ -163,7 +173,9 @@ def recognised(
         if theirs == name:
             continue
         if not told_by_cuts(own, rival):
-            (decision,) = finer(compare, bridge, task_model, [own, rival]).decisions or (None,)
+            (decision,) = selector_evidence(
+                compare, bridge, task_model, [own, rival]
+            ).decisions or (None,)
             decided = None if decision is None else decision.decided
             why = "the task is not solved" if decision is None else decision.text
             said.append((None if decided is None else decided == name, why))

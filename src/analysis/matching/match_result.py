@@ -10,7 +10,7 @@ from ...data.rasp.cuts import Cut
 from ...infra.typed_tables import Cells, Table
 from ..results import MATCH, About, Key, Result, known
 from .cut_verdicts import REALISED, Rule, surely, variable_matches
-from .program_ranking import Finer, Standing, indistinguishable
+from .program_ranking import SelectorEvidence, Standing, indistinguishable
 
 LONGEST = 60  # characters of a name in a label
 
@@ -51,7 +51,7 @@ class Matching:
     loss: float | None
     standings: Sequence[Standing]
     rule: Rule
-    finer: Finer | None = None
+    finer: SelectorEvidence | None = None
 
     @property
     def exact(self) -> float:

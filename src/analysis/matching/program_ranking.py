@@ -28,7 +28,7 @@ from ...models.task_model import TaskModel, task_model_of
 from ..statistics import bootstrap_counts, percentile_interval
 from .cut_tests import Match, exact_share, matches, side_matches
 from .cut_verdicts import FOLLOWS, NOT_SOLVED, Rule, Verdict, held, judge, testable
-from .head_selectors import Decision, Met, Selectors, Untrained
+from .head_selectors import SelectorComparison, SelectorDecision, SelectorReach, Untrained
 
 Progress = Callable[[int, int], None]  # told what is done, and of how much
 
@@ -226,11 +226,11 @@ def indistinguishable(programs: Sequence[Candidate]) -> list[tuple[Candidate, ..
 
 
 @dataclass(frozen=True)
-class Finer:
+class SelectorEvidence:
     """How a model's heads meet each program's selectors, and what they decide where cuts do not."""
 
-    met: Mapping[str, Sequence[Met]]
-    decisions: tuple[Decision, ...]
+    met: Mapping[str, Sequence[SelectorReach]]
+    decisions: tuple[SelectorDecision, ...]
 
 
 def told_by_cuts(first: Standing, other: Standing) -> bool:
@@ -243,31 +243,31 @@ def told_by_cuts(first: Standing, other: Standing) -> bool:
 
 def selectors_of(
     known: Sequence[Candidate], untrained: Untrained, config: AnalysisConfig
-) -> Selectors:
+) -> SelectorComparison:
     """Return what compares models of a shape with the programs' selectors."""
     programs = {program.name: program.selections for program in known}
-    return Selectors(known[0].inputs, programs, untrained, config)
+    return SelectorComparison(known[0].inputs, programs, untrained, config)
 
 
-def finer(
-    selectors: Selectors,
+def selector_evidence(
+    selectors: SelectorComparison,
     bridge: TransformerBridge,
     task_model: TaskModel,
     standings: Sequence[Standing],
-) -> Finer:
+) -> SelectorEvidence:
     """Return what the heads of a model decide between the programs that cuts do not tell apart.
 
     By a model that does not solve the task nothing is decided, and never against cuts.
     """
-    met, decisions = selectors.met(bridge, task_model), list[Decision]()
+    met, decisions = selectors.met(bridge, task_model), list[SelectorDecision]()
     for first, other in combinations(standings, 2):
         if first.verdict.verdict != NOT_SOLVED and not told_by_cuts(first, other):
             decision = selectors.decide(met, first.candidate.name, other.candidate.name)
             decisions.append(_by_cuts_too(decision, (first, other)))
-    return Finer(met, tuple(decisions))
+    return SelectorEvidence(met, tuple(decisions))
 
 
-def _by_cuts_too(decision: Decision, pair: tuple[Standing, Standing]) -> Decision:
+def _by_cuts_too(decision: SelectorDecision, pair: tuple[Standing, Standing]) -> SelectorDecision:
     """Return the decision, or none where the decided program follows less by cuts."""
     for row, other in (pair, pair[::-1]):
         if decision.decided == row.candidate.name:
@@ -280,7 +280,7 @@ def _by_cuts_too(decision: Decision, pair: tuple[Standing, Standing]) -> Decisio
     return decision
 
 
-def order(standings: Iterable[Standing], decisions: Sequence[Decision]) -> list[Standing]:
+def order(standings: Iterable[Standing], decisions: Sequence[SelectorDecision]) -> list[Standing]:
     """Return the programs ranked by cuts, and by selectors where these do not tell them apart."""
     table = ranked(standings)
     better = {decision.preferred for decision in decisions if decision.preferred is not None}
@@ -300,11 +300,11 @@ def compared(
     bridge: TransformerBridge,
     task_model: TaskModel,
     known: Sequence[Candidate],
-    selectors: Selectors,
+    selectors: SelectorComparison,
     config: AnalysisConfig,
     sides: bool = True,
     progress: Progress = lambda done, total: None,
-) -> tuple[list[Standing], Finer]:
+) -> tuple[list[Standing], SelectorEvidence]:
     """Return how programs stand with a model, the best first, and what its heads decide.
 
     `sides` as in `standing`; `progress` is told after each program.
@@ -313,5 +313,5 @@ def compared(
     for number, program in enumerate(known, start=1):
         standings.append(standing(task_model, program, config, sides))
         progress(number, len(known))
-    heads = finer(selectors, bridge, task_model, standings)
+    heads = selector_evidence(selectors, bridge, task_model, standings)
     return order(standings, heads.decisions), heads

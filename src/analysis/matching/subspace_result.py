@@ -36,7 +36,7 @@ class Searched:
     all_sites: Sequence[str]
     sites: Mapping[str, Sequence[str]]
     asked: Sequence[Question]
-    found: Sequence[Subspace]
+    subspaces: Sequence[Subspace]
     note: str = ""
 
 
@@ -51,8 +51,8 @@ def per_site(subspaces: Sequence[Subspace]) -> list[Subspace]:
         min(
             group,
             key=lambda subspace: (
-                not subspace.found,
-                subspace.k if subspace.found else -subspace.test,
+                not subspace.carries,
+                subspace.k if subspace.carries else -subspace.test,
                 subspace.k,
             ),
         )
@@ -120,13 +120,13 @@ class SubspaceResult(Result):
                 n=each.n, train=each.train, start=each.start, chance=each.chance,
                 random_inits=each.random_inits, shuffled_labels=each.shuffled_labels,
                 rival=each.rival, rivalled=each.rivalled, threshold=each.threshold,
-                found=each.found,
+                found=each.carries,
             )
-            for each in searched.found
+            for each in searched.subspaces
         ]  # fmt: skip
         directions = {
             f"{each.variable}@{each.site}/{each.k}": each.directions.contiguous()
-            for each in searched.found
+            for each in searched.subspaces
         }
         about = About(key, task, fullness=(len(rows),))
         return cls(about=about, subspaces=tuple(rows), directions=directions, searched=searched)

@@ -47,7 +47,7 @@ from ...infra.errors import UserError
 from ...models.continuation import continue_from, residuals, without_hooks
 from ...models.training import Progress, mean_loss
 from ...models.variable_sites import inner_variables
-from ..controls.interchange_training import Cases, cases_of
+from ..controls.interchange_training import InterchangeCases, cases_of
 from ..statistics import wilson_interval
 from .cut_verdicts import REALISED
 from .program_ranking import Standing
@@ -60,7 +60,7 @@ RANDOM = 5  # random subspaces, for the chance level
 
 
 @dataclass(frozen=True)
-class Search:
+class SubspaceSearch:
     """How subspaces are searched for, and when one counts as found.
 
     `dimensions` are those tried, by default 1, 2, 4 and so on up to a quarter of the residual's;
@@ -125,7 +125,7 @@ class Subspace:
         return max(*self.random_inits, *self.shuffled_labels)
 
     @property
-    def found(self) -> bool:
+    def carries(self) -> bool:
         """Whether the directions carry the variable, and neither search nor rival explains it."""
         return self.test >= self.threshold and self.low > max(self.control, self.rivalled)
 
@@ -147,8 +147,8 @@ class Question:
     """
 
     names: tuple[str, ...]
-    train: Cases
-    test: Cases
+    train: InterchangeCases
+    test: InterchangeCases
     rival: str = ""
     rivalled: float = 0.0
 
@@ -157,7 +157,7 @@ class Question:
         """Whether being right in all the cases would say more than that the rival is there."""
         return wilson_interval(1.0, len(self.test))[0] > self.rivalled
 
-    def same(self, train: Cases, test: Cases) -> bool:
+    def same(self, train: InterchangeCases, test: InterchangeCases) -> bool:
         """Return whether these are its cases."""
         return all(
             len(cases) == len(other)
@@ -201,7 +201,7 @@ def subspaces(
     sites: Mapping[str, Sequence[str]],
     random_inits: Sequence[TransformerBridge],
     shuffled_labels: Sequence[TransformerBridge],
-    settings: Search,
+    settings: SubspaceSearch,
     progress: Progress | None = None,
 ) -> Iterator[Subspace]:
     """Yield what is found of each variable at each of its sites, for more and more directions.
@@ -245,11 +245,11 @@ def subspaces(
                 question.rival, question.rivalled, settings.threshold,
             )  # fmt: skip
             yield subspace
-            if subspace.found:
+            if subspace.carries:
                 break
 
 
-def questions(inputs: InputSet, names: Sequence[str], settings: Search) -> list[Question]:
+def questions(inputs: InputSet, names: Sequence[str], settings: SubspaceSearch) -> list[Question]:
     """Return the cases of variables among the inputs to search on and those to judge on.
 
     Left out are variables that change the output too seldom for there to be cases.
@@ -265,7 +265,7 @@ def questions(inputs: InputSet, names: Sequence[str], settings: Search) -> list[
     return grouped
 
 
-def _strongest_rival(inputs: InputSet, name: str, cases: Cases) -> tuple[str, float]:
+def _strongest_rival(inputs: InputSet, name: str, cases: InterchangeCases) -> tuple[str, float]:
     """Return the variable whose donated values most often give a variable's targets, and how often.
 
     What tells it, and is told by it, beside the position is no other variable.
@@ -304,7 +304,7 @@ def halves(inputs: InputSet, seed: int) -> tuple[InputSet, InputSet]:
     return inputs.at(train), inputs.at(test)
 
 
-def distinct_cases(inputs: InputSet, name: str, count: int, seed: int) -> Cases:
+def distinct_cases(inputs: InputSet, name: str, count: int, seed: int) -> InterchangeCases:
     """Return up to `count` different pairs in which a variable's other values change the output."""
     cases = cases_of(inputs, name, count, seed)
     pairs = torch.stack([cases.bases, cases.donors], dim=1).numpy()
@@ -333,7 +333,7 @@ class _Place:
             predictive_directions(streams[0], sides[0], name).float() for name in asked.names
         ]
 
-    def searched(self, k: int, settings: Search) -> _Found:
+    def searched(self, k: int, settings: SubspaceSearch) -> _Found:
         """Return what a search for so many directions ends with."""
         start = max((basis[:, :k] for basis in self._bases), key=self.train.accuracy)
         directions = _trained(self.train, start, settings)
@@ -356,7 +356,7 @@ class _Site:
         site: str,
         residual: Float[Tensor, "inputs pos d"],
         inputs: InputSet,
-        cases: Cases,
+        cases: InterchangeCases,
     ):
         self.residual = residual
         self.cases = cases
@@ -364,7 +364,7 @@ class _Site:
         self._model, self._site, self._key_mask = model, site, inputs.key_mask
 
     def given(
-        self, directions: Float[Tensor, "d k"], cases: Cases
+        self, directions: Float[Tensor, "d k"], cases: InterchangeCases
     ) -> Float[Tensor, "cases pos width"]:
         """Return what the model gives with the donors' parts in some directions."""
         base, donor = self.residual[cases.bases], self.residual[cases.donors]
@@ -382,7 +382,9 @@ class _Site:
         return float(torch.cat(right).double().mean())
 
 
-def _trained(site: _Site, start: Float[Tensor, "d k"], settings: Search) -> Float[Tensor, "d k"]:
+def _trained(
+    site: _Site, start: Float[Tensor, "d k"], settings: SubspaceSearch
+) -> Float[Tensor, "d k"]:
     """Return the directions with the best accuracy on the site's cases that a search passes."""
     best, highest = start, site.accuracy(start)
     if highest == 1:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..activations import Held, Recording, Source, taken
+from ..activations import PartCache, Recording, Source, taken
 from ..base import CONTROLS, MeasurementContext
 from ..head_attention import PATTERN, UNIFORM, active_heads, name_of, overlaps, uniform_attention
 from ..measurements import Measurement, Metric
@@ -47,7 +47,7 @@ def matching(values: Float64[Tensor, "head other"]) -> dict[int, int]:
 
 
 @dataclass(frozen=True)
-class Found:
+class HeadOverlaps:
     """Overlaps of reference heads with a model's heads, summed over the queries of each input."""
 
     heads: list[tuple[int, int]]
@@ -69,14 +69,14 @@ class Found:
         return torch.stack(chosen, dim=1) if chosen else self.sums[:, :0, 0]
 
 
-class Attention:
+class AttentionOverlap:
     """Compares the heads of a source with the reference's active ones."""
 
     def __init__(self, source: Source, context: MeasurementContext):
         self._source, self._context = source, context
         context.will_compare(compare)
         self._theirs = active_heads(context.reference.bridge)
-        self._held = context.once("patterns of the reference", Held)
+        self._held = context.once("patterns of the reference", PartCache)
         cfg = source.bridge.cfg
         self._ours = [(n, head) for n in range(cfg.n_layers) for head in range(cfg.n_heads)]
         self._sums: list[Tensor] = []
@@ -90,13 +90,13 @@ class Attention:
         self._sums.append(overlaps(theirs, ours, counted))
         self._counts.append(counted.sum(-1).double())
 
-    def found(self) -> Found:
+    def overlaps(self) -> HeadOverlaps:
         """Return the overlaps of all heads."""
-        return Found(self._ours, torch.cat(self._sums), torch.cat(self._counts))
+        return HeadOverlaps(self._ours, torch.cat(self._sums), torch.cat(self._counts))
 
     def rows(self) -> Iterator[Measurement]:
         """Yield all pairs, the matched pairs, and the model's mean with that of its controls."""
-        context, overlap = self._context, self.found()
+        context, overlap = self._context, self.overlaps()
         if not self._theirs:
             return
         uniform = context.once("uniform heads", lambda: _uniform(context, self._theirs))
@@ -132,15 +132,15 @@ class Attention:
 
 def measure(source: Source, context: MeasurementContext) -> Iterator[Measurement]:
     """Yield the overlaps of a source's attention with the reference's."""
-    return taken(Attention(source, context), source)
+    return taken(AttentionOverlap(source, context), source)
 
 
-def compare(source: Source, context: MeasurementContext) -> Found:
+def compare(source: Source, context: MeasurementContext) -> HeadOverlaps:
     """Return the overlaps of a source's heads with the reference's active heads."""
-    statistic = Attention(source, context)
+    statistic = AttentionOverlap(source, context)
     for rows, part in source.parts():
         statistic.add(part, rows)
-    return statistic.found()
+    return statistic.overlaps()
 
 
 def _patterns(

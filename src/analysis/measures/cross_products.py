@@ -30,16 +30,16 @@ class Confounds:
         return torch.split_with_sizes(values, list(self.sizes))
 
 
-Place = slice | Int64[Tensor, " columns"]  # where a representation's columns are
+ColumnIndex = slice | Int64[Tensor, " columns"]  # where a representation's columns are
 
 
-class Side:
+class Representations:
     """One side's representations: where each one's columns are, and their products.
 
     Representations may share columns.
     """
 
-    def __init__(self, places: Mapping[str, Place], width: int):
+    def __init__(self, places: Mapping[str, ColumnIndex], width: int):
         self.places, self.width = dict(places), width
         self.confounds: Tensor | None = None  # groups b b
         self.with_confounds: Tensor | None = None  # groups b k
@@ -100,7 +100,7 @@ class Residuals:
     The regression is on all cases; it is not refitted where a group is left out.
     """
 
-    def __init__(self, side: Side, constant_only: bool = False):
+    def __init__(self, side: Representations, constant_only: bool = False):
         assert side.confounds is not None
         assert side.with_confounds is not None
         keep = slice(-1, None) if constant_only else slice(None)
@@ -128,7 +128,7 @@ class Residuals:
         return self._totals[name]
 
     def with_(
-        self, other: Residuals, cross: Cross, part: Place
+        self, other: Residuals, cross: Cross, part: ColumnIndex
     ) -> Float64[Tensor, "groups k part"]:
         """Return this (left) side's products with some columns of another (right) one's, by group.
 

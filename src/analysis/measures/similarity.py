@@ -25,12 +25,19 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ...data.inputs import InputSet, Variable
 from ...data.outputs import IGNORE
-from ..activations import Held, Recording, Source, Streamed, residual_sites, taken, written
+from ..activations import PartCache, Recording, Source, Streamed, residual_sites, taken, written
 from ..base import CONTROLS, MeasurementContext
 from ..measurements import Measurement, Metric
 from ..statistics import jackknife_interval
 from . import representations
-from .cross_products import Confounds, Cross, Place, Residuals, Side, centred_without_each
+from .cross_products import (
+    ColumnIndex,
+    Confounds,
+    Cross,
+    Representations,
+    Residuals,
+    centred_without_each,
+)
 
 Value = tuple[float, float | None, float | None]  # with its interval, where there is one
 GROUPS = 20  # of inputs, for the jackknife
@@ -84,7 +91,7 @@ METRICS = (
 
 
 @dataclass(frozen=True)
-class Cases:
+class ComparedCases:
     """The (input, position) pairs that are compared, and the jackknife group of each input.
 
     `sampled` says at which position an input is a case of RSA's sample, -1 where at none.
@@ -113,7 +120,7 @@ class Cases:
         return values[chosen, at[chosen]].double()
 
 
-def cases_of(inputs: InputSet, seed: int) -> Cases:
+def cases_of(inputs: InputSet, seed: int) -> ComparedCases:
     """Draw the jackknife groups, and one position of each of `RSA_CASES` inputs."""
     generator = np.random.default_rng([seed, len(inputs)])
     groups = torch.from_numpy(generator.permutation(len(inputs)) % GROUPS)
@@ -122,7 +129,7 @@ def cases_of(inputs: InputSet, seed: int) -> Cases:
     answered = torch.nonzero(defined.any(-1))[:, 0].numpy()
     for row in generator.permutation(answered)[:RSA_CASES].tolist():
         sampled[row] = int(generator.choice(torch.nonzero(defined[row])[:, 0].numpy()))
-    return Cases(groups, sampled)
+    return ComparedCases(groups, sampled)
 
 
 def as_columns(
@@ -148,8 +155,8 @@ class Sites:
     where it is always zero: a compiled model's sublayers each write few.
     """
 
-    taken: Mapping[str, Place]
-    places: Mapping[str, Place]
+    taken: Mapping[str, ColumnIndex]
+    places: Mapping[str, ColumnIndex]
     width: int
 
     @classmethod
@@ -160,7 +167,7 @@ class Sites:
         if width <= ALL_COLUMNS or all(bool(dims.all()) for dims in changed.values()):
             places = _side_by_side(((site, each) for site in sites), start)
             return cls(dict.fromkeys(sites, slice(None)), places, start + width)
-        taken, places = dict[str, Place](), dict[str, Place]()
+        taken, places = dict[str, ColumnIndex](), dict[str, ColumnIndex]()
         column = torch.full((each,), -1)  # of each dimension
         for site in sites:
             dims = torch.nonzero(changed[site])[:, 0]
@@ -177,8 +184,8 @@ class Sites:
             yield part[site][cases][:, dims]
 
 
-def _side_by_side(widths: Iterable[tuple[str, int]], start: int = 0) -> dict[str, Place]:
-    places = dict[str, Place]()
+def _side_by_side(widths: Iterable[tuple[str, int]], start: int = 0) -> dict[str, ColumnIndex]:
+    places = dict[str, ColumnIndex]()
     for name, width in widths:
         places[name] = slice(start, start + width)
         start += width
@@ -190,7 +197,7 @@ class Program:
 
     def __init__(self, context: MeasurementContext):
         inputs, self._reference = context.inputs, context.reference_source
-        self._inputs, self._held = inputs, Held()
+        self._inputs, self._held = inputs, PartCache()
         self.cases = context.once("cases", lambda: cases_of(inputs, context.config.seed))
         widths = [
             (name, 2 if variable.numerical else len(variable.values) + 1)
@@ -199,7 +206,7 @@ class Program:
         self._columns_of = Sites.of(self._reference.bridge, sum(width for _, width in widths))
         self.sites = list(self._columns_of.places)
         places = _side_by_side(widths) | dict(self._columns_of.places)
-        self.side = Side(places, self._columns_of.width)
+        self.side = Representations(places, self._columns_of.width)
         samples: dict[str, list[Tensor]] = {site: [] for site in self.sites}
         self._whole: tuple[Tensor, Tensor, Confounds] | None = None
         for rows, part in self._reference.parts():
@@ -252,7 +259,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Found:
+class SiteSimilarities:
     """What a model's sites have in common with the program, each value with its interval.
 
     `variables` by (variable, site); `sites`, of each measure, by (reference's site, site);
@@ -291,7 +298,7 @@ class Similarity:
         self._program = program(context)
         self._sites = residual_sites(source.bridge)
         self._columns_of = Sites.of(source.bridge)
-        self._side = Side(self._columns_of.places, self._columns_of.width)
+        self._side = Representations(self._columns_of.places, self._columns_of.width)
         self._cross = Cross()
         self._samples: dict[str, list[Tensor]] = {site: [] for site in self._sites}
 
@@ -305,7 +312,7 @@ class Similarity:
         for site, kept in self._samples.items():
             kept.append(self._program.cases.sample(part[site], rows))
 
-    def found(self) -> Found:
+    def similarities(self) -> SiteSimilarities:
         """Return what there is in common."""
         rest = Residuals(self._side)
         energies = {site: rest.energy(site) for site in self._sites}
@@ -314,7 +321,7 @@ class Similarity:
         names = set(self._program.variables)
         pairs = {pair: drawn for pair, drawn in samples.items() if pair[0] not in names}
         sites = {pair: _with_interval(drawn) for pair, drawn in pairs.items()}
-        return Found(
+        return SiteSimilarities(
             self._sites,
             self._shares(energies),
             {pair: _with_interval(drawn) for pair, drawn in samples.items() if pair[0] in names},
@@ -340,7 +347,7 @@ class Similarity:
         """Return deconfounded CKA of all that is compared, with the groups left out."""
         program, counts = self._program, rest.counts
 
-        def norms(residuals: Residuals, name: str, part: Place) -> Tensor:
+        def norms(residuals: Residuals, name: str, part: ColumnIndex) -> Tensor:
             sums = residuals.sums[:, part]
             own = centred_without_each(residuals.own(name), sums, sums, counts)
             sizes: Tensor = torch.linalg.matrix_norm(own)
@@ -393,7 +400,7 @@ class Similarity:
 
     def rows(self) -> Iterator[Measurement]:
         """Yield every value, the best and matched ones each beside their controls."""
-        context, program, model = self._context, self._program, self.found()
+        context, program, model = self._context, self._program, self.similarities()
         inits, others = (context.compared(kind, compare) for kind in CONTROLS)
         own = context.once(
             "similarity of the reference", lambda: compare(context.reference_source, context)
@@ -425,12 +432,12 @@ class Similarity:
                 yield from _range(f"matched_{measure}{suffix}", "model", values, program.n)
 
 
-def compare(source: Source, context: MeasurementContext) -> Found:
+def compare(source: Source, context: MeasurementContext) -> SiteSimilarities:
     """Return what a source's sites have in common with the program."""
     statistic = Similarity(source, context)
     for rows, part in source.parts():
         statistic.add(part, rows)
-    return statistic.found()
+    return statistic.similarities()
 
 
 def measure(source: Source, context: MeasurementContext) -> Iterator[Measurement]:
@@ -496,7 +503,9 @@ def _relabeled(inputs: InputSet, first: Variable, other: Variable) -> bool:
     return torch.equal(*gaps) and bool(torch.corrcoef(numbers)[0, 1].abs() > 1 - 1e-9)
 
 
-def _variable(name: str, model: Found, inits: list[Found], n: int) -> Iterator[Measurement]:
+def _variable(
+    name: str, model: SiteSimilarities, inits: list[SiteSimilarities], n: int
+) -> Iterator[Measurement]:
     """Yield a variable's values at every site, and those of the random inits there."""
     for site in model.order:
         if (name, site) not in model.variables:

@@ -26,7 +26,7 @@ class Measure:
 REGISTRY: dict[str, Measure] = {
     "accuracy": Measure(accuracy.Accuracy, accuracy.METRICS),
     "similarity": Measure(similarity.Similarity, similarity.METRICS),
-    "attention": Measure(attention.Attention, attention.METRICS),
+    "attention": Measure(attention.AttentionOverlap, attention.METRICS),
     "ablation": Measure(ablation.Ablation, ablation.METRICS),
     "sparsity": Measure(sparsity.Sparsity, sparsity.METRICS),
     "matching": Measure(realisation.Realisation, realisation.METRICS),

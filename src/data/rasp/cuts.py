@@ -1,8 +1,8 @@
 """Cuts of a program: sets of variables through which every path from input to output passes.
 
-After some of a program's steps are done, what is still needed is the cut there: the variables that
-a later step reads. Cuts that determine each other on the inputs are one, for whatever holds the one
-holds the other, and no test on activations can tell them apart.
+After some of a program's steps are done, the cut there is the set of variables that later steps
+read. Cuts that determine each other on the inputs count as one cut: a site that holds one holds the
+other, and no test on activations can tell them apart.
 
 Shapes: `inputs` inputs, `pos` positions of an encoded input, `cases` the lists' positions.
 """
@@ -23,17 +23,17 @@ from ..outputs import IGNORE
 from ..overridden_variables import overridden_targets
 from .text import edges
 
-MOST = 512  # sets of done steps that are looked through, before only program order is
-CONTEXTS = 64  # inputs and positions at which combinations of values are tried
-FEW = 24  # cuts, beyond which those of program order alone are kept
+MOST = 512  # sets of done steps that are enumerated; beyond this only program order is used
+CONTEXTS = 64  # (input, position) pairs at which combinations of values are tried
+FEW = 24  # cuts that are kept; beyond this only those of program order are
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Variables that hold all that the rest of the program needs, in program order.
+    """Variables, in program order, that hold all the information the rest of the program needs.
 
-    `same` are the other cuts that determine it, and are determined by it, on these inputs;
-    `steps` says which steps may have been done where it is all that is needed.
+    `same` are the equivalent cuts: each determines this one on these inputs and is determined by
+    it. `steps` are the sets of done steps after which this cut is all that is needed.
     """
 
     variables: tuple[str, ...]
@@ -58,8 +58,8 @@ class Cut:
 class Cuts:
     """A program's cuts in program order, the input's first and the output's last.
 
-    `complete` is False where there are too many and only those of program order are here;
-    `given` are the variables that the input's values determine at each position.
+    `complete` is False where there are too many cuts and only those of program order are listed.
+    `given` are the variables that the input cut's values at a position determine.
     """
 
     all: tuple[Cut, ...]
@@ -68,12 +68,12 @@ class Cuts:
 
     @property
     def inner(self) -> tuple[Cut, ...]:
-        """The cuts between input and output: only these tell programs apart."""
+        """The cuts between input and output; only these tell programs apart."""
         return self.all[1:-1]
 
 
 def cuts(inputs: InputSet) -> Cuts:
-    """Return the cuts of the inputs' program, those that are one on these inputs merged."""
+    """Return the cuts of the inputs' program, equivalent cuts merged."""
     reads = _reads(inputs)
     start = _start(inputs, reads)
     done, complete = _done_sets(reads, start)
@@ -103,15 +103,15 @@ def labels(inputs: InputSet, names: Iterable[str]) -> Int64[Tensor, "inputs pos"
 
 
 def partition(inputs: InputSet, names: Iterable[str]) -> bytes:
-    """Return what is the same for variables that determine each other on the inputs."""
+    """Return a key that is equal for sets of variables that determine each other on the inputs."""
     return _first_seen(labels(inputs, names)[inputs.real]).numpy().tobytes()
 
 
 def effect(inputs: InputSet, names: Sequence[str], seed: int) -> bytes:
-    """Return what is the same for variables that the rest of their programs goes by alike.
+    """Return a key that is equal for sets of variables with the same effect on the output.
 
-    Two combinations of values are one where the program gives the same with either of them, put at
-    a position of an input, in every one of `CONTEXTS` drawn: then no use of them differs.
+    Two combinations of values are merged if the program's output is the same with either of them,
+    placed at one position of one input, in each of `CONTEXTS` random contexts.
     """
     combinations, real = labels(inputs, names), inputs.real
     where = torch.nonzero(real)
@@ -144,7 +144,7 @@ def _reads(inputs: InputSet) -> dict[str, set[str]]:
 
 
 def _start(inputs: InputSet, reads: dict[str, set[str]]) -> frozenset[str]:
-    """Return what is there before any step: what reads nothing, but not how long the list is."""
+    """Return the variables that exist before any step: those that read nothing, without length."""
     nothing = [name for name, sources in reads.items() if not sources]
     named = inputs.task.variables
     given = [name for name in nothing if not isinstance(named[name], rasp.LengthType)]
@@ -154,7 +154,7 @@ def _start(inputs: InputSet, reads: dict[str, set[str]]) -> frozenset[str]:
 def _done_sets(
     reads: dict[str, set[str]], start: frozenset[str]
 ) -> tuple[list[frozenset[str]], bool]:
-    """Return all sets of variables that can be done before the others, smallest first."""
+    """Return all sets of variables that can be computed before the others, smallest first."""
     seen, at = {start: None}, 0
     queue = [start]
     while at < len(queue):
@@ -191,7 +191,7 @@ def _needed(reads: dict[str, set[str]], done: frozenset[str]) -> tuple[str, ...]
 def _merged(
     inputs: InputSet, reads: dict[str, set[str]], done: Sequence[frozenset[str]]
 ) -> list[Cut]:
-    """Return the cuts after each set of done steps, equal ones as one."""
+    """Return the cuts after each set of done steps, equivalent cuts merged."""
     partitions: dict[tuple[str, ...], bytes] = {}
     groups: dict[bytes, tuple[dict[tuple[str, ...], None], set[frozenset[str]]]] = {}
     for steps in done:

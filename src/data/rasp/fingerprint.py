@@ -18,8 +18,8 @@ def fingerprint(program: Any) -> str | None:
     """Return a hash that changes whenever the program may compute something else.
 
     It covers every expression's kind, name and encoding, and every function's byte code,
-    constants, defaults, closure and globals. None where a function holds something that has
-    no stable description; such a program is not cached.
+    constants, defaults, closure and globals. It is None if a function refers to an object without
+    a stable description; such a program is not cached.
     """
     describe = _Describer()
     try:
@@ -34,17 +34,17 @@ class _IndescribableError(Exception):
 
 
 class _Describer:
-    """Describes a graph of objects; what was met before is named by its number."""
+    """Describes a graph of objects; an object that was met before is named by its number."""
 
     def __init__(self) -> None:
         self._met: dict[int, int] = {}
-        self._alive: list[Any] = []  # keeps ids from being used again
+        self._alive: list[Any] = []  # keeps ids from being reused
 
     def __call__(self, value: Any) -> str:
         return run(self._described(value))
 
     def _described(self, value: Any) -> Generator[Any, Any, str]:
-        """Yield what else is to be described, for its description, and return one."""
+        """Return a value's description; yield the values that must be described first."""
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
             return f"{type(value).__name__}:{value!r}"
         if isinstance(value, enum.Enum):
@@ -55,18 +55,18 @@ class _Describer:
             return f"#{self._met[id(value)]}"
         self._met[id(value)] = len(self._met)
         self._alive.append(value)
-        # Hashed at every level: quoting what is quoted would double it at each.
+        # Hashed at every level: nested quoting would double the length at each.
         parts = yield from self._parts(value)
         return f"{type(value).__name__}:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
     def _apart(self, item: Any) -> str:
-        """Describe an item of a set, whose order is another in every process."""
+        """Describe an item of a set; the order of sets differs between processes."""
         alone = _Describer()
         alone._met = dict(self._met)
         return alone(item)
 
     def _parts(self, value: Any) -> Generator[Any, Any, list[str]]:
-        """Return what a value is made of, each part described."""
+        """Return the descriptions of a value's parts."""
         if isinstance(value, rasp.RASPExpr):
             encoding = value.annotations["encoding"] if isinstance(value, rasp.SOp) else None
             fields = {
@@ -85,7 +85,7 @@ class _Describer:
         if isinstance(value, CodeType):
             constants = yield from self._each(value.co_consts)
             return [value.co_code.hex(), *constants, *value.co_names, *value.co_varnames]
-        if isinstance(value, BuiltinFunctionType):  # what it is bound to: a module or an object
+        if isinstance(value, BuiltinFunctionType):  # described with its module or object
             return [value.__qualname__, *(yield from self._each((value.__self__,)))]
         if isinstance(value, type):
             return [_shipped(value.__module__), value.__qualname__]

@@ -1,4 +1,4 @@
-"""A program's functions taken apart: what they compute, where they came from, their source."""
+"""Inspection of a program's functions: what they compute, where they come from, their source."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def stages_of(function: Any) -> list[Any]:
 
 
 def operation_of(function: Any, arity: int) -> tuple[str, Any] | None:
-    """Return how an operator of rasp's is written, and its constant."""
+    """Return the text of one of rasp's operators, and its constant."""
     if isinstance(function, rasp.Comparison):
         symbol = function.value
         return None if symbol.isalpha() or arity != 2 else (f"x {symbol} y", None)
@@ -65,7 +65,7 @@ def operation_of(function: Any, arity: int) -> tuple[str, Any] | None:
 
 
 def rasp_maker(function: Any) -> str:
-    """Return which function of rasp's made this one, if any did."""
+    """Return the name of the rasp function that made this one, if any did."""
     if isinstance(function, FunctionType) and function.__globals__ is vars(rasp):
         maker, inside, _ = function.__qualname__.partition(".<locals>")
         return maker if inside else ""
@@ -92,7 +92,7 @@ def defaults_of(function: FunctionType) -> dict[str, Any]:
 
 
 def global_data(function: FunctionType) -> dict[str, Any]:
-    """Return the data, no functions or modules, that a function reads from its file."""
+    """Return the global data (no functions or modules) that a function reads."""
     names = dict.fromkeys(_global_names(function.__code__))
     known = {name: function.__globals__[name] for name in names if name in function.__globals__}
     return {
@@ -142,7 +142,7 @@ def _extent(node: ast.Lambda) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=32)
 def _lambdas(source: str) -> tuple[list[ast.Lambda], set[Any]]:
-    """Return the lambdas of a file: their syntax, and the essence of their code."""
+    """Return the lambdas of a file: their syntax trees, and a comparable form of their code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -186,7 +186,7 @@ def lambda_source(function: FunctionType) -> tuple[str, set[str]] | None:
 
 
 def attribute_of(value: Any, name: str) -> Any:
-    """Return an attribute, None where there is none or it raises."""
+    """Return an attribute, None if it is missing or raises."""
     try:
         return getattr(value, name, None)
     except Exception:  # a user's property may do anything
@@ -203,7 +203,7 @@ def real_name(function: Any) -> str:
 
 
 def without_address(text: str) -> str:
-    """Return a text without the memory addresses that Python puts into it."""
+    """Return a text without Python's memory addresses."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 

@@ -1,4 +1,4 @@
-"""Names for a program's expressions: their own, or what they compute from their inputs' names."""
+"""Names for a program's expressions: the user's, or a formula over their inputs' names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Names:
                 self._add(expression)
 
     def of_selectors(self, selectors: Iterable[Any]) -> dict[int, str]:
-        """Return a name for each of the selectors, none of them a variable's."""
+        """Return a name for each selector, distinct from all variables' names."""
         return {
             id(selector): self._unique(self._labels[id(selector)].text, False)
             for selector in selectors
@@ -117,7 +117,7 @@ def _is_input(expression: Any, primitive: Any) -> bool:
 
 
 def given_name(expression: Any) -> str:
-    """Return the name the user gave, cleaned, or nothing."""
+    """Return the cleaned name that the user gave, or nothing."""
     name = expression.name
     return "" if name == rasp.default_name(expression) else _clean(without_address(str(name)))
 
@@ -132,7 +132,7 @@ def _short_label(expression: Any) -> _Label:
 
 
 def _clean(name: str) -> str:
-    """Return the name without what paths, metric names and back quotes cannot hold."""
+    """Return the name without characters that paths, metric names or back quotes cannot hold."""
     name = re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", name)
     name = name.replace("/", "÷").replace("@", "_at_").replace("`", "'")
     kept = (c if c.isprintable() and not c.isspace() else "_" for c in name)

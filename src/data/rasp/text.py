@@ -18,8 +18,8 @@ AGGREGATED, COUNTED = "aggregated", "counted"  # what a selector is for
 def variables(program: Any) -> dict[str, Any]:
     """Return a program's variables, name to s-op, inputs first and the output last.
 
-    An unnamed s-op is named by what it computes from its inputs' names. Names are unique and the
-    same in every process, and hold no space, control character, '/' or '@'.
+    An unnamed s-op is named by its formula over its inputs' names. Names are unique and the same
+    in every process; they contain no space, control character, '/' or '@'.
     """
     nodes = expressions(program)
     names = Names(nodes).of_sops
@@ -27,10 +27,10 @@ def variables(program: Any) -> dict[str, Any]:
 
 
 def describe(program: Any) -> list[str]:
-    """Return the program as RASP text, a line per variable but tokens and indices.
+    """Return the program as RASP text, one line per variable except tokens and indices.
 
-    A selector that is named or used more than once has a line of its own. `x: number` is an
-    s-op with numerical encoding.
+    A selector that is named or used more than once has its own line. `x: number` marks an s-op
+    with numerical encoding.
     """
     nodes = expressions(program)
     names = Names(nodes)
@@ -48,8 +48,8 @@ def describe(program: Any) -> list[str]:
 def selectors(program: Any) -> dict[str, tuple[Any, frozenset[str]]]:
     """Return the selectors that s-ops read, name to selector and its uses, in program order.
 
-    A use is `AGGREGATED` or `COUNTED`, by a selector width. Of composed selectors the whole is read
-    and not its parts.
+    A use is `AGGREGATED`, or `COUNTED` (by a selector width). Of a composed selector the whole is
+    listed, not its parts.
     """
     nodes = expressions(program)
     uses: dict[int, set[str]] = {}
@@ -65,7 +65,7 @@ def selectors(program: Any) -> dict[str, tuple[Any, frozenset[str]]]:
 def edges(program: Any) -> list[tuple[str, str, str]]:
     """Return the dataflow between variables: source, target and role, in program order.
 
-    The role is `value`, or `key` or `query` where the source reaches the target by a selector.
+    The role is `key` or `query` if the source reaches the target through a selector, else `value`.
     """
     named = variables(program)
     names = {id(sop): name for name, sop in named.items()}
@@ -91,7 +91,7 @@ def _sources(sop: Any) -> Iterator[tuple[Any, str]]:
 
 
 def expressions(program: Any) -> list[Any]:
-    """Return every expression once, depth first, each after what it is made from."""
+    """Return every expression once, depth first, each after its children."""
     ordered: list[Any] = []
     visited = {id(program)}
     path = [(program, iter(program.children))]

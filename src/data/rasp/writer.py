@@ -32,7 +32,7 @@ _DEEPEST_VALUE = 3
 
 
 class _Text(str):
-    """Text and how loosely it hangs together: 0 a name, 1 an operation or lambda, 2 more."""
+    """Text and its binding strength: 0 a name, 1 an operation or lambda, 2 anything looser."""
 
     looseness: int
 
@@ -45,11 +45,11 @@ class _Text(str):
         return str(self) if self.looseness <= most else f"({self})"
 
 
-_Steps = Generator[Any, Any, Any]  # returns a _Text, but for `_each`
+_Steps = Generator[Any, Any, Any]  # returns a _Text, except `_each`
 
 
 def run(steps: _Steps) -> str:
-    """Run a generator that yields generators for their results: recursion of any depth."""
+    """Run a generator that yields generators and gets their results: recursion of any depth."""
     path: list[_Steps] = [steps]
     answer: Any = None
     while path:
@@ -72,14 +72,14 @@ def _each(several: Iterable[_Steps]) -> _Steps:
 
 
 class Writer:
-    """Writes expressions, referring to those that have a name by it."""
+    """Writes expressions as text; expressions that have a name are referred to by it."""
 
     def __init__(self, names: dict[int, str]):
         self._names = names
         self._functions: dict[int, tuple[Any, _Text]] = {}
 
     def definition(self, expression: Any) -> _Steps:
-        """Return what stands right of an expression's equals sign."""
+        """Return the right-hand side of an expression's line."""
         if isinstance(expression, rasp.Map):
             text = self._reference(expression.inner)
             for stage in stages_of(expression.f):
@@ -173,7 +173,7 @@ class Writer:
         if isinstance(function, rasp.Comparison):
             return _Text(function.value.upper())
         if id(function) not in self._functions:
-            # What it refers to may refer back to it.
+            # An object that it refers to may refer back to it.
             self._functions[id(function)] = (function, _Text(real_name(function) or "<function>"))
             text = _cut((yield self._written(function)), _LONGEST_FUNCTION)
             self._functions[id(function)] = (function, text)
@@ -224,7 +224,7 @@ class Writer:
         return _Text(f"{first.inside()} {word} {second.inside()}", 2)
 
     def _filled(self, function: FunctionType) -> _Steps:
-        """Write a predicate one side of which is a full s-op's constant."""
+        """Write a predicate with a constant on one side, from a `rasp.Full`."""
         (select,) = closure_of(function).values()
         side = "key" if "keys" in function.__code__.co_names else "query"
         full = select.keys if side == "key" else select.queries
@@ -236,7 +236,7 @@ _COMPOSED = {"selector_not": Writer._negated, "_attempt_simplify": Writer._combi
 
 
 def _object(value: Any) -> _Text:
-    """Return an object's own text if that is known to be stable, else its type's name."""
+    """Return an object's own text if it is known to be stable, else its type's name."""
     kind = type(value)
     if kind.__module__.partition(".")[0] in sys.stdlib_module_names:
         try:
@@ -249,7 +249,7 @@ def _object(value: Any) -> _Text:
 
 
 def _listed(value: Any) -> Any:
-    """Return a small array, or a number of an array library's, as Python's own values."""
+    """Return a small array, or an array library's number, as Python values."""
     size = attribute_of(value, "size")
     if isinstance(size, int) and size <= _LONGEST_VALUE:
         try:

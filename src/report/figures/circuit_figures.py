@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...analysis.circuits.circuit_result import EMBEDDINGS, Circuits, labelled
 from ...analysis.circuits.edge_scores import METHODS, reaching
-from ...analysis.circuits.edge_variables import Carried
+from ...analysis.circuits.edge_variables import EdgeVariables
 from ...analysis.circuits.faithfulness import Circuit
 from ...models.wiring import Edge, Wiring
 from .graphs import Layout, arrow, box, canvas, layered, roles_legend
@@ -134,7 +134,9 @@ def _fewer(circuits: Circuits, main: Circuit) -> Bool[Tensor, "reader node"]:
     return reaching(circuits.wiring, kept)
 
 
-def _label(axes: Axes, way: list[tuple[float, float]], carried: Carried | None, side: str) -> None:
+def _label(
+    axes: Axes, way: list[tuple[float, float]], carried: EdgeVariables | None, side: str
+) -> None:
     if carried is None or not carried.names or set(carried.names) & set(TOLD):
         return
     at = (len(way) - 1) / 2

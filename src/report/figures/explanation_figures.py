@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from ...analysis.explain.explanation_result import Explanation, shares
 from ...analysis.explain.heads import HeadExplanation
-from ...analysis.explain.substitution import CONTROLS, INTACT, Explained
+from ...analysis.explain.substitution import CONTROLS, INTACT, SubstitutedAccuracy
 from ...hypotheses.row_values import drawable
 from .panels import COLOURS
 
@@ -100,7 +100,7 @@ def _ranked(axes: Axes, values: Sequence[float], label: str, **style: Any) -> No
     axes.plot(ranks, known, label=label, **style)
 
 
-def _styled(rows: Sequence[Explained]) -> list[tuple[str, dict[str, Any]]]:
+def _styled(rows: Sequence[SubstitutedAccuracy]) -> list[tuple[str, dict[str, Any]]]:
     """Return each variant's name and line style: controls dotted, the others ever thinner."""
     names = list(dict.fromkeys(row.variant for row in rows if row.variant != INTACT))
     colours, greys = cycle(COLOURS), cycle(("0.15", "0.35", "0.5", "0.65"))
@@ -116,7 +116,7 @@ def _styled(rows: Sequence[Explained]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _by_layer(axes: Axes, rows: Sequence[Explained]) -> None:
+def _by_layer(axes: Axes, rows: Sequence[SubstitutedAccuracy]) -> None:
     layers = sorted({row.layer for row in rows if row.layer >= 0})
     intact = next(row for row in rows if row.variant == INTACT)
     for name, style in _styled(rows):
@@ -129,7 +129,7 @@ def _by_layer(axes: Axes, rows: Sequence[Explained]) -> None:
     axes.set_title("the explained model (dotted: controls)", fontsize=9)
 
 
-def _by_length(axes: Axes, rows: Sequence[Explained]) -> None:
+def _by_length(axes: Axes, rows: Sequence[SubstitutedAccuracy]) -> None:
     last = max(row.layer for row in rows)
     lengths = [length for length, share in rows[0].by_length.items() if share.n]
     for name, style in _styled(rows):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from ...analysis.measurements import Measurement
-from ...config.schema import run_title
+from ...config.naming import run_title
 from ...hypotheses.failed_controls import Failing, meaning
 from ...hypotheses.row_values import drawable
 from ...infra.files import write_file

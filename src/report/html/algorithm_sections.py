@@ -61,10 +61,10 @@ OfStep = TypeVar("OfStep", ProgramRow, SelectorRow)
 NEURONS_SHOWN, NEURONS_LISTED = 20, 300
 EDGES_SHOWN = 60
 LIGHT = (
-    "The light measure: at every checkpoint the reference program's testable cuts alone, with at "
-    "most {light} cases a test. They are others than the {full} of `algomatch match`, and short "
-    "lists are a larger part of them, so its values differ: where a checkpoint was matched, its "
-    "verdict is that of `match`."
+    "The light measure tests only the reference program's testable cuts, at every checkpoint, "
+    "with at most {light} cases a test. Its cases differ from the {full} of `algomatch match`, "
+    "and short lists are a larger part of them, so its values differ too. Where a checkpoint "
+    "was matched, its verdict is that of `match`."
 )
 SITE_KINDS = {"hook_resid_pre": "before block {}", "hook_resid_post": "after block {}"}
 
@@ -95,8 +95,9 @@ def stale(steps: Iterable[int | None], last_step: int, again: str) -> list[Any]:
         return []
     shown = ", ".join(map(str, sorted(known)))
     return [
-        Text(f"These results are of step {shown}; the last checkpoint is of step {last_step}. "
-             f"`{again}` brings them up to date.", "warning")
+        Text(
+            f"These results are of step {shown}; the last checkpoint is of step {last_step}. "
+            f"`{again}` updates them.", "warning")
     ]  # fmt: skip
 
 
@@ -105,12 +106,12 @@ def matching(
 ) -> Section:
     """Return the section on matching: cuts by sites over checkpoints, and verdicts on programs."""
     lead = (
-        "Does the residual stream at a site hold just a set of the program's variables, and does "
-        "the rest of the model go by them as the program does? A cut is a set of variables "
-        "through which all goes from input to output. A match is the lowest of scrub (the same "
-        "values from another input: the output must stay) and interchange (other values: the "
-        "output must become the program's). A box marks a cut that is held there, while no later "
-        "one is."
+        "Does the residual stream at a site hold just a set of the program's variables, and "
+        "does the rest of the model use them as the program does? A cut is a set of variables "
+        "through which every path from input to output passes. A match is the lowest of scrub "
+        "(donors with the same values: the output must stay) and interchange (donors with other "
+        "values: the output must become the program's). A box marks a site that holds the cut "
+        "and no later one."
     )
     match_all = command("match", path, "--all")
     blocks: list[Any] = []
@@ -180,8 +181,8 @@ def _programs(rows: Sequence[ProgramRow]) -> Table:
     columns = ("program", "verdict", "score", "95% interval", "cuts that can be tested", "why")
     caption = f"Verdicts on the programs of the task, step {step}, best first"
     note = (
-        "Score: mean over the testable inner cuts of the best match that no later cut explains; 1 "
-        "is the compiled program."
+        "Score: the best match that no later cut explains, mean over the testable inner cuts; "
+        "the compiled program has 1."
     )
     return Table(caption, columns, lines, (2, 3, 4), note=note)
 
@@ -312,9 +313,9 @@ def attention(
     `patterns` are those of the model and of the reference, or why there are none.
     """
     lead = (
-        "Where each head looks: a row for the position that asks, a column for the one that is "
-        "looked at, bright where all attention goes. What a head attends to does not say what it "
-        "moves, or that it is needed."
+        "Where each head looks: a row for each query position, a column for each key position, "
+        "brighter for more attention. Attention does not show what a head moves, or that the "
+        "head is needed."
     )
     explain = command("explain", path)
     blocks: list[Any] = []
@@ -408,7 +409,7 @@ def _heads(rows: Sequence[HeadRow]) -> Table:
 def _explained_model(explanation: ExplanationResult, explain: str) -> list[Any]:
     rows = explanation.explained
     if not rows:
-        what = Missing("The explained model: what is right with explanations put in", explain)
+        what = Missing("The explained model: its accuracy with explanations in place", explain)
         return [*unread(explanation, explanation.EXPLAINED), what]
     layers = max(row.up_to_layer for row in rows)
     kept = [row for row in rows if row.inputs == "held_out" and row.up_to_layer in (layers, -1)]
@@ -420,10 +421,10 @@ def _explained_model(explanation: ExplanationResult, explain: str) -> list[Any]:
         ]
         for row in kept
     ]  # fmt: skip
-    caption = "Exact accuracy on held-out inputs with explanations in the place of all layers"
+    caption = "Exact accuracy on held-out inputs with all layers replaced by their explanations"
     note = (
-        "Patterns, and what predicates ask of the program's variables, are looked up, not computed "
-        "by the model: where a control is as good, the explanation says nothing."
+        "Patterns, and the program's variables in predicates, are looked up, not computed by "
+        "the model: where a control is as good, the explanation says nothing."
     )
     columns = ("explained", "exact accuracy", "95% interval", "n inputs")
     return [Table(caption, columns, lines, (1, 2, 3), note=note)]
@@ -441,8 +442,8 @@ def neurons(
 ) -> Section:
     """Return the section on neurons: their figures and their predicates."""
     lead = (
-        "Is a neuron sharply on or off, and can one say for what? A predicate is judged on "
-        "held-out inputs, beside the same search on shuffled on/off."
+        "Is a neuron sharply on or off, and can one say for what? Each predicate is judged on "
+        "held-out inputs, beside the same search on shuffled on/off labels."
     )
     explain = command("explain", path)
     blocks: list[Any] = []
@@ -461,13 +462,15 @@ def neurons(
 
 def _predicates(rows: Sequence[NeuronRow], untrained: Sequence[NeuronRow]) -> list[Any]:
     """Return how many neurons are explained, the most important ones, and the others folded."""
-    told = f"Explained: {_share_explained(rows)} of the neurons that are on at some places and off \
-at others."
+    told = (
+        f"Explained: {_share_explained(rows)} of the neurons that are on at some positions and "
+        "off at others."
+    )
     if untrained:
         told += f" The same search in a random init: {_share_explained(untrained)}."
     note = (
-        "accuracy: balanced, of the predicate, on held-out inputs (* too rare to be held out: on "
-        "all). loss if off: its rise when the neuron is switched off."
+        "accuracy: balanced accuracy of the predicate on held-out inputs (*: too rare to hold "
+        "out, on all inputs). loss if off: the rise of the loss when the neuron is switched off."
     )
     lines = [_neuron(row) for row in rows[:NEURONS_LISTED]]
     columns = ("neuron", "state", "on where", "on share", "accuracy", "95% interval", "shuffled",
@@ -479,7 +482,7 @@ at others."
     ]  # fmt: skip
     if len(lines) > NEURONS_SHOWN:
         left = len(rows) - len(lines)
-        more = f"The {left:,} that matter least are in explanation/neurons.csv." if left else ""
+        more = f"The {left:,} least important ones are in explanation/neurons.csv." if left else ""
         table = Table("When each neuron is on", columns, lines, numbers, True, more)
         blocks.append(Details(f"{len(lines)} of {len(rows)} neurons", [table]))
     return blocks
@@ -525,9 +528,9 @@ def circuit(
     A circuit is faithful from `at_least` on. An edge matters if its effect is at least `least`.
     """
     lead = (
-        "Which connections between the model's parts it needs. An edge is taken "
-        "away by giving its reader something else. Faithful: 1 is what the model does, 0 what is "
-        "left without any edge."
+        "Which edges between its components does the model need? An edge is ablated by giving "
+        "its reader something else. Faithfulness: 1 is what the model does, 0 what is left "
+        "without any edge. Completeness: faithfulness of all other edges; 0 is best."
     )
     title = "Circuit"
     find = command("circuit", path)
@@ -552,8 +555,9 @@ def circuit(
                 Picture(
                     f"The circuit as a graph of {len(edges)} edges, embeddings on top, output at "
                     f"the bottom. The edges that are needed most: {words}.",
-                    "The circuit: what reads what, as value, key or query; a name on an edge is "
-                    "the program's variable that it carries. Of more than 50 edges the strongest.",
+                    "The circuit: which component reads which, as value, key or query. A name "
+                    "on an edge is the program variable that the edge carries. Of more than 50 "
+                    "edges, the most needed are drawn.",
                     uri=drawing,
                 )
             )
@@ -611,11 +615,14 @@ def _carried(result: CircuitResult, find: str) -> list[Any]:
     each = {of: result.inner(of) for of in (MODEL, REFERENCE, RANDOM_INIT)}
     if not any(each.values()) and result.carried:
         return [
-            Text("All edges of the circuit come from embeddings: none inside carries a variable.")
+            Text(
+                "All edges of the circuit come from embeddings, so no inner edge carries a "
+                "variable."
+            )
         ]
     if not any(each.values()):
         return [*unread(result, result.CARRIED),
-                Missing("What runs over edges, here, in the reference and in a random init",
+                Missing("What edges carry, in this model, in the reference and in a random init",
                         find)]  # fmt: skip
     lines = []
     for of, words in ((MODEL, "this model's circuit"), (REFERENCE, "the reference"),
@@ -627,9 +634,11 @@ def _carried(result: CircuitResult, find: str) -> list[Any]:
         lines.append([Cell(words), Cell(str(len(own)), len(own)), Cell(str(len(names)), len(names)),
                       cell(share, 2), Cell(which or "none")])  # fmt: skip
     columns = ("", "inner edges", "that carry a variable", "share", "which (edges)")
-    note = "Inner edges do not come from an embedding. A variable is named if it is surely 90% of \
-what counts on the edge."
-    return [Table("What runs over the edges", columns, lines, (1, 2, 3), note=note)]
+    note = (
+        "Inner edges do not come from an embedding. A variable is named if it surely accounts "
+        "for 90% of the edge's effect."
+    )
+    return [Table("What the edges carry", columns, lines, (1, 2, 3), note=note)]
 
 
 def _methods(result: CircuitResult) -> Table:
@@ -644,11 +653,12 @@ def _methods(result: CircuitResult) -> Table:
         ]
         for row in result.chosen
     ]  # fmt: skip
-    columns = ("ablation", "method", "edges", "faithful", "95% interval", "other edges alone",
+    columns = ("ablation", "method", "edges", "faithfulness", "95% interval", "completeness",
                "exact accuracy")  # fmt: skip
     caption = "The smallest surely faithful circuit of each method under each kind of ablation"
     note = (
-        f"Searched for: {_searched(result)}. What is not listed of it has no surely faithful one."
+        f"Searched for: {_searched(result)}. A method that is not listed found no surely "
+        "faithful circuit."
     )
     return Table(caption, columns, lines, (2, 3, 4, 5, 6), True, note)
 
@@ -682,8 +692,8 @@ def _by_length(rows: Sequence[LengthRow]) -> Table:
         ]
         for row in rows
     ]  # fmt: skip
-    columns = ("length", "n inputs", "faithful", "95% interval", "other edges alone",
-               "exact accuracy", "share of edges that surely do anything")  # fmt: skip
+    columns = ("length", "n inputs", "faithfulness", "95% interval", "completeness",
+               "exact accuracy", "share of edges that surely have an effect")  # fmt: skip
     return Table("The circuit by length", columns, lines, (1, 2, 3, 4, 5, 6))
 
 
@@ -692,7 +702,7 @@ def _edges(rows: Sequence[EdgeRow], count: int, least: float) -> Table:
         [
             Cell(row.edge, code=True), _need(row, least),
             Cell(interval(row.needed_low, row.needed_high, 4)),
-            Cell(row.carries or ("-" if row.share is None else "no variable alone")),
+            Cell(row.carries or ("-" if row.share is None else "no single variable")),
             cell(row.share, 2), Cell(interval(row.share_low, row.share_high, 2)),
             cell(row.chance, 2),
         ]
@@ -702,15 +712,16 @@ def _edges(rows: Sequence[EdgeRow], count: int, least: float) -> Table:
     lows = [row.needed_low for row in rows if row.needed_low is not None]
     sure = [sum(low >= at and low > 0 for low in lows) for at in (least, 0)]
     note = (
-        "Needed: how much further off the outputs are without the edge, in nats (of numbers: the "
-        f"squared difference). Of {count} edges {sure[0]} are surely needed (*: at least "
-        f"{least:g}, `analysis.circuit_threshold`), {sure[1]} surely do anything (+: above 0)."
+        "Needed: how much further off the outputs are without the edge, in nats (for numerical "
+        f"outputs: the squared difference). Of {count} edges {sure[0]} are surely needed (*: at "
+        f"least {least:g}, `analysis.circuit_threshold`), {sure[1]} surely have an effect (+: "
+        "above 0)."
     )
     if not lows:
-        note = "What each edge is needed for was not measured yet."
+        note = "How much each edge is needed was not measured yet."
     more = count - len(lines)
     note += f" {more} more are in circuit/edges.csv." if more else ""
-    return Table("Edges, those needed most first", columns, lines, (1, 2, 4, 5, 6), True, note)
+    return Table("Edges, the most needed first", columns, lines, (1, 2, 4, 5, 6), True, note)
 
 
 def _need(row: EdgeRow, least: float) -> Cell:

@@ -32,8 +32,9 @@ Rows = Sequence[Measurement]
 NO_MLP = "The model has attention only: it has no neurons."
 LINES_SHOWN = 10  # the most variables in one chart
 KIND_WORDS = {
-    "zero": "zero", "mean": "its mean", "resample_within": "another input's, same length",
-    "resample_across": "another input's, other length",
+    "zero": "zero", "mean": "its mean", "resample_within":
+        "its output on another input, same length",
+    "resample_across": "its output on an input of another length",
 }  # fmt: skip
 SPLITS = {"all": "all inputs", "train": "trained on", "held_out": "held out"}
 COLUMNS = ("", "value", "95% interval", "n", "highest control", "the reference itself")
@@ -42,8 +43,8 @@ COLUMNS = ("", "value", "95% interval", "n", "highest control", "the reference i
 def learning(rows: Rows, last: Rows, failing: Failing, rerun: str) -> Section:
     """Return the learning curves, overall and by length, and the final accuracies."""
     lead = (
-        "How accuracy and loss went over training. Exact: the whole output of an input is right. "
-        "Blind: the best that can be done without a look at the tokens."
+        "Accuracy and loss over training. Exact: the whole output of an input is right. Blind: "
+        "the best accuracy without a look at the tokens."
     )
     by_subject = curves(rows, "accuracy/exact")
     if not by_subject:
@@ -79,8 +80,9 @@ def learning(rows: Rows, last: Rows, failing: Failing, rerun: str) -> Section:
         blocks.append(loss)
     blocks += _accuracies(last, failing)
     blocks.append(
-        Text(f"What emerged when (step; the first at which it passed its controls, or 0.99): "
-             f"{order_of(summaries(rows), failing)}.")
+        Text(
+            "When measures emerged (the first step at which each passed its controls, or 0.99): "
+            f"{order_of(summaries(rows), failing)}.")
     )  # fmt: skip
     return Section("learning", "Learning curves", lead, blocks)
 
@@ -124,24 +126,25 @@ def _accuracies(last: Rows, failing: Failing) -> list[Any]:
     blocks: list[Any] = [Table(caption, columns, shown, numbers, True)]
     if more:
         table = Table(f"{caption}, by length", columns, more, numbers, True)
-        blocks.append(Details("Trained on and held out, by length", [table]))
+        blocks.append(Details("Trained and held-out inputs, by length", [table]))
     return blocks
 
 
 def similarity(rows: Rows, last: Rows, failing: Failing, controls: str, rerun: str) -> Section:
     """Return the section on how linearly present the program's variables are, beside controls."""
     lead = (
-        "How much of each variable of the program is linearly in the residual stream, beyond what "
-        "token and position give (deconfounded CKA). Compare it with the control lines, not with "
-        "1. It shows presence, not use."
+        "How far each variable of the program is linearly present in the residual stream, "
+        "beyond what token and position give (deconfounded CKA). Compare it with the control "
+        "lines, not with 1. It shows presence, not use."
     )
     measure = "similarity/best_deconfounded_cka"
     by_variable = curves(rows, measure)
     if not by_variable:
         measured = curves(rows, "similarity/deconfounded_share")
         lacking = (
-            Text("No variable is more than token and position on these inputs: nothing is left to "
-                 "compare.")
+            Text(
+                "Every variable is a function of token and position on these inputs: nothing is "
+                "left to compare.")
             if measured
             else Missing("Similarity (`similarity` in analysis.measures)", rerun)
         )  # fmt: skip
@@ -168,8 +171,8 @@ def similarity(rows: Rows, last: Rows, failing: Failing, controls: str, rerun: s
     plain = _plain(rows, failing)
     if plain.traces:
         text = (
-            "These measures are as high for untrained models and for other tasks' programs: they "
-            "are no evidence."
+            "These measures are as high for untrained models and for other tasks' programs, so "
+            "they are no evidence."
         )
         blocks.append(Details("Plain similarity measures of the literature", [
             Text(text), plain.chart()]))  # fmt: skip
@@ -278,10 +281,10 @@ def heads_compared(rows: Rows, last: Rows, failing: Failing, rerun: str) -> list
 def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
     """Return the section on ablation: the effect of each component by kind, and the verdicts."""
     lead = (
-        "What happens to exact accuracy if a part is deleted. Four ways to delete disagree, and "
-        "what they disagree on tells them apart. Redundant is said only where all agree, of a "
-        "model that solves the task; single heads are almost always harmless one at a time, so "
-        "look at the sets."
+        "How exact accuracy changes if a component is deleted. Four kinds of ablation disagree, "
+        "and their disagreement is informative. Redundant is said only where all agree, and of "
+        "a model that solves the task. Single heads are almost always harmless one at a time, "
+        "so look at the sets."
     )
     title = "Ablation"
     changes = {kind: of(last, f"ablation/{kind}_delta_exact") for kind in KINDS}
@@ -305,8 +308,8 @@ def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
         f"Change of exact accuracy in percentage points, with its 95% interval (n={n:,} inputs)",
         ("deleted", *(KIND_WORDS[kind] for kind in kinds), "verdict"), lines,
         tuple(range(1, len(kinds) + 1)), True,
-        "What is deleted is replaced by what the column says. The darker, the more is lost. In the "
-        "verdict, within and across are the last two.",
+        "Each column says what replaces the deleted component. The darker a cell, the more "
+        "accuracy is lost. In the verdict, within and across are the last two columns.",
     )  # fmt: skip
     blocks: list[Any] = [Text(redundant_text(last)), table]
     if "resample_across" not in kinds:
@@ -349,16 +352,18 @@ def neurons_compared(
     if not lines and was_measured:
         return [Text(f"{NO_MLP} {NO_NEURONS[0].upper()}{NO_NEURONS[1:]}.")]
     if not lines:
-        return [Missing("The neurons' figures (`sparsity` in analysis.measures)", rerun)]
+        return [Missing("The neurons' measures (`sparsity` in analysis.measures)", rerun)]
     table = Table(
         "MLP neurons at the last checkpoint", ("figure", "model", "95% interval", "n neurons",
-        "reference", "reference less model (H1)", "95% interval of that"), lines,
+        "reference", "reference minus model (H1)", "95% interval of the difference"), lines,
         (1, 2, 3, 4, 5, 6),
-        note="Intervals are over neurons. Neurons of one model are no independent repetitions.",
+        note=
+            "Intervals are over neurons. The neurons of one model are not independent "
+            "repetitions.",
     )  # fmt: skip
     chart = Lines(
         "neurons", "The model's neurons over training",
-        "Curves of on/off figures of the model's neurons, dashed the reference's",
+        "Curves of on/off measures of the model's neurons, dashed the reference's",
         "share, or coefficient",
     )  # fmt: skip
     for place, (name, words) in enumerate(NEURON_LABELS.items()):

@@ -8,7 +8,7 @@ from ...analysis.explain.attention_view import AttentionPatterns
 from ...analysis.matching.program_ranking import program_names
 from ...analysis.measurements import Measurement
 from ...analysis.measures.emergence import summaries
-from ...config.schema import model_title, run_title, task_title
+from ...config.naming import model_title, run_title, task_title
 from ...data.inputs import InputSet, input_set
 from ...data.tasks import Task, make_task
 from ...hypotheses.evidence import INPUTS, circuit_found, judged, solved_of
@@ -129,7 +129,7 @@ def _task(folder: RunFolder) -> tuple[Task | None, InputSet | None, str]:
         task = make_task(settings)
         return task, input_set(task, settings), ""
     except UserError as error:
-        return None, None, f"The task's program is not to be had any more: {error}"
+        return None, None, f"The task's program can no longer be loaded: {error}"
 
 
 def state_of(folder: RunFolder, last_step: int) -> str:
@@ -177,7 +177,7 @@ def _warnings(
         warnings.append(f"This run is unfinished: what follows is of step {last_step:,}.")
     note = inexact_note(rows).strip(" []")
     if note or not folder.exact:
-        warnings.append(note or "The reference is not its program.")
+        warnings.append(note or "The reference is inexact: it does not compute its program.")
     if marks:
         warnings.append(f"{marks[0].upper()}{marks[1:]}.")
     return warnings

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...config.composition import configs_dir
+from ...config.naming import model_title
 from ...config.printed_commands import command
-from ...config.schema import configs_dir, model_title
 from ...data.rasp.text import describe
 from ...data.tasks import make_task
 from ...hypotheses.compared_headlines import FAMILIES, HEADLINES, compared_with, emerging
@@ -258,7 +259,7 @@ def _all_headlines(groups: Sequence[Group]) -> Table:
                     lines.append([Cell(f"… {said}"), *cells])
     columns = ("over seeds", *(group.name for group in groups))
     numbers = tuple(range(1, len(columns)))
-    note = "… is what the line above is to be compared with: its controls, or the reference."
+    note = "… is what to compare the line above with: its controls, or the reference."
     return Table("Every headline at the last checkpoint", columns, lines, numbers, note=note)
 
 
@@ -328,8 +329,9 @@ def _lacking_lengths() -> Missing:
 
 def _lengths(groups: Sequence[Group]) -> Section:
     lead = (
-        "Lists of one length are a control: `length` is then constant, and a mirror of positions "
-        "is enough to reverse. What a model shows only there says nothing about the program."
+        "Lists of one length are a control: there `length` is constant, and a mirror of "
+        "positions is enough to reverse. What a model shows only there says nothing about the "
+        "program."
     )
     title = "Fixed and variable length"
     pairs = list(length_pairs(groups))
@@ -343,8 +345,9 @@ def _lengths(groups: Sequence[Group]) -> Section:
         caption = f"{variable.name}: what differs (solved by {_solved(fixed)} at one length, by \
 {_solved(variable)} at several)"
         note = (
-            "Those that differ come first; of so many measures some may by chance. No value: "
-            "nothing to measure, as the length where it is constant, or neurons without an MLP."
+            "Those that differ come first; among so many measures some may differ by chance. No "
+            "value: there is nothing to measure, such as the length where it is constant, or "
+            "neurons without an MLP."
         )
         blocks.append(Table(caption, columns, lines, (1, 2), note=note))
     return Section("lengths", title, lead, blocks)

@@ -18,8 +18,8 @@ from pathlib import Path
 from ...analysis.explain.explanation_result import ExplainedRow, NeuronRow
 from ...analysis.explain.neurons import VARIES
 from ...analysis.explain.substitution import INTACT, NEURONS, TABLES, UNIFORM
+from ...config.naming import model_title
 from ...config.printed_commands import command
-from ...config.schema import model_title
 from ...hypotheses.compared_headlines import HEADLINES, compared_with, emerging
 from ...hypotheses.evidence import solved_of
 from ...hypotheses.row_values import NEURON_LABELS
@@ -235,7 +235,7 @@ def _lengths(gathered: Gathered) -> Iterator[Record]:
 
 def _headlines(gathered: Gathered) -> Iterator[Record]:
     on_off = {
-        key: f"H1: {NEURON_LABELS[key.rpartition('h1_')[2]]}, reference less model"
+        key: f"H1: {NEURON_LABELS[key.rpartition('h1_')[2]]}, reference minus model"
         for key in ON_OFF_KEYS
     }
     for group in gathered.groups:

@@ -10,7 +10,8 @@ from typing import Any
 
 import matplotlib as mpl
 
-from ...config.schema import Config, flattened
+from ...config.composition import flattened
+from ...config.schema import Config
 from ...data.inputs import InputSet
 from ...data.rasp.text import describe, edges
 from ...data.tasks import Task
@@ -46,7 +47,7 @@ def task_section(task: Task, inputs: InputSet, config: Config) -> Section:
     tokens = ", ".join(map(str, task.vocabulary))
     lengths = f"{task.min_length} to {task.max_length}"
     if task.min_length == task.max_length:
-        lengths = f"{task.min_length}, always (so `length` is no variable at all)"
+        lengths = f"{task.min_length}, always (so `length` is constant)"
     blocks += [
         Text(f"Inputs: {how_many(inputs)} over the tokens {tokens}, of length {lengths}. Output: "
              f"{output_text(inputs)}."),
@@ -54,7 +55,7 @@ def task_section(task: Task, inputs: InputSet, config: Config) -> Section:
         Details("The program's variables, with the values that occur", [_variables(inputs)]),
         Details("The run's whole config", [_config(config)]),
     ]  # fmt: skip
-    lead = f"{task.about}." if task.about else "What is to be computed, and a program that does."
+    lead = f"{task.about}." if task.about else "The task, and a program that solves it."
     return Section("task", "Task and program", lead.replace("..", "."), blocks)
 
 
@@ -66,8 +67,8 @@ def dataflow(task: Task) -> Picture:
     said = "; ".join(f"{target} reads {', '.join(sources)}" for target, sources in reads.items())
     return Picture(
         f"Dataflow of {task.name}, from inputs on top to the output at the bottom. {said}.",
-        "What each variable of the program is computed from: values, and keys and queries of the "
-        "selectors between positions.",
+        "What each variable of the program is computed from: values, and the keys and queries "
+        "of selectors.",
         svg=svg(program_graph(task), task.name),
     )
 
@@ -96,7 +97,7 @@ def _examples(inputs: InputSet) -> Table:
         ]
         for row in examples(inputs)
     ]
-    return Table("Some inputs, and what is to come out", ("input", "output"), rows)
+    return Table("Some inputs and their outputs", ("input", "output"), rows)
 
 
 def _variables(inputs: InputSet) -> Table:

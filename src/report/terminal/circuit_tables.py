@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...analysis.circuits.circuit_result import Circuits
-from ...analysis.circuits.edge_variables import Carried, summed
-from ...analysis.circuits.faithfulness import Share
+from ...analysis.circuits.edge_variables import EdgeVariables, summed
+from ...analysis.circuits.faithfulness import CircuitShare
 from ...analysis.matching.match_result import site_label
 from .tables import plain_table
 from .tables import say as printed
@@ -141,7 +141,7 @@ def _methods_table(circuits: Circuits) -> Table:
     return table
 
 
-def _cells(share: Share) -> tuple[str, str]:
+def _cells(share: CircuitShare) -> tuple[str, str]:
     """Return a share and its interval as text; dashes if it is undefined."""
     if math.isnan(share.value):
         return "-", "-"
@@ -185,14 +185,14 @@ def _needed(circuits: Circuits) -> str:
     )
 
 
-def _named(carried: Carried) -> bool:
+def _named(carried: EdgeVariables) -> bool:
     return bool(carried.names)
 
 
-def _listed(circuits: Circuits) -> list[Carried]:
+def _listed(circuits: Circuits) -> list[EdgeVariables]:
     """Return what the circuit's edges carry, the most needed edges first."""
 
-    def key(carried: Carried) -> float:
+    def key(carried: EdgeVariables) -> float:
         there = circuits.needed.get(carried.edge)
         return -there.value if there else 0.0
 
@@ -218,7 +218,7 @@ def _edges_table(circuits: Circuits) -> Table:
     return table
 
 
-def _sure(there: Share | None, least: float) -> str:
+def _sure(there: CircuitShare | None, least: float) -> str:
     if there is None or there.low <= 0:
         return ""
     return "*" if there.low >= least else "+"

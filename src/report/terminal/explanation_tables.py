@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...analysis.explain.explanation_result import Explanation, by_importance, shares
-from ...analysis.explain.heads import HeadExplanation, Heads
+from ...analysis.explain.heads import HeadExplanation, HeadExplanations
 from ...analysis.explain.neurons import VARIES, NeuronExplanation, share_explained
-from ...analysis.explain.substitution import CONTROLS, INTACT, NEURONS, UNIFORM, Explained
+from ...analysis.explain.substitution import CONTROLS, INTACT, NEURONS, UNIFORM, SubstitutedAccuracy
 from ...data.outputs import Categorical, Output
 from .tables import plain_table
 from .tables import say as printed
@@ -120,7 +120,7 @@ def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
     return table
 
 
-def head_sentences(heads: Heads) -> Iterator[str]:
+def head_sentences(heads: HeadExplanations) -> Iterator[str]:
     """Yield how many heads a selector or a table explains, and which heads meet one jointly."""
     active = [head for head in heads.each if head.active]
     by = {level: sum(head.level == level for head in active) for level in ("selector", "table")}
@@ -226,7 +226,7 @@ def neuron_sentences(
         yield f"the same search explains {share:.1%} of the {n} varying neurons of a random init"
 
 
-def _explained_table(rows: Sequence[Explained]) -> Table:
+def _explained_table(rows: Sequence[SubstitutedAccuracy]) -> Table:
     layers = sorted({row.layer for row in rows if row.layer >= 0})
     table = plain_table("explained", *(f"to {layer}" for layer in layers), "95%", "all inputs")
     intact = next(row for row in rows if row.variant == INTACT)
@@ -245,15 +245,15 @@ def _explained_table(rows: Sequence[Explained]) -> Table:
     return table
 
 
-def _by_variant(rows: Sequence[Explained]) -> dict[str, dict[int, Explained]]:
-    by_variant: dict[str, dict[int, Explained]] = {}
+def _by_variant(rows: Sequence[SubstitutedAccuracy]) -> dict[str, dict[int, SubstitutedAccuracy]]:
+    by_variant: dict[str, dict[int, SubstitutedAccuracy]] = {}
     for row in rows:
         if row.variant != INTACT:
             by_variant.setdefault(row.variant, {})[row.layer] = row
     return by_variant
 
 
-def _lengths_table(rows: Sequence[Explained]) -> Table:
+def _lengths_table(rows: Sequence[SubstitutedAccuracy]) -> Table:
     last = max(row.layer for row in rows)
     lengths = [length for length, share in rows[0].by_length.items() if share.n]
     table = plain_table("by length, all layers", *map(str, lengths))

@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...analysis.controls.known_models import DECOY, NEGATIVE, POSITIVE
-from ...analysis.matching.known_answers import Checked
+from ...analysis.matching.known_answers import KnownAnswer
 from .tables import say as printed
 
 FAMILIES = {"trained_on_": "trained on other tasks", "compiled_": "compiled other tasks"}
 
 
-def print_checked(task: str, checks: Sequence[Checked], console: Console) -> None:
+def print_checked(task: str, checks: Sequence[KnownAnswer], console: Console) -> None:
     """Print a task's controls; those that differ only in seed or in the other task share a row."""
     table = Table(
         title=escape(f"matching the controls of {task}"), title_justify="left", box=SIMPLE
@@ -27,7 +27,7 @@ def print_checked(task: str, checks: Sequence[Checked], console: Console) -> Non
     for heading in ("", "control", "program", "exact", "match", "verdict", ""):
         right = heading in ("exact", "match")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    groups: dict[tuple[str, str, str], list[Checked]] = {}
+    groups: dict[tuple[str, str, str], list[KnownAnswer]] = {}
     for check in checks:
         groups.setdefault((check.kind, _family(check.control), check.program), []).append(check)
     for (kind, control, program), some in groups.items():
@@ -63,7 +63,7 @@ def _range(values: Iterable[float | None]) -> str:
     return low if low == high else f"{low}..{high}"
 
 
-def print_counts(checks: Sequence[Checked], console: Console) -> None:
+def print_counts(checks: Sequence[KnownAnswer], console: Console) -> None:
     """Print how many controls of each kind got the right verdict, and every exception."""
     say = partial(printed, console=console)
 
@@ -88,7 +88,7 @@ def print_counts(checks: Sequence[Checked], console: Console) -> None:
     _print_recognised(checks, say)
 
 
-def _gap(checks: Sequence[Checked]) -> Iterator[str]:
+def _gap(checks: Sequence[KnownAnswer]) -> Iterator[str]:
     """Yield the lowest match of a positive and the highest of a negative; count the models."""
     known = [check for check in checks if check.match is not None and check.right is not None]
     positives = [check for check in known if check.kind == POSITIVE]
@@ -105,7 +105,7 @@ def _gap(checks: Sequence[Checked]) -> Iterator[str]:
     yield f"{len(models)} negatives and decoys were judged"
 
 
-def _print_recognised(checks: Sequence[Checked], say: Callable[[str], None]) -> None:
+def _print_recognised(checks: Sequence[KnownAnswer], say: Callable[[str], None]) -> None:
     """Print how many compiled programs are recognised as themselves."""
     asked = [check for check in checks if check.recognised is not None or check.recognised_note]
     if not asked:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from ...analysis.matching.match_result import ProgramRow
-from ...config.schema import task_title
+from ...config.naming import task_title
 from ...hypotheses.seed_groups import Group
 from ...infra.typed_tables import Table
 from ...runs.run_batches import Run

@@ -31,7 +31,12 @@ from ...analysis.matching.match_result import (
     site_label,
     tested_cuts,
 )
-from ...analysis.matching.program_ranking import Candidate, Finer, Standing, indistinguishable
+from ...analysis.matching.program_ranking import (
+    Candidate,
+    SelectorEvidence,
+    Standing,
+    indistinguishable,
+)
 from .tables import plain_table
 from .tables import say as printed
 
@@ -131,7 +136,7 @@ def _print_one(matching: Matching, console: Console) -> None:
         _print_finer(matching.finer, console, say)
 
 
-def _print_finer(finer: Finer, console: Console, say: Callable[[str], None]) -> None:
+def _print_finer(finer: SelectorEvidence, console: Console, say: Callable[[str], None]) -> None:
     """Print the head that overlaps most with each selector, and what the selectors decide."""
     table = plain_table("selector", "overlap", "interval", "uniform", "init", "head")
     for program, met in finer.met.items():

@@ -31,7 +31,7 @@ def print_subspaces(searched: Searched, console: Console) -> None:
     """Print a row for each variable and site, then a sentence for each variable."""
     say = partial(printed, console=console)
 
-    if searched.found:
+    if searched.subspaces:
         console.print(_table(searched))
         say(LEGEND)
         say(f"the model trained on shuffled labels has {searched.note}")
@@ -42,13 +42,13 @@ def print_subspaces(searched: Searched, console: Console) -> None:
 def _table(searched: Searched) -> Table:
     table = plain_table("variable", *HEADINGS)
     table.title, table.title_justify = escape(f"subspaces, program {searched.program}"), "left"
-    for best in per_site(searched.found):
+    for best in per_site(searched.subspaces):
         table.add_row(
             escape(_names(best)), site_label(best.site), str(best.k), f"{best.test:.2f}",
             f"{best.low:.2f}-{best.high:.2f}", f"{best.train:.2f}", f"{best.start:.2f}",
             f"{best.chance:.2f}", f"{max(best.random_inits):.2f}",
             f"{max(best.shuffled_labels):.2f}", f"{best.rivalled:.2f}",
-            "[bold green]found[/]" if best.found else "-",
+            "[bold green]found[/]" if best.carries else "-",
         )  # fmt: skip
     return table
 
@@ -60,7 +60,7 @@ def sentences(searched: Searched) -> Iterator[str]:
     if not searched.all_sites:
         yield "no subspaces: the model has no site between its embedding and its last site"
         return
-    for _, group in groupby(per_site(searched.found), key=lambda best: best.variable):
+    for _, group in groupby(per_site(searched.subspaces), key=lambda best: best.variable):
         tried = list(group)
         yield f"{_names(tried[0])}: {_said(tried)}"
     for each in searched.asked:
@@ -83,7 +83,7 @@ def sentences(searched: Searched) -> Iterator[str]:
 
 def _said(tried: Sequence[Subspace]) -> str:
     width = tried[0].directions.shape[0]
-    there = [best for best in tried if best.found]
+    there = [best for best in tried if best.carries]
     if there:
         places = ", ".join(
             f"{site_label(best.site)} ({best.k} of {width} directions)" for best in there

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from ...analysis.measurements import Measurement
 from ...analysis.measures.suite import declared_metrics, whole
+from ...config.naming import run_title
 from ...config.printed_commands import quoted
-from ...config.schema import run_title
 from ...data.inputs import InputSet, smallest_gap
 from ...data.outputs import Numerical
 from ...hypotheses.failed_controls import MARK, Failing, marked, meaning

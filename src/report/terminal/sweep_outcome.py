@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ...config.naming import departures, group_name, group_settings
 from ...config.printed_commands import command, quoted
-from ...config.schema import departures, group_name, group_settings
 from ...infra.errors import FaultError, UserError
 from ...infra.files import last_words
 from ...runs import checkpoints

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...config.schema import compose
-from ...data.tasks import make_task, task_names
+from ...config.composition import compose
+from ...data.registered_tasks import task_names
+from ...data.tasks import make_task
 
 NEXT = """\
 algomatch tasks sort        shows one: programs, variables, reference, examples

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...config.schema import compose
+from ...config.composition import compose
 from ...data.inputs import InputSet, difference, input_set
 from ...data.rasp.text import describe
-from ...data.tasks import Task, make_task, task_names
+from ...data.registered_tasks import task_names
+from ...data.tasks import Task, make_task
 from ...infra.errors import FaultError, UserError
 from ...infra.files import Unwritten
 from ...infra.progress import Steps

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 from support.models import SHAPES, bridge_of
-from support.runs import quiet
 from torch import Tensor
 
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.circuits.circuit_result import auroc
 from algomatch.analysis.circuits.edge_scores import (
-    Ablated,
+    AblatedGraph,
     Scores,
     acdc,
     all_edges,
@@ -29,7 +28,7 @@ from algomatch.analysis.circuits.edge_scores import (
     top,
     visible,
 )
-from algomatch.analysis.circuits.edge_variables import carried, partitions
+from algomatch.analysis.circuits.edge_variables import partitions, variables_on_edges
 from algomatch.analysis.circuits.faithfulness import (
     by_length,
     completed,
@@ -43,8 +42,8 @@ from algomatch.analysis.circuits.faithfulness import (
 )
 from algomatch.analysis.circuits.true_circuit import read_dimensions, true_edges, written_dimensions
 from algomatch.analysis.measures.rerun import KINDS
-from algomatch.api.circuit import circuits_of_reference
-from algomatch.config.schema import compose
+from algomatch.api.circuit import circuit
+from algomatch.config.composition import compose
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Categorical, Numerical
 from algomatch.data.tasks import make_task
@@ -56,6 +55,7 @@ from algomatch.models.task_model import task_model_of
 from algomatch.models.training import fit
 from algomatch.models.wiring import Wiring, wired
 from algomatch.report.figures.circuit_figures import curves_figure, graph_figure
+from algomatch.runs.loaded_run import LoadedReference
 
 COMPILED = {
     "reverse": ("task.vocabulary=[a,b,c]", "task.max_length=5"),
@@ -78,10 +78,12 @@ def compiled(task: str) -> tuple[InputSet, Reference, Wiring]:
     return inputs, reference, wired(reference.bridge, inputs.tokens[:20], inputs.key_mask[:20])
 
 
-def ablated(task: str, kind: str, count: int | None = None) -> Ablated:
+def ablated(task: str, kind: str, count: int | None = None) -> AblatedGraph:
     inputs, reference, wiring = compiled(task)
     rows = None if count is None else torch.arange(0, len(inputs), max(1, len(inputs) // count))
-    return Ablated(wiring, cases_of(inputs, task_model_of(reference.bridge, inputs), 0, rows), kind)
+    return AblatedGraph(
+        wiring, cases_of(inputs, task_model_of(reference.bridge, inputs), 0, rows), kind
+    )
 
 
 @cache
@@ -123,7 +125,7 @@ def test_an_edge_that_is_not_real_does_nothing_at_all(task: str) -> None:
     model: Any = without_hooks(reference.bridge)
     for i, node in enumerate(wiring.nodes):
         noise[i] *= written_dimensions(model, node)
-    noisy = Ablated(wiring, ablation.cases, "zero", ablation.intact.written + noise)
+    noisy = AblatedGraph(wiring, ablation.cases, "zero", ablation.intact.written + noise)
     scores = exact(noisy).values
     real = torch.tensor([bool(truth(task)[edge]) for edge in wiring.edges])
     assert not scores[~real].any()
@@ -173,14 +175,16 @@ def test_gradients_of_compiled_models_fall_back() -> None:
 
 
 @pytest.fixture(scope="module", params=["2L with LN", "attn_only", "1L gelu without LN"])
-def learned(request: pytest.FixtureRequest, small: MeasurementContext) -> Ablated:
+def learned(request: pytest.FixtureRequest, small: MeasurementContext) -> AblatedGraph:
     assert request.param in SHAPES
     bridge, inputs = bridge_of(request.param, small), small.inputs
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    return Ablated(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "resample_across")
+    return AblatedGraph(
+        wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "resample_across"
+    )
 
 
-def test_attribution_is_the_slope_of_what_an_edge_does_to_the_loss(learned: Ablated) -> None:
+def test_attribution_is_the_slope_of_what_an_edge_does_to_the_loss(learned: AblatedGraph) -> None:
     """Compared with a finite difference: a small step of the change on each edge."""
     scores, wiring, step = attribution(learned), learned.wiring, 1e-2
     change = learned.other - learned.intact.written
@@ -195,7 +199,7 @@ def test_attribution_is_the_slope_of_what_an_edge_does_to_the_loss(learned: Abla
         )
 
 
-def test_a_node_is_all_edges_from_it(learned: Ablated) -> None:
+def test_a_node_is_all_edges_from_it(learned: AblatedGraph) -> None:
     """A node's score is the effect of changing its output for all its readers at once."""
     wiring, scores = learned.wiring, exact(learned)
     last = len(wiring.nodes) - 1  # its only edge goes to the output
@@ -210,14 +214,14 @@ def test_a_node_is_all_edges_from_it(learned: Ablated) -> None:
             other = learned.intact.written + sign * step * change
             removed = torch.zeros(len(wiring.readers), len(wiring.nodes), dtype=torch.bool)
             removed[:, u] = True
-            moved = Ablated(wiring, learned.cases, learned.kind, other).without(removed)
+            moved = AblatedGraph(wiring, learned.cases, learned.kind, other).without(removed)
             losses_at.append(float(losses(learned.inputs, learned.read(moved)).mean()))
         slope = abs(losses_at[1] - losses_at[0]) / (2 * step)
         assert float(slopes.nodes[u]) == pytest.approx(slope, rel=0.1, abs=5e-4)
 
 
 def test_integrated_gradients_over_embeddings_add_up_to_the_change_of_the_loss(
-    learned: Ablated,
+    learned: AblatedGraph,
 ) -> None:
     """Completeness (Sundararajan et al. 2017), with only the embeddings changed."""
     wiring = learned.wiring
@@ -239,7 +243,7 @@ def test_integrated_gradients_over_embeddings_add_up_to_the_change_of_the_loss(
     torch.testing.assert_close(total, change, atol=2e-2, rtol=2e-2)
 
 
-def test_acdc_keeps_more_the_less_it_may_lose(learned: Ablated) -> None:
+def test_acdc_keeps_more_the_less_it_may_lose(learned: AblatedGraph) -> None:
     counts = [int(acdc(learned, threshold).sum()) for threshold in (1e-4, 1e-2, 1.0)]
     assert counts[0] >= counts[1] >= counts[2]
     assert counts[0] > counts[2]
@@ -265,8 +269,10 @@ def test_divergences_are_those_of_the_definitions() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_edges_are_the_model_and_none_are_nothing_of_it(kind: str, learned: Ablated) -> None:
-    ablation = Ablated(learned.wiring, learned.cases, kind)
+def test_all_edges_are_the_model_and_none_are_nothing_of_it(
+    kind: str, learned: AblatedGraph
+) -> None:
+    ablation = AblatedGraph(learned.wiring, learned.cases, kind)
     every = all_edges(ablation.wiring)
     (whole, none) = rated(ablation, "", [every, torch.zeros_like(every)], 50, 0)
     assert whole.faithfulness.value == pytest.approx(1, abs=1e-6)
@@ -277,9 +283,9 @@ def test_all_edges_are_the_model_and_none_are_nothing_of_it(kind: str, learned: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_of_the_inputs_give_what_all_at_once_do(
-    kind: str, learned: Ablated, monkeypatch: pytest.MonkeyPatch
+    kind: str, learned: AblatedGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ablation = Ablated(learned.wiring, learned.cases, kind)
+    ablation = AblatedGraph(learned.wiring, learned.cases, kind)
     scores = Scores(
         "", kind, torch.rand(len(ablation.wiring.edges)).double(), torch.empty(0).double()
     )
@@ -327,7 +333,7 @@ def test_an_ablation_that_does_nothing_judges_nothing(small: MeasurementContext)
     inputs = small.inputs.at(torch.nonzero(small.inputs.lengths == 1)[:1, 0])
     bridge = small.reference.bridge
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    ablation = Ablated(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "mean")
+    ablation = AblatedGraph(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "mean")
     (circuit,) = rated(ablation, "", [all_edges(wiring)], 20, 0)
     assert np.isnan(circuit.faithfulness.value)
     assert smallest([circuit], 0.5) is None
@@ -355,7 +361,7 @@ def test_what_a_compiled_models_edges_carry_is_what_their_dimensions_are_called(
     ablation, model = ablated(task, "zero"), without_hooks(reference.bridge)
     edges = [edge for edge in wiring.edges if truth(task)[edge]]
     told = 0
-    for each in carried(ablation, edges, 50, seed):
+    for each in variables_on_edges(ablation, edges, 50, seed):
         if each.variables is None:
             continue
         shared = read_dimensions(model, wiring.readers[each.edge.reader]) & written_dimensions(
@@ -381,9 +387,9 @@ def test_an_edge_of_a_random_init_carries_no_inner_variable(small: MeasurementCo
     inputs = small.inputs
     bridge = make_bridge(small.shape)
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    ablation = Ablated(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "zero")
+    ablation = AblatedGraph(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "zero")
     edges = [edge for edge in wiring.edges if wiring.nodes[edge.node].layer >= 0]
-    for each in carried(ablation, edges, 50, 0):
+    for each in variables_on_edges(ablation, edges, 50, 0):
         assert set(each.names) <= {"tokens", "indices"}, wiring.edge_label(each.edge)
 
 
@@ -397,9 +403,9 @@ def test_a_trained_models_embedding_of_tokens_carries_tokens() -> None:
     weights, _, _ = fit(inputs, shape, config.trainer, 0)
     bridge = make_bridge(shape, weights)
     wiring = wired(bridge, inputs.tokens, inputs.key_mask)
-    ablation = Ablated(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "zero")
+    ablation = AblatedGraph(wiring, cases_of(inputs, task_model_of(bridge, inputs), 0), "zero")
     values = [edge for edge in wiring.edges if wiring.edge_label(edge).startswith("tokens -> 0.")]
-    told = [each for each in carried(ablation, values, 50, 0) if each.variables]
+    told = [each for each in variables_on_edges(ablation, values, 50, 0) if each.variables]
     assert told
     for each in told:
         assert each.variables is not None
@@ -411,9 +417,8 @@ def test_a_curve_of_nothing_is_drawn_too() -> None:
     """Resampling within a length never changes the output of `length`."""
     config = compose(["task=length", "task.vocabulary=[a,b]", "task.max_length=3",
                       "analysis.bootstrap=20"])  # fmt: skip
-    circuits = circuits_of_reference(
-        config, ["exact", "acdc"], ["resample_within"], lambda circuits: None, quiet()
-    )
+    reference = LoadedReference.open(config)
+    circuits = circuit(reference, methods=["exact", "acdc"], kinds=["resample_within"])
     assert circuits.main is None
     assert graph_figure(circuits) is not None, "the true circuit is there all the same"
     curves_figure(circuits).savefig(io.BytesIO())

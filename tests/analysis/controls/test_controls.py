@@ -11,7 +11,8 @@ import torch
 
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.other_tasks import other_references, shared_variables
-from algomatch.config.schema import TaskConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TaskConfig
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task, other_tasks

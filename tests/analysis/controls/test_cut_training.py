@@ -12,7 +12,8 @@ from transformer_lens.config import TransformerBridgeConfig
 from algomatch.analysis.controls.cut_training import CutImplementation, cut_sites, implement_cuts
 from algomatch.analysis.matching.cut_verdicts import FOLLOWS
 from algomatch.analysis.matching.program_ranking import Candidate, Standing, candidate, standing
-from algomatch.config.schema import TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TrainerConfig
 from algomatch.data.inputs import InputSet
 from algomatch.data.programs import (
     make_double_hist,

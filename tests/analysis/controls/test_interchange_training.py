@@ -13,14 +13,15 @@ from tracr.rasp import rasp
 from transformer_lens.config import TransformerBridgeConfig
 
 from algomatch.analysis.controls.interchange_training import (
-    Cases,
-    Implementation,
+    InterchangeCases,
+    InterchangeImplementation,
     cases_of,
     implement,
     interchange_accuracy,
     interchanged,
 )
-from algomatch.config.schema import TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TrainerConfig
 from algomatch.data.inputs import InputSet
 from algomatch.data.outputs import IGNORE, Categorical
 from algomatch.data.programs import (
@@ -35,7 +36,7 @@ from algomatch.data.programs import (
 from algomatch.data.tasks import Task
 from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.shapes import learned_shape
-from algomatch.models.variable_sites import Place, align, inner_variables, sites_of
+from algomatch.models.variable_sites import ResidualDims, align, inner_variables, sites_of
 
 TINY = ("model=2L", "model.d_model=32", "model.n_heads=2")
 SETTINGS = TrainerConfig(
@@ -61,12 +62,12 @@ def inputs() -> InputSet:
 
 
 @pytest.fixture(scope="module")
-def trained(inputs: InputSet) -> Implementation:
+def trained(inputs: InputSet) -> InterchangeImplementation:
     return implement(inputs, shape_of(inputs), 0, SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def untaught(inputs: InputSet) -> Implementation:
+def untaught(inputs: InputSet) -> InterchangeImplementation:
     """A model trained on the same pairs without the interchange loss, until its steps run out."""
     return implement(inputs, shape_of(inputs), 0, SETTINGS, weight=0.0)
 
@@ -74,7 +75,7 @@ def untaught(inputs: InputSet) -> Implementation:
 # The interchange loss
 
 
-def test_the_program_is_learned_by_its_variable(trained: Implementation) -> None:
+def test_the_program_is_learned_by_its_variable(trained: InterchangeImplementation) -> None:
     assert trained.exact == 1
     assert set(trained.interchange) == {"place"}
     assert trained.interchange["place"] >= 0.99
@@ -82,7 +83,7 @@ def test_the_program_is_learned_by_its_variable(trained: Implementation) -> None
 
 
 def test_without_the_loss_the_task_is_learned_but_not_the_variable(
-    trained: Implementation, untaught: Implementation
+    trained: InterchangeImplementation, untaught: InterchangeImplementation
 ) -> None:
     assert untaught.exact == 1
     assert untaught.steps == SETTINGS.max_steps
@@ -91,7 +92,7 @@ def test_without_the_loss_the_task_is_learned_but_not_the_variable(
 
 
 def test_a_bridge_with_the_weights_shows_the_same(
-    inputs: InputSet, trained: Implementation
+    inputs: InputSet, trained: InterchangeImplementation
 ) -> None:
     """Hooks on the bridge replace the dimensions, not the training loop.
 
@@ -160,7 +161,7 @@ def test_the_dimensions_of_a_case_are_replaced_at_its_site_and_nothing_else(
     cases = cases_of(inputs, "place", 20, 0)
     everything, nothing = tuple(range(shape.d_model)), ()
     for site in sites_of(shape):
-        places = [Place(site, everything if at % 2 else nothing) for at in range(len(cases))]
+        places = [ResidualDims(site, everything if at % 2 else nothing) for at in range(len(cases))]
         given, swapped = interchanged(model, inputs, cases, places, cases.bases)
         base, donor = given.chunk(2)
         for at in range(len(cases)):
@@ -259,9 +260,11 @@ def test_a_case_on_which_the_program_raises_is_left_out_and_the_others_are_not()
 
 def test_the_accuracy_of_no_cases_is_one(inputs: InputSet) -> None:
     none = cases_of(inputs, "place", 50, 0).rows(torch.empty(0, dtype=torch.int64))
-    assert isinstance(none, Cases)
+    assert isinstance(none, InterchangeCases)
     model = make_native(shape_of(inputs))
-    assert interchange_accuracy(model, inputs, Place(sites_of(model.cfg)[0], (0,)), none) == 1
+    assert (
+        interchange_accuracy(model, inputs, ResidualDims(sites_of(model.cfg)[0], (0,)), none) == 1
+    )
 
 
 # The alignment

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,13 +24,14 @@ from algomatch.analysis.controls.known_models import (
     NEGATIVE,
     POSITIVE,
     Control,
-    Made,
+    ControlModel,
     NotMadeError,
     controls,
 )
 from algomatch.api.controls import controls as study_controls
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import Config, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config
 from algomatch.data.outputs import Categorical, Numerical
 from algomatch.models.bridges import plain_model
 from algomatch.models.training import exact_accuracy
@@ -36,6 +39,7 @@ from algomatch.models.training import exact_accuracy
 pytestmark = pytest.mark.slow
 
 STEPS = ("trainer.max_steps=20", "trainer.batch_size=8")
+ONE_STEP = replace(interchange.SETTINGS, max_steps=1, evaluate_every=1)
 POSITIVES = ("rotated", "reparametrised", "permuted", "noised")
 
 # The share is numerical, and Tracr's MLPs are inexact at 2/3. Counts are categorical.
@@ -68,7 +72,7 @@ def planned(config: Config) -> tuple[MeasurementContext, dict[str, Control]]:
     return context, {control.name: control for control in every}
 
 
-def exact(made: Made, context: MeasurementContext) -> float:
+def exact(made: ControlModel, context: MeasurementContext) -> float:
     return exact_accuracy(plain_model(made.bridge), context.inputs, 512)
 
 
@@ -124,8 +128,7 @@ def test_interchange_training_that_fails_says_how_far_it_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, by_name = planned(compose([*TINY, *STEPS]))
-    monkeypatch.setattr(interchange.SETTINGS, "max_steps", 1)
-    monkeypatch.setattr(interchange.SETTINGS, "evaluate_every", 1)
+    monkeypatch.setattr(module, "implement", partial(interchange.implement, settings=ONE_STEP))
     told = list[int]()
     with pytest.raises(
         NotMadeError, match=r"^interchange training reached exact accuracy 0\.\d{4}, not 1$"
@@ -150,7 +153,7 @@ def test_a_study_goes_on_without_the_controls_that_cannot_be_had(
 ) -> None:
     monkeypatch.setenv("ALGOMATCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(variants, "NOISE_SCALES", (100.0,))
-    monkeypatch.setattr(interchange.SETTINGS, "max_steps", 1)
+    monkeypatch.setattr(module, "implement", partial(interchange.implement, settings=ONE_STEP))
     overrides = [*TINY, *STEPS, f"runs_dir={tmp_path}", "analysis.measures=[accuracy]"]
     console = quiet()
     record = study_controls(compose(overrides), again=False, console=console)

@@ -11,20 +11,25 @@ from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.explain.attention_patterns import ELSE_BOS, of_programs, selectors
 from algomatch.analysis.explain.attention_tables import Tables, scores_of
-from algomatch.analysis.explain.heads import Heads, Search, active_heads, explain_heads
+from algomatch.analysis.explain.heads import (
+    HeadComparison,
+    HeadExplanations,
+    active_heads,
+    explain_heads,
+)
 from algomatch.analysis.explain.position_features import features, held_out
 from algomatch.analysis.head_attention import PATTERN
 from algomatch.models.shapes import random_inits
 
 
-def search_of(context: MeasurementContext) -> Search:
+def search_of(context: MeasurementContext) -> HeadComparison:
     inputs = context.inputs
     own = of_programs([("reverse", inputs)])
-    return Search(inputs, features(inputs), held_out(inputs, 0), own, context.config)
+    return HeadComparison(inputs, features(inputs), held_out(inputs, 0), own, context.config)
 
 
 @pytest.fixture(scope="module")
-def reference(small: MeasurementContext) -> tuple[Recording, Heads]:
+def reference(small: MeasurementContext) -> tuple[Recording, HeadExplanations]:
     recording = record(small.reference.bridge, small.inputs, 512)
     inits = random_inits(small.reference.bridge.cfg, 2, 0, "cpu")
     untrained = [record(init, small.inputs, 512) for init in inits]
@@ -32,12 +37,12 @@ def reference(small: MeasurementContext) -> tuple[Recording, Heads]:
 
 
 @pytest.fixture(scope="module")
-def other(small: MeasurementContext) -> tuple[Recording, Heads]:
+def other(small: MeasurementContext) -> tuple[Recording, HeadExplanations]:
     recording = record(bridge_of("2L with LN", small), small.inputs, 512)
     return recording, explain_heads(recording, [], search_of(small))
 
 
-def test_the_compiled_heads_are_named(reference: tuple[Recording, Heads]) -> None:
+def test_the_compiled_heads_are_named(reference: tuple[Recording, HeadExplanations]) -> None:
     active = [head for head in reference[1].each if head.active]
     assert [head.hard.selector.names[0] for head in active] == ["everything", "reverse_selector"]
     assert "mirror" in active[1].hard.selector.names
@@ -57,7 +62,9 @@ def test_heads_that_write_nothing_are_inactive(small: MeasurementContext) -> Non
     assert active_heads(record(bridge, small.inputs, 512), 0) == {(0, 1), (3, 0)}
 
 
-def test_scores_are_numpys(small: MeasurementContext, other: tuple[Recording, Heads]) -> None:
+def test_scores_are_numpys(
+    small: MeasurementContext, other: tuple[Recording, HeadExplanations]
+) -> None:
     inputs, (recording, heads) = small.inputs, other
     by_name = {selector.name: selector for selector in selectors(inputs, search_of(small).programs)}
     for head in heads.each:
@@ -95,7 +102,7 @@ def test_a_random_init_meets_no_selector_but_everything(small: MeasurementContex
 
 
 def test_a_table_is_the_mean_score_of_its_cells(
-    small: MeasurementContext, other: tuple[Recording, Heads]
+    small: MeasurementContext, other: tuple[Recording, HeadExplanations]
 ) -> None:
     search, recording = search_of(small), other[0]
     tables = Tables(small.inputs, search.features, ~search.held_out)
@@ -119,14 +126,18 @@ def test_a_table_is_the_mean_score_of_its_cells(
         assert torch.allclose(given.sum(-1)[:, 0], small.inputs.key_mask.float())
 
 
-def test_a_first_layer_is_a_table_of_positions_and_tokens(other: tuple[Recording, Heads]) -> None:
+def test_a_first_layer_is_a_table_of_positions_and_tokens(
+    other: tuple[Recording, HeadExplanations],
+) -> None:
     first = [head for head in other[1].each if head.layer == 0]
     assert first
     for head in first:
         assert head.table.scored.value >= 0.95
 
 
-def test_a_table_of_the_reference_needs_no_tokens(reference: tuple[Recording, Heads]) -> None:
+def test_a_table_of_the_reference_needs_no_tokens(
+    reference: tuple[Recording, HeadExplanations],
+) -> None:
     for head in reference[1].each:
         assert "token" not in head.table.kind.query + head.table.kind.key
         assert head.table.scored.value == pytest.approx(1.0, abs=1e-3)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tasks import small_inputs
 
-from algomatch.analysis.explain.position_features import Cells, cells, features
+from algomatch.analysis.explain.position_features import FeatureCells, cells, features
 from algomatch.analysis.explain.predicates import (
     Predicate,
     balanced,
@@ -20,17 +20,17 @@ from algomatch.analysis.explain.predicates import (
 )
 
 PROGRAMS = ("reverse", "hist", "sort", "most_freq", "induction")
-CELLS: dict[str, Cells] = {}
+CELLS: dict[str, FeatureCells] = {}
 
 
-def cells_of(program: str) -> Cells:
+def cells_of(program: str) -> FeatureCells:
     if program not in CELLS:
         inputs = small_inputs(program)
         CELLS[program] = cells(inputs, features(inputs))
     return CELLS[program]
 
 
-def at(places: Cells, name: str) -> int:
+def at(places: FeatureCells, name: str) -> int:
     return next(place for place, feature in enumerate(places.features) if feature.name == name)
 
 

@@ -12,7 +12,7 @@ from support.tasks import small_inputs
 from algomatch.analysis.activations import record
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.explain.attention_patterns import of_programs
-from algomatch.analysis.explain.heads import Search, explain_heads
+from algomatch.analysis.explain.heads import HeadComparison, explain_heads
 from algomatch.analysis.explain.neurons import explain_neurons
 from algomatch.analysis.explain.position_features import cells, features, held_out
 from algomatch.analysis.explain.substitution import (
@@ -24,8 +24,8 @@ from algomatch.analysis.explain.substitution import (
     UNIFORM,
     UNTOLD,
     UNTRAINED,
-    Explained,
     NeuronValues,
+    SubstitutedAccuracy,
     Variant,
     by_predicates,
     explained,
@@ -78,13 +78,13 @@ def test_only_the_first_layers_are_replaced_up_to_one(small: MeasurementContext)
     assert not whole.up_to(-1).patterns
 
 
-def rows_of(program: str) -> dict[tuple[str, int], Explained]:
+def rows_of(program: str) -> dict[tuple[str, int], SubstitutedAccuracy]:
     inputs = small_inputs(program)
     bridge = build_reference(inputs).bridge
     recording = record(bridge, inputs, 512)
     known, judged = features(inputs), held_out(inputs, 0)
     places = cells(inputs, known)
-    search = Search(inputs, known, judged, of_programs([(program, inputs)]), CONFIG)
+    search = HeadComparison(inputs, known, judged, of_programs([(program, inputs)]), CONFIG)
     heads = explain_heads(recording, [], search)
     neurons = explain_neurons(recording, places, judged, CONFIG, effects=False)
     (untrained,) = (record(init, inputs, 512) for init in random_inits(bridge.cfg, 1, 0, "cpu"))

@@ -29,11 +29,11 @@ from algomatch.analysis.matching.cut_verdicts import (
     realised,
 )
 from algomatch.analysis.statistics import wilson_interval
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.donors import SCRUB, CutTrials, Trial, cut_trials
 from algomatch.data.inputs import InputSet
 from algomatch.data.rasp.cuts import Cut, Cuts, cuts
-from algomatch.data.tasks import REGISTRY
+from algomatch.data.registered_tasks import REGISTRY
 from algomatch.models.bridges import make_bridge, plain_model
 from algomatch.models.reference import Reference, build_reference
 from algomatch.models.shapes import learned_shape, random_inits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from algomatch.analysis.matching.head_selectors import (
     SAYS_NOTHING,
     UNMET,
     UNSURE,
-    Decision,
-    Met,
-    Own,
-    Selectors,
-    Side,
+    OwnSelector,
+    ProgramSelectors,
+    SelectorComparison,
+    SelectorDecision,
+    SelectorReach,
     untrained_of,
 )
-from algomatch.config.schema import AnalysisConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import AnalysisConfig
 from algomatch.data.program_selectors import Selection, selections
 from algomatch.data.rasp.text import AGGREGATED, COUNTED
 from algomatch.models.bridges import make_bridge
@@ -80,20 +82,24 @@ def learned(task: str) -> Any:
 
 
 @cache
-def compared(task: str, shape_of: str = "") -> Selectors:
+def compared(task: str, shape_of: str = "") -> SelectorComparison:
     """A task's selectors, for the learned shape or a compiled program's shape."""
     shape = reference_of(shape_of).bridge.cfg if shape_of else learned(task)
     inputs = small_inputs(task)
-    return Selectors(inputs, programs_of(task), untrained_of(shape, inputs, CONFIG), CONFIG)
+    return SelectorComparison(
+        inputs, programs_of(task), untrained_of(shape, inputs, CONFIG), CONFIG
+    )
 
 
-def decisions(bridge: TransformerBridge, selectors: Selectors) -> dict[tuple[str, str], Decision]:
+def decisions(
+    bridge: TransformerBridge, selectors: SelectorComparison
+) -> dict[tuple[str, str], SelectorDecision]:
     met = selectors.met(bridge)
     names = list(selectors.programs)
     return {(a, b): selectors.decide(met, a, b) for a in names for b in names if a != b}
 
 
-def compiled_decisions(program: str, change: Any = None) -> dict[tuple[str, str], Decision]:
+def compiled_decisions(program: str, change: Any = None) -> dict[tuple[str, str], SelectorDecision]:
     compiled = reference_of(program).compiled
     bridge = (change(compiled) if change else compiled).bridge(small_inputs(program))
     return decisions(bridge, compared(TASK_OF[program], program))
@@ -238,7 +244,7 @@ def test_what_is_counted_may_go_to_bos_and_what_is_aggregated_may_not() -> None:
     inputs = small_inputs("hist")
     (wanted,) = programs_of("hist")["hist"]
     aggregated = Selection(wanted.names, frozenset({AGGREGATED}), wanted.selected)
-    matches = Selectors(
+    matches = SelectorComparison(
         inputs,
         {"counted": [wanted], "aggregated": [aggregated]},
         untrained_of(learned("hist"), inputs, CONFIG),
@@ -260,7 +266,7 @@ def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
     (wanted,) = programs_of("hist")["hist"]
     aggregated = Selection(wanted.names, frozenset({AGGREGATED}), wanted.selected)
     programs = {"counted": [wanted], "aggregated": [aggregated]}
-    matches = Selectors(
+    matches = SelectorComparison(
         inputs, programs, untrained_of(learned("hist"), inputs, CONFIG), CONFIG
     ).met(bridge, task_model)
     for name, share in (("counted", True), ("aggregated", False)):
@@ -276,36 +282,40 @@ def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
 # Hand-made decisions
 
 
-def met(value: float, margin: float = 0.02, uniform: float = 0.2, init: float = 0.2) -> Met:
+def met(
+    value: float, margin: float = 0.02, uniform: float = 0.2, init: float = 0.2
+) -> SelectorReach:
     selected = torch.ones(1, 2, 2, dtype=torch.bool)
     selection = Selection(("one",), frozenset({COUNTED}), selected)
     resampled = torch.tensor([value], dtype=torch.float64)
-    return Met(selection, "head", value, value - margin, value + margin, uniform, init, resampled)
+    return SelectorReach(
+        selection, "head", value, value - margin, value + margin, uniform, init, resampled
+    )
 
 
 @pytest.mark.parametrize(
     ("own", "verdict"),
     [
-        (Own(met(0.95), 0.2, 0.9), MET),
-        (Own(met(0.91), 0.2, 0.9), UNSURE),
-        (Own(met(0.89), 0.2, 0.9), UNSURE),
-        (Own(met(0.85), 0.2, 0.9), UNMET),
-        (Own(met(0.99, uniform=0.95), 0.2, 0.975), SAYS_NOTHING),
-        (Own(met(0.99), 0.95, 0.975), SAYS_NOTHING),
+        (OwnSelector(met(0.95), 0.2, 0.9), MET),
+        (OwnSelector(met(0.91), 0.2, 0.9), UNSURE),
+        (OwnSelector(met(0.89), 0.2, 0.9), UNSURE),
+        (OwnSelector(met(0.85), 0.2, 0.9), UNMET),
+        (OwnSelector(met(0.99, uniform=0.95), 0.2, 0.975), SAYS_NOTHING),
+        (OwnSelector(met(0.99), 0.95, 0.975), SAYS_NOTHING),
     ],
 )
-def test_a_selector_is_met_where_it_surely_is(own: Own, verdict: str) -> None:
+def test_a_selector_is_met_where_it_surely_is(own: OwnSelector, verdict: str) -> None:
     assert own.verdict == verdict
 
 
 def test_a_side_is_met_by_all_its_selectors_that_say_something() -> None:
-    good, bad = Own(met(0.99), 0.2, 0.9), Own(met(0.5), 0.2, 0.9)
-    silent = Own(met(0.99, uniform=0.99), 0.2, 0.995)
-    assert Side("a", (good, silent), None).met
-    assert not Side("a", (good, bad), None).met
-    assert Side("a", (good, bad), None).unmet
-    assert not Side("a", (silent,), None).met
-    assert not Side("a", (silent,), None).unmet
+    good, bad = OwnSelector(met(0.99), 0.2, 0.9), OwnSelector(met(0.5), 0.2, 0.9)
+    silent = OwnSelector(met(0.99, uniform=0.99), 0.2, 0.995)
+    assert ProgramSelectors("a", (good, silent), None).met
+    assert not ProgramSelectors("a", (good, bad), None).met
+    assert ProgramSelectors("a", (good, bad), None).unmet
+    assert not ProgramSelectors("a", (silent,), None).met
+    assert not ProgramSelectors("a", (silent,), None).unmet
 
 
 def test_controls_raise_the_bar() -> None:
@@ -314,8 +324,7 @@ def test_controls_raise_the_bar() -> None:
     selectors = compared("reverse", program)
     own = met(0.97, uniform=0.3, init=0.9)
     wanted = selectors.programs[program][0]
-    given = Met(wanted, *(getattr(own, n) for n in ("head", "value", "low", "high", "uniform",
-                "random_init", "resampled")))  # fmt: skip
+    given = replace(own, selection=wanted)
     theirs = selectors.met(reference_of(rival).bridge)
     sides = selectors.decide(
         {**theirs, program: [given, *theirs[program][1:]]}, program, rival

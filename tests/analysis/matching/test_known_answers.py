@@ -12,7 +12,8 @@ from algomatch.analysis.matching.cut_verdicts import FOLLOWS
 from algomatch.analysis.matching.known_answers import check, of_matching
 from algomatch.analysis.matching.program_ranking import Candidate, candidate
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import Config, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import Config
 
 TASK = (
     "task=reverse", "task.vocabulary=[a,b,c]", "task.max_length=4", "analysis.match_cases=300",

@@ -12,16 +12,20 @@ from support.tasks import TASK_OF, small_inputs
 
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.matching.cut_verdicts import DIFFERENT, FOLLOWS, UNDECIDED
-from algomatch.analysis.matching.head_selectors import Decision, Side, untrained_of
+from algomatch.analysis.matching.head_selectors import (
+    ProgramSelectors,
+    SelectorDecision,
+    untrained_of,
+)
 from algomatch.analysis.matching.known_answers import recognised
 from algomatch.analysis.matching.program_ranking import (
     Candidate,
-    Finer,
+    SelectorEvidence,
     Standing,
     candidate,
-    finer,
     order,
     ranked,
+    selector_evidence,
     selectors_of,
     standing,
     told_by_cuts,
@@ -60,12 +64,14 @@ def standings(model: str) -> tuple[Standing, ...]:
 
 
 @cache
-def heads_of(model: str) -> Finer:
+def heads_of(model: str) -> SelectorEvidence:
     candidate = program(model)
     assert candidate.reference is not None
     bridge, programs = candidate.reference.bridge, known(TASK_OF[model])
     compare = selectors_of(programs, untrained_of(bridge.cfg, candidate.inputs, CONFIG), CONFIG)
-    return finer(compare, bridge, task_model_of(bridge, candidate.inputs), standings(model))
+    return selector_evidence(
+        compare, bridge, task_model_of(bridge, candidate.inputs), standings(model)
+    )
 
 
 def names(ranking: Sequence[Standing]) -> list[str]:
@@ -110,7 +116,7 @@ def with_verdict(rival: Standing, verdict: str) -> Standing:
     return replace(rival, verdict=replace(rival.verdict, verdict=verdict))
 
 
-def decisions_with(*verdicts: str) -> tuple[Decision, ...]:
+def decisions_with(*verdicts: str) -> tuple[SelectorDecision, ...]:
     """The decisions for a compiled reverse_by_counting, given the verdicts of the cuts."""
     candidate = program("reverse_by_counting")
     assert candidate.reference is not None
@@ -122,7 +128,9 @@ def decisions_with(*verdicts: str) -> tuple[Decision, ...]:
     compare = selectors_of(
         known("reverse"), untrained_of(bridge.cfg, candidate.inputs, CONFIG), CONFIG
     )
-    return finer(compare, bridge, task_model_of(bridge, candidate.inputs), ranking).decisions
+    return selector_evidence(
+        compare, bridge, task_model_of(bridge, candidate.inputs), ranking
+    ).decisions
 
 
 def test_selectors_decide_nothing_against_cuts() -> None:
@@ -140,15 +148,15 @@ def test_a_model_that_does_not_solve_the_task_decides_nothing() -> None:
     task_model = task_model_of(untrained, own.inputs)
     ranking = [standing(task_model, candidate, CONFIG) for candidate in known("rank")]
     compare = selectors_of(known("rank"), untrained_of(untrained.cfg, own.inputs, CONFIG), CONFIG)
-    assert not finer(compare, untrained, task_model, ranking).decisions
+    assert not selector_evidence(compare, untrained, task_model, ranking).decisions
 
 
 def test_a_decision_moves_a_program_before_the_other_and_no_undecided_one_past_a_followed() -> None:
     first, second = ranked(standings("reverse"))
 
-    def preferring(decided: bool) -> Decision:
-        sides = tuple(Side(rival.candidate.name, (), None) for rival in (first, second))
-        return Decision((sides[0], sides[1]), sides[1].program if decided else None, "")
+    def preferring(decided: bool) -> SelectorDecision:
+        sides = tuple(ProgramSelectors(rival.candidate.name, (), None) for rival in (first, second))
+        return SelectorDecision((sides[0], sides[1]), sides[1].program if decided else None, "")
 
     assert names(order([first, second], [])) == names([first, second])
     assert names(order([first, second], [preferring(False)])) == names([first, second])

@@ -12,15 +12,15 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.interchange_training import (
-    Implementation,
+    InterchangeImplementation,
     implement,
     interchange_accuracy,
 )
 from algomatch.analysis.controls.variants import rotated
 from algomatch.analysis.matching.subspaces import (
     Question,
-    Search,
     Subspace,
+    SubspaceSearch,
     _Site,
     distinct_cases,
     halves,
@@ -29,7 +29,8 @@ from algomatch.analysis.matching.subspaces import (
     subspaces,
 )
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import TrainerConfig, compose
+from algomatch.config.composition import compose
+from algomatch.config.schema import TrainerConfig
 from algomatch.data.inputs import InputSet, input_set, shuffled
 from algomatch.data.rasp.cuts import labels
 from algomatch.data.tasks import make_task
@@ -41,7 +42,7 @@ from algomatch.models.training import fit
 
 pytestmark = pytest.mark.slow
 
-QUICK = Search(steps=40, batch_size=32, cases=256, evaluate_every=20)
+QUICK = SubspaceSearch(steps=40, batch_size=32, cases=256, evaluate_every=20)
 TAUGHT = TrainerConfig(max_steps=400, batch_size=32, learning_rate=3e-3, warmup_steps=10)
 BY_HEART = TrainerConfig(max_steps=20, batch_size=32, learning_rate=3e-3, warmup_steps=10)
 
@@ -49,7 +50,7 @@ Table = dict[tuple[str, str, int], Subspace]
 
 
 @pytest.fixture(scope="module")
-def implemented(small: MeasurementContext) -> Implementation:
+def implemented(small: MeasurementContext) -> InterchangeImplementation:
     implementation = implement(small.inputs, taught_shape(small), 0, TAUGHT)
     assert implementation.interchange["opp_idx"] > 0.95
     return implementation
@@ -65,7 +66,7 @@ def searched(
     inputs: InputSet,
     names: list[str],
     sites: list[str],
-    settings: Search = QUICK,
+    settings: SubspaceSearch = QUICK,
 ) -> Table:
     """Subspaces by variable, short site (without `blocks.` and `hook_`) and dimension."""
     weights, _, _ = fit(shuffled(inputs, 0), bridge.cfg, BY_HEART, 0)
@@ -95,7 +96,7 @@ def test_a_reference_has_its_variable_where_it_is_and_nowhere_else(
     settings = replace(QUICK, dimensions=(4,))
     spaces = searched(bridge, small.inputs, ["length", "opp_idx"], sites, settings)
     assert {space.same for space in spaces.values()} == {("opp_idx",)}
-    assert {place[1] for place, space in spaces.items() if space.found} == set(sites[:3])
+    assert {place[1] for place, space in spaces.items() if space.carries} == set(sites[:3])
     for site in sites[:3]:
         space = spaces["length", site, 4]
         assert space.test == space.train == 1
@@ -112,19 +113,19 @@ def test_variables_that_come_after_each_other_are_told_apart() -> None:
     settings = replace(QUICK, dimensions=(4,))
     sites = ["0.resid_post", "2.resid_post"]
     spaces = searched(bridge, inputs, ["hist", "n_same_before"], sites, settings)
-    assert {place[:2] for place, space in spaces.items() if space.found} == {
+    assert {place[:2] for place, space in spaces.items() if space.carries} == {
         ("hist", "0.resid_post")
     }
 
 
 def test_what_a_model_was_taught_is_found_where_it_was(
-    small: MeasurementContext, implemented: Implementation
+    small: MeasurementContext, implemented: InterchangeImplementation
 ) -> None:
     bridge = make_bridge(taught_shape(small), implemented.weights)
     assert implemented.alignment["opp_idx"].site == "blocks.0.hook_resid_post"
     settings = replace(QUICK, steps=100, dimensions=(8,))
     spaces = searched(bridge, small.inputs, ["opp_idx"], ["0.resid_post", "1.resid_post"], settings)
-    assert {place for place, space in spaces.items() if space.found} == {
+    assert {place for place, space in spaces.items() if space.carries} == {
         ("opp_idx", "0.resid_post", 8)
     }
     space = spaces["opp_idx", "0.resid_post", 8]
@@ -136,12 +137,12 @@ def test_nothing_is_found_in_a_random_init(small: MeasurementContext) -> None:
     (bridge,) = random_inits(small.shape, 1, 5, "cpu")
     spaces = searched(bridge, small.inputs, ["length"], ["1.resid_mid"])
     assert {place[2] for place in spaces} == {1, 2, 4}
-    assert not any(space.found for space in spaces.values())
+    assert not any(space.carries for space in spaces.values())
     assert max(space.test for space in spaces.values()) < 0.7
 
 
 def test_directions_along_dimensions_are_those_dimensions(
-    small: MeasurementContext, implemented: Implementation
+    small: MeasurementContext, implemented: InterchangeImplementation
 ) -> None:
     """The accuracy equals that of interchange training, which shares no code with it."""
     inputs, place = small.inputs, implemented.alignment["opp_idx"]
@@ -206,7 +207,7 @@ def test_found_is_high_and_above_every_control(
     )  # fmt: skip
     assert space.k == 2
     assert space.control == max(*inits, *by_heart)
-    assert space.found == there
+    assert space.carries == there
 
 
 def test_inputs_to_judge_on_are_not_searched_on(small: MeasurementContext) -> None:

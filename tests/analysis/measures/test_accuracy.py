@@ -20,7 +20,7 @@ from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import accuracy
 from algomatch.analysis.measures.accuracy import Outcome, outcome
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.outputs import IGNORE, Categorical
 from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.training import exact_accuracy

@@ -18,7 +18,7 @@ from algomatch.analysis.head_attention import UNIFORM, active_heads, name_of, ov
 from algomatch.analysis.measures import attention
 from algomatch.analysis.measures.attention import compare, matching
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.models.bridges import make_bridge
 from algomatch.models.shapes import random_inits
 

@@ -15,8 +15,8 @@ from support.plain import Array
 from algomatch.analysis.measures.cross_products import (
     Confounds,
     Cross,
+    Representations,
     Residuals,
-    Side,
     centred_without_each,
 )
 
@@ -45,9 +45,13 @@ def drawn(seed: int, n: int = 60) -> Drawn:
 SLICES = {"one": slice(0, 2), "other": slice(2, 5)}
 
 
-def added_up(given_: Drawn, parts: int) -> tuple[Side, Side, Cross]:
+def added_up(given_: Drawn, parts: int) -> tuple[Representations, Representations, Cross]:
     """Add the cases in parts, each sorted by group."""
-    left, right, cross = Side(SLICES, 5), Side({"site": slice(0, 4)}, 4), Cross()
+    left, right, cross = (
+        Representations(SLICES, 5),
+        Representations({"site": slice(0, 4)}, 4),
+        Cross(),
+    )
     for rows in np.array_split(np.arange(len(given_.left)), parts):
         order = rows[np.argsort(given_.group[rows], kind="stable")]
         sizes = tuple(np.bincount(given_.group[rows], minlength=GROUPS).tolist())

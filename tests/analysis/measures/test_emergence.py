@@ -12,7 +12,7 @@ from algomatch.analysis.measurements import Measurement, Metric
 from algomatch.analysis.measures.emergence import Summary, passing, summaries
 from algomatch.analysis.measures.suite import declared_metrics, headlines
 from algomatch.api.train import train
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 
 BEST = "similarity/best_deconfounded_cka"
 KEY = "similarity/v/best_deconfounded_cka"

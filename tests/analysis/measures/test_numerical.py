@@ -21,7 +21,7 @@ from algomatch.analysis.measures import accuracy, similarity, sparsity, suite
 from algomatch.analysis.measures.accuracy import outcome
 from algomatch.analysis.measures.similarity import compare
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import InputSet, Variable
 from algomatch.data.outputs import IGNORE, Numerical
 from algomatch.models.bridges import make_bridge, make_native

@@ -29,7 +29,7 @@ from algomatch.analysis.measures.redundancy import (
 )
 from algomatch.analysis.measures.rerun import KINDS
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.models.bridges import make_bridge
 from algomatch.models.wiring import ATTENTION, HEAD, MLP, Component, Site, component_sites
 

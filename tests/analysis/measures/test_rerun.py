@@ -20,7 +20,7 @@ from algomatch.analysis.measures.accuracy import Outcome, outcome
 from algomatch.analysis.measures.redundancy import joint_sets
 from algomatch.analysis.measures.rerun import KINDS, Donors, Means, Rerun, donors, rerun
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import InputSet
 from algomatch.data.tasks import PAD
 from algomatch.models.bridges import make_bridge, plain_model

@@ -24,9 +24,9 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.other_tasks import other_references
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import similarity
-from algomatch.analysis.measures.similarity import Found, cases_of, compare
+from algomatch.analysis.measures.similarity import SiteSimilarities, cases_of, compare
 from algomatch.analysis.statistics import jackknife_interval
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.data.inputs import Variable, input_set
 from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task
@@ -60,7 +60,7 @@ def every(recording: Recording, reference: Recording) -> dict[str, torch.Tensor]
             for site in residual_sites(of.bridge)}  # fmt: skip
 
 
-def found_at(site: torch.Tensor, context: MeasurementContext) -> Found:
+def found_at(site: torch.Tensor, context: MeasurementContext) -> SiteSimilarities:
     """The comparison of a site that holds these values with the program."""
     return compare(site_as_recording(site, context), context)
 
@@ -616,7 +616,7 @@ def test_a_number_rescaled_even_negatively_counts_once(small: MeasurementContext
 def test_columns_that_are_the_same_are_taken_once_and_change_nothing(
     of: str, small: MeasurementContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compared() -> tuple[int, Found]:
+    def compared() -> tuple[int, SiteSimilarities]:
         context = with_config(small, random_inits=1)
         bridge = context.reference.bridge if of == "the reference" else make_bridge(small.shape)
         return similarity.program(context).side.width, compare(context.observe(bridge), context)

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis import activations
 from algomatch.analysis.activations import (
-    Held,
+    PartCache,
     Recording,
     Streamed,
     bytes_per_input,
@@ -22,7 +22,7 @@ from algomatch.analysis.activations import (
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures import suite
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.models.bridges import make_bridge
 
 SMALL = (
@@ -268,7 +268,7 @@ def test_what_is_held_of_the_reference_is_bounded_and_changes_nothing(
     assert held == whole
     assert fewest < 0.7 * most
     monkeypatch.setattr(activations, "HELD_BYTES", 100)
-    room = Held()
+    room = PartCache()
     parts = [room.of(slice(n, n + 1), lambda: torch.zeros(10)) for n in (0, 1, 2)]
     again = [room.of(slice(n, n + 1), lambda: torch.ones(10)) for n in (0, 1, 2)]
     assert [kept is other for kept, other in zip(parts, again, strict=True)] == [True, True, False]

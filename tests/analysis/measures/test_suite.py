@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from algomatch.analysis.measures import ablation, suite
 from algomatch.analysis.measures.rerun import KINDS
 from algomatch.analysis.measures.similarity import OF_SITES
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.infra.errors import FaultError, UserError
 from algomatch.models.bridges import make_bridge, make_native
 
@@ -129,8 +130,7 @@ def test_a_model_that_is_not_finite_is_refused(value: float, small: MeasurementC
 
 
 def test_only_the_configured_measures_are_taken(small: MeasurementContext) -> None:
-    config = copy.copy(small.config)
-    config.measures = ["sparsity", "accuracy"]
+    config = replace(small.config, measures=["sparsity", "accuracy"])
     context = MeasurementContext(small.inputs, small.reference, small.shape, config)
     measures = [row.measure for row in suite.measure(make_bridge(small.shape), context)]
     groups = [name.partition("/")[0] for name in measures]

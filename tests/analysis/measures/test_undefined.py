@@ -14,7 +14,7 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import ablation, accuracy, similarity
 from algomatch.api.preparation import prepare
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.models.bridges import make_bridge, make_native
 from algomatch.models.shapes import random_inits
 from algomatch.models.training import exact_accuracy

@@ -19,7 +19,8 @@ from tracr.rasp import rasp
 from algomatch.config.schema import TaskConfig
 from algomatch.data.programs import make_reverse
 from algomatch.data.rasp.fingerprint import fingerprint
-from algomatch.data.tasks import REGISTRY, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import make_task
 
 OFFSET = 1
 
@@ -205,7 +206,8 @@ def test_the_fingerprint_is_the_same_in_every_process() -> None:
 from tracr.rasp import rasp
 from algomatch.config.schema import TaskConfig
 from algomatch.data.rasp.fingerprint import fingerprint
-from algomatch.data.tasks import REGISTRY, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import make_task
 
 shared = ("x", "y")
 tagged = {(letter, shared) for letter in "pqrstuv"}

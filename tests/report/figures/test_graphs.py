@@ -11,7 +11,8 @@ from tracr.rasp import rasp
 
 from algomatch.config.schema import TaskConfig
 from algomatch.data.rasp.text import edges
-from algomatch.data.tasks import REGISTRY, Task, make_task
+from algomatch.data.registered_tasks import REGISTRY
+from algomatch.data.tasks import Task, make_task
 from algomatch.infra.errors import FaultError, UserError
 from algomatch.report.figures.graphs import program_graph, save_program_graph
 

@@ -135,7 +135,7 @@ def test_what_was_not_measured_is_named_with_its_command(bare: Path, tmp_path: P
     text = Reader(page_of(bare, to=tmp_path)).text
     for command in ("circuit", "explain", "match"):
         assert f"algomatch {command} {bare}" in text
-    for what in ("Similarity", "Ablation", "The neurons' figures", "The circuit", "When each"):
+    for what in ("Similarity", "Ablation", "The neurons' measures", "The circuit", "When each"):
         assert f"Not measured: {what}" in re.sub(r"\s+", " ", text)
     assert "not measured" in text
 
@@ -209,7 +209,7 @@ def test_runs_without_a_checkpoint_are_listed(sweep: Path, tmp_path: Path) -> No
         (["SWEEPX"], "did you mean"),
         (["SWEEP", "--output", "FOLDER"], "is a folder: give a file"),
         (["SWEEP", "--outptu", "x"], "unknown option '--outptu': did you mean '--output'?"),
-        (["FOLDER"], "is not a run folder, and there is none directly in it"),
+        (["FOLDER"], "is not a run folder, and contains none directly"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

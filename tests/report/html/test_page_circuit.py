@@ -113,7 +113,7 @@ def test_an_edge_is_needed_from_a_least_size_on(tmp_path: Path) -> None:
             if isinstance(block, Table) and block.caption.startswith("Edges")
         )  # fmt: skip
         assert note in table.note
-        assert "3 surely do anything" in table.note
+        assert "3 surely have an effect" in table.note
         assert table.rows[0][1].text == mark
 
 

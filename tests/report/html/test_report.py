@@ -14,7 +14,7 @@ from support.runs import TINY, quiet
 
 from algomatch.analysis.measurements import Measurement
 from algomatch.api.train import train
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.report.figures.run_figure import run_figure
 from algomatch.report.html.blocks import Text
 from algomatch.report.html.measure_sections import neurons_compared
@@ -141,7 +141,7 @@ def test_failing_measures_are_marked_and_the_sentence_is_at_the_bottom(folder: R
     sentences = {
         None: "controls not run for this task (algomatch controls)",
         "": "",
-        "x": "✗ does not tell the program from other models on this task (algomatch controls)",
+        "x": "✗ does not separate the program from other models on this task (algomatch controls)",
     }
     for reason, sentence in sentences.items():
         given = None if reason is None else {"a/b/c": reason} if reason else {}
@@ -284,7 +284,7 @@ def test_marks_and_what_they_mean_are_in_both_tables(folder: RunFolder) -> None:
     out = io.StringIO()
     print_summary(folder, None, Console(file=out, width=110), failing)
     assert "exact accuracy, all ✗" in out.getvalue()
-    assert "✗ does not tell the program from other models on this task" in out.getvalue()
+    assert "✗ does not separate the program from other models on this task" in out.getvalue()
     out = io.StringIO()
     print_summary(folder, None, Console(file=out, width=110))
     controls = "algomatch controls task=reverse 'task.vocabulary=[a,b]' task.max_length=3"

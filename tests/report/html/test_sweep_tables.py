@@ -242,7 +242,7 @@ def test_evidence_has_one_name_for_all_seeds_and_numbers_of_controls(
     folder: Path, tables: Tables
 ) -> None:
     mine = [row for row in tables["evidence"] if row["group"] == f"reverse {HOSTILE}"]
-    dip = only_row(mine, evidence="dip: reference less model")
+    dip = only_row(mine, evidence="dip: reference minus model")
     values = [float(last(folder / run, "sparsity/h1_dip", "model")["value"])
               for run in (ODD, "second")]  # fmt: skip
     assert [float(dip[name]) for name in ("mean", "lowest", "highest", "control")] == (

@@ -28,7 +28,7 @@ from algomatch.analysis.measures.suite import declared_metrics, headlines
 from algomatch.analysis.statistics import t_interval, wilson_interval
 from algomatch.api.train import train
 from algomatch.cli.main import main
-from algomatch.config.schema import compose
+from algomatch.config.composition import compose
 from algomatch.hypotheses.compared_headlines import FAMILIES
 from algomatch.hypotheses.failed_controls import meaning
 from algomatch.hypotheses.seed_groups import Group, grouped, notes
@@ -268,7 +268,7 @@ def test_the_terminal_shows_measures_by_groups_with_their_controls(
     control = last_rows(runs / "1L-0")["similarity/reverse/best_deconfounded_cka_random_init"]
     assert lines[at + 1].strip().startswith("random init, highest")
     assert f"{control.ci_high:.3f}" in lines[at + 1]
-    for title in ("similarity", "ablation", "MLP neurons", "H1 (reference less model)"):
+    for title in ("similarity", "ablation", "MLP neurons", "H1 (reference minus model)"):
         assert title in text
 
 
@@ -310,7 +310,7 @@ def test_runs_with_an_inexact_reference_are_a_marked_group(runs: Path, mine: Pat
     (mine / "run.json").write_text(json.dumps({**about, "exact": False}))
     groups = groups_of(runs / "1L-1", mine)
     assert [group.name for group in groups] == [f"1L {SHAPE}", f"1L {SHAPE} (inexact reference)"]
-    assert any("inexact reference): the reference is not" in line for line in notes(groups))
+    assert any("inexact reference): the reference is inexact" in line for line in notes(groups))
 
 
 def test_curves_are_means_over_seeds_where_all_have_a_value(runs: Path, mine: Path) -> None:
@@ -442,8 +442,8 @@ def test_the_command_compares_and_says_where_the_numbers_are(
     ("arguments", "line"),
     [
         (["{tmp}/nope"], "'{tmp}/nope' does not exist"),
-        (["{tmp}/empty"], "'{tmp}/empty' is not a run folder, and there is none directly in it"),
-        (["{runs}/notes.txt"], "'{runs}/notes.txt' is not a run folder, and there is none direct"),
+        (["{tmp}/empty"], "'{tmp}/empty' is not a run folder, and contains none directly"),
+        (["{runs}/notes.txt"], "'{runs}/notes.txt' is not a run folder, and contains none direct"),
         (["{runs}", "{runs}/1L-0"], "run folder '{runs}/1L-0' is given twice: name every run once"),
         (["{tmp}/../{name}/bare"], "bare' holds no checkpoint, and so no measurements"),
         (["{runs}", "--output", "{runs}/notes.txt"], "--output {runs}/notes.txt is a file: give a"),

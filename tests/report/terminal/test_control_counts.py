@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from algomatch.analysis.matching.known_answers import CHECKS, Checked, with_earlier
+from algomatch.analysis.matching.known_answers import CHECKS, KnownAnswer, with_earlier
 from algomatch.report.terminal.known_answer_table import print_checked, print_counts
 
-ONE = Checked("sort", "random_init-1", "negative", "sort", 0.01, "does not solve", 0.02, True)
+ONE = KnownAnswer("sort", "random_init-1", "negative", "sort", 0.01, "does not solve", 0.02, True)
 ROWS = [
-    Checked("sort", "reference", "positive", "sort", 1.0, "follows the program", 0.97, True),
+    KnownAnswer("sort", "reference", "positive", "sort", 1.0, "follows the program", 0.97, True),
     ONE,
     replace(ONE, control="random_init-12", match=0.31),
     replace(ONE, control="trained_on_hist", match=0.2),

@@ -13,7 +13,7 @@ from algomatch.analysis.controls.known_models import (
     NEGATIVE,
     POSITIVE,
     Control,
-    Made,
+    ControlModel,
     NotMadeError,
 )
 from algomatch.analysis.measurements import Measurement
@@ -31,7 +31,7 @@ Study = list[tuple[Control, list[Measurement]]]
 
 
 def control(name: str, group: str) -> Control:
-    def make(progress: Progress) -> Made:
+    def make(progress: Progress) -> ControlModel:
         raise NotMadeError("it is made of rows alone")
 
     return Control(name, KINDS[group], group, make)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from algomatch.cli.main import main
-from algomatch.data.tasks import REGISTRY
+from algomatch.data.registered_tasks import REGISTRY
 from algomatch.infra.errors import FaultError
 from algomatch.report.terminal.task_list import print_registry
 from algomatch.report.terminal.task_view import check_tasks, print_task
@@ -161,18 +160,3 @@ def test_a_users_mistake_is_one_line(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
-
-
-def test_the_docs_say_of_every_program_how_it_goes_about_it() -> None:
-    text = DOCS.read_text(encoding="utf-8")
-    for name, row in REGISTRY.items():
-        (line,) = re.findall(rf"^\| `{name}` \|.*$", text, re.M)
-        for make in (row.make, *row.alternatives):
-            assert (make.__doc__ or "").strip() in line
-        assert row.about in line
-        assert f"length {row.min_length} to {row.max_length}" in line
-    alternatives = sum(len(row.alternatives) for row in REGISTRY.values())
-    readme = (DOCS.parents[1] / "README.md").read_text(encoding="utf-8")
-    assert f"# {len(REGISTRY)} tasks" in readme
-    assert f"their {alternatives} alternatives" in readme
-    assert "ALGOMATCH_CACHE" in os.environ, "references of tests stay out of the user's cache"
