@@ -68,7 +68,7 @@ def main() -> int:
         of = {"one run, 4L": [folder / "4L-0"], f"{len(MODELS) * SEEDS} runs": [folder]}
         for name, paths in of.items():
             page, start = Path(place) / "page.html", time.perf_counter()
-            report(paths, page, None, QUIET)
+            report(paths, page, console=QUIET)
             written, size = time.perf_counter() - start, page.stat().st_size / 1e6
             seconds = opened(browser, page)
             missed |= seconds >= SECONDS or size >= MEGABYTES
