@@ -56,9 +56,7 @@ def subspaces(
         cases=analysis.match_cases, threshold=analysis.match_realised, seed=analysis.seed
     )
     asked = search.questions(inputs, list(sites), settings)
-    searched = Searched(
-        run.run, run.step, name, all_sites, sites, asked, (), task=run.task.name
-    )
+    searched = Searched(run.run, run.step, name, all_sites, sites, asked, (), task=run.task.name)
     if not any(question.answerable and sites[question.names[0]] for question in asked):
         return searched
     with Steps(console, "subspaces", 10) as steps:
