@@ -12,9 +12,9 @@ from .options import Again, Analysed, Device, Jobs
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..report.terminal.explanation_tables import Explanation
+    from ..analysis.explain.explanation_result import Explanation, ExplanationResult
+    from ..analysis.results import Key
     from ..runs.loaded_run import Loaded
-    from ..runs.result_store import Key
 
 
 def explain(
@@ -48,10 +48,10 @@ def _compute(
     return [explanation_of(run, keep=lambda part: keep(part, run.step), console=screen)]
 
 
-def _write(explanation: Explanation, where: Path, key: Key, finished: bool) -> Path:
-    from ..report.figures.explanation_figures import keep_explanation
+def _result(explanation: Explanation, key: Key, finished: bool) -> ExplanationResult:
+    from ..analysis.explain.explanation_result import ExplanationResult
 
-    return keep_explanation(explanation, where, key)[0].parent
+    return ExplanationResult.of(explanation, key)
 
 
 def _show(results: Sequence[Explanation], screen: Console) -> None:
@@ -61,5 +61,5 @@ def _show(results: Sequence[Explanation], screen: Console) -> None:
 
 
 EXPLANATION = Analysis(
-    "explain", "explanation", "explanation", _compute, _write, _show, following="report"
+    "explain", "explanation", "explanation", _compute, _result, _show, following="report"
 )
