@@ -70,7 +70,7 @@ MEASURE = """    "confidence": RegisteredMeasure(
     ),
 """
 ARCHITECTURE = "n_layers: 3\nattn_only: true\nd_model: 8\nn_heads: 2\n"
-THRESHOLD = """    sure_from: float = _share(0.75, "probability from which on an output is surely said")
+THRESHOLD = """    sure_from: float = _share(0.75, "probability from which on an output is sure")
 """
 SHOWN = """
 import sys
