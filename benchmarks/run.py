@@ -32,6 +32,7 @@ from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.accuracy import Outcome, outcome, side_by_side
+from algomatch.analysis.measures.registered_measures import default_measures
 from algomatch.analysis.measures.rerun import (
     KINDS,
     Donors,
@@ -151,8 +152,8 @@ def measuring() -> tuple[Result, ...]:
     MLP under four ablations, similarity, attention and sparsity. For a model that solves the task:
     also joint sets, and growing the redundant set.
     """
-    config = compose(["model=4L", "trainer.max_steps=300"])
-    config.analysis.measures.remove("matching")
+    measures = ",".join(name for name in default_measures() if name != "matching")
+    config = compose(["model=4L", "trainer.max_steps=300", f"analysis.measures=[{measures}]"])
     context = prepare(config)
     native = make_native(context.shape).eval()
     solved, exact, _ = fit(context.inputs, context.shape, config.trainer, 0)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from algomatch.analysis.measures.registered_measures import REGISTRY as MEASURES
+from algomatch.analysis.measures.suite import declared
 from algomatch.config.composition import group_names
 from algomatch.config.schema import setting_of, settings
 from algomatch.config.values import shown
@@ -39,6 +42,7 @@ def written() -> Iterator[tuple[str, str]]:
         _with_block("docs/configuration.md", "settings", settings_table()),
     )
     yield "docs/tasks.md", _with_block("docs/tasks.md", "tasks", tasks_table())
+    yield "docs/measures.md", _with_block("docs/measures.md", "metrics", metrics_table())
     swept = {"tasks": task_names(), "architectures": group_names("model")}
     for name, values in swept.items():
         path = f"sweeps/{name}.yaml"
@@ -82,6 +86,24 @@ def tasks_table() -> str:
         ways = [_way(name), *(f"`{other}`: {_way(other)}" for other in registered.alternatives)]
         lines.append(f"| `{name}` | {_computes(registered)} | {'<br>'.join(ways)} |")
     return "\n".join(lines) + "\n"
+
+
+def metrics_table() -> str:
+    """Return the table of metrics: unit, bounds, better direction, and what each says."""
+    lines = ["| metric | unit | from | to | better | |", "|---|---|---|---|---|---|"]
+    for name, registered in MEASURES.items():
+        note = "" if registered.by_default else " (off by default)"
+        for metric in declared(name):
+            bounds = f"{_bound(metric.low)} | {_bound(metric.high)}"
+            words = f"{metric.about}{note}".replace("|", r"\|")
+            lines.append(
+                f"| `{metric.name}` | {metric.unit} | {bounds} | {metric.better} | {words} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _bound(value: float) -> str:
+    return f"{value:g}" if math.isfinite(value) else ""
 
 
 def _computes(registered: RegisteredTask) -> str:

@@ -240,6 +240,7 @@ def test_an_array_job_has_a_task_for_each_run(tmp_path: Path) -> None:
 
 
 LONG = (
+    "--install-completion",
     "sweep",
     "controls",
     "match-controls",

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.programs import LARGER, LARGER_YAML, write_program
 
+from algomatch.analysis.measures.registered_measures import measured
 from algomatch.cli.main import main
 from algomatch.config.composition import compose
 from algomatch.data.inputs import input_set
@@ -136,7 +137,7 @@ def test_the_commands_of_a_page_are_of_the_run_and_its_inputs(home: Path, capsys
         check_controls(by_name["controls"], folder)
         assert by_name["train"][2] == "--config"
         again = compose(by_name["train"][4:], by_name["train"][3])
-        assert {"accuracy", "sparsity", "attention"} < {*again.analysis.measures}
+        assert {"accuracy", "sparsity", "attention"} < {*measured(again.analysis)}
         assert again.run_dir is None
     capsys.readouterr()
 

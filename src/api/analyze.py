@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from ..analysis.measurements import Measurement, differences
 from ..analysis.measures.suite import measure
+from ..infra.progress import Steps
 from ..runs import checkpoints
 from ..runs.loaded_run import Loaded, opened
 from .preparation import context_of
@@ -25,7 +28,9 @@ class Analysis:
     differences: list[str] | None
 
 
-def analyze(run: Loaded | str | Path, *, overrides: Sequence[str] = ()) -> Analysis:
+def analyze(
+    run: Loaded | str | Path, *, overrides: Sequence[str] = (), console: Console | None = None
+) -> Analysis:
     """Measure a checkpoint from its file alone, and compare with the record beside it.
 
     Overrides, `analysis.key=value`, go with a path; with any there is no record to compare with.
@@ -39,7 +44,8 @@ def analyze(run: Loaded | str | Path, *, overrides: Sequence[str] = ()) -> Analy
     """
     run = opened(run, overrides)
     context = context_of(run.inputs, run.reference, run.shape, run.config)
-    rows = [row.at(run.run, run.step or 0) for row in measure(run.bridge, context)]
+    with Steps(console, "measuring", 1) as steps, steps.part(run.title):
+        rows = [row.at(run.run, run.step or 0) for row in measure(run.bridge, context)]
     if run.path is None or run.step is None or _changes_numbers(run):
         return Analysis(run, rows, None)
     record = checkpoints.find(run.path).parent

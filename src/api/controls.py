@@ -10,6 +10,7 @@ from ..analysis.base import MeasurementContext
 from ..analysis.controls.known_models import Control, NotMadeError
 from ..analysis.controls.known_models import controls as controls_of
 from ..analysis.measurements import Measurement
+from ..analysis.measures.registered_measures import with_measures
 from ..analysis.measures.separation import separations
 from ..analysis.measures.suite import measure
 from ..config.devices import check_accelerator
@@ -24,7 +25,7 @@ from .preparation import prepare
 
 
 def controls(config: Config, again: bool = False, console: Console | None = None) -> ControlRecord:
-    """Measure the controls of a task, print which measures tell the program from other models.
+    """Measure the controls of a task, print which ones separate the program from others.
 
     What was measured before with the same config is not measured again, unless `again`. Without a
     console nothing is printed.
@@ -38,6 +39,7 @@ def controls(config: Config, again: bool = False, console: Console | None = None
     """
     console = console or Console(quiet=True)
     check_accelerator(config.trainer.accelerator)
+    config = with_measures(config)
     context = prepare(config)
     record = ControlRecord(config, context.inputs.digest())
     record.begin()

@@ -8,7 +8,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from ..analysis.base import MeasurementContext
 from ..analysis.controls.other_tasks import other_references
-from ..analysis.measures.suite import check_names
+from ..analysis.measures.registered_measures import check_measures, measured
 from ..config.devices import check_device
 from ..config.schema import Config
 from ..data.inputs import InputSet
@@ -23,7 +23,7 @@ def prepare(config: Config) -> MeasurementContext:
     Raises:
         UserError: the task, its program or the measures are not valid.
     """
-    check_names(config.analysis.measures)
+    check_measures(measured(config.analysis))
     check_device(config.analysis.device)
     shared = TaskInputs(config.task)
     shape = learned_shape(config.model, shared.inputs, config.seed)
@@ -38,7 +38,7 @@ def context_of(
     Raises:
         UserError: a measure is not known.
     """
-    check_names(config.analysis.measures)
+    check_measures(measured(config.analysis))
     torch.set_num_threads(config.threads)  # their number changes the last bits of every sum
 
     def others() -> list[TransformerBridge]:

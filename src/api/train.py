@@ -20,6 +20,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
 
 from ..analysis.base import MeasurementContext
+from ..analysis.measures.registered_measures import measured, with_measures
 from ..analysis.measures.similarity import confounded
 from ..config.composition import check_same_settings
 from ..config.devices import check_accelerator
@@ -73,6 +74,7 @@ def train(
         Interrupted: stopped by a signal, to be resumed.
     """
     console = console or Console(quiet=True)
+    config = with_measures(config)
     refuse_existing(config)
     check_accelerator(config.trainer.accelerator)
     context = prepare(config)
@@ -108,7 +110,7 @@ def train_or_resume(
             return train(config, console, report, wandb_id, stop)
         except FolderExistsError:  # another process was faster
             pass
-    check_same_settings(path, config, RunFolder.open(path).config)
+    check_same_settings(path, with_measures(config), RunFolder.open(path).config)
     return resume(path, console, report, stop)
 
 
@@ -322,7 +324,7 @@ def _announce(
     )
     say(f"output: {output_text(inputs)}")
     say(f"reference: {reference_text(reference)}")
-    if "similarity" in context.config.measures and (names := confounded(context)):
+    if "similarity" in measured(context.config) and (names := confounded(context)):
         say(f"no dCKA of {', '.join(names)}: functions of token and position on these inputs")
     mlps = "no MLP" if shape.attn_only else f"d_mlp {shape.d_mlp}"
     say(

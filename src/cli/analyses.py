@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..infra.errors import UserError
-from .arguments import SETTING, TASK_KEYS, composed, key_of, need_at_least, parted
+from ..infra.errors import Interrupted, UserError
+from .arguments import (
+    SETTING,
+    TASK_KEYS,
+    composed,
+    console,
+    key_of,
+    need_at_least,
+    parted,
+    say_next,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..analysis.results import Key, Result
     from ..config.schema import Config
-    from ..runs.result_store import Key
+    from ..runs.loaded_run import Loaded
     from ..runs.run_folder import RunFolder
 
 Value = str | bool | tuple[str, ...] | None
 
 
+class Keep(Protocol):
+    """What writes a result as soon as it is computed."""
+
+    def __call__(self, finding: Any, step: int | None, finished: bool = True) -> None:
+        """Write the finding of a step; one that is not finished is what there is so far."""
+
+
 @dataclass(frozen=True)
 class Options:
-    """What an analysis is asked for, by the options' names; what is not given is empty."""
+    """The options of an analysis by name, and its overrides; what is not given is empty."""
 
     values: dict[str, Value]
+    overrides: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The options as they are given."""
-        words: list[str] = []
+        """The options and overrides as they are given."""
+        words: list[str] = [*self.overrides]
         for name, value in self.values.items():
             if value:
                 words.append(f"--{name}")
@@ -39,26 +58,175 @@ class Options:
                     words += value
         return tuple(words)
 
-    def settings(self, device: str) -> tuple[str, ...]:
+    def given(self, name: str) -> tuple[str, ...]:
+        """Return the values of an option that takes several."""
+        value = self.values.get(name)
+        return value if isinstance(value, tuple) else ()
+
+    def settings(self, config: Config) -> tuple[str, ...]:
         """Return what of the options changes the numbers of a result, and is not the default.
 
-        `device` is that of the config.
+        `config` is the run's own: an override that says the same changes nothing.
         """
         from ..analysis.circuits.edge_scores import METHODS
         from ..analysis.measures.rerun import KINDS
+        from ..config.composition import with_overrides
+        from ..config.printed_commands import setting_words
         from ..runs.result_store import setting
 
         settings = []
         for name, known in (("programs", ()), ("methods", METHODS), ("kinds", KINDS)):
-            values = self.values.get(name)
-            if isinstance(values, tuple) and values and set(values) != set(known):
+            values = self.given(name)
+            if values and set(values) != set(known):
                 settings.append(setting(name, values))
         if self.values.get("no-sides"):
             settings.append(setting("no-sides"))
-        own = self.values.get("device")
-        if isinstance(own, str) and own != device:
-            settings.append(setting("device", [own]))
+        own, now = vars(config.analysis), vars(with_overrides(config, self.overrides).analysis)
+        device = self.values.get("device") or now["device"]
+        if device != own["device"]:
+            settings.append(setting("device", [str(device)]))
+        changed = setting_words("analysis", now, own)
+        settings += [word for word in changed if not word.startswith("analysis.device=")]
         return tuple(settings)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What one verb does with runs: its name, where results go, and who makes and writes them.
+
+    `compute` calls what it is given with each finding, also with an unfinished one; `result` makes
+    the Result of it that is written, for a key. `device` is where the models run unless a device is
+    given; None is the run's own. `following` is the verb to go on with.
+    """
+
+    verb: str
+    kind: str
+    folder: str
+    compute: Callable[[Sequence[Loaded], Options, Keep, Console], Sequence[Any]]
+    result: Callable[[Any, Key, bool], Result]
+    show: Callable[[Sequence[Any], Console], None]
+    following: str
+    device: str | None = None
+    of_reference: bool = True
+    gathered: Callable[[Path], object] = lambda where: None  # what is drawn of all checkpoints
+    settings: Callable[[Options], tuple[str, ...]] | None = None  # of the keys, if it has its own
+
+    def key_settings(self, options: Options, config: Config) -> tuple[str, ...]:
+        """Return the settings of a result's key; `config` is the run's own."""
+        own = () if self.settings is None else self.settings(options)
+        return (*own, *options.settings(config))
+
+
+def analyse(
+    analysis: Analysis,
+    words: Sequence[str],
+    options: Options,
+    *,
+    reference: bool = False,
+    output: Path | None = None,
+    jobs: int | None = None,
+    again: bool = False,
+) -> None:
+    """Analyse a run, a checkpoint, a reference, or several runs; print, write and log the results.
+
+    After Ctrl-C what was computed is there; with `--all`, the same command does the rest.
+
+    Raises:
+        UserError: what is given is no run and no checkpoint, or an override is wrong.
+        FaultError: a result could not be written; it was printed.
+        Interrupted: by Ctrl-C.
+    """
+    device = options.values.get("device")
+    check_given_device(device if isinstance(device, str) else None)
+    overrides, places = parted(words)
+    screen = console()
+    if reference and not analysis.of_reference:
+        raise UserError(f"{analysis.verb} is of trained models, not of a reference")
+    if not (reference and not places):
+        check_overrides(overrides)
+        options = replace(options, overrides=tuple(overrides))
+    if are_several(places) and not reference:
+        refuse_output(output, analysis.folder)
+        runs = readable_runs(places, screen)
+        each_alone(analysis, runs, options, jobs=jobs, again=again, console=screen)
+        say_next(_command("report", *map(Path, places)), screen)
+        return
+    every = bool(options.values.get("all"))
+    refuse_several(jobs, again and not every)
+    loaded, where, keys = _opened(analysis, words, reference, options, output)
+    _analyse(analysis, loaded, where, keys, options, again=again or not every, screen=screen)
+    following = analysis.following
+    if loaded[0].path is None:
+        from ..config.printed_commands import task_words
+
+        say_next(_command("train", *task_words(loaded[0].config.task)), screen)
+    else:
+        say_next(_command(following, loaded[0].home or loaded[0].path), screen)
+
+
+def _analyse(
+    analysis: Analysis,
+    loaded: Sequence[Loaded],
+    where: Path,
+    keys: Sequence[Key],
+    options: Options,
+    *,
+    again: bool,
+    screen: Console,
+) -> None:
+    """Analyse checkpoints of one run, those that are not done yet unless `again`."""
+    from ..infra.files import Unwritten
+    from ..report.figures.result_pictures import drawn
+    from ..runs.result_store import is_there, save
+
+    left = [
+        (run, key)
+        for run, key in zip(loaded, keys, strict=True)
+        if again or not is_there(where, key)
+    ]
+    if len(left) < len(loaded):
+        there = len(loaded) - len(left)
+        screen.print(f"{there} of {len(loaded)} checkpoints are done (--again does them anew)")
+    key_of_step = {run.step: key for run, key in left}
+    stored, unwritten = dict[int | None, tuple[Path, Result]](), Unwritten()
+
+    def keep(finding: Any, step: int | None, finished: bool = True) -> None:
+        with unwritten.noted():
+            result = drawn(analysis.result(finding, key_of_step[step], finished))
+            stored[step] = save(where, result), result
+
+    if left:
+        try:
+            results = analysis.compute([run for run, _ in left], options, keep, screen)
+        except KeyboardInterrupt:
+            kept = f"; what was done before is in '{where}'" if stored else ""
+            raise Interrupted(f"interrupted{kept}", signal.SIGINT) from None
+        analysis.show(results, screen)
+    unwritten.tell()
+    analysis.gathered(where)
+    if stored:
+        say_where([folder for folder, _ in stored.values()], where, screen)
+        folder, result = [*stored.values()][-1]
+        log_result(loaded[0], where.name, result, folder, screen)
+
+
+def _command(*words: object) -> str:
+    from ..config.printed_commands import command
+
+    return command(*words)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse overrides that are not settings of the analysis, before anything is loaded.
+
+    Raises:
+        UserError: one is not.
+    """
+    if overrides:
+        from ..config.composition import with_overrides
+        from ..config.schema import Config
+
+        with_overrides(Config(), overrides)
 
 
 def check_given_device(device: str | None) -> None:
@@ -89,7 +257,7 @@ def refuse_several(jobs: int | None, again: bool) -> None:
     """
     if jobs is not None or again:
         name = "--again" if jobs is None else "--jobs"
-        raise UserError(f"{name} is of several runs, and there is only one")
+        raise UserError(f"{name} needs several runs, and there is only one")
 
 
 def refuse_output(output: Path | None, folder: str) -> None:
@@ -99,22 +267,12 @@ def refuse_output(output: Path | None, folder: str) -> None:
         UserError: one is given.
     """
     if output is not None:
-        raise UserError(f"--output is of one run: of several, results go to RUN/{folder}")
-
-
-def refuse_settings(words: Sequence[str]) -> None:
-    """Refuse settings where a checkpoint has its own.
-
-    Raises:
-        UserError: one is given.
-    """
-    for setting in parted(words)[0]:
-        raise UserError(f"'{setting}' has no say here: a checkpoint has its own config")
+        raise UserError(f"--output is for one run; with several, results go to RUN/{folder}")
 
 
 def readable_runs(places: Sequence[str], console: Console) -> list[RunFolder]:
     """Return the runs at the paths; say of those that cannot be opened why they are left out."""
-    from ..hypotheses.seed_groups import find_runs
+    from ..runs.run_batches import find_runs
 
     left_out = list[str]()
     runs = find_runs([Path(place) for place in places], left_out)
@@ -124,115 +282,106 @@ def readable_runs(places: Sequence[str], console: Console) -> list[RunFolder]:
 
 
 def each_alone(
-    verb: str,
-    what: str,
+    analysis: Analysis,
     runs: Sequence[RunFolder],
-    folder: str,
     options: Options,
     *,
     jobs: int | None,
     again: bool,
     console: Console,
-    settings: tuple[str, ...] | None = None,
 ) -> None:
-    """Do with each of several runs what a command does with one; results go to RUN/FOLDER.
-
-    `what` is the kind of the results. `settings` are of their keys, by default those of the
-    options.
-    """
+    """Do with each of several runs what the command does with one; results go to RUN/FOLDER."""
     need_at_least(1, jobs=jobs)
     from ..api.many_runs import Work
     from ..api.many_runs import each_alone as work_off
     from ..infra.processes import cores
     from .main import main
 
+    # In a run that is done in part, what is there is left too, unless it is to be done again.
+    said = (*options.words, *(["--again"] if again and options.values.get("all") else []))
     works = [
-        Work(run, run.path / folder, options.words, tuple(_keys(run, what, options, settings)))
+        Work(run, run.path / analysis.folder, said, tuple(_keys(run, analysis, options)))
         for run in runs
     ]
-    work_off(verb, works, jobs or cores(), again, main, console)
+    work_off(analysis.verb, works, jobs or cores(), again, main, console)
 
 
-def _keys(
-    run: RunFolder, what: str, options: Options, settings: tuple[str, ...] | None
-) -> Iterator[Key]:
-    """Yield what the command's results of a run are of."""
+def _keys(run: RunFolder, analysis: Analysis, options: Options) -> Iterator[Key]:
+    """Yield the keys of the command's results of a run."""
     from ..runs import checkpoints
-    from ..runs.result_store import Key
 
     steps = [checkpoints.step_of(path) for path in run.checkpoint_folders()]
-    own = options.settings(run.config.analysis.device) if settings is None else settings
+    settings = analysis.key_settings(options, run.config)
     for step in steps if options.values.get("all") else steps[-1:]:
-        yield Key(what, run.id, step, own)
+        yield Key(analysis.kind, run.id, step, settings)
 
 
-def analysed(
-    verb: str,
+def _opened(
+    analysis: Analysis,
     words: Sequence[str],
     reference: bool,
     options: Options,
     output: Path | None,
-    folder: str,
-) -> tuple[Path | None, Config | None, Path, Key]:
-    """Return the checkpoint, the config of the reference if that is to be analysed, and where to.
+) -> tuple[list[Loaded], Path, list[Key]]:
+    """Return what is to be analysed, the folder of the results, and their keys.
 
-    Results go to a folder of that name beside the checkpoint, or here with the task's name; the key
-    says what they are of.
+    Results go to the analysis's folder beside the checkpoint, or here with the task's name.
     """
     settings, places = parted(words)
-    if not reference:
-        refuse_settings(settings)
-    if len(places) > 1 or (not places and not settings) or (places and settings):
+    if len(places) > 1 or (not places and not (settings and reference)):
         way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if reference else "")
-        raise UserError(f"{verb} takes {way}, not {' '.join(words) or 'none'}")
-    from ..runs import checkpoints
-    from ..runs.result_store import Key
+        raise UserError(f"{analysis.verb} takes {way}, not {' '.join(words) or 'none'}")
+    from ..analysis.measures.registered_measures import default_measures
+    from ..analysis.results import Key
+    from ..config.printed_commands import setting_words
+    from ..config.schema import AnalysisConfig
+    from ..runs.loaded_run import LoadedReference, LoadedRun
 
-    if settings:
+    given = options.values.get("device")
+    overridden = any(key_of(word) == "analysis.device" for word in options.overrides)
+    device = given if isinstance(given, str) else None if overridden else analysis.device
+    if not places:
         if not any(key_of(setting) in TASK_KEYS for setting in settings):
             raise UserError("name the task whose program is to be analysed, as in task=reverse")
         config = composed(settings)
-        where = output or Path(f"{folder}-{config.task.name}")
+        compiled = LoadedReference.open(config, device=device)
         own = tuple(sorted(word for word in settings if word != f"task={config.task.name}"))
-        given = options.settings(config.analysis.device)
-        return None, config, where, Key(folder, f"compiled {config.task.name}", None, given, own)
-    path = Path(places[0])
-    checkpoint = checkpoints.load(path)
-    config = checkpoint.config
-    name = f"{folder}-reference" if reference else folder
-    where = output or checkpoints.beside(path) / name
-    given = options.settings(config.analysis.device)
-    if reference:
-        from ..config.printed_commands import setting_words
-        from ..config.schema import AnalysisConfig
+        where = output or Path(f"{analysis.folder}-{config.task.name}")
+        key = Key(analysis.kind, compiled.run, None, options.settings(config), own)
+        return [compiled], where, [key]
+    run = LoadedRun.open(places[0], options.overrides, device=device)
+    if not reference:
+        where = output or run.home / analysis.folder
+        every = bool(options.values.get("all"))
+        runs = [run.at(step) for step in run.steps] if every else [run]
+        chosen = analysis.key_settings(options, run.checkpoint.config)
+        return [*runs], where, [Key(analysis.kind, run.run, each.step, chosen) for each in runs]
+    compiled = LoadedReference.of(run)
+    where = output or run.home / f"{analysis.folder}-reference"
+    now = replace(run.config.analysis, device=run.checkpoint.config.analysis.device)
+    own = (
+        f"inputs={run.checkpoint.inputs_digest[:8]}",
+        *setting_words("analysis", vars(now), vars(AnalysisConfig(measures=default_measures()))),
+    )
+    plain = replace(options, overrides=())
+    chosen = plain.settings(run.checkpoint.config)
+    return [compiled], where, [Key(analysis.kind, compiled.run, None, chosen, own)]
 
-        config = replace(config, task=checkpoint.task)
-        usual = vars(AnalysisConfig())
-        own = (
-            f"inputs={checkpoint.inputs_digest[:8]}",
-            *setting_words("analysis", vars(config.analysis), usual),
-        )
-        return path, config, where, Key(folder, f"compiled {config.task.name}", None, given, own)
-    return path, None, where, Key(folder, checkpoint.run, checkpoint.step, given)
 
-
-def log_files(path: Path | None, name: str, files: Sequence[Path], console: Console) -> None:
-    """Log what was written to W&B, where the checkpoint is of a run that is tracked."""
-    from ..runs import checkpoints
-    from ..runs.run_folder import RunFolder
-
-    if path is None or not (checkpoints.beside(path) / "run.json").is_file():
+def log_result(run: Loaded, name: str, result: Result, folder: Path, console: Console) -> None:
+    """Log a result to W&B, if the run is tracked; `folder` has it."""
+    if run.folder is None:
         return
     from ..tracking.wandb_log import log_analysis
 
-    log_analysis(RunFolder.open(checkpoints.beside(path)), name, files, console.print)
+    log_analysis(run.folder, name, result, folder.parent, console.print)
 
 
 def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
     """Say where results are, and what of them is gathered."""
-    from ..runs.result_store import SETTINGS
+    from ..analysis.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
-    line = f"{', '.join(names)}: {folders[-1]}{more}; gathered: {where}"
+    line = f"{', '.join(names)}: {folders[-1]}{more}; collected: {where}"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..infra.errors import UserError
-from .arguments import console
+from .analyses import check_given_device, check_overrides
+from .arguments import console, parted, say_next
 from .options import Device, paths
 
 if TYPE_CHECKING:
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
 
 
 def analyze(
-    checkpoint: Annotated[str, Parameter(completer=paths)],
-    /,
-    *,
+    *words: Annotated[
+        str,
+        Parameter(
+            name="CHECKPOINT",
+            completer=paths,
+            help="a model.safetensors, its folder, a run folder, or an artifact, "
+            "wandb:ENTITY/PROJECT/NAME:ALIAS; with analysis.KEY=VALUE to measure otherwise",
+        ),
+    ],
+    reference: bool = False,
     device: Device = None,
     every: Annotated[bool, Parameter(name="--all")] = False,
     trust: bool = False,
@@ -29,41 +37,49 @@ def analyze(
     """Measure a checkpoint again, from its file alone, and compare with its record.
 
     Args:
-        checkpoint: a model.safetensors, its folder, a run folder, or an artifact,
-            wandb:ENTITY/PROJECT/NAME:ALIAS
+        reference: measure the compiled program of the run's task instead
         every: print every measurement
-        trust: run the program that an artifact brings with it; without this it is only said what
-            there is to read
-        output: a file for every measurement, as CSV
+        trust: run the program that an artifact brings with it; without this, the command only lists
+            the files to read first
+        output: write every measurement into this file, as CSV
     """
-    if device is not None:
-        from ..config.devices import check_device
-
-        check_device(device)
-    from ..api import analyze as analyses
-    from ..runs.loaded_run import LoadedRun
+    overrides, places = parted(words)
+    check_given_device(device)
+    check_overrides(overrides)
+    if len(places) != 1:
+        raise UserError(f"analyze takes one checkpoint, not {' '.join(places) or 'none'}")
+    from ..api.analyze import analyze as measure_again
+    from ..config.printed_commands import command
+    from ..runs.loaded_run import LoadedReference, LoadedRun
     from ..tracking import artifacts
 
-    screen = console()
-    if not artifacts.is_reference(checkpoint):
+    (place,), screen = places, console()
+
+    def analysed(path: str | Path) -> Analysis:
+        run = LoadedRun.open(path, overrides, device=device)
+        return measure_again(LoadedReference.of(run) if reference else run, console=screen)
+
+    if not artifacts.is_reference(place):
         if trust:
-            raise UserError("--trust is of an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
-        _print_analysis(
-            analyses.analyze(LoadedRun.open(checkpoint, device=device)), every, output, screen
-        )
+            raise UserError("--trust is for an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
+        analysis = analysed(place)
+        _print_analysis(analysis, every, output, screen)
+        say_next(command("match", Path(place)), screen)
         return
-    with artifacts.fetched(checkpoint, trust) as fetched:
+    with artifacts.fetched(place, trust) as fetched:
         screen.print(f"checkpoint: {fetched.folder}", markup=False, highlight=False)
-        analysis = analyses.analyze(LoadedRun.open(fetched.folder, device=device))
+        analysis = analysed(fetched.folder)
         screen.print(f"W&B: {fetched.run.url}", markup=False, highlight=False, soft_wrap=True)
         try:
             _print_analysis(analysis, every, output, screen)
         finally:  # also what differs from the record
             artifacts.log_rows(fetched.run, analysis.rows)
+    say_next(command("match", fetched.folder), screen)
 
 
 def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen: Console) -> None:
     from ..analysis.measurements import to_csv
+    from ..analysis.measures.registered_measures import measured
     from ..config.printed_commands import command, task_words
     from ..infra.files import Unwritten, faults_named, write_file
     from ..report.terminal.summary import (
@@ -80,7 +96,7 @@ def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen
     marks = failing(run.inputs.digest())
     screen.print(table(rows, run.title, marks))
     print_meaning(marks, rows, command("controls", *task_words(run.config.task)), screen)
-    lacking = nothing_to_compare(rows, run.config.analysis.measures)
+    lacking = nothing_to_compare(rows, measured(run.config.analysis))
     screen.print(legend_table(lacking), highlight=False)
     unwritten = Unwritten()
     if output is not None:

@@ -39,6 +39,18 @@ def joined(arguments: Sequence[str]) -> list[str]:
     return words
 
 
+def overrides_first(words: Sequence[str]) -> list[str]:
+    """Return the words with settings of the analysis right after the verb.
+
+    Otherwise an option that takes several names would take them too.
+
+    >>> overrides_first(["circuit", "RUN", "--kinds", "mean", "analysis.seed=1"])
+    ['circuit', 'analysis.seed=1', 'RUN', '--kinds', 'mean']
+    """
+    overrides = [word for word in words if word.startswith("analysis.") and SETTING.match(word)]
+    return [*words[:1], *overrides, *(word for word in words[1:] if word not in overrides)]
+
+
 def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the settings KEY=VALUE among the words, and the other words.
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from .analyses import (
-    Options,
-    analysed,
-    are_several,
-    each_alone,
-    log_files,
-    readable_runs,
-    refuse_output,
-    refuse_several,
-    say_where,
-)
-from .arguments import console
-from .options import Again, Analysed, Jobs
+from .analyses import Analysis, Keep, Options, analyse
+from .options import Again, Analysed, Device, Jobs
 
 if TYPE_CHECKING:
-    from ..report.terminal.circuit_tables import Circuits
+    from rich.console import Console
+
+    from ..analysis.circuits.circuit_result import CircuitResult, Circuits
+    from ..analysis.results import Key
+    from ..runs.loaded_run import Loaded
 
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=(1, None))]
 
@@ -33,53 +27,53 @@ def circuit(
     methods: Names = (),
     kinds: Names = (),
     output: Path | None = None,
+    device: Device = None,
     jobs: Jobs = None,
     again: Again = False,
 ) -> None:
     """Find a checkpoint's circuits, or a compiled program's, and judge them.
 
     The circuits are found by patching and by gradients, under every kind of ablation, and judged
-    on all inputs. Of a compiled program the true circuit is known from its weights, and the methods
-    are judged by it.
+    on all inputs. The true circuit of a compiled program is known from its weights; the methods
+    are then judged by it.
 
     Args:
-        reference: the compiled program of the run's task instead
+        reference: analyse the compiled program of the run's task instead
         methods: exact, acdc, eap, eap_ig; all by default
-        kinds: of ablation, zero, mean, resample_within, resample_across; all by default
-        output: where tables and pictures go; RUN/circuit by default
+        kinds: kinds of ablation: zero, mean, resample_within, resample_across; all by default
+        output: folder for tables and pictures; RUN/circuit by default
+        device: where to run the models; cpu by default
     """
-    screen = console()
-    options = Options({"methods": methods, "kinds": kinds})
-    from ..runs.result_store import CIRCUIT
+    options = Options({"methods": methods, "kinds": kinds, "device": device})
+    analyse(CIRCUIT, words, options, reference=reference, output=output, jobs=jobs, again=again)
 
-    if are_several(words) and not reference:
-        refuse_output(output, "circuit")
-        each_alone(
-            "circuit", CIRCUIT, readable_runs(words, screen), "circuit", options, jobs=jobs,
-            again=again, console=screen,
-        )  # fmt: skip
-        return
-    refuse_several(jobs, again)
-    path, config, where, key = analysed("circuit", words, reference, options, output, "circuit")
+
+def _compute(
+    runs: Sequence[Loaded], options: Options, keep: Keep, screen: Console
+) -> list[Circuits]:
     from ..api.circuit import circuit as find
-    from ..infra.files import Unwritten
-    from ..report.terminal.circuit_tables import keep_circuits, print_circuits
-    from ..runs.loaded_run import LoadedReference, LoadedRun
 
-    files, unwritten = list[Path](), Unwritten()
+    (run,) = runs
+    circuits = find(
+        run, methods=options.given("methods"), kinds=options.given("kinds"), console=screen,
+        keep=lambda part: keep(part, run.step, finished=False),
+    )  # fmt: skip
+    keep(circuits, run.step)
+    return [circuits]
 
-    def keep(circuits: Circuits, finished: bool = False) -> None:
-        with unwritten.noted():
-            files[:] = keep_circuits(circuits, where, key, finished)
 
-    run = (
-        LoadedRun.open(str(path), device="cpu")
-        if config is None
-        else LoadedReference.open(path or config, device="cpu")
-    )
-    circuits = find(run, methods=methods, kinds=kinds, keep=keep, console=screen)
-    keep(circuits, finished=True)
-    print_circuits(circuits, screen)
-    unwritten.tell()
-    say_where([files[0].parent], where, screen)
-    log_files(path, "circuit-reference" if reference else "circuit", files, screen)
+def _result(circuits: Circuits, key: Key, finished: bool) -> CircuitResult:
+    from ..analysis.circuits.circuit_result import CircuitResult
+
+    return CircuitResult.of(circuits, key, finished)
+
+
+def _show(results: Sequence[Circuits], screen: Console) -> None:
+    from ..report.terminal.circuit_tables import print_circuits
+
+    print_circuits(results[-1], screen)
+
+
+CIRCUIT = Analysis(
+    "circuit", "circuit", "circuit", _compute, _result, _show, following="explain", device="cpu"
+)

@@ -14,7 +14,8 @@ def compare(*runs: Runs, output: Path = Path()) -> None:
     Runs that differ only in their seed are one group.
 
     Args:
-        output: where comparison.csv and comparison.png go, replacing earlier ones; here by default
+        output: folder for comparison.csv and comparison.png, which replace earlier ones; the
+            current folder by default
     """
     need_runs("compare", runs)
     from ..api.compare import compare as compare_runs

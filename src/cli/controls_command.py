@@ -10,11 +10,11 @@ def controls(*settings: Settings, again: bool = False) -> None:
     """Measure models whose answer is known: which measures can be trusted on a task.
 
     These are the compiled program in other weights, a network trained to implement it, random and
-    other tasks' networks, and compiled alternatives. It is said which measures tell them apart.
+    other tasks' networks, and compiled alternatives. The command says which measures separate them.
     The architecture is 4L unless model=... says otherwise.
 
     Args:
-        again: measure anew what is there
+        again: repeat measurements that are there already
     """
     chosen = list(settings)
     if not any(key_of(setting) in MODEL_KEYS for setting in settings):

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .analyses import (
-    Options,
-    analysed,
-    are_several,
-    check_given_device,
-    each_alone,
-    log_files,
-    readable_runs,
-    refuse_output,
-    refuse_several,
-    say_where,
-)
-from .arguments import console
+from .analyses import Analysis, Keep, Options, analyse
 from .options import Again, Analysed, Device, Jobs
 
 if TYPE_CHECKING:
-    from ..report.terminal.explanation_tables import Explanation
+    from rich.console import Console
+
+    from ..analysis.explain.explanation_result import Explanation, ExplanationResult
+    from ..analysis.results import Key
+    from ..runs.loaded_run import Loaded
 
 
 def explain(
@@ -34,47 +27,39 @@ def explain(
 ) -> None:
     """Say what each head and neuron of a checkpoint does, and test it.
 
-    It is said what each head attends to and when each neuron is on; these explanations are put in
-    their place, and it is measured what the model then still gets right.
+    The command says what each head attends to and when each neuron is on. It then replaces heads
+    and neurons by these explanations, and measures what the model still gets right.
 
     Args:
         reference: explain the compiled program of the task instead
-        output: where tables and the picture go; RUN/explanation by default (-reference appended
-            with --reference), without a run here
+        output: folder for tables and the picture; by default RUN/explanation (-reference appended
+            with --reference), or the current folder without a run
     """
-    check_given_device(device)
-    screen = console()
     options = Options({"device": device})
-    from ..runs.result_store import EXPLANATION
+    analyse(EXPLANATION, words, options, reference=reference, output=output, jobs=jobs, again=again)
 
-    if are_several(words) and not reference:
-        refuse_output(output, "explanation")
-        each_alone(
-            "explain", EXPLANATION, readable_runs(words, screen), "explanation", options,
-            jobs=jobs, again=again, console=screen,
-        )  # fmt: skip
-        return
-    refuse_several(jobs, again)
-    path, config, where, key = analysed("explain", words, reference, options, output, "explanation")
+
+def _compute(
+    runs: Sequence[Loaded], options: Options, keep: Keep, screen: Console
+) -> list[Explanation]:
     from ..api.explain import explain as explanation_of
-    from ..infra.files import Unwritten
-    from ..report.figures.explanation_figures import keep_explanation
+
+    (run,) = runs
+    return [explanation_of(run, keep=lambda part: keep(part, run.step), console=screen)]
+
+
+def _result(explanation: Explanation, key: Key, finished: bool) -> ExplanationResult:
+    from ..analysis.explain.explanation_result import ExplanationResult
+
+    return ExplanationResult.of(explanation, key)
+
+
+def _show(results: Sequence[Explanation], screen: Console) -> None:
     from ..report.terminal.explanation_tables import print_explanation
-    from ..runs.loaded_run import LoadedReference, LoadedRun
 
-    files, unwritten = list[Path](), Unwritten()
+    print_explanation(results[-1], screen)
 
-    def keep(explanation: Explanation) -> None:
-        with unwritten.noted():
-            files[:] = keep_explanation(explanation, where, key)
 
-    run = (
-        LoadedRun.open(str(path), device=device)
-        if config is None
-        else LoadedReference.open(path or config, device=device)
-    )
-    explanation = explanation_of(run, keep=keep, console=screen)
-    print_explanation(explanation, screen)
-    unwritten.tell()
-    say_where([files[0].parent], where, screen)
-    log_files(path, "explanation-reference" if reference else "explanation", files, screen)
+EXPLANATION = Analysis(
+    "explain", "explanation", "explanation", _compute, _result, _show, following="report"
+)

@@ -11,9 +11,10 @@ from .options import Runs
 
 
 def log(*runs: Runs) -> None:
-    """Upload what W&B does not have of runs, from their folders.
+    """Upload to W&B what it does not have of runs, from their folders.
 
-    Of runs that were offline, killed or cut off. It may be repeated: nothing is there twice.
+    This is for runs that were offline, killed or cut off. It may be repeated: nothing is uploaded
+    twice.
     """
     need_runs("log", runs)
     from ..config.printed_commands import command
@@ -35,7 +36,9 @@ def log(*runs: Runs) -> None:
     if len(failed) < len(folders):
         say_next(command("workspace", _project(url)), screen)
     if failed:
-        raise FaultError(f"{len(failed)} of {len(folders)} runs were not logged whole: {failed[0]}")
+        raise FaultError(
+            f"{len(failed)} of {len(folders)} runs were not logged completely: {failed[0]}"
+        )
 
 
 def _project(url: str) -> str:

@@ -12,7 +12,7 @@ from .. import __version__
 from ..infra import terminal_output as terminal
 from ..infra.environment import settle_folders, settle_warnings
 from ..infra.errors import FaultError, UserError, one_of, reported
-from .arguments import joined
+from .arguments import joined, overrides_first
 from .parse_errors import explained, refuse_moved
 
 VERBS = (
@@ -78,6 +78,7 @@ def _act(words: Sequence[str]) -> None:
     if not words:
         raise UserError(f"no command is given; {one_of('', VERBS)} (see `algomatch --help`)")
     refuse_moved(words)
+    words = overrides_first(words)
     app = command_line()
     if words[0] in app.help_flags:
         load_verbs(app)

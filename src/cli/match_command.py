@@ -10,59 +10,67 @@ from cyclopts import Parameter
 
 from ..infra.errors import FaultError, UserError
 from .analyses import (
+    Analysis,
+    Keep,
     Options,
+    analyse,
     are_several,
     check_given_device,
+    check_overrides,
     each_alone,
-    refuse_settings,
-    refuse_several,
-    say_where,
 )
-from .arguments import console
-from .options import Again, Checkpoints, Device, Jobs, Programs
+from .arguments import console, parted, say_next
+from .options import Analysed, Device, Jobs, Programs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..report.terminal.matching_tables import Matching
+    from ..analysis.matching.match_result import Matching, MatchResult
+    from ..analysis.results import Key
+    from ..runs.loaded_run import Loaded
 
 
 def match(
-    *checkpoints: Checkpoints,
+    *words: Analysed,
+    reference: bool = False,
     programs: Programs = (),
     every: Annotated[bool, Parameter(name="--all")] = False,
     no_sides: bool = False,
     output: Path | None = None,
     device: Device = None,
     jobs: Jobs = None,
-    again: Again = False,
+    again: Annotated[
+        bool, Parameter(help="with --all, or of several runs: what is done already, too")
+    ] = False,
 ) -> None:
     """Match a checkpoint with its task's programs, cut by cut, by interventions.
 
-    It is said which of a program's cuts the model realises, where, and what that makes of the
-    program; of several runs, the verdicts by architecture.
+    The command says which of a program's cuts the model realises, and at which sites, and gives a
+    verdict on each program. With several runs, it gives the verdicts by architecture.
 
     Args:
-        every: every checkpoint of the run
+        reference: match the compiled program of the task instead
+        every: match every checkpoint of the run; those that are done already are left
         no_sides: leave out what each block's attention reads, which takes most of the time
-        output: where tables and pictures go; RUN/matching by default, of several runs here
+        output: folder for tables and pictures; RUN/matching by default, the current folder with
+            several runs
     """
-    refuse_settings(checkpoints)
-    several = are_several(checkpoints)
-    if not several:
-        refuse_several(jobs, again)
-    check_given_device(device)
-    for place in checkpoints:
+    overrides, places = parted(words)
+    for place in places:
         _refuse_model_of_elsewhere(place)
-    if not checkpoints:
+    if not words:
         raise UserError("match takes a checkpoint or run folders: none is given")
     options = Options({"programs": programs, "device": device, "all": every, "no-sides": no_sides})
-    screen = console()
-    if several:
-        places = [Path(place) for place in checkpoints]
-        _match_runs(places, options, output or Path(), jobs, again, screen)
-    else:
-        _match_run(Path(checkpoints[0]), options, output, screen)
+    if are_several(places) and not reference:
+        check_given_device(device)
+        check_overrides(overrides)
+        options = Options(options.values, tuple(overrides))
+        _match_runs([Path(place) for place in places], options, output or Path(), jobs, again,
+                    console())  # fmt: skip
+        return
+    if reference and every:
+        raise UserError("--all is of a run's checkpoints, and a reference has none")
+    analyse(MATCH, words, options, reference=reference, output=output, jobs=jobs, again=again)
 
 
 def _refuse_model_of_elsewhere(place: str) -> None:
@@ -74,33 +82,38 @@ def _refuse_model_of_elsewhere(place: str) -> None:
         raise UserError(f"'{place}' is a model from elsewhere: `{other}` matches it")
 
 
-def _match_run(path: Path, options: Options, output: Path | None, screen: Console) -> None:
-    """Match one checkpoint, or all of its run."""
+def _compute(
+    runs: Sequence[Loaded], options: Options, keep: Keep, screen: Console
+) -> list[Matching]:
     from ..api.match import match_each
-    from ..infra.files import Unwritten
-    from ..report.figures.matching_figures import draw_emergence, keep_matching
+
+    return match_each(
+        runs, programs=options.given("programs"), sides=not options.values["no-sides"],
+        keep=lambda matching: keep(matching, matching.step), console=screen,
+    )  # fmt: skip
+
+
+def _result(matching: Matching, key: Key, finished: bool) -> MatchResult:
+    from ..analysis.matching.match_result import MatchResult
+
+    return MatchResult.of(matching, key.settings, "no-sides" not in key.settings, key.of)
+
+
+def _show(results: Sequence[Matching], screen: Console) -> None:
     from ..report.terminal.matching_tables import print_matching
-    from ..runs.loaded_run import LoadedRun
 
-    programs, device = options.values["programs"], options.values["device"]
-    assert isinstance(programs, tuple)
-    assert device is None or isinstance(device, str)
-    sides = not options.values["no-sides"]
-    run = LoadedRun.open(path, device=device)
-    runs = [run.at(step) for step in run.steps] if options.values["all"] else [run]
-    where = output or run.home / "matching"
-    settings = options.settings(run.checkpoint.config.analysis.device)
-    kept, unwritten = list[Path](), Unwritten()
+    print_matching(results, screen)
 
-    def keep(matching: Matching) -> None:
-        with unwritten.noted():
-            kept.append(keep_matching(matching, where, settings, sides))
 
-    matchings = match_each(runs, programs=programs, sides=sides, keep=keep, console=screen)
-    print_matching(matchings, screen)
-    unwritten.tell()
+def _draw(where: Path) -> None:
+    from ..report.figures.result_pictures import draw_emergence
+
     draw_emergence(where)
-    say_where(kept, where, screen)
+
+
+MATCH = Analysis(
+    "match", "match", "matching", _compute, _result, _show, following="circuit", gathered=_draw
+)
 
 
 def _match_runs(
@@ -112,21 +125,19 @@ def _match_runs(
     screen: Console,
 ) -> None:
     """Match several runs, each alone, and print the verdicts by architecture."""
-    from ..hypotheses.seed_groups import find_runs, grouped, load_runs
+    from ..hypotheses.seed_groups import grouped
     from ..infra.files import faults_named, write_file
-    from ..report.terminal.matching_by_architecture import FILE, print_verdicts, verdicts_csv
-    from ..runs.result_store import MATCH
+    from ..report.terminal.matching_by_architecture import VERDICTS, print_verdicts, verdicts_csv
+    from ..runs.run_batches import find_runs, load_runs
 
-    where = output / FILE
+    where = output / VERDICTS.name
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
     failed: FaultError | None = None
     left_out = list[str]()
     runs = find_runs(paths, left_out)
     try:
-        each_alone(
-            "match", MATCH, runs, "matching", options, jobs=jobs, again=again, console=screen
-        )
+        each_alone(MATCH, runs, options, jobs=jobs, again=again, console=screen)
     except FaultError as error:  # of some runs: the verdicts on the others are shown
         failed = error
     groups = grouped(load_runs(runs, left_out))
@@ -134,7 +145,10 @@ def _match_runs(
     for line in left_out:
         screen.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
     with faults_named(f"write '{where}'"):
-        write_file(where, verdicts_csv(groups).encode())
+        write_file(where, verdicts_csv(groups))
     screen.print(f"every run: {where}", soft_wrap=True, highlight=False, markup=False)
     if failed is not None:
         raise failed
+    from ..config.printed_commands import command
+
+    say_next(command("report", *paths), screen)

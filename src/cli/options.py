@@ -36,7 +36,7 @@ Analysed = Annotated[
         name="CHECKPOINT",
         completer=paths,
         help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them; "
-        "with --reference a task will do, task=NAME KEY=VALUE",
+        "or with --reference a task, task=NAME KEY=VALUE",
     ),
 ]
 Device = Annotated[
@@ -44,9 +44,9 @@ Device = Annotated[
 ]
 Programs = Annotated[
     tuple[str, ...],
-    Parameter(consume_multiple=(1, None), help="only these; all by default"),
+    Parameter(consume_multiple=(1, None), help="match only these; all by default"),
 ]
 Jobs = Annotated[
-    int | None, Parameter(help="of several runs, so many at once; all cores by default")
+    int | None, Parameter(help="with several runs, how many at once; all cores by default")
 ]
-Again = Annotated[bool, Parameter(help="of several runs, those too that are done already")]
+Again = Annotated[bool, Parameter(help="with several runs, repeat those that are already done")]

@@ -24,10 +24,10 @@ def report(
     command that does.
 
     Args:
-        output: where the page goes, replacing an earlier one; report.html by default
+        output: file for the page, which replaces an earlier one; report.html by default
         title: the page's heading; the runs by default
-        tables: of several runs, a folder for the tables behind the page, as CSV, and figures of
-            them
+        tables: with several runs, a folder for the tables behind the page, as CSV, and for
+            figures of these tables
     """
     need_runs("report", runs)
     from ..api.report import report as report_runs

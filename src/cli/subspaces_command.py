@@ -2,64 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..infra.errors import UserError
-from .analyses import (
-    Options,
-    are_several,
-    each_alone,
-    readable_runs,
-    refuse_output,
-    refuse_settings,
-    refuse_several,
-    say_where,
-)
-from .arguments import console
-from .options import Again, Checkpoints, Jobs
+from .analyses import Analysis, Keep, Options, analyse
+from .options import Again, Checkpoints, Device, Jobs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..analysis.matching.subspace_result import Searched, SubspaceResult
+    from ..analysis.results import Key
+    from ..runs.loaded_run import Loaded
 
 
 def subspaces(
     *checkpoints: Checkpoints,
     program: str | None = None,
     output: Path | None = None,
+    device: Device = None,
     jobs: Jobs = None,
     again: Again = False,
 ) -> None:
     """Search a checkpoint for a program's variables in subspaces, beside controls.
 
-    It takes minutes. The search runs on the CPU.
+    It takes minutes.
 
     Args:
-        program: whose variables; the task's own program by default
-        output: where tables go; RUN/matching by default
+        program: the program whose variables are searched for; the task's own by default
+        output: folder for tables; RUN/matching by default
+        device: where to run the models; cpu by default
     """
-    refuse_settings(checkpoints)
     if not checkpoints:
         raise UserError("subspaces takes a checkpoint or run folders: none is given")
-    several, screen = are_several(checkpoints), console()
-    options = Options({"program": program})
-    from ..runs.result_store import SUBSPACES, setting
+    options = Options({"program": program, "device": device})
+    analyse(SUBSPACES, checkpoints, options, output=output, jobs=jobs, again=again)
 
-    settings = (setting("subspaces", () if program is None else (program,)),)
-    if several:
-        refuse_output(output, "matching")
-        each_alone(
-            "subspaces", SUBSPACES, readable_runs(checkpoints, screen), "matching", options,
-            jobs=jobs, again=again, console=screen, settings=settings,
-        )  # fmt: skip
-        return
-    refuse_several(jobs, again)
+
+def _compute(
+    runs: Sequence[Loaded], options: Options, keep: Keep, screen: Console
+) -> list[Searched]:
     from ..api.subspaces import subspaces as search
-    from ..report.terminal.subspace_tables import keep_subspaces, print_subspaces
-    from ..runs.loaded_run import LoadedRun
 
-    run = LoadedRun.open(checkpoints[0], device="cpu")
-    where = output or run.home / "matching"
+    (run,) = runs
+    program = options.values["program"]
+    assert program is None or isinstance(program, str)
     searched = search(run, program=program, console=screen)
-    if not searched.program:
+    keep(searched, run.step)
+    return [searched]
+
+
+def _result(searched: Searched, key: Key, finished: bool) -> SubspaceResult:
+    from ..analysis.matching.subspace_result import SubspaceResult
+
+    return SubspaceResult.of(searched, key.settings)
+
+
+def _show(results: Sequence[Searched], screen: Console) -> None:
+    from ..report.terminal.subspace_tables import print_subspaces
+
+    if not results[-1].program:
         screen.print("no subspaces are searched for: the model does not solve the task")
-        keep_subspaces(searched, where, settings)
         return
-    print_subspaces(searched, screen)
-    say_where([keep_subspaces(searched, where, settings)], where, screen)
+    print_subspaces(results[-1], screen)
+
+
+def _settings(options: Options) -> tuple[str, ...]:
+    from ..runs.result_store import setting
+
+    program = options.values["program"]
+    return (setting("subspaces", [program] if isinstance(program, str) else []),)
+
+
+SUBSPACES = Analysis(
+    "subspaces", "subspaces", "matching", _compute, _result, _show, following="report",
+    device="cpu", of_reference=False, settings=_settings,
+)  # fmt: skip

@@ -30,12 +30,12 @@ def sweep(
 
     Args:
         file: a sweep file, as `wandb sweep` takes it
-        jobs: runs at once; all cores by default
-        index: this run alone, as of an array job
-        count: so many runs; run_cap by default
-        seed: of a random search; 0 by default
-        only_list: list the runs and how far they are
-        output: where the runs go; runs/FILE by default
+        jobs: how many runs at once; all cores by default
+        index: only this run, as in an array job
+        count: how many runs; run_cap by default
+        seed: seed of a random search; 0 by default
+        only_list: only list the runs and their states
+        output: folder for the runs; runs/FILE by default
     """
     need_at_least(1, jobs=jobs, count=count)
     need_at_least(0, seed=seed)

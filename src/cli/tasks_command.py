@@ -24,7 +24,7 @@ def tasks(
 
     Args:
         check: compile and validate every program
-        picture: where the dataflow graph goes, a png, svg or pdf; task-NAME.png here by default
+        picture: file for the dataflow graph (png, svg or pdf); task-NAME.png by default
     """
     settings, tasks_named = parted(names)
     in_settings = [setting for setting in settings if key_of(setting) in TASK_KEYS]

@@ -21,7 +21,7 @@ def workspace(
     Its URL is printed. A workspace of the same name is replaced.
 
     Args:
-        name: the workspace's; algomatch by default
+        name: name of the workspace; algomatch by default
     """
     parts = project.split("/")
     if len(parts) != 2 or not all(parts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from .composition import usual_task
-from .schema import AnalysisConfig, Config, TaskConfig
+from .schema import Config, TaskConfig
 from .values import escape_references
 
 BARE = re.compile(r"[A-Za-z_][\w.-]*")  # text that YAML reads as itself, except its keywords
@@ -78,12 +79,11 @@ class RunCommands:
         """The command that runs the controls of the run's task, on its own inputs."""
         return command("controls", *task_words(self.task))
 
-    @property
-    def measure_all(self) -> str:
+    def measure_all(self, measures: Sequence[str]) -> str:
         """The command that trains the run again, with all measures, into a new folder."""
-        own, words = self.config.analysis.measures, list[object]()
+        own, words = self.config.analysis.measures or [], list[object]()
         words += setting_words("task", vars(self.task), vars(self.config.task))
-        if lacking := [measure for measure in AnalysisConfig().measures if measure not in own]:
+        if lacking := [measure for measure in measures if measure not in own]:
             words.append(f"analysis.measures={_value([*own, *lacking])}")
         if self.config.run_dir is not None:
             words.append("run_dir=null")

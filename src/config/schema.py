@@ -234,10 +234,11 @@ class AnalysisConfig:
     name: str = _setting(
         "full", "a file of `configs/analysis/`", more="; `analysis=` is short for it"
     )
-    measures: list[str] = _setting(
-        ["accuracy", "similarity", "attention", "ablation", "sparsity", "matching"],
+    measures: list[str] | None = _setting(
+        None,
         "what is measured at every checkpoint",
         more=" ([measures](measures.md))",
+        unset="all that are on by default",
     )
     device: str = _setting(
         "cpu",

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from ..analysis.matching.cut_verdicts import DIFFERENT, FOLLOWS, FUSES, NOT_SOLVED
 from ..analysis.matching.cut_verdicts import UNDECIDED as CUT_UNDECIDED
 from ..analysis.measurements import Measurement
+from ..analysis.measures.registered_measures import default_measures
 from ..analysis.statistics import wilson_interval
 from ..config.printed_commands import RunCommands
 from .failed_controls import Failing
@@ -243,7 +244,7 @@ def h1(
         return say(NOT_JUDGED, TOO_FEW if "reference:model" in taken else NO_NEURONS)
     if not measured:
         what = "the neurons' measures (`sparsity` in analysis.measures)"
-        lacks = Lacking(what, commands.measure_all)
+        lacks = Lacking(what, commands.measure_all(default_measures()))
         return say(NOT_MEASURED, "the neurons were not measured", lacks)
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
@@ -328,7 +329,7 @@ def h2(
     attention = _attention(rows, failing)
     if attention is None and not attended:
         what = "attention in common (`attention` in analysis.measures)"
-        lacking.append(Lacking(what, commands.measure_all))
+        lacking.append(Lacking(what, commands.measure_all(default_measures())))
     elif attention is not None:
         evidence.append(attention)
         if failing is None:

@@ -217,12 +217,16 @@ class LoadedReference:
             FaultError: the file cannot be read.
         """
         if not isinstance(of, Config):
-            run = LoadedRun.open(of, overrides, device=device)
-            usual = run.checkpoint.config.analysis
-            return cls(run.path, run.checkpoint, run.config, run.shared, usual)
+            return cls.of(LoadedRun.open(of, overrides, device=device))
         config = with_overrides(of, _words(overrides, device))
         check_device(config.analysis.device)
         return cls(None, None, config, TaskInputs(config.task), of.analysis)
+
+    @classmethod
+    def of(cls, run: LoadedRun) -> LoadedReference:
+        """Return the reference of a run's task, with the run's settings of the analysis."""
+        usual = run.checkpoint.config.analysis
+        return cls(run.path, run.checkpoint, run.config, run.shared, usual)
 
     @property
     def step(self) -> None:

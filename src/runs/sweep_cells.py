@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..analysis.measures.registered_measures import with_measures
 from ..config.composition import check_same_settings, compose, from_mapping, read_yaml
 from ..config.naming import run_name
 from ..config.schema import Config
@@ -113,6 +114,7 @@ def plan(
     folder = output
     for number, settings in planned if index is None else [planned[index]]:
         config = compose(overrides, given=settings, source=f"cell {number} of {path}")
+        config = with_measures(config)
         folder = folder or Path(config.runs_dir) / file.name
         tags = config.tracking.tags
         tags = tags if file.name in tags else [*tags, file.name]

@@ -31,7 +31,7 @@ def log_run(folder: RunFolder, say: Callable[[str], None]) -> str:
         ended = folder.finished()
         log.finish(rows, exit_code=0 if ended else 1)
         if log.problem:
-            raise FaultError(f"'{folder.path}' was not logged whole: {log.problem}")
+            raise FaultError(f"'{folder.path}' was not logged completely: {log.problem}")
         if ended and "not_uploaded" in ended:
             folder.finish(ended["step"], ended["reason"])
     return str(log.url)

@@ -117,9 +117,9 @@ def finish_bounded(run: wandb.Run, settings: TrackingConfig, exit_code: int = 0)
     thread.join(settings.finish_timeout_seconds + GRACE_SECONDS)
     if thread.is_alive():
         seconds = settings.finish_timeout_seconds
-        raise FaultError(f"W&B did not answer in {seconds:.0f} s: the upload may not be whole")
+        raise FaultError(f"W&B did not answer in {seconds:.0f} s: the upload may be incomplete")
     if failed:
-        raise FaultError(f"W&B: {first_line(failed[0])}: the upload may not be whole")
+        raise FaultError(f"W&B: {first_line(failed[0])}: the upload may be incomplete")
 
 
 def table_of(columns: Sequence[str], rows: Iterable[object]) -> wandb.Table:

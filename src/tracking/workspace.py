@@ -22,6 +22,7 @@ import wandb
 
 from ..analysis.measurements import Metric
 from ..analysis.measures.emergence import CONTROLS
+from ..analysis.measures.registered_measures import REGISTRY
 from ..analysis.measures.similarity import PLAIN
 from ..analysis.measures.suite import declared_metrics
 from ..config.schema import ModelConfig
@@ -113,10 +114,10 @@ SECTIONS = (
     ),
     WorkspaceSection(
         "Matching and emergence",
-        "Light match: the lower of scrub and interchange, on fewer cases than `algomatch match` "
-        "has, so its values differ; beside it what chance gives, and whether it is "
-        "surely realised (0 or 1; of several runs, the share). An emergence step is the mean of "
-        "the runs in which it came: see how many in the table of runs, where it is empty for the "
+        "Light match: the lower of scrub and interchange, on fewer cases than in `algomatch "
+        "match`, so its values differ. Beside it: the chance level, and whether it is surely "
+        "realised (0 or 1; over several runs, the share). An emergence step is the mean over "
+        "the runs in which it emerged: the table of runs shows how many; it is empty for the "
         "others.",
         (
             PanelRow("Light match, cut {0}", "matching/(.+)/best_match",
@@ -136,8 +137,8 @@ SECTIONS = (
     WorkspaceSection(
         "Ablation",
         "What deleting the worst single component costs: 0 is the intact model. The four kinds "
-        "disagree, and tell different things. The share of heads and MLPs that are redundant "
-        "together is said only of models that solve the task.",
+        "of ablation disagree, and tell different things. The share of heads and MLPs that are "
+        "redundant together is given only for models that solve the task.",
         (
             PanelRow("Exact, change by the worst component",
                      "ablation/worst_component/.+_delta_exact", together=True),
@@ -146,17 +147,17 @@ SECTIONS = (
     ),
     WorkspaceSection(
         "Sparsity",
-        "Each figure of the model's MLP neurons beside the compiled reference's. H1: the "
-        "reference less the model.",
+        "Each measure of the model's MLP neurons beside the compiled reference's. H1: the "
+        "reference minus the model.",
         (
             PanelRow("{0}", r"sparsity/model/(?!h1_)(.+)", ("sparsity/reference:model/{0}",)),
-            PanelRow("H1 (reference less model)", "sparsity/model/h1_.+", together=True),
+            PanelRow("H1 (reference minus model)", "sparsity/model/h1_.+", together=True),
         ),
     ),
     WorkspaceSection(
         "By architecture",
-        "Bars: mean and range over the runs of a group, which are its seeds. An emergence step is "
-        "of the runs in which it came.",
+        "Bars: mean and range over the runs of a group, which are its seeds. An emergence step "
+        "is over the runs in which it emerged.",
         (
             PanelRow("Final exact, all inputs", "final/accuracy/all/exact",
                 ("final/accuracy/all/blind_exact",)),
@@ -173,6 +174,22 @@ SECTIONS = (
         ),
     ),
 )  # fmt: skip
+
+
+def workspace_sections() -> list[WorkspaceSection]:
+    """Return the sections: a measure that none of `SECTIONS` is about has one of its families."""
+    *of_measures, last = SECTIONS
+    patterns = [row.pattern for part in SECTIONS for row in part.rows]
+    others = [
+        WorkspaceSection(
+            name.replace("_", " ").capitalize(),
+            f"The headlines of the measure `{name}`.",
+            tuple(PanelRow(each.title, each.pattern, together=True) for each in own.families),
+        )
+        for name, own in REGISTRY.items()
+        if not any(f"{name}/" in pattern for pattern in patterns)
+    ]
+    return [*of_measures, *others, last]
 
 
 def save(entity: str, project: str, name: str) -> tuple[str, bool, int]:
@@ -200,8 +217,8 @@ def _saved(entity: str, project: str, name: str) -> tuple[str, bool, int]:
         logged, n_runs = logged_keys(entity, project)
     if not logged:
         raise UserError(
-            f"no run of {entity}/{project} has what `algomatch train` logs: train with "
-            f"tracking=online tracking.entity={entity} tracking.project={project} first"
+            f"no run of {entity}/{project} has the keys that `algomatch train` logs: first train "
+            f"with tracking=online tracking.entity={entity} tracking.project={project}"
         )
     view = workspace(entity, project, name, logged)
     with _faults_named():
@@ -247,7 +264,7 @@ def logged_keys(entity: str, project: str) -> tuple[Counter[str], int]:
 
 def workspace(entity: str, project: str, name: str, logged: Mapping[str, int]) -> ws.Workspace:
     """Return the workspace for the logged keys, given with the number of runs that have each."""
-    sections = [section(part, logged) for part in SECTIONS]
+    sections = [section(part, logged) for part in workspace_sections()]
     sections[-1].panels += _overviews(logged)
     sections.append(ws.Section(name="Heatmaps", panels=_pictures(logged), is_open=False))
     for block in sections:

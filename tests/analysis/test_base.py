@@ -14,6 +14,7 @@ from algomatch.analysis import base as module
 from algomatch.analysis.activations import Source
 from algomatch.analysis.base import CONTROLS, MeasurementContext
 from algomatch.analysis.measures import suite
+from algomatch.analysis.measures.registered_measures import measured
 from algomatch.models.bridges import make_bridge
 
 
@@ -81,7 +82,7 @@ def test_all_measures_of_all_checkpoints_run_each_control_once(
     small: MeasurementContext, observed: Counter[int]
 ) -> None:
     context = with_shape(small, small.shape)
-    assert {"similarity", "attention"} <= set(context.config.measures)
+    assert {"similarity", "attention"} <= set(measured(context.config))
     rows = list(suite.measure(make_bridge(small.shape), context))
     controls = context.config.random_inits + context.config.other_tasks
     assert sum(observed.values()) == controls + 2  # the model, and the reference

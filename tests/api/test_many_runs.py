@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from support.runs import TINY, finish, quiet, run, start
 
+from algomatch.analysis.circuits.circuit_result import CircuitResult, CircuitRow
+from algomatch.analysis.results import SETTINGS, About, Key
 from algomatch.api.many_runs import LOG
 from algomatch.api.train import train
 from algomatch.cli import main as cli
 from algomatch.config.composition import compose
-from algomatch.runs.result_store import SETTINGS, Key, results, save
+from algomatch.runs.result_store import save, stored_results
 from algomatch.runs.run_folder import RunFolder
+from algomatch.runs.run_results import RunResults
 
 RUNS = {"one": ("model=1L", "seed=0"), "two": ("model=1L", "seed=1"), "three": ("model=2L",)}
 CIRCUIT = ("--methods", "eap", "--kinds", "mean")
@@ -45,8 +48,8 @@ def done(runs: Path, folder: str) -> dict[str, list[tuple[int | None, tuple[str,
     steps = {
         path.name: [
             (result.key.step, result.key.settings)
-            for result in results(path / folder)
-            if result.finished
+            for result in stored_results(path / folder)
+            if result.about.finished
         ]
         for path in runs.iterdir()
     }
@@ -82,7 +85,7 @@ def test_each_run_has_what_it_has_alone(
     """Existing results are kept; other options, or --again, make new ones."""
     monkeypatch.chdir(tmp_path)  # the verdicts of `match` are written here
     assert cli.main([command, str(runs), *options, "--jobs", "2"]) == 0
-    assert "3 runs: 3 done, 0 were there" in capsys.readouterr().out
+    assert "3 runs: 3 done, 0 already done" in capsys.readouterr().out
     assert done(runs, folder) == {key: [(60, settings)] for key in RUNS}
     for name in RUNS:
         alone = tmp_path / "alone" / name
@@ -93,12 +96,12 @@ def test_each_run_has_what_it_has_alone(
         log = (runs / name / folder / LOG).read_text()
         assert log.splitlines()[-1].split(": ")[0] == printed.splitlines()[-1].split(": ")[0]
     assert cli.main([command, str(runs), *options]) == 0
-    assert "3 runs: 0 done, 3 were there" in capsys.readouterr().out
+    assert "3 runs: 0 done, 3 already done" in capsys.readouterr().out
     shutil.rmtree(next((runs / "one" / folder).glob("step-*")))
     assert cli.main([command, str(runs), *options]) == 0
-    assert "3 runs: 1 done, 2 were there" in capsys.readouterr().out
+    assert "3 runs: 1 done, 2 already done" in capsys.readouterr().out
     assert cli.main([command, str(runs / "one"), str(runs / "two"), *options, "--again"]) == 0
-    assert "2 runs: 2 done, 0 were there" in capsys.readouterr().out
+    assert "2 runs: 2 done, 0 already done" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -109,7 +112,7 @@ def test_a_run_that_fails_keeps_no_others_from_being_done(
         weights.write_bytes(weights.read_bytes()[:100])
     assert cli.main(["circuit", str(runs), *CIRCUIT]) == 1
     told = capsys.readouterr()
-    assert "3 runs: 2 done, 0 were there, 1 failed" in told.out
+    assert "3 runs: 2 done, 0 already done, 1 failed" in told.out
     assert f"! one: algomatch: '{runs / 'one'}" in told.out
     assert "1 of 3 runs failed; the same command tries again" in told.err
     assert set(done(runs, "circuit")) == {"two", "three"}
@@ -118,7 +121,11 @@ def test_a_run_that_fails_keeps_no_others_from_being_done(
 def left_by_circuit(run: Path) -> Key:
     """Write a result of `circuit` into a run's folder; return its key."""
     key = Key("circuit", RunFolder.open(run).id, 60, ("methods=eap", "kinds=mean"))
-    save(run / "circuit", key, {"circuits.csv": b"model,edges\none,1\n"}, (1,))
+    row = CircuitRow(
+        model=key.model, step=60, ablation="mean", method="eap", edges=1, faithfulness=0.5,
+        exact=0.5, chosen=False,
+    )  # fmt: skip
+    save(run / "circuit", CircuitResult(about=About(key, fullness=(1,)), curves=(row,)))
     return key
 
 
@@ -133,10 +140,11 @@ def test_a_run_that_fails_again_is_named_and_what_was_there_stays(
         weights.write_bytes(weights.read_bytes()[:100])
     assert cli.main(["circuit", *map(str, given), *CIRCUIT, "--again"]) == 1
     told = capsys.readouterr()
-    assert "2 runs: 1 done, 0 were there, 1 failed" in told.out
+    assert "2 runs: 1 done, 0 already done, 1 failed" in told.out
     assert f"! one: algomatch: '{runs / 'one'}" in told.out
-    old, new = ((path / "circuit" / "circuits.csv").read_bytes() for path in given)
-    assert old == b"model,edges\none,1\n" != new
+    old, new = (RunResults(path).circuit.curves for path in given)
+    assert [row.edges for row in old] == [1]
+    assert new != old
 
 
 def test_what_was_never_gathered_is_gathered_where_all_is_done(
@@ -148,13 +156,13 @@ def test_what_was_never_gathered_is_gathered_where_all_is_done(
     table = runs / "one" / "circuit" / "circuits.csv"
     table.unlink()
     assert cli.main(["circuit", *map(str, given), *CIRCUIT]) == 0
-    assert "2 runs: 0 done, 2 were there" in capsys.readouterr().out
+    assert "2 runs: 0 done, 2 already done" in capsys.readouterr().out
     assert table.read_bytes() == b"model,edges\none,1\n"
     table.unlink()
     table.mkdir()  # it cannot be written
     (table / "mine").touch()
     assert cli.main(["circuit", *map(str, given), *CIRCUIT]) == 1
-    assert "! one: its tables cannot be gathered" in capsys.readouterr().out
+    assert "! one: its tables cannot be collected" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -167,7 +175,7 @@ def test_old_tables_that_cannot_be_kept_hold_up_no_other_run(
     (runs / "one" / "circuit" / "done.json").mkdir()  # it cannot be removed as a file
     code = cli.main(["circuit", str(runs / "two"), str(runs / "one"), *CIRCUIT])
     told = capsys.readouterr()
-    assert "1 were there" in told.out, told.err
+    assert "1 already done" in told.out, told.err
     assert code == 0
 
 
@@ -188,19 +196,22 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(runs: Path, number: sign
     assert f"{count} done" in out
     code, out, error = run("circuit", str(runs), *CIRCUIT, "--jobs", "2")
     assert code == 0, error
-    assert f"9 runs: {9 - count} done, {count} were there" in out
+    assert f"9 runs: {9 - count} done, {count} already done" in out
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["circuit", "RUNS", "--output", "x"], "--output is of one run: of several, results go to"),
+        (
+            ["circuit", "RUNS", "--output", "x"],
+            "--output is for one run; with several, results go to",
+        ),
         (["circuit", "RUNS", "--jobs", "0"], "--jobs 0 must be at least 1"),
-        (["circuit", "RUNS/one", "--jobs", "2"], "--jobs is of several runs, and there is only"),
-        (["explain", "RUNS/one", "--again"], "--again is of several runs, and there is only one"),
-        (["match", "RUNS/one", "--jobs", "2"], "--jobs is of several runs"),
+        (["circuit", "RUNS/one", "--jobs", "2"], "--jobs needs several runs, and there is only"),
+        (["explain", "RUNS/one", "--again"], "--again needs several runs, and there is only one"),
+        (["match", "RUNS/one", "--jobs", "2"], "--jobs needs several runs"),
         (["explain", "RUNS/one", "RUNS/none"], "RUNS/none"),
-        (["circuit", "RUNS", "seed=1"], "'seed=1' has no say here"),
+        (["circuit", "RUNS", "seed=1"], "'seed=1': the run was trained with its own seed"),
     ],
 )
 def test_a_mistake_gives_one_line(

@@ -18,7 +18,7 @@ from support.programs import HALF, HALF_YAML, LARGER, LARGER_YAML, write_program
 from support.runs import TINY, kept_steps, quiet, rows_of, run, start, weights_of
 from support.runs import finish as finish_process
 
-from algomatch.analysis.measures.suite import REGISTRY
+from algomatch.analysis.measures.registered_measures import REGISTRY
 from algomatch.api import train as train_module
 from algomatch.api.analyze import analyze
 from algomatch.api.train import resume, train, train_or_resume

@@ -146,7 +146,7 @@ def test_small_sets_undefined_outputs_causal_and_fixed_lengths_are_analysed_too(
         (["nowhere"], "nowhere"),
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "RUN", "--reference"], "circuit takes one checkpoint, or task=NAME"),
-        (["RUN", "task=sort"], "'task=sort' has no say here: a checkpoint has its own config"),
+        (["RUN", "task=sort"], "'task=sort': the run was trained with its own task"),
         (["--reference", "task=sorted"], "unknown task 'sorted': did you mean 'sort'?"),
         (["RUN", "--methods", "acdcc"], "unknown method 'acdcc': did you mean 'acdc'?"),
         (["RUN", "--kinds", "means"], "unknown kind 'means': did you mean 'mean'?"),

@@ -24,7 +24,7 @@ from safetensors import safe_open
 
 from algomatch import __version__
 from algomatch.api.train import train
-from algomatch.cli.main import command_line, main
+from algomatch.cli.main import VERBS, command_line, main
 from algomatch.config.composition import compose, to_yaml
 from algomatch.runs.checkpoints import ROWS, WEIGHTS, find
 from algomatch.runs.run_folder import RunFolder
@@ -120,9 +120,9 @@ def one_line(stderr: str) -> str:
         ("train run_dir=.", ["run folder '.' exists", "another run_dir", "train --resume ."]),
         ("train --resume nope", ["'nope' does not exist"]),
         ("train --resume .", ["'.' is not a run folder", "no config.yaml and run.json"]),
-        ("train --resume . seed=1", ["--resume goes on with the run's own config"]),
-        ("train seed=1 --resume .", ["--resume goes on with the run's own config"]),
-        ("train --resume . --config x", ["--resume goes on with the run's own config"]),
+        ("train --resume . seed=1", ["--resume uses the run's own config"]),
+        ("train seed=1 --resume .", ["--resume uses the run's own config"]),
+        ("train --resume . --config x", ["--resume uses the run's own config"]),
         ("train --resme .", ["unknown option '--resme': did you mean '--resume'?"]),
         ("sweep x --jobs y", ["--jobs y must be a whole number", "algomatch sweep --help"]),
         ("sweep x --jobs 1 --jobs 2", ["--jobs is given twice"]),
@@ -130,10 +130,10 @@ def one_line(stderr: str) -> str:
         ("--foo train", ["unknown option '--foo'"]),
         ("trian", ["unknown command 'trian': did you mean 'train'? valid: analyze, circuit"]),
         ("", ["no command is given; valid: analyze, circuit", "--help"]),
-        ("analyze", ["CHECKPOINT is missing", "algomatch analyze --help"]),
+        ("analyze", ["analyze takes one checkpoint, not none"]),
         ("analyze nope", ["checkpoint 'nope' does not exist", "model.safetensors, its folder"]),
         ("analyze .", ["checkpoint '.' holds no checkpoint", "or a run folder"]),
-        ("analyze . more", ["unexpected argument 'more'", "algomatch analyze --help"]),
+        ("analyze . more", ["analyze takes one checkpoint, not . more"]),
         ("analyze . --foo", ["unknown option '--foo'", "--all, --device, --help, --output"]),
     ],
 )
@@ -299,8 +299,11 @@ CHOICES = "valid: is_nothing, is_short, make_for, make_inf"
             "task=own.py:make_odd task.restrict=unique task.max_length=4",
             ["task.max_length=4 must not exceed the 2 tokens", "(task.restrict=unique)"],
         ),
-        ("task=own.py:make_odd task.tolerance=0", ["task.tolerance=0 must be above 0"]),
-        ("task=own.py:make_odd task.tolerance=-1", ["task.tolerance=-1.0 must be at least 0"]),
+        ("task=own.py:make_odd task.tolerance=0", ["task.tolerance=0.0 must be above 0, or null"]),
+        (
+            "task=own.py:make_odd task.tolerance=-1",
+            ["task.tolerance=-1.0 must be above 0, or null"],
+        ),
         (
             "task=own.py:make_odd task.held_out_lengths=[4]",
             ["task.held_out_lengths=[4] must be among the lengths 1 to 3"],
@@ -594,6 +597,22 @@ def test_help_is_there_at_once(here: Path) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "algomatch.cli.main" in imported
     assert not {"torch", "jax", "numpy", "transformer_lens", "wandb", "omegaconf"} & imported
+
+
+def test_the_help_of_a_verb_is_there_at_once(here: Path) -> None:
+    program = (
+        "import sys, time; from algomatch.cli.main import VERBS, main\n"
+        "for verb in VERBS: assert main([verb, '--help']) == 0\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)\n"
+        "print(time.process_time(), file=sys.stderr)"
+    )
+    done = command(sys.executable, "-c", program, cwd=here)
+    imported, seconds = done.stderr.splitlines()
+    assert not {"torch", "numpy", "wandb", "omegaconf"} & set(imported.split())
+    assert float(seconds) < 1  # of CPU, for all of them
+    for verb in VERBS:
+        assert f"Usage: algomatch {verb} " in done.stdout
+    assert "--no-sides" in done.stdout
 
 
 def test_the_console_script_refuses_as_python_does(here: Path) -> None:

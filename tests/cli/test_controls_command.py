@@ -141,7 +141,7 @@ def test_a_run_of_the_same_task_knows_the_verdicts(
     assert code == 0, err  # W&B warns of its own cleaning up
     (record,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     content = record.read_bytes()
-    assert b"Do not tell the program from other models on this task: " in content
+    assert b"Do not separate the program from other models on this task: " in content
     assert b"Controls were not run for this task" not in content
     for key in failing:
         assert f"{key} (".encode() in content

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import algomatch
-from algomatch.analysis.measures.suite import check_names
+from algomatch.analysis.measures.registered_measures import check_measures, measured
 from algomatch.config import schema
 from algomatch.config.composition import (
     compose,
@@ -127,7 +127,7 @@ def test_a_shipped_file_composes_and_all_its_values_arrive(group: str, name: str
     assert {key: composed[key] for key in shipped} == shipped
     assert composed["name"] == shipped.get("name", name)
     make_task(config.task)
-    check_names(config.analysis.measures)
+    check_measures(measured(config.analysis))
 
 
 def test_every_shipped_file_is_a_group_files_or_the_root() -> None:
@@ -436,7 +436,7 @@ KINDS = {
     "task.held_out_lengths=[1,a]": f"task.held_out_lengths[1]=a {WHOLE}",
     "task.held_out_lengths=[[1]]": f"task.held_out_lengths[0]=[1] {WHOLE}",
     "analysis.measures=accuracy": "analysis.measures=accuracy must be a list, as in "
-    "'analysis.measures=[accuracy]'",
+    "'analysis.measures=[accuracy]', or null",
     "runs_dir=null": "runs_dir=null must be a text: quote it, 'null' (in a shell "
     "\"runs_dir='null'\")",
     "run_dir=[1]": "run_dir=[1] must be a text, or null",

@@ -11,8 +11,7 @@ import pytest
 from support.runs import TINY
 
 from algomatch.analysis.measurements import Measurement, from_csv
-from algomatch.analysis.measures.separation import Separation
-from algomatch.analysis.measures.separation import from_csv as separations_from_csv
+from algomatch.analysis.measures.separation import SEPARATIONS, Separation
 from algomatch.config.composition import compose, from_mapping, read_yaml
 from algomatch.config.schema import Config
 from algomatch.infra.errors import FaultError
@@ -64,10 +63,10 @@ def test_a_control_that_was_kept_is_found_by_the_same_config(tmp_path: Path) -> 
 
 def test_a_control_that_could_not_be_made_is_kept_with_its_reason(tmp_path: Path) -> None:
     record = record_of(tmp_path)
-    record.keep("noised-1", Kept((), "no noise is survived"))
+    record.keep("noised-1", Kept((), "it survives no noise"))
     kept = record_of(tmp_path).kept("noised-1")
     assert kept is not None
-    assert (list(kept.rows), kept.note) == ([], "no noise is survived")
+    assert (list(kept.rows), kept.note) == ([], "it survives no noise")
 
 
 def test_a_control_that_is_kept_again_takes_the_earlier_ones_place(tmp_path: Path) -> None:
@@ -154,7 +153,7 @@ def test_the_folder_says_its_config_and_holds_all_in_one_table(tmp_path: Path) -
     assert read == config_of(tmp_path)
     table = from_csv((record.path / "measurements.csv").read_bytes(), "measurements.csv")
     assert table == [*ROWS, *other]
-    kept = separations_from_csv((record.path / "separation.csv").read_bytes(), "separation.csv")
+    kept = SEPARATIONS.from_csv((record.path / "separation.csv").read_bytes(), "separation.csv")
     assert kept == [verdict]
     assert (record.path / "controls.png").read_bytes() == b"a figure"
 

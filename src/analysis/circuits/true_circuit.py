@@ -35,7 +35,7 @@ def written_dimensions(model: NativeModel, node: Site) -> Bool[Tensor, " d_model
 
 
 def read_dimensions(model: NativeModel, reader: Reader) -> Bool[Tensor, " d_model"]:
-    """Return the dimensions on which something depends that a reader makes of what it reads."""
+    """Return the residual dimensions this reader's output depends on."""
     if reader.hook == OUTPUT:
         return _any(model.head.weight, 0)
     block: Any = model.layers[reader.layer]

@@ -113,7 +113,7 @@ def _positives(
     def noised(progress: Progress, at: int) -> ControlModel:
         noisy = hardest_noise(compiled, inputs, at)
         if noisy is None:
-            raise NotMadeError("no noise is survived")
+            raise NotMadeError("it survives no noise")
         return ControlModel(noisy[0].bridge(inputs), f"relative noise {noisy[1]:g}")
 
     yield Control("reference", POSITIVE, "reference", as_is)

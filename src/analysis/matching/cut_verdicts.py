@@ -176,7 +176,8 @@ def judge(
             cut_verdict.cut.name for cut_verdict in inner if cut_verdict.verdict == UNDECIDED
         )
         why = (
-            f"the interval of {unsure}, or of a later cut there, holds {rule.realised:g} or chance"
+            f"the interval of {unsure}, or of a later cut there, contains {rule.realised:g} or "
+            "chance"
         )
         return say(UNDECIDED, why)
     empty = [site for site, cut in there.items() if cut is None]

@@ -296,9 +296,9 @@ def _why(side: ProgramSelectors, other: str) -> str:
         uniform = all(selector.met.uniform >= UNIFORM for selector in side.own)
         by = "attention to everything" if uniform else f"what {other} selects"
         names = ", ".join(selector.met.selection.name for selector in side.own)
-        return f"{side.program}'s {names} says nothing, for {by} meets it"
+        return f"{side.program}'s {names} says nothing, because {by} meets it"
     weakest = min(side.telling, key=lambda selector: selector.met.low - selector.bar)
-    figure = f"{weakest.met.value:.2f}, must surely be {weakest.bar:.2f}"
+    figure = f"{weakest.met.value:.2f}, must surely be at least {weakest.bar:.2f}"
     return f"{side.program}'s {weakest.met.selection.name} is {weakest.verdict} ({figure})"
 
 

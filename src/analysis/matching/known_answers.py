@@ -9,6 +9,7 @@ from functools import partial
 from transformer_lens.model_bridge import TransformerBridge
 
 from ...infra.errors import NotFiniteError, UserError, first_line
+from ...infra.typed_tables import Table
 from ...models.bridges import make_bridge
 from ...models.task_model import TaskModel, task_model_of
 from ...models.training import Progress
@@ -61,6 +62,17 @@ class KnownAnswer:
     note: str = ""
     recognised: bool | None = None
     recognised_note: str = ""
+
+
+CHECKS = Table(KnownAnswer, "match-controls.csv")
+
+
+def with_earlier(
+    checks: Sequence[KnownAnswer], earlier: Sequence[KnownAnswer]
+) -> list[KnownAnswer]:
+    """Return checks after earlier ones of other tasks."""
+    tasks = {check.task for check in checks}
+    return [*(check for check in earlier if check.task not in tasks), *checks]
 
 
 def of_matching(
@@ -199,5 +211,8 @@ def _as_known(
     if theirs is None:
         return None, "it cannot be compiled"
     if program.effects <= theirs.all_effects:
-        return None, f"its rest goes by all that the testable cuts of {program.name} are"
+        return (
+            None,
+            f"its remaining steps use everything that the testable cuts of {program.name} hold",
+        )
     return not follows, ""

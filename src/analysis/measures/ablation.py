@@ -8,13 +8,14 @@ of ablation often disagree. A component is redundant only if all four leave the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from ...models.wiring import Component, component_sites
 from ..activations import Recording, Source, taken
 from ..base import MeasurementContext
-from ..measurements import Measurement, Metric
+from ..measurements import Measurement, Metric, whole
 from ..statistics import percentile_intervals
 from . import redundancy
 from .accuracy import Outcome, changes, outcome
@@ -40,8 +41,9 @@ METRICS = (
         for kind, by in KINDS.items()
         for effect, (unit, better, low, high, about) in EFFECTS.items()
     ),
-    Metric("ablation/harmless_kinds", "kinds of ablation", "neither", 0, len(KINDS), "under how "
-           "many the exact accuracy surely falls by no more than the margin; n is of how many"),
+    Metric("ablation/harmless_kinds", "kinds of ablation", "neither", 0, len(KINDS),
+        "under how many kinds exact accuracy surely falls by no more than the margin; n: how "
+        "many were measured"),
     Metric("ablation/redundant", "yes or no", "neither", 0, 1, "harmless under every kind of "
            "ablation; said only of a model that solves the task"),
     Metric("ablation/in_redundant_set", "yes or no", "neither", 0, 1, "in the set of heads and "
@@ -51,6 +53,28 @@ METRICS = (
     Metric("ablation/redundant_alone_share", "share of heads and MLPs", "neither", 0, 1, "that "
            "are redundant one at a time, which says little"),
 )  # fmt: skip
+
+
+def worst_components(rows: Sequence[Measurement]) -> Iterator[Measurement]:
+    """Yield, for each kind of ablation, the change by the component that matters most.
+
+    That is the single component of the largest effect on the exact accuracy, or, where none was
+    ablated alone, the set.
+    """
+    names = {metric.name for metric in METRICS if metric.name.endswith("_delta_exact")}
+    deltas: dict[str, list[Measurement]] = {}
+    for row in rows:
+        if row.measure in names and whole(row.subject):
+            deltas.setdefault(row.measure, []).append(row)
+    for effects in deltas.values():
+        singles = [row for row in effects if _is_single(row.subject)] or effects
+        worst = min(singles, key=lambda row: row.value)
+        yield replace(worst, subject="worst_component")
+
+
+def _is_single(subject: str) -> bool:
+    """Return whether a subject is one head, layer or MLP, not a set of them."""
+    return subject.startswith("blocks.") and not subject.endswith(".all")
 
 
 class Ablation:

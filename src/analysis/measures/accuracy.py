@@ -23,14 +23,14 @@ METRICS = (
     Metric("accuracy/token", "share of positions", "higher", 0, 1, "output right at a position",
            emerges=0.99),
     Metric("accuracy/loss", "nats, or squared error, per position", "lower", 0, float("inf"),
-           "cross-entropy, or of a number its squared error"),
+           "cross-entropy, or the squared error of a number"),
     Metric("accuracy/blind_exact", "share of inputs", "neither", 0, 1, "whole output right without "
            "a look at the tokens: at each position of each length the most frequent output"),
     Metric("accuracy/undefined_share", "share of positions", "neither", 0, 1, "where the program "
            "has no output: in no loss and no accuracy"),
-    Metric("accuracy/reference_exact", "share of inputs", "higher", 0, 1, "on which the compiled "
-           "reference gives the program's output; below 1 every comparison with it is with "
-           "something else"),
+    Metric("accuracy/reference_exact", "share of inputs", "higher", 0, 1,
+        "on which the compiled reference gives the program's output; below 1, every comparison "
+        "is with an inexact reference"),
 )  # fmt: skip
 
 

@@ -35,8 +35,8 @@ METRICS = (
            "same of random inits: their mean, and as interval the lowest and highest of them"),
     Metric("attention/matched_overlap_other_task", "share of attention", "neither", 0, 1, "the "
            "same of compiled programs of other tasks: mean, lowest and highest"),
-    Metric("attention/uniform_overlap", "share of attention", "neither", 0, 1, "an active head of "
-           "the reference and attention to everything alike"),
+    Metric("attention/uniform_overlap", "share of attention", "neither", 0, 1,
+        "an active head and uniform attention to everything"),
 )  # fmt: skip
 
 

@@ -29,16 +29,17 @@ METRICS = (
            "the lowest of scrub and interchange"),
     Metric("matching/best_match", "share of cases", "higher", 0, 1, "a testable inner cut at the "
            "best site that no later cut explains; 0 where there is none"),
-    Metric("matching/best_match_chance", "share of cases", "neither", 0, 1, "what residuals of any "
-           "inputs, or one answer to everything, give there; the highest of the sites"),
+    Metric("matching/best_match_chance", "share of cases", "neither", 0, 1,
+        "the share that is right with residuals of any inputs, or with one answer to "
+        "everything; the highest of the sites"),
     Metric("matching/variable_match", "share of cases", "higher", 0, 1, "a variable of a testable "
            "cut that is not the input's: the lower of scrub and its interchange, at the best site"),
     Metric("matching/realised", "0 or 1", "higher", 0, 1, "whether a testable inner cut is surely "
            "realised, by a model that solves the task", emerges=1),
-    Metric("matching/variable_realised", "0 or 1", "higher", 0, 1, "whether a variable surely is, "
-           "by a model that solves the task", emerges=1),
-    Metric("matching/testable_cuts", "cuts", "neither", 0, float("inf"), "inner cuts of which "
-           "anything can be said; n: the program's cuts, input and output too"),
+    Metric("matching/variable_realised", "0 or 1", "higher", 0, 1,
+        "whether a variable is surely realised, by a model that solves the task", emerges=1),
+    Metric("matching/testable_cuts", "cuts", "neither", 0, float("inf"),
+        "inner cuts that can be tested; n: the program's cuts, including input and output"),
 )  # fmt: skip
 
 

@@ -68,22 +68,24 @@ def _metrics(name: str, low: float, about: str) -> Iterator[Metric]:
 
 
 METRICS = (
-    Metric("similarity/deconfounded_share", "share of variance", "neither", 0, 1, "what "
-           "deconfounded CKA speaks of: the part of a site that is neither token nor position"),
+    Metric("similarity/deconfounded_share", "share of variance", "neither", 0, 1,
+        "the share of a site's variance that is left without token and position; deconfounded "
+        "CKA is about this part"),
     Metric("similarity/deconfounded_cka", "CKA", "higher", 0, 1, "a variable at a site, beyond "
            "token and position; its interval is a jackknife over inputs"),
     Metric("similarity/deconfounded_cka_random_init", "CKA", "neither", 0, 1, "the same of random "
            "inits: their mean, and as interval the lowest and highest of them"),
     *_metrics("best_deconfounded_cka", 0, "a variable at the site where it is highest"),
-    *_metrics("mean_deconfounded_cka", 0, "the program's variables, those that are relabelings of "
-              "each other once, each at the site where it is highest, mean"),
+    *_metrics("mean_deconfounded_cka", 0,
+        "mean over the program's variables, each at the site where it is highest; relabelings "
+        "of each other count once"),
     Metric("similarity/site_deconfounded_cka", "CKA", "higher", 0, 1, "a site of the reference "
            "and one of the model, beyond token and position; its interval is a jackknife"),
     *(Metric(f"similarity/site_{name}", "similarity", "neither", -1 if name == "rsa" else 0, 1,
              f"a site of the reference and one of the model: {about}{NOT_DISCRIMINATING}")
       for name, about in PLAIN.items()),
-    *_metrics("matched_deconfounded_cka", 0, "the reference's sites, each with the model's site "
-              "where it is highest, mean"),
+    *_metrics("matched_deconfounded_cka", 0,
+        "mean over the reference's sites, each with the model's site where it is highest"),
     *(row for name, about in PLAIN.items() for row in _metrics(f"matched_{name}",
       -1 if name == "rsa" else 0, f"the reference's sites, each with the model's best, mean: "
       f"{about}{NOT_DISCRIMINATING}")),

@@ -69,8 +69,8 @@ METRICS = (
       for name, (unit, better, about) in MEANS.items()),
     *(Metric(f"sparsity/{name}", "share of neurons", better, 0, 1, about, match=better == "higher")
       for name, (better, about) in SHARES.items()),
-    *(Metric(f"sparsity/h1_{name}", "difference", "neither", -1, 1, f"{name}: the reference's "
-             "less the model's") for name in (*MEANS, *SHARES)),
+    *(Metric(f"sparsity/h1_{name}", "difference", "neither", -1, 1,
+        f"{name}: the reference's minus the model's") for name in (*MEANS, *SHARES)),
     Metric("sparsity/dip_p", "adjusted p-value", "lower", 0, 1, "of a neuron's dip test"),
 )  # fmt: skip
 PER_NEURON = ("active_share", "bimodality", "dip", "dip_p", "hoyer", "gini")

@@ -1,36 +1,39 @@
-"""The registry of measures, and the one call that takes them all of a model."""
+"""What the registered measures yield: their metrics, their rows of a model, and the headlines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from ...infra.errors import NotFiniteError, UserError, one_of
+from ...infra.errors import NotFiniteError
 from ..activations import Source, Statistic
 from ..base import MeasurementContext
 from ..measurements import Measurement, Metric
-from . import ablation, accuracy, attention, similarity, sparsity
-from . import light_matching as realisation
+from .registered_measures import REGISTRY, RegisteredMeasure, measured
+
+Summarise = Callable[[list[Measurement]], Iterator[Measurement]]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure: the statistic that takes it, and the declarations of what that yields."""
+    """A measure as its module has it: what takes it, its metrics, and its further headlines."""
 
     statistic: Callable[[Source, MeasurementContext], Statistic]
     metrics: tuple[Metric, ...]
+    summarise: Summarise | None
 
 
-REGISTRY: dict[str, Measure] = {
-    "accuracy": Measure(accuracy.Accuracy, accuracy.METRICS),
-    "similarity": Measure(similarity.Similarity, similarity.METRICS),
-    "attention": Measure(attention.AttentionOverlap, attention.METRICS),
-    "ablation": Measure(ablation.Ablation, ablation.METRICS),
-    "sparsity": Measure(sparsity.Sparsity, sparsity.METRICS),
-    "matching": Measure(realisation.Realisation, realisation.METRICS),
-}
+def _loaded(registered: RegisteredMeasure) -> Measure:
+    name, _, statistic = registered.statistic.partition(":")
+    module = import_module(f".{name}", __package__)
+    summarise = getattr(module, registered.summary) if registered.summary else None
+    return Measure(getattr(module, statistic), module.METRICS, summarise)
+
+
+MEASURES = {name: _loaded(registered) for name, registered in REGISTRY.items()}
 
 TRAINING_METRICS = (
     Metric(
@@ -45,26 +48,15 @@ TRAINING_METRICS = (
 )
 
 
+def declared(name: str) -> tuple[Metric, ...]:
+    """Return the metrics that a measure declares."""
+    return MEASURES[name].metrics
+
+
 def declared_metrics() -> dict[str, Metric]:
     """Return every declared metric, by name."""
-    rows = [*TRAINING_METRICS, *(m for measure in REGISTRY.values() for m in measure.metrics)]
+    rows = [*TRAINING_METRICS, *(m for measure in MEASURES.values() for m in measure.metrics)]
     return {metric.name: metric for metric in rows}
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse measures that are not in the registry, repeated or none.
-
-    Raises:
-        UserError: a name is unknown or there twice, or there is none.
-    """
-    if not names or len(set(names)) < len(names):
-        given = f"analysis.measures=[{', '.join(names)}]"
-        raise UserError(f"{given} must name at least one measure, each once: {', '.join(REGISTRY)}")
-    for name in names:
-        if name not in REGISTRY:
-            raise UserError(
-                f"unknown measure '{name}' (analysis.measures): {one_of(name, REGISTRY)}"
-            )
 
 
 def measure(bridge: TransformerBridge, context: MeasurementContext) -> Iterator[Measurement]:
@@ -79,57 +71,31 @@ def measure(bridge: TransformerBridge, context: MeasurementContext) -> Iterator[
         if not part.logits.isfinite().all():
             raise NotFiniteError("the model's outputs are not finite numbers")
         if not statistics:  # whose controls need not be measured of such a model
-            statistics = [REGISTRY[n].statistic(source, context) for n in context.config.measures]
+            names = measured(context.config)
+            statistics = [MEASURES[name].statistic(source, context) for name in names]
         for statistic in statistics:
             statistic.add(part, rows)
     for statistic in statistics:
         yield from statistic.rows()
 
 
-HEADLINES = (
-    "accuracy/", "training/", "similarity/best_", "similarity/mean_", "similarity/matched_",
-    "matching/best_match", "matching/variable_", "matching/realised",
-)  # fmt: skip
-OF_MODEL = ("sparsity/", "attention/", "ablation/")
+HEADLINES = ("training/", *(start for each in REGISTRY.values() for start in each.headlines))
+OF_MODEL = tuple(f"{name}/" for name, registered in REGISTRY.items() if registered.of_model)
 
 
 def headlines(rows: Iterable[Measurement]) -> list[Measurement]:
     """Return the rows that are worth a curve of their own; the rest belongs in tables.
 
-    Accuracies, each variable at its best site and the reference's sites matched, attention matched,
-    each beside its controls, sparsity of the whole model and H1, the redundant share, the component
-    that matters most under each kind of ablation, how far each testable cut and variable is
-    realised, and the training curves.
+    Which these are, each measure's entry in the registry says; beside them the training curves.
     """
     rows = list(rows)
     chosen = [
         row
         for row in rows
         if row.measure.startswith(HEADLINES)
-        or (row.measure.startswith(OF_MODEL) and row.subject.endswith(sparsity.MODEL))
+        or (row.measure.startswith(OF_MODEL) and row.subject.endswith("model"))
     ]
-    names = {metric.name for metric in ablation.METRICS}
-    deltas: dict[str, list[Measurement]] = {}
-    for row in rows:
-        if row.measure in names and row.measure.endswith("_delta_exact") and whole(row.subject):
-            deltas.setdefault(row.measure, []).append(row)
-    for effects in deltas.values():
-        singles = [row for row in effects if single(row.subject)] or effects
-        worst = min(singles, key=lambda row: row.value)
-        chosen.append(
-            Measurement(
-                worst.measure, "worst_component", worst.value, worst.n, worst.ci_low,
-                worst.ci_high, worst.run, worst.step,
-            )
-        )  # fmt: skip
+    for each in MEASURES.values():
+        if each.summarise is not None:
+            chosen += each.summarise(rows)
     return chosen
-
-
-def single(subject: str) -> bool:
-    """Return whether an ablation's subject is one head, layer or MLP, not a set of them."""
-    return subject.startswith("blocks.") and not subject.endswith(".all")
-
-
-def whole(subject: str) -> bool:
-    """Return whether a subject is of all inputs, not of one length."""
-    return ".length_" not in subject

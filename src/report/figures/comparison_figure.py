@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ...analysis.measures.registered_measures import Family
 from ...analysis.measures.suite import declared_metrics
 from ...analysis.statistics import t_interval
-from ...hypotheses.compared_headlines import FAMILIES, Family, compared_with
+from ...hypotheses.compared_headlines import FAMILIES, compared_with
 from ...hypotheses.failed_controls import marked
 from ...hypotheses.seed_groups import Group, failing_of, notes
 from .panels import COLOURS, legend, step_axis

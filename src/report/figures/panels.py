@@ -7,16 +7,17 @@ dash-dotted for other tasks' programs.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...analysis.measurements import Measurement
+from ...analysis.measurements import Measurement, whole
 from ...analysis.measures.emergence import CONTROLS
+from ...analysis.measures.registered_measures import REGISTRY
 from ...analysis.measures.rerun import KINDS
-from ...analysis.measures.suite import whole
 from ...hypotheses.failed_controls import Failing, marked
 from ...hypotheses.row_values import (
     NEURON_LABELS,
@@ -276,7 +277,44 @@ def _mark_first(
             axes.plot([row.step], [row.value], "s", color=colour, ms=6)
 
 
-PANELS = (accuracy, loss, variables, means, matching, attention, ablation, sparsity)
+Panel = Callable[[Axes, Rows, Failing], None]
+PANELS_OF: dict[str, tuple[Panel, ...]] = {
+    "accuracy": (accuracy, loss),
+    "similarity": (variables, means),
+    "matching": (matching,),
+    "attention": (attention,),
+    "ablation": (ablation,),
+    "sparsity": (sparsity,),
+}
+
+
+def panels() -> list[Panel]:
+    """Return the panels of a run's figure, those of each measure together."""
+    return [
+        panel
+        for name in REGISTRY
+        for panel in PANELS_OF.get(name, (partial(families, measure=name),))
+    ]
+
+
+def families(axes: Axes, rows: Rows, failing: Failing, measure: str) -> None:
+    """Draw the families of a measure that has no panel of its own, each with its controls."""
+    axes.set_title(measure.replace("_", " ").capitalize())
+    by_key: dict[str, list[Measurement]] = {}
+    for row in sorted(rows, key=lambda row: row.step):
+        by_key.setdefault(row.key, []).append(row)
+    looks = _looks()
+    for family in REGISTRY[measure].families:
+        for key, words in family.chosen(by_key).items():
+            colour, style = next(looks)
+            _draw(axes, by_key[key], _label(words, by_key[key], failing), colour, style)
+            last = by_key[key][-1]
+            _controls(axes, rows, last.measure, last.subject, colour)
+            _ceiling(axes, rows, last.measure, last.subject, colour)
+    if not axes.lines:
+        nothing(axes, "not measured")
+        return
+    legend(axes)
 
 
 def nothing(axes: Axes, why: str) -> None:

@@ -14,9 +14,9 @@ from ...hypotheses.row_values import drawable
 from ...infra.files import write_file
 from ...runs.run_folder import RunFolder
 from ..terminal.summary import inexact_note
-from .panels import PANELS, step_axis
+from .panels import panels, step_axis
 
-SIZE = (21, 9)  # inches
+WIDTH, HEIGHT = 21, 4.5  # inches, of the figure and of a row of panels
 COLUMNS = 4
 
 
@@ -39,12 +39,16 @@ def save_run_figure(
 def run_figure(folder: RunFolder, rows: Sequence[Measurement], failing: Failing = None) -> Figure:
     """Return the figure of a run. Panels without measurements say so."""
     config = folder.config
-    figure = Figure(figsize=SIZE, layout="constrained")
+    drawn = panels()
+    n_rows = -(-len(drawn) // COLUMNS)
+    figure = Figure(figsize=(WIDTH, n_rows * HEIGHT), layout="constrained")
     title = f"{run_title(config, 'learning')}, against the compiled program{inexact_note(rows)}"
     figure.suptitle(drawable(title), parse_math=False)
     figure.supxlabel(meaning(failing), fontsize=8)
-    grid = figure.subplots(-(-len(PANELS) // COLUMNS), COLUMNS)
-    for axes, panel in zip(grid.flat, PANELS, strict=True):
+    grid = figure.subplots(n_rows, COLUMNS, squeeze=False)
+    for axes in grid.flat[len(drawn) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(grid.flat, drawn, strict=False):
         panel(axes, rows, failing)
         if axes.lines:
             step_axis(axes, 8)

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...analysis.measures.registered_measures import measured
 from ...config.composition import configs_dir
 from ...config.naming import model_title
 from ...config.printed_commands import command
 from ...data.rasp.text import describe
 from ...data.tasks import make_task
-from ...hypotheses.compared_headlines import FAMILIES, HEADLINES, compared_with, emerging
+from ...hypotheses.compared_headlines import FAMILIES, TABLED, compared_with, emerging
 from ...hypotheses.evidence import solved_of
 from ...hypotheses.failed_controls import marked
 from ...hypotheses.seed_groups import (
@@ -150,9 +151,9 @@ def _estimate(group: Group, key: str, shade: bool = False) -> Cell:
     """Return the cell of an estimate; without one, it says whether the measure was taken."""
     estimate = group.estimates.get(key)
     if estimate is None:
-        measured = key.partition("/")[0] in group.runs[0].config.analysis.measures
+        was_measured = key.partition("/")[0] in measured(group.runs[0].config.analysis)
         judged = not key.startswith(REDUNDANT)
-        return Cell(("no value" if judged else NOT_JUDGED) if measured else "not measured")
+        return Cell(("no value" if judged else NOT_JUDGED) if was_measured else "not measured")
     deep = max(0.0, min(1.0, estimate.mean)) if shade else None
     if estimate.interval is None:
         return Cell(f"{estimate.mean:.3f} (one seed)", estimate.mean, shade=deep)
@@ -174,7 +175,7 @@ def _by_architecture(groups: Sequence[Group]) -> Section:
     by_place = {(group.name, group.task): group for group in groups}
     failing = failing_of(groups)
     blocks: list[Any] = []
-    for key, words in HEADLINES.items():
+    for key, words in TABLED.items():
         if not any(key in group.estimates for group in groups):
             continue
         lines = []
@@ -219,10 +220,10 @@ def _of_task(groups: Sequence[Group], place: int) -> Section:
 def _curves(
     groups: Sequence[Group], key: str, name: str, failing: Mapping[str, str]
 ) -> Chart | None:
-    words = marked(HEADLINES[key], [key], failing)
+    words = marked(TABLED[key], [key], failing)
     chart = Lines(
         name, f"{words}, over training",
-        f"Curves of {HEADLINES[key]} over training steps, one for each architecture, as means "
+        f"Curves of {TABLED[key]} over training steps, one for each architecture, as means "
         "over its seeds", "mean over seeds",
     )  # fmt: skip
     for place, group in enumerate(groups):

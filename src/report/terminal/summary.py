@@ -9,8 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ...analysis.measurements import Measurement
-from ...analysis.measures.suite import declared_metrics, whole
+from ...analysis.measurements import Measurement, whole
+from ...analysis.measures.registered_measures import measured
+from ...analysis.measures.suite import declared_metrics
 from ...config.naming import run_title
 from ...config.printed_commands import quoted
 from ...data.inputs import InputSet, smallest_gap
@@ -55,7 +56,7 @@ def print_summary(
     title = f"{run_title(config, 'on')}, step {rows[0].step}"
     console.print(summary_table(rows, title, failing))
     print_meaning(failing, rows, folder.commands.controls, console)
-    console.print(legend(rows, config.analysis.measures), highlight=False)
+    console.print(legend(rows, measured(config.analysis)), highlight=False)
     console.print()
     lines = [
         f"measurements   {folder.path / 'measurements.csv'}",

@@ -120,7 +120,7 @@ def test_controls_that_differ_in_their_seed_alone_are_different_models() -> None
 def test_a_noise_that_nothing_survives_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     _, by_name = planned(compose([*TINY, *STEPS]))
     monkeypatch.setattr(variants, "NOISE_SCALES", (100.0, 10.0))
-    with pytest.raises(NotMadeError, match=r"^no noise is survived$"):
+    with pytest.raises(NotMadeError, match=r"^it survives no noise$"):
         by_name["noised-1"].make(nothing)
 
 
@@ -161,7 +161,7 @@ def test_a_study_goes_on_without_the_controls_that_cannot_be_had(
         path.parent.name: json.loads(path.read_bytes())["note"]
         for path in record.path.glob("each/*/about.json")
     }
-    assert kept["noised-1"] == kept["noised-2"] == "no noise is survived"
+    assert kept["noised-1"] == kept["noised-2"] == "it survives no noise"
     assert "interchange training reached" in kept["implemented"]
     measured = {
         name for name in kept if (figures := record.kept(name)) is not None and figures.rows
@@ -171,7 +171,7 @@ def test_a_study_goes_on_without_the_controls_that_cannot_be_had(
     table = (record.path / "measurements.csv").read_text()
     assert all(f"\n{name},0,accuracy/exact,all," in table for name in measured)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "missing: noised-1: no noise is survived" in printed
+    assert "missing: noised-1: it survives no noise" in printed
     assert "missing: implemented: interchange training reached" in printed
 
 

@@ -229,7 +229,7 @@ def test_without_testable_cuts_nothing_is_decided() -> None:
 def test_an_interval_that_holds_the_threshold_decides_nothing(value: float) -> None:
     verdict = judged(changed("second", {BOTH: value}), margin=0.021)
     assert verdict.verdict == UNDECIDED
-    assert verdict.why == "the interval of both, or of a later cut there, holds 0.9 or chance"
+    assert verdict.why == "the interval of both, or of a later cut there, contains 0.9 or chance"
     assert verdict.cuts[2].verdict == UNDECIDED
 
 

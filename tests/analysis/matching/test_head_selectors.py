@@ -151,7 +151,8 @@ def test_a_decision_says_why() -> None:
     text = compiled_decisions("reverse")["reverse", "reverse_by_counting"].text
     assert text.startswith(
         "not decided by selectors: reverse and reverse_by_counting: reverse's everything says "
-        "nothing, for attention to everything meets it; reverse_by_counting's later is not met (0."
+        "nothing, because attention to everything meets it; "
+        "reverse_by_counting's later is not met (0."
     )
     by_pair = compiled_decisions("previous_token")
     assert by_pair["previous_token", "previous_token_by_sending"].why == "they select the same"

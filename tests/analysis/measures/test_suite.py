@@ -13,6 +13,12 @@ from algomatch.analysis.activations import record, taken
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement, differences, from_csv, to_csv
 from algomatch.analysis.measures import ablation, suite
+from algomatch.analysis.measures.registered_measures import (
+    check_measures,
+    default_measures,
+    measured,
+    with_measures,
+)
 from algomatch.analysis.measures.rerun import KINDS
 from algomatch.analysis.measures.similarity import OF_SITES
 from algomatch.api.preparation import prepare
@@ -24,7 +30,7 @@ from algomatch.models.bridges import make_bridge, make_native
 def test_every_measurement_is_declared_and_within_its_bounds(small: MeasurementContext) -> None:
     metrics = suite.declared_metrics()
     rows = list(suite.measure(make_bridge(small.shape), small))
-    assert {row.measure.partition("/")[0] for row in rows} == set(suite.REGISTRY)
+    assert {row.measure.partition("/")[0] for row in rows} == set(suite.MEASURES)
     for row in rows:
         metric = metrics[row.measure]
         assert metric.low <= row.value <= metric.high, row
@@ -34,11 +40,11 @@ def test_every_measurement_is_declared_and_within_its_bounds(small: MeasurementC
             assert row.ci_low <= row.ci_high, row
 
 
-@pytest.mark.parametrize("name", suite.REGISTRY)
+@pytest.mark.parametrize("name", suite.MEASURES)
 def test_a_measure_yields_just_what_it_declares(name: str, small: MeasurementContext) -> None:
     rows = list(suite.measure(make_bridge(small.shape), small))
     group = [row for row in rows if row.measure.startswith(f"{name}/")]
-    assert {row.measure for row in group} <= {m.name for m in suite.REGISTRY[name].metrics}
+    assert {row.measure for row in group} <= {m.name for m in suite.MEASURES[name].metrics}
     assert len({row.key for row in group}) == len(group)
 
 
@@ -62,7 +68,7 @@ def test_of_a_model_that_solves_the_task_the_rest_is_measured_too(
 
 
 def test_each_metric_is_declared_once() -> None:
-    declared = [metric.name for measure in suite.REGISTRY.values() for metric in measure.metrics]
+    declared = [metric.name for measure in suite.MEASURES.values() for metric in measure.metrics]
     declared += [metric.name for metric in suite.TRAINING_METRICS]
     assert len(set(declared)) == len(declared)
     for name, metric in suite.declared_metrics().items():
@@ -103,9 +109,9 @@ def test_a_fresh_setting_gives_the_same_bits(
     other.seed = 8
     recording = record(make_bridge(other), fresh.inputs, 2048)
     for name in reversed(
-        fresh.config.measures
+        measured(fresh.config)
     ):  # another model computes the controls, in reverse order
-        list(taken(suite.REGISTRY[name].statistic(recording, fresh), recording))
+        list(taken(suite.MEASURES[name].statistic(recording, fresh), recording))
     assert list(suite.measure(make_bridge(fresh.shape), fresh)) == rows
 
 
@@ -139,15 +145,15 @@ def test_only_the_configured_measures_are_taken(small: MeasurementContext) -> No
 
 
 def test_an_unknown_measure_is_named_with_what_was_meant() -> None:
-    suite.check_names(list(suite.REGISTRY))
+    check_measures(list(suite.MEASURES))
     with pytest.raises(
         UserError,
         match=r"unknown measure 'acuracy' \(analysis\.measures\): did you mean 'accuracy'\? "
         r"valid: ablation, accuracy, attention, matching, similarity, sparsity$",
     ):
-        suite.check_names(["similarity", "acuracy"])
+        check_measures(["similarity", "acuracy"])
     with pytest.raises(UserError, match=r"unknown measure 'qqq' .*: valid: ablation, accuracy"):
-        suite.check_names(["qqq"])
+        check_measures(["qqq"])
 
 
 def training_rows() -> list[Measurement]:
@@ -240,7 +246,7 @@ def test_without_ablation_there_is_no_worst_component(rows: list[Measurement]) -
 @pytest.mark.parametrize("names", [[], ["accuracy", "accuracy"]], ids=["none", "twice"])
 def test_measures_are_named_at_least_one_and_each_once(names: list[str]) -> None:
     with pytest.raises(UserError, match="must name at least one measure, each once"):
-        suite.check_names(names)
+        check_measures(names)
 
 
 def test_the_component_that_matters_most_is_a_single_one_where_there_are_any() -> None:
@@ -252,3 +258,14 @@ def test_the_component_that_matters_most_is_a_single_one_where_there_are_any() -
     assert [row.value for row in suite.headlines(rows) if row.subject == "worst_component"] == [
         -0.2
     ]
+
+
+def test_what_is_on_by_default_is_taken_in_the_order_of_earlier_versions() -> None:
+    assert default_measures() == [
+        "accuracy", "similarity", "attention", "ablation", "sparsity", "matching",
+    ]  # fmt: skip
+    config = compose()
+    assert config.analysis.measures is None
+    assert with_measures(config).analysis.measures == default_measures()
+    named = compose(["analysis.measures=[sparsity,accuracy]"])
+    assert with_measures(named) == named

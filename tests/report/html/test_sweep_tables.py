@@ -362,7 +362,7 @@ def test_damage_is_named_and_an_unstarted_run_is_listed(
 @pytest.mark.parametrize(
     ("runs", "given", "message"),
     [
-        ("second", "TABLES", "--tables is of several runs, and there is only one"),
+        ("second", "TABLES", "--tables needs several runs, and there is only one"),
         ("", "FILE", "is a file: give a folder"),
     ],
 )
