@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ..infra.typed_tables import Table
+from ..infra.typed_tables import TypedTable
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def whole(subject: str) -> bool:
 FIRST = ("run", "step")
 # Its bytes are covered by a checkpoint's digest, so it has no column that says its format: the
 # checkpoint does.
-MEASUREMENTS = Table(
+MEASUREMENTS = TypedTable(
     Measurement, "measurements.csv", first=("run", "step"), stamped=False, ending="\r\n"
 )
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from .. import __version__
 from ..infra.errors import FaultError
 from ..infra.files import faults_named, write_folder
-from ..infra.typed_tables import Cells, Table
+from ..infra.typed_tables import Cells, TypedTable
 
 MATCH, SUBSPACES, CIRCUIT, EXPLANATION = "match", "subspaces", "circuit", "explanation"  # kinds
 SETTINGS = "settings.json"  # the file that says what a result is of
@@ -154,7 +154,7 @@ class Result:
     problems: Mapping[str, str] = field(default_factory=dict)
 
     KIND: ClassVar[str]
-    TABLES: ClassVar[Mapping[str, Table[Any]]]  # by field
+    TABLES: ClassVar[Mapping[str, TypedTable[Any]]]  # by field
     PICTURES: ClassVar[tuple[str, ...]] = ()
     OTHERS: ClassVar[tuple[str, ...]] = ()  # files beside tables and pictures
     JOINS: ClassVar[bool] = False  # whether results of one checkpoint say more together
@@ -164,7 +164,7 @@ class Result:
         """Return the names of all files that a result may have."""
         return [*(table.name for table in cls.TABLES.values()), *cls.PICTURES, *cls.OTHERS]
 
-    def tables(self) -> dict[str, tuple[Table[Any], Sequence[Any]]]:
+    def tables(self) -> dict[str, tuple[TypedTable[Any], Sequence[Any]]]:
         """Return each table that has rows, with its rows, by the name of its file."""
         each = {table.name: (table, getattr(self, name)) for name, table in self.TABLES.items()}
         return {name: (table, rows) for name, (table, rows) in each.items() if rows}
@@ -212,7 +212,7 @@ class Result:
         return cls(about=about, pictures=pictures, problems=problems, **rows)
 
     @staticmethod
-    def _rows(table: Table[Any], folder: Path, problems: dict[str, str]) -> tuple[Any, ...]:
+    def _rows(table: TypedTable[Any], folder: Path, problems: dict[str, str]) -> tuple[Any, ...]:
         path = folder / table.name
         try:
             with faults_named(f"read '{path}'"):
@@ -252,7 +252,7 @@ class Result:
         }
         return replace(self, **rows)
 
-    def problem(self, *tables: Table[Any]) -> list[str]:
+    def problem(self, *tables: TypedTable[Any]) -> list[str]:
         """Return why these tables could not be read, a line each."""
         return [self.problems[table.name] for table in tables if table.name in self.problems]
 

@@ -91,7 +91,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Verb:
     """What one verb does with runs: its name, where results go, and who makes and writes them.
 
     `compute` calls what it is given with each finding, also with an unfinished one; `result` makes
@@ -118,7 +118,7 @@ class Analysis:
 
 
 def analyse(
-    analysis: Analysis,
+    analysis: Verb,
     words: Sequence[str],
     options: Options,
     *,
@@ -165,7 +165,7 @@ def analyse(
 
 
 def _analyse(
-    analysis: Analysis,
+    analysis: Verb,
     loaded: Sequence[Loaded],
     where: Path,
     keys: Sequence[Key],
@@ -282,7 +282,7 @@ def readable_runs(places: Sequence[str], console: Console) -> list[RunFolder]:
 
 
 def each_alone(
-    analysis: Analysis,
+    analysis: Verb,
     runs: Sequence[RunFolder],
     options: Options,
     *,
@@ -306,7 +306,7 @@ def each_alone(
     work_off(analysis.verb, works, jobs or cores(), again, main, console)
 
 
-def _keys(run: RunFolder, analysis: Analysis, options: Options) -> Iterator[Key]:
+def _keys(run: RunFolder, analysis: Verb, options: Options) -> Iterator[Key]:
     """Yield the keys of the command's results of a run."""
     from ..runs import checkpoints
 
@@ -317,7 +317,7 @@ def _keys(run: RunFolder, analysis: Analysis, options: Options) -> Iterator[Key]
 
 
 def _opened(
-    analysis: Analysis,
+    analysis: Verb,
     words: Sequence[str],
     reference: bool,
     options: Options,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from .analyses import Analysis, Keep, Options, analyse
+from .analyses import Keep, Options, Verb, analyse
 from .options import Again, Analysed, Device, Jobs
 
 if TYPE_CHECKING:
@@ -74,6 +74,6 @@ def _show(results: Sequence[Circuits], screen: Console) -> None:
     print_circuits(results[-1], screen)
 
 
-CIRCUIT = Analysis(
+CIRCUIT = Verb(
     "circuit", "circuit", "circuit", _compute, _result, _show, following="explain", device="cpu"
 )

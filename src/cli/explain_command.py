@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .analyses import Analysis, Keep, Options, analyse
+from .analyses import Keep, Options, Verb, analyse
 from .options import Again, Analysed, Device, Jobs
 
 if TYPE_CHECKING:
@@ -60,6 +60,6 @@ def _show(results: Sequence[Explanation], screen: Console) -> None:
     print_explanation(results[-1], screen)
 
 
-EXPLANATION = Analysis(
+EXPLANATION = Verb(
     "explain", "explanation", "explanation", _compute, _result, _show, following="report"
 )

@@ -10,9 +10,9 @@ from cyclopts import Parameter
 
 from ..infra.errors import FaultError, UserError
 from .analyses import (
-    Analysis,
     Keep,
     Options,
+    Verb,
     analyse,
     are_several,
     check_given_device,
@@ -111,7 +111,7 @@ def _draw(where: Path) -> None:
     draw_emergence(where)
 
 
-MATCH = Analysis(
+MATCH = Verb(
     "match", "match", "matching", _compute, _result, _show, following="circuit", gathered=_draw
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..infra.errors import UserError
-from .analyses import Analysis, Keep, Options, analyse
+from .analyses import Keep, Options, Verb, analyse
 from .options import Again, Checkpoints, Device, Jobs
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _settings(options: Options) -> tuple[str, ...]:
     return (setting("subspaces", [program] if isinstance(program, str) else []),)
 
 
-SUBSPACES = Analysis(
+SUBSPACES = Verb(
     "subspaces", "subspaces", "matching", _compute, _result, _show, following="report",
     device="cpu", of_reference=False, settings=_settings,
 )  # fmt: skip

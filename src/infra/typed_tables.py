@@ -54,7 +54,7 @@ class _Column:
         return name[len(start) : len(name) - len(end)]
 
 
-class Table(Generic[Row]):
+class TypedTable(Generic[Row]):
     """The declaration of a table: its row type, a dataclass, and its file's name.
 
     Args:

@@ -15,7 +15,7 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.known_models import learned_by_heart
 from algomatch.analysis.matching.head_selectors import SelectorComparison
 from algomatch.analysis.matching.program_ranking import programs_of
-from algomatch.analysis.matching.subspaces import SubspaceSearch, questions, subspaces
+from algomatch.analysis.matching.subspace_search import SubspaceSearch, questions, subspaces
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
 from algomatch.cli import main as cli

@@ -16,7 +16,7 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.interchange_training import InterchangeCases, implement
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
 from algomatch.analysis.matching.subspace_result import Searched, SubspaceResult, per_site
-from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
+from algomatch.analysis.matching.subspace_search import Question, Subspace, where_to_search
 from algomatch.api.preparation import prepare
 from algomatch.api.subspaces import subspaces
 from algomatch.api.train import train

@@ -21,7 +21,7 @@ from algomatch.config.schema import FREE_SETTINGS
 from algomatch.data.registered_tasks import task_names
 from algomatch.infra.errors import UserError
 from algomatch.report.terminal.sweep_outcome import print_sweep
-from algomatch.runs.sweep_cells import Outcome, plan
+from algomatch.runs.sweep_cells import SweepOutcome, plan
 from algomatch.runs.sweep_file import DISTRIBUTIONS, KEYS, read_sweep
 
 SHIPPED = sorted((configs_dir().parent / "sweeps").glob("*.yaml"))
@@ -314,7 +314,7 @@ def test_runs_of_different_settings_are_different_rows(tmp_path: Path) -> None:
         file = written(tmp_path, text.replace("NAME", name))
         out = io.StringIO()
         print_sweep(
-            Outcome(plan(file, [], tmp_path / "runs"), {}, None), Console(file=out, width=200)
+            SweepOutcome(plan(file, [], tmp_path / "runs"), {}, None), Console(file=out, width=200)
         )
         rows = [line for line in out.getvalue().splitlines() if "0 of 2" in line]
         assert len(set(rows)) == len(cells), out.getvalue()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...data.inputs import InputSet
 from ...data.outputs import Categorical
-from ...infra.typed_tables import Table, spread
+from ...infra.typed_tables import TypedTable, spread
 from ...models.wiring import Edge, Wiring
 from ..matching.cut_tests import Match
 from ..results import CIRCUIT, About, Key, Result, known, share_columns, untitled
@@ -279,12 +279,12 @@ class CircuitResult(Result):
     circuits: Circuits | None = field(default=None, repr=False, compare=False)
 
     KIND: ClassVar[str] = CIRCUIT
-    CURVES: ClassVar = Table(CircuitRow, "circuits.csv", earlier=untitled)
-    EDGES: ClassVar = Table(EdgeRow, "edges.csv", earlier=untitled)
-    NODES: ClassVar = Table(NodeRow, "nodes.csv", earlier=untitled)
-    LENGTHS: ClassVar = Table(LengthRow, "lengths.csv", earlier=untitled)
-    CARRIED: ClassVar = Table(CarriedRow, "carried.csv", earlier=untitled)
-    TABLES: ClassVar[Mapping[str, Table[Any]]] = {
+    CURVES: ClassVar = TypedTable(CircuitRow, "circuits.csv", earlier=untitled)
+    EDGES: ClassVar = TypedTable(EdgeRow, "edges.csv", earlier=untitled)
+    NODES: ClassVar = TypedTable(NodeRow, "nodes.csv", earlier=untitled)
+    LENGTHS: ClassVar = TypedTable(LengthRow, "lengths.csv", earlier=untitled)
+    CARRIED: ClassVar = TypedTable(CarriedRow, "carried.csv", earlier=untitled)
+    TABLES: ClassVar[Mapping[str, TypedTable[Any]]] = {
         "curves": CURVES, "edges": EDGES, "nodes": NODES, "lengths": LENGTHS, "carried": CARRIED,
     }  # fmt: skip
     PICTURES: ClassVar[tuple[str, ...]] = ("curves.png", "circuit.png")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from ...data.outputs import Categorical, Output
-from ...infra.typed_tables import Table, spread
+from ...infra.typed_tables import TypedTable, spread
 from ..results import EXPLANATION, About, Key, Result, known, untitled
 from .heads import HeadExplanations
 from .neurons import VARIES, NeuronExplanation, share_explained
@@ -159,11 +159,11 @@ class ExplanationResult(Result):
     explanation: Explanation | None = field(default=None, repr=False, compare=False)
 
     KIND: ClassVar[str] = EXPLANATION
-    HEADS: ClassVar = Table(HeadRow, "heads.csv", earlier=untitled)
-    NEURONS: ClassVar = Table(NeuronRow, "neurons.csv", earlier=untitled)
-    UNTRAINED: ClassVar = Table(NeuronRow, "neurons-random-init.csv", earlier=untitled)
-    EXPLAINED: ClassVar = Table(ExplainedRow, "explained.csv", earlier=untitled)
-    TABLES: ClassVar[Mapping[str, Table[Any]]] = {
+    HEADS: ClassVar = TypedTable(HeadRow, "heads.csv", earlier=untitled)
+    NEURONS: ClassVar = TypedTable(NeuronRow, "neurons.csv", earlier=untitled)
+    UNTRAINED: ClassVar = TypedTable(NeuronRow, "neurons-random-init.csv", earlier=untitled)
+    EXPLAINED: ClassVar = TypedTable(ExplainedRow, "explained.csv", earlier=untitled)
+    TABLES: ClassVar[Mapping[str, TypedTable[Any]]] = {
         "heads": HEADS, "neurons": NEURONS, "untrained": UNTRAINED, "explained": EXPLAINED,
     }  # fmt: skip
     PICTURES: ClassVar[tuple[str, ...]] = ("explanation.png",)

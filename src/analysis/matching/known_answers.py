@@ -9,7 +9,7 @@ from functools import partial
 from transformer_lens.model_bridge import TransformerBridge
 
 from ...infra.errors import NotFiniteError, UserError, first_line
-from ...infra.typed_tables import Table
+from ...infra.typed_tables import TypedTable
 from ...models.bridges import make_bridge
 from ...models.task_model import TaskModel, task_model_of
 from ...models.training import Progress
@@ -64,7 +64,7 @@ class KnownAnswer:
     recognised_note: str = ""
 
 
-CHECKS = Table(KnownAnswer, "match-controls.csv")
+CHECKS = TypedTable(KnownAnswer, "match-controls.csv")
 
 
 def with_earlier(

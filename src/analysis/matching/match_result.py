@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from ...data.rasp.cuts import Cut
-from ...infra.typed_tables import Cells, Table
+from ...infra.typed_tables import Cells, TypedTable
 from ..results import MATCH, About, Key, Result, known
 from .cut_verdicts import REALISED, Rule, surely, variable_matches
 from .program_ranking import SelectorEvidence, Standing, indistinguishable
@@ -238,11 +238,11 @@ class MatchResult(Result):
     matching: Matching | None = field(default=None, repr=False, compare=False)
 
     KIND: ClassVar[str] = MATCH
-    TESTS: ClassVar = Table(CutTestRow, "match.csv", earlier=_without_nan)
-    PROGRAMS: ClassVar = Table(ProgramRow, "programs.csv", earlier=_without_nan)
-    SELECTORS: ClassVar = Table(SelectorRow, "selectors.csv", earlier=_without_nan)
-    EMERGENCE: ClassVar = Table(EmergenceRow, "emergence.csv", earlier=_without_nan)
-    TABLES: ClassVar[Mapping[str, Table[Any]]] = {
+    TESTS: ClassVar = TypedTable(CutTestRow, "match.csv", earlier=_without_nan)
+    PROGRAMS: ClassVar = TypedTable(ProgramRow, "programs.csv", earlier=_without_nan)
+    SELECTORS: ClassVar = TypedTable(SelectorRow, "selectors.csv", earlier=_without_nan)
+    EMERGENCE: ClassVar = TypedTable(EmergenceRow, "emergence.csv", earlier=_without_nan)
+    TABLES: ClassVar[Mapping[str, TypedTable[Any]]] = {
         "tests": TESTS, "programs": PROGRAMS, "selectors": SELECTORS, "emergence": EMERGENCE,
     }  # fmt: skip
     PICTURES: ClassVar[tuple[str, ...]] = ("match.png",)

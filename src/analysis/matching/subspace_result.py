@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ...infra.errors import FaultError
 from ...infra.files import faults_named
-from ...infra.typed_tables import Table
+from ...infra.typed_tables import TypedTable
 from ..results import SUBSPACES, About, Key, Result
-from .subspaces import Question, Subspace
+from .subspace_search import Question, Subspace
 
 DIRECTIONS = "subspaces.safetensors"
 
@@ -105,8 +105,8 @@ class SubspaceResult(Result):
     searched: Searched | None = field(default=None, repr=False, compare=False)
 
     KIND: ClassVar[str] = SUBSPACES
-    TABLE: ClassVar = Table(SubspaceRow, "subspaces.csv")
-    TABLES: ClassVar[Mapping[str, Table[Any]]] = {"subspaces": TABLE}
+    TABLE: ClassVar = TypedTable(SubspaceRow, "subspaces.csv")
+    TABLES: ClassVar[Mapping[str, TypedTable[Any]]] = {"subspaces": TABLE}
     OTHERS: ClassVar[tuple[str, ...]] = (DIRECTIONS,)
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...infra.typed_tables import Table
+from ...infra.typed_tables import TypedTable
 from ..controls.known_models import NEGATIVE, POSITIVE, Control
 from ..measurements import Measurement
 from .sparsity import REFERENCE
@@ -50,7 +50,7 @@ class Separation:
         return self.gap > 0
 
 
-SEPARATIONS = Table(Separation, "separation.csv", derived=("gap", "separates"))
+SEPARATIONS = TypedTable(Separation, "separation.csv", derived=("gap", "separates"))
 
 
 def qualifies(control: Control, rows: Iterable[Measurement]) -> bool:

@@ -32,7 +32,7 @@ from ...config.printed_commands import command
 from ...config.schema import Config
 from ...hypotheses.failed_controls import Failing
 from ...hypotheses.row_values import component_label
-from ...infra.typed_tables import Table as TypedTable
+from ...infra.typed_tables import TypedTable
 from ..terminal.matching_tables import head_label
 from .blocks import (
     Cell,

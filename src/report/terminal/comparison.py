@@ -27,7 +27,7 @@ from ...hypotheses.seed_groups import (
 )
 from ...infra.errors import UserError
 from ...infra.files import faults_named, write_file
-from ...infra.typed_tables import Table
+from ...infra.typed_tables import TypedTable
 from ...runs.run_batches import find_runs, load_runs
 from ..figures.comparison_figure import comparison_figure
 from .tables import say
@@ -55,7 +55,7 @@ class ComparisonRow:
     fails_on_controls: str
 
 
-COMPARISON = Table(ComparisonRow, "comparison.csv")
+COMPARISON = TypedTable(ComparisonRow, "comparison.csv")
 
 
 def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group]:

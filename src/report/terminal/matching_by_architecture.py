@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 from ...analysis.matching.match_result import ProgramRow
 from ...config.naming import task_title
 from ...hypotheses.seed_groups import Group
-from ...infra.typed_tables import Table
+from ...infra.typed_tables import TypedTable
 from ...runs.run_batches import Run
 from ...runs.run_results import RunResults
 from .tables import say
@@ -47,7 +47,7 @@ class RunVerdictRow:
     why: str
 
 
-VERDICTS = Table(RunVerdictRow, "verdicts.csv")
+VERDICTS = TypedTable(RunVerdictRow, "verdicts.csv")
 
 
 def print_verdicts(groups: Sequence[Group], console: Console) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ...analysis.matching.match_result import site_label
 from ...analysis.matching.subspace_result import Searched, per_site
-from ...analysis.matching.subspaces import Subspace
+from ...analysis.matching.subspace_search import Subspace
 from .tables import plain_table
 from .tables import say as printed
 
