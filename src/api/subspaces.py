@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..analysis.controls.known_models import learned_by_heart
-from ..analysis.matching import subspaces as search
+from ..analysis.matching import subspace_search as search
 from ..analysis.matching.program_ranking import programs_of
 from ..analysis.matching.subspace_result import Searched
 from ..infra.errors import UserError
