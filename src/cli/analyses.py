@@ -188,7 +188,8 @@ def _analyse(
         there = len(loaded) - len(left)
         screen.print(f"{there} of {len(loaded)} checkpoints are done (--again does them anew)")
     key_of_step = {run.step: key for run, key in left}
-    stored, unwritten = dict[int | None, tuple[Path, Result]](), Unwritten()
+    stored: dict[int | None, tuple[Path, Result]] = {}
+    unwritten = Unwritten()
 
     def keep(finding: Any, step: int | None, finished: bool = True) -> None:
         with unwritten.noted():
@@ -308,6 +309,7 @@ def each_alone(
 
 def _keys(run: RunFolder, analysis: Verb, options: Options) -> Iterator[Key]:
     """Yield the keys of the command's results of a run."""
+    from ..analysis.results import Key
     from ..runs import checkpoints
 
     steps = [checkpoints.step_of(path) for path in run.checkpoint_folders()]
