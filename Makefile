@@ -32,6 +32,7 @@ format: $(READY)
 # What docs, README and sweep files say of settings, tasks, measures and architectures.
 tables: $(READY)
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/rooms.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -17,9 +17,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 
+from algomatch.api.report import report
 from algomatch.api.train import train
 from algomatch.config.composition import compose
-from algomatch.report.html.page import write_report
 
 MODELS = ("1L", "1L_attn_only", "2L", "2L_attn_only", "4L")
 SEEDS = 10
@@ -68,7 +68,7 @@ def main() -> int:
         of = {"one run, 4L": [folder / "4L-0"], f"{len(MODELS) * SEEDS} runs": [folder]}
         for name, paths in of.items():
             page, start = Path(place) / "page.html", time.perf_counter()
-            write_report(paths, page, None, QUIET)
+            report(paths, page, console=QUIET)
             written, size = time.perf_counter() - start, page.stat().st_size / 1e6
             seconds = opened(browser, page)
             missed |= seconds >= SECONDS or size >= MEGABYTES

@@ -30,7 +30,7 @@ MODULES = (  # first those of the names that `import algomatch` offers, in the o
     "analysis.controls.known_models", "analysis.controls.variants",
     "analysis.matching.program_ranking", "analysis.matching.cut_tests",
     "analysis.matching.cut_verdicts", "analysis.matching.any_bridge",
-    "analysis.matching.head_selectors", "analysis.matching.subspaces",
+    "analysis.matching.head_selectors", "analysis.matching.subspace_search",
     "analysis.circuits.edge_scores", "analysis.circuits.edge_variables",
     "analysis.circuits.faithfulness", "analysis.circuits.true_circuit",
     "analysis.explain.heads", "analysis.explain.neurons", "analysis.explain.substitution",

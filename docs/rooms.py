@@ -1,6 +1,6 @@
 """Writes what docs/architecture.md shows of the source: its modules, and the picture of its rooms.
 
-`python docs/rooms.py` writes both anew. A room is a package directly below `src/`. The picture has
+`make tables` writes both anew. A room is a package directly below `src/`. The picture has
 an arc for each pair of rooms of which the first imports the second, in the first one's colour; the
 thicker the arc, the more imports.
 """

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-TO_WRITE = "write it anew: python docs/rooms.py"
+TO_WRITE = "write it anew: make tables"
 
 
 @pytest.fixture(scope="module")

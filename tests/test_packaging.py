@@ -137,6 +137,17 @@ def test_no_two_modules_have_the_same_name() -> None:
     assert [name for name, times in names.items() if times > 1] == []
 
 
+def test_no_two_public_classes_have_the_same_name() -> None:
+    names = Counter(
+        node.name
+        for path in SOURCES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert names["Component"] == 1
+    assert [name for name, times in names.items() if times > 1] == []
+
+
 def bound(node: ast.AST) -> Iterator[str]:
     """Yield the names that a syntax node defines."""
     match node:

@@ -46,7 +46,7 @@ def test_a_function_is_not_hidden_by_the_folder_of_its_name() -> None:
     from algomatch.report.html import page
 
     assert inspect.isfunction(algomatch.report)
-    assert inspect.isfunction(page.write_report)
+    assert inspect.isfunction(page.rendered)
     with pytest.raises(AttributeError, match="module 'algomatch' has no attribute 'trian'"):
         _ = algomatch.trian
 

@@ -11,7 +11,7 @@ from support.degenerate import REFUSED, SHAPES, config_of
 from support.runs import kept_steps
 
 from algomatch.cli.main import main
-from algomatch.report.html.stored_tables import Results
+from algomatch.runs.run_results import RunResults
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ("no attention", "no MLP in the program", "length 1 only", "output is the token",
@@ -75,8 +75,8 @@ def test_no_program_is_told_where_there_is_no_cut_between_input_and_output(
     assert "verdict: undecided: the program has no inner cut that can be tested" in shown
     assert "no selector to compare attention with: next_token" in shown
     assert "overlap interval" not in shown
-    (row,) = Results(run).programs.rows
-    assert (row["verdict"], row["testable"]) == ("undecided", "0")
+    (row,) = RunResults(run).match.programs
+    assert (row.verdict, row.testable) == ("undecided", 0)
     page = said_by_report(run, tmp_path, capsys)
     assert "no head of the reference attends to some positions more than to others" in page
     assert "`attention` in analysis.measures" not in page
@@ -123,9 +123,9 @@ def test_every_command(
     said(capsys, "report", str(run), "--output", "page.html")
     page = re.sub(r"base64,[\w+/=]*", "", Path("page.html").read_text())
     assert "NaN" not in page.partition("<body")[2].partition("<script")[0]
-    (row, *_) = Results(run).programs.rows
+    (row, *_) = RunResults(run).match.programs
     if name in UNTOLD:
-        assert row["verdict"] in ("undecided", "does not solve the task")
+        assert row.verdict in ("undecided", "does not solve the task")
 
 
 @pytest.mark.slow

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from ..infra.errors import FaultError
+from ..infra.typed_tables import TypedTable
 
 
 @dataclass(frozen=True)
@@ -61,25 +58,17 @@ def whole(subject: str) -> bool:
     return ".length_" not in subject
 
 
-COLUMNS = ("run", "step", "measure", "subject", "value", "n", "ci_low", "ci_high")
-FLOATS = ("value", "ci_low", "ci_high")
-assert set(COLUMNS) == {f.name for f in fields(Measurement)}
+FIRST = ("run", "step")
+# Its bytes are covered by a checkpoint's digest, so it has no column that says its format: the
+# checkpoint does.
+MEASUREMENTS = TypedTable(
+    Measurement, "measurements.csv", first=("run", "step"), stamped=False, ending="\r\n"
+)
 
 
 def to_csv(rows: Iterable[Measurement]) -> bytes:
     """Return the rows as CSV, which `from_csv` reads back exactly, and this writes again alike."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)  # ends lines with \r\n, and so quotes both in a text
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(_written(getattr(row, column), column) for column in COLUMNS)
-    return text.getvalue().encode()
-
-
-def _written(value: Any, column: str) -> Any:
-    if value is None:
-        return ""
-    return float(value) if column in FLOATS else value
+    return MEASUREMENTS.to_csv(rows)
 
 
 def joined_csv(tables: Iterable[bytes]) -> bytes:
@@ -94,32 +83,7 @@ def from_csv(content: bytes, source: str) -> list[Measurement]:
     Raises:
         FaultError: `content` is damaged; `source` names it.
     """
-    try:
-        lines = csv.reader(io.StringIO(content.decode(), newline=""))
-        header = next(lines, [])
-        if tuple(header) != COLUMNS:
-            raise ValueError(f"its columns are {header}, not {list(COLUMNS)}")
-        rows = [_parsed(dict(zip(COLUMNS, line, strict=True))) for line in lines]
-    except (ValueError, csv.Error) as error:
-        raise FaultError(f"the measurements in '{source}' are damaged: {error}") from error
-    return rows
-
-
-def _optional(text: str) -> float | None:
-    return float(text) if text else None
-
-
-def _parsed(line: dict[str, str]) -> Measurement:
-    return Measurement(
-        measure=line["measure"],
-        subject=line["subject"],
-        value=float(line["value"]),
-        n=int(line["n"]),
-        ci_low=_optional(line["ci_low"]),
-        ci_high=_optional(line["ci_high"]),
-        run=line["run"],
-        step=int(line["step"]),
-    )
+    return MEASUREMENTS.from_csv(content, source)
 
 
 def differences(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[str]:

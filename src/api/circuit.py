@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from ..analysis.circuits.circuit_result import Circuits, Truth
 from ..analysis.circuits.edge_scores import (
     METHODS,
     AblatedGraph,
@@ -46,7 +47,6 @@ from ..models.reference import Reference
 from ..models.shapes import random_inits
 from ..models.task_model import TaskModel, task_model_of
 from ..models.wiring import Edge, Wiring, wired
-from ..report.terminal.circuit_tables import Circuits, Truth
 from ..runs.loaded_run import Loaded, LoadedRun, opened
 
 Keep = Callable[[Circuits], object]

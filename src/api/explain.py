@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..analysis.activations import record
 from ..analysis.explain.attention_patterns import of_programs
+from ..analysis.explain.explanation_result import Explanation
 from ..analysis.explain.heads import HeadComparison, HeadExplanations, explain_heads
 from ..analysis.explain.neurons import NeuronExplanation, explain_neurons
 from ..analysis.explain.position_features import cells, features, held_out, some_of
@@ -22,7 +23,6 @@ from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.bridges import plain_model
 from ..models.shapes import random_inits
-from ..report.terminal.explanation_tables import Explanation
 from ..runs.loaded_run import Loaded, LoadedRun, opened
 
 INITS = 3  # random inits that are searched as a control

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..analysis.results import MATCH, Key
 from ..infra.errors import FaultError, Interrupted, UserError
 from ..infra.files import faults_named, last_words
 from ..infra.processes import Job, JobExits, Report, work_off
-from ..runs.result_store import MATCH, Key, adopt, gather, is_gathered, is_there
+from ..runs.result_store import adopt, gather, is_gathered, is_there
 from ..runs.run_folder import RunFolder
 
 LOG = "log.txt"  # the command's output
@@ -73,8 +74,8 @@ def each_alone(
         Interrupted: a signal stopped it.
     """
     for work in works:
-        with suppress(OSError):  # the run reports this itself and does not stop others
-            for what in dict.fromkeys(key.what for key in work.keys):
+        with suppress(OSError, FaultError):  # the run reports this itself and does not stop others
+            for what in dict.fromkeys(key.kind for key in work.keys):
                 adopt(work.where, what)
     left = [work for work in works if again or not work.is_done]
     lacking = [(work, why) for work in works if work not in left and (why := _not_gathered(work))]
@@ -94,12 +95,12 @@ def each_alone(
 def _not_gathered(work: Work) -> str:
     """Gather the tables of done runs that are not gathered; return the reasons for failures."""
     try:
-        for key in {key.what: key for key in work.keys}.values():
+        for key in {key.kind: key for key in work.keys}.values():
             if is_gathered(work.where, key):
                 continue
             gather(work.where, key)
-            if key.what == MATCH:
-                from ..report.figures.matching_figures import draw_emergence
+            if key.kind == MATCH:
+                from ..report.figures.result_pictures import draw_emergence
 
                 draw_emergence(work.where)
     except OSError as error:

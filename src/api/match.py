@@ -13,6 +13,7 @@ from ..analysis.controls.known_models import controls
 from ..analysis.matching.any_bridge import match_bridge
 from ..analysis.matching.head_selectors import SelectorComparison, untrained_of
 from ..analysis.matching.known_answers import MATCHED_INITS, KnownAnswer, check, of_matching
+from ..analysis.matching.match_result import Matching
 from ..analysis.matching.program_ranking import (
     Candidate,
     candidates,
@@ -34,7 +35,6 @@ from ..infra.progress import Steps, Told
 from ..models.foreign import load_gpt2, random_gpt2
 from ..models.shapes import init_seed
 from ..models.training import mean_loss
-from ..report.terminal.matching_tables import Matching
 from ..runs.loaded_run import Loaded, LoadedRun, opened
 from .preparation import prepare
 

@@ -1,13 +1,31 @@
-"""What `algomatch report` does: one HTML page of a run, or of many side by side."""
+"""What `algomatch report` does: the page of one run, or of many side by side."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from ..report.html.page import write_report
+from ..analysis.explain.attention_view import Attention, AttentionPatterns, attention_of
+from ..analysis.head_attention import active_heads
+from ..config.schema import Config
+from ..data.inputs import InputSet
+from ..infra.errors import FaultError, UserError
+from ..infra.files import faults_named, refuse_unwritable, write_file
+from ..models.bridges import make_bridge
+from ..models.reference import build_reference
+from ..models.shapes import learned_shape
+from ..report.figures.sweep_figures import summary_files
+from ..report.html.grouped_runs import gather
+from ..report.html.page import rendered
+from ..report.html.run_page import run_page
+from ..report.html.sweep_page import sweep_page
+from ..report.html.sweep_tables import not_measured
+from ..runs import checkpoints
+from ..runs.run_batches import find_runs
 from ..runs.run_folder import RunFolder
 from .compare import paths_of
 
@@ -33,7 +51,114 @@ def report(
             or `tables` is a file or is given for a single run.
         FaultError: a run cannot be read, or the output cannot be written.
     """
-    page = Path(output)
+    paths, page = paths_of(runs), Path(output)
+    screen = console or Console(quiet=True)
     folder = None if tables is None else Path(tables)
-    write_report(paths_of(runs), page, title, console or Console(quiet=True), folder)
+    if page.is_dir():
+        raise UserError(f"--output {page} is a folder: give a file, as in {page}/report.html")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--tables {folder} is a file: give a folder")
+    for path in paths:
+        _check(path)
+    left_out = list[str]()
+    folders = find_runs(paths, left_out)
+    if folder is not None and len(folders) == 1:
+        raise UserError(
+            "--tables is of several runs, and there is only one: its page has its numbers, and "
+            f"{folders[0].path}/measurements.csv"
+        )
+    refuse_unwritable(page)
+    where = " ".join(map(str, paths))
+    made: dict[str, bytes] = {}
+    lacking: list[str] = []
+    with screen.status("report") as status:
+
+        def say(text: str) -> None:
+            status.update(f"report: {text}")
+
+        if len(folders) == 1:
+            made_page = run_page(folders[0], title, partial(_attention, folders[0]), say)
+        else:
+            gathered = gather(folders, where, say, left_out)
+            left_out = list(gathered.left_out)
+            made_page = sweep_page(gathered, title, paths)
+            if folder is not None:
+                say("drawing the tables")
+                made, lacking = summary_files(gathered), not_measured(gathered, paths)
+        say("writing")
+        content = rendered(made_page).encode()
+    with faults_named(f"write '{page}'"):
+        write_file(page, content)
+    if folder is not None:
+        with faults_named(f"write into '{folder}'"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, part in made.items():
+                write_file(folder / name, part)
+    size = len(content) / 1e6
+    told = f"report of {len(folders)} run{'s' * (len(folders) != 1)}: {page} ({size:.1f} MB)"
+    lines = [told, *(f"! {line}" for line in left_out)]
+    if folder is not None:
+        lines += [f"! {line}" for line in lacking]
+        lines.append(f"tables and figures: {folder} ({', '.join(made)})")
+    for line in lines:
+        screen.print(line, soft_wrap=True, highlight=False, markup=False)
     return page
+
+
+def _check(path: Path) -> None:
+    """Refuse a path that does not exist, and suggest a similar one.
+
+    Raises:
+        UserError: the path does not exist.
+    """
+    with faults_named(f"look for runs in '{path}'"):
+        if path.exists():
+            return
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        names = [
+            folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")
+        ]
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    hint = f": did you mean '{path.parent / near[0]}'?" if near else ""
+    raise UserError(f"'{path}' does not exist{hint}")
+
+
+def _attention(folder: RunFolder, inputs: InputSet | None) -> AttentionPatterns:
+    """Return the attention of a run's last checkpoint and of its reference."""
+    return AttentionPatterns(_patterns(folder, inputs), _reference(folder.config, inputs))
+
+
+def _patterns(folder: RunFolder, inputs: InputSet | None) -> Attention | str:
+    """Return the attention of the last checkpoint, or why there is none."""
+    config = folder.config
+    if inputs is None:
+        return "Without the task's program there are no inputs on which to show attention."
+    try:
+        checkpoint = checkpoints.load(folder.path)
+        if checkpoint.inputs_digest != inputs.digest():
+            return (
+                "The task's program or inputs are not those that the checkpoint was trained on, "
+                "so its attention is not computed again."
+            )
+        shape = learned_shape(config.model, inputs, config.seed)
+        bridge = make_bridge(shape, checkpoint.weights, "cpu")
+    except (UserError, FaultError, RuntimeError) as error:
+        return (
+            "The last checkpoint's weights are gone or damaged, so there are no attention "
+            f"patterns. {error}"
+        )
+    return attention_of(bridge, inputs, config.analysis)
+
+
+def _reference(config: Config, inputs: InputSet | None) -> Attention | str:
+    """Return the attention of the reference's active heads, or why there is none."""
+    if inputs is None:
+        return "Without the task's program there is no reference."
+    try:
+        bridge = build_reference(inputs, config.task.allow_inexact).bridge
+    except UserError as error:
+        return f"The reference can no longer be compiled: {error}"
+    heads = active_heads(bridge)
+    if not heads:
+        return "The reference has no active head."
+    return attention_of(bridge, inputs, config.analysis, heads)

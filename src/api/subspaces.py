@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from ..analysis.controls.known_models import learned_by_heart
-from ..analysis.matching import subspaces as search
+from ..analysis.matching import subspace_search as search
 from ..analysis.matching.program_ranking import programs_of
+from ..analysis.matching.subspace_result import Searched
 from ..infra.errors import UserError
 from ..infra.progress import Steps
 from ..models.shapes import random_inits
 from ..models.variable_sites import sites_of
-from ..report.terminal.subspace_tables import Searched
 from ..runs.loaded_run import Loaded, LoadedRun, opened
 from .match import match
 
@@ -49,14 +49,14 @@ def subspaces(
     (standing,) = match(run, programs=[name], sides=False, console=console).standings
     inputs, config, analysis = standing.candidate.inputs, run.config, run.config.analysis
     if standing.exact < analysis.solved:
-        return Searched(run.run, run.step, "", (), {}, (), ())
+        return Searched(run.run, run.step, "", (), {}, (), (), task=run.task.name)
     all_sites = sites_of(run.shape)[:-1]  # what comes after the last is of each position's output
     sites = search.where_to_search(standing, all_sites)
     settings = search.SubspaceSearch(
         cases=analysis.match_cases, threshold=analysis.match_realised, seed=analysis.seed
     )
     asked = search.questions(inputs, list(sites), settings)
-    searched = Searched(run.run, run.step, name, all_sites, sites, asked, ())
+    searched = Searched(run.run, run.step, name, all_sites, sites, asked, (), task=run.task.name)
     if not any(question.answerable and sites[question.names[0]] for question in asked):
         return searched
     with Steps(console, "subspaces", 10) as steps:

@@ -16,12 +16,12 @@ from rich.console import Console
 from ..infra.errors import BusyError
 from ..infra.files import faults_named, write_file
 from ..infra.processes import Job, Report, work_off
-from ..runs.sweep_cells import BUSY, Cell, Outcome, Sweep
+from ..runs.sweep_cells import BUSY, Sweep, SweepCell, SweepOutcome
 
 LOG_WIDTH = 100
 
 
-def run_cells(sweep: Sweep, jobs: int, console: Console) -> Outcome:
+def run_cells(sweep: Sweep, jobs: int, console: Console) -> SweepOutcome:
     """Run a sweep's unfinished cells, `jobs` at once; return the outcome.
 
     Cells that another process works on are skipped: several machines may share a folder. On Ctrl-C
@@ -39,21 +39,21 @@ def run_cells(sweep: Sweep, jobs: int, console: Console) -> Outcome:
         [_job(cell) for cell in left], jobs, "cells", len(sweep.cells) - len(left),
         [f"{__package__}.train"], console, lambda job: link_records(by_index[job.key]),
     )  # fmt: skip
-    return Outcome(sweep, ended.codes, ended.signal)
+    return SweepOutcome(sweep, ended.codes, ended.signal)
 
 
-def _job(cell: Cell) -> Job:
+def _job(cell: SweepCell) -> Job:
     return Job(
         cell.index, cell.folder.name, cell.log, cell.config.trainer.max_steps,
         partial(_run_cell, cell), _is_finished(cell),
     )  # fmt: skip
 
 
-def _is_finished(cell: Cell) -> Callable[[], bool]:
+def _is_finished(cell: SweepCell) -> Callable[[], bool]:
     return lambda: cell.finished
 
 
-def link_records(cell: Cell) -> None:
+def link_records(cell: SweepCell) -> None:
     """Link the offline W&B records of the sweep's runs in one folder, for `wandb leet`.
 
     This is a convenience; if links cannot be made, they are left out.
@@ -69,7 +69,7 @@ def link_records(cell: Cell) -> None:
                 link.unlink(missing_ok=True)
 
 
-def _run_cell(cell: Cell, report: Report) -> None:
+def _run_cell(cell: SweepCell, report: Report) -> None:
     """Run a cell in a process of its own."""
     from ..tracking.wandb_log import end_service
     from .train import train_or_resume

@@ -23,9 +23,9 @@ from .arguments import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..analysis.results import Key, Result
     from ..config.schema import Config
     from ..runs.loaded_run import Loaded
-    from ..runs.result_store import Key
     from ..runs.run_folder import RunFolder
 
 Value = str | bool | tuple[str, ...] | None
@@ -34,8 +34,8 @@ Value = str | bool | tuple[str, ...] | None
 class Keep(Protocol):
     """What writes a result as soon as it is computed."""
 
-    def __call__(self, result: Any, step: int | None, finished: bool = True) -> None:
-        """Write the result of a step; one that is not finished is what there is so far."""
+    def __call__(self, finding: Any, step: int | None, finished: bool = True) -> None:
+        """Write the finding of a step; one that is not finished is what there is so far."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,19 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Verb:
     """What one verb does with runs: its name, where results go, and who makes and writes them.
 
-    `compute` calls what it is given with each result, also with an unfinished one; `write` writes
-    it and returns its folder. `device` is where the models run unless a device is given; None is
-    the run's own. `following` is the verb to go on with.
+    `compute` calls what it is given with each finding, also with an unfinished one; `result` makes
+    the Result of it that is written, for a key. `device` is where the models run unless a device is
+    given; None is the run's own. `following` is the verb to go on with.
     """
 
     verb: str
     kind: str
     folder: str
     compute: Callable[[Sequence[Loaded], Options, Keep, Console], Sequence[Any]]
-    write: Callable[[Any, Path, Key, bool], Path]
+    result: Callable[[Any, Key, bool], Result]
     show: Callable[[Sequence[Any], Console], None]
     following: str
     device: str | None = None
@@ -118,7 +118,7 @@ class Analysis:
 
 
 def analyse(
-    analysis: Analysis,
+    analysis: Verb,
     words: Sequence[str],
     options: Options,
     *,
@@ -165,7 +165,7 @@ def analyse(
 
 
 def _analyse(
-    analysis: Analysis,
+    analysis: Verb,
     loaded: Sequence[Loaded],
     where: Path,
     keys: Sequence[Key],
@@ -176,7 +176,8 @@ def _analyse(
 ) -> None:
     """Analyse checkpoints of one run, those that are not done yet unless `again`."""
     from ..infra.files import Unwritten
-    from ..runs.result_store import is_there
+    from ..report.figures.result_pictures import drawn
+    from ..runs.result_store import is_there, save
 
     left = [
         (run, key)
@@ -187,24 +188,27 @@ def _analyse(
         there = len(loaded) - len(left)
         screen.print(f"{there} of {len(loaded)} checkpoints are done (--again does them anew)")
     key_of_step = {run.step: key for run, key in left}
-    folders, unwritten = dict[int | None, Path](), Unwritten()
+    stored: dict[int | None, tuple[Path, Result]] = {}
+    unwritten = Unwritten()
 
-    def keep(result: Any, step: int | None, finished: bool = True) -> None:
+    def keep(finding: Any, step: int | None, finished: bool = True) -> None:
         with unwritten.noted():
-            folders[step] = analysis.write(result, where, key_of_step[step], finished)
+            result = drawn(analysis.result(finding, key_of_step[step], finished))
+            stored[step] = save(where, result), result
 
     if left:
         try:
             results = analysis.compute([run for run, _ in left], options, keep, screen)
         except KeyboardInterrupt:
-            kept = f"; what was done before is in '{where}'" if folders else ""
+            kept = f"; what was done before is in '{where}'" if stored else ""
             raise Interrupted(f"interrupted{kept}", signal.SIGINT) from None
         analysis.show(results, screen)
     unwritten.tell()
     analysis.gathered(where)
-    if folders:
-        say_where([*folders.values()], where, screen)
-        log_folder(loaded[0], where.name, [*folders.values()][-1], screen)
+    if stored:
+        say_where([folder for folder, _ in stored.values()], where, screen)
+        folder, result = [*stored.values()][-1]
+        log_result(loaded[0], where.name, result, folder, screen)
 
 
 def _command(*words: object) -> str:
@@ -269,7 +273,7 @@ def refuse_output(output: Path | None, folder: str) -> None:
 
 def readable_runs(places: Sequence[str], console: Console) -> list[RunFolder]:
     """Return the runs at the paths; say of those that cannot be opened why they are left out."""
-    from ..hypotheses.seed_groups import find_runs
+    from ..runs.run_batches import find_runs
 
     left_out = list[str]()
     runs = find_runs([Path(place) for place in places], left_out)
@@ -279,7 +283,7 @@ def readable_runs(places: Sequence[str], console: Console) -> list[RunFolder]:
 
 
 def each_alone(
-    analysis: Analysis,
+    analysis: Verb,
     runs: Sequence[RunFolder],
     options: Options,
     *,
@@ -303,10 +307,10 @@ def each_alone(
     work_off(analysis.verb, works, jobs or cores(), again, main, console)
 
 
-def _keys(run: RunFolder, analysis: Analysis, options: Options) -> Iterator[Key]:
+def _keys(run: RunFolder, analysis: Verb, options: Options) -> Iterator[Key]:
     """Yield the keys of the command's results of a run."""
+    from ..analysis.results import Key
     from ..runs import checkpoints
-    from ..runs.result_store import Key
 
     steps = [checkpoints.step_of(path) for path in run.checkpoint_folders()]
     settings = analysis.key_settings(options, run.config)
@@ -315,7 +319,7 @@ def _keys(run: RunFolder, analysis: Analysis, options: Options) -> Iterator[Key]
 
 
 def _opened(
-    analysis: Analysis,
+    analysis: Verb,
     words: Sequence[str],
     reference: bool,
     options: Options,
@@ -330,10 +334,10 @@ def _opened(
         way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if reference else "")
         raise UserError(f"{analysis.verb} takes {way}, not {' '.join(words) or 'none'}")
     from ..analysis.measures.registered_measures import default_measures
+    from ..analysis.results import Key
     from ..config.printed_commands import setting_words
     from ..config.schema import AnalysisConfig
     from ..runs.loaded_run import LoadedReference, LoadedRun
-    from ..runs.result_store import Key
 
     given = options.values.get("device")
     overridden = any(key_of(word) == "analysis.device" for word in options.overrides)
@@ -366,19 +370,18 @@ def _opened(
     return [compiled], where, [Key(analysis.kind, compiled.run, None, chosen, own)]
 
 
-def log_folder(run: Loaded, name: str, result: Path, console: Console) -> None:
-    """Log the files of a result's folder to W&B, if the run is tracked."""
+def log_result(run: Loaded, name: str, result: Result, folder: Path, console: Console) -> None:
+    """Log a result to W&B, if the run is tracked; `folder` has it."""
     if run.folder is None:
         return
     from ..tracking.wandb_log import log_analysis
 
-    files = [path for path in sorted(result.iterdir()) if path.suffix in (".csv", ".png")]
-    log_analysis(run.folder, name, files, console.print)
+    log_analysis(run.folder, name, result, folder.parent, console.print)
 
 
 def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
     """Say where results are, and what of them is gathered."""
-    from ..runs.result_store import SETTINGS
+    from ..analysis.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""

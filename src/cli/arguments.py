@@ -18,6 +18,7 @@ SETTING = re.compile(r"[\w.]+=")
 OPENED = re.compile(r"[a-z][\w.]*=\s*[\[{]")  # an argument that begins a list
 TASK_KEYS = ("task", "task.name", "task.program")
 MODEL_KEYS = ("model", "model.name")
+TAKE_NAMES = ("match", "match-model", "circuit")  # verbs with an option that takes several names
 CONTROLS_MODEL = "4L"  # with MLPs, and deep enough to implement most programs
 
 
@@ -40,13 +41,15 @@ def joined(arguments: Sequence[str]) -> list[str]:
 
 
 def overrides_first(words: Sequence[str]) -> list[str]:
-    """Return the words with settings of the analysis right after the verb.
+    """Return the words with settings of the analysis right after a verb that takes names.
 
     Otherwise an option that takes several names would take them too.
 
     >>> overrides_first(["circuit", "RUN", "--kinds", "mean", "analysis.seed=1"])
     ['circuit', 'analysis.seed=1', 'RUN', '--kinds', 'mean']
     """
+    if words[0] not in TAKE_NAMES:
+        return list(words)
     overrides = [word for word in words if word.startswith("analysis.") and SETTING.match(word)]
     return [*words[:1], *overrides, *(word for word in words[1:] if word not in overrides)]
 

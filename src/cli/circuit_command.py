@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from .analyses import Analysis, Keep, Options, analyse
+from .analyses import Keep, Options, Verb, analyse
 from .options import Again, Analysed, Device, Jobs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..report.terminal.circuit_tables import Circuits
+    from ..analysis.circuits.circuit_result import CircuitResult, Circuits
+    from ..analysis.results import Key
     from ..runs.loaded_run import Loaded
-    from ..runs.result_store import Key
 
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=(1, None))]
 
@@ -62,10 +62,10 @@ def _compute(
     return [circuits]
 
 
-def _write(circuits: Circuits, where: Path, key: Key, finished: bool) -> Path:
-    from ..report.terminal.circuit_tables import keep_circuits
+def _result(circuits: Circuits, key: Key, finished: bool) -> CircuitResult:
+    from ..analysis.circuits.circuit_result import CircuitResult
 
-    return keep_circuits(circuits, where, key, finished)[0].parent
+    return CircuitResult.of(circuits, key, finished)
 
 
 def _show(results: Sequence[Circuits], screen: Console) -> None:
@@ -74,6 +74,6 @@ def _show(results: Sequence[Circuits], screen: Console) -> None:
     print_circuits(results[-1], screen)
 
 
-CIRCUIT = Analysis(
-    "circuit", "circuit", "circuit", _compute, _write, _show, following="explain", device="cpu"
+CIRCUIT = Verb(
+    "circuit", "circuit", "circuit", _compute, _result, _show, following="explain", device="cpu"
 )

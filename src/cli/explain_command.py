@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .analyses import Analysis, Keep, Options, analyse
+from .analyses import Keep, Options, Verb, analyse
 from .options import Again, Analysed, Device, Jobs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..report.terminal.explanation_tables import Explanation
+    from ..analysis.explain.explanation_result import Explanation, ExplanationResult
+    from ..analysis.results import Key
     from ..runs.loaded_run import Loaded
-    from ..runs.result_store import Key
 
 
 def explain(
@@ -48,10 +48,10 @@ def _compute(
     return [explanation_of(run, keep=lambda part: keep(part, run.step), console=screen)]
 
 
-def _write(explanation: Explanation, where: Path, key: Key, finished: bool) -> Path:
-    from ..report.figures.explanation_figures import keep_explanation
+def _result(explanation: Explanation, key: Key, finished: bool) -> ExplanationResult:
+    from ..analysis.explain.explanation_result import ExplanationResult
 
-    return keep_explanation(explanation, where, key)[0].parent
+    return ExplanationResult.of(explanation, key)
 
 
 def _show(results: Sequence[Explanation], screen: Console) -> None:
@@ -60,6 +60,6 @@ def _show(results: Sequence[Explanation], screen: Console) -> None:
     print_explanation(results[-1], screen)
 
 
-EXPLANATION = Analysis(
-    "explain", "explanation", "explanation", _compute, _write, _show, following="report"
+EXPLANATION = Verb(
+    "explain", "explanation", "explanation", _compute, _result, _show, following="report"
 )

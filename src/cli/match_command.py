@@ -10,9 +10,9 @@ from cyclopts import Parameter
 
 from ..infra.errors import FaultError, UserError
 from .analyses import (
-    Analysis,
     Keep,
     Options,
+    Verb,
     analyse,
     are_several,
     check_given_device,
@@ -25,9 +25,9 @@ from .options import Analysed, Device, Jobs, Programs
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..report.terminal.matching_tables import Matching
+    from ..analysis.matching.match_result import Matching, MatchResult
+    from ..analysis.results import Key
     from ..runs.loaded_run import Loaded
-    from ..runs.result_store import Key
 
 
 def match(
@@ -93,11 +93,10 @@ def _compute(
     )  # fmt: skip
 
 
-def _write(matching: Matching, where: Path, key: Key, finished: bool) -> Path:
-    from ..report.figures.matching_figures import keep_matching
+def _result(matching: Matching, key: Key, finished: bool) -> MatchResult:
+    from ..analysis.matching.match_result import MatchResult
 
-    sides = "no-sides" not in key.settings
-    return keep_matching(matching, where, key.settings, sides, key.of)
+    return MatchResult.of(matching, key.settings, "no-sides" not in key.settings, key.of)
 
 
 def _show(results: Sequence[Matching], screen: Console) -> None:
@@ -107,13 +106,13 @@ def _show(results: Sequence[Matching], screen: Console) -> None:
 
 
 def _draw(where: Path) -> None:
-    from ..report.figures.matching_figures import draw_emergence
+    from ..report.figures.result_pictures import draw_emergence
 
     draw_emergence(where)
 
 
-MATCH = Analysis(
-    "match", "match", "matching", _compute, _write, _show, following="circuit", gathered=_draw
+MATCH = Verb(
+    "match", "match", "matching", _compute, _result, _show, following="circuit", gathered=_draw
 )
 
 
@@ -126,11 +125,12 @@ def _match_runs(
     screen: Console,
 ) -> None:
     """Match several runs, each alone, and print the verdicts by architecture."""
-    from ..hypotheses.seed_groups import find_runs, grouped, load_runs
+    from ..hypotheses.seed_groups import grouped
     from ..infra.files import faults_named, write_file
-    from ..report.terminal.matching_by_architecture import FILE, print_verdicts, verdicts_csv
+    from ..report.terminal.matching_by_architecture import VERDICTS, print_verdicts, verdicts_csv
+    from ..runs.run_batches import find_runs, load_runs
 
-    where = output / FILE
+    where = output / VERDICTS.name
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
     failed: FaultError | None = None
@@ -145,7 +145,7 @@ def _match_runs(
     for line in left_out:
         screen.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
     with faults_named(f"write '{where}'"):
-        write_file(where, verdicts_csv(groups).encode())
+        write_file(where, verdicts_csv(groups))
     screen.print(f"every run: {where}", soft_wrap=True, highlight=False, markup=False)
     if failed is not None:
         raise failed

@@ -58,21 +58,23 @@ def match_controls(
     settings += [f"{key}={value}" for key, value in SETTINGS.items() if key not in given]
     names = list(dict.fromkeys(named)) or matched_tasks()
     configs = [composed([f"task={name}", *settings]) for name in names]
+    from ..analysis.matching.known_answers import CHECKS, KnownAnswer, with_earlier
     from ..api.match import match_controls as match_controls_of
     from ..config.printed_commands import command, task_words
     from ..infra.files import faults_named, write_file
-    from ..report.terminal.known_answer_table import checked_csv, print_checked, print_counts
+    from ..report.terminal.known_answer_table import print_checked, print_counts
 
-    where, rows, screen = output / "match-controls.csv", [], console()
+    where, rows, screen = output / CHECKS.name, list[KnownAnswer](), console()
     with faults_named(f"write into '{where.parent}'"):
         where.parent.mkdir(parents=True, exist_ok=True)
-        before = where.read_text(encoding="utf-8") if where.exists() else ""
+        before = where.read_bytes() if where.exists() else None
+    earlier = [] if before is None else CHECKS.from_csv(before, str(where))
     for name, config in zip(names, configs, strict=True):
         checked = match_controls_of(config, screen)
         rows += checked
         print_checked(name, checked, screen)
         with faults_named(f"write '{where}'"):
-            write_file(where, checked_csv(rows, before).encode())
+            write_file(where, CHECKS.to_csv(with_earlier(rows, earlier)))
     print_counts(rows, screen)
     screen.print(f"every control: {where}", soft_wrap=True, highlight=False, markup=False)
     say_next(command("controls", *task_words(configs[-1].task)), screen)

@@ -62,10 +62,12 @@ def match_model(
     if not any(key_of(setting) in TASK_KEYS for setting in settings):
         raise UserError("name the task that the model solves, as in task=induction")
     config, folder = composed(settings), Path(folders[0])
+    from ..analysis.matching.match_result import MatchResult
     from ..api.match import match_folder
     from ..config.printed_commands import command
-    from ..report.figures.matching_figures import keep_matching
+    from ..report.figures.result_pictures import drawn
     from ..report.terminal.matching_tables import print_matching
+    from ..runs.result_store import save
     from ..runs.result_store import setting as result_setting
 
     weights, screen = _weights_of(folder), console()
@@ -76,7 +78,8 @@ def match_model(
     given = [("programs", programs), ("device", [device] if device else [])]
     of_result = [result_setting(name, values) for name, values in given if values]
     of = (*sorted(own), *functions, weights)
-    say_where([keep_matching(matching, where, of_result, of=of)], where, screen)
+    result = drawn(MatchResult.of(matching, of_result, of=of))
+    say_where([save(where, result)], where, screen)
     say_next(command("match-controls", config.task.name), screen)
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..infra.errors import UserError
-from .analyses import Analysis, Keep, Options, analyse
+from .analyses import Keep, Options, Verb, analyse
 from .options import Again, Checkpoints, Device, Jobs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..report.terminal.subspace_tables import Searched
+    from ..analysis.matching.subspace_result import Searched, SubspaceResult
+    from ..analysis.results import Key
     from ..runs.loaded_run import Loaded
-    from ..runs.result_store import Key
 
 
 def subspaces(
@@ -54,10 +54,10 @@ def _compute(
     return [searched]
 
 
-def _write(searched: Searched, where: Path, key: Key, finished: bool) -> Path:
-    from ..report.terminal.subspace_tables import keep_subspaces
+def _result(searched: Searched, key: Key, finished: bool) -> SubspaceResult:
+    from ..analysis.matching.subspace_result import SubspaceResult
 
-    return keep_subspaces(searched, where, key.settings)
+    return SubspaceResult.of(searched, key.settings)
 
 
 def _show(results: Sequence[Searched], screen: Console) -> None:
@@ -76,7 +76,7 @@ def _settings(options: Options) -> tuple[str, ...]:
     return (setting("subspaces", [program] if isinstance(program, str) else []),)
 
 
-SUBSPACES = Analysis(
-    "subspaces", "subspaces", "matching", _compute, _write, _show, following="report",
+SUBSPACES = Verb(
+    "subspaces", "subspaces", "matching", _compute, _result, _show, following="report",
     device="cpu", of_reference=False, settings=_settings,
 )  # fmt: skip

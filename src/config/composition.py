@@ -15,8 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import OmegaConf
-
 from ..infra.errors import FaultError, UserError, first_line, one_of
 from .schema import (
     FREE_SETTINGS,
@@ -271,6 +269,8 @@ def _interpolated(values: Any) -> Any:
     plain = resolved(values)
     if "${" not in str(plain):
         return values
+    from omegaconf import OmegaConf  # few configs have a reference, and it takes a while to load
+
     try:
         resolution = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
     except Exception as error:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from ..analysis.measures.emergence import CONTROLS
 from ..analysis.measures.registered_measures import REGISTRY
-from .seed_groups import EMERGED, HIGHEST
+from ..runs.run_batches import HIGHEST
+from .seed_groups import EMERGED
 
 # In the order of the registry. Other headlines are only in the CSV.
 FAMILIES = tuple(family for registered in REGISTRY.values() for family in registered.families)

@@ -8,59 +8,22 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from ..analysis.measurements import Measurement
-from ..analysis.measures.emergence import CONTROLS, Summary, summaries
-from ..analysis.measures.suite import declared_metrics, headlines
+from ..analysis.measures.suite import declared_metrics
 from ..analysis.statistics import t_interval, wilson_interval
 from ..config.composition import flattened
 from ..config.naming import UNGROUPED_SETTINGS, departures, task_title
-from ..config.schema import Config
-from ..infra.errors import FaultError, UserError
-from ..infra.files import faults_named
-from ..runs.control_record import failing
-from ..runs.run_folder import RunFolder
+from ..runs.run_batches import Run
 from .failed_controls import Failing, meaning
 
 FREE = ("seed", *UNGROUPED_SETTINGS)  # runs of one group may differ in these settings
 OF_A_TARGET = ("trainer.evaluate_every", "trainer.steps_after_target")  # only with a target
 UNTARGETED = (*FREE, *OF_A_TARGET)
 EMERGED, EMERGENCE_STEP = "emerged", "emergence_step"
-HIGHEST = "highest"  # prefix of a control's key: the highest model instead of the mean
 VALUE_SHOWN = 40  # the most characters of a config value in a label
-
-Source = TypeVar("Source")
-Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run: the curves of its headlines by key and step, and their summaries.
-
-    A control over several models has a second curve, for the highest of them.
-    """
-
-    folder: RunFolder
-    curves: Mapping[str, Mapping[int, Measurement]]
-    summaries: Mapping[str, Summary]
-    last_step: int
-    finished: bool
-
-    @property
-    def config(self) -> Config:
-        """The whole config of the run."""
-        return self.folder.config
-
-    @property
-    def final(self) -> dict[str, Measurement]:
-        """The headlines of the last checkpoint, by key."""
-        last = self.last_step
-        return {key: curve[last] for key, curve in self.curves.items() if last in curve}
 
 
 @dataclass(frozen=True)
@@ -88,96 +51,12 @@ class Group:
     @property
     def failing(self) -> Failing:
         """The measures that fail the task's controls."""
-        return failing(self.runs[0].folder.inputs_digest)
+        return self.runs[0].failing
 
     @property
     def label(self) -> str:
         """Task and name."""
         return f"{self.task} {self.name}"
-
-
-def find_runs(paths: Iterable[Path], left_out: list[str] | None = None) -> list[RunFolder]:
-    """Return the run folders at the paths; each path is a run folder or a folder of runs.
-
-    If some runs cannot be opened, `left_out` gets a line with the reason for each.
-
-    Raises:
-        UserError: a path is neither, or a run is named twice; or no run can be opened, or one
-            cannot and `left_out` is None: then the error is that of the first such run.
-        FaultError: likewise, if the file system failed.
-    """
-    folders: dict[Path, Path] = {}
-    for path in paths:
-        for folder in _run_folders(path):
-            if folder.resolve() in folders:
-                raise UserError(f"run folder '{folder}' is given twice: name every run once")
-            folders[folder.resolve()] = folder
-    return _readable(RunFolder.open, folders.values(), left_out)
-
-
-def _readable(
-    read: Callable[[Source], Made], sources: Iterable[Source], left_out: list[str] | None
-) -> list[Made]:
-    """Read the sources; `left_out` gets a line for each that cannot be read."""
-    readable, errors = list[Made](), list[UserError | FaultError]()
-    for source in sources:
-        try:
-            readable.append(read(source))
-        except (UserError, FaultError) as error:
-            errors.append(error)
-    if errors and (not readable or left_out is None):
-        raise errors[0]
-    if left_out is not None:
-        left_out += [f"left out: {error}" for error in errors]
-    return readable
-
-
-def _run_folders(path: Path) -> list[Path]:
-    def is_run(folder: Path) -> bool:
-        return all((folder / name).is_file() for name in ("config.yaml", "run.json"))
-
-    with faults_named(f"look for runs in '{path}'"):
-        if not path.exists():
-            raise UserError(f"'{path}' does not exist")
-        if is_run(path):
-            return [path]
-        inside = sorted(path.iterdir()) if path.is_dir() else []
-        runs = [folder for folder in inside if not folder.name.startswith(".") and is_run(folder)]
-    if not runs:
-        raise UserError(f"'{path}' is not a run folder, and contains none directly")
-    return runs
-
-
-def load_run(folder: RunFolder) -> Run:
-    """Return a run with the headlines of all its checkpoints.
-
-    Raises:
-        UserError: the run has no checkpoint.
-        FaultError: the measurements of a checkpoint are missing or damaged.
-    """
-    rows = [row for row in folder.measurements() if not row.measure.startswith("training/")]
-    if not rows:
-        raise UserError(f"'{folder.path}' holds no checkpoint, and so no measurements")
-    curves: dict[str, dict[int, Measurement]] = defaultdict(dict)
-    for step, at_step in groupby(rows, key=lambda row: row.step):
-        for row in headlines(at_step):
-            curves[row.key][step] = row
-            if row.measure.endswith(CONTROLS):
-                end = row.value if row.ci_high is None else row.ci_high
-                highest = replace(row, value=end, ci_low=None, ci_high=None)
-                curves[f"{HIGHEST}/{row.key}"][step] = highest
-    last_step, finished = max(row.step for row in rows), folder.finished() is not None
-    return Run(folder, dict(curves), summaries(rows), last_step, finished)
-
-
-def load_runs(folders: Iterable[RunFolder], left_out: list[str]) -> list[Run]:
-    """Return the runs that can be read; `left_out` gets a line with the reason for each other one.
-
-    Raises:
-        UserError: no run can be read; the error is that of the first.
-        FaultError: likewise, if the first is damaged.
-    """
-    return _readable(load_run, folders, left_out)
 
 
 def grouped(runs: Iterable[Run]) -> list[Group]:

@@ -11,7 +11,7 @@ Made = TypeVar("Made")
 class LastResult(Generic[Made]):
     """What was made last, by what it was made of.
 
-    >>> kept = Kept[int]()
+    >>> kept = LastResult[int]()
     >>> kept.of("one", lambda: 1), kept.of("one", lambda: 2), kept.of("two", lambda: 3)
     (1, 1, 3)
     """

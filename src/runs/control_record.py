@@ -92,10 +92,10 @@ class ControlRecord:
             FaultError: they cannot be written.
         """
         table = joined_csv(to_csv(kept.rows) for kept in every)
-        verdicts = separation.to_csv(separations)
+        verdicts = separation.SEPARATIONS.to_csv(separations)
         with faults_named(f"write '{self.path}'"):
             write_file(self.path / ROWS, table)
-            write_file(self.path / "separation.csv", verdicts)
+            write_file(self.path / separation.SEPARATIONS.name, verdicts)
             write_file(self.path / "controls.png", figure)
         try:
             folder = cache_folder("controls") / self._inputs_digest
@@ -117,7 +117,7 @@ def verdicts(inputs_digest: str) -> list[Separation] | None:
     studied = False
     for path in sorted((cache_folder("controls") / inputs_digest).glob("*.csv")):
         try:
-            here = separation.from_csv(path.read_bytes(), str(path))
+            here = separation.SEPARATIONS.from_csv(path.read_bytes(), str(path))
         except (OSError, FaultError):
             continue
         studied = True

@@ -1,172 +1,109 @@
-"""Results of `match`, `circuit` and `explain`: each in a folder of its own, and gathered tables.
+"""Results of `match`, `circuit` and `explain`: each whole in a folder of its own, and gathered.
 
-FOLDER/step-00000052/             a result: its tables, its pictures, and settings.json
-FOLDER/step-00000052-no-sides/    another result for the same checkpoint, with other settings
-FOLDER/NAME.csv                   the gathered tables: each checkpoint's fullest result; for
-                                  circuits, all its results joined, by ablation and method
-FOLDER/NAME.png                   the last checkpoint's pictures
-FOLDER/NAME.csv.old               a table that could not be read, set aside
+FOLDER/step-00000052/             a result: its tables and pictures, and settings.json
+FOLDER/step-00000052-no-sides/    another one of the same checkpoint, with other settings
+FOLDER/NAME.csv                   the tables, gathered: of every checkpoint the fullest result, of
+                                  circuits what all its results found, by ablation and method
+FOLDER/NAME.png                   the pictures of the last checkpoint's
+FOLDER/NAME.csv.old               a table that could not be read, put aside
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
-import re
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from .. import __version__
-from ..infra.files import faults_named, write_file, write_folder
-from .checkpoints import step_folder
+from ..analysis.circuits.circuit_result import CircuitResult
+from ..analysis.explain.explanation_result import ExplanationResult
+from ..analysis.matching.match_result import MatchResult
+from ..analysis.matching.subspace_result import SubspaceResult
+from ..analysis.results import SETTINGS, About, Key, Result
+from ..infra.errors import FaultError
+from ..infra.files import faults_named, write_file
 
-SETTINGS = "settings.json"
-MATCH, SUBSPACES, CIRCUIT, EXPLANATION = "match", "subspaces", "circuit", "explanation"
-FILES = {  # the files that each kind of result may contain
-    MATCH: ("match.csv", "programs.csv", "selectors.csv", "emergence.csv", "match.png"),
-    SUBSPACES: ("subspaces.csv", "subspaces.safetensors"),
-    CIRCUIT: (
-        "circuits.csv", "edges.csv", "nodes.csv", "lengths.csv", "carried.csv", "curves.png",
-        "circuit.png",
-    ),
-    EXPLANATION: (
-        "heads.csv", "neurons.csv", "neurons-random-init.csv", "explained.csv", "explanation.png",
-    ),
-}  # fmt: skip
-DRAWN = {MATCH: ("emergence.png",)}  # drawn from the gathered tables
-OLD_MARK = "done.json"  # mark of results of earlier versions, which lie in the folder itself
-LONGEST = 120  # most characters of a folder's name
-
-Files = Mapping[str, bytes]
-Fullness = tuple[int, ...]
+RESULTS: Mapping[str, type[Result]] = {
+    result.KIND: result
+    for result in (MatchResult, SubspaceResult, CircuitResult, ExplanationResult)
+}
+OLD_MARK = "done.json"  # of results of earlier versions, which lie in the folder itself
 
 
 @dataclass(frozen=True)
-class Key:
-    """The identity of a result: its kind, its model, the step (None: the model has none), settings.
-
-    `model` is a run's id, or the name of a model from elsewhere. `of` identifies model and task
-    further, where the name does not. `settings` are a command's non-default options that change the
-    numbers. Results with the same key are the same; results that differ only in settings are about
-    the same model.
-    """
-
-    what: str
-    model: str
-    step: int | None
-    settings: tuple[str, ...] = ()
-    of: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The name of the result's folder.
-
-        >>> Key(MATCH, "run", 52, ("programs=reverse", "no-sides")).name
-        'step-00000052-programs=reverse-no-sides'
-        """
-        base = "result" if self.step is None else step_folder(self.step)
-        whole = "-".join([base, *self.of, *self.settings])
-        name = re.sub(r"[^\w.=+,-]", "_", whole)
-        if len(name) <= LONGEST:
-            return name
-        return f"{name[: LONGEST - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
-
-
-@dataclass(frozen=True)
-class Result:
-    """A result on disk: its folder and its key.
-
-    Of two results for one checkpoint, the one with the higher `fullness` holds more. A result that
-    is not `finished` was left by an interrupted command.
-    """
+class StoredResult:
+    """A result that is there: its folder, and what it is of."""
 
     path: Path
-    key: Key
-    fullness: Fullness
-    finished: bool
-    written: float
+    about: About
 
     @property
-    def overrides(self) -> tuple[str, ...]:
-        """Its settings of the analysis that are not the run's own."""
-        return tuple(word for word in self.key.settings if word.startswith("analysis."))
+    def key(self) -> Key:
+        """What the result is of."""
+        return self.about.key
 
-    @property
-    def rank(self) -> tuple[bool, bool, Fullness, float]:
-        """The rank by fullness; of equally full results, the newest ranks highest.
-
-        Results with the run's own settings, by which they are judged, rank before all others.
-        """
-        return self.finished, not self.overrides, self.fullness, self.written
+    def read(self) -> Result:
+        """Return the result without the tables that cannot be read."""
+        return RESULTS[self.about.kind].read(self.path, tolerant=True)
 
 
-def results(where: Path) -> list[Result]:
-    """Return the results in a folder; unreadable ones are left out."""
-    readings = (_read(path.parent) for path in sorted(where.glob(f"*/{SETTINGS}")))
-    return [result for result in readings if result is not None]
+def stored_results(where: Path) -> list[StoredResult]:
+    """Return the results in a folder; what cannot be read is none."""
+    readings = (_stored(path.parent) for path in sorted(where.glob(f"*/{SETTINGS}")))
+    return [stored for stored in readings if stored is not None]
 
 
-def _read(path: Path) -> Result | None:
-    if path.name.startswith("."):  # still being written
+def _stored(path: Path) -> StoredResult | None:
+    if path.name.startswith("."):  # being written
         return None
     try:
-        about = json.loads((path / SETTINGS).read_bytes())
-        step = None if about["step"] is None else int(about["step"])
-        settings = tuple(map(str, about["settings"]))
-        of = tuple(map(str, about.get("of", ())))
-        key = Key(str(about["what"]), str(about["model"]), step, settings, of)
-        fullness = tuple(map(int, about["fullness"]))
-        return Result(path, key, fullness, bool(about["finished"]), float(about["written"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        about = About.from_json((path / SETTINGS).read_bytes(), str(path / SETTINGS))
+    except (OSError, FaultError):
         return None
+    return StoredResult(path, about) if about.kind in RESULTS else None
 
 
 def is_there(where: Path, key: Key) -> bool:
     """Return whether a finished result of the key is in a folder."""
-    return any(result.finished and result.key == key for result in results(where))
+    return any(stored.about.finished and stored.key == key for stored in stored_results(where))
 
 
-def save(where: Path, key: Key, files: Files, fullness: Fullness, finished: bool = True) -> Path:
-    """Write a result atomically, gather the tables again, and return the result's folder.
+def save(where: Path, result: Result) -> Path:
+    """Write a result whole or not at all, gather the tables anew, and return its folder.
 
-    An unfinished result stays beside a finished one of the same key, until a new one is finished.
+    What is not finished stays beside a finished result of the same key, until there is a new one.
 
     Raises:
-        FaultError: the file system failed; earlier results are untouched.
+        FaultError: the file system failed; the results that were there are untouched.
     """
+    key = result.about.key
     with faults_named(f"write into '{where}'"):
         where.mkdir(parents=True, exist_ok=True)
-        adopt(where, key.what)
-        path = _save(where, key, files, fullness, finished)
-        if finished:
-            for result in results(where):
-                if result.key == key and not result.finished:
-                    shutil.rmtree(result.path)
+        adopt(where, key.kind)
+        path = _save(where, result)
+        if result.about.finished:
+            for stored in stored_results(where):
+                if stored.key == key and not stored.about.finished:
+                    shutil.rmtree(stored.path)
         gather(where, key)
     return path
 
 
-def _save(where: Path, key: Key, files: Files, fullness: Fullness, finished: bool) -> Path:
-    there = results(where)
-    same = [result.path for result in there if result.key == key and result.finished == finished]
+def _save(where: Path, result: Result) -> Path:
+    key, finished = result.about.key, result.about.finished
+    same = [
+        stored.path
+        for stored in stored_results(where)
+        if stored.key == key and stored.about.finished == finished
+    ]
     path = same[0] if same else _free(where, key.name + "-unfinished" * (not finished))
-    about: dict[str, Any] = {
-        "what": key.what, "model": key.model, "step": key.step, "settings": list(key.settings),
-        "of": list(key.of), "finished": finished, "fullness": list(fullness),
-        "written": time.time(), "version": __version__,
-    }  # fmt: skip
-    write_folder(path, {**files, SETTINGS: (json.dumps(about, indent=1) + "\n").encode()})
+    result.write(path)
     return path
 
 
 def _free(where: Path, name: str) -> Path:
-    """Return a path that no other result has, such as the same step of another run."""
+    """Return a path that no other result has: of another run, where it is the same step."""
     path, number = where / name, 1
     while path.exists():
         number += 1
@@ -175,13 +112,14 @@ def _free(where: Path, name: str) -> Path:
 
 
 def is_gathered(where: Path, key: Key) -> bool:
-    """Return whether the gathered tables are newer than all results of a key's model."""
-    for some in _by_step(results(where), key):
-        for result in some:
-            for name in _tables(key.what):
-                if (result.path / name).exists():
-                    table = where / name
-                    if not table.is_file() or table.stat().st_mtime < result.written:
+    """Return whether the tables of a result's model are gathered since the last was written."""
+    for same_step in _by_step(stored_results(where), key):
+        for stored in same_step:
+            for table in RESULTS[key.kind].TABLES.values():
+                if (stored.path / table.name).exists():
+                    gathered = where / table.name
+                    written = stored.about.written
+                    if not gathered.is_file() or gathered.stat().st_mtime < written:
                         return False
     return True
 
@@ -190,49 +128,23 @@ def gather(where: Path, key: Key) -> None:
     """Write the tables of all checkpoints of a result's model, and the last one's pictures.
 
     Raises:
-        OSError: the file system refused.
+        OSError, FaultError: the file system failed.
     """
-    names = FILES[key.what]
+    kind = RESULTS[key.kind]
     parts = [
-        _found_circuits(some) if key.what == CIRCUIT else (some[0], _texts(some[0]))
-        for some in _by_step(results(where), key)
+        kind.together([stored.read() for stored in (same_step if kind.JOINS else same_step[:1])])
+        for same_step in _by_step(stored_results(where), key)
     ]
-    tables = {
-        name: joined([texts[name] for _, texts in parts if texts[name]])
-        for name in _tables(key.what)
-    }
-    made = {name: text.encode() for name, text in tables.items() if text}
-    last = parts[-1][0].path
-    for name in names:
-        if not name.endswith(".csv") and (last / name).exists():
-            made[name] = (last / name).read_bytes()
-    for name in tables:  # if a result's table got damaged, the gathered one is the only copy
-        damaged = any(_decoded(result.path / name) is None for result, _ in parts)
-        if damaged and not _aside(where / name).exists():
+    gathered = kind.over_steps(parts)
+    made = gathered.files()
+    for name in gathered.problems:  # what was gathered of a table damaged since is the only copy
+        if not _aside(where / name).exists():
             _put_aside(where / name)
-    for name in (*names, *DRAWN.get(key.what, ())):
-        if name not in made:  # remove files of earlier results
+    for name in kind.names():
+        if name not in made:  # of earlier results: no old one stays beside new ones
             (where / name).unlink(missing_ok=True)
     for name, content in made.items():
         write_file(where / name, content)
-
-
-def _tables(what: str) -> list[str]:
-    return [name for name in FILES[what] if name.endswith(".csv")]
-
-
-def _texts(result: Result) -> dict[str, str]:
-    return {name: _decoded(result.path / name) or "" for name in _tables(result.key.what)}
-
-
-def _decoded(path: Path) -> str | None:
-    """Return a table's text; empty if there is none, None if it is damaged."""
-    try:
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        return ""
-    except UnicodeDecodeError:
-        return None
 
 
 def _aside(path: Path, number: int = 1) -> Path:
@@ -240,7 +152,7 @@ def _aside(path: Path, number: int = 1) -> Path:
 
 
 def _put_aside(path: Path) -> None:
-    """Rename a table, so that it is not overwritten."""
+    """Give a table that is not to be lost another name."""
     if not path.exists():
         return
     number = 1
@@ -249,168 +161,55 @@ def _put_aside(path: Path) -> None:
     path.rename(_aside(path, number))
 
 
-def _by_step(all_results: Iterable[Result], key: Key) -> list[list[Result]]:
-    """Return the results of a key's model by checkpoint, in step order, the fullest result first.
+def _by_step(all_results: Iterable[StoredResult], key: Key) -> list[list[StoredResult]]:
+    """Return the results of each checkpoint of a key's model, first step first, the fullest first.
 
     Unfinished results are left out if there is a finished one, and so are those with other settings
     of the analysis than the first: their numbers mean something else.
     """
-    steps: dict[int, list[Result]] = {}
-    for result in all_results:
-        if (result.key.what, result.key.model, result.key.of) == (key.what, key.model, key.of):
-            steps.setdefault(-1 if result.key.step is None else result.key.step, []).append(result)
+    steps: dict[int, list[StoredResult]] = {}
+    for stored in all_results:
+        own = stored.key
+        if (own.kind, own.model, own.of) == (key.kind, key.model, key.of):
+            steps.setdefault(-1 if own.step is None else own.step, []).append(stored)
     ranked = [
-        sorted(steps[step], key=lambda result: result.rank, reverse=True) for step in sorted(steps)
+        sorted(steps[step], key=lambda stored: stored.about.rank, reverse=True)
+        for step in sorted(steps)
     ]
-    alike = [[r for r in some if r.overrides == some[0].overrides] for some in ranked]
-    return [[result for result in some if result.finished] or some[:1] for some in alike]
-
-
-def _found_circuits(some: Sequence[Result]) -> tuple[Result, dict[str, str]]:
-    """Return one checkpoint's results joined, and the result that has its circuit.
-
-    If several results have the same ablation and method, the fullest one counts.
-    """
-    texts = [_texts(result) for result in some]
-    rows: dict[tuple[str, str], list[dict[str, str]]] = {}
-    source: dict[tuple[str, str], int] = {}
-    for at, own in enumerate(texts):
-        for row in _rows(own["circuits.csv"]):
-            pair = (row.get("ablation", ""), row.get("method", ""))
-            if source.setdefault(pair, at) == at:
-                rows.setdefault(pair, []).append(row)
-    main = _smallest([row for part in rows.values() for row in part])
-    at = 0 if main is None else source[main]
-    whole = dict(texts[at])
-    if len(some) > 1:
-        whole["circuits.csv"] = _csv([row for part in rows.values() for row in part])
-        for name, of in (("edges.csv", "edge"), ("nodes.csv", "node")):
-            whole[name] = _with_scores(whole[name], [own[name] for own in texts], of)
-    return some[at], whole
-
-
-def _smallest(rows: Sequence[Mapping[str, str]]) -> tuple[str, str] | None:
-    """Return the ablation and method of the circuit, chosen as a search of all would."""
-    chosen = [
-        row for row in rows if row.get("chosen") == "True" and row.get("edges", "").isdecimal()
+    alike = [
+        [stored for stored in same_step if stored.about.overrides == same_step[0].about.overrides]
+        for same_step in ranked
     ]
-    kinds = dict.fromkeys(("resample_across", "resample_within",
-                           *(row["ablation"] for row in chosen)))  # fmt: skip
-    for kind in kinds:
-        if own := [row for row in chosen if row["ablation"] == kind]:
-            best = min(own, key=lambda row: int(row["edges"]))
-            return best["ablation"], best["method"]
-    return None
+    return [
+        [stored for stored in same_step if stored.about.finished] or same_step[:1]
+        for same_step in alike
+    ]
 
 
-def _with_scores(text: str, others: Sequence[str], of: str) -> str:
-    """Return a table of edges or nodes, with the METHOD/KIND scores of other tables added."""
-    rows = _rows(text)
-    for other in map(_rows, others):
-        own = {row.get(of): row for row in other}
-        more = [name for name in (other[0] if other else ()) if "/" in name]
-        for name in [name for name in more if rows and name not in rows[0]]:
-            for row in rows:
-                row[name] = own.get(row.get(of), {}).get(name, "")
-    return _csv(rows)
-
-
-def _rows(text: str) -> list[dict[str, str]]:
-    """Return a table's rows, without lines that have a wrong number of cells."""
-    try:
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except csv.Error:
-        return []
-    return [row for row in rows if None not in row and None not in row.values()]
-
-
-def _csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as a CSV table with the columns of all rows; empty without rows."""
-    if not rows:
-        return ""
-    out = io.StringIO(newline="")
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def joined(texts: Sequence[str]) -> str:
-    r"""Return CSV tables as one, with the columns of all tables; empty without tables.
-
-    >>> joined(["a,b\n1,2\n", "a,c\n3,4\n"])
-    'a,b,c\n1,2,\n3,,4\n'
-    """
-    if len({text.partition("\n")[0] for text in texts}) <= 1:
-        return "".join(
-            text if at == 0 else text.partition("\n")[2] for at, text in enumerate(texts)
-        )
-    tables = [csv.DictReader(io.StringIO(text, newline="")) for text in texts]
-    rows = [list(table) for table in tables]
-    columns = dict.fromkeys(name for table in tables for name in table.fieldnames or ())
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(
-        out, list(columns), restval="", extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
-    for part in rows:
-        writer.writerows(part)
-    return out.getvalue()
-
-
-def adopt(where: Path, what: str) -> None:
-    """Convert the tables that an earlier version left in the folder itself into results.
+def adopt(where: Path, kind: str) -> None:
+    """Make results of the tables that an earlier version left in the folder itself.
 
     Raises:
-        OSError: the file system refused.
+        OSError, FaultError: the file system failed.
     """
-    if any(result.key.what == what for result in results(where)):
+    if any(stored.about.kind == kind for stored in stored_results(where)):
         return
-    there = [name for name in (*FILES[what], *DRAWN.get(what, ())) if (where / name).is_file()]
-    tables = {name: _by_checkpoint(where / name) for name in there if name.endswith(".csv")}
-    keys = sorted(dict.fromkeys(key for parts in tables.values() for key in parts), key=_order)
-    for model, step in keys:
-        files = {
-            name: parts[model, step] for name, parts in tables.items() if (model, step) in parts
-        }
-        content = {name: text.encode() for name, text in files.items()}
-        if (model, step) == keys[-1]:
-            content |= {n: (where / n).read_bytes() for n in there if not n.endswith(".csv")}
-        key = Key(what, model, step, _old_settings(where, step))
-        _save(where, key, content, (_old_fullness(what, files),), True)
-    for name, parts in tables.items():
-        text = _decoded(where / name)
-        if not parts and (text is None or len(text.splitlines()) > 1):  # damaged
-            _put_aside(where / name)
+    old = RESULTS[kind].of_files(where, About(Key(kind, "", None)), tolerant=True)
+    others = {
+        name: (where / name).read_bytes()
+        for name in RESULTS[kind].OTHERS
+        if (where / name).is_file()
+    }
+    checkpoints = old.checkpoints()
+    for model, step in checkpoints:
+        part, last = old.at((model, step)), (model, step) == checkpoints[-1]
+        key = Key(kind, model, step, _old_settings(where, step))
+        about = About(key, fullness=(_old_fullness(part),))
+        pictures = {**old.pictures, **others} if last else {}
+        _save(where, replace(part, about=about, pictures=pictures, problems={}))
+    for name in old.problems:
+        _put_aside(where / name)
     (where / OLD_MARK).unlink(missing_ok=True)
-
-
-def _order(checkpoint: tuple[str, int | None]) -> tuple[int, str]:
-    model, step = checkpoint
-    return (-1 if step is None else step, model)
-
-
-def _by_checkpoint(path: Path) -> dict[tuple[str, int | None], str]:
-    """Return the parts of a table by model and step; nothing if the table is damaged."""
-    try:
-        header, *rows = list(csv.reader(io.StringIO(_decoded(path) or "", newline=""))) or [[]]
-    except csv.Error:
-        return {}
-    parts: dict[tuple[str, int | None], io.StringIO] = {}
-    for row in rows:
-        cells = dict(zip(header, row, strict=False))
-        model, step = cells.get("run", cells.get("model", "")), cells.get("step", "")
-        if told := re.fullmatch(r"(.*), step (\d+)", model):
-            model, step = told.groups()
-        if step and not step.isdecimal():
-            return {}
-        key = (model, int(step) if step else None)
-        if key not in parts:
-            parts[key] = io.StringIO(newline="")
-            csv.writer(parts[key], lineterminator="\n").writerow(header)
-        csv.writer(parts[key], lineterminator="\n").writerow(row)
-    return {key: part.getvalue() for key, part in parts.items()}
 
 
 def _old_settings(where: Path, step: int | None) -> tuple[str, ...]:
@@ -429,7 +228,7 @@ def _as_settings(options: Sequence[str]) -> Iterator[str]:
     """Yield an earlier version's options as settings.
 
     Raises:
-        ValueError: they are not options.
+        ValueError: they are no options.
     """
     values: dict[str, list[str]] = {}
     for option in options:
@@ -446,7 +245,7 @@ def _as_settings(options: Sequence[str]) -> Iterator[str]:
 
 
 def setting(name: str, values: Iterable[str] = ()) -> str:
-    """Return a setting as text for a key, independent of the order of its values.
+    """Return a setting as a key has it, whatever the order of its values.
 
     >>> setting("kinds", ["zero", "mean", "zero"]), setting("no-sides")
     ('kinds=mean+zero', 'no-sides')
@@ -455,12 +254,10 @@ def setting(name: str, values: Iterable[str] = ()) -> str:
     return f"{name}={'+'.join(some)}" if some else name
 
 
-def _old_fullness(what: str, files: Mapping[str, str]) -> int:
-    """Return the number of programs, circuits or tables in an earlier version's result."""
-    columns = {MATCH: ("programs.csv", ("program",)),
-               CIRCUIT: ("circuits.csv", ("ablation", "method"))}  # fmt: skip
-    if what not in columns or columns[what][0] not in files:
-        return len(files)
-    name, wanted = columns[what]
-    rows = csv.DictReader(io.StringIO(files[name], newline=""))
-    return len({tuple(row.get(column, "") for column in wanted) for row in rows})
+def _old_fullness(result: Result) -> int:
+    """Return how many programs, circuits or tables an earlier version's result holds."""
+    if isinstance(result, MatchResult):
+        return len({row.program for row in result.programs})
+    if isinstance(result, CircuitResult):
+        return len({(row.ablation, row.method) for row in result.curves})
+    return len(result.tables())

@@ -19,7 +19,7 @@ STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes of cells stopped befor
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """One run of a sweep: its index, its folder and its config."""
 
     index: int
@@ -47,18 +47,18 @@ class Sweep:
 
     file: SweepFile
     folder: Path
-    cells: tuple[Cell, ...]
+    cells: tuple[SweepCell, ...]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """The outcome of a sweep: exit codes by cell index, and the signal that stopped it, if any."""
 
     sweep: Sweep
     codes: Mapping[int, int]
     signal: int | None
 
-    def state(self, cell: Cell) -> str:
+    def state(self, cell: SweepCell) -> str:
         """Return a cell's state, in words."""
         code = self.codes.get(cell.index)
         if cell.finished:
@@ -72,7 +72,7 @@ class Outcome:
         return "killed" if code < 0 else "failed"
 
     @property
-    def failed(self) -> list[Cell]:
+    def failed(self) -> list[SweepCell]:
         """The cells that failed and were not stopped with the sweep."""
         bad = ["failed", "killed"] + ["interrupted", "not begun"] * (self.signal is None)
         return [
@@ -123,7 +123,7 @@ def plan(
             run_dir=str(_cell_folder(folder, number, config)),
             tracking=replace(config.tracking, tags=tags),
         )
-        cells.append(Cell(number, config))
+        cells.append(SweepCell(number, config))
     _check_folders(cells, folder, alone=index is not None)
     assert folder is not None, "a sweep has at least one cell"
     return Sweep(file, folder, tuple(cells))
@@ -136,7 +136,7 @@ def _cell_folder(folder: Path, number: int, config: Config) -> Path:
     return earlier if begun else folder / f"{number:04d}-{run_name(config)}"
 
 
-def _check_folders(cells: Sequence[Cell], folder: Path | None, alone: bool) -> None:
+def _check_folders(cells: Sequence[SweepCell], folder: Path | None, alone: bool) -> None:
     """Refuse a folder with runs of another sweep, or of other settings."""
     for cell in cells:
         if (cell.folder / "config.yaml").is_file():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import wandb
 
-from ..analysis.measurements import COLUMNS, Measurement
+from ..analysis.measurements import MEASUREMENTS, Measurement
 from ..analysis.measures.suite import headlines
 from ..config.composition import to_mapping
 from ..config.naming import group_name, model_title, task_title
@@ -209,7 +209,7 @@ def log_rows(run: wandb.Run, rows: Sequence[Measurement]) -> None:
     try:
         run.summary.update({row.key: row.value for row in headlines(rows)})
         artifact = wandb.Artifact(f"analysis-{run.id}", type="measurements")
-        artifact.add(table_of(COLUMNS, rows), "measurements")
+        artifact.add(table_of(MEASUREMENTS.columns, rows), "measurements")
         run.log_artifact(artifact)
     except Exception as error:  # whatever W&B raises
         raise FaultError(f"W&B did not log the analysis: {first_line(error)}") from error

@@ -5,7 +5,6 @@ The durable record is the run folder. Everything here can be logged again from i
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import secrets
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,11 +21,13 @@ from threading import Thread
 from typing import Any
 
 import wandb
+from PIL import Image
 
-from ..analysis.measurements import COLUMNS, Measurement
+from ..analysis.measurements import MEASUREMENTS, Measurement
 from ..analysis.measures.emergence import Summary, summaries
-from ..analysis.measures.separation import COLUMNS as SEPARATION_COLUMNS
+from ..analysis.measures.separation import SEPARATIONS
 from ..analysis.measures.suite import declared_metrics, headlines
+from ..analysis.results import Result
 from ..config.composition import to_mapping
 from ..config.naming import group_name
 from ..config.schema import TrackingConfig
@@ -247,12 +249,12 @@ class WandbLog:
         payload: dict[str, Any] = {STEP: step}
         if any(not row.measure.startswith("training/") for row in rows):
             payload["tables/checkpoint"] = table_of(
-                COLUMNS, [row for row in rows if not _neuron(row)]
+                MEASUREMENTS.columns, [row for row in rows if not _neuron(row)]
             )
             if step == 0:
                 known = verdicts(self._folder.inputs_digest)
                 if known is not None:
-                    payload["tables/controls"] = table_of(SEPARATION_COLUMNS, known)
+                    payload["tables/controls"] = table_of(SEPARATIONS.columns, known)
                 payload["tables/metrics"] = table_of(METRIC_COLUMNS, declared_metrics().values())
         for row in headlines(rows):
             self._define(row.key)
@@ -269,7 +271,7 @@ class WandbLog:
             TABLE: [row for row in rows if not _neuron(row)],
             "tables/neurons": [row for row in rows if _neuron(row) and row.step == last],
         }
-        logged = {key: table_of(COLUMNS, some) for key, some in tables.items() if some}
+        logged = {key: table_of(MEASUREMENTS.columns, some) for key, some in tables.items() if some}
         self._run.log({STEP: last} | logged)
 
     def _log_checkpoints(self, rows: Sequence[Measurement]) -> None:
@@ -367,15 +369,19 @@ def end_service() -> None:
 
 
 def log_analysis(
-    folder: RunFolder, what: str, files: Sequence[Path], say: Callable[[str], None]
+    folder: RunFolder,
+    what: str,
+    result: Result,
+    record: Path,
+    say: Callable[[str], None],
 ) -> None:
-    """Log an analysis's CSV tables and PNG pictures as a W&B run of its own, in the run's group.
+    """Log the tables and pictures of an analysis as a W&B run of its own, in the run's group.
 
-    The training run itself is not changed. The record is kept beside the results' folder. If W&B
-    fails, this is reported, without an error.
+    The training run itself is not changed. An offline record is kept in the folder `record`. If
+    W&B fails, this is reported, without an error.
     """
     settings, config = folder.config.tracking, folder.config
-    if settings.mode == "disabled" or not files:
+    if settings.mode == "disabled":
         return
     entity, project = folder.wandb_project or (settings.entity, settings.project)
     try:
@@ -388,35 +394,45 @@ def log_analysis(
                 name=f"{folder.name} {what}",
                 id=f"{folder.id}-{what}-{secrets.token_hex(3)}",
                 tags=list(settings.tags),
-                dir=str(files[0].parent.parent),
+                dir=str(record),
                 mode="offline" if settings.mode == "offline" else "online",
-                config={**to_mapping(config), "of": folder.id},
+                config={**to_mapping(config), "of": folder.id, **_about(result)},
                 settings=bounded(settings),
             )
         try:
-            run.log({f"{what}/{path.stem}": _logged(path) for path in files})
+            run.log({f"{what}/{name}": shown for name, shown in _logged(result).items()})
         finally:
             finish_bounded(run, settings)
     except Exception as error:  # W&B raises many kinds; the files are complete
         say(f"W&B did not log it ({first_line(error)}); the files are complete")
 
 
-def _logged(path: Path) -> wandb.Image | wandb.Table:
-    """Return a picture or a table as a W&B object; numeric texts become numbers."""
-    if path.suffix == ".png":
-        return wandb.Image(str(path))
-    with path.open(newline="", encoding="utf-8") as lines:
-        header, *rows = csv.reader(lines)
-    data = [[_cell(value) for value in row] for row in rows]
-    return wandb.Table(columns=[*header], data=data, allow_mixed_types=True)
+def _about(result: Result) -> dict[str, Any]:
+    """Return what of a result is of, as W&B's config has it."""
+    about = result.about
+    return {"result": {"kind": about.kind, "step": about.step, "settings": list(about.settings)}}
 
 
-def _cell(text: str) -> float | str | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return text or None
-    return number if math.isfinite(number) else text
+def _logged(result: Result) -> dict[str, wandb.Image | wandb.Table]:
+    """Return a result's tables and pictures as W&B shows them, by name."""
+    shown: dict[str, wandb.Image | wandb.Table] = {}
+    for name, (table, rows) in result.tables().items():
+        header = table.header(rows)
+        lines = map(table.values, rows)
+        data = [[_cell(values.get(column)) for column in header] for values in lines]
+        shown[Path(name).stem] = wandb.Table(
+            columns=list(header), data=data, allow_mixed_types=True
+        )
+    for name, picture in result.pictures.items():
+        shown[Path(name).stem] = wandb.Image(Image.open(BytesIO(picture)))
+    return shown
+
+
+def _cell(value: object) -> object:
+    """Return a value as W&B keeps it: several as a text, and what is not finite as a text."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def group_of(folder: RunFolder) -> str:

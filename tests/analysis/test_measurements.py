@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from algomatch.analysis.measurements import (
-    COLUMNS,
+    MEASUREMENTS,
     Measurement,
     differences,
     from_csv,
@@ -38,7 +38,7 @@ ROW = Measurement("ablation/zero_delta_exact", "blocks.0.attn.hook_z[1]", -0.5, 
 
 def exact(row: Measurement) -> tuple[object, ...]:
     """Return the row with its floats as bits. All NaNs are equal."""
-    values = (getattr(row, column) for column in COLUMNS)
+    values = (getattr(row, column) for column in MEASUREMENTS.columns)
     return tuple(float(v).hex() if isinstance(v, float) else v for v in values)
 
 
@@ -67,7 +67,7 @@ def test_the_first_line_names_the_columns() -> None:
     assert from_csv(to_csv([]), "rows.csv") == []
 
 
-HEADER = ",".join(COLUMNS)
+HEADER = ",".join(MEASUREMENTS.columns)
 DAMAGED = {
     "empty": "",
     "another header": "run,step,name,subject,value,n,ci_low,ci_high\nr,0,a/b,s,1.0,3,,\n",
@@ -90,12 +90,12 @@ DAMAGED = {
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_table_is_refused_by_name(content: str) -> None:
-    with pytest.raises(FaultError, match=r"the measurements in 'old/rows\.csv' are damaged: ."):
+    with pytest.raises(FaultError, match=r"the table 'old/rows\.csv' is damaged: ."):
         from_csv(content.encode(), "old/rows.csv")
 
 
 def test_bytes_that_are_no_text_are_refused_by_name() -> None:
-    with pytest.raises(FaultError, match=r"the measurements in 'rows\.csv' are damaged"):
+    with pytest.raises(FaultError, match=r"the table 'rows\.csv' is damaged"):
         from_csv(to_csv([ROW])[:-5] + b"\xff\xfe", "rows.csv")
 
 
@@ -104,9 +104,9 @@ def test_bytes_that_are_no_text_are_refused_by_name() -> None:
 def test_a_table_cut_within_a_line_is_refused(cut: int) -> None:
     whole = to_csv([ROW, replace(ROW, subject="blocks.1.hook_mlp_out")]).rstrip()
     content = whole[: len(whole) - cut]
-    if all(line.count(",") == len(COLUMNS) - 1 for line in content.decode().split()):
+    if all(line.count(",") == len(MEASUREMENTS.columns) - 1 for line in content.decode().split()):
         return  # cut between lines or within the last number: only the file's digest detects it
-    with pytest.raises(FaultError, match=r"'rows\.csv' are damaged"):
+    with pytest.raises(FaultError, match=r"'rows\.csv' is damaged"):
         from_csv(content, "rows.csv")
 
 

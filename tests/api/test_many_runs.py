@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from support.runs import TINY, finish, quiet, run, start
 
+from algomatch.analysis.circuits.circuit_result import CircuitResult, CircuitRow
+from algomatch.analysis.results import SETTINGS, About, Key
 from algomatch.api.many_runs import LOG
 from algomatch.api.train import train
 from algomatch.cli import main as cli
 from algomatch.config.composition import compose
-from algomatch.runs.result_store import SETTINGS, Key, results, save
+from algomatch.runs.result_store import save, stored_results
 from algomatch.runs.run_folder import RunFolder
+from algomatch.runs.run_results import RunResults
 
 RUNS = {"one": ("model=1L", "seed=0"), "two": ("model=1L", "seed=1"), "three": ("model=2L",)}
 CIRCUIT = ("--methods", "eap", "--kinds", "mean")
@@ -45,8 +48,8 @@ def done(runs: Path, folder: str) -> dict[str, list[tuple[int | None, tuple[str,
     steps = {
         path.name: [
             (result.key.step, result.key.settings)
-            for result in results(path / folder)
-            if result.finished
+            for result in stored_results(path / folder)
+            if result.about.finished
         ]
         for path in runs.iterdir()
     }
@@ -118,7 +121,11 @@ def test_a_run_that_fails_keeps_no_others_from_being_done(
 def left_by_circuit(run: Path) -> Key:
     """Write a result of `circuit` into a run's folder; return its key."""
     key = Key("circuit", RunFolder.open(run).id, 60, ("methods=eap", "kinds=mean"))
-    save(run / "circuit", key, {"circuits.csv": b"model,edges\none,1\n"}, (1,))
+    row = CircuitRow(
+        model=key.model, step=60, ablation="mean", method="eap", edges=1, faithfulness=0.5,
+        exact=0.5, chosen=False,
+    )  # fmt: skip
+    save(run / "circuit", CircuitResult(about=About(key, fullness=(1,)), curves=(row,)))
     return key
 
 
@@ -135,8 +142,9 @@ def test_a_run_that_fails_again_is_named_and_what_was_there_stays(
     told = capsys.readouterr()
     assert "2 runs: 1 done, 0 already done, 1 failed" in told.out
     assert f"! one: algomatch: '{runs / 'one'}" in told.out
-    old, new = ((path / "circuit" / "circuits.csv").read_bytes() for path in given)
-    assert old == b"model,edges\none,1\n" != new
+    old, new = (RunResults(path).circuit.curves for path in given)
+    assert [row.edges for row in old] == [1]
+    assert new != old
 
 
 def test_what_was_never_gathered_is_gathered_where_all_is_done(

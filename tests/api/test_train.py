@@ -120,6 +120,22 @@ def test_a_run_stops_at_its_target_accuracy(tmp_path: Path) -> None:
     assert last["accuracy/all/exact"] == 1.0
 
 
+def test_the_target_accuracy_is_of_all_inputs_held_out_ones_too(tmp_path: Path) -> None:
+    target, folder = 0.7, tmp_path / "run"
+    config = compose([
+        *OFF, "trainer.max_steps=1000", f"trainer.target_accuracy={target}",
+        "trainer.evaluate_every=1", "trainer.checkpoints=1", "task.held_out=0.4",
+        "trainer.learning_rate=0.01", "model.d_model=32", "analysis=accuracy_only",
+        f"run_dir={folder}",
+    ])  # fmt: skip
+    train(config, quiet())
+    ended = RunFolder.open(folder).finished()
+    assert ended is not None
+    assert ended["reason"] == "target_accuracy"
+    last = {row.key: row.value for row in rows_of(folder) if row.step == ended["step"]}
+    assert last["accuracy/all/exact"] >= target > last["accuracy/held_out/exact"]
+
+
 def test_a_run_trains_on_after_its_target(tmp_path: Path) -> None:
     """The run equals one without it, plus the added steps; also if it is resumed in between."""
     settings = ("trainer.max_steps=2000", "trainer.target_accuracy=1", "trainer.evaluate_every=25")

@@ -299,8 +299,11 @@ CHOICES = "valid: is_nothing, is_short, make_for, make_inf"
             "task=own.py:make_odd task.restrict=unique task.max_length=4",
             ["task.max_length=4 must not exceed the 2 tokens", "(task.restrict=unique)"],
         ),
-        ("task=own.py:make_odd task.tolerance=0", ["task.tolerance=0 must be above 0"]),
-        ("task=own.py:make_odd task.tolerance=-1", ["task.tolerance=-1.0 must be at least 0"]),
+        ("task=own.py:make_odd task.tolerance=0", ["task.tolerance=0.0 must be above 0, or null"]),
+        (
+            "task=own.py:make_odd task.tolerance=-1",
+            ["task.tolerance=-1.0 must be above 0, or null"],
+        ),
         (
             "task=own.py:make_odd task.held_out_lengths=[4]",
             ["task.held_out_lengths=[4] must be among the lengths 1 to 3"],

@@ -155,7 +155,10 @@ def test_what_was_found_before_an_interrupt_is_there(
         (["--reference", "analysis.seed=1"], "name the task whose program is to be analysed"),
         (["--reference", "task=revers"], "unknown task 'revers': did you mean 'reverse'?"),
         (["--reference", "task=reverse", "analysis.explain_depth=0"], "must be at least 1"),
-        (["--reference", "task=reverse", "analysis.explain_at=2"], "must be a share"),
+        (
+            ["--reference", "task=reverse", "analysis.explain_at=2"],
+            "must be at least 0 and at most 1",
+        ),
         (["RUN", "--deep"], "unknown option '--deep'"),
         (["RUN", "--device", "gpu7"], "gpu7"),
     ],

@@ -14,7 +14,8 @@ from support.runs import TINY, quiet
 
 from algomatch.analysis.controls.known_models import DECOY, NEGATIVE, POSITIVE, controls
 from algomatch.analysis.matching.cut_verdicts import FOLLOWS, NOT_SOLVED
-from algomatch.analysis.matching.known_answers import check
+from algomatch.analysis.matching.known_answers import CHECKS, check
+from algomatch.analysis.matching.match_result import Matching, MatchResult
 from algomatch.analysis.matching.program_ranking import (
     Candidate,
     candidate,
@@ -23,6 +24,7 @@ from algomatch.analysis.matching.program_ranking import (
     ranked,
     standing,
 )
+from algomatch.analysis.results import SETTINGS
 from algomatch.api.match import match_each
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
@@ -34,11 +36,9 @@ from algomatch.data.tasks import make_task
 from algomatch.models.reference import build_reference
 from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import task_model_of
-from algomatch.report.figures.matching_figures import keep_matching
-from algomatch.report.terminal.known_answer_table import checked_csv, print_counts
-from algomatch.report.terminal.matching_tables import Matching
+from algomatch.report.terminal.known_answer_table import print_counts
 from algomatch.runs.loaded_run import LoadedRun
-from algomatch.runs.result_store import SETTINGS
+from algomatch.runs.result_store import save
 
 TASK = (
     "task=double_hist", "task.vocabulary=[a,b,c]", "task.max_length=4", "analysis.bootstrap=100",
@@ -135,7 +135,7 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
     matchings: list[Matching] = []
 
     def keep(matching: Matching) -> None:
-        keep_matching(matching, copy / "matching", (), sides=False)
+        save(copy / "matching", MatchResult.of(matching, sides=False))
         matchings.append(matching)
         if len(matchings) == 2:
             raise KeyboardInterrupt
@@ -294,8 +294,7 @@ def test_controls_are_told_apart(programs: list[Candidate]) -> None:
     decoys = {decoy.program: decoy for decoy in checks if decoy.kind == DECOY}
     assert decoys["double_hist_by_division"].verdict == FOLLOWS
     assert decoys["double_hist"].verdict != FOLLOWS
-    lines = checked_csv(checks).splitlines()
-    assert len(lines) == len(checks) + 1
+    assert CHECKS.from_csv(CHECKS.to_csv(checks), "match-controls.csv") == checks
     console = Console(file=io.StringIO(), width=100)
     print_counts([*checks, replace(checks[0], right=False, verdict="different")], console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]

@@ -15,7 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.interchange_training import InterchangeCases, implement
 from algomatch.analysis.matching.program_ranking import Standing, candidate, standing
-from algomatch.analysis.matching.subspaces import Question, Subspace, where_to_search
+from algomatch.analysis.matching.subspace_result import Searched, SubspaceResult, per_site
+from algomatch.analysis.matching.subspace_search import Question, Subspace, where_to_search
 from algomatch.api.preparation import prepare
 from algomatch.api.subspaces import subspaces
 from algomatch.api.train import train
@@ -27,7 +28,7 @@ from algomatch.models.shapes import random_inits
 from algomatch.models.task_model import task_model_of
 from algomatch.models.training import weights_of
 from algomatch.models.variable_sites import sites_of
-from algomatch.report.terminal.subspace_tables import HEADER, Searched, per_site, sentences
+from algomatch.report.terminal.subspace_tables import sentences
 from algomatch.runs import checkpoints
 
 Capture = pytest.CaptureFixture[str]
@@ -69,7 +70,7 @@ def test_a_run_is_searched_beside_its_controls(run: Path, capsys: Capture) -> No
     (kept,) = (path for path in written.iterdir() if path.name.endswith("-subspaces"))
     assert (kept / "subspaces.csv").read_bytes() == (written / "subspaces.csv").read_bytes()
     rows = list(csv.DictReader((written / "subspaces.csv").read_text().splitlines()))
-    assert tuple(rows[0]) == HEADER
+    assert tuple(rows[0]) == SubspaceResult.TABLE.columns
     assert [(row["variable"], row["same"], row["site"]) for row in rows] == [
         ("length", "opp_idx", "blocks.0.hook_resid_mid")
     ] * len(rows)

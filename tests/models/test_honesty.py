@@ -89,7 +89,7 @@ def test_a_task_of_sets_is_the_same_task_in_every_process(tmp_path: Path) -> Non
         "    return rasp.SelectorWidth(rasp.Select(held, held, rasp.Comparison.EQ)).named('sets')\n"
     )
     script = (
-        "import sys; from algomatch.config.schema import compose\n"
+        "import sys; from algomatch.config.composition import compose\n"
         "from algomatch.data.inputs import input_set\n"
         "from algomatch.data.tasks import make_task\n"
         "config = compose(['task=sets.py:make_sets', 'task.vocabulary=[a,b]']).task\n"

@@ -11,8 +11,7 @@ import pytest
 from support.runs import TINY
 
 from algomatch.analysis.measurements import Measurement, from_csv
-from algomatch.analysis.measures.separation import Separation
-from algomatch.analysis.measures.separation import from_csv as separations_from_csv
+from algomatch.analysis.measures.separation import SEPARATIONS, Separation
 from algomatch.config.composition import compose, from_mapping, read_yaml
 from algomatch.config.schema import Config
 from algomatch.infra.errors import FaultError
@@ -154,7 +153,7 @@ def test_the_folder_says_its_config_and_holds_all_in_one_table(tmp_path: Path) -
     assert read == config_of(tmp_path)
     table = from_csv((record.path / "measurements.csv").read_bytes(), "measurements.csv")
     assert table == [*ROWS, *other]
-    kept = separations_from_csv((record.path / "separation.csv").read_bytes(), "separation.csv")
+    kept = SEPARATIONS.from_csv((record.path / "separation.csv").read_bytes(), "separation.csv")
     assert kept == [verdict]
     assert (record.path / "controls.png").read_bytes() == b"a figure"
 

@@ -6,39 +6,54 @@ import csv
 import json
 import locale
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from algomatch.analysis.circuits.circuit_result import CircuitResult, CircuitRow, EdgeRow
+from algomatch.analysis.matching.match_result import MatchResult, ProgramRow
+from algomatch.analysis.results import CIRCUIT, MATCH, SETTINGS, About, Key
 from algomatch.runs.result_store import (
-    CIRCUIT,
-    MATCH,
-    SETTINGS,
-    Key,
     adopt,
     gather,
     is_gathered,
     is_there,
-    joined,
-    results,
     save,
     setting,
+    stored_results,
 )
 
-HEADER = "run,step,program,verdict\n"
+PROGRAMS = MatchResult.PROGRAMS
 
 
-def programs(step: int, *names: str, run: str = "one") -> bytes:
-    rows = "".join(f"{run},{step},{name},different\n" for name in names)
-    return (HEADER + rows).encode()
+def program(run: str, step: int | None, name: str) -> ProgramRow:
+    return ProgramRow(
+        run=run, step=step, exact=1.0, program=name, verdict="different", score=None,
+        shared_with=(), decided=(), why="",
+    )  # fmt: skip
+
+
+def earlier(step: int, *names: str, run: str = "one") -> bytes:
+    """A table of programs as earlier versions wrote it, without a format."""
+    content = PROGRAMS.to_csv(program(run, step, name) for name in names).decode()
+    return re.sub(r",[^,\n]*$", "", content, flags=re.MULTILINE).encode()
 
 
 def matched(where: Path, step: int, *names: str, run: str = "one", picture: bytes = b"") -> Path:
     settings = () if len(names) == 2 else (setting("programs", names),)
-    files = {"programs.csv": programs(step, *names, run=run)}
-    files |= {"match.png": picture} if picture else {}
-    return save(where, Key(MATCH, run, step, settings), files, (len(names), 1))
+    about = About(Key(MATCH, run, step, settings), fullness=(len(names), 1))
+    rows = tuple(program(run, step, name) for name in names)
+    pictures = {"match.png": picture} if picture else {}
+    return save(where, MatchResult(about=about, programs=rows, pictures=pictures))
+
+
+def circuit_row(kind: str, method: str, edges: int) -> CircuitRow:
+    return CircuitRow(
+        model="one", step=10, ablation=kind, method=method, edges=edges, faithfulness=1.0,
+        exact=1.0, chosen=True,
+    )  # fmt: skip
 
 
 def table(where: Path, name: str = "programs.csv") -> list[tuple[str, str]]:
@@ -66,7 +81,7 @@ def test_the_same_result_again_is_replaced_and_of_equal_ones_the_newest_is_shown
 ) -> None:
     first = matched(tmp_path, 10, "a")
     assert matched(tmp_path, 10, "a") == first
-    assert len(results(tmp_path)) == 1
+    assert len(stored_results(tmp_path)) == 1
     matched(tmp_path, 10, "b")
     assert table(tmp_path) == [("10", "b")]
     assert table(first) == [("10", "a")]
@@ -84,15 +99,18 @@ def test_what_an_interrupted_command_had_takes_no_place_of_what_is_finished(
     tmp_path: Path,
 ) -> None:
     key = Key(CIRCUIT, "one", 10)
-    title = b'model,edges\n"one, step 10",%d\n'
-    save(tmp_path, key, {"circuits.csv": title % 1}, (1,), finished=False)
+
+    def saved(edges: int, finished: bool) -> list[str]:
+        about = About(key, finished=finished, fullness=(edges,))
+        save(tmp_path, CircuitResult(about=about, curves=(circuit_row("zero", "eap", edges),)))
+        return [row["edges"] for row in rows_of(tmp_path / "circuits.csv")]
+
+    assert saved(1, finished=False) == ["1"]
     assert not is_there(tmp_path, key)
-    assert b",1\n" in (tmp_path / "circuits.csv").read_bytes()
-    save(tmp_path, key, {"circuits.csv": title % 2}, (2,))
-    assert [result.path.name for result in results(tmp_path)] == ["step-00000010"]
+    assert saved(2, finished=True) == ["2"]
+    assert [stored.path.name for stored in stored_results(tmp_path)] == ["step-00000010"]
     assert is_there(tmp_path, key)
-    save(tmp_path, key, {"circuits.csv": title % 3}, (3,), finished=False)
-    assert b",2\n" in (tmp_path / "circuits.csv").read_bytes()
+    assert saved(3, finished=False) == ["2"]
 
 
 def test_results_of_two_runs_in_one_folder_are_both_kept(tmp_path: Path) -> None:
@@ -109,13 +127,13 @@ def test_a_folder_that_is_no_result_is_left_alone(broken: str, tmp_path: Path) -
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / SETTINGS).write_text(broken)
     matched(tmp_path, 10, "a", "b")
-    assert len(results(tmp_path)) == 1
+    assert len(stored_results(tmp_path)) == 1
     assert (tmp_path / "mine" / SETTINGS).read_text() == broken
 
 
 def test_tables_of_an_earlier_version_are_kept_as_results(tmp_path: Path) -> None:
-    both = programs(0, "a", "b").decode() + programs(10, "a", "b").decode().removeprefix(HEADER)
-    (tmp_path / "programs.csv").write_text(both)
+    first, second = earlier(0, "a", "b"), earlier(10, "a", "b")
+    (tmp_path / "programs.csv").write_bytes(first + second.partition(b"\n")[2])
     (tmp_path / "match.png").write_bytes(b"old")
     (tmp_path / "emergence.png").write_bytes(b"old")
     (tmp_path / "done.json").write_text(json.dumps({"step": 10, "options": ["--all"]}))
@@ -138,11 +156,21 @@ def test_a_damaged_table_of_an_earlier_version_is_in_no_ones_way(
 
 
 def test_options_of_an_earlier_version_are_known_again(tmp_path: Path) -> None:
-    (tmp_path / "circuits.csv").write_text('model,ablation,method\n"one, step 10",zero,eap\n')
+    (tmp_path / "circuits.csv").write_text(
+        "model,ablation,method,edges,faithfulness,exact,chosen\n"
+        '"one, step 10",zero,eap,3,nan,0.5,False\n'
+    )
     options = ["--methods", "exact", "eap", "--kinds", "zero"]
     (tmp_path / "done.json").write_text(json.dumps({"step": 10, "options": options}))
     adopt(tmp_path, CIRCUIT)
     assert is_there(tmp_path, Key(CIRCUIT, "one", 10, ("methods=eap+exact", "kinds=zero")))
+    (stored,) = stored_results(tmp_path)
+    result = stored.read()
+    assert isinstance(result, CircuitResult)
+    (row,) = result.curves
+    assert (row.model, row.step, row.edges, row.faithfulness, row.chosen) == (
+        "one", 10, 3, None, False,
+    )  # fmt: skip
 
 
 def test_a_long_name_is_cut_off_and_stays_its_own() -> None:
@@ -151,29 +179,22 @@ def test_a_long_name_is_cut_off_and_stays_its_own() -> None:
     assert all(len(key.name) <= 120 for key in keys)
 
 
-def test_tables_of_different_columns_are_joined() -> None:
-    assert joined([]) == ""
-    assert joined(["a,b\n1,2\n", "b,a\n3,4\n"]) == "a,b\n1,2\n4,3\n"
-
-
 def with_circuits(
     where: Path, sizes: dict[tuple[str, str], int], in_circuit: str, settings: Sequence[str] = ()
 ) -> Path:
     """A result of a search with an ablation and a method, with a circuit of each size."""
-    title = '"one, step 10"'
-    circuits = "model,ablation,method,edges,chosen\n" + "".join(
-        f"{title},{kind},{method},{size},True\n" for (kind, method), size in sizes.items()
-    )
-    scores = [f"{method}/{kind}" for kind, method in sizes]
-    edges = f"model,edge,{','.join(scores)},in_circuit\n" + "".join(
-        f"{title},{edge},{','.join(edge for _ in scores)},{edge == in_circuit}\n" for edge in "12"
-    )
-    files = {
-        "circuits.csv": circuits.encode(),
-        "edges.csv": edges.encode(),
-        "circuit.png": in_circuit.encode(),
-    }
-    return save(where, Key(CIRCUIT, "one", 10, tuple(settings)), files, (len(sizes),))
+    edges = tuple(
+        EdgeRow(
+            model="one", step=10, edge=edge,
+            scores={f"{method}/{kind}": float(edge) for kind, method in sizes},
+            in_circuit=edge == in_circuit, needed=None, carries="", share=None, chance=None,
+        )
+        for edge in "12"
+    )  # fmt: skip
+    about = About(Key(CIRCUIT, "one", 10, tuple(settings)), fullness=(len(sizes),))
+    curves = tuple(circuit_row(kind, method, size) for (kind, method), size in sizes.items())
+    pictures = {"circuit.png": in_circuit.encode()}
+    return save(where, CircuitResult(about=about, curves=curves, edges=edges, pictures=pictures))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -195,7 +216,9 @@ def test_what_several_searches_of_a_checkpoint_found_is_gathered_together(tmp_pa
     ]  # fmt: skip
     edges = rows_of(tmp_path / "edges.csv")
     assert [row["in_circuit"] for row in edges] == ["False", "True"]
-    assert [row["exact/zero"] + row["eap/resample_across"] for row in edges] == ["11", "22"]
+    assert [row["exact/zero"] + row["eap/resample_across"] for row in edges] == [
+        "1.01.0", "2.02.0",
+    ]  # fmt: skip
     assert (tmp_path / "circuit.png").read_bytes() == b"2"
     with_circuits(tmp_path, {("zero", "eap"): 1}, "1", ["kinds=zero", "methods=eap"])
     assert len(rows_of(tmp_path / "circuits.csv")) == 4  # a smaller search changes nothing
@@ -208,15 +231,16 @@ def test_results_of_another_task_take_no_place_of_what_was_just_written(tmp_path
     paths = []
     for task, count in tasks.items():
         names = "abc"[:count]
-        files = {"programs.csv": programs(0, *names, run=task)}
-        paths.append(save(tmp_path, Key(MATCH, "gpt2", None, (), (task,)), files, (count, 1)))
+        about = About(Key(MATCH, "gpt2", None, (), (task,)), fullness=(count, 1))
+        rows = tuple(program(task, None, name) for name in names)
+        paths.append(save(tmp_path, MatchResult(about=about, programs=rows)))
         assert rows_of(tmp_path / "programs.csv") == rows_of(paths[-1] / "programs.csv")
     assert paths[0] != paths[1]
-    assert {result.key.of for result in results(tmp_path)} == {(task,) for task in tasks}
+    assert {result.key.of for result in stored_results(tmp_path)} == {(task,) for task in tasks}
 
 
 def test_tables_that_are_no_utf8_are_put_aside_and_others_read_as_it(tmp_path: Path) -> None:
-    old = HEADER.encode() + b"one,10,\xe9,different\n"  # Latin-1
+    old = earlier(10, "e").replace(b",e,", b",\xe9,")  # Latin-1
     (tmp_path / "programs.csv").write_bytes(old)
     matched(tmp_path, 20, "é", "b")
     assert (tmp_path / "programs.csv.old").read_bytes() == old
@@ -230,7 +254,7 @@ def test_tables_that_are_no_utf8_are_put_aside_and_others_read_as_it(tmp_path: P
 
 
 def test_tables_are_read_the_same_whatever_the_locale(tmp_path: Path) -> None:
-    (tmp_path / "programs.csv").write_bytes(programs(10, "é", "ü"))
+    (tmp_path / "programs.csv").write_bytes(earlier(10, "é", "ü"))
     before = locale.setlocale(locale.LC_CTYPE)
     locale.setlocale(locale.LC_CTYPE, "C")
     try:
@@ -260,7 +284,9 @@ def test_what_was_not_gathered_is_known(tmp_path: Path) -> None:
 def test_damaged_options_of_an_earlier_version_are_unknown_ones(
     damaged: object, tmp_path: Path
 ) -> None:
-    (tmp_path / "programs.csv").write_bytes(programs(10, "a"))
+    (tmp_path / "programs.csv").write_bytes(earlier(10, "a"))
     (tmp_path / "done.json").write_text(json.dumps(damaged))
     adopt(tmp_path, MATCH)
-    assert [result.key for result in results(tmp_path)] == [Key(MATCH, "one", 10, ("earlier",))]
+    assert [result.key for result in stored_results(tmp_path)] == [
+        Key(MATCH, "one", 10, ("earlier",))
+    ]

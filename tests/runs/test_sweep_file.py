@@ -21,7 +21,7 @@ from algomatch.config.schema import FREE_SETTINGS
 from algomatch.data.registered_tasks import task_names
 from algomatch.infra.errors import UserError
 from algomatch.report.terminal.sweep_outcome import print_sweep
-from algomatch.runs.sweep_cells import Outcome, plan
+from algomatch.runs.sweep_cells import SweepOutcome, plan
 from algomatch.runs.sweep_file import DISTRIBUTIONS, KEYS, read_sweep
 
 SHIPPED = sorted((configs_dir().parent / "sweeps").glob("*.yaml"))
@@ -218,6 +218,17 @@ def test_the_shipped_files_sweep_what_they_say() -> None:
     assert {s["model.normalization"] for s in settings["study_no_norm"]} == {"none"}
 
 
+def test_each_cell_has_its_own_values_of_what_is_swept(tmp_path: Path) -> None:
+    steps = {"parameters": {"max_steps": {"values": [5, 6]}}}
+    swept = {"seed": {"values": [0, 4, 9]}, "trainer": steps}
+    path = written(tmp_path, {"method": "grid", "parameters": swept})
+    cells = plan(path, ["trainer.batch_size=3"]).cells
+    pairs = [(cell.config.seed, cell.config.trainer.max_steps) for cell in cells]
+    assert pairs == [(seed, most) for seed in (0, 4, 9) for most in (5, 6)]
+    assert {cell.config.trainer.batch_size for cell in cells} == {3}
+    assert len({cell.folder for cell in cells}) == 6
+
+
 def test_settings_given_for_all_runs_may_not_be_swept_ones(tmp_path: Path) -> None:
     path = written(tmp_path, {"method": "grid", "parameters": {"seed": {"values": [0, 1]}}})
     assert [c.config.trainer.max_steps for c in plan(path, ["trainer.max_steps=7"]).cells] == [7, 7]
@@ -314,7 +325,7 @@ def test_runs_of_different_settings_are_different_rows(tmp_path: Path) -> None:
         file = written(tmp_path, text.replace("NAME", name))
         out = io.StringIO()
         print_sweep(
-            Outcome(plan(file, [], tmp_path / "runs"), {}, None), Console(file=out, width=200)
+            SweepOutcome(plan(file, [], tmp_path / "runs"), {}, None), Console(file=out, width=200)
         )
         rows = [line for line in out.getvalue().splitlines() if "0 of 2" in line]
         assert len(set(rows)) == len(cells), out.getvalue()

@@ -9,6 +9,7 @@ from functools import partial
 from transformer_lens.model_bridge import TransformerBridge
 
 from ...infra.errors import NotFiniteError, UserError, first_line
+from ...infra.typed_tables import TypedTable
 from ...models.bridges import make_bridge
 from ...models.task_model import TaskModel, task_model_of
 from ...models.training import Progress
@@ -61,6 +62,17 @@ class KnownAnswer:
     note: str = ""
     recognised: bool | None = None
     recognised_note: str = ""
+
+
+CHECKS = TypedTable(KnownAnswer, "match-controls.csv")
+
+
+def with_earlier(
+    checks: Sequence[KnownAnswer], earlier: Sequence[KnownAnswer]
+) -> list[KnownAnswer]:
+    """Return checks after earlier ones of other tasks."""
+    tasks = {check.task for check in checks}
+    return [*(check for check in earlier if check.task not in tasks), *checks]
 
 
 def of_matching(

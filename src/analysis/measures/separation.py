@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...infra.errors import FaultError
+from ...infra.typed_tables import TypedTable
 from ..controls.known_models import NEGATIVE, POSITIVE, Control
 from ..measurements import Measurement
 from .sparsity import REFERENCE
 from .suite import declared_metrics, headlines
 
 EXACT = "accuracy/all/exact"
-COLUMNS = (
-    "key", "separates", "gap", "lowest_positive", "positive", "highest_negative", "negative", "why",
-)  # fmt: skip
 BECAUSE = {  # the group of the highest negative
     "random init": "untrained networks of this shape show as much",
     "shuffled labels": "a network that learns labels by heart shows as much",
@@ -53,6 +48,9 @@ class Separation:
     def separates(self) -> bool:
         """Whether there is such a gap."""
         return self.gap > 0
+
+
+SEPARATIONS = TypedTable(Separation, "separation.csv", derived=("gap", "separates"))
 
 
 def qualifies(control: Control, rows: Iterable[Measurement]) -> bool:
@@ -119,40 +117,3 @@ def _why(positive: Control, negative: Control) -> str:
 def failing(rows: Iterable[Separation]) -> dict[str, str]:
     """Return the measures that do not separate, and why."""
     return {row.key: row.why or "controls overlap" for row in rows if not row.separates}
-
-
-def to_csv(rows: Iterable[Separation]) -> bytes:
-    """Return separations as CSV; floats are written so that they read back exactly."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([getattr(row, column) for column in COLUMNS])
-    return text.getvalue().encode()
-
-
-def from_csv(content: bytes, source: str) -> list[Separation]:
-    """Return the separations of a CSV that `to_csv` wrote.
-
-    Raises:
-        FaultError: it is damaged; `source` names it.
-    """
-    try:
-        lines = csv.reader(io.StringIO(content.decode(), newline=""))
-        header = next(lines, [])
-        if tuple(header) != COLUMNS:
-            raise ValueError(f"its columns are {header}, not {list(COLUMNS)}")
-        return [_parsed(dict(zip(COLUMNS, line, strict=True))) for line in lines]
-    except (ValueError, csv.Error) as error:
-        raise FaultError(f"the controls in '{source}' are damaged: {error}") from error
-
-
-def _parsed(line: Mapping[str, str]) -> Separation:
-    return Separation(
-        line["key"],
-        float(line["lowest_positive"]),
-        line["positive"],
-        float(line["highest_negative"]),
-        line["negative"],
-        line["why"],
-    )

@@ -1,56 +1,23 @@
-"""The figure of an explained model, and the files of an explanation."""
+"""The figure of an explained model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any, cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from ...analysis.explain.explanation_result import Explanation, shares
 from ...analysis.explain.heads import HeadExplanation
 from ...analysis.explain.substitution import CONTROLS, INTACT, SubstitutedAccuracy
 from ...hypotheses.row_values import drawable
-from ...runs.result_store import Key, save
-from ..terminal.explanation_tables import (
-    Explanation,
-    explained_csv,
-    heads_csv,
-    neurons_csv,
-    shares,
-    untrained_csv,
-)
-from .panels import COLOURS, png
+from .panels import COLOURS
 
 MOST_HEADS = 16  # drawn
 TITLE = 26  # characters of a pattern's name above its panel
-
-
-def keep_explanation(explanation: Explanation, where: Path, key: Key) -> list[Path]:
-    """Write the parts of an explanation that exist, the figure with the last; return the files.
-
-    An incomplete explanation does not replace a complete one.
-
-    Raises:
-        FaultError: the file system failed.
-    """
-    files: dict[str, bytes] = {}
-    if explanation.heads is not None:
-        files["heads.csv"] = heads_csv(explanation).encode()
-    if explanation.neurons:
-        files["neurons.csv"] = neurons_csv(explanation).encode()
-    if explanation.untrained:
-        files["neurons-random-init.csv"] = untrained_csv(explanation).encode()
-    if explanation.rows is not None:
-        files["explained.csv"] = explained_csv(explanation).encode()
-        files["explanation.png"] = png(explanation_figure(explanation))
-    parts = [explanation.heads, explanation.neurons, explanation.rows]
-    there = sum(part is not None for part in parts)
-    path = save(where, key, files, (there,), there == len(parts))
-    return [path / name for name in files]
 
 
 def explanation_figure(explanation: Explanation) -> Figure:

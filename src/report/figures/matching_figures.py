@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,22 +14,15 @@ from matplotlib.patches import Rectangle
 
 from ...analysis.matching.cut_tests import by_site
 from ...analysis.matching.cut_verdicts import NOT_TESTABLE, REALISED
-from ...analysis.matching.program_ranking import Standing
-from ...infra.files import faults_named, write_file
-from ...runs.result_store import MATCH, Key, save
-from ..html.stored_tables import Row, read_table, value
-from ..terminal.matching_tables import (
-    EMERGENCE_HEADER,
+from ...analysis.matching.match_result import (
+    EmergenceRow,
     Matching,
     cut_label,
-    emergence_csv,
-    programs_csv,
-    selectors_csv,
     short,
     site_label,
-    to_csv,
 )
-from .panels import COLOURS, legend, png, step_axis
+from ...analysis.matching.program_ranking import Standing
+from .panels import COLOURS, legend, step_axis
 
 PATH = "#d55e00"
 LEGEND = (
@@ -38,78 +30,31 @@ LEGEND = (
 )
 
 
-def matching_files(matching: Matching) -> dict[str, bytes]:
-    """Return the files of a matched checkpoint by name: tests, verdicts and diagram."""
-    files = {
-        "match.csv": to_csv([matching]).encode(),
-        "programs.csv": programs_csv([matching]).encode(),
-        "emergence.csv": emergence_csv([matching]).encode(),
-        "match.png": png(diagram(matching)),
-    }
-    if matching.finer is not None:
-        files["selectors.csv"] = selectors_csv([matching]).encode()
-    return files
-
-
-def keep_matching(
-    matching: Matching,
-    where: Path,
-    settings: Sequence[str] = (),
-    sides: bool = True,
-    of: Sequence[str] = (),
-) -> Path:
-    """Write a matched checkpoint, by step and settings; return the folder.
-
-    `of` names the model and task where the run's name does not.
-
-    Raises:
-        FaultError: the file system failed.
-    """
-    key = Key(MATCH, matching.run, matching.step, tuple(settings), tuple(of))
-    return save(where, key, matching_files(matching), (len(matching.standings), int(sides)))
-
-
-def draw_emergence(where: Path) -> list[str]:
-    """Draw the matches over training from the gathered tables; return the names of the files.
-
-    A single checkpoint is not drawn.
-
-    Raises:
-        FaultError: the file system failed.
-    """
-    name = "emergence.png"
-    rows = read_table(where / "emergence.csv", EMERGENCE_HEADER).rows
-    if len({row["step"] for row in rows}) < 2:
-        return []
-    with faults_named(f"write into '{where}'"):
-        write_file(where / name, png(emergence(rows)))
-    return [name]
-
-
-def emergence(rows: Sequence[Row]) -> Figure:
+def emergence(rows: Sequence[EmergenceRow]) -> Figure:
     """Draw the best match of each testable cut and variable over training, and accuracy and loss.
 
-    `rows` are those of `emergence_csv`. A checkpoint without a value leaves a gap.
+    A checkpoint without a value leaves a gap.
     """
     figure = Figure(figsize=(8, 6.5), layout="constrained")
-    figure.suptitle(f"{rows[-1]['run']}: when each cut appears")
+    figure.suptitle(f"{rows[-1].run}: when each cut appears")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-    models = [row for row in rows if row["kind"] == "model"]
-    steps = [int(row["step"]) for row in models]
+    models = [row for row in rows if row.kind == "model"]
+    steps = [row.step or 0 for row in models]
 
-    def curve(some: Sequence[Row], column: str) -> list[float]:
-        at = {int(row["step"]): value(row, column) for row in some}
-        known = (at.get(step) for step in steps)
-        return [math.nan if number is None else number for number in known]
+    def curve(values: Mapping[int | None, float | None]) -> list[float]:
+        at_steps = (values.get(step) for step in steps)
+        return [math.nan if value is None else value for value in at_steps]
 
     (line,) = above.plot(
-        steps, curve(models, "exact"), color="black", marker=".", label="exact accuracy"
-    )
+        steps, curve({row.step: row.exact for row in models}), color="black", marker=".",
+        label="exact accuracy",
+    )  # fmt: skip
     above.set(ylabel="exact accuracy", ylim=(-0.03, 1.03))
     beside = above.twinx()
     (other,) = beside.plot(
-        steps, curve(models, "loss"), color="0.5", ls="--", marker=".", label="loss"
-    )
+        steps, curve({row.step: row.loss for row in models}), color="0.5", ls="--", marker=".",
+        label="loss",
+    )  # fmt: skip
     beside.set(ylabel="loss per position", yscale="log")
     above.legend(handles=[line, other], fontsize=7, loc="center left")
     styles: dict[str, tuple[dict[str, Any], str]] = {
@@ -117,12 +62,13 @@ def emergence(rows: Sequence[Row]) -> Figure:
         "variable": ({"ls": "--", "lw": 0.8}, "{program}: {name} alone"),
     }
     for kind, (style, label) in styles.items():
-        some = [row for row in rows if row["kind"] == kind]
-        names = dict.fromkeys((row["program"], row["name"]) for row in some)
+        of_kind = [row for row in rows if row.kind == kind]
+        names = dict.fromkeys((row.program, row.name) for row in of_kind)
         for (program, name), colour in zip(names, cycle(COLOURS), strict=False):
-            own = [row for row in some if (row["program"], row["name"]) == (program, name)]
+            own = [row for row in of_kind if (row.program, row.name) == (program, name)]
             text = label.format(program=program, name=short(name.replace("+", ", ")))
-            below.plot(steps, curve(own, "match"), color=colour, label=text, **style)
+            matches = curve({row.step: row.match for row in own})
+            below.plot(steps, matches, color=colour, label=text, **style)
     below.set(ylabel="best match that no later cut explains", ylim=(-0.03, 1.03))
     step_axis(below)
     legend(below)

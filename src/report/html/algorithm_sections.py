@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ...analysis.circuits.circuit_result import (
+    MODEL,
+    RANDOM_INIT,
+    REFERENCE,
+    CircuitResult,
+    CircuitRow,
+    EdgeRow,
+    LengthRow,
+)
+from ...analysis.explain.attention_view import AttentionPatterns
+from ...analysis.explain.explanation_result import (
+    ExplanationResult,
+    HeadRow,
+    NeuronRow,
+)
+from ...analysis.explain.substitution import INTACT
 from ...analysis.matching.cut_verdicts import NOT_TESTABLE
+from ...analysis.matching.match_result import CutTestRow, MatchResult, ProgramRow, SelectorRow
 from ...analysis.measurements import Measurement
 from ...analysis.measures.registered_measures import measured
+from ...analysis.results import Result
 from ...config.printed_commands import command
 from ...config.schema import Config
-from ...hypotheses.evidence import is_whole
 from ...hypotheses.failed_controls import Failing
 from ...hypotheses.row_values import component_label
-from ...runs.result_store import Result
+from ...infra.typed_tables import TypedTable
 from ..terminal.matching_tables import head_label
-from .attention_view import Attention
 from .blocks import (
     Cell,
     Details,
@@ -39,9 +56,9 @@ from .measure_sections import (
     matching_curves,
     neurons_compared,
 )
-from .stored_tables import Left, Results, Row, step_in, value, whole
 
 Rows = Sequence[Measurement]
+OfStep = TypeVar("OfStep", ProgramRow, SelectorRow)
 NEURONS_SHOWN, NEURONS_LISTED = 20, 300
 EDGES_SHOWN = 60
 LIGHT = (
@@ -67,9 +84,9 @@ def site_words(site: str) -> str:
     return SITE_KINDS[parts[2]].format(parts[1])
 
 
-def unread(left: Left) -> list[Any]:
-    """Return a warning if the table of a command exists but cannot be read."""
-    return [Text(left.problem, "warning")] if left.problem else []
+def unread(result: Result, *tables: TypedTable[Any]) -> list[Any]:
+    """Return a warning for each table of a command that exists but cannot be read."""
+    return [Text(problem, "warning") for problem in result.problem(*tables)]
 
 
 def stale(steps: Iterable[int | None], last_step: int, again: str) -> list[Any]:
@@ -85,7 +102,9 @@ def stale(steps: Iterable[int | None], last_step: int, again: str) -> list[Any]:
     ]  # fmt: skip
 
 
-def matching(rows: Rows, results: Results, failing: Failing, last_step: int, path: Path) -> Section:
+def matching(
+    rows: Rows, matched: MatchResult, failing: Failing, last_step: int, path: Path
+) -> Section:
     """Return the section on matching: cuts by sites over checkpoints, and verdicts on programs."""
     lead = (
         "Does the residual stream at a site hold just a set of the program's variables, and "
@@ -97,21 +116,21 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
     )
     match_all = command("match", path, "--all")
     blocks: list[Any] = []
-    matches = results.matches
-    blocks += unread(matches) + unread(results.programs)
-    if results.programs.there:
-        blocks.append(_programs(results.programs.rows))
-        blocks += stale((whole(row, "step") for row in results.programs.rows), last_step, match_all)
+    matches = matched.tests
+    blocks += unread(matched, matched.TESTS, matched.PROGRAMS)
+    if matched.programs:
+        blocks.append(_programs(matched.programs))
+        blocks += stale((row.step for row in matched.programs), last_step, match_all)
     else:
         blocks.append(Missing("The verdict on each program of the task", match_all))
     exact = exact_by_step(rows)
-    if matches.there:
-        steps = {whole(row, "step") for row in matches.rows}
-        full = f"match, up to {_cases(matches.rows):,} cases a test"
-        for number_of, program in enumerate(dict.fromkeys(row["program"] for row in matches.rows)):
-            own = [row for row in matches.rows if row["program"] == program]
+    if matches:
+        steps = {row.step for row in matches}
+        full = f"match, up to {_cases(matches):,} cases a test"
+        for number_of, program in enumerate(dict.fromkeys(row.program for row in matches)):
+            own = [row for row in matches if row.program == program]
             blocks.append(_diagram(f"full-{number_of}", program, own, exact, full))
-        blocks += emergence_curves(results.emergence.rows, full)
+        blocks += emergence_curves(matched.emergence, full)
         if left := {row.step for row in rows} - steps:
             blocks.append(Missing(f"All programs at the other {len(left)} checkpoints", match_all))
     light = [row for row in rows if row.measure == "matching/match"]
@@ -119,10 +138,10 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
     if light:
         cases = f"{max(row.n for row in light):,}"
         diagram = _light_diagram(rows, light, exact, f"light, up to {cases} cases a test")
-        others = f"{_cases(matches.rows):,}" if matches.there else "more"
+        others = f"{_cases(matches):,}" if matches else "more"
         text = Text(LIGHT.format(light=cases, full=others), "note")
         parts = [text, diagram, *matching_curves(rows, failing)]
-        if matches.there:
+        if matches:
             summary = f"The light measure of every checkpoint (up to {cases} cases a test)"
             blocks.append(Details(summary, parts))
         else:
@@ -130,36 +149,36 @@ def matching(rows: Rows, results: Results, failing: Failing, last_step: int, pat
     elif testable and testable[-1].value == 0:
         blocks.append(Text("The reference program has no inner cut that can be tested, so the "
                            "checkpoints have no matches."))  # fmt: skip
-    elif not matches.there:
+    elif not matches:
         blocks.append(Missing("Matching at checkpoints (`matching` in analysis.measures)",
                               match_all))  # fmt: skip
-    if results.selectors.there:
+    if matched.selectors:
         blocks.append(Details("Which heads meet the programs' selectors",
-                              [_selectors(results.selectors.rows)]))  # fmt: skip
+                              [_selectors(matched.selectors)]))  # fmt: skip
     return Section("matching", "Matching: which program does it run?", lead, blocks)
 
 
-def _cases(rows: Sequence[Row]) -> int:
+def _cases(rows: Sequence[CutTestRow]) -> int:
     """Return the largest number of cases of a test."""
-    return max((whole(row, "n") or 0 for row in rows), default=0)
+    return max((row.n for row in rows), default=0)
 
 
-def _last(rows: Sequence[Row]) -> list[Row]:
-    last = max((whole(row, "step") or 0 for row in rows), default=0)
-    return [row for row in rows if (whole(row, "step") or 0) == last]
+def _last(rows: Sequence[OfStep]) -> list[OfStep]:
+    last = max((row.step or 0 for row in rows), default=0)
+    return [row for row in rows if (row.step or 0) == last]
 
 
-def _programs(rows: Sequence[Row]) -> Table:
+def _programs(rows: Sequence[ProgramRow]) -> Table:
     last = _last(rows)
     lines = [
         [
-            Cell(row["program"], code=True), Cell(row["verdict"]), cell(value(row, "score")),
-            Cell(interval(value(row, "score_low"), value(row, "score_high"))),
-            Cell(f"{row.get('testable', '')} of {row.get('inner', '')}"), Cell(row["why"]),
+            Cell(row.program, code=True), Cell(row.verdict), cell(row.score),
+            Cell(interval(row.score_low, row.score_high)),
+            Cell(f"{row.testable} of {row.inner}"), Cell(row.why),
         ]
         for row in last
     ]  # fmt: skip
-    step = whole(last[0], "step")
+    step = last[0].step
     columns = ("program", "verdict", "score", "95% interval", "cuts that can be tested", "why")
     caption = f"Verdicts on the programs of the task, step {step}, best first"
     note = (
@@ -170,24 +189,23 @@ def _programs(rows: Sequence[Row]) -> Table:
 
 
 def _diagram(
-    name: str, program: str, rows: Sequence[Row], exact: Mapping[int, str], how: str
+    name: str, program: str, rows: Sequence[CutTestRow], exact: Mapping[int, str], how: str
 ) -> Diagram:
-    rows = [row for row in rows if row["site"].endswith(("resid_pre", "resid_post"))]
-    cuts = list(dict.fromkeys(row["cut"] for row in rows))
-    sites = list(dict.fromkeys(row["site"] for row in rows))
-    untestable = {row["cut"] for row in rows if row["verdict"] == NOT_TESTABLE}
-    by_step: dict[int, dict[tuple[str, str], Row]] = {}
+    rows = [row for row in rows if row.site.endswith(("resid_pre", "resid_post"))]
+    cuts = list(dict.fromkeys(row.cut for row in rows))
+    sites = list(dict.fromkeys(row.site for row in rows))
+    untestable = {row.cut for row in rows if row.verdict == NOT_TESTABLE}
+    by_step: dict[int, dict[tuple[str, str], CutTestRow]] = {}
     for row in rows:
-        by_step.setdefault(whole(row, "step") or 0, {})[row["cut"], row["site"]] = row
+        by_step.setdefault(row.step or 0, {})[row.cut, row.site] = row
     frames = []
     for step, cells in sorted(by_step.items()):
-        verdicts = {cut: row["verdict"] for (cut, _), row in cells.items()}
+        verdicts = {cut: row.verdict for (cut, _), row in cells.items()}
         frames.append({
             "step": step, "exact": exact.get(step, ""),
-            "values": [[_hundredth(cells.get((cut, site)), "match") for site in sites]
-                       for cut in cuts],
+            "values": [[_hundredth(cells.get((cut, site))) for site in sites] for cut in cuts],
             "told": [[_tests(cells.get((cut, site))) for site in sites] for cut in cuts],
-            "held": [[int(cells.get((cut, site), {}).get("held") == "True") for site in sites]
+            "held": [[int((cut, site) in cells and cells[cut, site].held) for site in sites]
                      for cut in cuts],
             "verdicts": [_cut_verdict(cut, place, len(cuts), verdicts, untestable)
                          for place, cut in enumerate(cuts)],
@@ -209,16 +227,15 @@ def _cut_verdict(
     return verdicts.get(cut, "") if cut not in untestable else NOT_TESTABLE
 
 
-def _hundredth(row: Row | None, name: str) -> float | None:
-    number = value(row, name) if row is not None else None
-    return None if number is None else round(number, 3)
+def _hundredth(row: CutTestRow | None) -> float | None:
+    return None if row is None else round(row.match, 3)
 
 
-def _tests(row: Row | None) -> str:
+def _tests(row: CutTestRow | None) -> str:
     if row is None:
         return "not tested"
-    ends = interval(value(row, "match_low"), value(row, "match_high"), 2)
-    return f"95% {ends}, chance {number(value(row, 'chance'), 2)}, n={row['n']}"
+    ends = interval(row.match_low, row.match_high, 2)
+    return f"95% {ends}, chance {number(row.chance, 2)}, n={row.n}"
 
 
 def _light_diagram(rows: Rows, light: Rows, exact: Mapping[int, str], how: str) -> Diagram:
@@ -268,13 +285,12 @@ def _site_order(site: str) -> tuple[int, str]:
     return (int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0, site)
 
 
-def _selectors(rows: Sequence[Row]) -> Table:
+def _selectors(rows: Sequence[SelectorRow]) -> Table:
     lines = [
         [
-            Cell(row["program"], code=True), Cell(row["selectors"].replace("+", " = "), code=True),
-            Cell(head_label(row["head"])), cell(value(row, "overlap")),
-            Cell(interval(value(row, "low"), value(row, "high"))),
-            cell(value(row, "uniform")), cell(value(row, "random_init")),
+            Cell(row.program, code=True), Cell(row.selectors.replace("+", " = "), code=True),
+            Cell(head_label(row.head)), cell(row.overlap), Cell(interval(row.low, row.high)),
+            cell(row.uniform), cell(row.random_init),
         ]
         for row in _last(rows)
     ]  # fmt: skip
@@ -286,16 +302,16 @@ def _selectors(rows: Sequence[Row]) -> Table:
 def attention(
     rows: Rows,
     last: Rows,
-    results: Results,
+    explanation: ExplanationResult,
     failing: Failing,
-    patterns: tuple[Attention | str, Attention | str],
+    patterns: AttentionPatterns,
     last_step: int,
     path: Path,
     rerun: str,
 ) -> Section:
     """Return the section on heads: their attention, their explanations, and the reference's heads.
 
-    `patterns` holds the attention of the model and of the reference, or why there is none.
+    `patterns` are those of the model and of the reference, or why there are none.
     """
     lead = (
         "Where each head looks: a row for each query position, a column for each key position, "
@@ -304,14 +320,14 @@ def attention(
     )
     explain = command("explain", path)
     blocks: list[Any] = []
-    heads = results.heads
-    steps = {step_in(row["model"]) for row in heads.rows}
-    blocks += unread(heads) + stale(steps, last_step, explain)
-    blocks += unfinished(results.explanation_left, _explained_parts(results), explain)
-    if not heads.there:
+    heads = explanation.heads
+    blocks += unread(explanation, explanation.HEADS)
+    blocks += stale({row.step for row in heads}, last_step, explain)
+    blocks += unfinished(explanation, _explained_parts(explanation), explain)
+    if not heads:
         blocks.append(Missing("What explains each head", explain))
-    told = {f"{row['layer']}.{row['head']}": row for row in heads.rows}
-    ours, theirs = patterns
+    told = {f"{row.layer}.{row.head}": row for row in heads}
+    ours, theirs = patterns.model, patterns.reference
     if isinstance(ours, str):
         blocks.append(Text(ours, "warning"))
     else:
@@ -326,17 +342,20 @@ def attention(
         caption = f"Attention of the compiled reference's {len(named)} active heads"
         shown = Patterns("reference", named, theirs.views, caption)
         blocks.append(Details("For comparison: the compiled program's heads", [shown]))
-    if heads.there:
-        blocks.append(Details("All explanations of heads, as a table", [_heads(heads.rows)]))
+    if heads:
+        blocks.append(Details("All explanations of heads, as a table", [_heads(heads)]))
     blocks += heads_compared(rows, last, failing, rerun)
-    blocks += _explained_model(results, explain)
+    blocks += _explained_model(explanation, explain)
     return Section("attention", "Attention: where does each head look?", lead, blocks)
 
 
-def _explained_parts(results: Results) -> str:
+def _explained_parts(explanation: ExplanationResult) -> str:
     """Return which parts of an explanation exist."""
-    parts = {"heads": results.heads, "neurons": results.neurons, "the model": results.explained}
-    return ", ".join(name for name, left in parts.items() if left.there)
+    parts = {
+        "heads": explanation.heads, "neurons": explanation.neurons,
+        "the model": explanation.explained,
+    }  # fmt: skip
+    return ", ".join(name for name, rows in parts.items() if rows)
 
 
 def _nearest(last: Rows) -> dict[str, list[str]]:
@@ -354,33 +373,32 @@ def _nearest(last: Rows) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def _explained(row: Row | None) -> list[str]:
+def _explained(row: HeadRow | None) -> list[str]:
     if row is None:
         return ["not explained yet"]
-    if row["level"] == "inactive":
+    if row.level == "inactive":
         return ["inactive: no effect on any input"]
-    selector = row["level"] != "table"
-    part = "selector" if selector else "table"
-    known = {"selector": "attends as", "table": "by a table of"}
-    words = known.get(row["level"], "explained by nothing; nearest")
-    ends = interval(value(row, f"{part}_low"), value(row, f"{part}_high"), 2)
+    if row.level == "table":
+        name, overlap, untrained = row.table, row.table_overlap, row.table_random_init
+        ends = interval(row.table_low, row.table_high, 2)
+    else:
+        name, overlap, untrained = row.selector, row.selector_overlap, row.selector_random_init
+        ends = interval(row.selector_low, row.selector_high, 2)
+    words = {"selector": "attends as", "table": "by a table of"}
     return [
-        f"{words}: {row[part]}",
-        f"overlap {number(value(row, f'{part}_overlap'), 2)} ({ends})",
-        f"controls: random init {number(value(row, f'{part}_random_init'), 2)}, "
-        f"to everything {number(value(row, 'uniform'), 2)}",
+        f"{words.get(row.level, 'explained by nothing; nearest')}: {name}",
+        f"overlap {number(overlap, 2)} ({ends})",
+        f"controls: random init {number(untrained, 2)}, to everything {number(row.uniform, 2)}",
     ]
 
 
-def _heads(rows: Sequence[Row]) -> Table:
+def _heads(rows: Sequence[HeadRow]) -> Table:
     lines = [
         [
-            Cell(f"{row['layer']}.{row['head']}"), Cell(row["level"]),
-            Cell(row["selector"]), cell(value(row, "selector_overlap"), 2),
-            Cell(interval(value(row, "selector_low"), value(row, "selector_high"), 2)),
-            cell(value(row, "selector_random_init"), 2), Cell(row["table"]),
-            cell(value(row, "table_overlap"), 2), cell(value(row, "table_random_init"), 2),
-            cell(value(row, "uniform"), 2),
+            Cell(f"{row.layer}.{row.head}"), Cell(row.level), Cell(row.selector),
+            cell(row.selector_overlap, 2), Cell(interval(row.selector_low, row.selector_high, 2)),
+            cell(row.selector_random_init, 2), Cell(row.table), cell(row.table_overlap, 2),
+            cell(row.table_random_init, 2), cell(row.uniform, 2),
         ]
         for row in rows
     ]  # fmt: skip
@@ -389,22 +407,18 @@ def _heads(rows: Sequence[Row]) -> Table:
     return Table("What explains each head", columns, lines, (3, 4, 5, 7, 8, 9), True)
 
 
-def _explained_model(results: Results, explain: str) -> list[Any]:
-    rows = results.explained.rows
+def _explained_model(explanation: ExplanationResult, explain: str) -> list[Any]:
+    rows = explanation.explained
     if not rows:
         what = Missing("The explained model: its accuracy with explanations in place", explain)
-        return [*unread(results.explained), what]
-    layers = max(whole(row, "up_to_layer") or 0 for row in rows)
-    kept = [
-        row for row in rows
-        if row["inputs"] == "held_out" and (whole(row, "up_to_layer") in (layers, -1))
-    ]  # fmt: skip
+        return [*unread(explanation, explanation.EXPLAINED), what]
+    layers = max(row.up_to_layer for row in rows)
+    kept = [row for row in rows if row.inputs == "held_out" and row.up_to_layer in (layers, -1)]
     lines = [
         [
-            Cell("nothing: the model as it is" if row["explained"] == "intact" else
-                 f"control: {row['explained']}" if row["control"] == "True" else row["explained"]),
-            cell(value(row, "exact")), Cell(interval(value(row, "low"), value(row, "high"))),
-            Cell(row["n"], value(row, "n")),
+            Cell("nothing: the model as it is" if row.explained == INTACT else
+                 f"control: {row.explained}" if row.control else row.explained),
+            cell(row.exact), Cell(interval(row.low, row.high)), Cell(str(row.n), float(row.n)),
         ]
         for row in kept
     ]  # fmt: skip
@@ -420,7 +434,7 @@ def _explained_model(results: Results, explain: str) -> list[Any]:
 def neurons(
     rows: Rows,
     last: Rows,
-    results: Results,
+    explanation: ExplanationResult,
     failing: Failing,
     config: Config,
     last_step: int,
@@ -437,17 +451,17 @@ def neurons(
     was_measured = "sparsity" in measured(config.analysis)
     blocks += neurons_compared(rows, last, failing, was_measured, rerun)
     if not config.model.attn_only:
-        table = results.neurons
-        steps = {step_in(row["model"]) for row in table.rows}
-        blocks += unread(table) + stale(steps, last_step, explain)
-        if table.there:
-            blocks += _predicates(table.rows, results.untrained_neurons.rows)
+        table = explanation.neurons
+        blocks += unread(explanation, explanation.NEURONS)
+        blocks += stale({row.step for row in table}, last_step, explain)
+        if table:
+            blocks += _predicates(table, explanation.untrained)
         else:
             blocks.append(Missing("When each neuron is on", explain))
     return Section("neurons", "Neurons", lead, blocks)
 
 
-def _predicates(rows: Sequence[Row], untrained: Sequence[Row]) -> list[Any]:
+def _predicates(rows: Sequence[NeuronRow], untrained: Sequence[NeuronRow]) -> list[Any]:
     """Return how many neurons are explained, the most important ones, and the others folded."""
     told = (
         f"Explained: {_share_explained(rows)} of the neurons that are on at some positions and "
@@ -475,15 +489,14 @@ def _predicates(rows: Sequence[Row], untrained: Sequence[Row]) -> list[Any]:
     return blocks
 
 
-def _neuron(row: Row) -> list[Cell]:
-    accuracy = value(row, "accuracy")
-    mark = "*" if row.get("judged_on") == "all" else ""
+def _neuron(row: NeuronRow) -> list[Cell]:
+    mark = "*" if row.judged_on == "all" else ""
     return [
-        Cell(f"{row['layer']}.{row['neuron']}"), Cell(row["state"]), Cell(row["predicate"]),
-        cell(value(row, "on_share"), 2),
-        Cell(number(accuracy, 2) + mark, accuracy, shade=_above(accuracy)),
-        Cell(interval(value(row, "low"), value(row, "high"), 2)),
-        cell(value(row, "shuffled"), 2), cell(value(row, "loss_change"), 4), Cell(_adds(row)),
+        Cell(f"{row.layer}.{row.neuron}"), Cell(row.state), Cell(row.predicate),
+        cell(row.on_share, 2),
+        Cell(number(row.accuracy, 2) + mark, row.accuracy, shade=_above(row.accuracy)),
+        Cell(interval(row.low, row.high, 2)), cell(row.shuffled, 2), cell(row.loss_change, 4),
+        Cell(_adds(row)),
     ]  # fmt: skip
 
 
@@ -491,27 +504,26 @@ def _above(accuracy: float | None) -> float | None:
     return None if accuracy is None else max(0.0, 2 * accuracy - 1)
 
 
-def _share_explained(rows: Sequence[Row]) -> str:
-    told = [row for row in rows if row.get("explained") in ("True", "False")
-            and value(row, "accuracy") is not None]  # fmt: skip
+def _share_explained(rows: Sequence[NeuronRow]) -> str:
+    told = [row for row in rows if row.judged]
     if not told:
         return "none"
-    count = sum(row["explained"] == "True" for row in told)
+    count = sum(bool(row.explained) for row in told)
     return f"{count} of {len(told)} ({count / len(told):.1%})"
 
 
-def _adds(row: Row) -> str:
-    added = {name.removeprefix("adds_to_"): value(row, name)
-             for name in row if name.startswith("adds_to_")}  # fmt: skip
-    known = {name: amount for name, amount in added.items() if amount is not None}
-    if not known or max(map(abs, known.values())) < 1e-6:
+def _adds(row: NeuronRow) -> str:
+    added = row.adds_to
+    if not added or max(map(abs, added.values())) < 1e-6:
         return ""
-    ranked = sorted(known, key=lambda name: -known[name])
+    ranked = sorted(added, key=lambda name: -added[name])
     ends = dict.fromkeys((ranked[0], ranked[-1]))
-    return ", ".join(f"{name} {known[name]:+.2g}" for name in ends)
+    return ", ".join(f"{name} {added[name]:+.2g}" for name in ends)
 
 
-def circuit(results: Results, last_step: int, at_least: float, least: float, path: Path) -> Section:
+def circuit(
+    result: CircuitResult, last_step: int, at_least: float, least: float, path: Path
+) -> Section:
     """Return the section on the circuit: its drawing, its faithfulness, and what its edges carry.
 
     A circuit is faithful from `at_least` on. An edge matters if its effect is at least `least`.
@@ -523,21 +535,19 @@ def circuit(results: Results, last_step: int, at_least: float, least: float, pat
     )
     title = "Circuit"
     find = command("circuit", path)
-    if not results.circuits.there:
+    rows = result.curves
+    if not rows:
         lacking = Missing("The circuit", find)
-        return Section("circuit", title, lead, [*unread(results.circuits), lacking])
-    rows = results.circuits.rows
-    blocks: list[Any] = [*stale({step_in(row["model"]) for row in rows}, last_step, find)]
-    blocks += unfinished(results.circuit_left, _searched(results), find)
-    edges = [row for row in results.edges.rows if row["in_circuit"] == "True"]
-    chosen = [row for row in rows if row["chosen"] == "True"]
-    drawing = results.circuit_picture
+        return Section("circuit", title, lead, [*unread(result, result.CURVES), lacking])
+    blocks: list[Any] = [*stale({row.step for row in rows}, last_step, find)]
+    blocks += unfinished(result, _searched(result), find)
+    edges, chosen = [row for row in result.edges if row.in_circuit], result.chosen
+    drawing = _data_uri(result.pictures.get("circuit.png"))
     if not chosen:
-        blocks.append(Text(
-            f"No circuit of those searched for is surely {at_least:.0%} faithful: "
-            f"{_searched(results)}."))  # fmt: skip
+        blocks.append(Text(f"No circuit of those searched for is surely {at_least:.0%} faithful: "
+                           f"{_searched(result)}."))  # fmt: skip
     else:
-        if _is_main_whole(edges, chosen, results):
+        if _is_main_whole(edges, result):
             told = f"It takes all {len(edges)} edges: the whole model. No smaller circuit is surely"
             blocks.append(Text(f"{told} {at_least:.0%} faithful.", "warning"))
         if drawing:
@@ -554,11 +564,11 @@ def circuit(results: Results, last_step: int, at_least: float, least: float, pat
             )
         else:
             blocks.append(Missing("The circuit's drawing", find))
-    blocks.append(_methods(rows, results))
-    blocks += unread(results.edges) + _carried(results, find)
+    blocks.append(_methods(result))
+    blocks += unread(result, result.EDGES) + _carried(result, find)
     blocks += _curves(rows, at_least)
-    if results.lengths.there:
-        blocks.append(_by_length(results.lengths.rows))
+    if result.lengths:
+        blocks.append(_by_length(result.lengths))
     elif chosen:
         blocks.append(Missing("The circuit by length", find))
     if edges:
@@ -567,62 +577,63 @@ def circuit(results: Results, last_step: int, at_least: float, least: float, pat
     return Section("circuit", title, lead, blocks)
 
 
-def unfinished(left: Result | None, what: str, command: str) -> list[Any]:
+def unfinished(result: Result, what: str, command: str) -> list[Any]:
     """Return a warning if a command was interrupted, with what it had done."""
-    if left is None or left.finished:
+    if result.about.finished:
         return []
     return [Text(f"`{command}` was interrupted. What it had done is shown: {what}. The rest is "
                  "missing.", "warning")]  # fmt: skip
 
 
-def _searched(results: Results) -> str:
+def _data_uri(picture: bytes | None) -> str:
+    """Return a PNG as a data URI; empty if there is none."""
+    return "" if picture is None else f"data:image/png;base64,{b64encode(picture).decode()}"
+
+
+def _searched(result: CircuitResult) -> str:
     """Return the search methods that were used, by kind of ablation."""
-    names = [name.partition("/") for name in (results.edges.rows or ({},))[0] if "/" in name]
-    pairs = [(kind, method) for method, _, kind in names if method != "visible"]
-    pairs = pairs or [(row["ablation"], row["method"]) for row in results.circuits.rows]
     by_kind: dict[str, dict[str, None]] = {}
-    for kind, method in pairs:
+    for method, kind in result.searches:
         by_kind.setdefault(kind, {})[method] = None
     return "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in by_kind.items())
 
 
-def _is_main_whole(edges: Sequence[Row], chosen: Sequence[Row], results: Results) -> bool:
+def _is_main_whole(edges: Sequence[EdgeRow], result: CircuitResult) -> bool:
     """Return whether the main circuit, the one with the fewest edges, is the whole model."""
-    own = [row for row in chosen if value(row, "edges") == len(edges)]
-    return any(is_whole(row, results) for row in own)
+    return any(result.is_whole(row) for row in result.chosen if row.edges == len(edges))
 
 
-def _edge(row: Row) -> str:
-    carries = f" carries {row['carries']}" if row["carries"] else ""
-    return f"{row['edge']}{carries}"
+def _edge(row: EdgeRow) -> str:
+    carries = f" carries {row.carries}" if row.carries else ""
+    return f"{row.edge}{carries}"
 
 
-def _by_need(edges: Sequence[Row]) -> list[Row]:
-    return sorted(edges, key=lambda row: -(value(row, "needed") or 0.0))
+def _by_need(edges: Sequence[EdgeRow]) -> list[EdgeRow]:
+    return sorted(edges, key=lambda row: -(row.needed or 0.0))
 
 
-def _carried(results: Results, find: str) -> list[Any]:
-    rows = [row for row in results.carried.rows if row["inner"] == "True"]
-    if not rows and results.carried.there:
+def _carried(result: CircuitResult, find: str) -> list[Any]:
+    each = {of: result.inner(of) for of in (MODEL, REFERENCE, RANDOM_INIT)}
+    if not any(each.values()) and result.carried:
         return [
             Text(
                 "All edges of the circuit come from embeddings, so no inner edge carries a "
                 "variable."
             )
         ]
-    if not rows:
-        return [*unread(results.carried),
+    if not any(each.values()):
+        return [*unread(result, result.CARRIED),
                 Missing("What edges carry, in this model, in the reference and in a random init",
                         find)]  # fmt: skip
     lines = []
-    for of, words in (("model", "this model's circuit"), ("reference", "the reference"),
-                      ("random init", "the same edges of a random init (control)")):  # fmt: skip
-        own = [row for row in rows if row["of"] == of]
-        names = [row["carries"] for row in own if row["carries"]]
-        each = ", ".join(f"{name} ({names.count(name)})" for name in dict.fromkeys(names))
+    for of, words in ((MODEL, "this model's circuit"), (REFERENCE, "the reference"),
+                      (RANDOM_INIT, "the same edges of a random init (control)")):  # fmt: skip
+        own = each[of]
+        names = [row.carries for row in own if row.carries]
+        which = ", ".join(f"{name} ({names.count(name)})" for name in dict.fromkeys(names))
         share = len(names) / len(own) if own else None
         lines.append([Cell(words), Cell(str(len(own)), len(own)), Cell(str(len(names)), len(names)),
-                      cell(share, 2), Cell(each or "none")])  # fmt: skip
+                      cell(share, 2), Cell(which or "none")])  # fmt: skip
     columns = ("", "inner edges", "that carry a variable", "share", "which (edges)")
     note = (
         "Inner edges do not come from an embedding. A variable is named if it surely accounts "
@@ -631,37 +642,35 @@ def _carried(results: Results, find: str) -> list[Any]:
     return [Table("What the edges carry", columns, lines, (1, 2, 3), note=note)]
 
 
-def _methods(rows: Sequence[Row], results: Results) -> Table:
-    chosen = [row for row in rows if row["chosen"] == "True"]
+def _methods(result: CircuitResult) -> Table:
     lines = [
         [
-            Cell(row["ablation"]), Cell(row["method"]),
-            Cell(row["edges"] + " (the whole model)" * is_whole(row, results), value(row, "edges")),
-            cell(value(row, "faithfulness"), 2),
-            Cell(interval(value(row, "faithfulness_low"), value(row, "faithfulness_high"), 2)),
-            cell(value(row, "completeness"), 2),
-            cell(value(row, "exact"), hint=_ends(row, "exact")),
+            Cell(row.ablation), Cell(row.method),
+            Cell(f"{row.edges}{' (the whole model)' * result.is_whole(row)}", float(row.edges)),
+            cell(row.faithfulness, 2),
+            Cell(interval(row.faithfulness_low, row.faithfulness_high, 2)),
+            cell(row.completeness, 2),
+            cell(row.exact, hint=interval(row.exact_low, row.exact_high, 2)),
         ]
-        for row in chosen
+        for row in result.chosen
     ]  # fmt: skip
     columns = ("ablation", "method", "edges", "faithfulness", "95% interval", "completeness",
                "exact accuracy")  # fmt: skip
     caption = "The smallest surely faithful circuit of each method under each kind of ablation"
     note = (
-        f"Searched for: {_searched(results)}. A method that is not listed found no surely "
+        f"Searched for: {_searched(result)}. A method that is not listed found no surely "
         "faithful circuit."
     )
     return Table(caption, columns, lines, (2, 3, 4, 5, 6), True, note)
 
 
-def _curves(rows: Sequence[Row], at_least: float) -> list[Any]:
+def _curves(rows: Sequence[CircuitRow], at_least: float) -> list[Any]:
     charts = []
-    for place, kind in enumerate(dict.fromkeys(row["ablation"] for row in rows)):
+    for place, kind in enumerate(dict.fromkeys(row.ablation for row in rows)):
         lines: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
-            size, share = value(row, "edges"), value(row, "faithfulness")
-            if row["ablation"] == kind and size and share is not None:
-                lines.setdefault(row["method"], []).append((size, share))
+            if row.ablation == kind and row.edges and row.faithfulness is not None:
+                lines.setdefault(row.method, []).append((float(row.edges), row.faithfulness))
         chart = scatter(
             f"faithful-{place}", f"Faithfulness over size: {kind}",
             f"Curves of faithfulness over the number of edges, by method, for {kind} ablation",
@@ -671,18 +680,16 @@ def _curves(rows: Sequence[Row], at_least: float) -> list[Any]:
     return [Details("Faithfulness over the size of the circuit", charts)] if charts else []
 
 
-def _ends(row: Row, name: str) -> str:
-    return interval(value(row, f"{name}_low"), value(row, f"{name}_high"), 2)
-
-
-def _by_length(rows: Sequence[Row]) -> Table:
+def _by_length(rows: Sequence[LengthRow]) -> Table:
     lines = [
         [
-            Cell(row["length"], value(row, "length")), Cell(row["inputs"], value(row, "inputs")),
-            cell(value(row, "faithfulness"), 2),
-            Cell(interval(value(row, "faithfulness_low"), value(row, "faithfulness_high"), 2)),
-            cell(value(row, "completeness"), 2, hint=_ends(row, "completeness")),
-            cell(value(row, "exact"), hint=_ends(row, "exact")), cell(value(row, "minimality"), 2),
+            Cell(str(row.length), float(row.length)), Cell(str(row.inputs), float(row.inputs)),
+            cell(row.faithfulness, 2),
+            Cell(interval(row.faithfulness_low, row.faithfulness_high, 2)),
+            cell(row.completeness, 2,
+                 hint=interval(row.completeness_low, row.completeness_high, 2)),
+            cell(row.exact, hint=interval(row.exact_low, row.exact_high, 2)),
+            cell(row.minimality, 2),
         ]
         for row in rows
     ]  # fmt: skip
@@ -691,20 +698,19 @@ def _by_length(rows: Sequence[Row]) -> Table:
     return Table("The circuit by length", columns, lines, (1, 2, 3, 4, 5, 6))
 
 
-def _edges(rows: Sequence[Row], count: int, least: float) -> Table:
+def _edges(rows: Sequence[EdgeRow], count: int, least: float) -> Table:
     lines = [
         [
-            Cell(row["edge"], code=True), _need(row, least),
-            Cell(interval(value(row, "needed_low"), value(row, "needed_high"), 4)),
-            Cell(row["carries"] or ("no single variable" if row["share"] else "-")),
-            cell(value(row, "share"), 2),
-            Cell(interval(value(row, "share_low"), value(row, "share_high"), 2)),
-            cell(value(row, "chance"), 2),
+            Cell(row.edge, code=True), _need(row, least),
+            Cell(interval(row.needed_low, row.needed_high, 4)),
+            Cell(row.carries or ("-" if row.share is None else "no single variable")),
+            cell(row.share, 2), Cell(interval(row.share_low, row.share_high, 2)),
+            cell(row.chance, 2),
         ]
         for row in rows[:EDGES_SHOWN]
     ]  # fmt: skip
     columns = ("edge", "needed", "95% interval", "carries", "share", "95% interval", "by chance")
-    lows = [low for row in rows if (low := value(row, "needed_low")) is not None]
+    lows = [row.needed_low for row in rows if row.needed_low is not None]
     sure = [sum(low >= at and low > 0 for low in lows) for at in (least, 0)]
     note = (
         "Needed: how much further off the outputs are without the edge, in nats (for numerical "
@@ -719,7 +725,7 @@ def _edges(rows: Sequence[Row], count: int, least: float) -> Table:
     return Table("Edges, the most needed first", columns, lines, (1, 2, 4, 5, 6), True, note)
 
 
-def _need(row: Row, least: float) -> Cell:
-    needed, low = value(row, "needed"), value(row, "needed_low")
+def _need(row: EdgeRow, least: float) -> Cell:
+    low = row.needed_low
     mark = "" if low is None or low <= 0 else " *" if low >= least else " +"
-    return Cell(number(needed, 4) + mark, needed)
+    return Cell(number(row.needed, 4) + mark, row.needed)

@@ -60,7 +60,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendEntry:
     """An entry of a chart's legend: its label, the name of its colour and its dash."""
 
     words: str
@@ -79,7 +79,7 @@ class Chart:
     alt: str
     data: Sequence[Mapping[str, Any]]
     layout: Mapping[str, Any]
-    legend: Sequence[Key] = ()
+    legend: Sequence[LegendEntry] = ()
     height: int = 340
 
 

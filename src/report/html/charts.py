@@ -16,7 +16,7 @@ from ...analysis.measurements import Measurement
 from ...analysis.measures.emergence import CONTROLS
 from ...hypotheses.row_values import curves, top
 from ..figures.panels import COLOURS
-from .blocks import Chart, Key
+from .blocks import Chart, LegendEntry
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 CONTROL_DASHES = dict(zip(CONTROLS, ("dot", "dashdot"), strict=True))
@@ -67,7 +67,7 @@ class Lines:
     span: tuple[float, float] | None = (-0.03, 1.03)
     log: bool = False
     traces: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[Key] = field(default_factory=list)
+    keys: list[LegendEntry] = field(default_factory=list)
     steps: set[int] = field(default_factory=set)
 
     def add(
@@ -103,7 +103,7 @@ class Lines:
             "hovertemplate": f"%{{y:.4g}} {plain(words)}<br>%{{text}}<extra></extra>",
         })  # fmt: skip
         if legend:
-            self.keys.append(Key(words, tone, dash))
+            self.keys.append(LegendEntry(words, tone, dash))
 
     def curve(
         self,
@@ -135,7 +135,9 @@ class Lines:
                     words, [row.step for row in curve], [top(row) for row in curve], tone, dash,
                     1.2, told=[f"n={row.n:,}" for row in curve], legend=False, marks=False,
                 )  # fmt: skip
-                key = Key(f"{words}, in the colour of what it is a control of", "grey", dash)
+                key = LegendEntry(
+                    f"{words}, in the colour of what it is a control of", "grey", dash
+                )
                 if key not in self.keys:
                     self.keys.append(key)
 
@@ -187,7 +189,7 @@ def scatter(
 ) -> Chart:
     """Return a chart of named lines over a logarithmic axis."""
     data: list[dict[str, Any]] = []
-    keys: list[Key] = []
+    keys: list[LegendEntry] = []
     for place, (words, points) in enumerate(lines.items()):
         tone, dash = colour(place), dash_of(place)
         data.append({
@@ -196,13 +198,13 @@ def scatter(
             "line": {"color": tone, "dash": dash},
             "hovertemplate": f"%{{y:.3f}} at %{{x}}: {plain(words)}<extra></extra>",
         })  # fmt: skip
-        keys.append(Key(words, tone, dash))
+        keys.append(LegendEntry(words, tone, dash))
     shapes = []
     if level is not None:
         line = {"color": "grey", "dash": "dash", "width": 1}
         ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level}
         shapes.append({"type": "line", "line": line, **ends})
-        keys.append(Key(f"{level:g}: from here on it counts as faithful", "grey", "dash"))
+        keys.append(LegendEntry(f"{level:g}: from here on it counts as faithful", "grey", "dash"))
     layout = {
         "xaxis": {"type": "log", "title": {"text": plain(axes[0])}},
         "yaxis": {"title": {"text": plain(axes[1])}, "range": [-1.05, 1.05]},

@@ -13,13 +13,14 @@ from ...analysis.matching.program_ranking import program_names
 from ...data.inputs import input_set
 from ...data.tasks import make_task
 from ...hypotheses.evidence import circuit_found, judged, program_verdicts
-from ...hypotheses.seed_groups import Group, Run, grouped, load_runs
+from ...hypotheses.seed_groups import Group, grouped
 from ...hypotheses.verdicts import CircuitFound, Hypothesis, ProgramVerdict, over_seeds
 from ...infra.errors import UserError
 from ...runs import checkpoints
+from ...runs.run_batches import Run, load_runs
 from ...runs.run_folder import RunFolder
+from ...runs.run_results import RunResults
 from .run_page import own_steps
-from .stored_tables import Results
 
 Say = Callable[[str], None]
 NAMES = ("H1", "H2", "H3")
@@ -31,14 +32,14 @@ class Member:
     """A run of a group, with the results in its folder and its verdicts."""
 
     run: Run
-    results: Results
+    results: RunResults
     circuit: CircuitFound | None
     hypotheses: Mapping[str, Hypothesis]
 
     @cached_property
     def programs(self) -> list[ProgramVerdict]:
         """The verdicts on programs at the last checkpoint; empty if another one was matched."""
-        verdicts = program_verdicts(self.results)
+        verdicts = program_verdicts(self.results.match)
         return [verdict for verdict in verdicts if verdict.step == self.run.last_step]
 
 
@@ -135,12 +136,22 @@ def _member(
     run: Run, group: Group, own: Mapping[str, bool] | None, programs: Sequence[str]
 ) -> Member:
     """Return a run with its verdicts, from its last headlines and the results in its folder."""
-    results, config = Results(run.folder.path), run.config
+    results, config = RunResults(run.folder.path), run.config
     # All seeds of a group share the input set, so they are told the same command for the controls.
     commands = replace(run.folder.commands, task=group.runs[0].folder.task)
     last = checkpoints.load_rows(run.folder.checkpoint_folders()[-1])
-    circuit = circuit_found(results, config.analysis.circuit_faithful, own)
-    each = judged(last, results, config, group.failing, circuit, commands, run.summaries, programs)
+    circuit = circuit_found(results.circuit, config.analysis.circuit_faithful, own)
+    each = judged(
+        last,
+        results.match,
+        results.circuit,
+        config,
+        group.failing,
+        circuit,
+        commands,
+        run.summaries,
+        programs,
+    )
     return Member(run, results, circuit, {hypothesis.name: hypothesis for hypothesis in each})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ...analysis.matching.match_result import EmergenceRow
 from ...analysis.measurements import Measurement, whole
 from ...analysis.measures.emergence import Summary, summaries
 from ...analysis.measures.rerun import KINDS
@@ -25,7 +26,6 @@ from ...models.wiring import MLP
 from ..terminal.deletion import NOT_JUDGED, verdict
 from .blocks import Cell, Details, Missing, Section, Table, Text, cell, interval, number
 from .charts import Lines, colour, dash_of
-from .stored_tables import Row, value
 
 Rows = Sequence[Measurement]
 NO_MLP = "The model has attention only: it has no neurons."
@@ -396,24 +396,23 @@ def _figures(last: Rows, failing: Failing) -> Iterator[list[Cell]]:
         ]
 
 
-def emergence_curves(rows: Sequence[Row], how: str) -> list[Any]:
+def emergence_curves(rows: Sequence[EmergenceRow], how: str) -> list[Any]:
     """Return the curves of the matches over checkpoints; empty for a single checkpoint."""
-    if len({row["step"] for row in rows}) < 2:
+    if len({row.step for row in rows}) < 2:
         return []
     chart = Lines(
         "emergence", f"Match with every program's testable cuts: {how}",
         "Curves of each testable cut's and variable's best match over training steps",
         "lower of scrub and interchange",
     )  # fmt: skip
-    some = [row for row in rows if row["kind"] != "model"]
-    names = dict.fromkeys((row["program"], row["kind"], row["name"]) for row in some)
+    some = [row for row in rows if row.kind != "model"]
+    names = dict.fromkeys((row.program, row.kind, row.name) for row in some)
     for place, (program, kind, name) in enumerate(names):
-        own = [row for row in some if (row["program"], row["kind"], row["name"]) ==
-               (program, kind, name)]  # fmt: skip
+        own = [row for row in some if (row.program, row.kind, row.name) == (program, kind, name)]
         alone, dash = (" alone", "dash") if kind == "variable" else ("", dash_of(place))
         chart.add(
-            f"{program}: {name.replace('+', ', ')}{alone}", [int(row["step"]) for row in own],
-            [value(row, "match") or 0.0 for row in own], colour(place), dash, 1.6,
+            f"{program}: {name.replace('+', ', ')}{alone}", [row.step or 0 for row in own],
+            [row.match or 0.0 for row in own], colour(place), dash, 1.6,
         )  # fmt: skip
     return [chart.chart()] if names else []
 

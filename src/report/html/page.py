@@ -2,117 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
-from rich.console import Console
 
 from ... import __version__
-from ...hypotheses.seed_groups import find_runs
 from ...hypotheses.verdicts import AGAINST, FOR, NOT_JUDGED
-from ...infra.errors import FaultError, UserError
-from ...infra.files import faults_named, refuse_unwritable, write_file
-from ..figures.sweep_figures import summary_files
+from ...infra.errors import FaultError
 from .blocks import Details, Page, Section, interval, number
-from .grouped_runs import gather
-from .run_page import run_page
-from .sweep_page import sweep_page
-from .sweep_tables import not_measured
 
 TEMPLATES = "templates"
 TEMPLATE, STYLE, SCRIPT = "report.html.j2", "report.css", "report.js"
 ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 DATA_KINDS = ("chart", "diagram", "patterns")  # blocks that the page's script draws
-
-
-def write_report(
-    paths: Sequence[Path],
-    output: Path,
-    title: str | None,
-    console: Console,
-    tables: Path | None = None,
-) -> None:
-    """Write the page of the runs at the paths: of one run, or of many side by side.
-
-    If `tables` is given, the tables of many runs and figures of them are written to this folder.
-
-    Raises:
-        UserError: a path holds no run, none of several runs has a checkpoint, `output` is a folder,
-            or `tables` is a file or is given for a single run.
-        FaultError: a run cannot be read, or the output cannot be written.
-    """
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder: give a file, as in {output}/report.html")
-    if tables is not None and tables.exists() and not tables.is_dir():
-        raise UserError(f"--tables {tables} is a file: give a folder")
-    for path in paths:
-        _check(path)
-    left_out = list[str]()
-    folders = find_runs(paths, left_out)
-    if tables is not None and len(folders) == 1:
-        raise UserError(
-            "--tables needs several runs, and there is only one: its page has its numbers, and "
-            f"{folders[0].path}/measurements.csv"
-        )
-    refuse_unwritable(output)
-    where = " ".join(map(str, paths))
-    made: dict[str, bytes] = {}
-    lacking: list[str] = []
-    with console.status("report") as status:
-
-        def say(text: str) -> None:
-            status.update(f"report: {text}")
-
-        if len(folders) == 1:
-            page = run_page(folders[0], title, say)
-        else:
-            gathered = gather(folders, where, say, left_out)
-            left_out = list(gathered.left_out)
-            page = sweep_page(gathered, title, paths)
-            if tables is not None:
-                say("drawing the tables")
-                made, lacking = summary_files(gathered), not_measured(gathered, paths)
-        say("writing")
-        content = rendered(page).encode()
-    with faults_named(f"write '{output}'"):
-        write_file(output, content)
-    if tables is not None:
-        with faults_named(f"write into '{tables}'"):
-            tables.mkdir(parents=True, exist_ok=True)
-            for name, part in made.items():
-                write_file(tables / name, part)
-    size = len(content) / 1e6
-    told = f"report of {len(folders)} run{'s' * (len(folders) != 1)}: {output} ({size:.1f} MB)"
-    lines = [told, *(f"! {line}" for line in left_out)]
-    if tables is not None:
-        lines += [f"! {line}" for line in lacking]
-        lines.append(f"tables and figures: {tables} ({', '.join(made)})")
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def _check(path: Path) -> None:
-    """Refuse a path that does not exist, and suggest a similar one.
-
-    Raises:
-        UserError: the path does not exist.
-    """
-    with faults_named(f"look for runs in '{path}'"):
-        if path.exists():
-            return
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        names = [
-            folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")
-        ]
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    hint = f": did you mean '{path.parent / near[0]}'?" if near else ""
-    raise UserError(f"'{path}' does not exist{hint}")
 
 
 def rendered(page: Page) -> str:

@@ -4,43 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...analysis.head_attention import active_heads
+from ...analysis.explain.attention_view import AttentionPatterns
 from ...analysis.matching.program_ranking import program_names
 from ...analysis.measurements import Measurement
 from ...analysis.measures.emergence import summaries
 from ...analysis.measures.registered_measures import default_measures
 from ...config.naming import model_title, run_title, task_title
-from ...config.schema import Config
 from ...data.inputs import InputSet, input_set
 from ...data.tasks import Task, make_task
 from ...hypotheses.evidence import INPUTS, circuit_found, judged, solved_of
 from ...hypotheses.failed_controls import meaning
 from ...hypotheses.row_values import of
 from ...hypotheses.verdicts import ONE_SEED, Hypothesis
-from ...infra.errors import FaultError, UserError
-from ...models.bridges import make_bridge
-from ...models.reference import build_reference
-from ...models.shapes import learned_shape
-from ...runs import checkpoints
+from ...infra.errors import UserError
 from ...runs.control_record import failing as failing_measures
 from ...runs.run_folder import RunFolder
+from ...runs.run_results import RunResults
 from ..terminal.summary import inexact_note
 from .algorithm_sections import attention, circuit, matching, neurons
-from .attention_view import Attention, attention_of
 from .blocks import Judgement, Missing, Page, Section, Text, interval, number
 from .measure_sections import ablation, learning, similarity
-from .stored_tables import Results
 from .task_section import task_section
 
 Say = Callable[[str], None]
+AttentionOf = Callable[[InputSet | None], AttentionPatterns]
 VERDICTS_LEAD = (
     "What this run says of the three hypotheses. Each verdict has its numbers, its controls, and "
     "what would have changed it."
 )
 
 
-def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
+def run_page(folder: RunFolder, title: str | None, attention_of: AttentionOf, say: Say) -> Page:
     """Return the page of a run; `say` receives progress messages.
+
+    `attention_of` gives the attention on the inputs, which are None if the task is gone.
 
     Raises:
         FaultError: the measurements of a checkpoint are missing or damaged.
@@ -52,19 +49,20 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
     last_step = max(steps, default=0)
     last = [row for row in rows if row.step == last_step]
     failing = failing_measures(folder.inputs_digest)
-    results = Results(folder.path)
+    results = RunResults(folder.path)
     rerun = commands.measure_all(default_measures())
     say("the task and its program")
     task, inputs, problem = _task(folder)
-    circuit_of = circuit_found(results, config.analysis.circuit_faithful, own_steps(inputs))
+    circuit_of = circuit_found(results.circuit, config.analysis.circuit_faithful, own_steps(inputs))
     say("attention patterns")
-    patterns = _patterns(folder, inputs), _reference(config, inputs)
+    patterns = attention_of(inputs)
     programs = program_names(task) if task is not None else ()
-    hypotheses = (
-        judged(last, results, config, failing, circuit_of, commands, summaries(rows), programs)
-        if rows
-        else []
-    )
+    hypotheses: list[Hypothesis] = []
+    if rows:
+        hypotheses = judged(
+            last, results.match, results.circuit, config, failing, circuit_of, commands,
+            summaries(rows), programs,
+        )  # fmt: skip
     sections = [
         task_section(task, inputs, config)
         if task is not None and inputs is not None
@@ -76,13 +74,14 @@ def run_page(folder: RunFolder, title: str | None, say: Say) -> Page:
             verdict_section(hypotheses, VERDICTS_LEAD),
             *sections,
             learning(rows, last, failing, rerun),
-            matching(rows, results, failing, last_step, path),
+            matching(rows, results.match, failing, last_step, path),
             similarity(rows, last, *arguments, rerun),
-            attention(rows, last, results, failing, patterns, last_step, path, rerun),
-            circuit(results, last_step, config.analysis.circuit_faithful,
+            attention(rows, last, results.explanation, failing, patterns, last_step, path,
+                      rerun),
+            circuit(results.circuit, last_step, config.analysis.circuit_faithful,
                     config.analysis.circuit_threshold, path),
             ablation(last, failing, rerun),
-            neurons(rows, last, results, failing, config, last_step, path, rerun),
+            neurons(rows, last, results.explanation, failing, config, last_step, path, rerun),
         ]  # fmt: skip
     else:
         lacking = Missing("Anything: the run holds no checkpoint yet",
@@ -132,42 +131,6 @@ def _task(folder: RunFolder) -> tuple[Task | None, InputSet | None, str]:
         return task, input_set(task, settings), ""
     except UserError as error:
         return None, None, f"The task's program can no longer be loaded: {error}"
-
-
-def _patterns(folder: RunFolder, inputs: InputSet | None) -> Attention | str:
-    """Return the attention of the last checkpoint, or why there is none."""
-    config = folder.config
-    if inputs is None:
-        return "Without the task's program there are no inputs on which to show attention."
-    try:
-        checkpoint = checkpoints.load(folder.path)
-        if checkpoint.inputs_digest != inputs.digest():
-            return (
-                "The task's program or inputs are not those that the checkpoint was trained on, "
-                "so its attention is not computed again."
-            )
-        shape = learned_shape(config.model, inputs, config.seed)
-        bridge = make_bridge(shape, checkpoint.weights, "cpu")
-    except (UserError, FaultError, RuntimeError) as error:
-        return (
-            "The last checkpoint's weights are gone or damaged, so there are no attention "
-            f"patterns. {error}"
-        )
-    return attention_of(bridge, inputs, config.analysis)
-
-
-def _reference(config: Config, inputs: InputSet | None) -> Attention | str:
-    """Return the attention of the reference's active heads, or why there is none."""
-    if inputs is None:
-        return "Without the task's program there is no reference."
-    try:
-        bridge = build_reference(inputs, config.task.allow_inexact).bridge
-    except UserError as error:
-        return f"The reference can no longer be compiled: {error}"
-    heads = active_heads(bridge)
-    if not heads:
-        return "The reference has no active head."
-    return attention_of(bridge, inputs, config.analysis, heads)
 
 
 def state_of(folder: RunFolder, last_step: int) -> str:

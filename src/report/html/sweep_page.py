@@ -38,7 +38,7 @@ from .blocks import (
     Chart,
     Details,
     Judgement,
-    Key,
+    LegendEntry,
     Missing,
     Page,
     Section,
@@ -53,7 +53,7 @@ from .grouped_runs import Gathered, Members, Over, seeds_of
 from .measure_sections import order_of
 from .run_page import state_of
 
-CONTROLS_KEY = Key("controls, in the colour of their architecture", "grey", "dot")
+CONTROLS_KEY = LegendEntry("controls, in the colour of their architecture", "grey", "dot")
 OPEN = 3  # so many tables are unfolded
 REDUNDANT = "ablation/model/redundant"  # measured only if the task is solved
 CURVES = ("accuracy/all/exact", "similarity/model/mean_deconfounded_cka",

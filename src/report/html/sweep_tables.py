@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...analysis.explain.explanation_result import ExplainedRow, NeuronRow
 from ...analysis.explain.neurons import VARIES
 from ...analysis.explain.substitution import INTACT, NEURONS, TABLES, UNIFORM
 from ...config.naming import model_title
@@ -22,7 +23,7 @@ from ...config.printed_commands import command
 from ...hypotheses.compared_headlines import TABLED, compared_with, emerging
 from ...hypotheses.evidence import solved_of
 from ...hypotheses.row_values import NEURON_LABELS
-from ...hypotheses.seed_groups import EMERGED, EMERGENCE_STEP, HIGHEST, Estimate, Group, meanings
+from ...hypotheses.seed_groups import EMERGED, EMERGENCE_STEP, Estimate, Group, meanings
 from ...hypotheses.verdicts import (
     AGAINST,
     FOR,
@@ -33,9 +34,9 @@ from ...hypotheses.verdicts import (
     Evidence,
     Hypothesis,
 )
+from ...runs.run_batches import HIGHEST
 from .grouped_runs import NAMES, ON_OFF_KEYS, Gathered, Member, by_seed
 from .run_page import state_of
-from .stored_tables import Row, step_in, value, whole
 
 Value = str | int | float | None
 Record = Mapping[str, Value]
@@ -102,20 +103,20 @@ def not_measured(gathered: Gathered, paths: Sequence[Path]) -> list[str]:
     """Return a line for each table that lacks runs, with the command that measures them."""
     members = [member for group in gathered.groups for member in gathered.members[group.label]]
     lines = []
-    for name, what, there in (
+    tables: tuple[tuple[str, str, Callable[[Member], bool]], ...] = (
         ("programs.csv", "match", lambda member: bool(member.programs)),
-        ("circuits.csv", "circuit", lambda member: member.results.circuits.there),
-        ("explained.csv", "explain", lambda member: member.results.explained.there),
-    ):
+        ("circuits.csv", "circuit", lambda member: bool(member.results.circuit.curves)),
+        ("explained.csv", "explain", lambda member: bool(member.results.explanation.explained)),
+    )
+    for name, what, there in tables:
         lacking = [member.run.folder.path for member in members if not there(member)]
         if lacking:
             count = f"{len(lacking)} of {len(members)} runs"
             lines.append(f"{name}: not measured in {count}: {command(what, *paths)}")
     for member in members:
-        left = member.results
-        tables = (left.matches, left.programs, left.circuits, left.edges, left.carried, left.heads,
-                  left.neurons, left.untrained_neurons, left.explained)  # fmt: skip
-        lines += [f"{member.run.folder.path}: {each.problem}" for each in tables if each.problem]
+        results = member.results
+        each = (results.match, results.circuit, results.explanation)
+        lines += [problem for result in each for problem in result.problems.values()]
     return [*lines, *meanings(group for group in gathered.groups if group.failing is None)]
 
 
@@ -297,11 +298,11 @@ def _programs(gathered: Gathered) -> Iterator[Record]:
 def _circuits(gathered: Gathered) -> Iterator[Record]:
     for group in gathered.groups:
         for member in gathered.members[group.label]:
-            if not member.results.circuits.there:
+            if not member.results.circuit.curves:
                 continue
             made: dict[str, Value] = {
                 **_of_run(group, member), "last_step": member.run.last_step,
-                "step": step_in(member.results.circuits.rows[0]["model"]),
+                "step": member.results.circuit.about.step,
                 "found": member.circuit is not None,
             }  # fmt: skip
             circuit = member.circuit
@@ -350,34 +351,33 @@ def _attention(member: Member) -> dict[str, Value]:
 def _explained(gathered: Gathered) -> Iterator[Record]:
     for group in gathered.groups:
         for member in gathered.members[group.label]:
-            results, bar = member.results, member.run.config.analysis.explain_at
-            there = [
-                left for left in (results.heads, results.neurons, results.explained) if left.there
-            ]
-            if there:
-                heads = [row for row in results.heads.rows if row["level"] != "inactive"]
+            result, bar = member.results.explanation, member.run.config.analysis.explain_at
+            if result.heads or result.neurons or result.explained:
+                heads = [row for row in result.heads if row.level != "inactive"]
                 yield {
                     **_of_run(group, member), "last_step": member.run.last_step,
-                    "step": step_in(there[0].rows[0]["model"]), "threshold": bar,
-                    **_neurons(results.neurons.rows, results.untrained_neurons.rows, bar),
-                    "active_heads": len(heads) if results.heads.there else None,
-                    "heads_by_selector": _share(row["level"] == "selector" for row in heads),
-                    "heads_by_table": _share(row["level"] == "table" for row in heads),
-                    **_put_in(results.explained.rows),
+                    "step": result.about.step, "threshold": bar,
+                    **_neurons(result.neurons, result.untrained, bar),
+                    "active_heads": len(heads) if result.heads else None,
+                    "heads_by_selector": _share(row.level == "selector" for row in heads),
+                    "heads_by_table": _share(row.level == "table" for row in heads),
+                    **_put_in(result.explained),
                 }  # fmt: skip
 
 
-def _neurons(rows: Sequence[Row], untrained: Sequence[Row], bar: float) -> dict[str, Value]:
+def _neurons(
+    rows: Sequence[NeuronRow], untrained: Sequence[NeuronRow], bar: float
+) -> dict[str, Value]:
     """Return the shares of varying neurons that predicates explain, in model and controls."""
-    varying = [row for row in rows if row["state"] == VARIES]
-    floors = [shuffled for row in varying if (shuffled := value(row, "shuffled")) is not None]
-    theirs = [row for row in untrained if row["state"] == VARIES]
+    varying = [row for row in rows if row.state == VARIES]
+    floors = [row.shuffled for row in varying if row.shuffled is not None]
+    theirs = [row for row in untrained if row.state == VARIES]
     return {
         "neurons": len(varying) if rows else None,
-        "neurons_explained": _share(row.get("explained") == "True" for row in varying),
+        "neurons_explained": _share(bool(row.explained) for row in varying),
         "neurons_shuffled": _share(floor >= bar for floor in floors),
         "random_init_neurons": len(theirs) if untrained else None,
-        "random_init_explained": _share(row["explained"] == "True" for row in theirs),
+        "random_init_explained": _share(bool(row.explained) for row in theirs),
     }
 
 
@@ -386,29 +386,28 @@ def _share(flags: Iterable[bool]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _put_in(rows: Sequence[Row]) -> dict[str, Value]:
+def _put_in(rows: Sequence[ExplainedRow]) -> dict[str, Value]:
     """Return held-out exact accuracy with all layers explained, and that of its controls."""
-    last = max((whole(row, "up_to_layer") or 0 for row in rows), default=0)
+    last = max((row.up_to_layer for row in rows), default=0)
     kept = {
-        row["explained"]: row
+        row.explained: row
         for row in rows
-        if row["inputs"] == "held_out" and not row["length"]
-        and whole(row, "up_to_layer") in (last, -1)
+        if row.inputs == "held_out" and row.length is None and row.up_to_layer in (last, -1)
     }  # fmt: skip
     with_neurons = EVERYTHING in kept
     whole_model = kept.get(EVERYTHING if with_neurons else TABLES)
     control = kept.get(EVERYWHERE if with_neurons else UNIFORM)
     figures: dict[str, Value] = {
-        f"exact_{words}": None if row is None else value(row, "exact")
+        f"exact_{words}": None if row is None else row.exact
         for words, row in (
             ("intact", kept.get(INTACT)), ("explained", whole_model), ("uniform", control),
         )
     }  # fmt: skip
     if whole_model is not None:
         figures |= {
-            "explained_low": value(whole_model, "low"),
-            "explained_high": value(whole_model, "high"),
-            "inputs": whole(whole_model, "n"),
+            "explained_low": whole_model.low,
+            "explained_high": whole_model.high,
+            "inputs": whole_model.n,
         }  # fmt: skip
     return figures
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from ...analysis.measures.registered_measures import Family
 from ...hypotheses.compared_headlines import FAMILIES, compared_with
@@ -22,25 +22,40 @@ from ...hypotheses.seed_groups import (
     Estimate,
     Group,
     failing_of,
-    find_runs,
     grouped,
-    load_runs,
     notes,
 )
 from ...infra.errors import UserError
 from ...infra.files import faults_named, write_file
+from ...infra.typed_tables import TypedTable
+from ...runs.run_batches import find_runs, load_runs
 from ..figures.comparison_figure import comparison_figure
 from .tables import say
 
-TABLE, FIGURE = "comparison.csv", "comparison.png"
-COLUMNS = (
-    "group", "measure", "mean", "ci_low", "ci_high", "n", "lowest", "highest", "better",
-    "fails_on_controls",
-)  # fmt: skip
+FIGURE = "comparison.png"
 LEGEND = """\
 Mean over seeds ± half its 95% interval (Student's t, over seeds alone); n: seeds.
 Indented: what to compare the line above with: its controls, or the compiled reference.
 Emerged: how many seeds passed the controls (accuracy: 0.99), and the mean of their first steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRow:
+    """An estimate over the seeds of a group; no interval of one seed."""
+
+    group: str
+    measure: str
+    mean: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    lowest: float
+    highest: float
+    better: str
+    fails_on_controls: str
+
+
+COMPARISON = TypedTable(ComparisonRow, "comparison.csv")
 
 
 def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group]:
@@ -67,9 +82,9 @@ def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group
     comparison_figure(groups).savefig(content, format="png", dpi=110)
     with faults_named(f"write into '{output}'"):
         output.mkdir(parents=True, exist_ok=True)
-        write_file(output / TABLE, to_csv(groups))
+        write_file(output / COMPARISON.name, COMPARISON.to_csv(comparison_rows(groups)))
         write_file(output / FIGURE, content.getvalue())
-    for label, name in (("all numbers", TABLE), ("figure", FIGURE)):
+    for label, name in (("all numbers", COMPARISON.name), ("figure", FIGURE)):
         console.print(f"{label:<12} {output / name}", markup=False, highlight=False, soft_wrap=True)
     return groups
 
@@ -79,26 +94,23 @@ def by_task(groups: Iterable[Group]) -> list[list[Group]]:
     return [list(part) for _, part in groupby(groups, key=lambda group: group.task)]
 
 
-def to_csv(groups: Iterable[Group]) -> bytes:
-    """Return every estimate of every group as CSV; floats round-trip exactly."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+def comparison_rows(groups: Iterable[Group]) -> Iterator[ComparisonRow]:
+    """Yield every estimate of every group."""
     for group in groups:
         marks = group.failing
         for estimate in group.estimates.values():
-            low, high = estimate.interval or ("", "")
-            writer.writerow(
-                (group.label, estimate.key, estimate.mean, low, high, estimate.n, estimate.lowest,
-                 estimate.highest, estimate.better,
-                 "not run" if marks is None else marks.get(estimate.key, ""))
+            low, high = estimate.interval or (None, None)
+            yield ComparisonRow(
+                group=group.label, measure=estimate.key, mean=estimate.mean, ci_low=low,
+                ci_high=high, n=estimate.n, lowest=estimate.lowest, highest=estimate.highest,
+                better=estimate.better,
+                fails_on_controls="not run" if marks is None else marks.get(estimate.key, ""),
             )  # fmt: skip
-    return text.getvalue().encode()
 
 
-def table(groups: Sequence[Group]) -> Table:
+def table(groups: Sequence[Group]) -> RichTable:
     """Return the table of one task: a row per measure, a column per group, means with intervals."""
-    comparison = Table(
+    comparison = RichTable(
         title=escape(groups[0].task),
         title_justify="left",
         box=box.SIMPLE_HEAD,

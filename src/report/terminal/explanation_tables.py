@@ -1,21 +1,18 @@
-"""What a model's heads and neurons do: terminal tables and CSV."""
+"""What a model's heads and neurons do: tables and sentences."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ...analysis.explain.explanation_result import Explanation, by_importance, shares
 from ...analysis.explain.heads import HeadExplanation, HeadExplanations
 from ...analysis.explain.neurons import VARIES, NeuronExplanation, share_explained
-from ...analysis.explain.position_features import Feature
 from ...analysis.explain.substitution import CONTROLS, INTACT, NEURONS, UNIFORM, SubstitutedAccuracy
 from ...data.outputs import Categorical, Output
 from .tables import plain_table
@@ -23,20 +20,6 @@ from .tables import say as printed
 
 SHOWN = 20  # neurons
 LONGEST = 72  # of a predicate in the terminal
-HEADS_HEADER = (
-    "model", "layer", "head", "level", "selector", "also", "at_bos", "selector_overlap",
-    "selector_low", "selector_high", "mass", "runner_up", "runner_up_overlap",
-    "selector_random_init", "table", "table_numbers", "table_overlap", "table_low", "table_high",
-    "table_random_init", "uniform",
-)  # fmt: skip
-NEURONS_HEADER = (
-    "model", "layer", "neuron", "state", "on_share", "predicate", "depth", "accuracy", "low",
-    "high", "shuffled", "judged_on", "explained", "loss_change", "correlation", "ratio", "mean_on",
-    "mean_off",
-)  # fmt: skip
-EXPLAINED_HEADER = (
-    "model", "explained", "control", "up_to_layer", "inputs", "length", "n", "exact", "low", "high",
-)  # fmt: skip
 HEADS_LEGEND = (
     "overlap: attention in common with the explanation, mean over queries; init: the most that "
     "the same explanation reaches in random inits; flat: the overlap of attention to everything"
@@ -58,34 +41,6 @@ LOOKED_UP = (
     "Patterns, and the program's variables in predicates, are looked up, not computed by the "
     f"model: where '{WITH_PREDICATES}' is as good, the predicates brought the answer along"
 )
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The explained heads and neurons of a model, and its accuracy with them replaced.
-
-    `n` of `total` inputs were used. `untrained` are the neurons of a random init. A part is None
-    until it is computed. `rows` hold the accuracies of the explained model.
-    """
-
-    title: str
-    task: str
-    n: int
-    total: int
-    exact: float
-    solved_from: float
-    bar: float
-    output: Output
-    features: Sequence[Feature]
-    heads: HeadExplanations | None = None
-    neurons: tuple[NeuronExplanation, ...] | None = None
-    untrained: tuple[NeuronExplanation, ...] = ()
-    rows: tuple[SubstitutedAccuracy, ...] | None = None
-
-    @property
-    def solved(self) -> bool:
-        """Whether the model solves its task."""
-        return self.exact >= self.solved_from
 
 
 def print_explanation(explanation: Explanation, console: Console) -> None:
@@ -200,11 +155,6 @@ def head_sentences(heads: HeadExplanations) -> Iterator[str]:
         )
 
 
-def by_importance(neurons: Sequence[NeuronExplanation]) -> list[NeuronExplanation]:
-    """Return the neurons by the rise in loss when each is switched off, highest first."""
-    return sorted(neurons, key=lambda neuron: -neuron.effect.loss if neuron.effect else math.inf)
-
-
 def _neurons_table(neurons: Sequence[NeuronExplanation], output: Output) -> Table:
     table = plain_table("neuron", "accuracy", "95%", "shuffled", "loss", "r", "ratio")
     table.add_column("on where", overflow="fold")
@@ -276,16 +226,6 @@ def neuron_sentences(
         yield f"the same search explains {share:.1%} of the {n} varying neurons of a random init"
 
 
-def shares(neurons: Sequence[NeuronExplanation]) -> dict[int, tuple[float, int]]:
-    """Return for each layer the explained share of its varying neurons, and how many vary."""
-    by_layer = {}
-    for layer in sorted({neuron.layer for neuron in neurons}):
-        share, n = share_explained([neuron for neuron in neurons if neuron.layer == layer])
-        if n:
-            by_layer[layer] = (share, n)
-    return by_layer
-
-
 def _explained_table(rows: Sequence[SubstitutedAccuracy]) -> Table:
     layers = sorted({row.layer for row in rows if row.layer >= 0})
     table = plain_table("explained", *(f"to {layer}" for layer in layers), "95%", "all inputs")
@@ -323,81 +263,3 @@ def _lengths_table(rows: Sequence[SubstitutedAccuracy]) -> Table:
             label = "nothing" if row.variant == INTACT else row.variant
             table.add_row(label, *(f"{value:.3f}" for value in values))
     return table
-
-
-def heads_csv(explanation: Explanation) -> str:
-    """Return all heads as CSV."""
-    return _csv(
-        HEADS_HEADER, (_head_row(explanation.title, each) for each in _of(explanation.heads))
-    )
-
-
-def _of(heads: HeadExplanations | None) -> Sequence[HeadExplanation]:
-    return heads.each if heads is not None else ()
-
-
-def _head_row(title: str, head: HeadExplanation) -> list[object]:
-    hard, table = head.hard, head.table
-    return [
-        title, head.layer, head.head, head.level, hard.scored.name,
-        " = ".join(hard.selector.names[1:]), hard.at_bos, hard.scored.value, hard.scored.low,
-        hard.scored.high, hard.mass, hard.runner_up.name, hard.runner_up.value, hard.untrained,
-        table.kind.name, table.size, table.scored.value, table.scored.low, table.scored.high,
-        table.untrained, head.uniform,
-    ]  # fmt: skip
-
-
-def neurons_csv(explanation: Explanation) -> str:
-    """Return all neurons as CSV, the most important first.
-
-    The last columns hold what a neuron adds to each output.
-    """
-    values = (
-        explanation.output.values if isinstance(explanation.output, Categorical) else ("output",)
-    )
-    header = (*NEURONS_HEADER, *(f"adds_to_{value}" for value in values))
-    nothing = math.nan
-    rows = []
-    for each in by_importance(explanation.neurons or ()):
-        effect = each.effect
-        numbers = (
-            [effect.loss, effect.correlation, effect.ratio]
-            if effect
-            else [nothing, nothing, nothing]
-        )
-        direct = effect.direct if effect else (nothing,) * len(values)
-        judged = ("all" if each.rare else "held_out") if each.state == VARIES else ""
-        rows.append([
-            explanation.title, each.layer, each.index, each.state, each.share, each.text,
-            each.depth, each.accuracy, each.low, each.high, each.floor, judged, each.explained,
-            *numbers, each.on, each.off, *direct,
-        ])  # fmt: skip
-    return _csv(header, rows)
-
-
-def untrained_csv(explanation: Explanation) -> str:
-    """Return the neurons of a random init as CSV, with the columns of `neurons_csv`."""
-    return neurons_csv(replace(explanation, neurons=explanation.untrained))
-
-
-def explained_csv(explanation: Explanation) -> str:
-    """Return the explained model's accuracies as CSV: on all inputs, held out, and by length."""
-    rows = []
-    for row in explanation.rows or ():
-        parts = [("all", "", row.exact), ("held_out", "", row.held_out)]
-        parts += [("all", str(length), share) for length, share in row.by_length.items()]
-        for inputs, length, share in parts:
-            rows.append([
-                explanation.title, row.variant, row.variant in CONTROLS, row.layer, inputs, length,
-                share.n, share.value, share.low, share.high,
-            ])  # fmt: skip
-    return _csv(EXPLAINED_HEADER, rows)
-
-
-def _csv(header: Sequence[str], rows: object) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:  # type: ignore[attr-defined]
-        writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in row])
-    return out.getvalue()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +17,6 @@ from ...analysis.matching.known_answers import KnownAnswer
 from .tables import say as printed
 
 FAMILIES = {"trained_on_": "trained on other tasks", "compiled_": "compiled other tasks"}
-HEADER = ("task", "control", "kind", "program", "exact", "verdict", "match", "right", "note",
-          "recognised", "recognised_note")  # fmt: skip
 
 
 def print_checked(task: str, checks: Sequence[KnownAnswer], console: Console) -> None:
@@ -123,20 +119,3 @@ def _print_recognised(checks: Sequence[KnownAnswer], say: Callable[[str], None])
         if check.recognised is not True:
             said = "cannot be told apart" if check.recognised is None else "taken for another"
             say(f"{said}: {check.task}: {check.control}: {check.recognised_note}")
-
-
-def checked_csv(checks: Sequence[KnownAnswer], before: str = "") -> str:
-    """Return the checks as CSV, a row each.
-
-    `before` is an earlier CSV; its rows of other tasks are kept and come first.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(HEADER)
-    tasks = {check.task for check in checks}
-    header, *kept = list(csv.reader(io.StringIO(before))) or [[]]
-    if tuple(header) == HEADER:
-        writer.writerows(row for row in kept if row and row[0] not in tasks)
-    for check in checks:
-        writer.writerow([getattr(check, name) for name in HEADER])
-    return out.getvalue()

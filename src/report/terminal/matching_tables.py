@@ -1,16 +1,12 @@
-"""How a model matches programs: tables, verdicts and CSV."""
+"""How a model matches programs: tables and verdicts."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, product
 from string import ascii_uppercase
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -21,13 +17,19 @@ from ...analysis.matching.cut_tests import Match, by_site
 from ...analysis.matching.cut_verdicts import (
     NOT_SOLVED,
     NOT_TESTABLE,
-    REALISED,
     CutVerdict,
     Placement,
     Rule,
     placements,
-    surely,
     variable_matches,
+)
+from ...analysis.matching.match_result import (
+    Matching,
+    best_match,
+    cut_label,
+    realised,
+    site_label,
+    tested_cuts,
 )
 from ...analysis.matching.program_ranking import (
     Candidate,
@@ -35,24 +37,9 @@ from ...analysis.matching.program_ranking import (
     Standing,
     indistinguishable,
 )
-from ...data.rasp.cuts import Cut
 from .tables import plain_table
 from .tables import say as printed
 
-HEADER = (
-    "run", "step", "program", "cut", "site", "match", "match_low", "match_high", "chance", "test",
-    "score", "low", "high", "test_chance", "n", "verdict", "held",
-)  # fmt: skip
-PROGRAMS_HEADER = (
-    "run", "step", "exact", "program", "verdict", "score", "score_low", "score_high", "testable",
-    "inner", "shared_with", "decided", "fused", "path", "why",
-)  # fmt: skip
-SELECTORS_HEADER = (
-    "run", "step", "program", "selectors", "uses", "head", "overlap", "low", "high", "uniform",
-    "random_init",
-)  # fmt: skip
-EMERGENCE_HEADER = ("run", "step", "exact", "loss", "program", "kind", "name", "match")
-LONGEST = 60
 MOST_SHOWN = 9  # cuts with a column each
 SIDES = {
     "hook_q_input": "queries", "hook_k_input": "keys", "hook_v_input": "values",
@@ -63,47 +50,6 @@ SELECTORS = (
     "everything; init: the highest overlap in random inits"
 )
 LEGEND = "match: the lowest of scrub and interchange; *: the site holds the cut and no later one"
-
-
-def site_label(site: str) -> str:
-    """Return a site's short label: embed, 0.post, ..."""
-    _, layer, kind = site.split(".")
-    return "embed" if kind == "hook_resid_pre" else f"{layer}.{kind.removeprefix('hook_resid_')}"
-
-
-def cut_label(cut: Cut) -> str:
-    """Return a cut's variables, truncated if the text is long."""
-    return short(", ".join(cut.variables))
-
-
-def short(name: str) -> str:
-    """Return a name, truncated if it is long."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-
-
-@dataclass(frozen=True)
-class Matching:
-    """A checkpoint matched with programs: the standing of each program, best first.
-
-    A foreign model has no step.
-    """
-
-    run: str
-    step: int | None
-    loss: float | None
-    standings: Sequence[Standing]
-    rule: Rule
-    finer: SelectorEvidence | None = None
-
-    @property
-    def exact(self) -> float:
-        """The model's exact accuracy; it is the same for all programs of a task."""
-        return self.standings[0].exact
-
-    @property
-    def title(self) -> str:
-        """The run and the step."""
-        return self.run if self.step is None else f"{self.run}, step {self.step}"
 
 
 def print_matching(matchings: Sequence[Matching], console: Console) -> None:
@@ -134,12 +80,11 @@ def _over_steps(matchings: Sequence[Matching]) -> Table:
 
 def emerged(matchings: Sequence[Matching]) -> Iterator[str]:
     """Yield the first step at which each testable cut and variable of a program is realised."""
-    for standing in sorted(matchings[-1].standings, key=lambda standing: standing.candidate.name):
+    for standing in matchings[-1].by_name:
         program = standing.candidate.name
         steps: dict[tuple[str, str], int | None] = {}
         for matching in matchings:
-            (there,) = [each for each in matching.standings if each.candidate.name == program]
-            for part in _realised(there, matching.rule):
+            for part in realised(matching.of(program), matching.rule):
                 steps.setdefault(part, matching.step)
         cuts = [("cut", cut.name) for cut in standing.candidate.testable]
         names = variable_matches(
@@ -152,51 +97,6 @@ def emerged(matchings: Sequence[Matching]) -> Iterator[str]:
             step = steps.get((kind, name))
             when = "at no checkpoint" if step is None else f"from step {step} on"
             yield f"{program}: {kind} {name.replace('+', ', ')} realised {when}"
-
-
-def _realised(standing: Standing, rule: Rule) -> Iterator[tuple[str, str]]:
-    """Yield the testable cuts and variables that are realised; none if the task is not solved."""
-    if standing.exact < rule.solved:
-        return
-    tested = standing.candidate.testable
-    for verdict in standing.verdict.cuts:
-        if verdict.cut in tested and verdict.verdict == REALISED:
-            yield "cut", verdict.cut.name
-    for name, match in variable_matches(
-        standing.matches, standing.candidate.cuts, tested, rule
-    ).items():
-        if surely(match, rule):
-            yield "variable", name
-
-
-def variable_curves(matchings: Sequence[Matching], program: str) -> dict[str, list[float]]:
-    """Return each variable's best match at every checkpoint.
-
-    Only sites that no later cut explains count; 0 if there is none.
-    """
-    curves: dict[str, list[float]] = {}
-    for matching in matchings:
-        (there,) = [each for each in matching.standings if each.candidate.name == program]
-        known, tested = there.candidate.cuts, there.candidate.testable
-        for name, match in variable_matches(there.matches, known, tested, matching.rule).items():
-            curves.setdefault(name, []).append(match.value if match else 0.0)
-    return curves
-
-
-def tested_cuts(matching: Matching) -> list[tuple[str, Cut]]:
-    """Return the testable cuts of all programs, sorted by program."""
-    standings = sorted(matching.standings, key=lambda standing: standing.candidate.name)
-    return [(s.candidate.name, cut) for s in standings for cut in s.candidate.testable]
-
-
-def best_match(matching: Matching, name: str, cut: Cut) -> float:
-    """Return a cut's best match at a site that no later cut explains; 0 if there is none."""
-    for standing in matching.standings:
-        if standing.candidate.name == name:
-            for verdict in standing.verdict.cuts:
-                if verdict.cut == cut:
-                    return verdict.best.value if verdict.best else 0.0
-    return 0.0
 
 
 def _print_one(matching: Matching, console: Console) -> None:
@@ -364,112 +264,4 @@ def _notes(candidate: Candidate) -> Iterator[str]:
             name = cut_label(tests.cut)
             yield f"{name}: no valid interchange of {names} (the rest of the cut determines it)"
     if not candidate.cuts.complete:
-        yield "too many cuts to test them all: only those in program order are tested"
-
-
-def to_csv(matchings: Sequence[Matching]) -> str:
-    """Return all tests as CSV, one row for each checkpoint, program, cut, site and test."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(HEADER)
-    for matching in matchings:
-        for standing in matching.standings:
-            _write(writer, matching, standing)
-    return out.getvalue()
-
-
-def programs_csv(matchings: Sequence[Matching]) -> str:
-    """Return the verdict on every program at every checkpoint as CSV.
-
-    `shared_with` lists the programs that no test of cuts distinguishes from this one, `decided`
-    the programs that the selectors place behind it.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(PROGRAMS_HEADER)
-    for matching in matchings:
-        alike = indistinguishable([standing.candidate for standing in matching.standings])
-        finer = matching.finer.decisions if matching.finer is not None else ()
-        for standing in matching.standings:
-            name, verdict = standing.candidate.name, standing.verdict
-            groups = [[each.name for each in group] for group in alike]
-            shared = [each for group in groups if name in group for each in group if each != name]
-            behind = [
-                side.program
-                for decision in finer
-                if decision.decided == name
-                for side in decision.sides
-                if side.program != name
-            ]
-            writer.writerow([
-                matching.run, matching.step, matching.exact, name, verdict.verdict,
-                *(standing.score or ("", "", "")), len(standing.candidate.testable),
-                len(standing.candidate.cuts.inner), " ".join(shared), " ".join(behind),
-                " ".join(verdict.fused), path_text(standing), verdict.why,
-            ])  # fmt: skip
-    return out.getvalue()
-
-
-def path_text(standing: Standing) -> str:
-    """Return the cut that each site of the path holds, on one line; a dash if it holds none."""
-    return "; ".join(
-        f"{site_label(site)}: {f'{cut_label(match.cut)} {match.value:.2f}' if match else '-'}"
-        for site, match in standing.verdict.path.items()
-    )
-
-
-def selectors_csv(matchings: Sequence[Matching]) -> str:
-    """Return the best head's overlap with each selector, by checkpoint and program, as CSV."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(SELECTORS_HEADER)
-    for matching in matchings:
-        for program, met in matching.finer.met.items() if matching.finer is not None else ():
-            for row in met:
-                names, uses = ("+".join(part) for part in (row.selection.names, row.uses))
-                writer.writerow([
-                    matching.run, matching.step, program, names, uses, row.head, row.value, row.low,
-                    row.high, row.uniform, row.random_init,
-                ])  # fmt: skip
-    return out.getvalue()
-
-
-def emergence_csv(matchings: Sequence[Matching]) -> str:
-    """Return matches over training as CSV: a row for each testable cut and each variable.
-
-    `match` is the best match at a site that no later cut explains. A row of kind `model` holds the
-    checkpoint's accuracy and loss.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(EMERGENCE_HEADER)
-    for matching in matchings:
-        about = (
-            matching.run,
-            matching.step,
-            matching.exact,
-            "" if matching.loss is None else matching.loss,
-        )
-        writer.writerow([*about, "", "model", "", ""])
-        for program, cut in tested_cuts(matching):
-            match = best_match(matching, program, cut)
-            writer.writerow([*about, program, "cut", cut.name, match])
-        for standing in sorted(matching.standings, key=lambda each: each.candidate.name):
-            program = standing.candidate.name
-            for name, (match,) in variable_curves([matching], program).items():
-                writer.writerow([*about, program, "variable", name, match])
-    return out.getvalue()
-
-
-def _write(writer: Any, matching: Matching, standing: Standing) -> None:
-    verdicts = {verdict.cut.name: verdict for verdict in standing.verdict.cuts}
-    for match in (*standing.matches, *standing.sides):
-        verdict = verdicts[match.cut.name]
-        of_match = (
-            matching.run, matching.step, standing.candidate.name, match.cut.name, match.site,
-            match.value, match.low, match.high, match.chance,
-        )  # fmt: skip
-        for score in match.scores:
-            of_test = (score.test, score.value, score.low, score.high, score.chance, score.n)
-            held = match.site in verdict.sites
-            writer.writerow([*of_match, *of_test, verdict.verdict, held])
+        yield "more cuts than are looked at: those of program order only"

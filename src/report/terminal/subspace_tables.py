@@ -1,33 +1,22 @@
-"""The search for a program's variables in subspaces: a table, sentences and CSV."""
+"""The search for a program's variables in subspaces: a table and sentences."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 
-import safetensors.torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
-from ...analysis.matching.subspaces import Question, Subspace
-from ...runs.result_store import SUBSPACES, Key, save
-from .matching_tables import site_label
+from ...analysis.matching.match_result import site_label
+from ...analysis.matching.subspace_result import Searched, per_site
+from ...analysis.matching.subspace_search import Subspace
 from .tables import plain_table
 from .tables import say as printed
 
-HEADER = (
-    "run", "step", "program", "variable", "same", "site", "k", "width", "test", "low", "high", "n",
-    "train", "start", "chance", "random_inits", "shuffled_labels", "rival",
-    "rivalled", "threshold", "found",
-)  # fmt: skip
-COLUMNS = (
+HEADINGS = (
     "site", "k", "test", "95%", "train", "start", "chance", "random", "shuffled", "rival", "",
 )  # fmt: skip
 LEGEND = (
@@ -36,25 +25,6 @@ LEGEND = (
     "a model trained on shuffled labels; rival: what another variable of the program would give "
     "in its place. A variable that is not found may still be there."
 )
-
-
-@dataclass(frozen=True)
-class Searched:
-    """The search for a program's variables in a checkpoint's subspaces.
-
-    `sites` are the sites searched for each variable. At the other sites of `all_sites` the whole
-    residual is a cut that contains the variable. `note` says how well the control learned its
-    shuffled labels.
-    """
-
-    run: str
-    step: int
-    program: str
-    all_sites: Sequence[str]
-    sites: Mapping[str, Sequence[str]]
-    asked: Sequence[Question]
-    subspaces: Sequence[Subspace]
-    note: str = ""
 
 
 def print_subspaces(searched: Searched, console: Console) -> None:
@@ -70,7 +40,7 @@ def print_subspaces(searched: Searched, console: Console) -> None:
 
 
 def _table(searched: Searched) -> Table:
-    table = plain_table("variable", *COLUMNS)
+    table = plain_table("variable", *HEADINGS)
     table.title, table.title_justify = escape(f"subspaces, program {searched.program}"), "left"
     for best in per_site(searched.subspaces):
         table.add_row(
@@ -81,26 +51,6 @@ def _table(searched: Searched) -> Table:
             "[bold green]found[/]" if best.carries else "-",
         )  # fmt: skip
     return table
-
-
-def per_site(subspaces: Sequence[Subspace]) -> list[Subspace]:
-    """Return the best subspace for each variable and site.
-
-    It is the smallest in which the variable is found, else the one with the highest `test`. Ties
-    go to the smallest.
-    """
-    groups = groupby(subspaces, key=lambda subspace: (subspace.variable, subspace.site))
-    return [
-        min(
-            group,
-            key=lambda subspace: (
-                not subspace.carries,
-                subspace.k if subspace.carries else -subspace.test,
-                subspace.k,
-            ),
-        )
-        for _, group in groups
-    ]
 
 
 def sentences(searched: Searched) -> Iterator[str]:
@@ -152,44 +102,3 @@ def _said(tried: Sequence[Subspace]) -> str:
 
 def _names(subspace: Subspace) -> str:
     return " = ".join((subspace.variable, *subspace.same))
-
-
-def to_csv(searched: Searched) -> str:
-    """Return all searches as CSV, one row for each variable, site and number of directions."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(HEADER)
-    for each in searched.subspaces:
-        several = (each.same, each.random_inits, each.shuffled_labels)
-        same, random_inits, shuffled_labels = (" ".join(map(str, values)) for values in several)
-        writer.writerow(
-            [
-                searched.run, searched.step, searched.program, each.variable, same, each.site,
-                each.k, each.directions.shape[0], each.test, each.low, each.high, each.n,
-                each.train, each.start, each.chance, random_inits, shuffled_labels, each.rival,
-                each.rivalled, each.threshold, each.carries,
-            ]
-        )  # fmt: skip
-    return out.getvalue()
-
-
-def directions_of(searched: Searched) -> dict[str, Tensor]:
-    """Return the directions of all searches, each [d_model, k], keyed by `VARIABLE@SITE/k`."""
-    return {
-        f"{each.variable}@{each.site}/{each.k}": each.directions.contiguous()
-        for each in searched.subspaces
-    }
-
-
-def keep_subspaces(searched: Searched, where: Path, settings: Sequence[str] = ()) -> Path:
-    """Write all searches as CSV and the directions as safetensors; return the folder.
-
-    Raises:
-        FaultError: the file system failed.
-    """
-    files = {
-        "subspaces.csv": to_csv(searched).encode(),
-        "subspaces.safetensors": safetensors.torch.save(directions_of(searched)),
-    }
-    key = Key(SUBSPACES, searched.run, searched.step, tuple(settings))
-    return save(where, key, files, (len(searched.subspaces),))

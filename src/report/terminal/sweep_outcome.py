@@ -18,7 +18,7 @@ from ...infra.errors import FaultError, UserError
 from ...infra.files import last_words
 from ...runs import checkpoints
 from ...runs.run_folder import RunFolder
-from ...runs.sweep_cells import Cell, Outcome, Sweep
+from ...runs.sweep_cells import Sweep, SweepCell, SweepOutcome
 
 SHOWN = {"accuracy/all/exact": "exact", "accuracy/held_out/exact": "held out"}
 FAILED_SHOWN = 5  # the most failures that are shown, each with the end of its log
@@ -26,7 +26,7 @@ FAILED_SHOWN = 5  # the most failures that are shown, each with the end of its l
 
 def print_cells(sweep: Sweep, console: Console) -> None:
     """Print a line for each run: its index, its settings and its state."""
-    outcome = Outcome(sweep, {}, None)
+    outcome = SweepOutcome(sweep, {}, None)
     for cell, what in zip(sweep.cells, _names(sweep), strict=True):
         name = f"{what} seed={cell.config.seed}"
         console.print(
@@ -39,9 +39,9 @@ def print_cells(sweep: Sweep, console: Console) -> None:
     )
 
 
-def print_sweep(outcome: Outcome, console: Console) -> None:
+def print_sweep(outcome: SweepOutcome, console: Console) -> None:
     """Print the runs of a sweep over their seeds: how many finished, with their accuracies."""
-    sweep, groups = outcome.sweep, defaultdict[str, list[Cell]](list)
+    sweep, groups = outcome.sweep, defaultdict[str, list[SweepCell]](list)
     names = dict[str, str]()
     for cell, name in zip(sweep.cells, _names(sweep), strict=True):
         settings = repr(group_settings(cell.config))
@@ -106,7 +106,7 @@ def _names(sweep: Sweep) -> list[str]:
     return names
 
 
-def _end(cell: Cell) -> dict[str, float]:
+def _end(cell: SweepCell) -> dict[str, float]:
     """Return the shown values of a finished run; empty if its record is damaged or gone."""
     try:
         last = RunFolder.open(cell.folder).checkpoint_folders()[-1]
@@ -118,7 +118,7 @@ def _end(cell: Cell) -> dict[str, float]:
     }
 
 
-def _not_uploaded(cell: Cell) -> str | None:
+def _not_uploaded(cell: SweepCell) -> str | None:
     """Return what was not uploaded of a finished run, as recorded at its end."""
     with suppress(UserError):
         return (RunFolder.open(cell.folder).finished() or {}).get("not_uploaded")

@@ -13,6 +13,7 @@ from support.models import SHAPES, bridge_of
 from torch import Tensor
 
 from algomatch.analysis.base import MeasurementContext
+from algomatch.analysis.circuits.circuit_result import auroc
 from algomatch.analysis.circuits.edge_scores import (
     AblatedGraph,
     Scores,
@@ -53,7 +54,7 @@ from algomatch.models.shapes import learned_shape
 from algomatch.models.task_model import task_model_of
 from algomatch.models.training import fit
 from algomatch.models.wiring import Wiring, wired
-from algomatch.report.terminal.circuit_tables import auroc, curves_figure, graph_figure
+from algomatch.report.figures.circuit_figures import curves_figure, graph_figure
 from algomatch.runs.loaded_run import LoadedReference
 
 COMPILED = {

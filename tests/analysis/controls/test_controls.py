@@ -13,7 +13,7 @@ from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.controls.other_tasks import other_references, shared_variables
 from algomatch.config.composition import compose
 from algomatch.config.schema import TaskConfig
-from algomatch.data.inputs import InputSet, input_set
+from algomatch.data.inputs import InputSet, difference, input_set
 from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task, other_tasks
 from algomatch.infra.errors import UserError
@@ -232,6 +232,17 @@ def test_the_other_tasks_do_not_depend_on_how_much_is_measured() -> None:
         ]
         wanted = wanted or labels
         assert labels == wanted, changes
+
+
+def test_a_task_with_the_same_outputs_is_no_other_task() -> None:
+    """On lists of one token many tasks have the same outputs: reversed or sorted, it stays."""
+    inputs, config = inputs_of("reverse", "task.max_length=1")
+    sort = next(other for other in other_tasks(inputs.task) if other.name == "sort")
+    assert difference(inputs, input_set(sort, config)) is None
+    references = other_references(inputs, config, 3)
+    assert references
+    for reference in references:
+        assert difference(inputs, reference.inputs) is not None
 
 
 def test_none_are_made_where_none_are_asked_for(small: MeasurementContext) -> None:

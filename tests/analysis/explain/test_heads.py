@@ -126,6 +126,33 @@ def test_a_table_is_the_mean_score_of_its_cells(
         assert torch.allclose(given.sum(-1)[:, 0], small.inputs.key_mask.float())
 
 
+def test_a_heads_table_is_fitted_to_some_inputs_and_judged_on_the_others(
+    small: MeasurementContext, other: tuple[Recording, HeadExplanations]
+) -> None:
+    search, (recording, heads) = search_of(small), other
+    by_rows = {
+        whole: Tables(small.inputs, search.features, whole | ~search.held_out)
+        for whole in (torch.tensor(False), torch.tensor(True))
+    }
+    apart = 0
+    for head in heads.each:
+        pattern = recording[f"blocks.{head.layer}.{PATTERN}"][:, [head.head]]
+        fits = [
+            next(given for kind, _, given in tables.fitted(pattern) if kind == head.table.kind)
+            for tables in by_rows.values()
+        ]
+        rows = torch.nonzero(search.held_out)[:, 0].tolist()
+        first = 1 if head.layer == recording.bridge.cfg.n_layers - 1 else 0
+        scores = []
+        for given in fits:
+            common = torch.minimum(pattern, given).sum(-1)[:, 0]
+            counted = [common[row, first : int(small.inputs.lengths[row]) + 1] for row in rows]
+            scores.append(float(torch.cat(counted).mean()))
+        assert head.table.scored.value == pytest.approx(scores[0], abs=1e-5)
+        apart += abs(scores[0] - scores[1]) > 1e-4
+    assert apart  # fitted to the judged inputs too, tables would score otherwise
+
+
 def test_a_first_layer_is_a_table_of_positions_and_tokens(
     other: tuple[Recording, HeadExplanations],
 ) -> None:

@@ -147,3 +147,30 @@ def test_a_neuron_gives_its_mean_where_its_predicate_holds_and_where_not(
         bos = post[~judged.numpy(), 0, neuron.index].mean()
         if len({*where[:, 0].tolist()}) == 1:
             assert given[:, 0, column] == pytest.approx(bos, abs=1e-5)
+
+
+def test_variants_have_the_means_of_the_inputs_that_are_not_judged(
+    small: MeasurementContext,
+) -> None:
+    inputs = small.inputs
+    recording = record(bridge_of("1L gelu without LN", small), inputs, 512)
+    known, judged = features(inputs), held_out(inputs, 0)
+    places = cells(inputs, known)
+    search = HeadComparison(inputs, known, judged, (), CONFIG)
+    heads = explain_heads(recording, [], search).each
+    neurons = explain_neurons(recording, places, judged, CONFIG, effects=False)
+    (untrained,) = (record(init, inputs, 512) for init in random_inits(small.shape, 1, 0, "cpu"))
+    theirs = explain_neurons(untrained, places, judged, CONFIG, effects=False)
+    chosen = variants(heads, neurons, (heads, theirs, untrained), recording, places, judged)
+    by_name = {variant.name: variant for variant in chosen}
+    for name, explained_neurons, of, told in (
+        (NEURONS, neurons, recording, True),
+        (f"{TABLES}, {UNTOLD}", neurons, recording, False),
+        (UNTRAINED, theirs, untrained, True),
+    ):
+        given = by_name[name].neurons[0].by_cell
+        wanted = by_predicates(explained_neurons, of, places, ~judged, told)[0].by_cell
+        everything = torch.ones_like(judged)
+        others = by_predicates(explained_neurons, of, places, everything, told)[0].by_cell
+        assert torch.equal(given, wanted)
+        assert not torch.allclose(given, others, atol=1e-4)

@@ -17,13 +17,11 @@ from algomatch.analysis.controls.known_models import (
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import separation
 from algomatch.analysis.measures.separation import (
-    COLUMNS,
+    SEPARATIONS,
     Separation,
     failing,
-    from_csv,
     qualifies,
     separations,
-    to_csv,
 )
 from algomatch.infra.errors import FaultError
 from algomatch.models.training import Progress
@@ -178,14 +176,16 @@ def test_what_is_tested_are_headlines_that_are_meant_to_speak_for_the_program() 
     )
 )
 def test_a_table_reads_back_exactly(table: list[Separation]) -> None:
-    assert from_csv(to_csv(table), "separation.csv") == table
+    assert SEPARATIONS.from_csv(SEPARATIONS.to_csv(table), "separation.csv") == table
 
 
 def test_a_table_says_the_verdict_too() -> None:
-    lines = to_csv(separations(STUDY)).decode().splitlines()
-    assert lines[0] == ",".join(COLUMNS)
-    assert lines[1].startswith(f"{CKA_KEY},True,0.5,0.8,noised-1,0.3,compiled_sort,")
-    assert f"{PLAIN_KEY},False," in lines[2]
+    lines = SEPARATIONS.to_csv(separations(STUDY)).decode().splitlines()
+    assert lines[0].startswith("key,lowest_positive,")
+    assert lines[0].endswith("gap,separates,format")
+    assert lines[1].startswith(f"{CKA_KEY},0.8,noised-1,0.3,compiled_sort,")
+    assert lines[1].endswith(",0.5,True,1")
+    assert ",False,1" in lines[2]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_a_table_says_the_verdict_too() -> None:
     ],
 )
 def test_a_damaged_table_is_one_line_that_names_it(damage: object) -> None:
-    table = to_csv(separations(STUDY))
+    table = SEPARATIONS.to_csv(separations(STUDY))
     assert callable(damage)
-    with pytest.raises(FaultError, match=r"^the controls in 'here\.csv' are damaged: ") as refused:
-        from_csv(damage(table), "here.csv")
+    with pytest.raises(FaultError, match=r"^the table 'here\.csv' is damaged") as refused:
+        SEPARATIONS.from_csv(damage(table), "here.csv")
     assert "\n" not in str(refused.value)

@@ -16,9 +16,10 @@ from support.pages import HOSTILE, trained
 
 from algomatch.cli.main import main
 from algomatch.hypotheses.seed_groups import estimate
+from algomatch.report.html.algorithm_sections import unread
 from algomatch.report.html.page import as_json
-from algomatch.report.html.stored_tables import read_table
 from algomatch.report.html.sweep_page import difference_text
+from algomatch.runs.run_results import RunResults
 
 Capture = pytest.CaptureFixture[str]
 VOID = {"meta", "link", "input", "img", "line", "path", "use", "rect", "br"}
@@ -167,7 +168,7 @@ def test_damaged_tables_and_those_of_another_checkpoint_are_named(
     last = max(int(line.split(",")[1]) for line in lines[1:])
     matched.write_text("\n".join(line for line in lines if f",{last}," not in line) + "\n")
     text = Reader(page_of(mine, to=tmp_path)).text
-    assert "The table heads.csv, of another version, has no column" in text
+    assert "heads.csv' is damaged or of another version: it has no column head, level" in text
     assert f"the last checkpoint is of step {last}" in text
 
 
@@ -251,13 +252,16 @@ def test_json_in_a_page_holds_no_markup() -> None:
 
 
 def test_a_table_that_is_cut_off_is_said_to_be_damaged(tmp_path: Path) -> None:
-    table = tmp_path / "match.csv"
-    assert not read_table(table, ["step"]).there
-    assert read_table(table, ["step"]).problem == ""
-    table.write_text("step,site\n1,a\n2\n")
-    assert "another number of columns" in read_table(table, ["step"]).problem
-    table.write_bytes(b"step,site\n\xff,a\n")
-    assert "cannot be read" in read_table(table, ["step"]).problem
+    table = tmp_path / "matching" / "emergence.csv"
+    assert RunResults(tmp_path).match.problems == {}
+    table.parent.mkdir()
+    table.write_text("step,program,kind,name,match\n1,a,cut,x,0.5\n2\n")
+    result = RunResults(tmp_path).match
+    (told,) = unread(result, result.EMERGENCE)
+    assert told.text == f"the table '{table}' is damaged: row 2 has 1 columns, not 5"
+    table.write_bytes(b"step,program\n\xff,a\n")
+    (told,) = unread(RunResults(tmp_path).match, result.EMERGENCE)
+    assert "is damaged: 'utf-8' codec" in told.text
 
 
 def test_a_difference_is_only_told_where_intervals_do_not_overlap() -> None:

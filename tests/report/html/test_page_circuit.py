@@ -8,41 +8,58 @@ from typing import Any
 
 import pytest
 
+from algomatch.analysis.circuits.circuit_result import CircuitResult, CircuitRow, EdgeRow
+from algomatch.analysis.results import CIRCUIT, About, Key
 from algomatch.config.printed_commands import RunCommands
 from algomatch.config.schema import Config
 from algomatch.hypotheses.evidence import circuit_found
 from algomatch.hypotheses.verdicts import SUPPORTED, Carried, CircuitFound, Solved, h2
 from algomatch.report.html.algorithm_sections import circuit
 from algomatch.report.html.blocks import Details, Missing, Table, Text
-from algomatch.report.html.stored_tables import Results
-from algomatch.runs.result_store import CIRCUIT, Key, save
+from algomatch.runs.result_store import save
+from algomatch.runs.run_results import RunResults
 
-CIRCUITS = (
-    "model,ablation,method,edges,faithfulness,faithfulness_low,faithfulness_high,exact,exact_low,"
-    "exact_high,chosen,completeness,completeness_low,completeness_high,whole\n"
-)
-EDGES = (
-    "model,edge,exact/zero,exact/mean,in_circuit,needed,needed_low,needed_high,carries,share,"
-    "share_low,share_high,chance\n"
-)
-TITLE = '"one, step 10"'
+
+def searched(
+    *sizes: tuple[str, int, bool, bool],
+    finished: bool = True,
+    needs: tuple[float, float, float] | None = None,
+) -> CircuitResult:
+    """Return a search's result; a row of `sizes` is method, size, chosen or not, whole or not."""
+    curves = [
+        CircuitRow(
+            model="one", step=10, ablation="zero", method=method, edges=size, faithfulness=0.95,
+            faithfulness_low=0.93, faithfulness_high=0.97, exact=1.0, exact_low=1.0,
+            exact_high=1.0, chosen=chosen, completeness=0.0, completeness_low=0.0,
+            completeness_high=0.0, whole=whole,
+        )
+        for method, size, chosen, whole in sizes
+    ]  # fmt: skip
+    needed, low, high = needs or (None, None, None)
+    edges = [
+        EdgeRow(
+            model="one", step=10, edge=f"e{i}", scores={"exact/zero": 1.0, "exact/mean": 1.0},
+            in_circuit=True, needed=needed, needed_low=low, needed_high=high, carries="",
+            share=None, chance=None,
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    about = About(Key(CIRCUIT, "one", 10), finished=finished, fullness=(len(sizes),))
+    return CircuitResult(about=about, curves=tuple(curves), edges=tuple(edges))
 
 
 def left(
-    folder: Path, *sizes: tuple[str, int, bool, bool], finished: bool = True, needs: str = ",,"
-) -> Results:
-    """Return a search's results; a row of `sizes` is method, size, chosen or not, whole or not."""
-    circuits = "".join(
-        f"{TITLE},zero,{method},{size},0.95,0.93,0.97,1,1,1,{chosen},0,0,0,{whole}\n"
-        for method, size, chosen, whole in sizes
-    )
-    edges = "".join(f"{TITLE},e{i},1,1,True,{needs},,,,,\n" for i in range(3))
-    files = {"circuits.csv": (CIRCUITS + circuits).encode(), "edges.csv": (EDGES + edges).encode()}
-    save(folder / "circuit", Key(CIRCUIT, "one", 10), files, (len(sizes),), finished)
-    return Results(folder)
+    folder: Path,
+    *sizes: tuple[str, int, bool, bool],
+    finished: bool = True,
+    needs: tuple[float, float, float] | None = None,
+) -> CircuitResult:
+    """Return a search's result as it is read back from a run's folder."""
+    save(folder / "circuit", searched(*sizes, finished=finished, needs=needs))
+    return RunResults(folder).circuit
 
 
-def blocks_of(results: Results, least: float = 0.01) -> list[Any]:
+def blocks_of(results: CircuitResult, least: float = 0.01) -> list[Any]:
     def every(blocks: Iterable[Any]) -> Iterator[Any]:
         for block in blocks:
             yield from every(block.blocks) if isinstance(block, Details) else (block,)
@@ -86,7 +103,7 @@ def test_a_circuit_of_all_edges_is_called_the_whole_model(tmp_path: Path) -> Non
 
 
 def test_an_edge_is_needed_from_a_least_size_on(tmp_path: Path) -> None:
-    results = left(tmp_path, ("exact", 3, True, True), needs="0.005,0.004,0.006")
+    results = left(tmp_path, ("exact", 3, True, True), needs=(0.005, 0.004, 0.006))
     for least, note, mark in (
         (0.01, "0 are surely needed (*: at least 0.01", "0.0050 +"),
         (0.002, "3 are surely needed (*: at least 0.002", "0.0050 *"),

@@ -31,9 +31,10 @@ from algomatch.cli.main import main
 from algomatch.config.composition import compose
 from algomatch.hypotheses.compared_headlines import FAMILIES
 from algomatch.hypotheses.failed_controls import meaning
-from algomatch.hypotheses.seed_groups import Group, find_runs, grouped, load_run, notes
+from algomatch.hypotheses.seed_groups import Group, grouped, notes
 from algomatch.report.figures.comparison_figure import comparison_figure, mean_curve
-from algomatch.report.terminal.comparison import compare, to_csv
+from algomatch.report.terminal.comparison import COMPARISON, compare, comparison_rows
+from algomatch.runs.run_batches import find_runs, load_run
 from algomatch.runs.run_folder import RunFolder
 
 Capture = pytest.CaptureFixture[str]
@@ -419,7 +420,11 @@ def test_the_output_is_replaced_whole_and_made_where_it_is_not(runs: Path, tmp_p
     printed(runs / "1L-1", output=output)
     first = (output / "comparison.csv").read_bytes()
     printed(runs / "1L-0", output=output)
-    assert (output / "comparison.csv").read_bytes() == to_csv(groups_of(runs / "1L-0")) != first
+    assert (
+        (output / "comparison.csv").read_bytes()
+        == COMPARISON.to_csv(comparison_rows(groups_of(runs / "1L-0")))
+        != first
+    )
     assert sorted(path.name for path in output.iterdir()) == ["comparison.csv", "comparison.png"]
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from algomatch.analysis.matching.known_answers import KnownAnswer
-from algomatch.report.terminal.known_answer_table import checked_csv, print_checked, print_counts
+from algomatch.analysis.matching.known_answers import CHECKS, KnownAnswer, with_earlier
+from algomatch.report.terminal.known_answer_table import print_checked, print_counts
 
 ONE = KnownAnswer("sort", "random_init-1", "negative", "sort", 0.01, "does not solve", 0.02, True)
 ROWS = [
@@ -52,12 +52,9 @@ def test_counts_say_what_lies_between_and_name_every_exception() -> None:
 
 def test_rows_of_other_tasks_stay_and_those_of_the_same_are_replaced() -> None:
     other = replace(ONE, task="hist", note='a "quoted", note')
-    first = checked_csv([ONE])
-    both = checked_csv([other], first)
-    assert both.splitlines()[1:2] == first.splitlines()[1:2]
-    assert len(both.splitlines()) == 3
-    again = checked_csv([replace(ONE, match=0.5)], both)
-    assert len(again.splitlines()) == 3
-    assert again.splitlines()[1] == both.splitlines()[2]
-    assert ",0.5," in again.splitlines()[2]
-    assert checked_csv([ONE], "not,a table\n1,2\n") == first
+    both = with_earlier([other], [ONE])
+    assert both == [ONE, other]
+    replaced = replace(ONE, match=0.5)
+    again = with_earlier([replaced], both)
+    assert again == [other, replaced]
+    assert CHECKS.from_csv(CHECKS.to_csv(again), "match-controls.csv") == again

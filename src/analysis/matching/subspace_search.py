@@ -79,7 +79,7 @@ class SubspaceSearch:
     def tried(self, width: int) -> tuple[int, ...]:
         """Return how many directions of a residual stream are tried.
 
-        >>> Search().tried(64)
+        >>> SubspaceSearch().tried(64)
         (1, 2, 4, 8, 16)
         """
         powers = (2**i for i in range(width.bit_length()))

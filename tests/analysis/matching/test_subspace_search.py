@@ -17,7 +17,7 @@ from algomatch.analysis.controls.interchange_training import (
     interchange_accuracy,
 )
 from algomatch.analysis.controls.variants import rotated
-from algomatch.analysis.matching.subspaces import (
+from algomatch.analysis.matching.subspace_search import (
     Question,
     Subspace,
     SubspaceSearch,

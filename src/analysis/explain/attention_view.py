@@ -1,4 +1,4 @@
-"""Attention patterns of a checkpoint for a page, recomputed from its weights."""
+"""Attention patterns of a model, averaged by length and on single inputs, to be looked at."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from ...analysis.activations import record
-from ...analysis.explain.position_features import some_of
 from ...config.schema import AnalysisConfig
 from ...data.inputs import InputSet
+from ..activations import record
+from .position_features import some_of
 
 CHOSEN = 4  # the most inputs shown one by one
 AT_MOST = 1024  # the most inputs in an average
@@ -32,6 +32,14 @@ class Attention:
 
     heads: tuple[str, ...]
     views: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class AttentionPatterns:
+    """The attention of a model and of its reference's active heads, or why there is none."""
+
+    model: Attention | str
+    reference: Attention | str
 
 
 @torch.inference_mode()
