@@ -20,7 +20,7 @@ from algomatch.analysis.matching.head_selectors import (
     SelectorComparison,
     SelectorDecision,
 )
-from algomatch.analysis.matching.program_ranking import Standing, selector_evidence
+from algomatch.analysis.matching.program_ranking import selector_evidence
 from algomatch.api.circuit import circuit
 from algomatch.api.explain import explain
 from algomatch.api.match import match
@@ -153,7 +153,7 @@ def test_selectors_never_decide_against_cuts_nor_for_a_model_that_is_wrong(run: 
         ]
         evidence = selector_evidence(
             cast(SelectorComparison, Deciding(name)), reference.bridge, reference.task_model,
-            cast(list[Standing], rivals),
+            rivals,
         )  # fmt: skip
         return [(decision.decided, decision.why) for decision in evidence.decisions]
 
