@@ -333,6 +333,11 @@ def _opened(
     if len(places) > 1 or (not places and not (settings and reference)):
         way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if reference else "")
         raise UserError(f"{analysis.verb} takes {way}, not {' '.join(words) or 'none'}")
+    config: Config | None = None
+    if not places:
+        if not any(key_of(setting) in TASK_KEYS for setting in settings):
+            raise UserError("name the task whose program is to be analysed, as in task=reverse")
+        config = composed(settings)
     from ..analysis.measures.registered_measures import default_measures
     from ..analysis.results import Key
     from ..config.printed_commands import setting_words
@@ -342,10 +347,7 @@ def _opened(
     given = options.values.get("device")
     overridden = any(key_of(word) == "analysis.device" for word in options.overrides)
     device = given if isinstance(given, str) else None if overridden else analysis.device
-    if not places:
-        if not any(key_of(setting) in TASK_KEYS for setting in settings):
-            raise UserError("name the task whose program is to be analysed, as in task=reverse")
-        config = composed(settings)
+    if config is not None:
         compiled = LoadedReference.open(config, device=device)
         own = tuple(sorted(word for word in settings if word != f"task={config.task.name}"))
         where = output or Path(f"{analysis.folder}-{config.task.name}")

@@ -73,14 +73,16 @@ def composed(settings: Sequence[str], file: Path | None = None) -> Config:
     """Return the config that settings compose, refused for what can be told of it at once.
 
     Raises:
-        UserError: a setting is wrong, the task is unknown, or a device is not there.
+        UserError: a setting is wrong, the task or a measure is unknown, or a device is not there.
     """
+    from ..analysis.measures.registered_measures import check_measures, measured
     from ..config.composition import compose
     from ..config.devices import check_devices
     from ..data.registered_tasks import check_program
 
     config = compose(settings, file)
     check_program(config.task)
+    check_measures(measured(config.analysis))
     check_devices(config)
     return config
 

@@ -697,6 +697,13 @@ HEAVY = {
         ("train model.heads=4", "unknown key 'model.heads'"),
         ("train task=revers", "unknown task 'revers': did you mean 'reverse'?"),
         ("train task.program=revers", "unknown task 'revers'"),
+        ("circuit --reference task=revers", "unknown task 'revers'"),
+        ("explain --reference task=revers", "unknown task 'revers'"),
+        (
+            "match RUN analysis.devise=cpu",
+            "unknown key 'analysis.devise': did you mean 'analysis.d",
+        ),
+        ("train analysis.measures=[acuracy]", "unknown measure 'acuracy' (analysis.measures): did"),
         ("train model=5L", "unknown model '5L'"),
         ("train seed=x", "seed=x must be a whole number"),
         ("train analysis.device=cpuu", "analysis.device=cpuu cannot be used here: did you mean"),
