@@ -201,7 +201,7 @@ class TypedTable(Generic[Row]):
                 )
 
     def _owner(self, name: str) -> _Column | None:
-        """Return the `spread` field that a column belongs to: of several, the one that says most."""
+        """Return the `spread` field of a column: of several, the one that says most of its name."""
         belonging = [
             (len(column.spread[0]), place)
             for place, column in enumerate(self._columns)
