@@ -151,12 +151,12 @@ def find_circuits(
             if untrained is not None and circuits.main is not None:
                 inner = [
                     flow.edge
-                    for flow in circuits.carried
+                    for flow in circuits.edge_variables
                     if wiring.nodes[flow.edge.node].layer >= 0
                 ]
                 theirs = cases_of(inputs, untrained, config.seed, rows)
                 control = AblatedGraph(Wiring(untrained.model), theirs, circuits.main.kind)
-                circuits.untrained = variables_on_edges(
+                circuits.untrained_edges = variables_on_edges(
                     control, inner, config.bootstrap, config.seed, told
                 )
     return circuits
@@ -248,7 +248,9 @@ def _look_into(
         length: minimal(there.shares(draws, seed, length)) for length in circuits.lengths
     }
     edges = main.edges if circuits.truth is None else circuits.truth.real
-    circuits.carried = variables_on_edges(ablated, _edges(edges), draws, seed, stage(step, 1, 2))
+    circuits.edge_variables = variables_on_edges(
+        ablated, _edges(edges), draws, seed, stage(step, 1, 2)
+    )
 
 
 def _edges(mask: torch.Tensor) -> list[Edge]:
@@ -279,7 +281,7 @@ def _beside_reference(
         ]
 
     key = f"{inputs.digest()} {reference.compiled.digest} {config!r}"
-    circuits.theirs = _theirs.of(key, carried_there)
+    circuits.reference_edges = _theirs.of(key, carried_there)
     program = candidate(inputs.task.name, inputs, reference, config, sides=False)
     there = standing(task_model, program, config, sides=False)
     circuits.verdict = there.verdict.verdict

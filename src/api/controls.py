@@ -48,7 +48,7 @@ def controls(config: Config, again: bool = False, console: Console | None = None
     kept, unwritten = list[Kept](), Unwritten()
     with Steps(console, "controls", len(planned)) as steps:
         for control in planned:
-            entry = None if again else record.kept(control.name)
+            entry = None if again else record.stored(control.name)
             with steps.part(control.name) as told:
                 if entry is None:
                     entry = _measured(control, context, told)

@@ -101,7 +101,12 @@ def explain(
         steps.to(4)  # also if they were kept from before
         explanation = replace(explanation, untrained=tuple(theirs_too))
         chosen = variants(
-            heads.each, neurons, (theirs.each, theirs_too, untrained[0]), recording, places, judged
+            heads.heads,
+            neurons,
+            (theirs.heads, theirs_too, untrained[0]),
+            recording,
+            places,
+            judged,
         )
         with steps.part("the explained model") as told:
             rows = explained(

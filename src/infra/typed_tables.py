@@ -200,15 +200,26 @@ class TypedTable(Generic[Row]):
                     f"reads formats up to {self.version}"
                 )
 
+    def _owner(self, name: str) -> _Column | None:
+        """Return the `spread` field of a column: of several, the one that says most of its name."""
+        belonging = [
+            (len(column.spread[0]), place)
+            for place, column in enumerate(self._columns)
+            if column.spread is not None and column.key_of(name) is not None
+        ]
+        return self._columns[max(belonging)[1]] if belonging else None
+
     def _fields_of(self, row: Cells) -> dict[str, Any]:
         """Return a row's cells by field, as texts that msgspec converts."""
         made: dict[str, Any] = {}
         known = set(self.columns)
+        owners = {name: self._owner(name) for name in row if name not in known}
         for column in self._columns:
             if column.spread is not None:
-                keys = {name: column.key_of(name) for name in row if name not in known}
                 made[column.field] = {
-                    key: row[name] for name, key in keys.items() if key is not None and row[name]
+                    column.key_of(name): row[name]
+                    for name, owner in owners.items()
+                    if owner is column and row[name]
                 }
             elif column.name in row:
                 cell = row[column.name]

@@ -90,7 +90,7 @@ class TaskModel:
         )["logits"]
 
     @torch.inference_mode()
-    def given(
+    def donated_logits(
         self, site: str, residual: Float[Tensor, "inputs own d_model"], cases: Donated
     ) -> Float[Tensor, "cases pos classes"]:
         """Return the logits of cases whose whole residual stream at a site comes from donors."""
@@ -100,7 +100,7 @@ class TaskModel:
         )
 
     @torch.inference_mode()
-    def given_sides(
+    def donated_sides_logits(
         self,
         site: str,
         residual: Float[Tensor, "inputs own d_model"],

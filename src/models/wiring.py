@@ -332,7 +332,7 @@ class Wiring:
 
         `stream` is the reader's input in the intact model. Only the later part is run.
         """
-        given = self.given(reader, stream, change, key_mask)
+        given = self.changed_outputs(reader, stream, change, key_mask)
         return self.after(reader, stream, given, intact, key_mask)
 
     def after(
@@ -357,7 +357,7 @@ class Wiring:
             middle = middle + block.mlp(block.mlp_norm(middle))
         return self._rest(middle, entry.layer + 1, key_mask)
 
-    def given(
+    def changed_outputs(
         self,
         reader: int,
         stream: Float[Tensor, "inputs pos d_model"],

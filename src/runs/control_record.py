@@ -61,7 +61,7 @@ class ControlRecord:
     def _each(self) -> Path:
         return self.path / "each"
 
-    def kept(self, name: str) -> Kept | None:
+    def stored(self, name: str) -> Kept | None:
         """Return a control that was measured before; None if it was not, or is damaged."""
         folder = self._each / name
         try:

@@ -25,13 +25,14 @@ from PIL import Image
 
 from ..analysis.measurements import MEASUREMENTS, Measurement
 from ..analysis.measures.emergence import Summary, summaries
-from ..analysis.measures.separation import SEPARATIONS
+from ..analysis.measures.separation import SEPARATIONS, Separation
 from ..analysis.measures.suite import declared_metrics, headlines
 from ..analysis.results import Result
 from ..config.composition import to_mapping
 from ..config.naming import group_name
 from ..config.schema import TrackingConfig
 from ..infra.errors import FaultError, first_line
+from ..infra.typed_tables import FORMAT
 from ..runs.checkpoints import step_of
 from ..runs.control_record import failing, verdicts
 from ..runs.run_folder import INEXACT, RunFolder
@@ -254,7 +255,7 @@ class WandbLog:
             if step == 0:
                 known = verdicts(self._folder.inputs_digest)
                 if known is not None:
-                    payload["tables/controls"] = table_of(SEPARATIONS.columns, known)
+                    payload["tables/controls"] = controls_table(known)
                 payload["tables/metrics"] = table_of(METRIC_COLUMNS, declared_metrics().values())
         for row in headlines(rows):
             self._define(row.key)
@@ -439,6 +440,11 @@ def group_of(folder: RunFolder) -> str:
     """Return the W&B group of a run: the config's, or a name from all settings but the seed."""
     config = folder.config
     return config.tracking.group or group_name(config)
+
+
+def controls_table(verdicts: Iterable[Separation]) -> wandb.Table:
+    """Return the verdicts on measures that a task's controls gave, as W&B shows them."""
+    return table_of([column for column in SEPARATIONS.columns if column != FORMAT], verdicts)
 
 
 def run_summary(summaries: Iterable[Summary]) -> dict[str, float]:

@@ -12,18 +12,27 @@ from torch.nn.functional import cross_entropy
 from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.base import MeasurementContext
+from algomatch.analysis.controls.interchange_training import InterchangeCases
 from algomatch.analysis.controls.known_models import learned_by_heart
 from algomatch.analysis.matching.head_selectors import SelectorComparison
 from algomatch.analysis.matching.program_ranking import programs_of
-from algomatch.analysis.matching.subspace_search import SubspaceSearch, questions, subspaces
+from algomatch.analysis.matching.subspace_search import (
+    Subspace,
+    SubspaceSearch,
+    halves,
+    questions,
+    subspaces,
+)
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
 from algomatch.cli import main as cli
 from algomatch.config.composition import compose
 from algomatch.config.schema import Config
-from algomatch.data.inputs import input_set
+from algomatch.data.inputs import InputSet, input_set
+from algomatch.data.outputs import IGNORE
 from algomatch.data.program_selectors import selections
-from algomatch.models.bridges import make_bridge
+from algomatch.models.bridges import make_bridge, plain_model
+from algomatch.models.continuation import continue_from, residuals
 from algomatch.models.shapes import random_inits
 from algomatch.runs import checkpoints
 from algomatch.runs.run_folder import RunFolder
@@ -104,11 +113,11 @@ def test_selectors_are_met_by_the_model_and_their_control_by_random_inits(
     compare = SelectorComparison(context.inputs, programs, lambda: iter(()), config.analysis)
     analysis = config.analysis
     inits = random_inits(context.shape, analysis.random_inits, analysis.seed, "cpu")
-    controls = [compare.met(bridge) for bridge in inits]
+    controls = [compare.reaches(bridge) for bridge in inits]
     table = rows(matched / "selectors.csv")
     apart = 0
     for step, bridge in models.items():
-        for name, reaches in compare.met(bridge).items():
+        for name, reaches in compare.reaches(bridge).items():
             some = [row for row in table if (int(row["step"]), row["program"]) == (step, name)]
             for at, (row, reach) in enumerate(zip(some, reaches, strict=True)):
                 control = max(met[name][at].value for met in controls)
@@ -116,6 +125,21 @@ def test_selectors_are_met_by_the_model_and_their_control_by_random_inits(
                 assert float(row["random_init"]) == pytest.approx(control, abs=1e-6)
                 apart += abs(reach.value - control) > 1e-3
     assert apart  # the model is told from its control
+
+
+def carried(
+    bridge: TransformerBridge, inputs: InputSet, cases: InterchangeCases, subspace: Subspace
+) -> float:
+    """The share of cases whose output is the program's with the donor's part of a subspace."""
+    model = plain_model(bridge)
+    with torch.inference_mode():
+        stream = residuals(model, inputs.tokens, inputs.key_mask, [subspace.site])[subspace.site]
+        base, donor = stream[cases.bases], stream[cases.donors]
+        projector = subspace.directions @ subspace.directions.T
+        mixed = base @ (torch.eye(len(projector)) - projector) + donor @ projector
+        logits = continue_from(model, subspace.site, mixed, inputs.key_mask[cases.bases])
+    right = (logits.argmax(-1) == cases.targets) | (cases.targets == IGNORE)
+    return float(right.all(-1).double().mean())
 
 
 def test_subspaces_are_searched_in_the_last_model_and_in_its_controls(
@@ -145,6 +169,14 @@ def test_subspaces_are_searched_in_the_last_model_and_in_its_controls(
         heart = [float(value) for value in row["shuffled_labels"].split()]
         assert inits == pytest.approx(subspace.random_inits)
         assert heart == pytest.approx(subspace.shuffled_labels)
+    (question,) = questions(inputs, list(sites), settings)
+    figures = []
+    for side, cases in zip(
+        halves(inputs, settings.seed), (question.train, question.test), strict=True
+    ):
+        figures.append([carried(models[max(models)], side, cases, space) for space in again])
+    assert figures == [[space.train for space in again], [space.test for space in again]]
+    assert figures[0] != figures[1]  # searched on some cases, judged on others
     kinds = zip(*((r["test"], r["random_inits"], r["shuffled_labels"]) for r in table), strict=True)
     assert len({*kinds}) == 3  # model, random inits and shuffled labels are told apart
 

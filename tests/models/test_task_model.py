@@ -153,7 +153,7 @@ def test_donated_residuals_give_what_hooks_give(
         else:
             block = case.blocks[int(site.split(".")[1])]
             expected = by_hand(case, cases.bases, {block: partial(_in_place_of, put)})
-        close(task_model.given(site, residual, cases), expected, mask)
+        close(task_model.donated_logits(site, residual, cases), expected, mask)
         assert (expected - own)[mask].abs().max() > 0.01
 
 
@@ -179,7 +179,7 @@ def test_donated_sides_give_what_hooks_give(
             change = partial(_replaced, case, layer, side, value)
             put[module] = _both(put[module], change) if module in put else change
         expected = by_hand(case, cases.bases, put)
-        given = task_model.given_sides(site, residual, some, cases)
+        given = task_model.donated_sides_logits(site, residual, some, cases)
         close(given, expected, mask)
         moved = max(moved, float((expected - own)[mask].abs().max()))
     assert moved > 0.005
@@ -200,11 +200,15 @@ def test_ones_own_residuals_and_sides_change_nothing(case: Case, small: Measurem
     itself = Donated(every, every[:, None].expand(places.shape).clone(), places.clone())
     logits = task_model.logits()
     for site, residual in task_model.recorded(task_model.sites):
-        close(task_model.given(site, residual, itself), logits, inputs.key_mask)
+        close(task_model.donated_logits(site, residual, itself), logits, inputs.key_mask)
         layer = block_after(site, task_model.model)
         if layer is not None:
             read = task_model.attention_inputs(layer)
-            close(task_model.given_sides(site, residual, read, itself), logits, inputs.key_mask)
+            close(
+                task_model.donated_sides_logits(site, residual, read, itself),
+                logits,
+                inputs.key_mask,
+            )
 
 
 def test_large_recordings_are_made_one_by_one(
@@ -227,9 +231,9 @@ def test_cases_of_an_input_do_not_depend_on_the_others(
     task_model = made("GPT-2", small, tmp_path).task_model
     site = task_model.sites[1]
     ((_, residual),) = task_model.recorded([site])
-    whole = task_model.given(site, residual, cases)
+    whole = task_model.donated_logits(site, residual, cases)
     for at in range(len(cases)):
-        alone = task_model.given(site, residual, cases.at(torch.tensor([at])))
+        alone = task_model.donated_logits(site, residual, cases.at(torch.tensor([at])))
         mask = small.inputs.key_mask[cases.bases[at]]
         close(alone[0], whole[at], mask)
 

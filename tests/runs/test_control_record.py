@@ -52,19 +52,19 @@ def finish(record: ControlRecord, *separations: Separation, every: Sequence[Kept
 
 def test_a_control_that_was_kept_is_found_by_the_same_config(tmp_path: Path) -> None:
     record = record_of(tmp_path)
-    assert record.kept("reference") is None
+    assert record.stored("reference") is None
     record.keep("reference", Kept(ROWS, "0 wrong"))
     for again in (record, record_of(tmp_path)):
-        kept = again.kept("reference")
+        kept = again.stored("reference")
         assert kept is not None
         assert (tuple(kept.rows), kept.note) == (ROWS, "0 wrong")
-        assert again.kept("rotated-1") is None
+        assert again.stored("rotated-1") is None
 
 
 def test_a_control_that_could_not_be_made_is_kept_with_its_reason(tmp_path: Path) -> None:
     record = record_of(tmp_path)
     record.keep("noised-1", Kept((), "it survives no noise"))
-    kept = record_of(tmp_path).kept("noised-1")
+    kept = record_of(tmp_path).stored("noised-1")
     assert kept is not None
     assert (list(kept.rows), kept.note) == ([], "it survives no noise")
 
@@ -73,7 +73,7 @@ def test_a_control_that_is_kept_again_takes_the_earlier_ones_place(tmp_path: Pat
     record = record_of(tmp_path)
     record.keep("reference", Kept(ROWS, "0 wrong"))
     record.keep("reference", Kept(ROWS[:1], "anew"))
-    kept = record.kept("reference")
+    kept = record.stored("reference")
     assert kept is not None
     assert (tuple(kept.rows), kept.note) == (ROWS[:1], "anew")
     assert sorted(path.name for path in (record.path / "each").iterdir()) == ["reference"]
@@ -103,9 +103,9 @@ def test_a_control_whose_files_are_damaged_is_measured_again(
         path.unlink()
     else:
         path.write_bytes(content)
-    assert record.kept("reference") is None
+    assert record.stored("reference") is None
     record.keep("reference", Kept(ROWS, "0 wrong"))
-    assert record.kept("reference") is not None
+    assert record.stored("reference") is not None
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_other_settings_are_another_study(override: str, tmp_path: Path) -> None
     record, other = record_of(tmp_path), record_of(tmp_path, override)
     assert record.path != other.path
     record.keep("reference", Kept(ROWS, ""))
-    assert other.kept("reference") is None
+    assert other.stored("reference") is None
     assert record_of(tmp_path, inputs="others").path != record.path
 
 
@@ -129,7 +129,7 @@ def test_in_a_folder_that_is_given_other_settings_are_not_taken_for_the_same(
     record.keep("reference", Kept(ROWS, ""))
     other = record_of(tmp_path, folder, "seed=1")
     assert record.path == other.path == tmp_path / "study"
-    assert other.kept("reference") is None
+    assert other.stored("reference") is None
 
 
 def test_where_it_lies_and_how_it_is_tracked_make_no_other_study(tmp_path: Path) -> None:
@@ -220,5 +220,5 @@ def test_a_control_that_cannot_be_written_is_named_and_the_earlier_one_stays(
     (record.path / "each" / "rotated-1").write_bytes(b"a file where a folder would be")
     with pytest.raises(FaultError, match=r"^cannot write the control 'rotated-1'"):
         record.keep("rotated-1", Kept(ROWS, ""))
-    assert record.kept("reference") is not None
+    assert record.stored("reference") is not None
     assert not [name for name in os.listdir(record.path / "each") if name.endswith(".partial")]

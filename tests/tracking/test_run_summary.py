@@ -1,10 +1,11 @@
-"""What the summary of a W&B run says of its curves."""
+"""What a W&B run says of its curves and of its measures' controls."""
 
 from __future__ import annotations
 
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.emergence import summaries
-from algomatch.tracking.wandb_log import run_summary
+from algomatch.analysis.measures.separation import Separation
+from algomatch.tracking.wandb_log import controls_table, run_summary
 
 EXACT = "accuracy/exact"
 CURVE = {0: 0.1, 10: 0.9, 20: 0.5}  # the best is not the last
@@ -30,3 +31,17 @@ def test_final_best_and_emergence_are_those_of_the_curve() -> None:
     assert run_summary(summaries((r for r in rows if r.step), first).values()) == {
         key: value for key, value in summary.items() if "loss" not in key
     }
+
+
+def test_the_table_of_controls_has_each_verdict() -> None:
+    verdicts = [
+        Separation("a", 0.75, "rotated-1", 0.5, "random_init-2", ""),
+        Separation("b", 0.25, "noised-1", 1.0, "compiled_sort", "overlap"),
+    ]
+    table = controls_table(verdicts)
+    rows = [dict(zip(table.columns, values, strict=True)) for values in table.data]
+    for row, verdict in zip(rows, verdicts, strict=True):
+        for column in ("key", "lowest_positive", "positive", "highest_negative", "negative", "why"):
+            assert row[column] == getattr(verdict, column)
+        assert row["gap"] == verdict.lowest_positive - verdict.highest_negative
+        assert row["separates"] == (verdict.key == "a")

@@ -54,9 +54,9 @@ class Circuits:
     searched_on: int = 0
     lengths: dict[int, CircuitAtLength] = field(default_factory=dict)
     minimal: dict[int, float] = field(default_factory=dict)
-    carried: list[EdgeVariables] = field(default_factory=list)
-    untrained: list[EdgeVariables] = field(default_factory=list)
-    theirs: list[tuple[str, EdgeVariables]] = field(default_factory=list)
+    edge_variables: list[EdgeVariables] = field(default_factory=list)
+    untrained_edges: list[EdgeVariables] = field(default_factory=list)
+    reference_edges: list[tuple[str, EdgeVariables]] = field(default_factory=list)
     matched: dict[str, Match | None] = field(default_factory=dict)
     verdict: str = ""
 
@@ -395,7 +395,7 @@ def _curves(circuits: Circuits, key: Key) -> Iterator[CircuitRow]:
 
 def _edges(circuits: Circuits, key: Key) -> Iterator[EdgeRow]:
     wiring, truth, main = circuits.wiring, circuits.truth, circuits.main
-    by_edge = {carried.edge: carried for carried in circuits.carried}
+    by_edge = {carried.edge: carried for carried in circuits.edge_variables}
     scores = {
         f"{method}/{kind}": each.values.tolist() for (kind, method), each in circuits.scores.items()
     }
@@ -433,11 +433,15 @@ def _lengths(circuits: Circuits, key: Key) -> Iterator[LengthRow]:
 
 def _carried(circuits: Circuits, key: Key) -> Iterator[CarriedRow]:
     wiring = circuits.wiring
-    ours = [(wiring.edge_label(carried.edge), carried) for carried in circuits.carried]
-    untrained = [(wiring.edge_label(carried.edge), carried) for carried in circuits.untrained]
+    ours = [(wiring.edge_label(carried.edge), carried) for carried in circuits.edge_variables]
+    untrained = [(wiring.edge_label(carried.edge), carried) for carried in circuits.untrained_edges]
     if not ours:
         return
-    for of, edges in ((MODEL, ours), (REFERENCE, circuits.theirs), (RANDOM_INIT, untrained)):
+    for of, edges in (
+        (MODEL, ours),
+        (REFERENCE, circuits.reference_edges),
+        (RANDOM_INIT, untrained),
+    ):
         for label, carried in edges:
             inner = label.partition(" -> ")[0] not in EMBEDDINGS
             yield CarriedRow(

@@ -81,12 +81,12 @@ class AblationCases:
 
     inputs: InputSet
     task_model: TaskModel
-    given: dict[str, Donors]
+    donors: dict[str, Donors]
 
     @property
     def kinds(self) -> list[str]:
         """The kinds of ablation possible on these inputs."""
-        return ["zero", "mean", *self.given]
+        return ["zero", "mean", *self.donors]
 
 
 def cases_of(
@@ -131,7 +131,7 @@ class AblatedGraph:
             reached = self.key_mask[..., None].to(written)
             total = (written * reached).sum(1, keepdim=True)
             return (total / reached.sum(0).clamp(min=1)).expand_as(written)
-        drawn = self.cases.given[self.kind]
+        drawn = self.cases.donors[self.kind]
         rows, positions = self.task_model.own_places(drawn.rows, drawn.positions)
         return written[:, rows, positions]
 
@@ -142,8 +142,8 @@ class AblatedGraph:
             rows = torch.arange(at, min(at + size, len(self.inputs)))
             part = AblationCases(self.inputs.at(rows), self.task_model.at(rows), {})
             other = mean if mean is None else mean.expand(-1, len(rows), -1, -1)
-            if self.kind in self.cases.given:
-                drawn = self.cases.given[self.kind]
+            if self.kind in self.cases.donors:
+                drawn = self.cases.donors[self.kind]
                 theirs = self.task_model.at(drawn.rows[rows])
                 written = self._written(theirs)
                 own = torch.arange(len(rows))
@@ -246,7 +246,7 @@ def patched(
         for some in _portions(places, stream.numel()):
             nodes = [edges[i].node for i in some]
             stack = torch.cat([torch.zeros_like(stream)[None], change[nodes]])
-            given = wiring.given(reader, stream, stack, ablated.key_mask)
+            given = wiring.changed_outputs(reader, stream, stack, ablated.key_mask)
             moved = torch.nonzero((given[1:] != given[0]).flatten(1).any(1))[:, 0]
             if len(moved):
                 asked = torch.cat([given[:1], given[1:][moved]])
@@ -282,7 +282,8 @@ def visible(
         change = ablated.other[nodes] - intact.written[nodes]
         stacked = torch.cat([torch.zeros_like(change[:1]), change])
         given = (
-            wiring.given(r, wiring.stream(r, intact.written), stacked, ablated.key_mask) * counted
+            wiring.changed_outputs(r, wiring.stream(r, intact.written), stacked, ablated.key_mask)
+            * counted
         )
         moved = (given[1:] - given[0]).abs().flatten(1).amax(1)
         seen[r, nodes] = moved > ROUNDING * given[0].abs().max()

@@ -52,13 +52,13 @@ class CutImplementation:
     weights: dict[str, Tensor]
     sites: dict[str, str]
     exact: float
-    held: dict[str, float]
+    held_shares: dict[str, float]
     steps: int
 
     @property
     def solved(self) -> bool:
         """Whether it meets all training targets."""
-        return self.exact == 1 and min(self.held.values(), default=1) >= SOLVED
+        return self.exact == 1 and min(self.held_shares.values(), default=1) >= SOLVED
 
 
 def implement_cuts(
@@ -160,7 +160,9 @@ def _held(
     for test in tests:
         site, shares = sites[test.cut.name], list[float]()
         for trial in test.trials:
-            right = inputs.output.right(task_model.given(site, streams[site], trial), trial.targets)
+            right = inputs.output.right(
+                task_model.donated_logits(site, streams[site], trial), trial.targets
+            )
             whole = (right | ~inputs.output.defined(trial.targets)).all(-1)
             shares.append(float(whole.double().mean()))
         held[test.cut.name] = min(shares, default=1.0)

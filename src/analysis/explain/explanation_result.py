@@ -183,7 +183,7 @@ class ExplanationResult(Result):
 
 
 def _heads(heads: HeadExplanations | None, key: Key) -> Iterator[HeadRow]:
-    for head in heads.each if heads is not None else ():
+    for head in heads.heads if heads is not None else ():
         hard, table = head.hard, head.table
         yield HeadRow(
             model=key.model, step=key.step, layer=head.layer, head=head.head, level=head.level,

@@ -100,10 +100,10 @@ class HeadExplanation:
     uniform: float
     bar: float
     longest: Bool[Tensor, " inputs"] = field(repr=False)
-    seen: Float[Tensor, "query key"] = field(repr=False)
+    mean_pattern: Float[Tensor, "query key"] = field(repr=False)
 
     @property
-    def said(self) -> Float[Tensor, "query key"]:
+    def explained_pattern(self) -> Float[Tensor, "query key"]:
         """The mean pattern of the best explanation over the longest inputs."""
         return _mean_pattern(self.best.pattern, self.longest)
 
@@ -147,7 +147,7 @@ class JointHeads:
 class HeadExplanations:
     """All heads of a model, and groups of heads that match a selector only jointly."""
 
-    each: tuple[HeadExplanation, ...]
+    heads: tuple[HeadExplanation, ...]
     joint: tuple[JointHeads, ...]
 
 

@@ -80,7 +80,7 @@ class NeuronExplanation:
     bar: float
     effect: NeuronEffect | None = None
     predicate: Predicate | None = field(default=None, repr=False)
-    untold: Predicate | None = field(default=None, repr=False)
+    predicate_without_output: Predicate | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:

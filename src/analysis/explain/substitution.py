@@ -153,7 +153,7 @@ def by_predicates(
     act = ACTIVATIONS[recording.bridge.cfg.act_fn]
 
     def holds(neuron: NeuronExplanation) -> Bool[Tensor, " cells"]:
-        predicate = neuron.predicate if told else neuron.untold
+        predicate = neuron.predicate if told else neuron.predicate_without_output
         if predicate is None:
             return torch.ones_like(at_bos)
         return torch.from_numpy(predicate.holds(codes))

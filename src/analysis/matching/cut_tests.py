@@ -133,7 +133,7 @@ def side_matches(
         read = task_model.attention_inputs(layer)
         for name, sides in SIDE_SITES.items():
             some = {side: read[side] for side in sides}
-            given = partial(task_model.given_sides, site, residual, some)
+            given = partial(task_model.donated_sides_logits, site, residual, some)
             yield from judge.matches(f"blocks.{layer}.{name}", given)
 
 
@@ -146,7 +146,7 @@ def exact_share(task_model: TaskModel, inputs: InputSet) -> float:
 
 def given_at(task_model: TaskModel, site: str, residual: Tensor) -> Given:
     """Return a function from cases to logits, with donated residual streams at a site."""
-    return partial(task_model.given, site, residual)
+    return partial(task_model.donated_logits, site, residual)
 
 
 class Judge:

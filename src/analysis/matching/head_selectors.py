@@ -72,18 +72,18 @@ class OwnSelector:
     `other` is how well the other program's selectors would meet it.
     """
 
-    met: SelectorReach
+    reach: SelectorReach
     other: float
     bar: float
 
     @property
     def verdict(self) -> str:
         """Met, not met, unsure, or that it says nothing."""
-        if max(self.met.uniform, self.other) >= UNIFORM:
+        if max(self.reach.uniform, self.other) >= UNIFORM:
             return SAYS_NOTHING
-        if self.met.low >= self.bar:
+        if self.reach.low >= self.bar:
             return MET
-        return UNMET if self.met.high < self.bar else UNSURE
+        return UNMET if self.reach.high < self.bar else UNSURE
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class ProgramSelectors:
         return tuple(selector for selector in self.own if selector.verdict != SAYS_NOTHING)
 
     @property
-    def met(self) -> bool:
+    def all_met(self) -> bool:
         """Whether it has such selectors, and every one of them is met."""
         return bool(self.telling) and all(selector.verdict == MET for selector in self.telling)
 
@@ -172,7 +172,7 @@ class SelectorComparison:
         ]
         self._others: dict[tuple[str, str], list[float]] = {}
 
-    def met(
+    def reaches(
         self, bridge: TransformerBridge, task_model: TaskModel | None = None
     ) -> dict[str, list[SelectorReach]]:
         """Return how a model meets each selection of each program.
@@ -197,7 +197,7 @@ class SelectorComparison:
         """
         first, second = self._side(met, program, other), self._side(met, other, program)
         for side, rival in ((first, second), (second, first)):
-            if side.met and side.figure is not None and side.figure[1] > _high(rival):
+            if side.all_met and side.figure is not None and side.figure[1] > _high(rival):
                 their = "with none of its own" if rival.figure is None else f"{rival.figure[0]:.2f}"
                 why = f"{side.program} {side.figure[0]:.2f} over {rival.program} {their}"
                 return SelectorDecision((first, second), side.program, why)
@@ -221,7 +221,7 @@ class SelectorComparison:
         side = ProgramSelectors(name, tuple(own), None)
         if not side.telling:
             return side
-        telling = [selector.met for selector in side.telling]
+        telling = [selector.reach for selector in side.telling]
         value = sum(match.value for match in telling) / len(telling)
         drawn = torch.stack([match.resampled for match in telling]).mean(0)
         return ProgramSelectors(name, side.own, (value, *percentile_interval(drawn)))
@@ -293,13 +293,13 @@ def _why(side: ProgramSelectors, other: str) -> str:
     if not side.own:
         return f"{side.program} has no selector of its own"
     if not side.telling:
-        uniform = all(selector.met.uniform >= UNIFORM for selector in side.own)
+        uniform = all(selector.reach.uniform >= UNIFORM for selector in side.own)
         by = "attention to everything" if uniform else f"what {other} selects"
-        names = ", ".join(selector.met.selection.name for selector in side.own)
+        names = ", ".join(selector.reach.selection.name for selector in side.own)
         return f"{side.program}'s {names} says nothing, because {by} meets it"
-    weakest = min(side.telling, key=lambda selector: selector.met.low - selector.bar)
-    figure = f"{weakest.met.value:.2f}, must surely be at least {weakest.bar:.2f}"
-    return f"{side.program}'s {weakest.met.selection.name} is {weakest.verdict} ({figure})"
+    weakest = min(side.telling, key=lambda selector: selector.reach.low - selector.bar)
+    figure = f"{weakest.reach.value:.2f}, must surely be at least {weakest.bar:.2f}"
+    return f"{side.program}'s {weakest.reach.selection.name} is {weakest.verdict} ({figure})"
 
 
 @torch.inference_mode()

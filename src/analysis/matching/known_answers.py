@@ -102,14 +102,16 @@ def _implemented(progress: Progress, own: Candidate, context: MeasurementContext
             raise NotMadeError(first_line(error)) from error
         tried.append(implementation)
         if implementation.solved:
-            note = ", ".join(f"{name} {share:.3f}" for name, share in implementation.held.items())
+            note = ", ".join(
+                f"{name} {share:.3f}" for name, share in implementation.held_shares.items()
+            )
             return ControlModel(
                 make_bridge(context.shape, implementation.weights, config.device), f"holds {note}"
             )
-    best = max(tried, key=lambda implementation: min(implementation.held.values()))
+    best = max(tried, key=lambda implementation: min(implementation.held_shares.values()))
     raise NotMadeError(
-        f"interchange training reached {min(best.held.values()):.3f} of its trials, not {SOLVED}, "
-        f"and exact accuracy {best.exact:.4f}"
+        f"interchange training reached {min(best.held_shares.values()):.3f} of its trials, "
+        f"not {SOLVED}, and exact accuracy {best.exact:.4f}"
     )
 
 

@@ -51,7 +51,7 @@ class Matching:
     loss: float | None
     standings: Sequence[Standing]
     rule: Rule
-    finer: SelectorEvidence | None = None
+    selector_evidence: SelectorEvidence | None = None
 
     @property
     def exact(self) -> float:
@@ -288,7 +288,7 @@ def _tests(matching: Matching) -> Iterator[CutTestRow]:
 def _programs(matching: Matching) -> Iterator[ProgramRow]:
     alike = indistinguishable([standing.candidate for standing in matching.standings])
     groups = [[each.name for each in group] for group in alike]
-    finer = matching.finer.decisions if matching.finer is not None else ()
+    finer = matching.selector_evidence.decisions if matching.selector_evidence is not None else ()
     for standing in matching.standings:
         name, verdict = standing.candidate.name, standing.verdict
         score, low, high = standing.score or (None, None, None)
@@ -308,7 +308,9 @@ def _programs(matching: Matching) -> Iterator[ProgramRow]:
 
 
 def _selectors(matching: Matching) -> Iterator[SelectorRow]:
-    for program, met in matching.finer.met.items() if matching.finer is not None else ():
+    for program, met in (
+        matching.selector_evidence.reaches.items() if matching.selector_evidence is not None else ()
+    ):
         for row in met:
             yield SelectorRow(
                 run=matching.run, step=matching.step, program=program,

@@ -229,7 +229,7 @@ def indistinguishable(programs: Sequence[Candidate]) -> list[tuple[Candidate, ..
 class SelectorEvidence:
     """How a model's heads meet each program's selectors, and what they decide where cuts do not."""
 
-    met: Mapping[str, Sequence[SelectorReach]]
+    reaches: Mapping[str, Sequence[SelectorReach]]
     decisions: tuple[SelectorDecision, ...]
 
 
@@ -259,7 +259,7 @@ def selector_evidence(
 
     By a model that does not solve the task nothing is decided, and never against cuts.
     """
-    met, decisions = selectors.met(bridge, task_model), list[SelectorDecision]()
+    met, decisions = selectors.reaches(bridge, task_model), list[SelectorDecision]()
     for first, other in combinations(standings, 2):
         if first.verdict.verdict != NOT_SOLVED and not told_by_cuts(first, other):
             decision = selectors.decide(met, first.candidate.name, other.candidate.name)

@@ -109,7 +109,7 @@ def graph_figure(circuits: Circuits) -> Figure | None:
     if circuits.truth is None and circuits.is_whole:
         size = f"all {circuits.most} edges, the whole model: no smaller circuit is surely faithful"
     axes.set_title(f"{circuits.name}: {size}{note}", fontsize=9)
-    by_edge = {carried.edge: carried for carried in circuits.carried}
+    by_edge = {carried.edge: carried for carried in circuits.edge_variables}
     for edge, (source, target, side) in zip(edges, named, strict=True):
         way = layout.ways[source, target]
         arrow(axes, way, ROLES[side], 0.6 if hidden[edge] else 1.6)

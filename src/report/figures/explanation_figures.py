@@ -24,7 +24,7 @@ def explanation_figure(explanation: Explanation) -> Figure:
     """Draw heads beside their explanations, the neurons, and the explained model."""
     assert explanation.heads is not None
     assert explanation.rows is not None
-    heads = [head for head in explanation.heads.each if head.active]
+    heads = [head for head in explanation.heads.heads if head.active]
     shown = sorted(heads, key=lambda head: -head.best.scored.value)[:MOST_HEADS]
     shown.sort(key=lambda head: (head.layer, head.head))
     columns = max(1, min(4, len(shown)))
@@ -60,7 +60,10 @@ def _heads(
         verdict = "" if head.level != "nothing" else " (not explained)"
         said = f"{name}\n{head.best.scored.value:.2f}{verdict}"
         for place, values, title in zip(
-            pair, (head.seen, head.said), (f"head {head.name}", said), strict=True
+            pair,
+            (head.mean_pattern, head.explained_pattern),
+            (f"head {head.name}", said),
+            strict=True,
         ):
             place.axis("on")
             place.imshow(values.numpy(), vmin=0, vmax=1, cmap="cividis", interpolation="nearest")

@@ -153,7 +153,7 @@ def _title(circuits: Circuits) -> str:
     assert main is not None
     inner = [
         carried
-        for carried in circuits.carried
+        for carried in circuits.edge_variables
         if circuits.wiring.nodes[carried.edge.node].layer >= 0
     ]
     named = sum(map(_named, inner))
@@ -166,7 +166,7 @@ def _title(circuits: Circuits) -> str:
         "embedding carry a variable"
         + (
             f" (in a random init: {sum(map(_named, there))})"
-            if (there := circuits.untrained)
+            if (there := circuits.untrained_edges)
             else ""
         )
     )
@@ -196,7 +196,7 @@ def _listed(circuits: Circuits) -> list[EdgeVariables]:
         there = circuits.needed.get(carried.edge)
         return -there.value if there else 0.0
 
-    return sorted(circuits.carried, key=key)
+    return sorted(circuits.edge_variables, key=key)
 
 
 def _edges_table(circuits: Circuits) -> Table:
@@ -258,9 +258,9 @@ def _nodes_table(circuits: Circuits) -> Table:
 
 
 def _variables_table(circuits: Circuits) -> Table:
-    ours = summed(circuits.carried)
+    ours = summed(circuits.edge_variables)
     theirs: dict[str, list[str]] = {}
-    for label, carried in circuits.theirs:
+    for label, carried in circuits.reference_edges:
         if carried.names:
             theirs.setdefault(carried.name, []).append(label)
     table = Table(

@@ -54,8 +54,8 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
         f"{explanation.total:,} inputs"
     )
     if explanation.heads is not None:
-        console.print(_heads_table(explanation.heads.each))
-        active = [head for head in explanation.heads.each if head.active]
+        console.print(_heads_table(explanation.heads.heads))
+        active = [head for head in explanation.heads.heads if head.active]
         if active:
             by_selector = any(head.best is head.hard for head in active)
             by_table = any(head.best is not head.hard for head in active)
@@ -122,10 +122,10 @@ def _heads_table(heads: Sequence[HeadExplanation]) -> Table:
 
 def head_sentences(heads: HeadExplanations) -> Iterator[str]:
     """Yield how many heads a selector or a table explains, and which heads meet one jointly."""
-    active = [head for head in heads.each if head.active]
+    active = [head for head in heads.heads if head.active]
     by = {level: sum(head.level == level for head in active) for level in ("selector", "table")}
     yield (
-        f"{len(active)} of {len(heads.each)} heads are active: {by['selector']} explained by a "
+        f"{len(active)} of {len(heads.heads)} heads are active: {by['selector']} explained by a "
         f"selector, {by['table']} by a table, {len(active) - sum(by.values())} by neither"
     )
     for level, what in (("selector", "selector"), ("table", "kind of table")):

@@ -132,14 +132,14 @@ def _print_one(matching: Matching, console: Console) -> None:
     for group in indistinguishable([standing.candidate for standing in standings]):
         names = " and ".join(candidate.name for candidate in group)
         say(f"{names} share all testable cuts: no test of cuts tells them apart")
-    if matching.finer is not None:
-        _print_finer(matching.finer, console, say)
+    if matching.selector_evidence is not None:
+        _print_finer(matching.selector_evidence, console, say)
 
 
 def _print_finer(finer: SelectorEvidence, console: Console, say: Callable[[str], None]) -> None:
     """Print the head that overlaps most with each selector, and what the selectors decide."""
     table = plain_table("selector", "overlap", "interval", "uniform", "init", "head")
-    for program, met in finer.met.items():
+    for program, met in finer.reaches.items():
         if met:
             table.add_row(escape(program))
         for row in met:
@@ -151,7 +151,7 @@ def _print_finer(finer: SelectorEvidence, console: Console, say: Callable[[str],
     if table.row_count:
         console.print(table)
         say(SELECTORS)
-    if without := [program for program, met in finer.met.items() if not met]:
+    if without := [program for program, met in finer.reaches.items() if not met]:
         say(f"no selector to compare attention with: {', '.join(without)}")
     for decision in finer.decisions:
         say(decision.text)

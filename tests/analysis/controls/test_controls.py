@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from algomatch.analysis.base import MeasurementContext
+from algomatch.analysis.controls.known_models import learned_by_heart
 from algomatch.analysis.controls.other_tasks import other_references, shared_variables
 from algomatch.config.composition import compose
 from algomatch.config.schema import TaskConfig
-from algomatch.data.inputs import InputSet, difference, input_set
+from algomatch.data.inputs import InputSet, difference, input_set, shuffled
 from algomatch.data.outputs import IGNORE
 from algomatch.data.tasks import make_task, other_tasks
 from algomatch.infra.errors import UserError
@@ -243,6 +244,22 @@ def test_a_task_with_the_same_outputs_is_no_other_task() -> None:
     assert references
     for reference in references:
         assert difference(inputs, reference.inputs) is not None
+
+
+def test_the_control_of_shuffled_labels_has_learned_those_and_not_the_tasks(
+    small: MeasurementContext,
+) -> None:
+    config = compose(["trainer.max_steps=60", "trainer.learning_rate=0.01",
+                      "trainer.batch_size=64", "trainer.warmup_steps=5"])  # fmt: skip
+    control = learned_by_heart(small.inputs, small.shape, config, lambda step, steps: None)
+    with torch.inference_mode():
+        logits = control.bridge(small.inputs.tokens, attention_mask=small.inputs.key_mask)
+    rights = []
+    for labels in (shuffled(small.inputs, config.analysis.seed), small.inputs):
+        right = (logits.argmax(-1) == labels.targets) | ~labels.defined
+        rights.append(float(right.all(-1).double().mean()))
+    assert control.note == f"{rights[0]:.1%} of its own labels right after 60 steps"
+    assert rights[0] > rights[1] + 0.05
 
 
 def test_none_are_made_where_none_are_asked_for(small: MeasurementContext) -> None:

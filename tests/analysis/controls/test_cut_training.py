@@ -67,7 +67,7 @@ def test_the_model_follows_its_program(own: Candidate, trained: CutImplementatio
     (cut,) = own.testable
     assert trained.solved
     assert trained.sites == {cut.name: "blocks.0.hook_resid_post"}
-    assert trained.held[cut.name] >= 0.99
+    assert trained.held_shares[cut.name] >= 0.99
     assert trained.steps < SETTINGS.max_steps
     standing = standing_of(own, trained.weights)
     assert standing.verdict.verdict == FOLLOWS
@@ -88,7 +88,7 @@ def test_the_same_model_trained_plainly_does_not(own: Candidate) -> None:
 
 def test_without_cuts_it_is_plain_training(own: Candidate) -> None:
     implementation = implement_cuts(own.inputs, shape_of(own.inputs), (), 0, SETTINGS)
-    assert (implementation.sites, implementation.held) == ({}, {})
+    assert (implementation.sites, implementation.held_shares) == ({}, {})
     assert implementation.solved
     assert standing_of(own, implementation.weights).verdict.verdict != FOLLOWS
 
@@ -105,7 +105,7 @@ def test_what_has_not_learned_is_not_solved_and_the_seed_fixes_it() -> None:
     assert not implementation.solved
     assert implementation.steps == 2
     assert implementation.exact < 1
-    assert implementation.held == again.held
+    assert implementation.held_shares == again.held_shares
     assert all(
         torch.equal(value, again.weights[name]) for name, value in implementation.weights.items()
     )

@@ -164,7 +164,7 @@ def test_a_study_goes_on_without_the_controls_that_cannot_be_had(
     assert kept["noised-1"] == kept["noised-2"] == "it survives no noise"
     assert "interchange training reached" in kept["implemented"]
     measured = {
-        name for name in kept if (figures := record.kept(name)) is not None and figures.rows
+        name for name in kept if (figures := record.stored(name)) is not None and figures.rows
     }
     assert set(kept) - measured == {"noised-1", "noised-2", "implemented"}
     assert "trained_on_hist" in measured

@@ -43,7 +43,7 @@ def other(small: MeasurementContext) -> tuple[Recording, HeadExplanations]:
 
 
 def test_the_compiled_heads_are_named(reference: tuple[Recording, HeadExplanations]) -> None:
-    active = [head for head in reference[1].each if head.active]
+    active = [head for head in reference[1].heads if head.active]
     assert [head.hard.selector.names[0] for head in active] == ["everything", "reverse_selector"]
     assert "mirror" in active[1].hard.selector.names
     for head in active:
@@ -54,7 +54,7 @@ def test_the_compiled_heads_are_named(reference: tuple[Recording, HeadExplanatio
         assert head.hard.mass == pytest.approx(1.0, abs=1e-4)
         assert head.hard.runner_up.value < 0.95
         assert head.hard.untrained < 0.95
-    assert [head.level for head in reference[1].each if not head.active] == ["inactive"] * 2
+    assert [head.level for head in reference[1].heads if not head.active] == ["inactive"] * 2
 
 
 def test_heads_that_write_nothing_are_inactive(small: MeasurementContext) -> None:
@@ -67,7 +67,7 @@ def test_scores_are_numpys(
 ) -> None:
     inputs, (recording, heads) = small.inputs, other
     by_name = {selector.name: selector for selector in selectors(inputs, search_of(small).programs)}
-    for head in heads.each:
+    for head in heads.heads:
         pattern = recording[f"blocks.{head.layer}.{PATTERN}"][:, head.head].numpy()
         last = head.layer == recording.bridge.cfg.n_layers - 1
         total, count = 0.0, 0
@@ -89,7 +89,7 @@ def test_scores_are_numpys(
 def test_a_random_init_meets_no_selector_but_everything(small: MeasurementContext) -> None:
     (untrained,) = random_inits(small.shape, 1, 0, "cpu")
     heads = explain_heads(record(untrained, small.inputs, 512), [], search_of(small))
-    for head in heads.each:
+    for head in heads.heads:
         assert head.hard.scored.name == "everything"
         assert head.uniform > 0.8
     mirror = next(
@@ -135,7 +135,7 @@ def test_a_heads_table_is_fitted_to_some_inputs_and_judged_on_the_others(
         for whole in (torch.tensor(False), torch.tensor(True))
     }
     apart = 0
-    for head in heads.each:
+    for head in heads.heads:
         pattern = recording[f"blocks.{head.layer}.{PATTERN}"][:, [head.head]]
         fits = [
             next(given for kind, _, given in tables.fitted(pattern) if kind == head.table.kind)
@@ -156,7 +156,7 @@ def test_a_heads_table_is_fitted_to_some_inputs_and_judged_on_the_others(
 def test_a_first_layer_is_a_table_of_positions_and_tokens(
     other: tuple[Recording, HeadExplanations],
 ) -> None:
-    first = [head for head in other[1].each if head.layer == 0]
+    first = [head for head in other[1].heads if head.layer == 0]
     assert first
     for head in first:
         assert head.table.scored.value >= 0.95
@@ -165,7 +165,7 @@ def test_a_first_layer_is_a_table_of_positions_and_tokens(
 def test_a_table_of_the_reference_needs_no_tokens(
     reference: tuple[Recording, HeadExplanations],
 ) -> None:
-    for head in reference[1].each:
+    for head in reference[1].heads:
         assert "token" not in head.table.kind.query + head.table.kind.key
         assert head.table.scored.value == pytest.approx(1.0, abs=1e-3)
 

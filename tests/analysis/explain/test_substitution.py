@@ -89,11 +89,11 @@ def rows_of(program: str) -> dict[tuple[str, int], SubstitutedAccuracy]:
     neurons = explain_neurons(recording, places, judged, CONFIG, effects=False)
     (untrained,) = (record(init, inputs, 512) for init in random_inits(bridge.cfg, 1, 0, "cpu"))
     theirs = (
-        explain_heads(untrained, [], search).each,
+        explain_heads(untrained, [], search).heads,
         explain_neurons(untrained, places, judged, CONFIG, effects=False),
         untrained,
     )
-    chosen = variants(heads.each, neurons, theirs, recording, places, judged)
+    chosen = variants(heads.heads, neurons, theirs, recording, places, judged)
     rows = explained(plain_model(bridge), inputs, judged, chosen)
     return {(row.variant, row.layer): row for row in rows}
 
@@ -157,7 +157,7 @@ def test_variants_have_the_means_of_the_inputs_that_are_not_judged(
     known, judged = features(inputs), held_out(inputs, 0)
     places = cells(inputs, known)
     search = HeadComparison(inputs, known, judged, (), CONFIG)
-    heads = explain_heads(recording, [], search).each
+    heads = explain_heads(recording, [], search).heads
     neurons = explain_neurons(recording, places, judged, CONFIG, effects=False)
     (untrained,) = (record(init, inputs, 512) for init in random_inits(small.shape, 1, 0, "cpu"))
     theirs = explain_neurons(untrained, places, judged, CONFIG, effects=False)

@@ -79,9 +79,9 @@ def test_a_copys_heads_meet_the_selectors_as_the_models_do(tmp_path: Path) -> No
     assert heads is not None
     known = [judged.candidate for judged in standings]
     selectors = selectors_of(known, untrained_of(shape, inputs, config.analysis), config.analysis)
-    own = selectors.met(model)
-    assert own.keys() == heads.met.keys() == {"induction", "induction_by_pointer"}
-    for name, met in heads.met.items():
+    own = selectors.reaches(model)
+    assert own.keys() == heads.reaches.keys() == {"induction", "induction_by_pointer"}
+    for name, met in heads.reaches.items():
         for ours, theirs in zip(met, own[name], strict=True):
             assert ours.value == pytest.approx(theirs.value, abs=1e-5)
             assert (ours.head, ours.uniform) == (theirs.head, theirs.uniform)

@@ -94,7 +94,7 @@ def compared(task: str, shape_of: str = "") -> SelectorComparison:
 def decisions(
     bridge: TransformerBridge, selectors: SelectorComparison
 ) -> dict[tuple[str, str], SelectorDecision]:
-    met = selectors.met(bridge)
+    met = selectors.reaches(bridge)
     names = list(selectors.programs)
     return {(a, b): selectors.decide(met, a, b) for a in names for b in names if a != b}
 
@@ -130,7 +130,7 @@ def test_turned_and_permuted_weights_decide_alike(program: str) -> None:
 
 @pytest.mark.parametrize("program", ["reverse", "hist_by_vocabulary", "contains"])
 def test_a_compiled_program_meets_all_its_selectors(program: str) -> None:
-    matches = compared(TASK_OF[program], program).met(reference_of(program).bridge)[program]
+    matches = compared(TASK_OF[program], program).reaches(reference_of(program).bridge)[program]
     assert [match.low for match in matches] == pytest.approx([1.0] * len(matches), abs=1e-4)
 
 
@@ -142,7 +142,7 @@ def test_the_rival_of_a_program_without_selectors_of_its_own_is_not_met() -> Non
         assert not own.telling
         assert not own.unmet
         assert other.unmet
-        assert not other.met
+        assert not other.all_met
 
 
 def test_a_decision_says_why() -> None:
@@ -180,7 +180,7 @@ def test_random_inits_decide_nothing(task: str) -> None:
 @pytest.mark.parametrize("task", ["hist", "sort", "contains"])
 def test_attention_to_everything_decides_nothing(task: str) -> None:
     bridge = without(task, ".attn.q.")
-    met = compared(task).met(bridge)
+    met = compared(task).reaches(bridge)
     for match in (match for matches in met.values() for match in matches):
         if COUNTED in match.selection.uses:
             assert match.value == pytest.approx(match.uniform, abs=1e-5)
@@ -194,13 +194,13 @@ def test_the_order_of_heads_does_not_matter() -> None:
     places = {(layer, head): [n_heads - head] for layer in range(cfg.n_layers)
               for head in range(n_heads)}  # fmt: skip
     moved = with_heads(bridge, places, n_heads + 1)
-    before, after = (selectors.met(model)[program] for model in (bridge, moved))
+    before, after = (selectors.reaches(model)[program] for model in (bridge, moved))
     assert [match.value for match in before] == pytest.approx([match.value for match in after])
     assert [match.head for match in after] != [match.head for match in before]
 
 
 def test_heads_that_write_nothing_meet_nothing() -> None:
-    met = compared("sort").met(without("sort", ".attn.o."))
+    met = compared("sort").reaches(without("sort", ".attn.o."))
     assert {(match.head, match.value) for matches in met.values() for match in matches} == {
         ("", 0.0)
     }
@@ -220,7 +220,7 @@ def pattern_of(bridge: TransformerBridge, task: str, head: str) -> Any:
 def test_an_overlap_is_that_of_the_pattern_with_the_selected_keys(program: str) -> None:
     task, inputs = TASK_OF[program], small_inputs(program)
     bridge = random_inits(learned(task), 1, seed=3, device="cpu")[0]
-    for match in compared(task).met(bridge)[program]:
+    for match in compared(task).reaches(bridge)[program]:
         given, wanted, overlaps = (
             pattern_of(bridge, task, match.head),
             match.selection,
@@ -250,7 +250,7 @@ def test_what_is_counted_may_go_to_bos_and_what_is_aggregated_may_not() -> None:
         {"counted": [wanted], "aggregated": [aggregated]},
         untrained_of(learned("hist"), inputs, CONFIG),
         CONFIG,
-    ).met(reference_of("hist").bridge)
+    ).reaches(reference_of("hist").bridge)
     assert matches["counted"][0].value == pytest.approx(1, abs=1e-4)
     assert matches["aggregated"][0].value < 0.75
 
@@ -269,7 +269,7 @@ def test_anothers_models_prefix_counts_as_bos(tmp_path: Path) -> None:
     programs = {"counted": [wanted], "aggregated": [aggregated]}
     matches = SelectorComparison(
         inputs, programs, untrained_of(learned("hist"), inputs, CONFIG), CONFIG
-    ).met(bridge, task_model)
+    ).reaches(bridge, task_model)
     for name, share in (("counted", True), ("aggregated", False)):
         (match,) = matches[name]
         hook, _, index = match.head.partition("[")
@@ -312,10 +312,10 @@ def test_a_selector_is_met_where_it_surely_is(own: OwnSelector, verdict: str) ->
 def test_a_side_is_met_by_all_its_selectors_that_say_something() -> None:
     good, bad = OwnSelector(met(0.99), 0.2, 0.9), OwnSelector(met(0.5), 0.2, 0.9)
     silent = OwnSelector(met(0.99, uniform=0.99), 0.2, 0.995)
-    assert ProgramSelectors("a", (good, silent), None).met
-    assert not ProgramSelectors("a", (good, bad), None).met
+    assert ProgramSelectors("a", (good, silent), None).all_met
+    assert not ProgramSelectors("a", (good, bad), None).all_met
     assert ProgramSelectors("a", (good, bad), None).unmet
-    assert not ProgramSelectors("a", (silent,), None).met
+    assert not ProgramSelectors("a", (silent,), None).all_met
     assert not ProgramSelectors("a", (silent,), None).unmet
 
 
@@ -326,7 +326,7 @@ def test_controls_raise_the_bar() -> None:
     own = met(0.97, uniform=0.3, init=0.9)
     wanted = selectors.programs[program][0]
     given = replace(own, selection=wanted)
-    theirs = selectors.met(reference_of(rival).bridge)
+    theirs = selectors.reaches(reference_of(rival).bridge)
     sides = selectors.decide(
         {**theirs, program: [given, *theirs[program][1:]]}, program, rival
     ).sides
