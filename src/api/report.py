@@ -15,16 +15,14 @@ from ..config.schema import Config
 from ..data.inputs import InputSet
 from ..infra.errors import FaultError, UserError
 from ..infra.files import faults_named, refuse_unwritable, write_file
-from ..models.bridges import make_bridge
 from ..models.reference import build_reference
-from ..models.shapes import learned_shape
 from ..report.figures.sweep_figures import summary_files
 from ..report.html.grouped_runs import gather
 from ..report.html.page import rendered
 from ..report.html.run_page import run_page
 from ..report.html.sweep_page import sweep_page
 from ..report.html.sweep_tables import not_measured
-from ..runs import checkpoints
+from ..runs.loaded_run import LoadedRun
 from ..runs.run_batches import find_runs
 from ..runs.run_folder import RunFolder
 from .compare import paths_of
@@ -130,24 +128,13 @@ def _attention(folder: RunFolder, inputs: InputSet | None) -> AttentionPatterns:
 
 def _patterns(folder: RunFolder, inputs: InputSet | None) -> Attention | str:
     """Return the attention of the last checkpoint, or why there is none."""
-    config = folder.config
     if inputs is None:
         return "Without the task's program there are no inputs on which to show attention."
     try:
-        checkpoint = checkpoints.load(folder.path)
-        if checkpoint.inputs_digest != inputs.digest():
-            return (
-                "The task's program or inputs are not those that the checkpoint was trained on, "
-                "so its attention is not computed again."
-            )
-        shape = learned_shape(config.model, inputs, config.seed)
-        bridge = make_bridge(shape, checkpoint.weights, "cpu")
-    except (UserError, FaultError, RuntimeError) as error:
-        return (
-            "The last checkpoint's weights are gone or damaged, so there are no attention "
-            f"patterns. {error}"
-        )
-    return attention_of(bridge, inputs, config.analysis)
+        run = LoadedRun.open(folder.path, device="cpu")
+        return attention_of(run.bridge, run.inputs, run.config.analysis)
+    except (UserError, FaultError) as error:
+        return f"The attention of the last checkpoint cannot be computed again: {error}"
 
 
 def _reference(config: Config, inputs: InputSet | None) -> Attention | str:

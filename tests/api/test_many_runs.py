@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import signal
 import time
@@ -157,7 +158,8 @@ def test_what_was_never_gathered_is_gathered_where_all_is_done(
     table.unlink()
     assert cli.main(["circuit", *map(str, given), *CIRCUIT]) == 0
     assert "2 runs: 0 done, 2 already done" in capsys.readouterr().out
-    assert table.read_bytes() == b"model,edges\none,1\n"
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert row["edges"] == "1", "as the result says"
     table.unlink()
     table.mkdir()  # it cannot be written
     (table / "mine").touch()

@@ -155,7 +155,10 @@ def test_without_weights_it_says_so(bare: Path, tmp_path: Path) -> None:
     mine = Path(shutil.copytree(bare, tmp_path / "mine"))
     for weights in mine.glob("checkpoints/*/model.safetensors"):
         weights.unlink()
-    assert "weights are gone" in Reader(page_of(mine, to=tmp_path)).text
+    assert (
+        "attention of the last checkpoint cannot be computed again"
+        in Reader(page_of(mine, to=tmp_path)).text
+    )
 
 
 def test_damaged_tables_and_those_of_another_checkpoint_are_named(
