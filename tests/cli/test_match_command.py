@@ -13,6 +13,7 @@ from rich.console import Console
 from support.runs import TINY, quiet
 
 from algomatch.analysis.controls.known_models import DECOY, NEGATIVE, POSITIVE, controls
+from algomatch.analysis.matching.cut_tests import exact_share
 from algomatch.analysis.matching.cut_verdicts import FOLLOWS, NOT_SOLVED
 from algomatch.analysis.matching.known_answers import CHECKS, check
 from algomatch.analysis.matching.match_result import Matching, MatchResult
@@ -25,7 +26,7 @@ from algomatch.analysis.matching.program_ranking import (
     standing,
 )
 from algomatch.analysis.results import SETTINGS
-from algomatch.api.match import match_each
+from algomatch.api.match import match_controls, match_each
 from algomatch.api.preparation import prepare
 from algomatch.api.train import train
 from algomatch.cli import main as cli
@@ -269,6 +270,32 @@ def test_a_program_without_a_reference_is_not_judged(programs: list[Candidate]) 
     judged = standing(task_model, program, config)
     assert judged.verdict.verdict == "undecided"
     assert judged.score is None
+
+
+def test_controls_are_matched_with_the_programs_whose_answers_are_known() -> None:
+    own, other = "double_hist", "double_hist_by_division"
+    config = compose([
+        "task=double_hist", "task.vocabulary=[a,b]", "task.max_length=3", "model=1L",
+        "model.d_model=16", "model.n_heads=2", "trainer.max_steps=5", "trainer.warmup_steps=1",
+        "analysis.bootstrap=20", "analysis.random_inits=2", "analysis.match_cases=60",
+        "analysis.other_tasks=1",
+    ])  # fmt: skip
+    checks = [row for row in match_controls(config, quiet()) if row.exact is not None]
+    by_kind = {kind: [row for row in checks if row.kind == kind]
+               for kind in (POSITIVE, NEGATIVE, DECOY)}  # fmt: skip
+    assert {row.program for row in by_kind[POSITIVE]} == {own}
+    assert [(row.control, row.program) for row in by_kind[DECOY]] == [(other, own), (other, other)]
+    assert {row.exact for row in (*by_kind[POSITIVE], *by_kind[DECOY])} == {1.0}
+    context = prepare(config)
+    inits = random_inits(context.shape, 10, config.analysis.seed, "cpu")
+    exact = {
+        f"random_init-{at}": exact_share(task_model_of(bridge, context.inputs), context.inputs)
+        for at, bridge in enumerate(inits, start=1)
+    }
+    for program in (own, other):
+        shares = {row.control: row.exact for row in by_kind[NEGATIVE] if row.program == program}
+        assert {name: shares[name] for name in exact} == exact
+        assert {"shuffled_labels", "trained_on_reverse", "compiled_reverse"} < shares.keys()
 
 
 @pytest.mark.slow
