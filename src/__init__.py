@@ -2,8 +2,8 @@
 
     config = algomatch.compose(["task=reverse", "model=2L", "tracking=disabled"])
     run = algomatch.train(config)
-    matching = algomatch.match(run.path)
-    print(matching.standings[0].verdict.verdict)
+    result = algomatch.match(run)
+    print(result.programs[0].verdict)
 
 Each name below is loaded when it is first used: `import algomatch` loads nothing else.
 """

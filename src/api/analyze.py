@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -12,7 +11,7 @@ from ..analysis.measurements import Measurement, differences
 from ..analysis.measures.suite import measure
 from ..infra.progress import Steps
 from ..runs import checkpoints
-from ..runs.loaded_run import Loaded, opened
+from ..runs.loaded_run import Loaded, Openable, opened
 from .preparation import context_of
 
 
@@ -29,7 +28,7 @@ class Analysis:
 
 
 def analyze(
-    run: Loaded | str | Path, *, overrides: Sequence[str] = (), console: Console | None = None
+    run: Openable, *, overrides: Sequence[str] = (), console: Console | None = None
 ) -> Analysis:
     """Measure a checkpoint from its file alone, and compare with the record beside it.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from ..analysis.circuits.circuit_result import Circuits, Truth
+from ..analysis.circuits.circuit_result import CircuitResult, Circuits, Truth
 from ..analysis.circuits.edge_scores import (
     METHODS,
     AblatedGraph,
@@ -47,7 +46,8 @@ from ..models.reference import Reference
 from ..models.shapes import random_inits
 from ..models.task_model import TaskModel, task_model_of
 from ..models.wiring import Edge, Wiring, wired
-from ..runs.loaded_run import Loaded, LoadedRun, opened
+from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
+from ..runs.result_store import key_of, result_settings
 
 Keep = Callable[[Circuits], object]
 CHECKED = 50  # inputs on which a graph is checked
@@ -56,27 +56,43 @@ _theirs = LastResult[list[tuple[str, EdgeVariables]]]()  # what the reference's 
 
 
 def circuit(
-    run: Loaded | str | Path,
+    run: Openable,
     *,
     methods: Sequence[str] = (),
     kinds: Sequence[str] = (),
-    keep: Keep | None = None,
     overrides: Sequence[str] = (),
     console: Console | None = None,
-) -> Circuits:
+) -> CircuitResult:
     """Find and judge the circuits of a checkpoint's model, and compare with the reference's.
 
     A reference's own are compared with its true circuit. `methods` and `kinds` of ablation are all
-    unless named. `keep` is called after each method. Overrides,
-    `analysis.key=value`, go with a path.
+    unless named. Overrides, `analysis.key=value`, go with a path.
 
     Example:
-        circuits = algomatch.circuit("runs/RUN", methods=["eap"], kinds=["mean"])
+        result = algomatch.circuit("runs/RUN", methods=["eap"], kinds=["mean"])
 
     Raises:
         UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
-    run = opened(run, overrides)
+    loaded = opened(run, overrides)
+    circuits = circuits_of(loaded, methods=methods, kinds=kinds, console=console)
+    settings = result_settings(loaded.usual, loaded.config.analysis, methods=methods, kinds=kinds)
+    return CircuitResult.of(circuits, key_of(CircuitResult.KIND, loaded, settings))
+
+
+def circuits_of(
+    run: Loaded,
+    *,
+    methods: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    keep: Keep | None = None,
+    console: Console | None = None,
+) -> Circuits:
+    """Find and judge circuits, as `circuit` does; `keep` is called after each method.
+
+    Raises:
+        UserError: a method or a kind of ablation is unknown.
+    """
     name, untrained = run.run, None
     if isinstance(run, LoadedRun):
         analysis = run.config.analysis

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
 from ..analysis.activations import record
 from ..analysis.explain.attention_patterns import of_programs
-from ..analysis.explain.explanation_result import Explanation
+from ..analysis.explain.explanation_result import Explanation, ExplanationResult
 from ..analysis.explain.heads import HeadComparison, HeadExplanations, explain_heads
 from ..analysis.explain.neurons import NeuronExplanation, explain_neurons
 from ..analysis.explain.position_features import cells, features, held_out, some_of
@@ -23,7 +22,8 @@ from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.bridges import plain_model
 from ..models.shapes import random_inits
-from ..runs.loaded_run import Loaded, LoadedRun, opened
+from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
+from ..runs.result_store import key_of, result_settings
 
 INITS = 3  # random inits that are searched as a control
 
@@ -35,23 +35,32 @@ Keep = Callable[[Explanation], None]
 
 
 def explain(
-    run: Loaded | str | Path,
-    *,
-    keep: Keep = lambda explanation: None,
-    overrides: Sequence[str] = (),
-    console: Console | None = None,
-) -> Explanation:
+    run: Openable, *, overrides: Sequence[str] = (), console: Console | None = None
+) -> ExplanationResult:
     """Explain the heads and neurons of a model, and put the explanations in their place.
 
-    `keep` is called after each part. Overrides, `analysis.key=value`, go with a path.
+    Overrides, `analysis.key=value`, go with a path.
 
     Example:
-        explanation = algomatch.explain("runs/RUN")
+        result = algomatch.explain("runs/RUN")
 
     Raises:
         UserError: there is no checkpoint, or the task cannot be compiled.
     """
-    run = opened(run, overrides)
+    loaded = opened(run, overrides)
+    settings = result_settings(loaded.usual, loaded.config.analysis)
+    key = key_of(ExplanationResult.KIND, loaded, settings)
+    return ExplanationResult.of(explanation_of(loaded, console=console), key)
+
+
+def explanation_of(
+    run: Loaded, *, keep: Keep = lambda explanation: None, console: Console | None = None
+) -> Explanation:
+    """Explain a model, as `explain` does; `keep` is called after each part.
+
+    Raises:
+        UserError: the task cannot be compiled.
+    """
     config, inputs, bridge = run.config, run.inputs, run.bridge
     shape = repr(config.model) if isinstance(run, LoadedRun) else "reference"
     controls = f"{shape} {same_programs(config.task)} {config.analysis!r}"  # runs may share them

@@ -13,7 +13,7 @@ from ..analysis.controls.known_models import controls
 from ..analysis.matching.any_bridge import match_bridge
 from ..analysis.matching.head_selectors import SelectorComparison, untrained_of
 from ..analysis.matching.known_answers import MATCHED_INITS, KnownAnswer, check, of_matching
-from ..analysis.matching.match_result import Matching
+from ..analysis.matching.match_result import Matching, MatchResult
 from ..analysis.matching.program_ranking import (
     Candidate,
     candidates,
@@ -35,7 +35,8 @@ from ..infra.progress import Steps, Told
 from ..models.foreign import load_gpt2, random_gpt2
 from ..models.shapes import init_seed
 from ..models.training import mean_loss
-from ..runs.loaded_run import Loaded, LoadedRun, opened
+from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
+from ..runs.result_store import key_of, result_settings
 from .preparation import prepare
 
 
@@ -54,27 +55,30 @@ Keep = Callable[[Matching], object]
 
 
 def match(
-    run: Loaded | str | Path,
+    run: Openable,
     *,
     programs: Sequence[str] = (),
     sides: bool = True,
     overrides: Sequence[str] = (),
     console: Console | None = None,
-) -> Matching:
+) -> MatchResult:
     """Match a model with the programs of its task: all, or those named.
 
     With `sides`, the inputs of each block's attention are tested too, which takes most of the
     time. Overrides, `analysis.key=value`, are for a run that is given by its path.
 
     Example:
-        matching = algomatch.match("runs/RUN", programs=["reverse"])
+        result = algomatch.match("runs/RUN", programs=["reverse"])
+        result.write(Path("matched"))
 
     Raises:
         UserError: there is no checkpoint, or a name is not one of the task's programs.
     """
-    (matching,) = match_each([opened(run, overrides)], programs=programs, sides=sides,
-                             console=console)  # fmt: skip
-    return matching
+    loaded = opened(run, overrides)
+    (matching,) = match_each([loaded], programs=programs, sides=sides, console=console)
+    settings = result_settings(loaded.usual, loaded.config.analysis, programs=programs, sides=sides)
+    key = key_of(MatchResult.KIND, loaded, settings)
+    return MatchResult.of(matching, key.settings, sides, key.of)
 
 
 def match_each(

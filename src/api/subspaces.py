@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
 from ..analysis.controls.known_models import learned_by_heart
 from ..analysis.matching import subspace_search as search
 from ..analysis.matching.program_ranking import programs_of
-from ..analysis.matching.subspace_result import Searched
+from ..analysis.matching.subspace_result import Searched, SubspaceResult
 from ..infra.errors import UserError
 from ..infra.progress import Steps
 from ..models.shapes import random_inits
 from ..models.variable_sites import sites_of
-from ..runs.loaded_run import Loaded, LoadedRun, opened
-from .match import match
+from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
+from ..runs.result_store import result_settings, setting
+from .match import match_each
 
 SEARCHED_INITS = 2  # random inits whose subspaces are searched as a control
 
 
 def subspaces(
-    run: Loaded | str | Path,
+    run: Openable,
     *,
     program: str | None = None,
     overrides: Sequence[str] = (),
     console: Console | None = None,
-) -> Searched:
+) -> SubspaceResult:
     """Search a checkpoint for a program's variables in subspaces, and controls beside it.
 
     The program is the task's own unless named. It is matched first: where the whole residual holds
@@ -36,17 +36,38 @@ def subspaces(
     Overrides, `analysis.key=value`, go with a path.
 
     Example:
-        searched = algomatch.subspaces("runs/RUN", program="reverse")
+        result = algomatch.subspaces("runs/RUN", program="reverse")
 
     Raises:
         UserError: there is no checkpoint, or the task has no such program.
         NotFiniteError: the training of the control on shuffled labels diverged.
     """
-    run = opened(run, overrides)
+    loaded = opened(run, overrides)
+    searched = searched_of(loaded, program=program, console=console)
+    own = program_setting(program)
+    settings = (own, *result_settings(loaded.usual, loaded.config.analysis))
+    return SubspaceResult.of(searched, settings)
+
+
+def program_setting(program: str | None) -> str:
+    """Return what the key of a search says of its program."""
+    return setting("subspaces", () if program is None else (program,))
+
+
+def searched_of(
+    run: Loaded, *, program: str | None = None, console: Console | None = None
+) -> Searched:
+    """Search a checkpoint, as `subspaces` does.
+
+    Raises:
+        UserError: it is a reference, or the task has no such program.
+        NotFiniteError: the training of the control on shuffled labels diverged.
+    """
     if not isinstance(run, LoadedRun):
         raise UserError("subspaces are searched for in trained models, not in a reference")
     name, _ = next(programs_of(run.task, [] if program is None else [program]))
-    (standing,) = match(run, programs=[name], sides=False, console=console).standings
+    (matching,) = match_each([run], programs=[name], sides=False, console=console)
+    (standing,) = matching.standings
     inputs, config, analysis = standing.candidate.inputs, run.config, run.config.analysis
     if standing.exact < analysis.solved:
         return Searched(run.run, run.step, "", (), {}, (), (), task=run.task.name)

@@ -68,26 +68,15 @@ class Options:
 
         `config` is the run's own: an override that says the same changes nothing.
         """
-        from ..analysis.circuits.edge_scores import METHODS
-        from ..analysis.measures.rerun import KINDS
         from ..config.composition import with_overrides
-        from ..config.printed_commands import setting_words
-        from ..runs.result_store import setting
+        from ..runs.result_store import result_settings
 
-        settings = []
-        for name, known in (("programs", ()), ("methods", METHODS), ("kinds", KINDS)):
-            values = self.given(name)
-            if values and set(values) != set(known):
-                settings.append(setting(name, values))
-        if self.values.get("no-sides"):
-            settings.append(setting("no-sides"))
-        own, now = vars(config.analysis), vars(with_overrides(config, self.overrides).analysis)
-        device = self.values.get("device") or now["device"]
-        if device != own["device"]:
-            settings.append(setting("device", [str(device)]))
-        changed = setting_words("analysis", now, own)
-        settings += [word for word in changed if not word.startswith("analysis.device=")]
-        return tuple(settings)
+        now, device = with_overrides(config, self.overrides).analysis, self.values.get("device")
+        return result_settings(
+            config.analysis, replace(now, device=device) if isinstance(device, str) else now,
+            programs=self.given("programs"), methods=self.given("methods"),
+            kinds=self.given("kinds"), sides=not self.values.get("no-sides"),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

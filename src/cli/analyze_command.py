@@ -103,7 +103,7 @@ def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen
         with unwritten.noted(), faults_named(f"write '{output}'"):
             write_file(output, to_csv(rows))
     if analysis.differences is None:
-        screen.print("the file lies alone: no recorded measurements to compare with")
+        screen.print(_why_not_compared(analysis))
     elif analysis.differences:
         unwritten.tell(
             f"{len(analysis.differences)} of {len(rows)} measurements differ from the record, "
@@ -112,3 +112,13 @@ def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen
     else:
         screen.print(f"all {len(rows)} measurements equal the recorded ones exactly")
     unwritten.tell()
+
+
+def _why_not_compared(analysis: Analysis) -> str:
+    """Return why no record is compared with."""
+    run = analysis.run
+    if run.step is None:
+        return "of a reference no measurements are recorded: nothing to compare with"
+    if run.changed:
+        return f"the record was made without {', '.join(run.changed)}: nothing to compare with"
+    return "the file lies alone: no recorded measurements to compare with"

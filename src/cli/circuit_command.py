@@ -51,10 +51,10 @@ def circuit(
 def _compute(
     runs: Sequence[Loaded], options: Options, keep: Keep, screen: Console
 ) -> list[Circuits]:
-    from ..api.circuit import circuit as find
+    from ..api.circuit import circuits_of
 
     (run,) = runs
-    circuits = find(
+    circuits = circuits_of(
         run, methods=options.given("methods"), kinds=options.given("kinds"), console=screen,
         keep=lambda part: keep(part, run.step, finished=False),
     )  # fmt: skip

@@ -42,7 +42,7 @@ def explain(
 def _compute(
     runs: Sequence[Loaded], options: Options, keep: Keep, screen: Console
 ) -> list[Explanation]:
-    from ..api.explain import explain as explanation_of
+    from ..api.explain import explanation_of
 
     (run,) = runs
     return [explanation_of(run, keep=lambda part: keep(part, run.step), console=screen)]

@@ -44,12 +44,12 @@ def subspaces(
 def _compute(
     runs: Sequence[Loaded], options: Options, keep: Keep, screen: Console
 ) -> list[Searched]:
-    from ..api.subspaces import subspaces as search
+    from ..api.subspaces import searched_of
 
     (run,) = runs
     program = options.values["program"]
     assert program is None or isinstance(program, str)
-    searched = search(run, program=program, console=screen)
+    searched = searched_of(run, program=program, console=screen)
     keep(searched, run.step)
     return [searched]
 
@@ -70,10 +70,10 @@ def _show(results: Sequence[Searched], screen: Console) -> None:
 
 
 def _settings(options: Options) -> tuple[str, ...]:
-    from ..runs.result_store import setting
+    from ..api.subspaces import program_setting
 
     program = options.values["program"]
-    return (setting("subspaces", [program] if isinstance(program, str) else []),)
+    return (program_setting(program if isinstance(program, str) else None),)
 
 
 SUBSPACES = Verb(

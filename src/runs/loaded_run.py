@@ -140,9 +140,14 @@ class LoadedRun:
         return RunCommands(self.path, self.config, self.config.task)
 
     @property
+    def usual(self) -> AnalysisConfig:
+        """The run's own settings of the analysis."""
+        return self.checkpoint.config.analysis
+
+    @property
     def changed(self) -> tuple[str, ...]:
         """The settings of the analysis that are not the run's own, as `analysis.key=value`."""
-        return _changed(self.config.analysis, self.checkpoint.config.analysis)
+        return _changed(self.config.analysis, self.usual)
 
     @property
     def task(self) -> Task:
@@ -290,15 +295,18 @@ class LoadedReference:
 
 
 Loaded = LoadedRun | LoadedReference
+Openable = Loaded | RunFolder | str | Path
 
 
-def opened(path: LoadedRun | LoadedReference | str | Path, overrides: Sequence[str]) -> Loaded:
-    """Return what is to be analysed: a path is opened, with the overrides.
+def opened(path: Openable, overrides: Sequence[str]) -> Loaded:
+    """Return what is to be analysed: a path or a run's folder is opened, with the overrides.
 
     Raises:
         UserError: as of `LoadedRun.open`; or overrides are given for what is open.
         FaultError: the file cannot be read.
     """
+    if isinstance(path, RunFolder):
+        path = path.path
     if isinstance(path, str | Path):
         return LoadedRun.open(path, overrides)
     if overrides:

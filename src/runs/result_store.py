@@ -17,12 +17,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..analysis.circuits.circuit_result import CircuitResult
+from ..analysis.circuits.edge_scores import METHODS
 from ..analysis.explain.explanation_result import ExplanationResult
 from ..analysis.matching.match_result import MatchResult
 from ..analysis.matching.subspace_result import SubspaceResult
+from ..analysis.measures.rerun import KINDS
 from ..analysis.results import SETTINGS, About, Key, Result
+from ..config.printed_commands import setting_words
+from ..config.schema import AnalysisConfig
 from ..infra.errors import FaultError
 from ..infra.files import faults_named, write_file
+from .loaded_run import Loaded, LoadedRun
 
 RESULTS: Mapping[str, type[Result]] = {
     result.KIND: result
@@ -252,6 +257,40 @@ def setting(name: str, values: Iterable[str] = ()) -> str:
     """
     some = sorted(set(values))
     return f"{name}={'+'.join(some)}" if some else name
+
+
+def result_settings(
+    own: AnalysisConfig,
+    now: AnalysisConfig,
+    *,
+    programs: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    sides: bool = True,
+) -> tuple[str, ...]:
+    """Return what changes the numbers of a result and is not the default, as its key has it.
+
+    `own` are the run's own settings of the analysis, `now` those of this result.
+    """
+    settings = []
+    for name, given, known in (
+        ("programs", programs, ()), ("methods", methods, METHODS), ("kinds", kinds, KINDS),
+    ):  # fmt: skip
+        if given and set(given) != set(known):
+            settings.append(setting(name, given))
+    if not sides:
+        settings.append(setting("no-sides"))
+    if now.device != own.device:
+        settings.append(setting("device", [now.device]))
+    changed = setting_words("analysis", vars(now), vars(own))
+    settings += [word for word in changed if not word.startswith("analysis.device=")]
+    return tuple(settings)
+
+
+def key_of(kind: str, run: Loaded, settings: Sequence[str]) -> Key:
+    """Return the key of a result on a run, or on a task's reference."""
+    of = () if isinstance(run, LoadedRun) else (f"inputs={run.inputs.digest()[:8]}",)
+    return Key(kind, run.run, run.step, tuple(settings), of)
 
 
 def _old_fullness(result: Result) -> int:

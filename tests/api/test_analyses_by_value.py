@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
 
 @pytest.fixture(scope="module")
 def circuits(run: LoadedRun) -> Any:
-    return circuit(run, methods=["eap"], kinds=["resample_across"])
+    return circuit(run, methods=["eap"], kinds=["resample_across"]).circuits
 
 
 def init_of(run: LoadedRun) -> Any:
@@ -104,10 +104,12 @@ def test_what_is_needed_is_judged_on_other_inputs(run: LoadedRun, circuits: Any)
 
 
 def test_random_init_explanations_are_of_a_random_init(run: LoadedRun, tmp_path: Path) -> None:
-    explanation = explain(run)
+    explanation = explain(run).explanation
     weights = dict(plain_model(init_of(run)).state_dict())
     untrained = replace(run, checkpoint=replace(run.checkpoint, weights=weights))
-    own = explain(untrained)
+    own = explain(untrained).explanation
+    assert explanation is not None
+    assert own is not None
 
     def texts(neurons: Any) -> list[tuple[int, int, str, float, str]]:
         return sorted((n.layer, n.index, n.state, n.share, n.text) for n in neurons)
@@ -138,7 +140,9 @@ class Deciding:
 
 def test_selectors_never_decide_against_cuts_nor_for_a_model_that_is_wrong(run: LoadedRun) -> None:
     reference = LoadedReference.of(run)
-    first, *_ = match(reference, programs=["reverse"], sides=False).standings
+    matching = match(reference, programs=["reverse"], sides=False).matching
+    assert matching is not None
+    first, *_ = matching.standings
     name, other = first.candidate.name, "another of the same cuts"
 
     def decisions(one: str, two: str, *, testable: bool = True) -> list[tuple[str | None, str]]:

@@ -196,7 +196,9 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
     """The result of a search in a checkpoint with some weights."""
     digest = prepare(config).inputs.digest()
     path = checkpoints.save(folder, weights, config, "known", 0, [], digest)
-    return subspaces(path, program="reverse")
+    searched = subspaces(path, program="reverse").searched
+    assert searched is not None
+    return searched
 
 
 def reversing(n_layers: int) -> Config:

@@ -42,7 +42,7 @@ from algomatch.analysis.circuits.faithfulness import (
 )
 from algomatch.analysis.circuits.true_circuit import read_dimensions, true_edges, written_dimensions
 from algomatch.analysis.measures.rerun import KINDS
-from algomatch.api.circuit import circuit
+from algomatch.api.circuit import circuits_of
 from algomatch.config.composition import compose
 from algomatch.data.inputs import InputSet, input_set
 from algomatch.data.outputs import Categorical, Numerical
@@ -418,7 +418,7 @@ def test_a_curve_of_nothing_is_drawn_too() -> None:
     config = compose(["task=length", "task.vocabulary=[a,b]", "task.max_length=3",
                       "analysis.bootstrap=20"])  # fmt: skip
     reference = LoadedReference.open(config)
-    circuits = circuit(reference, methods=["exact", "acdc"], kinds=["resample_within"])
+    circuits = circuits_of(reference, methods=["exact", "acdc"], kinds=["resample_within"])
     assert circuits.main is None
     assert graph_figure(circuits) is not None, "the true circuit is there all the same"
     curves_figure(circuits).savefig(io.BytesIO())
