@@ -78,7 +78,7 @@ def test_no_program_is_told_where_there_is_no_cut_between_input_and_output(
     (row,) = RunResults(run).match.programs
     assert (row.verdict, row.testable) == ("undecided", 0)
     page = said_by_report(run, tmp_path, capsys)
-    assert "no head of the reference attends to some positions more than to others" in page
+    assert "every head of the reference attends uniformly" in page
     assert "`attention` in analysis.measures" not in page
 
 

@@ -73,11 +73,13 @@ def test_the_control_of_a_circuit_is_a_random_init(run: LoadedRun, circuits: Any
     analysis, untrained = run.config.analysis, task_model_of(init_of(run), run.inputs)
     cases = cases_of(run.inputs, untrained, analysis.seed, searched(run))
     graph = AblatedGraph(Wiring(untrained.model), cases, "resample_across")
-    edges = [flow.edge for flow in circuits.untrained]
+    edges = [flow.edge for flow in circuits.untrained_edges]
     own = variables_on_edges(graph, edges, analysis.bootstrap, analysis.seed)
     assert edges
-    assert told(circuits.untrained) == told(own)
-    model = {edge: shares for edge, shares in told(circuits.carried).items() if edge in told(own)}
+    assert told(circuits.untrained_edges) == told(own)
+    model = {
+        edge: shares for edge, shares in told(circuits.edge_variables).items() if edge in told(own)
+    }
     assert model != told(own), "the trained model's edges carry something else"
 
 
@@ -130,7 +132,7 @@ class Deciding:
     def __init__(self, program: str):
         self.program = program
 
-    def met(self, *given: object) -> dict[str, list[object]]:
+    def reaches(self, *given: object) -> dict[str, list[object]]:
         return {}
 
     def decide(self, met: object, first: str, other: str) -> SelectorDecision:

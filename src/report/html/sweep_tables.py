@@ -116,7 +116,8 @@ def not_measured(gathered: Gathered, paths: Sequence[Path]) -> list[str]:
     for member in members:
         results = member.results
         each = (results.match, results.circuit, results.explanation)
-        lines += [problem for result in each for problem in result.problems.values()]
+        problems = [problem for result in each for problem in result.problems.values()]
+        lines += [" ".join(problem.split()) for problem in problems]  # a path may hold a new line
     return [*lines, *meanings(group for group in gathered.groups if group.failing is None)]
 
 

@@ -264,4 +264,4 @@ def _notes(candidate: Candidate) -> Iterator[str]:
             name = cut_label(tests.cut)
             yield f"{name}: no valid interchange of {names} (the rest of the cut determines it)"
     if not candidate.cuts.complete:
-        yield "more cuts than are looked at: those of program order only"
+        yield "too many cuts to test them all: only those in program order are tested"
