@@ -79,8 +79,13 @@ def test_each_name_is_documented_with_one_example_that_can_be_typed(name: str) -
     match = re.search(r"^Example:\n((?:    .+\n)+)", text, re.MULTILINE)
     assert match is not None, "there is no example"
     tree = ast.parse(textwrap.dedent(match[1]))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    called = {ast.unparse(call.func).partition(".")[2]: call for call in calls}
+    called = {
+        call.func.attr: call
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value) == "algomatch"
+    }
     assert name in called
     assert set(called) <= set(algomatch.__all__)
     for other, call in called.items():  # the arguments are those that it takes
