@@ -102,6 +102,7 @@ def _save(where: Path, result: Result) -> Path:
         for stored in stored_results(where)
         if stored.key == key and stored.about.finished == finished
     ]
+    same = [path for path in same if not result.others_in(path)]  # files of the user's stay
     path = same[0] if same else _free(where, key.name + "-unfinished" * (not finished))
     result.write(path)
     return path
