@@ -39,7 +39,7 @@ from ..analysis.measures.rerun import KINDS
 from ..config.schema import AnalysisConfig
 from ..data.donors import bases_of
 from ..data.inputs import InputSet
-from ..infra.errors import UserError, one_of
+from ..infra.errors import UserError, one_of, refuse_texts
 from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told, stage
 from ..models.reference import Reference
@@ -74,6 +74,7 @@ def circuit(
     Raises:
         UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
+    refuse_texts(methods=methods, kinds=kinds)
     loaded = opened(run, overrides)
     circuits = circuits_of(loaded, methods=methods, kinds=kinds, console=console)
     settings = result_settings(loaded.usual, loaded.config.analysis, methods=methods, kinds=kinds)

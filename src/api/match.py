@@ -29,7 +29,7 @@ from ..data.inputs import InputSet, input_set
 from ..data.program_copies import same_programs
 from ..data.tasks import make_task
 from ..data.user_functions import load_function
-from ..infra.errors import UserError
+from ..infra.errors import UserError, refuse_texts
 from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.foreign import load_gpt2, random_gpt2
@@ -74,6 +74,7 @@ def match(
     Raises:
         UserError: there is no checkpoint, or a name is not one of the task's programs.
     """
+    refuse_texts(programs=programs)
     loaded = opened(run, overrides)
     (matching,) = match_each([loaded], programs=programs, sides=sides, console=console)
     settings = result_settings(loaded.usual, loaded.config.analysis, programs=programs, sides=sides)
