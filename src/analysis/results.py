@@ -18,6 +18,9 @@ from ..infra.files import faults_named, write_folder
 from ..infra.typed_tables import Cells, TypedTable
 
 MATCH, SUBSPACES, CIRCUIT, EXPLANATION = "match", "subspaces", "circuit", "explanation"  # kinds
+FOLDERS = {  # of a run, for the results of each kind
+    MATCH: "matching", SUBSPACES: "matching", CIRCUIT: "circuit", EXPLANATION: "explanation",
+}  # fmt: skip
 SETTINGS = "settings.json"  # the file that says what a result is of
 LONGEST = 120  # characters of a folder's name
 MOST_TOLD = 5  # names of files in an error

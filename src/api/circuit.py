@@ -48,6 +48,7 @@ from ..models.task_model import TaskModel, task_model_of
 from ..models.wiring import Edge, Wiring, wired
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
 from ..runs.result_store import key_of, result_settings
+from .keeping import keep_of
 
 Keep = Callable[[Circuits], object]
 CHECKED = 50  # inputs on which a graph is checked
@@ -61,12 +62,14 @@ def circuit(
     methods: Sequence[str] = (),
     kinds: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    save: bool = False,
     console: Console | None = None,
 ) -> CircuitResult:
     """Find and judge the circuits of a checkpoint's model, and compare with the reference's.
 
     A reference's own are compared with its true circuit. `methods` and `kinds` of ablation are all
-    unless named. Overrides, `analysis.key=value`, go with a path.
+    unless named. Overrides, `analysis.key=value`, go with a path. If `save`, the result is kept in
+    the run's folder, as the command keeps it, where reports look for it.
 
     Example:
         result = algomatch.circuit("runs/RUN", methods=["eap"], kinds=["mean"])
@@ -78,7 +81,8 @@ def circuit(
     loaded = opened(run, overrides)
     circuits = circuits_of(loaded, methods=methods, kinds=kinds, console=console)
     settings = result_settings(loaded.usual, loaded.config.analysis, methods=methods, kinds=kinds)
-    return CircuitResult.of(circuits, key_of(CircuitResult.KIND, loaded, settings))
+    result = CircuitResult.of(circuits, key_of(CircuitResult.KIND, loaded, settings))
+    return keep_of(loaded, result) if save else result
 
 
 def circuits_of(

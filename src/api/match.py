@@ -37,6 +37,7 @@ from ..models.shapes import init_seed
 from ..models.training import mean_loss
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
 from ..runs.result_store import key_of, result_settings
+from .keeping import keep_of
 from .preparation import prepare
 
 
@@ -60,16 +61,18 @@ def match(
     programs: Sequence[str] = (),
     sides: bool = True,
     overrides: Sequence[str] = (),
+    save: bool = False,
     console: Console | None = None,
 ) -> MatchResult:
     """Match a model with the programs of its task: all, or those named.
 
     With `sides`, the inputs of each block's attention are tested too, which takes most of the
-    time. Overrides, `analysis.key=value`, are for a run that is given by its path.
+    time. Overrides, `analysis.key=value`, are for a run that is given by its path. If `save`, the
+    result is kept in the run's folder, as the command keeps it, where reports look for it.
 
     Example:
-        result = algomatch.match("runs/RUN", programs=["reverse"])
-        result.write(Path("matched"))
+        result = algomatch.match("runs/RUN", programs=["reverse"], save=True)
+        result.write("matched")
 
     Raises:
         UserError: there is no checkpoint, or a name is not one of the task's programs.
@@ -79,7 +82,8 @@ def match(
     (matching,) = match_each([loaded], programs=programs, sides=sides, console=console)
     settings = result_settings(loaded.usual, loaded.config.analysis, programs=programs, sides=sides)
     key = key_of(MatchResult.KIND, loaded, settings)
-    return MatchResult.of(matching, key.settings, sides, key.of)
+    result = MatchResult.of(matching, key.settings, sides, key.of)
+    return keep_of(loaded, result) if save else result
 
 
 def match_each(

@@ -17,6 +17,7 @@ from ..models.shapes import random_inits
 from ..models.variable_sites import sites_of
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
 from ..runs.result_store import result_settings, setting
+from .keeping import keep_of
 from .match import match_each
 
 SEARCHED_INITS = 2  # random inits whose subspaces are searched as a control
@@ -27,13 +28,15 @@ def subspaces(
     *,
     program: str | None = None,
     overrides: Sequence[str] = (),
+    save: bool = False,
     console: Console | None = None,
 ) -> SubspaceResult:
     """Search a checkpoint for a program's variables in subspaces, and controls beside it.
 
     The program is the task's own unless named. It is matched first: where the whole residual holds
     a variable, no subspace is searched for it; nor is any in a model that does not solve the task.
-    Overrides, `analysis.key=value`, go with a path.
+    Overrides, `analysis.key=value`, go with a path. If `save`, the result is kept in the run's
+    folder, as the command keeps it, where reports look for it.
 
     Example:
         result = algomatch.subspaces("runs/RUN", program="reverse")
@@ -46,7 +49,8 @@ def subspaces(
     searched = searched_of(loaded, program=program, console=console)
     own = program_setting(program)
     settings = (own, *result_settings(loaded.usual, loaded.config.analysis))
-    return SubspaceResult.of(searched, settings)
+    result = SubspaceResult.of(searched, settings)
+    return keep_of(loaded, result) if save else result
 
 
 def program_setting(program: str | None) -> str:

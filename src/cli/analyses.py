@@ -81,7 +81,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Verb:
-    """What one verb does with runs: its name, where results go, and who makes and writes them.
+    """What one verb does with runs: its name, the kind of its results, and who makes them.
 
     `compute` calls what it is given with each finding, also with an unfinished one; `result` makes
     the Result of it that is written, for a key. `device` is where the models run unless a device is
@@ -90,15 +90,20 @@ class Verb:
 
     verb: str
     kind: str
-    folder: str
     compute: Callable[[Sequence[Loaded], Options, Keep, Console], Sequence[Any]]
     result: Callable[[Any, Key, bool], Result]
     show: Callable[[Sequence[Any], Console], None]
     following: str
     device: str | None = None
     of_reference: bool = True
-    gathered: Callable[[Path], object] = lambda where: None  # what is drawn of all checkpoints
     settings: Callable[[Options], tuple[str, ...]] | None = None  # of the keys, if it has its own
+
+    @property
+    def folder(self) -> str:
+        """The folder of a run that its results go to."""
+        from ..analysis.results import FOLDERS
+
+        return FOLDERS[self.kind]
 
     def key_settings(self, options: Options, config: Config) -> tuple[str, ...]:
         """Return the settings of a result's key; `config` is the run's own."""
@@ -164,9 +169,9 @@ def _analyse(
     screen: Console,
 ) -> None:
     """Analyse checkpoints of one run, those that are not done yet unless `again`."""
+    from ..api import keeping
     from ..infra.files import Unwritten
-    from ..report.figures.result_pictures import drawn
-    from ..runs.result_store import is_there, save
+    from ..runs.result_store import is_there
 
     left = [
         (run, key)
@@ -182,8 +187,9 @@ def _analyse(
 
     def keep(finding: Any, step: int | None, finished: bool = True) -> None:
         with unwritten.noted():
-            result = drawn(analysis.result(finding, key_of_step[step], finished))
-            stored[step] = save(where, result), result
+            stored[step] = keeping.keep(
+                where, analysis.result(finding, key_of_step[step], finished)
+            )
 
     if left:
         try:
@@ -193,7 +199,7 @@ def _analyse(
             raise Interrupted(f"interrupted{kept}", signal.SIGINT) from None
         analysis.show(results, screen)
     unwritten.tell()
-    analysis.gathered(where)
+    keeping.draw_gathered(where, analysis.kind)
     if stored:
         say_where([folder for folder, _ in stored.values()], where, screen)
         folder, result = [*stored.values()][-1]
@@ -327,38 +333,24 @@ def _opened(
         if not any(key_of(setting) in TASK_KEYS for setting in settings):
             raise UserError("name the task whose program is to be analysed, as in task=reverse")
         config = composed(settings)
-    from ..analysis.measures.registered_measures import default_measures
-    from ..analysis.results import Key
-    from ..config.printed_commands import setting_words
-    from ..config.schema import AnalysisConfig
     from ..runs.loaded_run import LoadedReference, LoadedRun
+    from ..runs.result_store import key_of as result_key
+    from ..runs.result_store import where_of
 
     given = options.values.get("device")
     overridden = any(key_of(word) == "analysis.device" for word in options.overrides)
     device = given if isinstance(given, str) else None if overridden else analysis.device
+    runs: list[Loaded]
     if config is not None:
-        compiled = LoadedReference.open(config, device=device)
-        own = tuple(sorted(word for word in settings if word != f"task={config.task.name}"))
-        where = output or Path(f"{analysis.folder}-{config.task.name}")
-        key = Key(analysis.kind, compiled.run, None, options.settings(config), own)
-        return [compiled], where, [key]
-    run = LoadedRun.open(places[0], options.overrides, device=device)
-    if not reference:
-        where = output or run.home / analysis.folder
+        runs, own = [LoadedReference.open(config, device=device)], config
+    else:
+        run = LoadedRun.open(places[0], options.overrides, device=device)
         every = bool(options.values.get("all"))
-        runs = [run.at(step) for step in run.steps] if every else [run]
-        chosen = analysis.key_settings(options, run.checkpoint.config)
-        return [*runs], where, [Key(analysis.kind, run.run, each.step, chosen) for each in runs]
-    compiled = LoadedReference.of(run)
-    where = output or run.home / f"{analysis.folder}-reference"
-    now = replace(run.config.analysis, device=run.checkpoint.config.analysis.device)
-    own = (
-        f"inputs={run.checkpoint.inputs_digest[:8]}",
-        *setting_words("analysis", vars(now), vars(AnalysisConfig(measures=default_measures()))),
-    )
-    plain = replace(options, overrides=())
-    chosen = plain.settings(run.checkpoint.config)
-    return [compiled], where, [Key(analysis.kind, compiled.run, None, chosen, own)]
+        runs = [*map(run.at, run.steps)] if every else [run]
+        runs, own = [LoadedReference.of(run)] if reference else runs, run.checkpoint.config
+    chosen = analysis.key_settings(options, own)
+    keys = [result_key(analysis.kind, each, chosen) for each in runs]
+    return runs, output or where_of(runs[0], analysis.kind), keys
 
 
 def log_result(run: Loaded, name: str, result: Result, folder: Path, console: Console) -> None:

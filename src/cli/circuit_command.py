@@ -74,6 +74,4 @@ def _show(results: Sequence[Circuits], screen: Console) -> None:
     print_circuits(results[-1], screen)
 
 
-CIRCUIT = Verb(
-    "circuit", "circuit", "circuit", _compute, _result, _show, following="explain", device="cpu"
-)
+CIRCUIT = Verb("circuit", "circuit", _compute, _result, _show, following="explain", device="cpu")

@@ -77,6 +77,6 @@ def _settings(options: Options) -> tuple[str, ...]:
 
 
 SUBSPACES = Verb(
-    "subspaces", "subspaces", "matching", _compute, _result, _show, following="report",
+    "subspaces", "subspaces", _compute, _result, _show, following="report",
     device="cpu", of_reference=False, settings=_settings,
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TypeVar
 from ..analysis.circuits.circuit_result import CircuitResult
 from ..analysis.explain.explanation_result import ExplanationResult
 from ..analysis.matching.match_result import MatchResult
-from ..analysis.results import About, Key, Result
+from ..analysis.results import CIRCUIT, EXPLANATION, FOLDERS, MATCH, About, Key, Result
 from .result_store import stored_results
 
 Kind = TypeVar("Kind", bound=Result)
@@ -28,17 +28,17 @@ class RunResults:
     @cached_property
     def match(self) -> MatchResult:
         """How every checkpoint that was matched matches the programs."""
-        return self._gathered(MatchResult, self.folder / "matching")
+        return self._gathered(MatchResult, self.folder / FOLDERS[MATCH])
 
     @cached_property
     def circuit(self) -> CircuitResult:
         """The circuits of the last checkpoint whose circuits were searched for."""
-        return self._last(CircuitResult, self.folder / "circuit")
+        return self._last(CircuitResult, self.folder / FOLDERS[CIRCUIT])
 
     @cached_property
     def explanation(self) -> ExplanationResult:
         """The explanation of the last checkpoint that was explained."""
-        return self._last(ExplanationResult, self.folder / "explanation")
+        return self._last(ExplanationResult, self.folder / FOLDERS[EXPLANATION])
 
     def _gathered(self, kind: type[Kind], where: Path) -> Kind:
         return kind.of_files(where, About(Key(kind.KIND, "", None)), tolerant=True)
