@@ -27,7 +27,8 @@ Checkpoints = Annotated[
     Parameter(
         name="CHECKPOINT",
         completer=paths,
-        help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them",
+        help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them; "
+        "with analysis.KEY=VALUE to analyse otherwise",
     ),
 ]
 Analysed = Annotated[
@@ -36,11 +37,19 @@ Analysed = Annotated[
         name="CHECKPOINT",
         completer=paths,
         help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them; "
-        "or with --reference a task, task=NAME KEY=VALUE",
+        "or with --reference a task, task=NAME KEY=VALUE; with analysis.KEY=VALUE to analyse "
+        "otherwise",
     ),
 ]
 Device = Annotated[
     str | None, Parameter(help="where to run the model; the run's own device by default")
+]
+DeviceOrCpu = Annotated[
+    str | None,
+    Parameter(help="where to run the models; cpu by default, whatever the run's own device is"),
+]
+DeviceOfSettings = Annotated[
+    str | None, Parameter(help="where to run the models, as analysis.device; cpu by default")
 ]
 Programs = Annotated[
     tuple[str, ...],

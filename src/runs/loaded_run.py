@@ -24,6 +24,7 @@ from ..models.shapes import learned_shape
 from ..models.task_model import TaskModel, task_model_of
 from . import checkpoints
 from .checkpoints import Checkpoint
+from .places import is_run
 from .run_folder import RunFolder
 
 
@@ -298,8 +299,10 @@ Loaded = LoadedRun | LoadedReference
 Openable = Loaded | RunFolder | str | Path
 
 
-def opened(path: Openable, overrides: Sequence[str]) -> Loaded:
+def opened(path: Openable, overrides: Sequence[str], usual: Sequence[str] = ()) -> Loaded:
     """Return what is to be analysed: a path or a run's folder is opened, with the overrides.
+
+    `usual` are weaker ones, which hold unless the overrides say otherwise.
 
     Raises:
         UserError: as of `LoadedRun.open`; or overrides are given for what is open.
@@ -308,7 +311,7 @@ def opened(path: Openable, overrides: Sequence[str]) -> Loaded:
     if isinstance(path, RunFolder):
         path = path.path
     if isinstance(path, str | Path):
-        return LoadedRun.open(path, overrides)
+        return LoadedRun.open(path, [*usual, *overrides])
     if overrides:
         raise UserError(
             "overrides are given where a run is opened: LoadedRun.open(path, overrides)"
@@ -322,9 +325,7 @@ def folder_of(checkpoint: Checkpoint) -> RunFolder | None:
     Raises:
         UserError: the run's config is damaged.
     """
-    names = ("config.yaml", "run.json")
-    is_there = all((checkpoint.home / name).is_file() for name in names)
-    return RunFolder.open(checkpoint.home) if is_there else None
+    return RunFolder.open(checkpoint.home) if is_run(checkpoint.home) else None
 
 
 def check_same_inputs(digest: str, inputs: InputSet, what: str) -> None:
