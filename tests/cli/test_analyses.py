@@ -122,13 +122,13 @@ def test_after_ctrl_c_kept_checkpoints_are_not_matched_again(
     assert all(new > old for new, old in zip(again, after, strict=True))
 
 
-@pytest.mark.parametrize("place", ["run/checkpoints/step-00000020", "lone/alone.safetensors"])
+@pytest.mark.parametrize("place", ["run/checkpoints/step-00000001", "lone/alone.safetensors"])
 def test_the_next_command_is_of_the_model_that_was_analysed(
     place: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(run.parent)
     Path("lone").mkdir()
-    shutil.copy(run / "checkpoints/step-00000020/model.safetensors", "lone/alone.safetensors")
+    shutil.copy(run / "checkpoints/step-00000001/model.safetensors", "lone/alone.safetensors")
     assert cli.main(["match", place, "--no-sides"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"next: algomatch circuit {place}"
     assert cli.main(["explain", place]) == 0

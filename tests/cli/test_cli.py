@@ -615,7 +615,7 @@ def test_the_help_of_a_verb_is_there_at_once(here: Path) -> None:
     for verb, given in VERBS.items():
         assert f"Usage: algomatch {verb} {given}" in said
     for verb in ("match", "circuit", "explain", "subspaces", "analyze"):
-        assert "[analysis.KEY=VALUE...]" in VERBS[verb]
+        assert "[analysis.KEY=VALUE ...]" in VERBS[verb]
     assert "--no-sides" in done.stdout
 
 
