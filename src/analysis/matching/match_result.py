@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from ...data.rasp.cuts import Cut
-from ...infra.typed_tables import Cells, TypedTable
+from ...infra.typed_tables import Cells, TypedTable, separated
 from ..results import MATCH, About, Key, Result, known
 from .cut_verdicts import REALISED, Rule, surely, variable_matches
 from .program_ranking import SelectorEvidence, Standing, indistinguishable
@@ -167,9 +167,9 @@ class ProgramRow:
     score_high: float | None = None
     testable: int = 0
     inner: int = 0
-    shared_with: tuple[str, ...]
-    decided: tuple[str, ...]
-    fused: tuple[str, ...] = ()
+    shared_with: tuple[str, ...] = field(metadata=separated("; ", since=2))
+    decided: tuple[str, ...] = field(metadata=separated("; ", since=2))
+    fused: tuple[str, ...] = field(default=(), metadata=separated("; ", since=2))
     path: str = ""
     why: str
 
@@ -239,7 +239,7 @@ class MatchResult(Result):
 
     KIND: ClassVar[str] = MATCH
     TESTS: ClassVar = TypedTable(CutTestRow, "match.csv", earlier=_without_nan)
-    PROGRAMS: ClassVar = TypedTable(ProgramRow, "programs.csv", earlier=_without_nan)
+    PROGRAMS: ClassVar = TypedTable(ProgramRow, "programs.csv", version=2, earlier=_without_nan)
     SELECTORS: ClassVar = TypedTable(SelectorRow, "selectors.csv", earlier=_without_nan)
     EMERGENCE: ClassVar = TypedTable(EmergenceRow, "emergence.csv", earlier=_without_nan)
     TABLES: ClassVar[Mapping[str, TypedTable[Any]]] = {
