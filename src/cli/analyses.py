@@ -196,7 +196,9 @@ def _analyse(
     ]
     if len(left) < len(loaded):
         there = len(loaded) - len(left)
-        screen.print(f"{there} of {len(loaded)} checkpoints are done (--again does them anew)")
+        screen.print(
+            f"{there} of {len(loaded)} checkpoints are already done (--again repeats them)"
+        )
     key_of_step = {run.step: key for run, key in left}
     stored: dict[int | None, tuple[Path, Result]] = {}
     unwritten = Unwritten()
@@ -210,8 +212,8 @@ def _analyse(
         try:
             results = analysis.compute([run for run, _ in left], options, keep, screen)
         except KeyboardInterrupt:
-            on = "begins anew" if again else "goes on"
-            kept = f"; what was done before is in '{where}'; the same command {on}"
+            on = "starts anew" if again else "continues"
+            kept = f"; the results so far are in '{where}'; the same command {on}"
             raise Interrupted(f"interrupted{kept * bool(stored)}", signal.SIGINT) from None
         analysis.show(results, screen)
     unwritten.tell()
@@ -295,7 +297,7 @@ def _need_checkpoint(
     """
     settings, places = parted(words)
     if reference and not analysis.of_reference:
-        raise UserError(f"{analysis.verb} is of trained models, not of a reference")
+        raise UserError(f"{analysis.verb} takes a trained model, not a reference")
     if len(places) == 1 or (reference and settings and not places):
         return
     task = ", or task=NAME and KEY=VALUE" if reference else ""
@@ -459,7 +461,7 @@ def log_result(run: RunFolder, name: str, result: Result, path: Path, console: C
 
 
 def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
-    """Say where results are, and what of them is gathered."""
+    """Say where results are: their own folder, and that of the collected tables."""
     from ..analysis.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]

@@ -17,7 +17,7 @@ def paths(context: CompletionContext) -> list[str]:
 
 
 Settings = Annotated[
-    str, Parameter(name="KEY=VALUE", help="task=reverse model=4L model.d_model=32")
+    str, Parameter(name="KEY=VALUE", help="a setting: task=reverse, model=4L, model.d_model=32")
 ]
 Runs = Annotated[
     str, Parameter(name="RUN_DIR", completer=paths, help="a run folder, or a folder of run folders")
@@ -27,8 +27,8 @@ Checkpoints = Annotated[
     Parameter(
         name="CHECKPOINT",
         completer=paths,
-        help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them; "
-        "with analysis.KEY=VALUE to analyse otherwise",
+        help="a model.safetensors, its folder or a run folder; or several runs, or a folder of "
+        "runs; and analysis.KEY=VALUE to change how it is analysed",
     ),
 ]
 Analysed = Annotated[
@@ -36,9 +36,9 @@ Analysed = Annotated[
     Parameter(
         name="CHECKPOINT",
         completer=paths,
-        help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them; "
-        "or with --reference a task, task=NAME KEY=VALUE; with analysis.KEY=VALUE to analyse "
-        "otherwise",
+        help="a model.safetensors, its folder or a run folder; or several runs, or a folder of "
+        "runs; and analysis.KEY=VALUE to change how it is analysed; with --reference, a task may "
+        "be given instead: task=NAME KEY=VALUE",
     ),
 ]
 Device = Annotated[
@@ -53,9 +53,10 @@ DeviceOfSettings = Annotated[
 ]
 Programs = Annotated[
     tuple[str, ...],
-    Parameter(consume_multiple=(1, None), help="match only these; all by default"),
+    Parameter(consume_multiple=(1, None), help="match only these programs; all by default"),
 ]
 Jobs = Annotated[
-    int | None, Parameter(help="with several runs, how many at once; all cores by default")
+    int | None,
+    Parameter(help="with several runs, how many are analysed at once; as many as cores by default"),
 ]
 Again = Annotated[bool, Parameter(help="with several runs, repeat those that are already done")]

@@ -105,7 +105,7 @@ def test_after_ctrl_c_kept_checkpoints_are_not_matched_again(
         patched.setattr(match_module, "_matched", counted)
         assert cli.main(given) == 130
     assert (
-        f"interrupted; what was done before is in '{run / 'matching'}'; the same command goes on"
+        f"interrupted; the results so far are in '{run / 'matching'}'; the same command continues"
         in capsys.readouterr().err
     )
     assert matched == steps[:2]

@@ -126,8 +126,8 @@ def test_what_was_found_before_an_interrupt_is_there(
     circuits = table(tmp_path / "some" / "circuits.csv")
     assert {(row["ablation"], row["method"]) for row in circuits} == {("zero", "exact")}
     assert (tmp_path / "some" / "step-00000200-unfinished" / "circuits.csv").is_file()
-    assert "interrupted; what was done before is in '" in (error := capsys.readouterr().err)
-    assert "'; the same command begins anew" in error
+    assert "interrupted; the results so far are in '" in (error := capsys.readouterr().err)
+    assert "'; the same command starts anew" in error
 
 
 def test_a_smaller_search_takes_nothing_away_nor_does_one_that_is_interrupted(

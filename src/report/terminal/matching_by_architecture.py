@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from rich.box import SIMPLE
@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 from ...analysis.matching.match_result import ProgramRow
 from ...config.naming import task_title
 from ...hypotheses.seed_groups import Group
-from ...infra.typed_tables import TypedTable
+from ...infra.typed_tables import TypedTable, separated
 from ...runs.run_batches import Run
 from ...runs.run_results import RunResults
 from .tables import say
@@ -42,12 +42,12 @@ class RunVerdictRow:
     score: float | None
     score_low: float | None
     score_high: float | None
-    fused: tuple[str, ...]
+    fused: tuple[str, ...] = field(metadata=separated("; ", since=2))
     path: str
     why: str
 
 
-VERDICTS = TypedTable(RunVerdictRow, "verdicts.csv")
+VERDICTS = TypedTable(RunVerdictRow, "verdicts.csv", version=2)
 
 
 def print_verdicts(groups: Sequence[Group], console: Console) -> None:
