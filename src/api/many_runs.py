@@ -22,7 +22,7 @@ from ..analysis.results import Key
 from ..infra.errors import FaultError, Interrupted, UserError
 from ..infra.files import faults_named, last_words
 from ..infra.processes import Job, JobExits, Report, work_off
-from ..runs.result_store import adopt, gather, is_gathered, is_there
+from ..runs.result_store import adopt, gather_tables, is_gathered, is_there
 from ..runs.run_folder import RunFolder
 
 LOG = "log.txt"  # the command's output
@@ -61,7 +61,7 @@ class _Part:
     codes: ctypes.Array[ctypes.c_longlong]
 
 
-def each_alone(
+def call_for_each(
     command: str, works: Sequence[Work], jobs: int, again: bool, main: Main, console: Console
 ) -> None:
     """Call `main` with the command, a run and its options, for all undone runs side by side.
@@ -100,7 +100,7 @@ def _not_gathered(work: Work) -> str:
         for key in {key.kind: key for key in work.keys}.values():
             if is_gathered(work.where, key):
                 continue
-            gather(work.where, key)
+            gather_tables(work.where, key)
             draw_gathered(work.where, key.kind)
     except OSError as error:
         return f"its tables cannot be collected: {error.strerror or error} ({work.where})"
@@ -187,10 +187,10 @@ def _tell(
     lines.append(f"results of each run, and what it printed: RUN/{works[0].where.name}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     if ended.signal is not None:
-        raise Interrupted("stopped; the same command goes on", ended.signal)
+        raise Interrupted("stopped; the same command continues", ended.signal)
     if lacking and set(ended.codes.values()) == {UserError.exit_code} and not done:
         raise UserError(f"no run can be given to {command}: see above")
     if lacking:
         raise FaultError(
-            f"{len(lacking)} of {len(works)} runs failed; the same command tries again"
+            f"{len(lacking)} of {len(works)} runs failed; the same command tries them again"
         )

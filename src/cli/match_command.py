@@ -14,10 +14,10 @@ from .analyses import (
     Options,
     Verb,
     analyse,
+    analyse_each,
     are_several,
     check_given_device,
     check_overrides,
-    each_alone,
 )
 from .arguments import console, parted, say_next
 from .options import Analysed, Device, Jobs, Programs
@@ -40,7 +40,7 @@ def match(
     device: Device = None,
     jobs: Jobs = None,
     again: Annotated[
-        bool, Parameter(help="with --all, or of several runs: what is done already, too")
+        bool, Parameter(help="with --all or several runs, repeat what is already done")
     ] = False,
 ) -> None:
     """Match a checkpoint with its task's programs, cut by cut, by interventions.
@@ -50,26 +50,30 @@ def match(
 
     Args:
         reference: match the compiled program of the task instead
-        every: match every checkpoint of the run; those that are done already are left
-        no_sides: leave out what each block's attention reads, which takes most of the time
-        output: folder for tables and pictures; RUN/matching by default, the current folder with
-            several runs
+        every: match every checkpoint of the run; those that are already done are skipped
+        no_sides: do not test what each block's attention reads, which takes most of the time
+        output: folder for tables and pictures; by default RUN/matching (-reference appended with
+            --reference), or matching-TASK without a run; with several runs, folder for
+            verdicts.csv, the current folder by default
     """
+    from ..infra.files import refuse_file
+    from ..runs.places import run_folders
+
     overrides, places = parted(words)
     for place in places:
         _refuse_model_of_elsewhere(place)
-    if not words:
-        raise UserError("match takes a checkpoint or run folders: none is given")
     options = Options({"programs": programs, "device": device, "all": every, "no-sides": no_sides})
     if are_several(places) and not reference:
         check_given_device(device)
         check_overrides(overrides)
+        refuse_file("--output", output)
+        run_folders(map(Path, places))
         options = Options(options.values, tuple(overrides))
         _match_runs([Path(place) for place in places], options, output or Path(), jobs, again,
                     console())  # fmt: skip
         return
     if reference and every:
-        raise UserError("--all is of a run's checkpoints, and a reference has none")
+        raise UserError("--all needs a run: a reference has no checkpoints")
     analyse(MATCH, words, options, reference=reference, output=output, jobs=jobs, again=again)
 
 
@@ -129,7 +133,7 @@ def _match_runs(
     left_out = list[str]()
     runs = find_runs(paths, left_out)
     try:
-        each_alone(MATCH, runs, options, jobs=jobs, again=again, console=screen)
+        analyse_each(MATCH, runs, options, jobs=jobs, again=again, console=screen)
     except FaultError as error:  # of some runs: the verdicts on the others are shown
         failed = error
     groups = grouped(load_runs(runs, left_out))

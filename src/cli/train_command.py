@@ -23,12 +23,12 @@ def train(*settings: Settings, config: Path | None = None, resume: Path | None =
     """Train a model, measuring it against the compiled program at checkpoints.
 
     Args:
-        config: a nested YAML or JSON file
+        config: a YAML or JSON file of settings, nested by group
         resume: continue the interrupted run in this folder
     """
     if resume is not None:
         if config is not None or settings:
-            raise UserError("--resume uses the run's own config: leave out the rest")
+            raise UserError("--resume uses the run's own config: leave out --config and KEY=VALUE")
         _check_devices_of(resume)
         from ..api.train import resume as go_on
 
@@ -45,6 +45,9 @@ def train(*settings: Settings, config: Path | None = None, resume: Path | None =
             _train_for(agents, settings, config, stop, screen)
         return
     whole = composed(settings, config)
+    from ..runs.places import refuse_existing
+
+    refuse_existing(whole)
     from ..api.train import train as train_run
 
     say_next(train_run(whole, screen).commands.of("match"), screen)

@@ -24,6 +24,7 @@ from ..models.shapes import learned_shape
 from ..models.task_model import TaskModel, task_model_of
 from . import checkpoints
 from .checkpoints import Checkpoint
+from .places import is_run
 from .run_folder import RunFolder
 
 A_PATH = "the path of its folder or of a checkpoint"
@@ -303,8 +304,10 @@ Loaded = LoadedRun | LoadedReference
 Openable = Loaded | RunFolder | str | Path
 
 
-def opened(path: Openable, overrides: Sequence[str]) -> Loaded:
+def opened(path: Openable, overrides: Sequence[str], usual: Sequence[str] = ()) -> Loaded:
     """Return what is to be analysed: a path or a run's folder is opened, with the overrides.
+
+    `usual` are weaker ones, which hold unless the overrides say otherwise.
 
     Raises:
         UserError: as of `LoadedRun.open`; or overrides are given for what is open.
@@ -314,7 +317,7 @@ def opened(path: Openable, overrides: Sequence[str]) -> Loaded:
     if isinstance(path, RunFolder):
         path = path.path
     if isinstance(path, str | Path):
-        return LoadedRun.open(path, overrides)
+        return LoadedRun.open(path, [*usual, *overrides])
     need_kind(path, (LoadedRun, LoadedReference), f"give a run: {A_PATH}, or an open one")
     if overrides:
         load = "load" if isinstance(path, LoadedRun) else "load_reference"
@@ -330,9 +333,7 @@ def folder_of(checkpoint: Checkpoint) -> RunFolder | None:
     Raises:
         UserError: the run's config is damaged.
     """
-    names = ("config.yaml", "run.json")
-    is_there = all((checkpoint.home / name).is_file() for name in names)
-    return RunFolder.open(checkpoint.home) if is_there else None
+    return RunFolder.open(checkpoint.home) if is_run(checkpoint.home) else None
 
 
 def check_same_inputs(digest: str, inputs: InputSet, what: str) -> None:

@@ -1,8 +1,8 @@
-"""Results of `match`, `circuit` and `explain`: each whole in a folder of its own, and gathered.
+"""Results of `match`, `circuit` and `explain`: each whole in a folder, and collected.
 
 FOLDER/step-00000052/             a result: its tables and pictures, and settings.json
 FOLDER/step-00000052-no-sides/    another one of the same checkpoint, with other settings
-FOLDER/NAME.csv                   the tables, gathered: of every checkpoint the fullest result, of
+FOLDER/NAME.csv                   the tables, collected: of every checkpoint the fullest result, of
                                   circuits what all its results found, by ablation and method
 FOLDER/NAME.png                   the pictures of the last checkpoint's
 FOLDER/NAME.csv.old               a table that could not be read, put aside
@@ -16,13 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..analysis.ablation_names import KINDS, METHODS
 from ..analysis.circuits.circuit_result import CircuitResult
-from ..analysis.circuits.edge_scores import METHODS
 from ..analysis.explain.explanation_result import ExplanationResult
 from ..analysis.matching.match_result import MatchResult
 from ..analysis.matching.subspace_result import SubspaceResult
 from ..analysis.measures.registered_measures import default_measures, with_measures
-from ..analysis.measures.rerun import KINDS
 from ..analysis.results import FOLDERS, SETTINGS, About, Key, Result
 from ..config.printed_commands import setting_words, task_words
 from ..config.schema import AnalysisConfig
@@ -76,7 +75,7 @@ def is_there(where: Path, key: Key) -> bool:
 
 
 def save(where: Path, result: Result) -> Path:
-    """Write a result whole or not at all, gather the tables anew, and return its folder.
+    """Write a result whole or not at all, collect the tables anew, and return its folder.
 
     What is not finished stays beside a finished result of the same key, until there is a new one.
 
@@ -92,7 +91,7 @@ def save(where: Path, result: Result) -> Path:
             for stored in stored_results(where):
                 if stored.key == key and not stored.about.finished:
                     shutil.rmtree(stored.path)
-        gather(where, key)
+        gather_tables(where, key)
     return path
 
 
@@ -119,7 +118,7 @@ def _free(where: Path, name: str) -> Path:
 
 
 def is_gathered(where: Path, key: Key) -> bool:
-    """Return whether the tables of a result's model are gathered since the last was written."""
+    """Return whether the tables of a result's model are collected since the last was written."""
     for same_step in _by_step(stored_results(where), key):
         for stored in same_step:
             for table in RESULTS[key.kind].TABLES.values():
@@ -131,7 +130,7 @@ def is_gathered(where: Path, key: Key) -> bool:
     return True
 
 
-def gather(where: Path, key: Key) -> None:
+def gather_tables(where: Path, key: Key) -> None:
     """Write the tables of all checkpoints of a result's model, and the last one's pictures.
 
     Raises:
@@ -289,7 +288,7 @@ def result_settings(
     return tuple(settings)
 
 
-def key_of(kind: str, run: Loaded, settings: Sequence[str]) -> Key:
+def result_key(kind: str, run: Loaded, settings: Sequence[str]) -> Key:
     """Return the key of a result on a run, or on a task's reference.
 
     `settings` are as `result_settings` returns them. What a reference is analysed with is part of

@@ -6,7 +6,7 @@ program/            copies of the program's files, if it is the user's own (this
 checkpoints/        one folder per kept step: weights and their measurements
 resume.ckpt         training state to resume from (removed when the run is finished)
 finished.json       how the run ended (exists once it has)
-measurements.csv    all measurements in one table, gathered from the checkpoints
+measurements.csv    all measurements in one table, collected from the checkpoints
 figure.png          the run at a glance
 damaged/            checkpoints that could not be repaired, if there were any
 wandb/              files that Weights & Biases wrote
@@ -30,12 +30,13 @@ from typing import Any
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
 from ..config.composition import from_mapping, read_yaml, to_yaml
 from ..config.naming import run_name
-from ..config.printed_commands import RunCommands, command
+from ..config.printed_commands import RunCommands
 from ..config.schema import Config, TaskConfig
 from ..data.program_copies import copied_files, in_copies
-from ..infra.errors import BusyError, FaultError, FolderExistsError, UserError
+from ..infra.errors import BusyError, FaultError, UserError
 from ..infra.files import faults_named, remove_leftovers, write_file, write_folder
 from . import checkpoints
+from .places import is_run, is_step_folder, refuse_existing
 
 DAMAGED = "damaged"
 INEXACT = "inexact_reference"  # in the id of a run whose reference is inexact
@@ -117,7 +118,7 @@ class RunFolder:
             UserError: `path` is not a run folder, or its config is damaged.
         """
         with faults_named("look for the run folder"):
-            whole = all((path / name).is_file() for name in ("config.yaml", "run.json"))
+            whole = is_run(path)
             exists = path.exists()
         if not whole:
             what = "is not a run folder (it has no config.yaml and run.json)"
@@ -211,7 +212,7 @@ class RunFolder:
     def checkpoint_folders(self) -> list[Path]:
         """Return the kept checkpoints' folders in step order, without copies of them."""
         folders = (self.path / "checkpoints").glob("step-*")
-        return sorted(folder for folder in folders if checkpoints.is_step_folder(folder))
+        return sorted(folder for folder in folders if is_step_folder(folder))
 
     def save_checkpoint(self, weights: Any, step: int, rows: Sequence[Measurement]) -> Path:
         """Write a checkpoint with its measurements, and gather the table again.
@@ -255,7 +256,7 @@ class RunFolder:
                 write_file(gathered, now)
                 # A table that is only shorter is a killed run's, whose last rows were not gathered.
                 if not lost and not now.startswith(before):
-                    say(f"'{gathered}' was damaged: gathered again from the checkpoints")
+                    say(f"'{gathered}' was damaged: it was collected again from the checkpoints")
 
     def _mended(self, folder: Path, say: Callable[[str], None]) -> bool:
         """Return whether a checkpoint is whole or could be repaired; set it aside if not."""
@@ -273,7 +274,7 @@ class RunFolder:
                 return False
             with faults_named(f"mend the measurements of '{folder}'"):
                 write_file(folder / checkpoints.ROWS, table)
-            say(f"{error}: taken again from measurements.csv, where they are whole")
+            say(f"{error}: they were restored from measurements.csv")
         return True
 
     def _from_gathered(self, folder: Path) -> bytes:
@@ -321,21 +322,6 @@ class RunFolder:
         last = None if up_to is None else checkpoints.step_folder(up_to)
         folders = [f for f in self.checkpoint_folders() if last is None or f.name <= last]
         return [row for folder in folders for row in checkpoints.load_rows(folder)]
-
-
-def refuse_existing(config: Config) -> None:
-    """Refuse to start a run in an existing folder.
-
-    Raises:
-        FolderExistsError: `run_dir` exists.
-    """
-    with faults_named("look for the run folder"):
-        exists = bool(config.run_dir) and Path(str(config.run_dir)).exists()
-    if exists:
-        raise FolderExistsError(
-            f"run folder '{config.run_dir}' exists: choose another run_dir, or go on with it by "
-            f"`{command('train', '--resume', Path(str(config.run_dir)))}`"
-        )
 
 
 def _name(config: Config, exact: bool) -> str:

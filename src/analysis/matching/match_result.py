@@ -23,7 +23,7 @@ def site_label(site: str) -> str:
 
 def cut_label(cut: Cut) -> str:
     """Return a cut's variables, truncated if the text is long."""
-    return short(", ".join(cut.variables))
+    return short(cut.label)
 
 
 def short(name: str) -> str:
@@ -246,7 +246,7 @@ class MatchResult(Result):
         "tests": TESTS, "programs": PROGRAMS, "selectors": SELECTORS, "emergence": EMERGENCE,
     }  # fmt: skip
     PICTURES: ClassVar[tuple[str, ...]] = ("match.png",)
-    OTHERS: ClassVar[tuple[str, ...]] = ("emergence.png",)  # of the gathered tables
+    OTHERS: ClassVar[tuple[str, ...]] = ("emergence.png",)  # of the collected tables
 
     @classmethod
     def of(
