@@ -33,8 +33,7 @@ def compare(
 
     Runs that differ only in their seed are one group. Each of `runs` is a run, by its path or as
     `train` or `load` returns it, or a folder of runs; those that cannot be read are left out and
-    reported. Tables are printed on the console, if there
-    is one.
+    reported. Tables are printed on the console, if there is one.
 
     Example:
         algomatch.compare("runs", "comparison")
