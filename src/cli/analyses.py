@@ -456,7 +456,7 @@ def log_result(run: RunFolder, name: str, result: Result, path: Path, console: C
     try:
         log_analysis(run, name, result, path.parent, console.print)
     except KeyboardInterrupt:
-        told = f"interrupted while W&B was logged to; the result is whole, in '{path}'"
+        told = f"interrupted while logging to W&B; the result is complete, in '{path}'"
         raise Interrupted(told, signal.SIGINT) from None
 
 
