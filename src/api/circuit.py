@@ -74,7 +74,7 @@ def circuit(
     Raises:
         UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
-    loaded = opened(run, overrides)
+    loaded = opened(run, overrides, "circuit")
     circuits = circuits_of(loaded, methods=methods, kinds=kinds, console=console)
     settings = result_settings(loaded.usual, loaded.config.analysis, methods=methods, kinds=kinds)
     return CircuitResult.of(circuits, key_of(CircuitResult.KIND, loaded, settings))

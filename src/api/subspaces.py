@@ -42,7 +42,7 @@ def subspaces(
         UserError: there is no checkpoint, or the task has no such program.
         NotFiniteError: the training of the control on shuffled labels diverged.
     """
-    loaded = opened(run, overrides)
+    loaded = opened(run, overrides, "subspaces")
     searched = searched_of(loaded, program=program, console=console)
     own = program_setting(program)
     settings = (own, *result_settings(loaded.usual, loaded.config.analysis))

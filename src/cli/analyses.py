@@ -23,7 +23,7 @@ from .arguments import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..analysis.results import Key, Result
+    from ..analysis.results import About, Key, Result
     from ..config.schema import Config
     from ..runs.loaded_run import Loaded
     from ..runs.run_folder import RunFolder
@@ -132,7 +132,7 @@ def analyse(
     if reference and not analysis.of_reference:
         raise UserError(f"{analysis.verb} is of trained models, not of a reference")
     if not (reference and not places):
-        check_overrides(overrides)
+        check_overrides(overrides, analysis.verb)
         options = replace(options, overrides=tuple(overrides))
     if are_several(places) and not reference:
         refuse_output(output, analysis.folder)
@@ -195,8 +195,8 @@ def _analyse(
     unwritten.tell()
     analysis.gathered(where)
     if stored:
-        say_where([folder for folder, _ in stored.values()], where, screen)
         folder, result = [*stored.values()][-1]
+        say_where([path for path, _ in stored.values()], where, screen, result.about)
         log_result(loaded[0], where.name, result, folder, screen)
 
 
@@ -206,8 +206,8 @@ def _command(*words: object) -> str:
     return command(*words)
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse overrides that are not settings of the analysis, before anything is loaded.
+def check_overrides(overrides: Sequence[str], verb: str) -> None:
+    """Refuse overrides that the verb does not use, or nonsense, before anything is loaded.
 
     Raises:
         UserError: one is not.
@@ -216,7 +216,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
         from ..config.composition import with_overrides
         from ..config.schema import Config
 
-        with_overrides(Config(), overrides)
+        analysis = with_overrides(Config(), overrides, verb).analysis
+        if analysis.measures is not None:
+            from ..analysis.measures.registered_measures import check_measures
+
+            check_measures(analysis.measures)
 
 
 def check_given_device(device: str | None) -> None:
@@ -370,11 +374,15 @@ def log_result(run: Loaded, name: str, result: Result, folder: Path, console: Co
     log_analysis(run.folder, name, result, folder.parent, console.print)
 
 
-def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
-    """Say where results are, and what of them is gathered."""
+def say_where(folders: Sequence[Path], where: Path, console: Console, about: About) -> None:
+    """Say where results are, and what of them is gathered; `about` is that of the last."""
     from ..analysis.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
-    line = f"{', '.join(names)}: {folders[-1]}{more}; collected: {where}"
+    collected = f"collected: {where}"
+    if overrides := about.overrides:
+        own = "only results with the run's own settings are"
+        collected = f"not collected, since {' '.join(overrides)}: {own}"
+    line = f"{', '.join(names)}: {folders[-1]}{more}; {collected}"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -45,7 +45,7 @@ def analyze(
     """
     overrides, places = parted(words)
     check_given_device(device)
-    check_overrides(overrides)
+    check_overrides(overrides, "analyze")
     if len(places) != 1:
         raise UserError(f"analyze takes one checkpoint, not {' '.join(places) or 'none'}")
     from ..api.analyze import analyze as measure_again

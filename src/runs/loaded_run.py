@@ -298,16 +298,18 @@ Loaded = LoadedRun | LoadedReference
 Openable = Loaded | RunFolder | str | Path
 
 
-def opened(path: Openable, overrides: Sequence[str]) -> Loaded:
+def opened(path: Openable, overrides: Sequence[str], verb: str) -> Loaded:
     """Return what is to be analysed: a path or a run's folder is opened, with the overrides.
 
     Raises:
-        UserError: as of `LoadedRun.open`; or overrides are given for what is open.
+        UserError: as of `LoadedRun.open`; or overrides are given for what is open, or are none
+            that the verb uses.
         FaultError: the file cannot be read.
     """
     if isinstance(path, RunFolder):
         path = path.path
     if isinstance(path, str | Path):
+        with_overrides(Config(), overrides, verb)
         return LoadedRun.open(path, overrides)
     if overrides:
         raise UserError(
