@@ -188,10 +188,10 @@ def _tell(
     lines.append(f"results of each run, and what it printed: RUN/{works[0].where.name}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     if ended.signal is not None:
-        raise Interrupted("stopped; the same command goes on", ended.signal)
+        raise Interrupted("stopped; the same command continues", ended.signal)
     if lacking and set(ended.codes.values()) == {UserError.exit_code} and not done:
         raise UserError(f"no run can be given to {command}: see above")
     if lacking:
         raise FaultError(
-            f"{len(lacking)} of {len(works)} runs failed; the same command tries again"
+            f"{len(lacking)} of {len(works)} runs failed; the same command tries them again"
         )

@@ -130,7 +130,7 @@ def analyse(
     overrides, places = parted(words)
     screen = console()
     if reference and not analysis.of_reference:
-        raise UserError(f"{analysis.verb} is of trained models, not of a reference")
+        raise UserError(f"{analysis.verb} takes a trained model, not a reference")
     if not (reference and not places):
         check_overrides(overrides, analysis.verb)
         options = replace(options, overrides=tuple(overrides))
@@ -175,7 +175,9 @@ def _analyse(
     ]
     if len(left) < len(loaded):
         there = len(loaded) - len(left)
-        screen.print(f"{there} of {len(loaded)} checkpoints are done (--again does them anew)")
+        screen.print(
+            f"{there} of {len(loaded)} checkpoints are already done (--again repeats them)"
+        )
     key_of_step = {run.step: key for run, key in left}
     stored: dict[int | None, tuple[Path, Result]] = {}
     unwritten = Unwritten()
@@ -189,7 +191,7 @@ def _analyse(
         try:
             results = analysis.compute([run for run, _ in left], options, keep, screen)
         except KeyboardInterrupt:
-            kept = f"; what was done before is in '{where}'" if stored else ""
+            kept = f"; the results so far are in '{where}'" if stored else ""
             raise Interrupted(f"interrupted{kept}", signal.SIGINT) from None
         analysis.show(results, screen)
     unwritten.tell()
@@ -375,7 +377,10 @@ def log_result(run: Loaded, name: str, result: Result, folder: Path, console: Co
 
 
 def say_where(folders: Sequence[Path], where: Path, console: Console, about: About) -> None:
-    """Say where results are, and what of them is gathered; `about` is that of the last."""
+    """Say where results are: their own folder, and that of the collected tables.
+
+    `about` is that of the last result.
+    """
     from ..analysis.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]

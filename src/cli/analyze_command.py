@@ -25,7 +25,7 @@ def analyze(
             name="CHECKPOINT",
             completer=paths,
             help="a model.safetensors, its folder, a run folder, or an artifact, "
-            "wandb:ENTITY/PROJECT/NAME:ALIAS; with analysis.KEY=VALUE to measure otherwise",
+            "wandb:ENTITY/PROJECT/NAME:ALIAS; and analysis.KEY=VALUE to change how it is measured",
         ),
     ],
     reference: bool = False,
@@ -39,8 +39,8 @@ def analyze(
     Args:
         reference: measure the compiled program of the run's task instead
         every: print every measurement
-        trust: run the program that an artifact brings with it; without this, the command only lists
-            the files to read first
+        trust: run the program that comes with an artifact; without this option, the command only
+            lists the files of the program, to be read first
         output: write every measurement into this file, as CSV
     """
     overrides, places = parted(words)
@@ -61,7 +61,7 @@ def analyze(
 
     if not artifacts.is_reference(place):
         if trust:
-            raise UserError("--trust is for an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
+            raise UserError("--trust is only for an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
         analysis = analysed(place)
         _print_analysis(analysis, every, output, screen)
         say_next(command("match", Path(place)), screen)
@@ -115,10 +115,15 @@ def _print_analysis(analysis: Analysis, every: bool, output: Path | None, screen
 
 
 def _why_not_compared(analysis: Analysis) -> str:
-    """Return why no record is compared with."""
+    """Return why nothing is compared with a record."""
     run = analysis.run
     if run.step is None:
-        return "of a reference no measurements are recorded: nothing to compare with"
+        return "no measurements of a reference are recorded, so there is nothing to compare with"
     if run.changed:
-        return f"the record was made without {', '.join(run.changed)}: nothing to compare with"
-    return "the file lies alone: no recorded measurements to compare with"
+        return (
+            f"the record was made without {', '.join(run.changed)}, so nothing is compared with it"
+        )
+    return (
+        "the checkpoint is not in a run folder, so there are no recorded measurements to "
+        "compare with"
+    )

@@ -41,7 +41,8 @@ def circuit(
         reference: analyse the compiled program of the run's task instead
         methods: exact, acdc, eap, eap_ig; all by default
         kinds: kinds of ablation: zero, mean, resample_within, resample_across; all by default
-        output: folder for tables and pictures; RUN/circuit by default
+        output: folder for tables and pictures; by default RUN/circuit (-reference appended with
+            --reference), or circuit-TASK without a run
         device: where to run the models; cpu by default
     """
     options = Options({"methods": methods, "kinds": kinds, "device": device})

@@ -7,14 +7,14 @@ from .options import Settings
 
 
 def controls(*settings: Settings, again: bool = False) -> None:
-    """Measure models whose answer is known: which measures can be trusted on a task.
+    """Measure models whose answer is known, to see which measures can be trusted on a task.
 
     These are the compiled program in other weights, a network trained to implement it, random and
     other tasks' networks, and compiled alternatives. The command says which measures separate them.
     The architecture is 4L unless model=... says otherwise.
 
     Args:
-        again: repeat measurements that are there already
+        again: repeat measurements that are already done
     """
     chosen = list(settings)
     if not any(key_of(setting) in MODEL_KEYS for setting in settings):

@@ -33,7 +33,7 @@ def explain(
     Args:
         reference: explain the compiled program of the task instead
         output: folder for tables and the picture; by default RUN/explanation (-reference appended
-            with --reference), or the current folder without a run
+            with --reference), or explanation-TASK without a run
     """
     options = Options({"device": device})
     analyse(EXPLANATION, words, options, reference=reference, output=output, jobs=jobs, again=again)

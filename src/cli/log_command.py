@@ -11,10 +11,10 @@ from .options import Runs
 
 
 def log(*runs: Runs) -> None:
-    """Upload to W&B what it does not have of runs, from their folders.
+    """Upload whatever W&B still lacks of the given runs.
 
-    This is for runs that were offline, killed or cut off. It may be repeated: nothing is uploaded
-    twice.
+    This is for runs that were offline, were killed or lost their connection. The command may be
+    repeated: nothing is uploaded twice.
     """
     need_runs("log", runs)
     from ..config.printed_commands import command

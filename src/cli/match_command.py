@@ -40,7 +40,7 @@ def match(
     device: Device = None,
     jobs: Jobs = None,
     again: Annotated[
-        bool, Parameter(help="with --all, or of several runs: what is done already, too")
+        bool, Parameter(help="with --all or several runs, repeat what is already done")
     ] = False,
 ) -> None:
     """Match a checkpoint with its task's programs, cut by cut, by interventions.
@@ -50,10 +50,11 @@ def match(
 
     Args:
         reference: match the compiled program of the task instead
-        every: match every checkpoint of the run; those that are done already are left
-        no_sides: leave out what each block's attention reads, which takes most of the time
-        output: folder for tables and pictures; RUN/matching by default, the current folder with
-            several runs
+        every: match every checkpoint of the run; those that are already done are skipped
+        no_sides: do not test what each block's attention reads, which takes most of the time
+        output: folder for tables and pictures; by default RUN/matching (-reference appended with
+            --reference), or matching-TASK without a run; with several runs, folder for
+            verdicts.csv, the current folder by default
     """
     overrides, places = parted(words)
     for place in places:
@@ -69,7 +70,7 @@ def match(
                     console())  # fmt: skip
         return
     if reference and every:
-        raise UserError("--all is of a run's checkpoints, and a reference has none")
+        raise UserError("--all needs a run: a reference has no checkpoints")
     analyse(MATCH, words, options, reference=reference, output=output, jobs=jobs, again=again)
 
 

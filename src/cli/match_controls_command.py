@@ -32,16 +32,17 @@ def match_controls(
         str,
         Parameter(
             name="TASK",
-            help="tasks, by default one of each kind; and KEY=VALUE for all of them",
+            help="tasks, by default one of each kind; and settings KEY=VALUE for all of them",
         ),
     ],
     output: Path = Path(),
     device: Device = None,
 ) -> None:
-    """Match models whose answer is known: what the verdicts of `match` are worth.
+    """Match models whose answer is known, to see what the verdicts of `match` are worth.
 
     Args:
         output: folder for match-controls.csv; the current folder by default
+        device: where to run the models; cpu by default
     """
     from ..data.registered_tasks import matched_tasks
 

@@ -12,10 +12,10 @@ from .analyses import check_given_device, say_where
 from .arguments import TASK_KEYS, composed, console, key_of, parted, say_next
 from .options import Device, Programs
 
-ENCODER = (  # what one is
+ENCODER = (  # what an encoder is
     "An encoder takes a list of the task's tokens and returns the ids that the model reads: a "
     "prefix that is always the same (BOS or a prompt), then one id for each token, e.g. "
-    '`def encode(tokens): return [50256, *(64 + "abcd".index(one) for one in tokens)]`'
+    '`def encode(tokens): return [50256, *(64 + "abcd".index(token) for token in tokens)]`'
 )
 
 
@@ -29,23 +29,26 @@ def match_model(
     ],
     encoder: Annotated[
         str | None,
-        Parameter(help="FILE.py:FUNCTION, from a list of the task's tokens to the model's ids"),
+        Parameter(
+            help="FILE.py:FUNCTION, which turns a list of the task's tokens into the model's ids"
+        ),
     ] = None,
     reader: Annotated[
         str | None,
         Parameter(
-            help="FILE.py:FUNCTION, from an output to the id of its logit; by default that of the "
-            "token that it is"
+            help="FILE.py:FUNCTION, which turns an output into the id of its logit; by default the "
+            "id of the token that the output is"
         ),
     ] = None,
     programs: Programs = (),
     output: Path | None = None,
     device: Device = None,
 ) -> None:
-    """Match a model that was not trained here, a GPT-2 of a folder, with a task's programs.
+    """Match a GPT-2 trained elsewhere, given as a folder, with a task's programs.
 
     Args:
         output: folder for tables and pictures; matching-FOLDER by default
+        device: where to run the model; cpu by default
     """
     check_given_device(device)
     own, folders = parted(words)
@@ -58,7 +61,7 @@ def match_model(
         )
     for setting in settings:
         if key_of(setting).partition(".")[0] not in ("task", "analysis"):
-            raise UserError(f"'{setting}' has no say here: task and analysis have")
+            raise UserError(f"'{setting}' cannot be set here: only task.* and analysis.* can")
     if not any(key_of(setting) in TASK_KEYS for setting in settings):
         raise UserError("name the task that the model solves, as in task=induction")
     config, folder = composed(settings), Path(folders[0])

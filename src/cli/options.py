@@ -17,7 +17,7 @@ def paths(context: CompletionContext) -> list[str]:
 
 
 Settings = Annotated[
-    str, Parameter(name="KEY=VALUE", help="task=reverse model=4L model.d_model=32")
+    str, Parameter(name="KEY=VALUE", help="a setting: task=reverse, model=4L, model.d_model=32")
 ]
 Runs = Annotated[
     str, Parameter(name="RUN_DIR", completer=paths, help="a run folder, or a folder of run folders")
@@ -27,7 +27,8 @@ Checkpoints = Annotated[
     Parameter(
         name="CHECKPOINT",
         completer=paths,
-        help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them",
+        help="a model.safetensors, its folder or a run folder; or several runs, or a folder of "
+        "runs",
     ),
 ]
 Analysed = Annotated[
@@ -35,8 +36,8 @@ Analysed = Annotated[
     Parameter(
         name="CHECKPOINT",
         completer=paths,
-        help="a model.safetensors, its folder, a run folder; or several runs, or a folder of them; "
-        "or with --reference a task, task=NAME KEY=VALUE",
+        help="a model.safetensors, its folder or a run folder; or several runs, or a folder of "
+        "runs; with --reference, a task may be given instead: task=NAME KEY=VALUE",
     ),
 ]
 Device = Annotated[
@@ -44,9 +45,10 @@ Device = Annotated[
 ]
 Programs = Annotated[
     tuple[str, ...],
-    Parameter(consume_multiple=(1, None), help="match only these; all by default"),
+    Parameter(consume_multiple=(1, None), help="match only these programs; all by default"),
 ]
 Jobs = Annotated[
-    int | None, Parameter(help="with several runs, how many at once; all cores by default")
+    int | None,
+    Parameter(help="with several runs, how many are analysed at once; as many as cores by default"),
 ]
 Again = Annotated[bool, Parameter(help="with several runs, repeat those that are already done")]

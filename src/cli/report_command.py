@@ -19,15 +19,14 @@ def report(
 ) -> None:
     """Write one HTML page of a run, or of many side by side.
 
-    The page needs nothing but itself: of one run all that was measured of it, of several runs, or
-    a folder of them, what differs over their seeds. What was not measured is named, with the
-    command that does.
+    The page is self-contained. For one run it shows everything that was measured; for several
+    runs, or a folder of runs, it shows what differs over their seeds. It names what was not
+    measured, and the command that measures it.
 
     Args:
         output: file for the page, which replaces an earlier one; report.html by default
-        title: the page's heading; the runs by default
-        tables: with several runs, a folder for the tables behind the page, as CSV, and for
-            figures of these tables
+        title: the page's heading; by default the run's title, or the number of runs
+        tables: with several runs, a folder for the page's tables, as CSV, and for figures of them
     """
     need_runs("report", runs)
     from ..api.report import report as report_runs

@@ -28,7 +28,7 @@ def subspaces(
 ) -> None:
     """Search a checkpoint for a program's variables in subspaces, beside controls.
 
-    It takes minutes.
+    The search takes minutes.
 
     Args:
         program: the program whose variables are searched for; the task's own by default
@@ -64,7 +64,7 @@ def _show(results: Sequence[Searched], screen: Console) -> None:
     from ..report.terminal.subspace_tables import print_subspaces
 
     if not results[-1].program:
-        screen.print("no subspaces are searched for: the model does not solve the task")
+        screen.print("no subspaces were searched: the model does not solve the task")
         return
     print_subspaces(results[-1], screen)
 

@@ -25,14 +25,14 @@ def sweep(
 ) -> None:
     """Train the runs of a sweep file on this machine, without a server.
 
-    Each run of the file (grid or random) has a process and a run folder of its own. The same
-    command goes on where it was stopped; several machines may share the folder.
+    Each run of the file (grid or random) has a process and a run folder of its own. If the command
+    is stopped, the same command continues. Several machines may share the folder.
 
     Args:
         file: a sweep file, as `wandb sweep` takes it
-        jobs: how many runs at once; all cores by default
-        index: only this run, as in an array job
-        count: how many runs; run_cap by default
+        jobs: how many runs are trained at once; as many as cores by default
+        index: train only the run with this index, as in an array job
+        count: how many runs; the file's run_cap by default
         seed: seed of a random search; 0 by default
         only_list: only list the runs and their states
         output: folder for the runs; runs/FILE by default
@@ -64,13 +64,13 @@ def sweep(
         return
     at_once = jobs or cores() // max(cell.config.threads for cell in planned.cells) or 1
     if planned.file.ends_early:
-        screen.print("early_terminate is the server's: here every run goes to its own end")
+        screen.print("early_terminate needs a W&B server: here every run trains to its end")
     outcome = sweeps.run_cells(planned, at_once, screen)
     from ..report.terminal.sweep_outcome import print_sweep
 
     print_sweep(outcome, screen)
     if outcome.signal is not None:
-        raise Interrupted("stopped; the same command goes on", outcome.signal)
+        raise Interrupted("stopped; the same command continues", outcome.signal)
     if outcome.failed:
         failed = f"{len(outcome.failed)} of {len(planned.cells)} runs failed"
-        raise FaultError(f"{failed}; the same command tries again")
+        raise FaultError(f"{failed}; the same command tries them again")

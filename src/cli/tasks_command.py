@@ -13,14 +13,14 @@ from .arguments import TASK_KEYS, composed, console, key_of, parted, say_next
 
 def tasks(
     *names: Annotated[
-        str, Parameter(name="NAME", help="a task, or FILE.py:function; and KEY=VALUE for it")
+        str, Parameter(name="NAME", help="a task or FILE.py:function, and settings KEY=VALUE")
     ],
     check: bool = False,
     picture: Path | None = None,
 ) -> None:
     """List the tasks, show one in full, or validate all.
 
-    One that is shown may be a program of your own.
+    The task to show may be a program of your own.
 
     Args:
         check: compile and validate every program
@@ -29,7 +29,7 @@ def tasks(
     settings, tasks_named = parted(names)
     in_settings = [setting for setting in settings if key_of(setting) in TASK_KEYS]
     if in_settings and (tasks_named or check):
-        raise UserError(f"a task is named once: leave out '{in_settings[0]}'")
+        raise UserError(f"name the task only once: leave out '{in_settings[0]}'")
     if check and picture is not None:
         raise UserError("--check draws no picture: leave out --picture")
     if not names and not check:

@@ -23,12 +23,12 @@ def train(*settings: Settings, config: Path | None = None, resume: Path | None =
     """Train a model, measuring it against the compiled program at checkpoints.
 
     Args:
-        config: a nested YAML or JSON file
+        config: a YAML or JSON file of settings, nested by group
         resume: continue the interrupted run in this folder
     """
     if resume is not None:
         if config is not None or settings:
-            raise UserError("--resume uses the run's own config: leave out the rest")
+            raise UserError("--resume uses the run's own config: leave out --config and KEY=VALUE")
         _check_devices_of(resume)
         from ..api.train import resume as go_on
 

@@ -11,14 +11,19 @@ from .arguments import console
 
 
 def workspace(
-    project: Annotated[str, Parameter(name="ENTITY/PROJECT", help="of runs with tracking=online")],
+    project: Annotated[
+        str,
+        Parameter(
+            name="ENTITY/PROJECT", help="a project whose runs were trained with tracking=online"
+        ),
+    ],
     /,
     *,
     name: str = "algomatch",
 ) -> None:
     """Save a W&B workspace that shows a project's runs beside their controls.
 
-    Its URL is printed. A workspace of the same name is replaced.
+    The command prints the URL of the workspace. A workspace of the same name is replaced.
 
     Args:
         name: name of the workspace; algomatch by default

@@ -592,12 +592,12 @@ def _one_followed(
             return say(UNDECIDED, f"follows {followed.program}, which shares its cuts with {alike}")
     if _unsure(followed, programs):
         return say(UNDECIDED, _but_of(followed, programs))
-    rivals = len(programs) - 1
-    if not rivals:
+    others = len(programs) - 1
+    if not others:
         return say(
-            UNDECIDED, f"follows {followed.program}, but the task has no rival program to test"
+            UNDECIDED, f"follows {followed.program}, but the task has no other program to test"
         )
-    told = f"follows {followed.program} ({followed.why}); of {rivals} rivals it follows none"
+    told = f"follows {followed.program} ({followed.why}), and 0 of {others} other programs"
     return say(SUPPORTED, told)
 
 
@@ -658,12 +658,12 @@ def _change_h3(verdict: str) -> tuple[str, ...]:
         return ("a model that solves the task, matched with every program of it",)
     if verdict == SUPPORTED:
         return (
-            "a rival program that is followed too, or a cut whose interval includes the "
+            "another program that is followed too, or a cut whose interval includes the "
             "threshold or chance",)  # fmt: skip
     return (
         "supported: every testable inner cut of exactly one program is surely realised, in its "
         "order",
-        "the model may run another program: add rivals in `task.alternatives`",
+        "the model may run another program: add alternatives in `task.alternatives`",
     )
 
 

@@ -21,6 +21,7 @@ import msgspec
 from .errors import FaultError
 
 FORMAT = "format"
+BLANK = " "
 Row = TypeVar("Row")
 Cells = Mapping[str, str | None]
 
@@ -31,6 +32,14 @@ def spread(pattern: str, among: str = "") -> dict[str, tuple[str, str]]:
     `among` is a text that the name of such a column holds.
     """
     return {"spread": (pattern, among)}
+
+
+def separated(separator: str, since: int = 0) -> dict[str, tuple[str, int]]:
+    """Return the metadata of a tuple whose items are separated by `separator`, not by a blank.
+
+    In files of a format before `since` they are separated by blanks.
+    """
+    return {"separated": (separator, since)}
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,12 @@ class _Column:
     is_float: bool
     is_tuple: bool
     spread: tuple[str, str] | None
+    separated: tuple[str, int]
+
+    def items_of(self, cell: str, version: int) -> list[str]:
+        """Return the items of a tuple's cell in a file of a format, which is 0 if it has none."""
+        separator, since = self.separated
+        return cell.split(separator if version >= since else BLANK) if cell else []
 
     def key_of(self, name: str) -> str | None:
         """Return the key of a column that belongs to this field; None if it does not."""
@@ -58,9 +73,9 @@ class TypedTable(Generic[Row]):
     """The declaration of a table: its row type, a dataclass, and its file's name.
 
     Args:
-        row: Fields are columns. `X | None` may be empty, `tuple[X, ...]` is separated by blanks,
-            and a field with `spread` as its metadata holds several columns. A field `name_` is
-            the column `name`.
+        row: Fields are columns. `X | None` may be empty, `tuple[X, ...]` is separated by blanks or
+            as its metadata, `separated`, says, and a field with `spread` as its metadata holds
+            several columns. A field `name_` is the column `name`.
         name: The name of the file.
         version: Raised where old rows can no longer be read as new ones.
         first: Fields that come first; the others keep their order.
@@ -101,6 +116,10 @@ class TypedTable(Generic[Row]):
         return self._declared
 
     @property
+    def _separators(self) -> dict[str, str]:
+        return {column.name: column.separated[0] for column in self._columns}
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns that every file has, in order; columns of `spread` fields come in between."""
         own = [column.name for column in self._columns if column.spread is None]
@@ -132,7 +151,11 @@ class TypedTable(Generic[Row]):
         return values | {FORMAT: self.version} if self._stamped else values
 
     def to_csv(self, rows: Iterable[Row]) -> bytes:
-        """Return the rows as CSV, which `from_csv` reads back."""
+        """Return the rows as CSV, which `from_csv` reads back.
+
+        Raises:
+            FaultError: an item of a tuple is empty or holds what separates items.
+        """
         listed = list(rows)
         header = self.header(listed)
         text = io.StringIO(newline="")
@@ -141,16 +164,24 @@ class TypedTable(Generic[Row]):
         writer.writerow(header)
         for row in listed:
             values = self.values(row)
-            writer.writerow([self._written(values.get(name)) for name in header])
+            writer.writerow([self._written(name, values.get(name)) for name in header])
         if self._ending == "\r\n":
             return text.getvalue().encode()
         return _with_ending(text.getvalue(), self._ending).encode()
 
-    def _written(self, value: Any) -> Any:
+    def _written(self, name: str, value: Any) -> Any:
         if value is None:
             return ""
         if isinstance(value, tuple):
-            return " ".join(str(self._written(part)) for part in value)
+            separator = self._separators.get(name, BLANK)
+            items = [str(self._written(name, item)) for item in value]
+            for item in items:
+                if not item or separator in item:
+                    raise FaultError(
+                        f"the table '{self.name}' cannot hold '{item}' in its column {name}: an "
+                        f"item is not empty and has no '{separator}'"
+                    )
+            return separator.join(items)
         if isinstance(value, float):
             if self._digits is None:
                 return float(value)
@@ -168,6 +199,9 @@ class TypedTable(Generic[Row]):
             header, *rest = list(lines) or [[]]
         except (ValueError, csv.Error) as error:
             raise FaultError(f"the table '{source}' is damaged: {error}") from error
+        if twice := [name for place, name in enumerate(header) if name in header[:place]]:
+            told = f"it has the column '{twice[0]}' twice"
+            raise FaultError(f"the table '{source}' is damaged: {told}")
         if not self._stamped and tuple(header) != self.columns:
             told = f"its columns are {header}, not {list(self.columns)}"
             raise FaultError(f"the table '{source}' is damaged: {told}")
@@ -212,6 +246,7 @@ class TypedTable(Generic[Row]):
     def _fields_of(self, row: Cells) -> dict[str, Any]:
         """Return a row's cells by field, as texts that msgspec converts."""
         made: dict[str, Any] = {}
+        version = int(row.get(FORMAT) or 0) if self._stamped else self.version
         known = set(self.columns)
         owners = {name: self._owner(name) for name in row if name not in known}
         for column in self._columns:
@@ -224,9 +259,10 @@ class TypedTable(Generic[Row]):
             elif column.name in row:
                 cell = row[column.name]
                 empty = not cell and (column.optional or cell is None)
-                made[column.field] = (
-                    None if empty else (cell or "").split() if column.is_tuple else cell
-                )
+                if column.is_tuple and not empty:
+                    made[column.field] = column.items_of(cell or "", version)
+                else:
+                    made[column.field] = None if empty else cell
         return made
 
 
@@ -242,6 +278,7 @@ def _column(declared: Any, hint: Any) -> _Column:
         is_float=float in kept,
         is_tuple=typing.get_origin(kept[0]) is tuple,
         spread=declared.metadata.get("spread"),
+        separated=declared.metadata.get("separated", (BLANK, 0)),
     )
 
 

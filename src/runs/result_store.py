@@ -1,8 +1,8 @@
-"""Results of `match`, `circuit` and `explain`: each whole in a folder of its own, and gathered.
+"""Results of `match`, `circuit` and `explain`: each whole in a folder, and collected.
 
 FOLDER/step-00000052/             a result: its tables and pictures, and settings.json
 FOLDER/step-00000052-no-sides/    another one of the same checkpoint, with other settings
-FOLDER/NAME.csv                   the tables, gathered: of every checkpoint the fullest result with
+FOLDER/NAME.csv                   the tables, collected: of every checkpoint the fullest result with
                                   the run's own settings of the analysis, of circuits what all
                                   these results found, by ablation and method
 FOLDER/NAME.png                   the pictures of the last checkpoint's
@@ -78,7 +78,7 @@ def is_there(where: Path, key: Key) -> bool:
 
 
 def save(where: Path, result: Result) -> Path:
-    """Write a result whole or not at all, gather the tables anew, and return its folder.
+    """Write a result whole or not at all, collect the tables anew, and return its folder.
 
     What is not finished stays beside a finished result of the same key, until there is a new one.
 
@@ -120,7 +120,7 @@ def _free(where: Path, name: str) -> Path:
 
 
 def is_gathered(where: Path, key: Key) -> bool:
-    """Return whether the tables of a result's model are gathered since the last was written."""
+    """Return whether the tables of a result's model are collected since the last was written."""
     for same_step in _by_step(stored_results(where), key):
         for stored in same_step:
             for table in RESULTS[key.kind].TABLES.values():
@@ -135,7 +135,7 @@ def is_gathered(where: Path, key: Key) -> bool:
 def gather(where: Path, key: Key) -> None:
     """Write the tables of all checkpoints of a result's model, and the last one's pictures.
 
-    Results with other settings of the analysis than the run's own are not gathered.
+    Results with other settings of the analysis than the run's own are not collected.
 
     Raises:
         OSError, FaultError: the file system failed.

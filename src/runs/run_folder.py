@@ -6,7 +6,7 @@ program/            copies of the program's files, if it is the user's own (this
 checkpoints/        one folder per kept step: weights and their measurements
 resume.ckpt         training state to resume from (removed when the run is finished)
 finished.json       how the run ended (exists once it has)
-measurements.csv    all measurements in one table, gathered from the checkpoints
+measurements.csv    all measurements in one table, collected from the checkpoints
 figure.png          the run at a glance
 damaged/            checkpoints that could not be repaired, if there were any
 wandb/              files that Weights & Biases wrote
@@ -255,7 +255,7 @@ class RunFolder:
                 write_file(gathered, now)
                 # A table that is only shorter is a killed run's, whose last rows were not gathered.
                 if not lost and not now.startswith(before):
-                    say(f"'{gathered}' was damaged: gathered again from the checkpoints")
+                    say(f"'{gathered}' was damaged: it was collected again from the checkpoints")
 
     def _mended(self, folder: Path, say: Callable[[str], None]) -> bool:
         """Return whether a checkpoint is whole or could be repaired; set it aside if not."""
@@ -273,7 +273,7 @@ class RunFolder:
                 return False
             with faults_named(f"mend the measurements of '{folder}'"):
                 write_file(folder / checkpoints.ROWS, table)
-            say(f"{error}: taken again from measurements.csv, where they are whole")
+            say(f"{error}: they were restored from measurements.csv")
         return True
 
     def _from_gathered(self, folder: Path) -> bytes:

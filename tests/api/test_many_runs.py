@@ -115,7 +115,7 @@ def test_a_run_that_fails_keeps_no_others_from_being_done(
     told = capsys.readouterr()
     assert "3 runs: 2 done, 0 already done, 1 failed" in told.out
     assert f"! one: algomatch: '{runs / 'one'}" in told.out
-    assert "1 of 3 runs failed; the same command tries again" in told.err
+    assert "1 of 3 runs failed; the same command tries them again" in told.err
     assert set(done(runs, "circuit")) == {"two", "three"}
 
 

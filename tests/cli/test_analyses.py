@@ -209,9 +209,7 @@ def test_after_ctrl_c_kept_checkpoints_are_not_matched_again(
     with monkeypatch.context() as patched:
         patched.setattr(match_module, "_matched", counted)
         assert cli.main(given) == 130
-    assert (
-        f"interrupted; what was done before is in '{run / 'matching'}'" in capsys.readouterr().err
-    )
+    assert f"interrupted; the results so far are in '{run / 'matching'}'" in capsys.readouterr().err
     assert matched == steps[:2]
     before = [p.stat().st_mtime_ns for p in sorted((run / "matching").glob("step-*/programs.csv"))]
     assert cli.main(given) == 0

@@ -44,7 +44,7 @@ def test_a_stopped_sweep_goes_on_and_gives_what_single_runs_give(tmp_path: Path)
     process.send_signal(signal.SIGTERM)
     code, out, err = finish(process)
     assert code == 128 + signal.SIGTERM, err
-    assert err == "algomatch: stopped; the same command goes on\n"
+    assert err == "algomatch: stopped; the same command continues\n"
     assert "interrupted" in out
     code, out, err = run(*arguments)
     assert code == 0, err
@@ -94,7 +94,7 @@ def test_a_run_that_fails_is_named_with_its_last_words_and_costs_no_other(tmp_pa
     arguments = (*SETTINGS, "trainer.gradient_clip=0", "model=1L", "--output", os.fspath(folder))
     code, out, err = run("sweep", os.fspath(file), *arguments)
     assert code == 1
-    assert err == "algomatch: 1 of 2 runs failed; the same command tries again\n"
+    assert err == "algomatch: 1 of 2 runs failed; the same command tries them again\n"
     said = " ".join(out.split())
     assert "1 failed, 1 finished" in said
     assert f"! 0000-{NAME}-seed0: algomatch: training diverged at step" in said
@@ -149,7 +149,7 @@ def test_a_sweep_that_is_stopped_while_it_imports_ends_at_once(
     started = time.monotonic()
     code, _, err = finish(process)
     assert code == 128 + number
-    assert err == "algomatch: stopped; the same command goes on\n"
+    assert err == "algomatch: stopped; the same command continues\n"
     assert time.monotonic() - started < 60  # 5,000 steps take minutes
     assert not list(folder.glob("0*/finished.json"))
 

@@ -66,7 +66,7 @@ def test_measurements_of_a_checkpoint_are_taken_from_the_gathered_table(
     damage(damaged)
     [line] = repaired(mine)
     assert str(damaged) in line
-    assert "taken again from measurements.csv" in line
+    assert "restored from measurements.csv" in line
     assert contents(mine) == contents(whole)
     assert repaired(mine) == []
 
@@ -74,7 +74,7 @@ def test_measurements_of_a_checkpoint_are_taken_from_the_gathered_table(
 def test_the_gathered_table_is_gathered_again(mine: Path, whole: Path) -> None:
     changed(mine / "measurements.csv")
     [line] = repaired(mine)
-    assert "gathered again from the checkpoints" in line
+    assert "collected again from the checkpoints" in line
     assert contents(mine) == contents(whole)
     cut(mine / "measurements.csv")  # as after a kill before the rest was gathered
     assert repaired(mine) == []

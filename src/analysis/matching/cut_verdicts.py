@@ -170,10 +170,10 @@ def judge(
     if not missing:
         share = f"{len(inner)} of its {len(cuts.inner)} inner cuts can be tested"
         return say(FOLLOWS, f"every testable inner cut is realised; {share}")
-    names = ", ".join(cut.name for cut in missing)
+    names = "; ".join(cut.label for cut in missing)
     if any(cut_verdict.verdict == UNDECIDED for cut_verdict in inner):
-        unsure = ", ".join(
-            cut_verdict.cut.name for cut_verdict in inner if cut_verdict.verdict == UNDECIDED
+        unsure = "; ".join(
+            cut_verdict.cut.label for cut_verdict in inner if cut_verdict.verdict == UNDECIDED
         )
         why = (
             f"the interval of {unsure}, or of a later cut there, contains {rule.realised:g} or "
@@ -182,10 +182,10 @@ def judge(
         return say(UNDECIDED, why)
     empty = [site for site, cut in there.items() if cut is None]
     if empty:
-        return say(DIFFERENT, f"{names} not realised, and no cut is held at {', '.join(empty)}")
+        return say(DIFFERENT, f"{names}: not realised, and no cut is held at {', '.join(empty)}")
     fused = fused_steps([cut for cut in there.values() if cut is not None], cuts)
     steps = ", ".join(fused) or "steps"
-    return say(FUSES, f"{steps} in one go: every site holds a cut, but none {names}", fused)
+    return say(FUSES, f"{steps} in one go: every site holds a cut, but none holds {names}", fused)
 
 
 def _of_cut(cut: Cut, tested: bool, matches: Sequence[Match], rule: Rule) -> CutVerdict:

@@ -1,4 +1,4 @@
-"""How a model's heads meet the selectors of rival programs, and what that decides between two.
+"""How a model's heads meet the selectors of a task's programs, and what that decides between two.
 
 A head meets a selector by the attention that it has in common with one that attends to just the
 selected keys, each alike: 1 less the total variation distance, mean over the queries that select

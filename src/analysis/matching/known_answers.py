@@ -124,7 +124,7 @@ def check(
     """Yield a control's standing with the programs for which the right answer is known.
 
     The first of `known` is the task's own program. A positive follows it. A negative realises no
-    inner cut of it or of its rivals. A decoy follows its own program and not this one.
+    inner cut of it or of its alternatives. A decoy follows its own program and not this one.
     """
     task, config = context.inputs.task.name, context.config
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from ...data.rasp.cuts import Cut
-from ...infra.typed_tables import Cells, TypedTable
+from ...infra.typed_tables import Cells, TypedTable, separated
 from ..results import MATCH, About, Key, Result, known
 from .cut_verdicts import REALISED, Rule, surely, variable_matches
 from .program_ranking import SelectorEvidence, Standing, indistinguishable
@@ -23,7 +23,7 @@ def site_label(site: str) -> str:
 
 def cut_label(cut: Cut) -> str:
     """Return a cut's variables, truncated if the text is long."""
-    return short(", ".join(cut.variables))
+    return short(cut.label)
 
 
 def short(name: str) -> str:
@@ -167,9 +167,9 @@ class ProgramRow:
     score_high: float | None = None
     testable: int = 0
     inner: int = 0
-    shared_with: tuple[str, ...]
-    decided: tuple[str, ...]
-    fused: tuple[str, ...] = ()
+    shared_with: tuple[str, ...] = field(metadata=separated("; ", since=2))
+    decided: tuple[str, ...] = field(metadata=separated("; ", since=2))
+    fused: tuple[str, ...] = field(default=(), metadata=separated("; ", since=2))
     path: str = ""
     why: str
 
@@ -239,14 +239,14 @@ class MatchResult(Result):
 
     KIND: ClassVar[str] = MATCH
     TESTS: ClassVar = TypedTable(CutTestRow, "match.csv", earlier=_without_nan)
-    PROGRAMS: ClassVar = TypedTable(ProgramRow, "programs.csv", earlier=_without_nan)
+    PROGRAMS: ClassVar = TypedTable(ProgramRow, "programs.csv", version=2, earlier=_without_nan)
     SELECTORS: ClassVar = TypedTable(SelectorRow, "selectors.csv", earlier=_without_nan)
     EMERGENCE: ClassVar = TypedTable(EmergenceRow, "emergence.csv", earlier=_without_nan)
     TABLES: ClassVar[Mapping[str, TypedTable[Any]]] = {
         "tests": TESTS, "programs": PROGRAMS, "selectors": SELECTORS, "emergence": EMERGENCE,
     }  # fmt: skip
     PICTURES: ClassVar[tuple[str, ...]] = ("match.png",)
-    OTHERS: ClassVar[tuple[str, ...]] = ("emergence.png",)  # of the gathered tables
+    OTHERS: ClassVar[tuple[str, ...]] = ("emergence.png",)  # of the collected tables
 
     @classmethod
     def of(

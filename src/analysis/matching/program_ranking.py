@@ -1,4 +1,4 @@
-"""A task's rival programs, each matched with the same model, and ranked.
+"""A task's programs, each matched with the same model, and ranked.
 
 Programs are ranked by their testable inner cuts alone: whatever solves the task passes the tests of
 its output. Interventions show what a model goes by, so two programs whose rest goes by the same at

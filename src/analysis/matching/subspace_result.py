@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...infra.errors import FaultError
 from ...infra.files import faults_named
-from ...infra.typed_tables import TypedTable
+from ...infra.typed_tables import TypedTable, separated
 from ..results import SUBSPACES, About, Key, Result
 from .subspace_search import Question, Subspace
 
@@ -69,7 +69,7 @@ class SubspaceRow:
     step: int | None
     program: str
     variable: str
-    same: tuple[str, ...]
+    same: tuple[str, ...] = field(metadata=separated("; ", since=2))
     site: str
     k: int
     width: int
@@ -105,7 +105,7 @@ class SubspaceResult(Result):
     searched: Searched | None = field(default=None, repr=False, compare=False)
 
     KIND: ClassVar[str] = SUBSPACES
-    TABLE: ClassVar = TypedTable(SubspaceRow, "subspaces.csv")
+    TABLE: ClassVar = TypedTable(SubspaceRow, "subspaces.csv", version=2)
     TABLES: ClassVar[Mapping[str, TypedTable[Any]]] = {"subspaces": TABLE}
     OTHERS: ClassVar[tuple[str, ...]] = (DIRECTIONS,)
 

@@ -42,8 +42,13 @@ class Cut:
 
     @property
     def name(self) -> str:
-        """The variables, joined."""
+        """The key of the cut in tables: its variables, joined by `+`."""
         return "+".join(self.variables)
+
+    @property
+    def label(self) -> str:
+        """The variables as a reader sees them: `indices, tokens`."""
+        return ", ".join(self.variables)
 
     def later(self, other: Cut) -> bool:
         """Return whether more steps are done at this cut than at the other."""

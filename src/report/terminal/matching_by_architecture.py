@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from rich.box import SIMPLE
@@ -16,7 +16,7 @@ from ...analysis.matching.match_result import ProgramRow
 from ...config.composition import with_overrides
 from ...config.naming import task_title
 from ...hypotheses.seed_groups import Group
-from ...infra.typed_tables import TypedTable
+from ...infra.typed_tables import TypedTable, separated
 from ...runs.result_store import changed_settings
 from ...runs.run_batches import Run
 from ...runs.run_results import RunResults
@@ -44,13 +44,13 @@ class RunVerdictRow:
     score: float | None
     score_low: float | None
     score_high: float | None
-    fused: tuple[str, ...]
+    fused: tuple[str, ...] = field(metadata=separated("; ", since=2))
     path: str
     why: str
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...] = field(metadata=separated("; ", since=2))
 
 
-VERDICTS = TypedTable(RunVerdictRow, "verdicts.csv")
+VERDICTS = TypedTable(RunVerdictRow, "verdicts.csv", version=2)
 
 
 def print_verdicts(

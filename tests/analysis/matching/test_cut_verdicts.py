@@ -185,7 +185,7 @@ def test_a_model_that_jumps_from_input_to_output_fuses_steps() -> None:
     verdict = judged(table)
     assert (verdict.verdict, verdict.missing) == (FUSES, (LEFT, BOTH))
     assert verdict.fused == ("l", "r", "o")
-    assert verdict.why == "l, r, o in one go: every site holds a cut, but none left, both"
+    assert verdict.why == "l, r, o in one go: every site holds a cut, but none holds left; both"
     assert [cut.verdict for cut in verdict.cuts][1:3] == [NOT_REALISED, NOT_REALISED]
     assert list(path_of(verdict).values()) == [INPUT, INPUT, OUTPUT, OUTPUT]
 
@@ -204,7 +204,7 @@ def test_a_cut_that_only_a_later_one_explains_is_not_realised() -> None:
 def test_a_model_with_a_site_that_holds_no_cut_is_different() -> None:
     verdict = judged(changed("second", {LEFT: 0.3, BOTH: 0.2, OUTPUT: 0.1}))
     assert (verdict.verdict, verdict.missing, verdict.fused) == (DIFFERENT, (BOTH,), ())
-    assert verdict.why == "both not realised, and no cut is held at second"
+    assert verdict.why == "both: not realised, and no cut is held at second"
     assert path_of(verdict)["second"] is None
     assert verdict.cuts[2].best is not None
     assert verdict.cuts[2].best.value == 0.2

@@ -149,8 +149,8 @@ def test_the_check_fails_a_wrong_alternative_and_an_inexact_reference(own: Path)
         (["--check", "--picture", "x.png"], "--check draws no picture"),
         (["sort", "--picture", "x.gif"], "must end in one of .png, .svg, .pdf"),
         (["nowhere.py:make"], "does not exist; give path/to/file.py:function"),
-        (["--check", "task=sort"], "a task is named once: leave out 'task=sort'"),
-        (["sort", "task.program=hist"], "a task is named once"),
+        (["--check", "task=sort"], "name the task only once: leave out 'task=sort'"),
+        (["sort", "task.program=hist"], "name the task only once"),
     ],
 )
 def test_a_users_mistake_is_one_line(
