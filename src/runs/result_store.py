@@ -17,12 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..analysis.ablation_names import KINDS, METHODS
 from ..analysis.circuits.circuit_result import CircuitResult
-from ..analysis.circuits.edge_scores import METHODS
 from ..analysis.explain.explanation_result import ExplanationResult
 from ..analysis.matching.match_result import MatchResult
 from ..analysis.matching.subspace_result import SubspaceResult
-from ..analysis.measures.rerun import KINDS
 from ..analysis.results import SETTINGS, About, Key, Result
 from ..config.printed_commands import setting_words
 from ..config.schema import AnalysisConfig
@@ -94,7 +93,7 @@ def save(where: Path, result: Result) -> Path:
             for stored in stored_results(where):
                 if stored.key == key and not stored.about.finished:
                     shutil.rmtree(stored.path)
-        gather(where, key)
+        gather_tables(where, key)
     return path
 
 
@@ -132,7 +131,7 @@ def is_gathered(where: Path, key: Key) -> bool:
     return True
 
 
-def gather(where: Path, key: Key) -> None:
+def gather_tables(where: Path, key: Key) -> None:
     """Write the tables of all checkpoints of a result's model, and the last one's pictures.
 
     Results with other settings of the analysis than the run's own are not collected.
@@ -309,7 +308,7 @@ def changed_settings(own: AnalysisConfig, now: AnalysisConfig) -> tuple[str, ...
     return tuple(word for word in changed if not word.startswith("analysis.device="))
 
 
-def key_of(kind: str, run: Loaded, settings: Sequence[str]) -> Key:
+def result_key(kind: str, run: Loaded, settings: Sequence[str]) -> Key:
     """Return the key of a result on a run, or on a task's reference."""
     of = () if isinstance(run, LoadedRun) else (f"inputs={run.inputs.digest()[:8]}",)
     return Key(kind, run.run, run.step, tuple(settings), of)

@@ -17,6 +17,7 @@ from algomatch.analysis.results import About, Key
 from algomatch.api.circuit import circuit
 from algomatch.api.train import train
 from algomatch.cli import main as cli
+from algomatch.cli.arguments import parted
 from algomatch.config.composition import compose
 from algomatch.infra.errors import UserError
 from algomatch.report.html.blocks import Table
@@ -209,7 +210,10 @@ def test_after_ctrl_c_kept_checkpoints_are_not_matched_again(
     with monkeypatch.context() as patched:
         patched.setattr(match_module, "_matched", counted)
         assert cli.main(given) == 130
-    assert f"interrupted; the results so far are in '{run / 'matching'}'" in capsys.readouterr().err
+    assert (
+        f"interrupted; the results so far are in '{run / 'matching'}'; the same command continues"
+        in capsys.readouterr().err
+    )
     assert matched == steps[:2]
     before = [p.stat().st_mtime_ns for p in sorted((run / "matching").glob("step-*/programs.csv"))]
     assert cli.main(given) == 0
@@ -222,6 +226,60 @@ def test_after_ctrl_c_kept_checkpoints_are_not_matched_again(
     assert cli.main([*given, "--again"]) == 0
     again = [p.stat().st_mtime_ns for p in sorted((run / "matching").glob("step-*/programs.csv"))]
     assert all(new > old for new, old in zip(again, after, strict=True))
+
+
+@pytest.mark.parametrize("place", ["run/checkpoints/step-00000001", "lone/alone.safetensors"])
+def test_the_next_command_is_of_the_model_that_was_analysed(
+    place: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(run.parent)
+    Path("lone").mkdir()
+    shutil.copy(run / "checkpoints/step-00000001/model.safetensors", "lone/alone.safetensors")
+    assert cli.main(["match", place, "--no-sides"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: algomatch circuit {place}"
+    assert cli.main(["explain", place]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    if place.startswith("run"):
+        assert last == "next: algomatch report run"
+    else:
+        assert last.endswith("collected: lone/explanation"), "no page is of a file alone"
+
+
+def test_a_damaged_run_is_told_before_the_work(run: Path, capsys: Capture) -> None:
+    (run / "run.json").write_text("{")
+    assert cli.main(["match", str(run)]) == 2
+    printed = capsys.readouterr()
+    assert f"'{run / 'run.json'}' is damaged" in printed.err
+    assert printed.out == ""
+    assert not (run / "matching").exists()
+
+
+def test_after_ctrl_c_while_wandb_is_logged_to_it_is_said_that_the_result_is_there(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from algomatch.tracking import wandb_log
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wandb_log, "log_analysis", interrupted)
+    assert cli.main(["match", str(run), "--no-sides"]) == 130
+    (result,) = (run / "matching").glob("step-*")
+    whole = f"interrupted while W&B was logged to; the result is whole, in '{result}'"
+    assert whole in capsys.readouterr().err
+
+
+def test_a_folder_named_like_a_setting_is_a_folder(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "lr=0.1")
+    Path("analysis.seed=1").mkdir()
+    assert parted(["lr=0.1", "analysis.seed=1", "lr=0.2"]) == (
+        ["analysis.seed=1", "lr=0.2"], ["lr=0.1"],
+    )  # fmt: skip
+    assert cli.main(["analyze", "lr=0.1"]) == 0
+    assert "equal the recorded ones" in capsys.readouterr().out
 
 
 def test_a_reference_is_matched_itself(run: Path, capsys: Capture) -> None:

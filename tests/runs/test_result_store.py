@@ -18,7 +18,7 @@ from algomatch.analysis.results import CIRCUIT, MATCH, SETTINGS, About, Key
 from algomatch.runs.result_store import (
     adopt,
     collected,
-    gather,
+    gather_tables,
     is_gathered,
     is_there,
     save,
@@ -272,7 +272,7 @@ def test_what_was_not_gathered_is_known(tmp_path: Path) -> None:
     assert is_gathered(tmp_path, key)
     (tmp_path / "programs.csv").unlink()
     assert not is_gathered(tmp_path, key)
-    gather(tmp_path, key)
+    gather_tables(tmp_path, key)
     assert is_gathered(tmp_path, key)
     assert table(tmp_path) == [("10", "a"), ("10", "b")]
     earlier = (tmp_path / "step-00000010" / SETTINGS).stat().st_mtime - 60

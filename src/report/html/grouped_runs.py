@@ -67,7 +67,7 @@ class Gathered:
         return [run for group in self.groups for run in group.runs]
 
 
-def gather(
+def gather_runs(
     folders: Sequence[RunFolder], where: str, say: Say, left_out: Sequence[str] = ()
 ) -> Gathered:
     """Group several runs; `say` receives progress messages.
