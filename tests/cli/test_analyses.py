@@ -217,7 +217,7 @@ def test_after_ctrl_c_kept_checkpoints_are_not_matched_again(
     assert matched == steps[:2]
     before = [p.stat().st_mtime_ns for p in sorted((run / "matching").glob("step-*/programs.csv"))]
     assert cli.main(given) == 0
-    assert f"2 of {len(steps)} checkpoints are done" in capsys.readouterr().out
+    assert f"2 of {len(steps)} checkpoints are already done" in capsys.readouterr().out
     after = [p.stat().st_mtime_ns for p in sorted((run / "matching").glob("step-*/programs.csv"))]
     assert after[:2] == before
     assert len(after) == len(steps)
