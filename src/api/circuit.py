@@ -36,7 +36,7 @@ from ..analysis.circuits.true_circuit import true_edges
 from ..analysis.matching.cut_tests import exact_share
 from ..analysis.matching.cut_verdicts import variable_matches
 from ..analysis.matching.program_ranking import candidate, rule_of, standing
-from ..config.devices import usual_device, usual_overrides
+from ..config.devices import usual_device
 from ..config.schema import AnalysisConfig
 from ..data.donors import bases_of
 from ..data.inputs import InputSet
@@ -76,7 +76,7 @@ def circuit(
     Raises:
         UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
-    loaded = opened(run, overrides, usual_overrides("circuit"))
+    loaded = opened(run, overrides, "circuit")
     circuits = circuits_of(loaded, methods=methods, kinds=kinds, console=console)
     usual = replace(loaded.usual, device=usual_device("circuit", loaded.usual.device))
     settings = result_settings(usual, loaded.config.analysis, methods=methods, kinds=kinds)

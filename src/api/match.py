@@ -71,7 +71,7 @@ def match(
     Raises:
         UserError: there is no checkpoint, or a name is not one of the task's programs.
     """
-    loaded = opened(run, overrides)
+    loaded = opened(run, overrides, "match")
     (matching,) = match_each([loaded], programs=programs, sides=sides, console=console)
     settings = result_settings(loaded.usual, loaded.config.analysis, programs=programs, sides=sides)
     key = result_key(MatchResult.KIND, loaded, settings)

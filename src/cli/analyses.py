@@ -24,7 +24,7 @@ from .arguments import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..analysis.results import Key, Result
+    from ..analysis.results import About, Key, Result
     from ..config.schema import Config, TaskConfig
     from ..runs.loaded_run import Loaded
     from ..runs.run_folder import RunFolder
@@ -146,7 +146,7 @@ def analyse(
     if not several:
         _need_checkpoint(analysis, words, options, reference)
     if places:
-        check_overrides(overrides)
+        check_overrides(overrides, analysis.verb)
         options = replace(options, overrides=tuple(overrides))
     refuse_file("--output", output)
     analysis.check(options)
@@ -219,8 +219,8 @@ def _analyse(
     unwritten.tell()
     analysis.gathered(where)
     if stored:
-        say_where([path for path, _ in stored.values()], where, screen)
         path, result = [*stored.values()][-1]
+        say_where([path for path, _ in stored.values()], where, screen, result.about)
         if folder is not None:
             log_result(folder, where.name, result, path, screen)
 
@@ -231,8 +231,8 @@ def _command(*words: object) -> str:
     return command(*words)
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse overrides that are not settings of the analysis, before anything is loaded.
+def check_overrides(overrides: Sequence[str], verb: str) -> None:
+    """Refuse overrides that the verb does not use, or nonsense, before anything is loaded.
 
     Raises:
         UserError: one is not.
@@ -241,7 +241,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
         from ..config.composition import with_overrides
         from ..config.schema import Config
 
-        with_overrides(Config(), overrides)
+        analysis = with_overrides(Config(), overrides, verb).analysis
+        if analysis.measures is not None:
+            from ..analysis.measures.registered_measures import check_measures
+
+            check_measures(analysis.measures)
 
 
 def check_given_device(device: str | None) -> None:
@@ -460,11 +464,18 @@ def log_result(run: RunFolder, name: str, result: Result, path: Path, console: C
         raise Interrupted(told, signal.SIGINT) from None
 
 
-def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
-    """Say where results are: their own folder, and that of the collected tables."""
+def say_where(folders: Sequence[Path], where: Path, console: Console, about: About) -> None:
+    """Say where results are: their own folder, and that of the collected tables.
+
+    `about` is that of the last result.
+    """
     from ..analysis.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
-    line = f"{', '.join(names)}: {folders[-1]}{more}; collected: {where}"
+    collected = f"collected: {where}"
+    if overrides := about.overrides:
+        own = "only results with the run's own settings are"
+        collected = f"not collected, since {' '.join(overrides)}: {own}"
+    line = f"{', '.join(names)}: {folders[-1]}{more}; {collected}"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

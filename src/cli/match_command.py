@@ -65,7 +65,7 @@ def match(
     options = Options({"programs": programs, "device": device, "all": every, "no-sides": no_sides})
     if are_several(places) and not reference:
         check_given_device(device)
-        check_overrides(overrides)
+        check_overrides(overrides, MATCH.verb)
         refuse_file("--output", output)
         run_folders(map(Path, places))
         options = Options(options.values, tuple(overrides))
@@ -145,11 +145,11 @@ def _match_runs(
     except FaultError as error:  # of some runs: the verdicts on the others are shown
         failed = error
     groups = grouped(load_runs(runs, left_out))
-    print_verdicts(groups, screen)
+    print_verdicts(groups, screen, options.overrides)
     for line in left_out:
         screen.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
     with faults_named(f"write '{where}'"):
-        write_file(where, verdicts_csv(groups))
+        write_file(where, verdicts_csv(groups, options.overrides))
     screen.print(f"every run: {where}", soft_wrap=True, highlight=False, markup=False)
     if failed is not None:
         raise failed
