@@ -409,7 +409,7 @@ def test_values_on_the_bound_are_taken(overrides: list[str]) -> None:
 
 WHOLE = "must be a whole number"
 KINDS = {
-    "seed=1.5": f"seed=1.5 {WHOLE} (it seeds initialisation and batches)",
+    "seed=1.5": f"seed=1.5 {WHOLE} (seed of the initialisation and the batches)",
     "seed=true": f"seed=true {WHOLE} (it",
     "seed=abc": f"seed=abc {WHOLE} (it",
     "seed=null": f"seed=null {WHOLE} (it",
