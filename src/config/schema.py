@@ -444,5 +444,5 @@ def _rules_between(config: Config) -> Iterator[tuple[bool, str]]:
     )
     yield (
         re.fullmatch(r"[\w.-]+", task.name) is not None,
-        f"task.name={task.name} must have letters, digits, '_', '.' and '-' only: it names files",
+        f"task.name={task.name} must be letters, digits, '_', '.' and '-' only: it names files",
     )

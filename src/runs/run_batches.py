@@ -99,7 +99,7 @@ def _run_folders(path: Path) -> list[Path]:
         inside = sorted(path.iterdir()) if path.is_dir() else []
         runs = [folder for folder in inside if not folder.name.startswith(".") and is_run(folder)]
     if not runs:
-        raise UserError(f"'{path}' is not a run folder, and contains none directly")
+        raise UserError(f"'{path}' is not a run folder and does not directly contain one")
     return runs
 
 
@@ -112,7 +112,7 @@ def load_run(folder: RunFolder) -> Run:
     """
     rows = [row for row in folder.measurements() if not row.measure.startswith("training/")]
     if not rows:
-        raise UserError(f"'{folder.path}' holds no checkpoint, and so no measurements")
+        raise UserError(f"'{folder.path}' has no checkpoint, so it has no measurements")
     curves: dict[str, dict[int, Measurement]] = defaultdict(dict)
     for step, at_step in groupby(rows, key=lambda row: row.step):
         for row in headlines(at_step):

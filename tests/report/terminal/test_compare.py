@@ -442,10 +442,10 @@ def test_the_command_compares_and_says_where_the_numbers_are(
     ("arguments", "line"),
     [
         (["{tmp}/nope"], "'{tmp}/nope' does not exist"),
-        (["{tmp}/empty"], "'{tmp}/empty' is not a run folder, and contains none directly"),
+        (["{tmp}/empty"], "'{tmp}/empty' is not a run folder and does not directly contain one"),
         (["{runs}/notes.txt"], "'{runs}/notes.txt' is not a run folder, and contains none direct"),
         (["{runs}", "{runs}/1L-0"], "run folder '{runs}/1L-0' is given twice: name every run once"),
-        (["{tmp}/../{name}/bare"], "bare' holds no checkpoint, and so no measurements"),
+        (["{tmp}/../{name}/bare"], "bare' has no checkpoint, so it has no measurements"),
         (["{runs}", "--output", "{runs}/notes.txt"], "--output {runs}/notes.txt is a file: give a"),
         (["{runs}", "--outputs"], "unknown option '--outputs': did you mean '--output'?"),
     ],
