@@ -173,8 +173,8 @@ def find(path: Path) -> Path:
     in_run = sorted(file for file in files if is_step_folder(file.parent))
     if in_run:
         return in_run[-1]
-    what = "holds no checkpoint" if path.exists() else "does not exist"
-    raise UserError(f"checkpoint '{path}' {what}: give a {WEIGHTS}, its folder, or a run folder")
+    what = f"'{path}' has no checkpoint" if path.exists() else f"checkpoint '{path}' does not exist"
+    raise UserError(f"{what}: give a {WEIGHTS}, its folder, or a run folder")
 
 
 def beside(path: Path) -> Path:

@@ -132,7 +132,7 @@ def one_line(stderr: str) -> str:
         ("", ["no command is given; valid: analyze, circuit", "--help"]),
         ("analyze", ["analyze takes one checkpoint, not none"]),
         ("analyze nope", ["checkpoint 'nope' does not exist", "model.safetensors, its folder"]),
-        ("analyze .", ["checkpoint '.' holds no checkpoint", "or a run folder"]),
+        ("analyze .", ["'.' has no checkpoint", "or a run folder"]),
         ("analyze . more", ["analyze takes one checkpoint, not . more"]),
         ("analyze . --foo", ["unknown option '--foo'", "--all, --device, --help, --output"]),
     ],
@@ -254,7 +254,10 @@ CHOICES = "valid: is_nothing, is_short, make_for, make_inf"
         ("task=needs.py:make_x", ["needs.py' cannot be imported (line 1): ModuleNotFoundError: "]),
         (
             "task=own.py:make_for",
-            ["'make_for' takes the argument 'length'", "but vocabulary, min_length, max_length"],
+            [
+                "'make_for' takes the argument 'length'",
+                "only take vocabulary, min_length, max_length",
+            ],
         ),
         ("task=own.py:make_text", ["'make_text' returned a str: it must return an s-op"]),
         ("task=own.py:make_nothing", ["returned None: it must return an s-op"]),

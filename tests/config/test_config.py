@@ -455,7 +455,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_key_value_and_rule(override: 
         compose([override])
     message = str(caught.value)
     assert message.startswith(KINDS[override])
-    assert KINDS[override].endswith("(it") or message == KINDS[override]
+    assert KINDS[override].endswith("(seed of") or message == KINDS[override]
 
 
 def test_every_whole_number_says_what_it_counts() -> None:

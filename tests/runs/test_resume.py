@@ -119,7 +119,7 @@ def test_a_finished_run_whose_checkpoints_are_gone_says_so(whole: Path, tmp_path
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="has no checkpoint"):
         resume(folder, quiet())
 
 

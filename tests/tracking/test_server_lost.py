@@ -72,7 +72,7 @@ def test_runs_that_cannot_be_logged_keep_no_others_from_it(tmp_path: Path) -> No
     with WandbServer() as server:
         code, out, err = run("log", os.fspath(tmp_path / "runs"), environment=server.environment())
         assert code == 1
-        assert f"! '{empty}' holds no checkpoint" in " ".join(out.split())
+        assert f"! '{empty}' has no checkpoint" in " ".join(out.split())
         assert "1 of 2 runs were not logged completely" in err
         [seen] = server.runs.values()
         check_complete(seen, whole)

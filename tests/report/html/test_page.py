@@ -148,7 +148,7 @@ def test_an_unfinished_run_is_shown_at_its_step(bare: Path, tmp_path: Path) -> N
     for folder in (mine / "checkpoints").iterdir():
         shutil.rmtree(folder)
     text = Reader(page_of(mine, to=tmp_path)).text
-    assert "holds no checkpoint yet" in text
+    assert "has no checkpoint yet" in text
 
 
 def test_without_weights_it_says_so(bare: Path, tmp_path: Path) -> None:
