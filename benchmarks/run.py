@@ -28,13 +28,13 @@ from rich.console import Console
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from algomatch.analysis.ablation_names import KINDS
 from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.accuracy import Outcome, outcome, side_by_side
 from algomatch.analysis.measures.registered_measures import default_measures
 from algomatch.analysis.measures.rerun import (
-    KINDS,
     Donors,
     Means,
     Rerun,

@@ -12,6 +12,7 @@ from ..analysis.measures.suite import measure
 from ..infra.progress import Steps
 from ..runs import checkpoints
 from ..runs.loaded_run import Loaded, Openable, opened
+from ..runs.places import find_checkpoint
 from .preparation import context_of
 
 
@@ -41,13 +42,13 @@ def analyze(
         UserError: there is no checkpoint.
         FaultError: the record beside it is damaged.
     """
-    run = opened(run, overrides)
+    run = opened(run, overrides, "analyze")
     context = context_of(run.inputs, run.reference, run.shape, run.config)
     with Steps(console, "measuring", 1) as steps, steps.part(run.title):
         rows = [row.at(run.run, run.step or 0) for row in measure(run.bridge, context)]
     if run.path is None or run.step is None or _changes_numbers(run):
         return Analysis(run, rows, None)
-    record = checkpoints.find(run.path).parent
+    record = find_checkpoint(run.path).parent
     if not (record / checkpoints.ROWS).is_file():
         return Analysis(run, rows, None)
     recorded = [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from rich.console import Console
 
+from ..analysis.ablation_names import KINDS, METHODS, chosen
 from ..analysis.circuits.circuit_result import CircuitResult, Circuits, Truth
 from ..analysis.circuits.edge_scores import (
-    METHODS,
     AblatedGraph,
     AblationCases,
     Scores,
@@ -35,11 +36,11 @@ from ..analysis.circuits.true_circuit import true_edges
 from ..analysis.matching.cut_tests import exact_share
 from ..analysis.matching.cut_verdicts import variable_matches
 from ..analysis.matching.program_ranking import candidate, rule_of, standing
-from ..analysis.measures.rerun import KINDS
+from ..config.devices import usual_device
 from ..config.schema import AnalysisConfig
 from ..data.donors import bases_of
 from ..data.inputs import InputSet
-from ..infra.errors import UserError, one_of
+from ..infra.errors import UserError
 from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told, stage
 from ..models.reference import Reference
@@ -47,7 +48,7 @@ from ..models.shapes import random_inits
 from ..models.task_model import TaskModel, task_model_of
 from ..models.wiring import Edge, Wiring, wired
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
-from ..runs.result_store import key_of, result_settings
+from ..runs.result_store import result_key, result_settings
 
 Keep = Callable[[Circuits], object]
 CHECKED = 50  # inputs on which a graph is checked
@@ -66,7 +67,8 @@ def circuit(
     """Find and judge the circuits of a checkpoint's model, and compare with the reference's.
 
     A reference's own are compared with its true circuit. `methods` and `kinds` of ablation are all
-    unless named. Overrides, `analysis.key=value`, go with a path.
+    unless named. Overrides, `analysis.key=value`, go with a path; it runs on the CPU unless they
+    say otherwise, with `analysis.device`.
 
     Example:
         result = algomatch.circuit("runs/RUN", methods=["eap"], kinds=["mean"])
@@ -74,10 +76,11 @@ def circuit(
     Raises:
         UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
-    loaded = opened(run, overrides)
+    loaded = opened(run, overrides, "circuit")
     circuits = circuits_of(loaded, methods=methods, kinds=kinds, console=console)
-    settings = result_settings(loaded.usual, loaded.config.analysis, methods=methods, kinds=kinds)
-    return CircuitResult.of(circuits, key_of(CircuitResult.KIND, loaded, settings))
+    usual = replace(loaded.usual, device=usual_device("circuit", loaded.usual.device))
+    settings = result_settings(usual, loaded.config.analysis, methods=methods, kinds=kinds)
+    return CircuitResult.of(circuits, result_key(CircuitResult.KIND, loaded, settings))
 
 
 def circuits_of(
@@ -134,8 +137,8 @@ def find_circuits(
     whole = cases_of(inputs, task_model, config.seed)
     some = cases_of(inputs, task_model, config.seed, rows)
     others = cases_of(inputs, task_model, config.seed + 1, _others(inputs, rows, config))
-    chosen = _chosen("method", methods, METHODS)
-    wanted = [kind for kind in _chosen("kind", kinds, KINDS) if kind in some.kinds]
+    by = chosen("method", methods, METHODS)
+    wanted = [kind for kind in chosen("kind", kinds, KINDS) if kind in some.kinds]
     if not wanted:
         raise UserError(f"all lists have the same length, so there is no {', '.join(kinds)}")
     circuits = Circuits(
@@ -145,7 +148,7 @@ def find_circuits(
     circuits.searched_on = len(rows)
     if compiled and reference is not None:
         circuits.truth = Truth(true_edges(wiring.native, wiring))
-    with Steps(console, "circuits", len(wanted) * len(chosen) + 3) as steps:
+    with Steps(console, "circuits", len(wanted) * len(by) + 3) as steps:
         for kind in wanted:
             ablated, all_of_them = (
                 AblatedGraph(wiring, some, kind),
@@ -153,7 +156,7 @@ def find_circuits(
             )
             if circuits.truth is not None:
                 circuits.truth.visible[kind] = visible(ablated, circuits.truth.real)
-            for method in chosen:
+            for method in by:
                 with steps.part(f"{method}, {kind}") as told:
                     _search(circuits, method, ablated, all_of_them, config, told)
                     if keep is not None:
@@ -191,13 +194,6 @@ def _others(inputs: InputSet, rows: torch.Tensor, config: AnalysisConfig) -> tor
     if len(kept) < max(1, len(rows) // 2):
         return bases_of(inputs, len(inputs), generator)
     return kept[bases_of(inputs.at(kept), config.circuit_cases, generator)]
-
-
-def _chosen(what: str, given: Sequence[str], known: Sequence[str] | dict[str, str]) -> list[str]:
-    for name in given:
-        if name not in known:
-            raise UserError(f"unknown {what} '{name}': {one_of(name, list(known))}")
-    return [name for name in known if not given or name in given]
 
 
 def _search(

@@ -23,7 +23,7 @@ from ..infra.progress import Steps, Told
 from ..models.bridges import plain_model
 from ..models.shapes import random_inits
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
-from ..runs.result_store import key_of, result_settings
+from ..runs.result_store import result_key, result_settings
 
 INITS = 3  # random inits that are searched as a control
 
@@ -47,9 +47,9 @@ def explain(
     Raises:
         UserError: there is no checkpoint, or the task cannot be compiled.
     """
-    loaded = opened(run, overrides)
+    loaded = opened(run, overrides, "explain")
     settings = result_settings(loaded.usual, loaded.config.analysis)
-    key = key_of(ExplanationResult.KIND, loaded, settings)
+    key = result_key(ExplanationResult.KIND, loaded, settings)
     return ExplanationResult.of(explanation_of(loaded, console=console), key)
 
 

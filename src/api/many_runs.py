@@ -22,7 +22,7 @@ from ..analysis.results import MATCH, Key
 from ..infra.errors import FaultError, Interrupted, UserError
 from ..infra.files import faults_named, last_words
 from ..infra.processes import Job, JobExits, Report, work_off
-from ..runs.result_store import adopt, gather, is_gathered, is_there
+from ..runs.result_store import adopt, gather_tables, is_gathered, is_there
 from ..runs.run_folder import RunFolder
 
 LOG = "log.txt"  # the command's output
@@ -61,7 +61,7 @@ class _Part:
     codes: ctypes.Array[ctypes.c_longlong]
 
 
-def each_alone(
+def call_for_each(
     command: str, works: Sequence[Work], jobs: int, again: bool, main: Main, console: Console
 ) -> None:
     """Call `main` with the command, a run and its options, for all undone runs side by side.
@@ -98,7 +98,7 @@ def _not_gathered(work: Work) -> str:
         for key in {key.kind: key for key in work.keys}.values():
             if is_gathered(work.where, key):
                 continue
-            gather(work.where, key)
+            gather_tables(work.where, key)
             if key.kind == MATCH:
                 from ..report.figures.result_pictures import draw_emergence
 

@@ -22,21 +22,18 @@ from ..analysis.matching.program_ranking import (
     rule_of,
     selectors_of,
 )
-from ..config.composition import names_file
 from ..config.devices import check_accelerator, check_device
 from ..config.schema import Config
 from ..data.inputs import InputSet, input_set
 from ..data.program_copies import same_programs
 from ..data.tasks import make_task
-from ..data.user_functions import load_function
-from ..infra.errors import UserError
 from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.foreign import load_gpt2, random_gpt2
 from ..models.shapes import init_seed
 from ..models.training import mean_loss
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
-from ..runs.result_store import key_of, result_settings
+from ..runs.result_store import result_key, result_settings
 from .preparation import prepare
 
 
@@ -74,10 +71,10 @@ def match(
     Raises:
         UserError: there is no checkpoint, or a name is not one of the task's programs.
     """
-    loaded = opened(run, overrides)
+    loaded = opened(run, overrides, "match")
     (matching,) = match_each([loaded], programs=programs, sides=sides, console=console)
     settings = result_settings(loaded.usual, loaded.config.analysis, programs=programs, sides=sides)
-    key = key_of(MatchResult.KIND, loaded, settings)
+    key = result_key(MatchResult.KIND, loaded, settings)
     return MatchResult.of(matching, key.settings, sides, key.of)
 
 
@@ -143,22 +140,20 @@ def _matched(
 def match_folder(
     folder: Path,
     config: Config,
-    encoder: str,
-    reader: str | None,
+    encode: Callable[..., Any],
+    read: Callable[..., Any] | None,
     programs: Sequence[str],
     console: Console,
 ) -> Matching:
     """Match a GPT-2 of a user's own folder with the programs of a task: all, or those named.
 
-    `encoder` and `reader` name a function each, `path/to/file.py:function`.
+    `encode` makes the model's ids of a list of tokens, `read` the id of an output's logit.
 
     Raises:
-        UserError: the model or a function does not exist, or they do not fit the task.
+        UserError: the model does not exist, or the functions do not fit the task.
         FaultError: the file system failed.
     """
     check_device(config.analysis.device)
-    encode = _function_of("--encoder", encoder)
-    read = None if reader is None else _function_of("--reader", reader)
     analysis = config.analysis
     bridge = load_gpt2(folder, analysis.device)
     untrained = [
@@ -174,16 +169,6 @@ def match_folder(
             config=config.analysis, programs=programs, untrained=untrained, progress=told,
         )  # fmt: skip
     return Matching(folder.resolve().name, None, None, standings, rule_of(config.analysis), heads)
-
-
-def _function_of(option: str, place: str) -> Callable[..., Any]:
-    """Return the function that an option names."""
-    if not names_file(place):
-        raise UserError(f"{option} {place}: give path/to/file.py:function")
-    try:
-        return load_function(place)
-    except UserError as error:
-        raise UserError(f"{option}: {error}") from error
 
 
 def match_controls(config: Config, console: Console) -> list[KnownAnswer]:

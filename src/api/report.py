@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,10 @@ from ..analysis.head_attention import active_heads
 from ..config.schema import Config
 from ..data.inputs import InputSet
 from ..infra.errors import FaultError, UserError
-from ..infra.files import faults_named, refuse_unwritable, write_file
+from ..infra.files import faults_named, refuse_file, refuse_unwritable, write_file
 from ..models.reference import build_reference
 from ..report.figures.sweep_figures import summary_files
-from ..report.html.grouped_runs import gather
+from ..report.html.grouped_runs import gather_runs
 from ..report.html.page import rendered
 from ..report.html.run_page import run_page
 from ..report.html.sweep_page import sweep_page
@@ -54,10 +53,7 @@ def report(
     folder = None if tables is None else Path(tables)
     if page.is_dir():
         raise UserError(f"--output {page} is a folder: give a file, as in {page}/report.html")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UserError(f"--tables {folder} is a file: give a folder")
-    for path in paths:
-        _check(path)
+    refuse_file("--tables", folder)
     left_out = list[str]()
     folders = find_runs(paths, left_out)
     if folder is not None and len(folders) == 1:
@@ -77,7 +73,7 @@ def report(
         if len(folders) == 1:
             made_page = run_page(folders[0], title, partial(_attention, folders[0]), say)
         else:
-            gathered = gather(folders, where, say, left_out)
+            gathered = gather_runs(folders, where, say, left_out)
             left_out = list(gathered.left_out)
             made_page = sweep_page(gathered, title, paths)
             if folder is not None:
@@ -101,24 +97,6 @@ def report(
     for line in lines:
         screen.print(line, soft_wrap=True, highlight=False, markup=False)
     return page
-
-
-def _check(path: Path) -> None:
-    """Refuse a path that does not exist, and suggest a similar one.
-
-    Raises:
-        UserError: the path does not exist.
-    """
-    with faults_named(f"look for runs in '{path}'"):
-        if path.exists():
-            return
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        names = [
-            folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")
-        ]
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    hint = f": did you mean '{path.parent / near[0]}'?" if near else ""
-    raise UserError(f"'{path}' does not exist{hint}")
 
 
 def _attention(folder: RunFolder, inputs: InputSet | None) -> AttentionPatterns:

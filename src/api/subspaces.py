@@ -11,6 +11,7 @@ from ..analysis.controls.known_models import learned_by_heart
 from ..analysis.matching import subspace_search as search
 from ..analysis.matching.program_ranking import programs_of
 from ..analysis.matching.subspace_result import Searched, SubspaceResult
+from ..config.devices import usual_device
 from ..infra.errors import UserError
 from ..infra.progress import Steps
 from ..models.shapes import random_inits
@@ -33,7 +34,8 @@ def subspaces(
 
     The program is the task's own unless named. It is matched first: where the whole residual holds
     a variable, no subspace is searched for it; nor is any in a model that does not solve the task.
-    Overrides, `analysis.key=value`, go with a path.
+    Overrides, `analysis.key=value`, go with a path; it runs on the CPU unless they say otherwise,
+    with `analysis.device`.
 
     Example:
         result = algomatch.subspaces("runs/RUN", program="reverse")
@@ -42,10 +44,11 @@ def subspaces(
         UserError: there is no checkpoint, or the task has no such program.
         NotFiniteError: the training of the control on shuffled labels diverged.
     """
-    loaded = opened(run, overrides)
+    loaded = opened(run, overrides, "subspaces")
     searched = searched_of(loaded, program=program, console=console)
     own = program_setting(program)
-    settings = (own, *result_settings(loaded.usual, loaded.config.analysis))
+    usual = replace(loaded.usual, device=usual_device("subspaces", loaded.usual.device))
+    settings = (own, *result_settings(usual, loaded.config.analysis))
     return SubspaceResult.of(searched, settings)
 
 

@@ -44,7 +44,8 @@ from ..report.terminal.tables import say as printed
 from ..runs import checkpoints
 from ..runs.control_record import failing
 from ..runs.loaded_run import check_same_inputs
-from ..runs.run_folder import RunFolder, refuse_existing
+from ..runs.places import refuse_existing
+from ..runs.run_folder import RunFolder
 from ..tracking.callbacks import GracefulStop, ProgressBar, Recorder, StepReport
 from ..tracking.wandb_log import WandbLog
 from .preparation import prepare

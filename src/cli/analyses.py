@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..infra.errors import Interrupted, UserError
 from .arguments import (
-    SETTING,
     TASK_KEYS,
     composed,
     console,
-    key_of,
+    is_setting,
     need_at_least,
+    need_runs,
     parted,
     say_next,
+    setting_key,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..analysis.results import Key, Result
-    from ..config.schema import Config
+    from ..analysis.results import About, Key, Result
+    from ..config.schema import Config, TaskConfig
     from ..runs.loaded_run import Loaded
     from ..runs.run_folder import RunFolder
 
@@ -63,6 +64,12 @@ class Options:
         value = self.values.get(name)
         return value if isinstance(value, tuple) else ()
 
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The programs that are named."""
+        program = self.values.get("program")
+        return (program,) if isinstance(program, str) else self.given("programs")
+
     def settings(self, config: Config) -> tuple[str, ...]:
         """Return what of the options changes the numbers of a result, and is not the default.
 
@@ -84,8 +91,7 @@ class Verb:
     """What one verb does with runs: its name, where results go, and who makes and writes them.
 
     `compute` calls what it is given with each finding, also with an unfinished one; `result` makes
-    the Result of it that is written, for a key. `device` is where the models run unless a device is
-    given; None is the run's own. `following` is the verb to go on with.
+    the Result of it that is written, for a key. `following` is the verb to go on with.
     """
 
     verb: str
@@ -95,15 +101,20 @@ class Verb:
     result: Callable[[Any, Key, bool], Result]
     show: Callable[[Sequence[Any], Console], None]
     following: str
-    device: str | None = None
     of_reference: bool = True
     gathered: Callable[[Path], object] = lambda where: None  # what is drawn of all checkpoints
     settings: Callable[[Options], tuple[str, ...]] | None = None  # of the keys, if it has its own
+    check: Callable[[Options], None] = lambda options: None  # refuses names that there are not
 
     def key_settings(self, options: Options, config: Config) -> tuple[str, ...]:
         """Return the settings of a result's key; `config` is the run's own."""
+        from ..config.devices import usual_device
+
+        analysis = config.analysis
+        device = usual_device(self.verb, analysis.device)
+        usual = replace(config, analysis=replace(analysis, device=device))
         own = () if self.settings is None else self.settings(options)
-        return (*own, *options.settings(config))
+        return (*own, *options.settings(usual))
 
 
 def analyse(
@@ -125,32 +136,41 @@ def analyse(
         FaultError: a result could not be written; it was printed.
         Interrupted: by Ctrl-C.
     """
+    from ..infra.files import refuse_file
+
     device = options.values.get("device")
     check_given_device(device if isinstance(device, str) else None)
     overrides, places = parted(words)
     screen = console()
-    if reference and not analysis.of_reference:
-        raise UserError(f"{analysis.verb} takes a trained model, not a reference")
-    if not (reference and not places):
-        check_overrides(overrides)
+    several = are_several(places) and not reference
+    if not several:
+        _need_checkpoint(analysis, words, options, reference)
+    if places:
+        check_overrides(overrides, analysis.verb)
         options = replace(options, overrides=tuple(overrides))
-    if are_several(places) and not reference:
+    refuse_file("--output", output)
+    analysis.check(options)
+    if several:
         refuse_output(output, analysis.folder)
+        need_runs(analysis.verb, places)
         runs = readable_runs(places, screen)
-        each_alone(analysis, runs, options, jobs=jobs, again=again, console=screen)
+        analyse_each(analysis, runs, options, jobs=jobs, again=again, console=screen)
         say_next(_command("report", *map(Path, places)), screen)
         return
     every = bool(options.values.get("all"))
-    refuse_several(jobs, again and not every)
+    refuse_several(jobs, again and not every, "all" in options.values)
+    for place in places:
+        _check_place(Path(place), options.programs)
     loaded, where, keys = _opened(analysis, words, reference, options, output)
     _analyse(analysis, loaded, where, keys, options, again=again or not every, screen=screen)
-    following = analysis.following
-    if loaded[0].path is None:
+    if not places:
         from ..config.printed_commands import task_words
 
         say_next(_command("train", *task_words(loaded[0].config.task)), screen)
-    else:
-        say_next(_command(following, loaded[0].home or loaded[0].path), screen)
+    elif analysis.following != "report":
+        say_next(_command(analysis.following, Path(places[0])), screen)
+    elif (folder := loaded[0].folder) is not None:  # a page is of a whole run
+        say_next(_command("report", folder.path), screen)
 
 
 def _analyse(
@@ -164,6 +184,7 @@ def _analyse(
     screen: Console,
 ) -> None:
     """Analyse checkpoints of one run, those that are not done yet unless `again`."""
+    folder = loaded[0].folder  # a damaged one is told before the work
     from ..infra.files import Unwritten
     from ..report.figures.result_pictures import drawn
     from ..runs.result_store import is_there, save
@@ -191,15 +212,17 @@ def _analyse(
         try:
             results = analysis.compute([run for run, _ in left], options, keep, screen)
         except KeyboardInterrupt:
-            kept = f"; the results so far are in '{where}'" if stored else ""
-            raise Interrupted(f"interrupted{kept}", signal.SIGINT) from None
+            on = "starts anew" if again else "continues"
+            kept = f"; the results so far are in '{where}'; the same command {on}"
+            raise Interrupted(f"interrupted{kept * bool(stored)}", signal.SIGINT) from None
         analysis.show(results, screen)
     unwritten.tell()
     analysis.gathered(where)
     if stored:
-        say_where([folder for folder, _ in stored.values()], where, screen)
-        folder, result = [*stored.values()][-1]
-        log_result(loaded[0], where.name, result, folder, screen)
+        path, result = [*stored.values()][-1]
+        say_where([path for path, _ in stored.values()], where, screen, result.about)
+        if folder is not None:
+            log_result(folder, where.name, result, path, screen)
 
 
 def _command(*words: object) -> str:
@@ -208,8 +231,8 @@ def _command(*words: object) -> str:
     return command(*words)
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse overrides that are not settings of the analysis, before anything is loaded.
+def check_overrides(overrides: Sequence[str], verb: str) -> None:
+    """Refuse overrides that the verb does not use, or nonsense, before anything is loaded.
 
     Raises:
         UserError: one is not.
@@ -218,7 +241,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
         from ..config.composition import with_overrides
         from ..config.schema import Config
 
-        with_overrides(Config(), overrides)
+        analysis = with_overrides(Config(), overrides, verb).analysis
+        if analysis.measures is not None:
+            from ..analysis.measures.registered_measures import check_measures
+
+            check_measures(analysis.measures)
 
 
 def check_given_device(device: str | None) -> None:
@@ -233,23 +260,83 @@ def check_given_device(device: str | None) -> None:
         check_device(device)
 
 
+def check_programs(task: TaskConfig, names: Sequence[str]) -> None:
+    """Refuse names that are none of a registered task's programs.
+
+    Of a task with programs of the user's own only these programs can tell, later.
+
+    Raises:
+        UserError: one is unknown.
+    """
+    from ..data.registered_tasks import check_programs_of, registered_programs
+
+    known = registered_programs(task)
+    if known is not None:
+        check_programs_of(task.name, names, known)
+
+
+def _check_place(place: Path, programs: Sequence[str]) -> None:
+    """Refuse a path without a checkpoint, and programs that the task of its run does not have.
+
+    Raises:
+        UserError: there is no checkpoint, or no such program.
+    """
+    from ..runs.places import CONFIG, beside, is_run
+
+    home = beside(place)
+    if programs and is_run(home):
+        from ..config.composition import from_mapping, read_yaml
+
+        file = home / CONFIG
+        check_programs(from_mapping(read_yaml(file), str(file)).task, programs)
+
+
+def _need_checkpoint(
+    analysis: Verb, words: Sequence[str], options: Options, reference: bool
+) -> None:
+    """Refuse words that do not name one checkpoint, or one task whose reference is meant.
+
+    Raises:
+        UserError: they name none, or several.
+    """
+    settings, places = parted(words)
+    if reference and not analysis.of_reference:
+        raise UserError(f"{analysis.verb} takes a trained model, not a reference")
+    if len(places) == 1 or (reference and settings and not places):
+        return
+    task = ", or task=NAME and KEY=VALUE" if reference else ""
+    if places:
+        raise UserError(f"{analysis.verb} takes one checkpoint{task}, not {' '.join(words)}")
+    what = f"one checkpoint{task}" if reference else "a checkpoint or run folders"
+    taken = [
+        f" (--{name} took '{value}')"
+        for name in options.values
+        for value in options.given(name)
+        if Path(value).exists() or is_setting(value)
+    ]
+    raise UserError(f"{analysis.verb} takes {what}: none is given{''.join(taken[:1])}")
+
+
 def are_several(places: Sequence[str]) -> bool:
     """Return whether these are several runs, or a folder that is no run but holds some."""
-    if any(SETTING.match(place) for place in places):
-        return False
     holds = (next(Path(place).glob("*/run.json"), None) is not None for place in places)
     return len(places) > 1 or any(holds)
 
 
-def refuse_several(jobs: int | None, again: bool) -> None:
-    """Refuse options of several runs where there is only one.
+def refuse_several(jobs: int | None, again: bool, has_all: bool = False) -> None:
+    """Refuse options of several runs where there is only one; `has_all` says that --all is one.
 
     Raises:
         UserError: one is given.
     """
-    if jobs is not None or again:
-        name = "--again" if jobs is None else "--jobs"
-        raise UserError(f"{name} needs several runs, and there is only one")
+    if jobs is not None:
+        raise UserError("--jobs needs several runs, and there is only one")
+    if again:
+        if has_all:
+            raise UserError(
+                "--again needs several runs, or --all: one checkpoint is done anew anyway"
+            )
+        raise UserError("--again needs several runs, and there is only one: it is done anew anyway")
 
 
 def refuse_output(output: Path | None, folder: str) -> None:
@@ -273,7 +360,7 @@ def readable_runs(places: Sequence[str], console: Console) -> list[RunFolder]:
     return runs
 
 
-def each_alone(
+def analyse_each(
     analysis: Verb,
     runs: Sequence[RunFolder],
     options: Options,
@@ -284,8 +371,7 @@ def each_alone(
 ) -> None:
     """Do with each of several runs what the command does with one; results go to RUN/FOLDER."""
     need_at_least(1, jobs=jobs)
-    from ..api.many_runs import Work
-    from ..api.many_runs import each_alone as work_off
+    from ..api.many_runs import Work, call_for_each
     from ..infra.processes import cores
     from .main import main
 
@@ -295,7 +381,7 @@ def each_alone(
         Work(run, run.path / analysis.folder, said, tuple(_keys(run, analysis, options)))
         for run in runs
     ]
-    work_off(analysis.verb, works, jobs or cores(), again, main, console)
+    call_for_each(analysis.verb, works, jobs or cores(), again, main, console)
 
 
 def _keys(run: RunFolder, analysis: Verb, options: Options) -> Iterator[Key]:
@@ -321,30 +407,30 @@ def _opened(
     Results go to the analysis's folder beside the checkpoint, or here with the task's name.
     """
     settings, places = parted(words)
-    if len(places) > 1 or (not places and not (settings and reference)):
-        way = "one checkpoint" + (", or task=NAME and KEY=VALUE" if reference else "")
-        raise UserError(f"{analysis.verb} takes {way}, not {' '.join(words) or 'none'}")
     config: Config | None = None
     if not places:
-        if not any(key_of(setting) in TASK_KEYS for setting in settings):
+        if not any(setting_key(setting) in TASK_KEYS for setting in settings):
             raise UserError("name the task whose program is to be analysed, as in task=reverse")
         config = composed(settings)
+        check_programs(config.task, options.programs)
     from ..analysis.measures.registered_measures import default_measures
     from ..analysis.results import Key
+    from ..config.devices import usual_overrides
     from ..config.printed_commands import setting_words
     from ..config.schema import AnalysisConfig
     from ..runs.loaded_run import LoadedReference, LoadedRun
 
     given = options.values.get("device")
-    overridden = any(key_of(word) == "analysis.device" for word in options.overrides)
-    device = given if isinstance(given, str) else None if overridden else analysis.device
+    device = given if isinstance(given, str) else None
+    usual = usual_overrides(analysis.verb)
     if config is not None:
-        compiled = LoadedReference.open(config, device=device)
+        compiled = LoadedReference.open(config, usual, device=device)
         own = tuple(sorted(word for word in settings if word != f"task={config.task.name}"))
         where = output or Path(f"{analysis.folder}-{config.task.name}")
-        key = Key(analysis.kind, compiled.run, None, options.settings(config), own)
+        chosen = analysis.key_settings(options, config)
+        key = Key(analysis.kind, compiled.run, None, chosen, own)
         return [compiled], where, [key]
-    run = LoadedRun.open(places[0], options.overrides, device=device)
+    run = LoadedRun.open(places[0], [*usual, *options.overrides], device=device)
     if not reference:
         where = output or run.home / analysis.folder
         every = bool(options.values.get("all"))
@@ -359,24 +445,37 @@ def _opened(
         *setting_words("analysis", vars(now), vars(AnalysisConfig(measures=default_measures()))),
     )
     plain = replace(options, overrides=())
-    chosen = plain.settings(run.checkpoint.config)
+    chosen = analysis.key_settings(plain, run.checkpoint.config)
     return [compiled], where, [Key(analysis.kind, compiled.run, None, chosen, own)]
 
 
-def log_result(run: Loaded, name: str, result: Result, folder: Path, console: Console) -> None:
-    """Log a result to W&B, if the run is tracked; `folder` has it."""
-    if run.folder is None:
-        return
+def log_result(run: RunFolder, name: str, result: Result, path: Path, console: Console) -> None:
+    """Log a result to W&B, if the run is tracked; it lies at `path`.
+
+    Raises:
+        Interrupted: by Ctrl-C.
+    """
     from ..tracking.wandb_log import log_analysis
 
-    log_analysis(run.folder, name, result, folder.parent, console.print)
+    try:
+        log_analysis(run, name, result, path.parent, console.print)
+    except KeyboardInterrupt:
+        told = f"interrupted while W&B was logged to; the result is whole, in '{path}'"
+        raise Interrupted(told, signal.SIGINT) from None
 
 
-def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
-    """Say where results are: their own folder, and that of the collected tables."""
+def say_where(folders: Sequence[Path], where: Path, console: Console, about: About) -> None:
+    """Say where results are: their own folder, and that of the collected tables.
+
+    `about` is that of the last result.
+    """
     from ..analysis.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
-    line = f"{', '.join(names)}: {folders[-1]}{more}; collected: {where}"
+    collected = f"collected: {where}"
+    if overrides := about.overrides:
+        own = "only results with the run's own settings are"
+        collected = f"not collected, since {' '.join(overrides)}: {own}"
+    line = f"{', '.join(names)}: {folders[-1]}{more}; {collected}"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -45,23 +45,32 @@ def analyze(
     """
     overrides, places = parted(words)
     check_given_device(device)
-    check_overrides(overrides)
+    if not places and reference:
+        raise UserError(
+            "analyze --reference takes a checkpoint, and measures its task's program: none is given"
+        )
     if len(places) != 1:
         raise UserError(f"analyze takes one checkpoint, not {' '.join(places) or 'none'}")
+    check_overrides(overrides, "analyze")
+    from ..runs.places import find_checkpoint, is_artifact
+
+    (place,) = places
+    if not is_artifact(place):
+        if trust:
+            raise UserError("--trust is only for an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
+        find_checkpoint(Path(place))
     from ..api.analyze import analyze as measure_again
     from ..config.printed_commands import command
     from ..runs.loaded_run import LoadedReference, LoadedRun
     from ..tracking import artifacts
 
-    (place,), screen = places, console()
+    screen = console()
 
     def analysed(path: str | Path) -> Analysis:
         run = LoadedRun.open(path, overrides, device=device)
         return measure_again(LoadedReference.of(run) if reference else run, console=screen)
 
-    if not artifacts.is_reference(place):
-        if trust:
-            raise UserError("--trust is only for an artifact, wandb:ENTITY/PROJECT/NAME:ALIAS")
+    if not is_artifact(place):
         analysis = analysed(place)
         _print_analysis(analysis, every, output, screen)
         say_next(command("match", Path(place)), screen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +61,28 @@ def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
     >>> parted(["runs/RUN", "analysis.seed=1"])
     (['analysis.seed=1'], ['runs/RUN'])
     """
-    settings = [word for word in words if SETTING.match(word)]
-    return settings, [word for word in words if not SETTING.match(word)]
+    settings = [word for word in words if is_setting(word)]
+    return settings, [word for word in words if word not in settings]
 
 
-def key_of(setting: str) -> str:
+def is_setting(word: str) -> bool:
+    """Return whether a word is a setting KEY=VALUE.
+
+    A path of such a name is a path, unless its key is one of the config's.
+
+    >>> is_setting("analysis.seed=1"), is_setting("seed=1"), is_setting("runs/RUN")
+    (True, True, False)
+    """
+    if SETTING.match(word) is None:
+        return False
+    if not Path(word).exists():
+        return True
+    from ..config.schema import Config
+
+    return setting_key(word).partition(".")[0] in {field.name for field in fields(Config)}
+
+
+def setting_key(setting: str) -> str:
     """Return the key of a setting KEY=VALUE."""
     return setting.partition("=")[0]
 
@@ -102,10 +120,13 @@ def need_runs(verb: str, runs: Sequence[str]) -> None:
     """Refuse a command without the runs that it is about.
 
     Raises:
-        UserError: there are none.
+        UserError: none is given, a path holds none, or a run is given twice.
     """
     if not runs:
         raise UserError(f"{verb} takes run folders, or a folder of them: none is given")
+    from ..runs.places import run_folders
+
+    run_folders(map(Path, runs))
 
 
 def say_next(command: str, screen: Console) -> None:

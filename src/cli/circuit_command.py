@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from .analyses import Keep, Options, Verb, analyse
-from .options import Again, Analysed, Device, Jobs
+from .options import Again, Analysed, DeviceOrCpu, Jobs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ def circuit(
     methods: Names = (),
     kinds: Names = (),
     output: Path | None = None,
-    device: Device = None,
+    device: DeviceOrCpu = None,
     jobs: Jobs = None,
     again: Again = False,
 ) -> None:
@@ -43,7 +43,6 @@ def circuit(
         kinds: kinds of ablation: zero, mean, resample_within, resample_across; all by default
         output: folder for tables and pictures; by default RUN/circuit (-reference appended with
             --reference), or circuit-TASK without a run
-        device: where to run the models; cpu by default
     """
     options = Options({"methods": methods, "kinds": kinds, "device": device})
     analyse(CIRCUIT, words, options, reference=reference, output=output, jobs=jobs, again=again)
@@ -75,6 +74,13 @@ def _show(results: Sequence[Circuits], screen: Console) -> None:
     print_circuits(results[-1], screen)
 
 
+def _check(options: Options) -> None:
+    from ..analysis.ablation_names import KINDS, METHODS, chosen
+
+    chosen("method", options.given("methods"), METHODS)
+    chosen("kind", options.given("kinds"), KINDS)
+
+
 CIRCUIT = Verb(
-    "circuit", "circuit", "circuit", _compute, _result, _show, following="explain", device="cpu"
+    "circuit", "circuit", "circuit", _compute, _result, _show, following="explain", check=_check
 )

@@ -17,6 +17,9 @@ def compare(*runs: Runs, output: Path = Path()) -> None:
         output: folder for comparison.csv and comparison.png, which replace earlier ones; the
             current folder by default
     """
+    from ..infra.files import refuse_file
+
+    refuse_file("--output", output)
     need_runs("compare", runs)
     from ..api.compare import compare as compare_runs
     from ..config.printed_commands import command

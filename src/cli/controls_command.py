@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .arguments import CONTROLS_MODEL, MODEL_KEYS, composed, console, key_of, say_next
+from .arguments import CONTROLS_MODEL, MODEL_KEYS, composed, console, say_next, setting_key
 from .options import Settings
 
 
@@ -17,7 +17,7 @@ def controls(*settings: Settings, again: bool = False) -> None:
         again: repeat measurements that are already done
     """
     chosen = list(settings)
-    if not any(key_of(setting) in MODEL_KEYS for setting in settings):
+    if not any(setting_key(setting) in MODEL_KEYS for setting in settings):
         chosen.insert(0, f"model={CONTROLS_MODEL}")
     config = composed(chosen)
     from ..api.controls import controls as measure_controls

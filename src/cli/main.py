@@ -15,10 +15,23 @@ from ..infra.errors import FaultError, UserError, one_of, reported
 from .arguments import joined, overrides_first
 from .parse_errors import explained, refuse_moved
 
-VERBS = (
-    "train", "sweep", "analyze", "compare", "match", "subspaces", "match-model", "circuit",
-    "explain", "report", "log", "tasks", "controls", "match-controls", "workspace",
-)  # fmt: skip
+VERBS = {  # and what is given to each
+    "train": "[KEY=VALUE ...] [OPTIONS]",
+    "sweep": "FILE [KEY=VALUE ...] [OPTIONS]",
+    "analyze": "CHECKPOINT [analysis.KEY=VALUE ...] [OPTIONS]",
+    "compare": "RUN ... [OPTIONS]",
+    "match": "CHECKPOINT|RUN ... [analysis.KEY=VALUE ...] [OPTIONS]",
+    "subspaces": "CHECKPOINT|RUN ... [analysis.KEY=VALUE ...] [OPTIONS]",
+    "match-model": "FOLDER task=NAME [KEY=VALUE ...] --encoder FILE.py:FUNCTION [OPTIONS]",
+    "circuit": "CHECKPOINT|RUN ... [analysis.KEY=VALUE ...] [OPTIONS]",
+    "explain": "CHECKPOINT|RUN ... [analysis.KEY=VALUE ...] [OPTIONS]",
+    "report": "RUN ... [OPTIONS]",
+    "log": "RUN ...",
+    "tasks": "[NAME ...] [KEY=VALUE ...] [OPTIONS]",
+    "controls": "[KEY=VALUE ...] [OPTIONS]",
+    "match-controls": "[TASK ...] [KEY=VALUE ...] [OPTIONS]",
+    "workspace": "ENTITY/PROJECT [OPTIONS]",
+}
 EXAMPLES = """Examples:
   algomatch train task=reverse model=4L seed=1 trainer.max_steps=500
   algomatch train --config my.yaml model.d_model=32
@@ -46,11 +59,12 @@ def command_line() -> App:
         version=__version__,
         default_parameter=Parameter(negative=(), show_default=False),
     )
-    for place, verb in enumerate(VERBS):
+    for place, (verb, given) in enumerate(VERBS.items()):
         name = verb.replace("-", "_")
         app.command(
             f"{__package__}.{name}_command:{name}",
             name=verb,
+            usage=f"Usage: algomatch {verb} {given}",
             sort_key=place,
             help_epilogue="",
             help_format="markdown",  # it fills lines

@@ -14,10 +14,10 @@ from .analyses import (
     Options,
     Verb,
     analyse,
+    analyse_each,
     are_several,
     check_given_device,
     check_overrides,
-    each_alone,
 )
 from .arguments import console, parted, say_next
 from .options import Analysed, Device, Jobs, Programs
@@ -56,15 +56,18 @@ def match(
             --reference), or matching-TASK without a run; with several runs, folder for
             verdicts.csv, the current folder by default
     """
+    from ..infra.files import refuse_file
+    from ..runs.places import run_folders
+
     overrides, places = parted(words)
     for place in places:
         _refuse_model_of_elsewhere(place)
-    if not words:
-        raise UserError("match takes a checkpoint or run folders: none is given")
     options = Options({"programs": programs, "device": device, "all": every, "no-sides": no_sides})
     if are_several(places) and not reference:
         check_given_device(device)
-        check_overrides(overrides)
+        check_overrides(overrides, MATCH.verb)
+        refuse_file("--output", output)
+        run_folders(map(Path, places))
         options = Options(options.values, tuple(overrides))
         _match_runs([Path(place) for place in places], options, output or Path(), jobs, again,
                     console())  # fmt: skip
@@ -138,15 +141,15 @@ def _match_runs(
     left_out = list[str]()
     runs = find_runs(paths, left_out)
     try:
-        each_alone(MATCH, runs, options, jobs=jobs, again=again, console=screen)
+        analyse_each(MATCH, runs, options, jobs=jobs, again=again, console=screen)
     except FaultError as error:  # of some runs: the verdicts on the others are shown
         failed = error
     groups = grouped(load_runs(runs, left_out))
-    print_verdicts(groups, screen)
+    print_verdicts(groups, screen, options.overrides)
     for line in left_out:
         screen.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
     with faults_named(f"write '{where}'"):
-        write_file(where, verdicts_csv(groups))
+        write_file(where, verdicts_csv(groups, options.overrides))
     screen.print(f"every run: {where}", soft_wrap=True, highlight=False, markup=False)
     if failed is not None:
         raise failed

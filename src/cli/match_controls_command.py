@@ -15,11 +15,11 @@ from .arguments import (
     TASK_KEYS,
     composed,
     console,
-    key_of,
     parted,
     say_next,
+    setting_key,
 )
-from .options import Device
+from .options import DeviceOfSettings
 
 SETTINGS = {  # unless it is said otherwise
     "analysis.other_tasks": 4,  # trained on and compiled
@@ -36,26 +36,27 @@ def match_controls(
         ),
     ],
     output: Path = Path(),
-    device: Device = None,
+    device: DeviceOfSettings = None,
 ) -> None:
     """Match models whose answer is known, to see what the verdicts of `match` are worth.
 
     Args:
         output: folder for match-controls.csv; the current folder by default
-        device: where to run the models; cpu by default
     """
     from ..data.registered_tasks import matched_tasks
+    from ..infra.files import refuse_file
 
     check_given_device(device)
+    refuse_file("--output", output)
     settings, named = parted(tasks)
     if device is not None:
         settings.append(f"analysis.device={device}")
     for setting in settings:
-        if key_of(setting) in TASK_KEYS:
+        if setting_key(setting) in TASK_KEYS:
             raise UserError(f"'{setting}': name the tasks alone, as in match-controls reverse hist")
-    if not any(key_of(setting) in MODEL_KEYS for setting in settings):
+    if not any(setting_key(setting) in MODEL_KEYS for setting in settings):
         settings.insert(0, f"model={CONTROLS_MODEL}")
-    given = {key_of(setting) for setting in settings}
+    given = {setting_key(setting) for setting in settings}
     settings += [f"{key}={value}" for key, value in SETTINGS.items() if key not in given]
     names = list(dict.fromkeys(named)) or matched_tasks()
     configs = [composed([f"task={name}", *settings]) for name in names]

@@ -28,7 +28,7 @@ Checkpoints = Annotated[
         name="CHECKPOINT",
         completer=paths,
         help="a model.safetensors, its folder or a run folder; or several runs, or a folder of "
-        "runs",
+        "runs; and analysis.KEY=VALUE to change how it is analysed",
     ),
 ]
 Analysed = Annotated[
@@ -37,11 +37,19 @@ Analysed = Annotated[
         name="CHECKPOINT",
         completer=paths,
         help="a model.safetensors, its folder or a run folder; or several runs, or a folder of "
-        "runs; with --reference, a task may be given instead: task=NAME KEY=VALUE",
+        "runs; and analysis.KEY=VALUE to change how it is analysed; with --reference, a task may "
+        "be given instead: task=NAME KEY=VALUE",
     ),
 ]
 Device = Annotated[
     str | None, Parameter(help="where to run the model; the run's own device by default")
+]
+DeviceOrCpu = Annotated[
+    str | None,
+    Parameter(help="where to run the models; cpu by default, whatever the run's own device is"),
+]
+DeviceOfSettings = Annotated[
+    str | None, Parameter(help="where to run the models, as analysis.device; cpu by default")
 ]
 Programs = Annotated[
     tuple[str, ...],

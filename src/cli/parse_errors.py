@@ -82,5 +82,5 @@ def _what(error: CycloptsError, app: App) -> str:
 
 def _unknown_option(given: str, names: Iterable[str]) -> str:
     option = given.partition("=")[0]
-    known = {"--help", *(name for name in names if name.startswith("--"))}
-    return f"unknown option '{option}': {one_of(option, known)}"
+    known = {"help", *(name.removeprefix("--") for name in names if name.startswith("--"))}
+    return f"unknown option '{option}': {one_of(option.removeprefix('--'), known, prefix='--')}"

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..infra.errors import UserError
 from .analyses import Keep, Options, Verb, analyse
-from .options import Again, Checkpoints, Device, Jobs
+from .options import Again, Checkpoints, DeviceOrCpu, Jobs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +21,7 @@ def subspaces(
     *checkpoints: Checkpoints,
     program: str | None = None,
     output: Path | None = None,
-    device: Device = None,
+    device: DeviceOrCpu = None,
     jobs: Jobs = None,
     again: Again = False,
 ) -> None:
@@ -33,10 +32,7 @@ def subspaces(
     Args:
         program: the program whose variables are searched for; the task's own by default
         output: folder for tables; RUN/matching by default
-        device: where to run the models; cpu by default
     """
-    if not checkpoints:
-        raise UserError("subspaces takes a checkpoint or run folders: none is given")
     options = Options({"program": program, "device": device})
     analyse(SUBSPACES, checkpoints, options, output=output, jobs=jobs, again=again)
 
@@ -78,5 +74,5 @@ def _settings(options: Options) -> tuple[str, ...]:
 
 SUBSPACES = Verb(
     "subspaces", "subspaces", "matching", _compute, _result, _show, following="report",
-    device="cpu", of_reference=False, settings=_settings,
+    of_reference=False, settings=_settings,
 )  # fmt: skip

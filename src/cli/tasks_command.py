@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..infra.errors import UserError
-from .arguments import TASK_KEYS, composed, console, key_of, parted, say_next
+from .arguments import TASK_KEYS, composed, console, parted, say_next, setting_key
 
 
 def tasks(
@@ -27,7 +27,7 @@ def tasks(
         picture: file for the dataflow graph (png, svg or pdf); task-NAME.png by default
     """
     settings, tasks_named = parted(names)
-    in_settings = [setting for setting in settings if key_of(setting) in TASK_KEYS]
+    in_settings = [setting for setting in settings if setting_key(setting) in TASK_KEYS]
     if in_settings and (tasks_named or check):
         raise UserError(f"name the task only once: leave out '{in_settings[0]}'")
     if check and picture is not None:

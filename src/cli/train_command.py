@@ -45,6 +45,9 @@ def train(*settings: Settings, config: Path | None = None, resume: Path | None =
             _train_for(agents, settings, config, stop, screen)
         return
     whole = composed(settings, config)
+    from ..runs.places import refuse_existing
+
+    refuse_existing(whole)
     from ..api.train import train as train_run
 
     say_next(train_run(whole, screen).commands.of("match"), screen)

@@ -15,7 +15,26 @@ if TYPE_CHECKING:
     from .schema import Config
 
 DEVICE = re.compile(r"cpu|(cuda|xpu)(:[0-9]+)?|mps")
+ON_CPU = ("circuit", "subspaces")  # analyses that run there unless a device is given
 DEVICES = ("cpu", "cuda", "cuda:1", "mps", "xpu")  # a number is that of one of several
+
+
+def usual_device(analysis: str, own: str) -> str:
+    """Return where an analysis runs if nothing says so; `own` is the run's own device.
+
+    >>> usual_device("match", "cuda"), usual_device("circuit", "cuda")
+    ('cuda', 'cpu')
+    """
+    return "cpu" if analysis in ON_CPU else own
+
+
+def usual_overrides(analysis: str) -> list[str]:
+    """Return the overrides that say where an analysis runs if nothing else does.
+
+    >>> usual_overrides("circuit")
+    ['analysis.device=cpu']
+    """
+    return ["analysis.device=cpu"] if analysis in ON_CPU else []
 
 
 def check_devices(config: Config) -> None:

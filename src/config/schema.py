@@ -312,6 +312,25 @@ class AnalysisConfig:
     seed: int = _setting(0, "seed of the intervals and controls", least=0, below=SEEDS)
 
 
+_BY_ALL = ("device", "bootstrap", "solved", "seed")
+USED_BY = {  # the settings of the analysis that change what a verb finds
+    "match": (
+        *_BY_ALL, "batch_size", "random_inits", "match_cases", "match_realised", "match_partly",
+        "match_selector",
+    ),
+    "subspaces": (*_BY_ALL, "match_cases", "match_realised"),
+    "circuit": (
+        *_BY_ALL, "match_cases", "match_realised", "match_partly", "circuit_cases",
+        "circuit_threshold", "circuit_faithful", "circuit_steps",
+    ),
+    "explain": (*_BY_ALL, "batch_size", "explain_at", "explain_depth", "explain_inputs"),
+    "analyze": (
+        *_BY_ALL, "measures", "batch_size", "random_inits", "other_tasks", "margin",
+        "match_checkpoint_cases", "match_realised",
+    ),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class TrackingConfig:
     """Where Weights & Biases puts the run."""

@@ -7,7 +7,7 @@ is `make_NAME` in `programs.py`, an alternative's likewise.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -261,6 +261,32 @@ def check_program(config: TaskConfig) -> None:
         raise UserError(
             f"unknown task '{name}': {one_of(name, choices)}, or path/to/file.py:function"
         )
+
+
+def registered_programs(config: TaskConfig) -> list[str] | None:
+    """Return the names of a task's programs, its own first; None if its own files name them.
+
+    Some may be left out of the task: those that cannot be made for its vocabulary and lengths.
+
+    >>> registered_programs(TaskConfig("sort")), registered_programs(TaskConfig("own.py:make"))
+    (['sort', 'sort_by_counting'], None)
+    """
+    own, known = config.program or config.name, task_of_program()
+    if own not in known or config.alternatives is not None:
+        return None
+    task = known[own]
+    return list(dict.fromkeys([own, task, *REGISTRY[task].alternatives]))
+
+
+def check_programs_of(task: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse a name that is none of a task's programs.
+
+    Raises:
+        UserError: it is unknown.
+    """
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown program '{name}' of {task}: {one_of(name, known)}")
 
 
 def matched_tasks() -> tuple[str, ...]:

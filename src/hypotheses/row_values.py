@@ -6,11 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..analysis.ablation_names import KINDS
 from ..analysis.head_attention import UNIFORM
 from ..analysis.measurements import Measurement
 from ..analysis.measures.emergence import CONTROLS
 from ..analysis.measures.redundancy import REDUNDANT_SET
-from ..analysis.measures.rerun import KINDS
 
 Curves = dict[str, list[Measurement]]
 SHORT_KINDS = {kind: kind.removeprefix("resample_") for kind in KINDS}

@@ -71,15 +71,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def one_of(value: object, choices: Iterable[object]) -> str:
+def one_of(value: object, choices: Iterable[object], prefix: str = "") -> str:
     """Return "did you mean ...?" (if a choice is close) and the valid choices.
+
+    A prefix is put before the choices; it makes none of them closer.
 
     >>> one_of("revers", ["sort", "reverse"])
     "did you mean 'reverse'? valid: reverse, sort"
     >>> one_of("x", ["sort", "reverse"])
     'valid: reverse, sort'
+    >>> one_of("al", ["all", "help"], prefix="--")
+    "did you mean '--all'? valid: --all, --help"
     """
     names = sorted(str(choice) for choice in choices)
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}valid: {', '.join(names)}"
+    hint = f"did you mean '{prefix}{near[0]}'? " if near else ""
+    return f"{hint}valid: {', '.join(f'{prefix}{name}' for name in names)}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-from .errors import FaultError
+from .errors import FaultError, UserError
 
 
 @contextmanager
@@ -83,6 +83,16 @@ def refuse_unwritable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             return
+
+
+def refuse_file(option: str, folder: Path | None) -> None:
+    """Refuse, before the work, a file where an option takes a folder.
+
+    Raises:
+        UserError: it is a file.
+    """
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"{option} {folder} is a file: give a folder")
 
 
 def write_file(path: Path, content: bytes) -> None:

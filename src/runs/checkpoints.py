@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from ..data.program_copies import in_copies
 from ..infra.errors import FaultError, UserError
 from ..infra.files import faults_named, write_folder
 from ..models.bridges import weights_digest
+from .places import WEIGHTS, beside, find_checkpoint
 
-WEIGHTS = "model.safetensors"
 ROWS = "measurements.csv"
 FORMAT = 2
 
@@ -77,15 +76,6 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def is_step_folder(folder: Path) -> bool:
-    """Return whether a folder has a step's name, not that of somebody's copy.
-
-    >>> [is_step_folder(Path(name)) for name in ("step-00000042", "step-00000042-old")]
-    [True, False]
-    """
-    return re.fullmatch(r"step-[0-9]+", folder.name) is not None
-
-
 def save(
     folder: Path,
     weights: Mapping[str, Tensor],
@@ -128,7 +118,7 @@ def load(path: Path) -> Checkpoint:
         FaultError: the file cannot be read.
     """
     with faults_named("look for the checkpoint"):
-        file = find(path)
+        file = find_checkpoint(path)
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -157,34 +147,6 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint '{file}' is damaged: its weights differ from their checksum")
     config = from_mapping(values, str(file))
     return Checkpoint(weights, config, run, step, rows_digest, inputs_digest, beside(file))
-
-
-def find(path: Path) -> Path:
-    """Return the weights file that `path` means: itself, a step folder's, or a run's last one.
-
-    Raises:
-        UserError: there is none.
-    """
-    if path.is_file():
-        return path
-    if (path / WEIGHTS).is_file():
-        return path / WEIGHTS
-    files = path.glob(f"checkpoints/step-*/{WEIGHTS}")
-    in_run = sorted(file for file in files if is_step_folder(file.parent))
-    if in_run:
-        return in_run[-1]
-    what = f"'{path}' has no checkpoint" if path.exists() else f"checkpoint '{path}' does not exist"
-    raise UserError(f"{what}: give a {WEIGHTS}, its folder, or a run folder")
-
-
-def beside(path: Path) -> Path:
-    """Return the folder for a checkpoint's results: its run's, or its own if it lies alone.
-
-    Raises:
-        UserError: there is no checkpoint.
-    """
-    folder = find(path).parent
-    return folder.parent.parent if folder.parent.name == "checkpoints" else folder
 
 
 def load_rows(folder: Path, rows_digest: str | None = None) -> list[Measurement]:

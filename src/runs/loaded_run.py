@@ -11,7 +11,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..config.composition import with_overrides
-from ..config.devices import check_device
+from ..config.devices import check_device, usual_overrides
 from ..config.naming import task_title
 from ..config.printed_commands import RunCommands, setting_words
 from ..config.schema import AnalysisConfig, Config, TaskConfig
@@ -24,6 +24,7 @@ from ..models.shapes import learned_shape
 from ..models.task_model import TaskModel, task_model_of
 from . import checkpoints
 from .checkpoints import Checkpoint
+from .places import is_run
 from .run_folder import RunFolder
 
 
@@ -298,17 +299,21 @@ Loaded = LoadedRun | LoadedReference
 Openable = Loaded | RunFolder | str | Path
 
 
-def opened(path: Openable, overrides: Sequence[str]) -> Loaded:
+def opened(path: Openable, overrides: Sequence[str], verb: str) -> Loaded:
     """Return what is to be analysed: a path or a run's folder is opened, with the overrides.
 
+    It is opened on the device where the verb runs unless the overrides say otherwise.
+
     Raises:
-        UserError: as of `LoadedRun.open`; or overrides are given for what is open.
+        UserError: as of `LoadedRun.open`; or overrides are given for what is open, or are none
+            that the verb uses.
         FaultError: the file cannot be read.
     """
     if isinstance(path, RunFolder):
         path = path.path
     if isinstance(path, str | Path):
-        return LoadedRun.open(path, overrides)
+        with_overrides(Config(), overrides, verb)
+        return LoadedRun.open(path, [*usual_overrides(verb), *overrides])
     if overrides:
         raise UserError(
             "overrides are given where a run is opened: LoadedRun.open(path, overrides)"
@@ -322,9 +327,7 @@ def folder_of(checkpoint: Checkpoint) -> RunFolder | None:
     Raises:
         UserError: the run's config is damaged.
     """
-    names = ("config.yaml", "run.json")
-    is_there = all((checkpoint.home / name).is_file() for name in names)
-    return RunFolder.open(checkpoint.home) if is_there else None
+    return RunFolder.open(checkpoint.home) if is_run(checkpoint.home) else None
 
 
 def check_same_inputs(digest: str, inputs: InputSet, what: str) -> None:

@@ -14,8 +14,8 @@ from ..analysis.measures.emergence import CONTROLS, Summary, summaries
 from ..analysis.measures.suite import headlines
 from ..config.schema import Config
 from ..infra.errors import FaultError, UserError
-from ..infra.files import faults_named
 from .control_record import failing
+from .places import run_folders
 from .run_folder import RunFolder
 
 HIGHEST = "highest"  # prefix of a control's key: the highest model instead of the mean
@@ -61,13 +61,7 @@ def find_runs(paths: Iterable[Path], left_out: list[str] | None = None) -> list[
             cannot and `left_out` is None: then the error is that of the first such run.
         FaultError: likewise, if the file system failed.
     """
-    folders: dict[Path, Path] = {}
-    for path in paths:
-        for folder in _run_folders(path):
-            if folder.resolve() in folders:
-                raise UserError(f"run folder '{folder}' is given twice: name every run once")
-            folders[folder.resolve()] = folder
-    return _readable(RunFolder.open, folders.values(), left_out)
+    return _readable(RunFolder.open, run_folders(paths), left_out)
 
 
 def _readable(
@@ -85,22 +79,6 @@ def _readable(
     if left_out is not None:
         left_out += [f"left out: {error}" for error in errors]
     return readable
-
-
-def _run_folders(path: Path) -> list[Path]:
-    def is_run(folder: Path) -> bool:
-        return all((folder / name).is_file() for name in ("config.yaml", "run.json"))
-
-    with faults_named(f"look for runs in '{path}'"):
-        if not path.exists():
-            raise UserError(f"'{path}' does not exist")
-        if is_run(path):
-            return [path]
-        inside = sorted(path.iterdir()) if path.is_dir() else []
-        runs = [folder for folder in inside if not folder.name.startswith(".") and is_run(folder)]
-    if not runs:
-        raise UserError(f"'{path}' is not a run folder and does not directly contain one")
-    return runs
 
 
 def load_run(folder: RunFolder) -> Run:

@@ -30,12 +30,13 @@ from typing import Any
 from ..analysis.measurements import Measurement, from_csv, joined_csv, to_csv
 from ..config.composition import from_mapping, read_yaml, to_yaml
 from ..config.naming import run_name
-from ..config.printed_commands import RunCommands, command
+from ..config.printed_commands import RunCommands
 from ..config.schema import Config, TaskConfig
 from ..data.program_copies import copied_files, in_copies
-from ..infra.errors import BusyError, FaultError, FolderExistsError, UserError
+from ..infra.errors import BusyError, FaultError, UserError
 from ..infra.files import faults_named, remove_leftovers, write_file, write_folder
 from . import checkpoints
+from .places import is_run, is_step_folder, refuse_existing
 
 DAMAGED = "damaged"
 INEXACT = "inexact_reference"  # in the id of a run whose reference is inexact
@@ -117,7 +118,7 @@ class RunFolder:
             UserError: `path` is not a run folder, or its config is damaged.
         """
         with faults_named("look for the run folder"):
-            whole = all((path / name).is_file() for name in ("config.yaml", "run.json"))
+            whole = is_run(path)
             exists = path.exists()
         if not whole:
             what = "is not a run folder (it has no config.yaml and run.json)"
@@ -211,7 +212,7 @@ class RunFolder:
     def checkpoint_folders(self) -> list[Path]:
         """Return the kept checkpoints' folders in step order, without copies of them."""
         folders = (self.path / "checkpoints").glob("step-*")
-        return sorted(folder for folder in folders if checkpoints.is_step_folder(folder))
+        return sorted(folder for folder in folders if is_step_folder(folder))
 
     def save_checkpoint(self, weights: Any, step: int, rows: Sequence[Measurement]) -> Path:
         """Write a checkpoint with its measurements, and gather the table again.
@@ -321,21 +322,6 @@ class RunFolder:
         last = None if up_to is None else checkpoints.step_folder(up_to)
         folders = [f for f in self.checkpoint_folders() if last is None or f.name <= last]
         return [row for folder in folders for row in checkpoints.load_rows(folder)]
-
-
-def refuse_existing(config: Config) -> None:
-    """Refuse to start a run in an existing folder.
-
-    Raises:
-        FolderExistsError: `run_dir` exists.
-    """
-    with faults_named("look for the run folder"):
-        exists = bool(config.run_dir) and Path(str(config.run_dir)).exists()
-    if exists:
-        raise FolderExistsError(
-            f"run folder '{config.run_dir}' exists: choose another run_dir, or continue it by "
-            f"`{command('train', '--resume', Path(str(config.run_dir)))}`"
-        )
 
 
 def _name(config: Config, exact: bool) -> str:

@@ -24,11 +24,10 @@ from ..config.schema import TrackingConfig
 from ..data.program_copies import copies_in, is_own
 from ..infra.errors import FaultError, UserError, first_line
 from ..runs import checkpoints
+from ..runs.places import CONFIG, SCHEME, WEIGHTS
 from ..runs.run_folder import RunFolder
 from .wandb_settings import bounded, client, finish_bounded, table_of
 
-SCHEME = "wandb:"
-CONFIG = "config.yaml"
 EXACT, LOSS = "accuracy/all/exact", "accuracy/all/loss"
 
 
@@ -80,7 +79,7 @@ def log_checkpoint(
             "exact": exact,
         },
     )
-    for name in (checkpoints.WEIGHTS, checkpoints.ROWS):
+    for name in (WEIGHTS, checkpoints.ROWS):
         _add(artifact, path / name)
     for path in (folder.path / CONFIG, *copies_in(folder.path)):
         _add(artifact, path, str(path.relative_to(folder.path)))
@@ -111,11 +110,6 @@ class Fetched:
     run: wandb.Run
 
 
-def is_reference(text: str) -> bool:
-    """Return whether an argument names an artifact and not a path."""
-    return text.startswith(SCHEME)
-
-
 @contextmanager
 def fetched(text: str, trust: bool = False) -> Iterator[Fetched]:
     """Download the checkpoint that `wandb:ENTITY/PROJECT/NAME:ALIAS` names, to analyse it.
@@ -143,7 +137,7 @@ def fetched(text: str, trust: bool = False) -> Iterator[Fetched]:
             raise UserError(f"no artifact '{full}': {first_line(error)}") from error
         raise FaultError(f"W&B did not give '{full}': {first_line(error)}") from error
     # Its weights lie at the top, beside its config; so it is not a run folder.
-    checkpoint = checkpoints.load(folder / checkpoints.WEIGHTS)
+    checkpoint = checkpoints.load(folder / WEIGHTS)
     if is_own(checkpoint.config.task) and not (trust and copies_in(folder)):
         _refuse_code(text, folder)
     try:
@@ -196,7 +190,7 @@ def _refuse_code(text: str, folder: Path) -> None:
 
 def brought_files(folder: Path) -> list[Path]:
     """Return an artifact's files beside the checkpoint's own; a program may read any of them."""
-    own = [folder / name for name in (checkpoints.WEIGHTS, checkpoints.ROWS, CONFIG)]
+    own = [folder / name for name in (WEIGHTS, checkpoints.ROWS, CONFIG)]
     return sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
 
 

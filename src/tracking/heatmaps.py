@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from ..analysis.ablation_names import KINDS
 from ..analysis.measurements import Measurement
 from ..analysis.measures.emergence import CONTROLS
-from ..analysis.measures.rerun import KINDS
 from ..analysis.measures.similarity import PLAIN
 from ..analysis.measures.sparsity import MEANS, SHARES
 

@@ -30,6 +30,7 @@ from algomatch.data.outputs import Numerical
 from algomatch.data.tasks import make_task
 from algomatch.infra.errors import Interrupted, NotFiniteError
 from algomatch.runs import checkpoints
+from algomatch.runs.places import WEIGHTS
 from algomatch.runs.run_folder import RunFolder
 from algomatch.tracking.callbacks import ProgressBar
 
@@ -87,7 +88,7 @@ def test_a_checkpoint_alone_gives_the_recorded_measurements_exactly(
     assert beside.differences == []
     assert beside.rows
     lone = tmp_path / "lone.safetensors"
-    shutil.copy(folder / checkpoints.WEIGHTS, lone)
+    shutil.copy(folder / WEIGHTS, lone)
     alone = analyze(lone)
     assert alone.differences is None
     assert alone.rows == beside.rows

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.runs import TINY, run
 from support.wandb_server import WandbServer
 
+from algomatch.api.circuit import circuit
 from algomatch.cli import main as cli
+from algomatch.runs import checkpoints
 
 OF = ("task=reverse", "task.vocabulary=[a,b]", "task.max_length=3", "analysis.bootstrap=20")
 Capture = pytest.CaptureFixture[str]
@@ -70,10 +74,33 @@ def test_the_reference_of_a_run_is_judged_by_its_true_circuit(
     assert "compiled reverse" in said
     assert "AUROC" in said
     assert "resample_across cannot see: tokens -> 0.0 q" in said
+    carried = said[said.index("variables carried by edges") :].splitlines()
+    assert carried[1].split("  ")[0].strip() == "variable"
+    assert carried[1].split() == ["variable", "in", "the", "reference"]
+    assert any(" -> " in line for line in carried[2:])
     rows = table(trained / "circuit-reference" / "edges.csv")
     assert {row["real"] for row in rows} == {"True", "False"}
     for row in rows:
         assert float(row["exact/resample_across"]) == 0 or row["visible/resample_across"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("more", "settings"),
+    [([], []), (["analysis.device=cpu"], []), (["analysis.seed=3"], ["analysis.seed=3"])],
+)
+def test_a_run_of_an_accelerator_is_analysed_on_the_cpu_by_command_and_in_python(
+    trained: Path, tmp_path: Path, more: list[str], settings: list[str]
+) -> None:
+    last = checkpoints.load(trained)
+    analysis = replace(last.config.analysis, device="cuda:99")
+    elsewhere = replace(last.config, analysis=analysis)
+    path = checkpoints.save(tmp_path, last.weights, elsewhere, "there", 1, [], last.inputs_digest)
+    given = ["--methods", "eap", "--kinds", "zero"]
+    assert cli.main(["circuit", str(path), *more, *given]) == 0
+    result = circuit(path, methods=["eap"], kinds=["zero"], overrides=more)
+    (written,) = path.glob("circuit/*/settings.json")
+    assert json.loads(written.read_text())["settings"] == ["methods=eap", "kinds=zero", *settings]
+    assert result.about.key.settings == ("methods=eap", "kinds=zero", *settings)
 
 
 def test_a_program_needs_no_run(
@@ -99,7 +126,8 @@ def test_what_was_found_before_an_interrupt_is_there(
     circuits = table(tmp_path / "some" / "circuits.csv")
     assert {(row["ablation"], row["method"]) for row in circuits} == {("zero", "exact")}
     assert (tmp_path / "some" / "step-00000200-unfinished" / "circuits.csv").is_file()
-    assert "interrupted" in capsys.readouterr().err
+    assert "interrupted; the results so far are in '" in (error := capsys.readouterr().err)
+    assert "'; the same command starts anew" in error
 
 
 def test_a_smaller_search_takes_nothing_away_nor_does_one_that_is_interrupted(
@@ -141,9 +169,15 @@ def test_small_sets_undefined_outputs_causal_and_fixed_lengths_are_analysed_too(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "circuit takes one checkpoint, not none"),
-        (["--reference"], "circuit takes one checkpoint, or task=NAME and KEY=VALUE, not none"),
+        ([], "circuit takes a checkpoint or run folders: none is given"),
+        (
+            ["--reference"],
+            "circuit takes one checkpoint, or task=NAME and KEY=VALUE: none is given",
+        ),
         (["nowhere"], "nowhere"),
+        (["--kinds", "mean", "RUN"], "none is given (--kinds took '"),
+        (["--reference", "--kinds", "mean", "task=sort"], "is given (--kinds took 'task=sort')"),
+        (["task=sort"], "circuit takes a checkpoint or run folders: none is given"),
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "RUN", "--reference"], "circuit takes one checkpoint, or task=NAME"),
         (["RUN", "task=sort"], "'task=sort': the run was trained with its own task"),

@@ -26,7 +26,8 @@ from algomatch import __version__
 from algomatch.api.train import train
 from algomatch.cli.main import VERBS, command_line, main
 from algomatch.config.composition import compose, to_yaml
-from algomatch.runs.checkpoints import ROWS, WEIGHTS, find
+from algomatch.runs.checkpoints import ROWS
+from algomatch.runs.places import WEIGHTS, find_checkpoint
 from algomatch.runs.run_folder import RunFolder
 from algomatch.runs.sweep_cells import plan
 
@@ -520,7 +521,7 @@ def test_a_copy_of_a_checkpoint_is_no_checkpoint_of_the_run(here: Path, finished
     names = [path.name for path in before.checkpoint_folders()]
     assert [path.name for path in folder.checkpoint_folders()] == names
     assert folder.measurements() == before.measurements()
-    assert find(run) == run / LAST / WEIGHTS
+    assert find_checkpoint(run) == run / LAST / WEIGHTS
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -616,8 +617,11 @@ def test_the_help_of_a_verb_is_there_at_once(here: Path) -> None:
     imported, seconds = done.stderr.splitlines()
     assert not {"torch", "numpy", "wandb", "omegaconf"} & set(imported.split())
     assert float(seconds) < 1  # of CPU, for all of them
-    for verb in VERBS:
-        assert f"Usage: algomatch {verb} " in done.stdout
+    said = " ".join(done.stdout.split())
+    for verb, given in VERBS.items():
+        assert f"Usage: algomatch {verb} {given}" in said
+    for verb in ("match", "circuit", "explain", "subspaces", "analyze"):
+        assert "[analysis.KEY=VALUE ...]" in VERBS[verb]
     assert "--no-sides" in done.stdout
 
 
@@ -688,6 +692,25 @@ def test_a_command_ends_with_what_to_do_next(
         command_line().parse_args(words, exit_on_error=False, print_error=False)
 
 
+def test_a_program_that_a_runs_task_lacks_is_answered_at_once(here: Path) -> None:
+    weights = here / "run" / "checkpoints" / "step-00000001" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    (here / "run" / "run.json").write_text("{}")
+    (here / "run" / "config.yaml").write_text("task: {name: sort}")
+    program = (
+        "import sys; from algomatch.cli.main import main; main(sys.argv[1:]); "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    for given in (
+        "match run --programs reverse",
+        "subspaces run/checkpoints/step-00000001 --program revers",
+    ):
+        done = command(sys.executable, "-c", program, *given.split(), cwd=here)
+        assert "of sort: valid: sort, sort_by_counting" in one_line(done.stderr)
+        assert not HEAVY & set(done.stdout.split())
+
+
 HEAVY = {
     "torch", "tracr", "transformer_lens", "wandb", "jax", "haiku", "pytorch_lightning", "numpy",
     "matplotlib", "sklearn",
@@ -721,6 +744,19 @@ HEAVY = {
         ("match RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
         ("explain RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
         ("analyze RUN --device cpuu", "analysis.device=cpuu cannot be used here"),
+        ("match nowhere", "checkpoint 'nowhere' does not exist: give a model.safetensors"),
+        ("match .", "'.' has no checkpoint"),
+        ("match nowhere more", "'nowhere' does not exist"),
+        ("analyze nowhere", "checkpoint 'nowhere' does not exist"),
+        ("analyze --reference task=reverse", "--reference takes a checkpoint, and measures its ta"),
+        ("report nowhere", "'nowhere' does not exist"),
+        ("compare .", "'.' is not a run folder and does not directly contain one"),
+        ("log nowhere", "'nowhere' does not exist"),
+        ("circuit RUN --kinds foo", "unknown kind 'foo': valid: mean, resample_across"),
+        ("circuit RUN --methods eapp", "unknown method 'eapp': did you mean 'eap'?"),
+        ("match --reference task=reverse --programs x", "unknown program 'x' of reverse: valid: "),
+        ("match-model m task=reverse --encoder f.py:g", "--encoder: program file 'f.py' does not"),
+        ("train run_dir=.", "run folder '.' exists: choose another run_dir"),
         ("match RUN --controls", "`match --controls` is a command of its own now"),
     ],
 )

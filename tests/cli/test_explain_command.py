@@ -144,14 +144,17 @@ def test_what_was_found_before_an_interrupt_is_there(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "explain takes one checkpoint, not none"),
+        ([], "explain takes a checkpoint or run folders: none is given"),
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "RUN", "--reference"], "explain takes one checkpoint, or task=NAME"),
         (["nowhere"], "checkpoint 'nowhere' does not exist"),
         (["nowhere", "--reference"], "checkpoint 'nowhere' does not exist"),
         (["RUN", "seed=1"], "'seed=1': the run was trained with its own seed"),
         (["RUN", "--reference", "task=sort"], "the run was trained with its own task"),
-        (["--reference"], "explain takes one checkpoint, or task=NAME and KEY=VALUE, not none"),
+        (
+            ["--reference"],
+            "explain takes one checkpoint, or task=NAME and KEY=VALUE: none is given",
+        ),
         (["--reference", "analysis.seed=1"], "name the task whose program is to be analysed"),
         (["--reference", "task=revers"], "unknown task 'revers': did you mean 'reverse'?"),
         (["--reference", "task=reverse", "analysis.explain_depth=0"], "must be at least 1"),
@@ -160,6 +163,7 @@ def test_what_was_found_before_an_interrupt_is_there(
             "must be at least 0 and at most 1",
         ),
         (["RUN", "--deep"], "unknown option '--deep'"),
+        (["RUN", "--all"], "unknown option '--all': valid: --again, --device, --help"),
         (["RUN", "--device", "gpu7"], "gpu7"),
     ],
 )

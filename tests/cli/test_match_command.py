@@ -153,6 +153,9 @@ def test_what_was_matched_before_an_interrupt_is_there(run: Path, tmp_path: Path
         (["RUN", "--programs", "reverze"], "unknown program 'reverze' of reverse: did you mean"),
         (["nowhere"], "checkpoint 'nowhere' does not exist"),
         ([], "match takes a checkpoint or run folders: none is given"),
+        (["--reference"], "match takes one checkpoint, or task=NAME and KEY=VALUE: none is given"),
+        (["RUN", "--again"], "--again needs several runs, or --all: one checkpoint is done anew"),
+        (["RUN", "--output", __file__], "is a file: give a folder"),
         (["RUN", "RUN"], "is given twice: name every run once"),
         (["RUN", "nowhere"], "'nowhere' does not exist"),
         (["RUN", "--sites"], "unknown option '--sites'"),
@@ -184,7 +187,7 @@ def test_a_mistake_gives_one_line(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["reverse", "--all"], "unknown option '--all': did you mean '--help'? valid: --device"),
+        (["reverse", "--all"], "unknown option '--all': valid: --device"),
         (["revers"], "unknown task 'revers'"),
         (["task=reverse"], "'task=reverse': name the tasks alone, as in match-controls reverse"),
         (["reverse", "--device", "tpu"], "analysis.device=tpu"),

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from algomatch.analysis.ablation_names import KINDS
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
-from algomatch.analysis.measures.rerun import KINDS
 from algomatch.analysis.measures.sparsity import MEANS, SHARES
 from algomatch.analysis.measures.suite import measure
 from algomatch.models.bridges import make_bridge

@@ -1,7 +1,7 @@
 """Which edges of a model matter: exact patching, ACDC, and edge attribution.
 
 Removing an edge means that its reader receives the node's ablated output: zero, its mean, or its
-value on another input (`rerun.KINDS`), at every position at once.
+value on another input (`ablation_names.KINDS`), at every position at once.
 
 - `exact`: each edge is removed alone and the model is run. The score is the divergence of the
   outputs from the intact model's.
@@ -34,7 +34,6 @@ from ...models.task_model import TaskModel
 from ...models.wiring import Edge, GraphRun, Wiring
 from ..measures.rerun import Donors, donors
 
-METHODS = ("exact", "acdc", "eap", "eap_ig")
 NOTHING = 1e-9  # of a divergence, a loss or an attribution: smaller values are rounding
 ROUNDING = 1e-4  # of the largest value: smaller ones are rounding, or soft attention of 1e-5
 VALUES_AT_ONCE = 2**23  # numbers of the residual streams that are run together

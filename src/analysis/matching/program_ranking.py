@@ -20,8 +20,9 @@ from ...data.donors import CutTrials, cut_trials
 from ...data.inputs import InputSet, input_set
 from ...data.program_selectors import Selection, selections
 from ...data.rasp.cuts import Cut, Cuts, cuts, effect
+from ...data.registered_tasks import check_programs_of
 from ...data.tasks import Task
-from ...infra.errors import UserError, first_line, one_of
+from ...infra.errors import UserError, first_line
 from ...models.bridges import narrowed
 from ...models.reference import Reference, build_reference
 from ...models.task_model import TaskModel, task_model_of
@@ -105,9 +106,7 @@ def programs_of(task: Task, names: Sequence[str] = ()) -> Iterator[tuple[str, Ta
         UserError: a name is none of the task's programs.
     """
     own, *_ = known = program_names(task)
-    for name in names:
-        if name not in known:
-            raise UserError(f"unknown program '{name}' of {task.name}: {one_of(name, known)}")
+    check_programs_of(task.name, names, known)
     for name in known:
         if not names or name in names:
             yield name, task if name == own else task.with_program(name)

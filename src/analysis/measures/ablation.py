@@ -13,6 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ...models.wiring import Component, component_sites
+from ..ablation_names import KINDS
 from ..activations import Recording, Source, taken
 from ..base import MeasurementContext
 from ..measurements import Measurement, Metric, whole
@@ -20,7 +21,7 @@ from ..statistics import percentile_intervals
 from . import redundancy
 from .accuracy import Outcome, changes, outcome
 from .accuracy import joined as joined_outcomes
-from .rerun import KINDS, Means, Rerun, donors
+from .rerun import Means, Rerun, donors
 
 EFFECTS = {  # name: (unit, better, low, high, about)
     "exact": ("share of inputs", "higher", -1.0, 1.0, "exact-sequence accuracy"),

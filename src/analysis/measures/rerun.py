@@ -24,16 +24,10 @@ from transformer_lens.model_bridge.sources.native import NativeModel
 from ...data.inputs import InputSet
 from ...models.bridges import plain_model
 from ...models.wiring import ATTENTION, HEAD, MLP, Component, Site
+from ..ablation_names import KINDS
 from ..activations import Recording, Source, has_mlp
 from .accuracy import Outcome, joined, outcome, side_by_side
 
-KINDS = {  # name: what the output is replaced by
-    "zero": "zero",
-    "mean": "its mean over the inputs that reach the position",
-    "resample_within": "that of another input of the same length, at the same position",
-    "resample_across": "that of an input of another length (positions beyond its end from its "
-    "start again)",
-}
 POSITIONS_AT_ONCE = 6144  # of a run: small enough for the cache, large enough for the cores
 Fill = Callable[[str], Tensor]  # hook name to the values that replace its own
 Replacement = tuple[tuple[Site, ...], str]  # what is replaced, and by which kind of ablation

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
+from ...analysis.ablation_names import METHODS
 from ...analysis.circuits.circuit_result import EMBEDDINGS, Circuits, labelled
-from ...analysis.circuits.edge_scores import METHODS, reaching
+from ...analysis.circuits.edge_scores import reaching
 from ...analysis.circuits.edge_variables import EdgeVariables
 from ...analysis.circuits.faithfulness import Circuit
 from ...models.wiring import Edge, Wiring

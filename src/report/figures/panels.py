@@ -14,10 +14,10 @@ from itertools import count
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...analysis.ablation_names import KINDS
 from ...analysis.measurements import Measurement, whole
 from ...analysis.measures.emergence import CONTROLS
 from ...analysis.measures.registered_measures import REGISTRY
-from ...analysis.measures.rerun import KINDS
 from ...hypotheses.failed_controls import Failing, marked
 from ...hypotheses.row_values import (
     NEURON_LABELS,

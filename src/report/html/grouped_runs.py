@@ -67,7 +67,7 @@ class Gathered:
         return [run for group in self.groups for run in group.runs]
 
 
-def gather(
+def gather_runs(
     folders: Sequence[RunFolder], where: str, say: Say, left_out: Sequence[str] = ()
 ) -> Gathered:
     """Group several runs; `say` receives progress messages.
@@ -143,8 +143,7 @@ def _member(
     circuit = circuit_found(results.circuit, config.analysis.circuit_faithful, own)
     each = judged(
         last,
-        results.match,
-        results.circuit,
+        results,
         config,
         group.failing,
         circuit,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ...analysis.ablation_names import KINDS
 from ...analysis.matching.match_result import EmergenceRow
 from ...analysis.measurements import Measurement, whole
 from ...analysis.measures.emergence import Summary, summaries
-from ...analysis.measures.rerun import KINDS
 from ...hypotheses.compared_headlines import FAMILIES
 from ...hypotheses.failed_controls import Failing, marked, meaning
 from ...hypotheses.row_values import (

@@ -86,7 +86,9 @@ def print_circuits(circuits: Circuits, console: Console) -> None:
     if (variables := _variables_table(circuits)).row_count:
         console.print(variables)
         say(
-            "edges that carry each program variable, in this model and in the compiled "
+            "edges that carry each program variable"
+            if circuits.truth is not None
+            else "edges that carry each program variable, in this model and in the compiled "
             "reference; match: the variable's best match (the lower of scrub and interchange), "
             "and its site" + (f" (the model: {circuits.verdict})" if circuits.verdict else "")
         )
@@ -259,6 +261,7 @@ def _nodes_table(circuits: Circuits) -> Table:
 
 def _variables_table(circuits: Circuits) -> Table:
     ours = summed(circuits.edge_variables)
+    is_reference = circuits.truth is not None
     theirs: dict[str, list[str]] = {}
     for label, carried in circuits.reference_edges:
         if carried.names:
@@ -266,13 +269,18 @@ def _variables_table(circuits: Circuits) -> Table:
     table = Table(
         title="variables carried by edges", title_justify="left", box=None, padding=(0, 1)
     )
-    for heading in ("variable", "in the reference", "in the model", "match"):
+    compared = (
+        ("in the reference",) if is_reference else ("in the reference", "in the model", "match")
+    )
+    for heading in ("variable", *compared):
         table.add_column(heading, overflow="fold")
     for name in dict.fromkeys([*theirs, *ours]):
         here = [circuits.wiring.edge_label(carried.edge) for carried in ours.get(name, [])]
-        table.add_row(
-            escape(name), _some(theirs.get(name, [])), _some(here), _match_of(circuits, name),
-        )  # fmt: skip
+        if is_reference:
+            table.add_row(escape(name), _some(here))
+        else:
+            there = theirs.get(name, [])
+            table.add_row(escape(name), _some(there), _some(here), _match_of(circuits, name))
     return table
 
 

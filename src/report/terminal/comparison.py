@@ -1,15 +1,12 @@
-"""`algomatch compare`: compare runs over several seeds in tables, a CSV and a figure."""
+"""Runs compared over several seeds: tables for the terminal, and rows for a CSV."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -22,17 +19,9 @@ from ...hypotheses.seed_groups import (
     Estimate,
     Group,
     failing_of,
-    grouped,
-    notes,
 )
-from ...infra.errors import UserError
-from ...infra.files import faults_named, write_file
 from ...infra.typed_tables import TypedTable
-from ...runs.run_batches import find_runs, load_runs
-from ..figures.comparison_figure import comparison_figure
-from .tables import say
 
-FIGURE = "comparison.png"
 LEGEND = """\
 Mean over seeds ± half its 95% interval (Student's t, over seeds alone); n: seeds.
 Indented: what to compare the line above with: its controls, or the compiled reference.
@@ -56,37 +45,6 @@ class ComparisonRow:
 
 
 COMPARISON = TypedTable(ComparisonRow, "comparison.csv")
-
-
-def compare(paths: Sequence[Path], output: Path, console: Console) -> list[Group]:
-    """Compare runs over their seeds: print tables, write a CSV and a figure into `output`.
-
-    Runs that cannot be read are left out and reported.
-
-    Raises:
-        UserError: a path holds no run, no run has a checkpoint, or `output` is a file.
-        FaultError: no run can be read, or the output cannot be written.
-    """
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file: give a folder")
-    left_out = list[str]()
-    groups = grouped(load_runs(find_runs(paths, left_out), left_out))
-    for part in by_task(groups):
-        console.print(table(part))
-        for line in notes(part):
-            say(f"! {line}", console)
-    for line in left_out:
-        say(f"! {line}", console)
-    say(LEGEND, console)
-    content = io.BytesIO()
-    comparison_figure(groups).savefig(content, format="png", dpi=110)
-    with faults_named(f"write into '{output}'"):
-        output.mkdir(parents=True, exist_ok=True)
-        write_file(output / COMPARISON.name, COMPARISON.to_csv(comparison_rows(groups)))
-        write_file(output / FIGURE, content.getvalue())
-    for label, name in (("all numbers", COMPARISON.name), ("figure", FIGURE)):
-        console.print(f"{label:<12} {output / name}", markup=False, highlight=False, soft_wrap=True)
-    return groups
 
 
 def by_task(groups: Iterable[Group]) -> list[list[Group]]:

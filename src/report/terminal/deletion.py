@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.text import Text
 
+from ...analysis.ablation_names import KINDS
 from ...analysis.measurements import Measurement, whole
 from ...analysis.measures.redundancy import REDUNDANT_SET
-from ...analysis.measures.rerun import KINDS
 from ...hypotheses.failed_controls import Failing, marked
 from ...hypotheses.row_values import SHORT_KINDS, component_label, of
 from ...models.wiring import ATTENTION, HEAD, MLP

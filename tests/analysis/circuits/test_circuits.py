@@ -12,6 +12,7 @@ import torch
 from support.models import SHAPES, bridge_of
 from torch import Tensor
 
+from algomatch.analysis.ablation_names import KINDS
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.circuits.circuit_result import auroc
 from algomatch.analysis.circuits.edge_scores import (
@@ -41,7 +42,6 @@ from algomatch.analysis.circuits.faithfulness import (
     smallest,
 )
 from algomatch.analysis.circuits.true_circuit import read_dimensions, true_edges, written_dimensions
-from algomatch.analysis.measures.rerun import KINDS
 from algomatch.api.circuit import circuits_of
 from algomatch.config.composition import compose
 from algomatch.data.inputs import InputSet, input_set

@@ -9,13 +9,14 @@ import pytest
 import torch
 from support.models import Rows, bridge_of, rows_of, trained_looking, varied, with_config
 
+from algomatch.analysis.ablation_names import KINDS
 from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures import ablation
 from algomatch.analysis.measures.accuracy import Outcome, outcome
 from algomatch.analysis.measures.redundancy import REDUNDANT_SET, joint_sets
-from algomatch.analysis.measures.rerun import KINDS, Means, Rerun, donors
+from algomatch.analysis.measures.rerun import Means, Rerun, donors
 from algomatch.models.bridges import make_bridge
 from algomatch.models.wiring import Component, component_sites
 

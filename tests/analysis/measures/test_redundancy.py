@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.models import Rows, rows_of, varied, with_config, with_heads
 
+from algomatch.analysis.ablation_names import KINDS
 from algomatch.analysis.activations import Recording, record
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures import ablation
@@ -27,7 +28,6 @@ from algomatch.analysis.measures.redundancy import (
 from algomatch.analysis.measures.redundancy import (
     rows_of as set_rows,
 )
-from algomatch.analysis.measures.rerun import KINDS
 from algomatch.api.preparation import prepare
 from algomatch.config.composition import compose
 from algomatch.models.bridges import make_bridge

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.models import SHAPES, bridge_of, trained_looking, varied
 
+from algomatch.analysis.ablation_names import KINDS
 from algomatch.analysis.activations import Recording, Streamed, record
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measures import rerun as module
 from algomatch.analysis.measures.accuracy import Outcome, outcome
 from algomatch.analysis.measures.redundancy import joint_sets
-from algomatch.analysis.measures.rerun import KINDS, Donors, Means, Rerun, donors, rerun
+from algomatch.analysis.measures.rerun import Donors, Means, Rerun, donors, rerun
 from algomatch.api.preparation import prepare
 from algomatch.config.composition import compose
 from algomatch.data.inputs import InputSet

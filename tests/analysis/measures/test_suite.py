@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from algomatch.analysis.ablation_names import KINDS
 from algomatch.analysis.activations import record, taken
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement, differences, from_csv, to_csv
@@ -19,7 +20,6 @@ from algomatch.analysis.measures.registered_measures import (
     measured,
     with_measures,
 )
-from algomatch.analysis.measures.rerun import KINDS
 from algomatch.analysis.measures.similarity import OF_SITES
 from algomatch.api.preparation import prepare
 from algomatch.config.composition import compose

@@ -19,7 +19,7 @@ from support.pages import HOSTILE, TOKENS, trained
 from algomatch.cli.main import main
 from algomatch.report.figures.panels import png
 from algomatch.report.figures.sweep_figures import FIGURES, emergence_figure, verdicts_figure
-from algomatch.report.html.grouped_runs import Member, gather
+from algomatch.report.html.grouped_runs import Member, gather_runs
 from algomatch.report.html.sweep_tables import TABLES_OF, SummaryTable
 from algomatch.runs.run_folder import RunFolder
 
@@ -262,7 +262,7 @@ def test_a_verdict_knows_the_tasks_programs_and_what_resampling_leaves_as_it_is(
     copy = Path(shutil.copytree(folder / ODD, tmp_path / "run"))
 
     def member() -> Member:
-        gathered = gather([RunFolder.open(copy)], "run", print)
+        gathered = gather_runs([RunFolder.open(copy)], "run", print)
         return gathered.members[gathered.groups[0].label][0]
 
     before = member()

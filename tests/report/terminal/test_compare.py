@@ -26,6 +26,7 @@ from algomatch.analysis.measurements import Measurement
 from algomatch.analysis.measures.emergence import summaries
 from algomatch.analysis.measures.suite import declared_metrics, headlines
 from algomatch.analysis.statistics import t_interval, wilson_interval
+from algomatch.api.compare import compare
 from algomatch.api.train import train
 from algomatch.cli.main import main
 from algomatch.config.composition import compose
@@ -33,7 +34,7 @@ from algomatch.hypotheses.compared_headlines import FAMILIES
 from algomatch.hypotheses.failed_controls import meaning
 from algomatch.hypotheses.seed_groups import Group, grouped, notes
 from algomatch.report.figures.comparison_figure import comparison_figure, mean_curve
-from algomatch.report.terminal.comparison import COMPARISON, compare, comparison_rows
+from algomatch.report.terminal.comparison import COMPARISON, comparison_rows
 from algomatch.runs.run_batches import find_runs, load_run
 from algomatch.runs.run_folder import RunFolder
 
@@ -98,7 +99,7 @@ def change_config(run: Path, old: str, new: str) -> None:
 
 def printed(*paths: Path, output: Path, width: int = 200) -> str:
     text = io.StringIO()
-    compare(paths, output, Console(file=text, width=width))
+    compare(paths, output, console=Console(file=text, width=width))
     return text.getvalue()
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, Group
 
+from algomatch.analysis.ablation_names import KINDS
 from algomatch.analysis.base import MeasurementContext
 from algomatch.analysis.measurements import Measurement, whole
-from algomatch.analysis.measures.rerun import KINDS
 from algomatch.analysis.measures.suite import measure
 from algomatch.report.terminal.deletion import deletion, verdict
 
