@@ -140,7 +140,7 @@ def find_circuits(
     by = chosen("method", methods, METHODS)
     wanted = [kind for kind in chosen("kind", kinds, KINDS) if kind in some.kinds]
     if not wanted:
-        raise UserError(f"all lists have the same length: there is no {', '.join(kinds)}")
+        raise UserError(f"all lists have the same length, so there is no {', '.join(kinds)}")
     circuits = Circuits(
         name, exact_share(task_model, inputs), inputs, wiring, config.circuit_faithful,
         config.circuit_threshold,

@@ -370,7 +370,7 @@ def _own_task(place: str) -> dict[str, Any]:
     fields = read_settings(beside) if beside.is_file() else {}
     _check_keys({"task": fields}, Config, str(beside))
     if "program" in fields:
-        raise UserError(f"'program' in {beside}: the program is {place} already; leave it out")
+        raise UserError(f"leave 'program' out of {beside}: the program is already {place}")
     return {"name": name, "program": f"{path}:{function}", **fields}
 
 
@@ -389,7 +389,7 @@ def _check_keys(values: Mapping[Any, Any], schema: type, source: str, prefix: st
             _check_keys(value, cast(type, default), source, f"{prefix}{key}.")
         elif isinstance(value, Mapping):
             raise UserError(
-                f"'{prefix}{key}' ({source}) holds no keys, but {resolved(value)} was given"
+                f"'{prefix}{key}' ({source}) takes a value, not keys: {resolved(value)}"
             )
 
 

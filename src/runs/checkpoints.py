@@ -139,7 +139,9 @@ def load(path: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the header of checkpoint '{file}' is damaged: {error}") from error
     if number != FORMAT:
-        raise UserError(f"checkpoint '{file}' has format {number}, this version reads {FORMAT}")
+        raise UserError(
+            f"checkpoint '{file}' has format {number}, but this version reads format {FORMAT}"
+        )
     if digest != weights_digest(weights):
         raise UserError(f"checkpoint '{file}' is damaged: its weights differ from their checksum")
     config = from_mapping(values, str(file))

@@ -55,7 +55,7 @@ def _run_folders(path: Path) -> list[Path]:
         inside = sorted(path.iterdir()) if path.is_dir() else []
         runs = [folder for folder in inside if not folder.name.startswith(".") and is_run(folder)]
     if not runs:
-        raise UserError(f"'{path}' is not a run folder, and contains none directly")
+        raise UserError(f"'{path}' is not a run folder and does not directly contain one")
     return runs
 
 
@@ -79,7 +79,7 @@ def refuse_existing(config: Config) -> None:
         exists = bool(config.run_dir) and Path(str(config.run_dir)).exists()
     if exists:
         raise FolderExistsError(
-            f"run folder '{config.run_dir}' exists: choose another run_dir, or go on with it by "
+            f"run folder '{config.run_dir}' exists: choose another run_dir, or continue it by "
             f"`{command('train', '--resume', Path(str(config.run_dir)))}`"
         )
 
@@ -109,8 +109,9 @@ def find_checkpoint(path: Path) -> Path:
         in_run = sorted(file for file in files if is_step_folder(file.parent))
         if in_run:
             return in_run[-1]
-        what = "holds no checkpoint" if path.exists() else "does not exist"
-    raise UserError(f"checkpoint '{path}' {what}: give a {WEIGHTS}, its folder, or a run folder")
+        there = path.exists()
+    what = f"'{path}' has no checkpoint" if there else f"checkpoint '{path}' does not exist"
+    raise UserError(f"{what}: give a {WEIGHTS}, its folder, or a run folder")
 
 
 def beside(path: Path) -> Path:

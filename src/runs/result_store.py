@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -227,7 +228,8 @@ def adopt(where: Path, kind: str) -> None:
         _save(where, replace(part, about=about, pictures=pictures, problems={}))
     for name in old.problems:
         _put_aside(where / name)
-    (where / OLD_MARK).unlink(missing_ok=True)
+    with suppress(OSError):  # it says nothing any more: the results are there
+        (where / OLD_MARK).unlink()
 
 
 def _old_settings(where: Path, step: int | None) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def run_page(folder: RunFolder, title: str | None, attention_of: AttentionOf, sa
             neurons(rows, last, results.explanation, failing, config, last_step, path, rerun),
         ]  # fmt: skip
     else:
-        lacking = Missing("Anything: the run holds no checkpoint yet",
+        lacking = Missing("Anything: the run has no checkpoint yet",
                           commands.resume)  # fmt: skip
         sections.append(Section("learning", "Measurements", "", [lacking]))
     name = run_title(config, "learning")
