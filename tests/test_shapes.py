@@ -151,7 +151,7 @@ def test_a_folder_of_all_shapes_is_compared_matched_and_reported(
     capsys.readouterr()
     shown = said(capsys, "compare", "runs")
     assert re.search(r"reverse .*over seeds", " ".join(shown.split()))
-    assert "! left out: 'runs/length-1-only' holds no checkpoint" in shown
+    assert "! left out: 'runs/length-1-only' has no checkpoint" in shown
     shown = said(capsys, "match", "runs", code=1)
     assert "verdicts on reverse" in shown
     assert "1 of 6 runs failed" in shown

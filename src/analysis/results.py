@@ -106,12 +106,9 @@ class About:
         return tuple(word for word in self.settings if word.startswith("analysis."))
 
     @property
-    def rank(self) -> tuple[bool, bool, tuple[int, ...], float]:
-        """By how much the result holds; of equally full ones the newest is the highest.
-
-        Results with the run's own settings, by which it is judged, rank before all others.
-        """
-        return self.finished, not self.overrides, self.fullness, self.written
+    def rank(self) -> tuple[bool, tuple[int, ...], float]:
+        """By how much the result holds; of equally full ones the newest is the highest."""
+        return self.finished, self.fullness, self.written
 
     def to_json(self) -> bytes:
         """Return the text of the file that says what a result is of."""

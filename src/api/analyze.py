@@ -42,7 +42,7 @@ def analyze(
         UserError: there is no checkpoint.
         FaultError: the record beside it is damaged.
     """
-    run = opened(run, overrides)
+    run = opened(run, overrides, "analyze")
     context = context_of(run.inputs, run.reference, run.shape, run.config)
     with Steps(console, "measuring", 1) as steps, steps.part(run.title):
         rows = [row.at(run.run, run.step or 0) for row in measure(run.bridge, context)]

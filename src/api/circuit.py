@@ -36,7 +36,7 @@ from ..analysis.circuits.true_circuit import true_edges
 from ..analysis.matching.cut_tests import exact_share
 from ..analysis.matching.cut_verdicts import variable_matches
 from ..analysis.matching.program_ranking import candidate, rule_of, standing
-from ..config.devices import usual_device, usual_overrides
+from ..config.devices import usual_device
 from ..config.schema import AnalysisConfig
 from ..data.donors import bases_of
 from ..data.inputs import InputSet
@@ -80,7 +80,7 @@ def circuit(
         UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
     refuse_texts(methods=methods, kinds=kinds)
-    loaded = opened(run, overrides, usual_overrides("circuit"))
+    loaded = opened(run, overrides, "circuit")
     circuits = circuits_of(loaded, methods=methods, kinds=kinds, console=console)
     usual = replace(loaded.usual, device=usual_device("circuit", loaded.usual.device))
     settings = result_settings(usual, loaded.config.analysis, methods=methods, kinds=kinds)
@@ -145,7 +145,7 @@ def find_circuits(
     by = chosen("method", methods, METHODS)
     wanted = [kind for kind in chosen("kind", kinds, KINDS) if kind in some.kinds]
     if not wanted:
-        raise UserError(f"all lists have the same length: there is no {', '.join(kinds)}")
+        raise UserError(f"all lists have the same length, so there is no {', '.join(kinds)}")
     circuits = Circuits(
         name, exact_share(task_model, inputs), inputs, wiring, config.circuit_faithful,
         config.circuit_threshold,

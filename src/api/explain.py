@@ -53,7 +53,7 @@ def explain(
     Raises:
         UserError: there is no checkpoint, or the task cannot be compiled.
     """
-    loaded = opened(run, overrides)
+    loaded = opened(run, overrides, "explain")
     settings = result_settings(loaded.usual, loaded.config.analysis)
     key = result_key(ExplanationResult.KIND, loaded, settings)
     result = ExplanationResult.of(explanation_of(loaded, console=console), key)

@@ -76,7 +76,7 @@ def match(
         UserError: there is no checkpoint, or a name is not one of the task's programs.
     """
     refuse_texts(programs=programs)
-    loaded = opened(run, overrides)
+    loaded = opened(run, overrides, "match")
     (matching,) = match_each([loaded], programs=programs, sides=sides, console=console)
     settings = result_settings(loaded.usual, loaded.config.analysis, programs=programs, sides=sides)
     key = result_key(MatchResult.KIND, loaded, settings)

@@ -57,8 +57,8 @@ def report(
     folders = find_runs(paths, left_out)
     if folder is not None and len(folders) == 1:
         raise UserError(
-            "--tables needs several runs, and there is only one: its page has its numbers, and "
-            f"{folders[0].path}/measurements.csv"
+            "--tables needs several runs, and there is only one: its numbers are on its page and "
+            f"in {folders[0].path}/measurements.csv"
         )
     refuse_unwritable(page)
     where = " ".join(map(str, paths))

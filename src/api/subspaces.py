@@ -11,7 +11,7 @@ from ..analysis.controls.known_models import learned_by_heart
 from ..analysis.matching import subspace_search as search
 from ..analysis.matching.program_ranking import programs_of
 from ..analysis.matching.subspace_result import Searched, SubspaceResult
-from ..config.devices import usual_device, usual_overrides
+from ..config.devices import usual_device
 from ..infra.errors import UserError
 from ..infra.progress import Steps
 from ..models.shapes import random_inits
@@ -47,7 +47,7 @@ def subspaces(
         UserError: there is no checkpoint, or the task has no such program.
         NotFiniteError: the training of the control on shuffled labels diverged.
     """
-    loaded = opened(run, overrides, usual_overrides("subspaces"))
+    loaded = opened(run, overrides, "subspaces")
     searched = searched_of(loaded, program=program, console=console)
     own = program_setting(program)
     usual = replace(loaded.usual, device=usual_device("subspaces", loaded.usual.device))

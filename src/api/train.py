@@ -86,7 +86,7 @@ def train(
     if left_out := copied_files(config.task).left_out:
         named = ", ".join(map(str, left_out))
         console.print(
-            f"! imported, but not copied into the run, since it does not lie beside or below the "
+            f"! imported but not copied into the run, because it is not beside or below the "
             f"program: {named}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
@@ -189,7 +189,10 @@ def _run(
         state = _read_state(folder, say)
         if state and (gone := _gone(folder, state.step)):
             steps = ", ".join(map(str, gone))
-            say(f"the checkpoints of steps {steps} are gone: the run starts again, to the same end")
+            say(
+                f"the checkpoints of steps {steps} are missing: the run starts again, "
+                "to the same end"
+            )
             state = None
         _announce(folder, context, state, say)
         wandb_log = WandbLog(folder, say)
@@ -201,8 +204,8 @@ def _run(
             wandb_log.start(folder.measurements(up_to=state.step) if state else ())
         except FaultError as error:
             raise FaultError(
-                f"{error}, and tracking.unreachable=stop: mend that, then "
-                f"`{folder.commands.resume}` goes on"
+                f"{error}, and tracking.unreachable=stop: fix the connection, then "
+                f"continue by `{folder.commands.resume}`"
             ) from error
         reason = state.finished if state else None
         try:
@@ -287,8 +290,8 @@ def _fit(
                 f"{_last_good(folder)}"
             ) from error
         except FaultError as error:
-            again = f"then `{folder.commands.resume}` goes on"
-            raise FaultError(f"{error}; mend that, {again}") from error
+            again = f"then continue by `{folder.commands.resume}`"
+            raise FaultError(f"{error}; fix that, {again}") from error
         except (KeyboardInterrupt, SystemExit):  # Lightning exits on Ctrl-C
             raise _interrupted(folder, signal.SIGINT) from None
     if stop.received is not None and not recorder.finished:
@@ -329,17 +332,19 @@ def _announce(
     say(f"output: {output_text(inputs)}")
     say(f"reference: {reference_text(reference)}")
     if "similarity" in measured(context.config) and (names := confounded(context)):
-        say(f"no dCKA of {', '.join(names)}: functions of token and position on these inputs")
+        say(
+            f"no dCKA for {' and '.join(names)}: on these inputs, token and position determine them"
+        )
     mlps = "no MLP" if shape.attn_only else f"d_mlp {shape.d_mlp}"
     say(
         f"model {model_title(folder.config)}: n_layers {shape.n_layers}, n_heads {shape.n_heads}, "
         f"d_model {shape.d_model}, {mlps}, seed {folder.config.seed}"
     )
-    say(f"run folder: {folder.path}" + (f", going on from step {state.step}" if state else ""))
+    say(f"run folder: {folder.path}" + (f", continuing from step {state.step}" if state else ""))
 
 
 def _interrupted(folder: RunFolder, signal_number: int) -> Interrupted:
-    how = f"stopped; go on with `{folder.commands.resume}`"
+    how = f"stopped; continue by `{folder.commands.resume}`"
     return Interrupted(how, signal_number)
 
 

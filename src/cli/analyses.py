@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from .arguments import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..analysis.results import Key, Result
+    from ..analysis.results import About, Key, Result
     from ..config.schema import Config, TaskConfig
     from ..runs.loaded_run import Loaded
     from ..runs.run_folder import RunFolder
@@ -151,7 +152,7 @@ def analyse(
     if not several:
         _need_checkpoint(analysis, words, options, reference)
     if places:
-        check_overrides(overrides)
+        check_overrides(overrides, analysis.verb)
         options = replace(options, overrides=tuple(overrides))
     refuse_file("--output", output)
     analysis.check(options)
@@ -225,8 +226,8 @@ def _analyse(
     unwritten.tell()
     keeping.draw_gathered(where, analysis.kind)
     if stored:
-        say_where([path for path, _ in stored.values()], where, screen)
         path, result = [*stored.values()][-1]
+        say_where([path for path, _ in stored.values()], where, screen, result.about)
         if folder is not None:
             log_result(folder, where.name, result, path, screen)
 
@@ -237,8 +238,8 @@ def _command(*words: object) -> str:
     return command(*words)
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse overrides that are not settings of the analysis, before anything is loaded.
+def check_overrides(overrides: Sequence[str], verb: str) -> None:
+    """Refuse overrides that the verb does not use, or nonsense, before anything is loaded.
 
     Raises:
         UserError: one is not.
@@ -247,7 +248,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
         from ..config.composition import with_overrides
         from ..config.schema import Config
 
-        with_overrides(Config(), overrides)
+        analysis = with_overrides(Config(), overrides, verb).analysis
+        if analysis.measures is not None:
+            from ..analysis.measures.registered_measures import check_measures
+
+            check_measures(analysis.measures)
 
 
 def check_given_device(device: str | None) -> None:
@@ -314,15 +319,18 @@ def _need_checkpoint(
         f" (--{name} took '{value}')"
         for name in options.values
         for value in options.given(name)
-        if Path(value).exists() or is_setting(value)
+        if os.path.exists(value) or is_setting(value)
     ]
     raise UserError(f"{analysis.verb} takes {what}: none is given{''.join(taken[:1])}")
 
 
 def are_several(places: Sequence[str]) -> bool:
     """Return whether these are several runs, or a folder that is no run but holds some."""
+    from ..infra.files import faults_named
+
     holds = (next(Path(place).glob("*/run.json"), None) is not None for place in places)
-    return len(places) > 1 or any(holds)
+    with faults_named("look for runs"):
+        return len(places) > 1 or any(holds)
 
 
 def refuse_several(jobs: int | None, again: bool, has_all: bool = False) -> None:
@@ -446,15 +454,22 @@ def log_result(run: RunFolder, name: str, result: Result, path: Path, console: C
     try:
         log_analysis(run, name, result, path.parent, console.print)
     except KeyboardInterrupt:
-        told = f"interrupted while W&B was logged to; the result is whole, in '{path}'"
+        told = f"interrupted while logging to W&B; the result is complete, in '{path}'"
         raise Interrupted(told, signal.SIGINT) from None
 
 
-def say_where(folders: Sequence[Path], where: Path, console: Console) -> None:
-    """Say where results are: their own folder, and that of the collected tables."""
+def say_where(folders: Sequence[Path], where: Path, console: Console, about: About) -> None:
+    """Say where results are: their own folder, and that of the collected tables.
+
+    `about` is that of the last result.
+    """
     from ..analysis.results import SETTINGS
 
     names = [path.name for path in sorted(folders[-1].iterdir()) if path.name != SETTINGS]
     more = f" (and {len(folders) - 1} more checkpoints)" if len(folders) > 1 else ""
-    line = f"{', '.join(names)}: {folders[-1]}{more}; collected: {where}"
+    collected = f"collected: {where}"
+    if overrides := about.overrides:
+        own = "only results with the run's own settings are"
+        collected = f"not collected, since {' '.join(overrides)}: {own}"
+    line = f"{', '.join(names)}: {folders[-1]}{more}; {collected}"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -51,7 +51,7 @@ def analyze(
         )
     if len(places) != 1:
         raise UserError(f"analyze takes one checkpoint, not {' '.join(places) or 'none'}")
-    check_overrides(overrides)
+    check_overrides(overrides, "analyze")
     from ..runs.places import find_checkpoint, is_artifact
 
     (place,) = places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,7 +66,7 @@ def match(
     options = Options({"programs": programs, "device": device, "all": every, "no-sides": no_sides})
     if are_several(places) and not reference:
         check_given_device(device)
-        check_overrides(overrides)
+        check_overrides(overrides, MATCH.verb)
         refuse_file("--output", output)
         run_folders(map(Path, places))
         options = Options(options.values, tuple(overrides))
@@ -79,7 +80,7 @@ def match(
 
 def _refuse_model_of_elsewhere(place: str) -> None:
     """Refuse a model as transformers saves it, which is no run and no checkpoint."""
-    if (Path(place) / "config.json").is_file():
+    if os.path.isfile(f"{place}/config.json"):
         from ..config.printed_commands import command
 
         other = command("match-model", Path(place), "task=NAME", "--encoder", "FILE.py:FUNCTION")
@@ -137,11 +138,11 @@ def _match_runs(
     except FaultError as error:  # of some runs: the verdicts on the others are shown
         failed = error
     groups = grouped(load_runs(runs, left_out))
-    print_verdicts(groups, screen)
+    print_verdicts(groups, screen, options.overrides)
     for line in left_out:
         screen.print(f"! {line}", soft_wrap=True, highlight=False, markup=False)
     with faults_named(f"write '{where}'"):
-        write_file(where, verdicts_csv(groups))
+        write_file(where, verdicts_csv(groups, options.overrides))
     screen.print(f"every run: {where}", soft_wrap=True, highlight=False, markup=False)
     if failed is not None:
         raise failed

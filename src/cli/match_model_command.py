@@ -88,7 +88,7 @@ def match_model(
     of_result = [result_setting(name, values) for name, values in given if values]
     of = (*sorted(own), *functions, weights)
     result = drawn(MatchResult.of(matching, of_result, of=of))
-    say_where([save(where, result)], where, screen)
+    say_where([save(where, result)], where, screen, result.about)
     say_next(command("match-controls", config.task.name), screen)
 
 

@@ -19,6 +19,7 @@ from ..infra.errors import FaultError, UserError, first_line, one_of, refuse_tex
 from .schema import (
     FREE_SETTINGS,
     GROUPS,
+    USED_BY,
     AnalysisConfig,
     Config,
     TaskConfig,
@@ -91,30 +92,35 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
     return _checked([typed(Config, values)])
 
 
-def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+def with_overrides(config: Config, overrides: Sequence[str], verb: str | None = None) -> Config:
     """Return the Config of a trained run with other settings of its analysis.
 
-    Overrides are `analysis.key=value`: with everything else the run was trained.
+    Overrides are `analysis.key=value`: with everything else the run was trained. With a `verb`,
+    they are settings that it uses.
 
     >>> with_overrides(Config(), ["analysis.circuit_cases=500"]).analysis.circuit_cases
     500
 
     Raises:
-        UserError: an unknown key, one that is not of the analysis, or a broken rule.
+        UserError: an unknown key, one that is not of the analysis or that the verb does not use,
+            or a broken rule.
     """
-    fields = dataclasses.fields(AnalysisConfig)
-    names = [f"analysis.{field.name}" for field in fields if field.name != "name"]
+    every = [each.name for each in dataclasses.fields(AnalysisConfig) if each.name != "name"]
+    used = every if verb is None else USED_BY[verb]
     for override in overrides:
         key = override.partition("=")[0]
-        if key in names:
+        group, _, name = key.rpartition(".")
+        if group == "analysis" and name in used:
             continue
+        if group == "analysis" and name in every:
+            uses = ", ".join(f"analysis.{own}" for own in used)
+            raise UserError(f"{verb} does not use {key}; it uses: {uses}")
         if key in GROUPS or key in flattened(Config()):
             raise UserError(
                 f"'{override}': the run was trained with its own {key}. Only settings of the "
                 "analysis can be changed, as in analysis.circuit_threshold=0.02"
             )
-        near = key if "." in key else f"analysis.{key}"
-        raise UserError(f"unknown key '{key}': {one_of(near, names)}")
+        raise UserError(f"unknown key '{key}': {one_of(name, used, 'analysis.')}")
     given = _as_typed(_parse_overrides(overrides))
     return _checked([to_mapping(config), given]) if overrides else config
 
@@ -365,7 +371,7 @@ def _own_task(place: str) -> dict[str, Any]:
     fields = read_settings(beside) if beside.is_file() else {}
     _check_keys({"task": fields}, Config, str(beside))
     if "program" in fields:
-        raise UserError(f"'program' in {beside}: the program is {place} already; leave it out")
+        raise UserError(f"leave 'program' out of {beside}: the program is already {place}")
     return {"name": name, "program": f"{path}:{function}", **fields}
 
 
@@ -384,7 +390,7 @@ def _check_keys(values: Mapping[Any, Any], schema: type, source: str, prefix: st
             _check_keys(value, cast(type, default), source, f"{prefix}{key}.")
         elif isinstance(value, Mapping):
             raise UserError(
-                f"'{prefix}{key}' ({source}) holds no keys, but {resolved(value)} was given"
+                f"'{prefix}{key}' ({source}) takes a value, not keys: {resolved(value)}"
             )
 
 

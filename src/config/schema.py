@@ -106,7 +106,8 @@ class TaskConfig:
     )
     program: str | None = _setting(
         None,
-        "the program, where the name is another: a registered one's name, or `path.py:function`",
+        "the program, if the task's name does not say it: a registered program's name, or "
+        "`path.py:function`",
         more=" (`reverse_fixed` has `reverse`)",
         unset="the task's name",
     )
@@ -121,7 +122,7 @@ class TaskConfig:
     )
     causal: bool | None = _setting(
         None,
-        "compiled, interpreted and learned without a look at later positions",
+        "whether no position may see later ones, in the program, the reference and the model",
         unset="the task's own",
     )
     restrict: str | None = _setting(
@@ -132,26 +133,29 @@ class TaskConfig:
     )
     tolerance: float | None = _setting(
         None,
-        "how far off a numerical output counts as right",
+        "how far off a numerical output may be and still count as right",
         more="; numbers are never exactly right",
         unset="from the outputs",
         above=0,
     )
     alternatives: list[str] | None = _setting(
-        None, "other programs of the same map", unset="the task's own"
+        None, "other programs that compute the same outputs", unset="the task's own"
     )
     allow_inexact: bool = _setting(
-        False, "go on with a reference that is not its program, and mark every result"
+        False, "continue with a reference that differs from its program, and mark every result"
     )
     held_out: float = _setting(
         0.1, "share of each length's inputs that is never trained on", least=0, below=1
     )
-    held_out_lengths: list[int] = _setting([], "lengths never trained on")
+    held_out_lengths: list[int] = _setting([], "lengths that are never trained on")
     split_seed: int = _setting(
-        0, "it seeds which inputs are held out", more=", and which are sampled", least=0
+        0, "seed of the choice of held-out inputs", more=", and of sampled inputs", least=0
     )
     max_inputs: int = _setting(
-        20_000, "inputs, above which they are sampled", more=", stratified by length", least=1
+        20_000,
+        "largest number of inputs",
+        more="; if there are more, a sample stratified by length",
+        least=1,
     )
 
 
@@ -164,7 +168,7 @@ class ModelConfig:
         more="; `model=` is short for it",
     )  # fmt: skip
     n_layers: int = _setting(2, "blocks", least=1)
-    attn_only: bool = _setting(True, "blocks have no MLP")
+    attn_only: bool = _setting(True, "whether the blocks have no MLP")
     d_model: int = _setting(64, "dimensions of the residual stream", least=1)
     n_heads: int = _setting(4, "attention heads of a block", least=1)
     d_head: int | None = _setting(
@@ -195,8 +199,8 @@ class TrainerConfig:
     batch_size: int = _setting(
         256, "inputs of a training step", more=": equally many of each length", least=1
     )
-    learning_rate: float = _setting(1e-3, "of AdamW", least=0)
-    weight_decay: float = _setting(0.01, "of AdamW", least=0)
+    learning_rate: float = _setting(1e-3, "learning rate of AdamW", least=0)
+    weight_decay: float = _setting(0.01, "weight decay of AdamW", least=0)
     warmup_steps: int = _setting(
         50, "training steps", more=" over which the learning rate rises", least=0
     )
@@ -205,7 +209,7 @@ class TrainerConfig:
     )
     gradient_clip: float = _setting(1.0, "largest norm of a gradient; 0 for none", least=0)
     target_accuracy: float | None = _setting(
-        None, "stop at this exact accuracy on all inputs", above=0, most=1
+        None, "exact accuracy on all inputs at which training stops", above=0, most=1
     )
     steps_after_target: int = _setting(
         0,
@@ -220,12 +224,18 @@ class TrainerConfig:
         least=1,
     )
     log_every: int = _setting(10, "training steps between two points of the curve", least=1)
-    evaluate_every: int = _setting(50, "training steps between two looks at the target", least=1)
+    evaluate_every: int = _setting(50, "training steps between two checks of the target", least=1)
     save_every_seconds: float = _setting(
-        30.0, "how much training a kill can cost", free=True, least=0
+        30.0,
+        "seconds between two saves of the training state: what a kill can cost",
+        free=True,
+        least=0,
     )
     accelerator: str = _setting(
-        "auto", "what the model is trained on", choices=("auto", "cpu", "gpu", "mps"), free=True
+        "auto",
+        "the device that the model is trained on",
+        choices=("auto", "cpu", "gpu", "mps"),
+        free=True,
     )
 
 
@@ -244,60 +254,83 @@ class AnalysisConfig:
     )
     device: str = _setting(
         "cpu",
-        "what is measured on",
-        more="; on the CPU the numbers are the same wherever it was trained",
+        "the device that the model is measured on",
+        more="; on the CPU the numbers are the same wherever the model was trained",
     )
     batch_size: int = _setting(2048, "inputs that are measured at once", least=1)
-    bootstrap: int = _setting(1000, "resamples of an interval", least=20)
-    random_inits: int = _setting(10, "untrained models that are controls", least=1)
+    bootstrap: int = _setting(1000, "bootstrap resamples for an interval", least=20)
+    random_inits: int = _setting(10, "untrained models used as controls", least=1)
     other_tasks: int = _setting(
-        2, "compiled programs of other tasks that are controls", more="; 0 for none", least=0
+        2, "compiled programs of other tasks used as controls", more="; 0 for none", least=0
     )
-    solved: float = _share(0.99, "exact accuracy from which on components may be called redundant")
+    solved: float = _share(0.99, "lowest exact accuracy of a model that solves its task")
     margin: float = _share(
         0.01,
-        "exact accuracy that a redundant component may cost, at most",
+        "most exact accuracy that a redundant component may cost",
         " ([ablation](measures.md#ablation))",
     )
     match_cases: int = _setting(
-        1000, "cases of each test", more=" of `algomatch match`, at most ([matching](matching.md))",
+        1000, "largest number of cases of each test",
+        more=" of `algomatch match` ([matching](matching.md))",
         least=20,
     )  # fmt: skip
     match_checkpoint_cases: int = _setting(
-        300, "cases of each test at a checkpoint", more=", of the measure `matching`", least=20
+        300,
+        "largest number of cases of each test at a checkpoint",
+        more=", of the measure `matching`",
+        least=20,
     )
-    match_realised: float = _share(0.95, "match from which on a cut is realised")
-    match_partly: float = _share(0.5, "match from which on a cut is partially realised")
+    match_realised: float = _share(0.95, "lowest match of a realised cut")
+    match_partly: float = _share(0.5, "lowest match of a partially realised cut")
     match_selector: float = _share(
         0.9,
-        "overlap of a head from which on a selector is met",
+        "lowest overlap of a head that meets a selector",
         " ([matching](matching.md#selectors))",
     )
     circuit_cases: int = _setting(
-        300, "inputs on which circuits are searched for", more=" (they are judged on all)", least=20
+        300, "inputs on which circuits are searched for", more=" (judged on all)", least=20
     )
     circuit_threshold: float = _setting(
         0.01,
-        "nats by which an edge must move the outputs, for `acdc` to keep it and to be called "
-        "needed",
+        "nats by which an edge must move the outputs for `acdc` to keep it, and for it to be "
+        "called needed",
         least=0,
     )
-    circuit_faithful: float = _share(0.9, "faithfulness that a circuit must surely have")
+    circuit_faithful: float = _share(0.9, "lowest faithfulness that a circuit must surely have")
     circuit_steps: int = _setting(
         5, "points at which the gradient is taken", more=" by `eap_ig`", least=1
     )
     explain_at: float = _share(
         0.95,
-        "overlap of a head, balanced accuracy of a neuron, from which on it counts as explained",
+        "lowest overlap of an explained head, and balanced accuracy of an explained neuron",
         " ([reverse-engineering](reverse-engineering.md))",
     )
     explain_depth: int = _setting(
-        3, "tests in a row of a predicate", more=" of a neuron, at most", least=1
+        3, "largest number of tests in a row", more=" in a neuron's predicate", least=1
     )
     explain_inputs: int = _setting(
-        2048, "inputs that are looked at", more=" by `algomatch explain`, at most", least=20
+        2048, "largest number of inputs", more=" that `algomatch explain` uses", least=20
     )
-    seed: int = _setting(0, "it seeds the intervals and controls", least=0, below=SEEDS)
+    seed: int = _setting(0, "seed of the intervals and controls", least=0, below=SEEDS)
+
+
+_BY_ALL = ("device", "bootstrap", "solved", "seed")
+USED_BY = {  # the settings of the analysis that change what a verb finds
+    "match": (
+        *_BY_ALL, "batch_size", "random_inits", "match_cases", "match_realised", "match_partly",
+        "match_selector",
+    ),
+    "subspaces": (*_BY_ALL, "match_cases", "match_realised"),
+    "circuit": (
+        *_BY_ALL, "match_cases", "match_realised", "match_partly", "circuit_cases",
+        "circuit_threshold", "circuit_faithful", "circuit_steps",
+    ),
+    "explain": (*_BY_ALL, "batch_size", "explain_at", "explain_depth", "explain_inputs"),
+    "analyze": (
+        *_BY_ALL, "measures", "batch_size", "random_inits", "other_tasks", "margin",
+        "match_checkpoint_cases", "match_realised",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -322,11 +355,23 @@ class TrackingConfig:
         choices=("none", "best_and_latest", "all"),
     )
     unreachable: str = _setting(
-        "offline", "what a run does without its server at the start", choices=("offline", "stop")
+        "offline",
+        "what a run does if the server cannot be reached at the start",
+        choices=("offline", "stop"),
     )
-    system_stats: bool = _setting(False, "W&B's machine statistics")
-    init_timeout_seconds: float = _setting(15.0, "then an online run goes on offline", least=1)
-    finish_timeout_seconds: float = _setting(60.0, "then it stops waiting for uploads", least=1)
+    system_stats: bool = _setting(False, "whether W&B records statistics of the machine")
+    init_timeout_seconds: float = _setting(
+        15.0,
+        "seconds to wait for the server at the start",
+        more="; after that the run continues offline, or stops (`tracking.unreachable`)",
+        least=1,
+    )
+    finish_timeout_seconds: float = _setting(
+        60.0,
+        "seconds to wait for uploads at the end",
+        more="; after that the run ends without them",
+        least=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -338,7 +383,7 @@ class Config:
     trainer: TrainerConfig = _group(TrainerConfig)
     analysis: AnalysisConfig = _group(AnalysisConfig)
     tracking: TrackingConfig = _group(TrackingConfig, free=True)
-    seed: int = _setting(0, "it seeds initialisation and batches", least=0, below=SEEDS)
+    seed: int = _setting(0, "seed of the initialisation and the batches", least=0, below=SEEDS)
     threads: int = _setting(
         1, "threads of a run", more="; their number changes the last bits", least=1
     )
@@ -420,5 +465,5 @@ def _rules_between(config: Config) -> Iterator[tuple[bool, str]]:
     )
     yield (
         re.fullmatch(r"[\w.-]+", task.name) is not None,
-        f"task.name={task.name} must be letters, digits, '_', '.' and '-' only: files are named so",
+        f"task.name={task.name} must be letters, digits, '_', '.' and '-' only: it names files",
     )

@@ -308,7 +308,7 @@ def _misread(given: Any, swept: bool = False) -> str | None:
     if not isinstance(given, Plain):
         return None
     if isinstance(value, float) and math.isnan(value):
-        return f": a token must equal itself, not nan: {QUOTE}"
+        return f": a token must not be nan: {QUOTE}"
     if isinstance(value, float) and math.isinf(value):
         return f": a number must be finite: {QUOTE}"
     number = _integer(given) if isinstance(value, str) else value

@@ -395,7 +395,7 @@ def _other_lengths(raw: RawInputs) -> str:
     right = [length for length in there if not _raises_at(raw, length)]
     if not right:
         return ""
-    said = f"; it raises on no list of {right[0]} to {right[-1]} tokens: task."
+    said = f"; it does not raise on lists of {right[0]} to {right[-1]} tokens: task."
     if right == there[-len(right) :]:
         return f"{said}min_length={right[0]}"
     return f"{said}max_length={right[-1]}" if right == there[: len(right)] else ""

@@ -88,8 +88,8 @@ def in_copies(
     if _files(task) == [program] and copy.is_file():
         return _moved(task, lambda path: Path(os.path.abspath(copy)))
     raise UserError(
-        f"{source}: its task is a program of your own, which does not lie beside it: give the "
-        "checkpoint in its run folder, which holds the program"
+        f"{source}: the task is a program of your own, and the program is not beside the "
+        "checkpoint: give the checkpoint in its run folder, which holds the program"
     )
 
 

@@ -428,7 +428,9 @@ def make_induction_by_pointer() -> Any:
 
 def _tokens(vocabulary: Sequence[Any], count: int) -> Sequence[Any]:
     if len(vocabulary) < count:
-        raise ValueError(f"the program needs {count} tokens, the vocabulary has {len(vocabulary)}")
+        raise ValueError(
+            f"the program needs {count} tokens, but the vocabulary has {len(vocabulary)}"
+        )
     return vocabulary[:count]
 
 

@@ -210,7 +210,7 @@ def _chosen(config: TaskConfig) -> _Chosen:
         make = load_function(name)
         if config.vocabulary is None:
             raise UserError(
-                f"task '{config.name}' needs its vocabulary, as in 'task.vocabulary=[0,1,2]' "
+                f"task '{config.name}' needs a vocabulary, as in 'task.vocabulary=[0,1,2]' "
                 f"(or in {split_place(name)[0].with_suffix('.yaml').name} beside it)"
             )
         return _Chosen(make, None)
@@ -295,7 +295,9 @@ def _call(make: Maker, available: Mapping[str, Any]) -> Any:
     try:
         parameters = inspect.signature(make).parameters.values()
     except (TypeError, ValueError) as error:
-        raise UserError(f"{called} does not say what it takes: {first_line(error)}") from error
+        raise UserError(
+            f"the parameters of {called} cannot be read: {first_line(error)}"
+        ) from error
     by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     asked = [p.name for p in parameters if p.kind in by_keyword and p.name in available]
     open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -308,8 +310,7 @@ def _call(make: Maker, available: Mapping[str, Any]) -> Any:
     ]
     if strange:
         raise UserError(
-            f"{called} takes the argument '{strange[0]}': it may ask for nothing but "
-            f"{', '.join(ASKED_FOR)}"
+            f"{called} takes the argument '{strange[0]}': it may only take {', '.join(ASKED_FOR)}"
         )
     try:
         made = make(**{name: copy(available[name]) for name in asked})
@@ -351,7 +352,7 @@ def _problems(
     if not all(isinstance(token, (str, int, float)) for token in vocabulary):
         yield f"{given}: tokens must be strings or numbers"
     elif any(token != token for token in vocabulary):
-        yield f"{given}: a token must equal itself, not nan"
+        yield f"{given}: a token must not be nan"
     elif len(vocabulary) < 2:
         yield f"{given} must have at least 2 tokens"
     elif min(len(set(vocabulary)), len({*map(str, vocabulary)})) < len(vocabulary):
@@ -363,7 +364,7 @@ def _problems(
     if unique and longest > len(vocabulary):
         yield (
             f"task.max_length={longest} must not exceed the {len(vocabulary)} tokens of "
-            "task.vocabulary, where no token comes twice (task.restrict=unique)"
+            "task.vocabulary, because no token may come twice (task.restrict=unique)"
         )
     outside = [n for n in config.held_out_lengths if not shortest <= n <= longest]
     if outside:

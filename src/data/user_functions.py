@@ -60,7 +60,7 @@ def load_function(place: str, beside: str | None = None) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         if not own:
-            raise UserError(f"'{path}' has no function '{name}', nor any other")
+            raise UserError(f"'{path}' has no function '{name}', and no other function")
         raise UserError(f"'{path}' has no function '{name}': {one_of(name, own)}")
     return brought.bound(function)
 
@@ -226,7 +226,7 @@ class BroughtFile(MetaPathFinder):
         root = [*file.parents][: fullname.count(".") + is_package + 1][-1].resolve()
         if root == self.folder or root not in self._theirs:
             raise ImportError(
-                f"'{file}' is no source file: a program's own modules are read from .py files only",
+                f"'{file}' is not a source file: only .py files are read as a program's modules",
                 name=fullname,
             )
         return file

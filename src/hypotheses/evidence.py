@@ -17,6 +17,7 @@ from ..analysis.measures.emergence import Summary
 from ..analysis.measures.registered_measures import measured
 from ..config.printed_commands import RunCommands
 from ..config.schema import Config
+from ..runs.run_results import RunResults
 from .failed_controls import Failing
 from .row_values import of
 from .verdicts import (
@@ -41,8 +42,7 @@ def solved_of(last: Sequence[Measurement], config: Config) -> Solved:
 
 def judged(
     last: Sequence[Measurement],
-    matched: MatchResult,
-    circuits: CircuitResult,
+    results: RunResults,
     config: Config,
     failing: Failing,
     circuit: CircuitFound | None,
@@ -52,12 +52,12 @@ def judged(
 ) -> list[Hypothesis]:
     """Return the verdicts on H1, H2 and H3 at the last checkpoint of a run.
 
-    `matched` and `circuits` are what `match` and `circuit` found, empty if nothing. `circuit` is
-    the run's faithful circuit, `commands` are its commands, `curves` are the summaries
-    of its headlines, and `programs` are the names of the task's programs.
+    `results` are what `match` and `circuit` found. `circuit` is the run's faithful circuit,
+    `commands` are its commands, `curves` are the summaries of its headlines, and `programs` are the
+    names of the task's programs.
     """
     solved, step = solved_of(last, config), max((row.step for row in last), default=0)
-    has_mlp = not config.model.attn_only
+    has_mlp, circuits = not config.model.attn_only, results.circuit
     return [
         h1(last, solved, failing, has_mlp, commands),
         h2(
@@ -69,8 +69,18 @@ def judged(
             commands,
             bool(circuits.curves) and circuits.about.finished,
             "attention" in measured(config.analysis),
+            results.overridden(CircuitResult),
         ),
-        h3(last, solved, program_verdicts(matched), step, commands, emergence(curves), programs),
+        h3(
+            last,
+            solved,
+            program_verdicts(results.match),
+            step,
+            commands,
+            emergence(curves),
+            programs,
+            results.overridden(MatchResult),
+        ),
     ]
 
 

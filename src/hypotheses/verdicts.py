@@ -313,11 +313,13 @@ def h2(
     commands: RunCommands,
     searched: bool = False,
     attended: bool = False,
+    otherwise: Sequence[str] = (),
 ) -> Hypothesis:
     """Judge H2 at the last checkpoint of a run, by attention and what the circuit's edges carry.
 
-    If there is no circuit, `searched` says whether one was searched for. If there are no figures
-    of attention, `attended` says whether it was measured, with nothing to compare it with.
+    If there is no circuit, `searched` says whether one was searched for, and `otherwise` with
+    which settings that are not the run's own. If there are no figures of attention, `attended`
+    says whether it was measured, with nothing to compare it with.
 
     H2 is supported if all three hold: attention in common is surely above its controls, and
     passes the task's controls; inner edges of the circuit carry a variable surely more often than
@@ -356,17 +358,18 @@ def h2(
             "H2", verdict, why, ONE_SEED, tuple(evidence), _change_h2(verdict), tuple(lacking)
         )
 
+    other = f"the circuit was searched for {_not_own(otherwise)}" if otherwise else ""
     if not evidence and not searched:
-        either = "neither attention nor the circuit was measured"
-        return say(
-            NOT_MEASURED, f"the circuit was not measured; {NO_HEADS}" if attended else either
-        )
+        either = other or "neither attention nor the circuit was measured"
+        unmeasured = other or "the circuit was not measured"
+        return say(NOT_MEASURED, f"{unmeasured}; {NO_HEADS}" if attended else either)
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
     if circuit is None and searched:
         return say(UNDECIDED, "a circuit was searched for, but none is surely faithful")
     if circuit is None:
-        return say(UNDECIDED, "attention alone does not show a circuit, which was not measured")
+        alone = "attention alone does not show a circuit"
+        return say(UNDECIDED, f"{alone}; {other}" if other else f"{alone}, which was not measured")
     if circuit.step != last_step:
         when = "at an unknown step" if circuit.step is None else f"at step {circuit.step}"
         return say(UNDECIDED, f"the circuit is of a checkpoint {when}, not of the last one")
@@ -386,6 +389,11 @@ def h2(
         missing = NO_HEADS if attended else "attention in common was not measured"
         told += f"; {missing if attention is None else f'attention in common {attention.why}'}"
     return say(UNDECIDED, told)
+
+
+def _not_own(otherwise: Sequence[str]) -> str:
+    """Return which settings of the analysis were taken in place of the run's own."""
+    return f"with {', and with '.join(otherwise)}, not with the run's own settings"
 
 
 def _attention(rows: Sequence[Measurement], failing: Failing) -> Evidence | None:
@@ -495,11 +503,13 @@ def h3(
     commands: RunCommands,
     emerged: Emergence | None = None,
     of_task: Sequence[str] = (),
+    otherwise: Sequence[str] = (),
 ) -> Hypothesis:
     """Judge H3 by the verdicts of `match` on the last checkpoint of a run.
 
     H3 is supported if exactly one program of at least two is followed, and not supported if none
-    is. All programs in `of_task` must have been asked. `emerged` is added to the evidence.
+    is. All programs in `of_task` must have been asked. `emerged` is added to the evidence. If there
+    are no verdicts, `otherwise` says with which settings that are not the run's own it was matched.
     """
     testable = of(rows, "matching/testable_cuts").get("model")
     lacking: tuple[Lacking, ...] = ()
@@ -514,14 +524,17 @@ def h3(
     def say(verdict: str, why: str) -> Hypothesis:
         return Hypothesis("H3", verdict, why, ONE_SEED, evidence, _change_h3(verdict), lacking)
 
+    other = f"the model was matched {_not_own(otherwise)}" if otherwise else ""
     if not programs and testable is None:
-        return say(NOT_MEASURED, "the model was not matched with its task's programs")
+        unmatched = "the model was not matched with its task's programs"
+        return say(NOT_MEASURED, other or unmatched)
     if solved.refusal:
         return say(NOT_JUDGED, solved.refusal)
     if not programs:
         if testable is not None and testable.value == 0:
             return say(UNDECIDED, "no inner cut of the reference program can be tested")
-        return say(NOT_MEASURED, "the checkpoints' light measure gives no verdict on programs")
+        light = "the checkpoints' light measure gives no verdict on programs"
+        return say(NOT_MEASURED, other or light)
     steps = {candidate.step for candidate in programs}
     if steps != {last_step}:
         shown = ", ".join("unknown" if step is None else str(step) for step in sorted(

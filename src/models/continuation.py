@@ -194,7 +194,9 @@ def _side_hook(model: TransformerBridge, layer: int, side: str) -> str:
     names = [f"blocks.{layer}.attn.{side}.hook_out", f"blocks.{layer}.attn.hook_{side}"]
     hook = next((name for name in names if name in model.hook_dict), None)
     if hook is None:
-        raise UserError(f"block {layer} shows no '{side}' of its attention: no hook {names[0]}")
+        raise UserError(
+            f"block {layer} does not expose '{side}' of its attention: it has no hook {names[0]}"
+        )
     return hook
 
 

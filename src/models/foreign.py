@@ -83,7 +83,7 @@ def _bridge(model: Any, name: str, device: str) -> TransformerBridge:
 def _config(path: Path) -> dict[str, Any]:
     """Return the values of a GPT-2's config."""
     if not path.is_file():
-        raise UserError(f"'{path.parent}' has no {CONFIG}: save the model by `save_pretrained`")
+        raise UserError(f"'{path.parent}' has no {CONFIG}: save the model with `save_pretrained`")
     with faults_named(f"read '{path}'"):
         content = path.read_bytes()
     try:
@@ -119,7 +119,7 @@ def _weights(path: Path, model: Any) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(
             f"'{path.parent}' has no {WEIGHTS}: weights in other files are not read, and pickled "
-            "ones (pytorch_model.bin) are refused; save the model whole by `save_pretrained`"
+            "ones (pytorch_model.bin) are refused; save the whole model with `save_pretrained`"
         )
     try:
         with faults_named(f"read '{path}'"):

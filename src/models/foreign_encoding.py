@@ -40,8 +40,8 @@ def encoded_task_model(
     _check_model(bridge)
     if not isinstance(inputs.output, Categorical):
         raise UserError(
-            f"task '{inputs.task.name}' gives numbers: a model that is read by its logits can only "
-            "be matched with tasks whose outputs are classes"
+            f"the outputs of task '{inputs.task.name}' are numbers: a model that is read by its "
+            "logits can only be matched with tasks whose outputs are classes"
         )
     lists = [inputs.listed(row) for row in range(len(inputs))]
     rows = [_called(encode, "encoder", tokens, _ids) for tokens in lists]
@@ -69,9 +69,11 @@ def _check_model(bridge: TransformerBridge) -> None:
     needed = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in layers)]
     missing = [site for site in needed if site not in sites]
     if missing:
-        raise UserError(f"the model shows no residual stream at {missing[0]}: it has no such hook")
+        raise UserError(
+            f"the model does not expose its residual stream at {missing[0]}: it has no such hook"
+        )
     if any(module.training for module in without_hooks(bridge).modules()):
-        raise UserError("the model is being trained, and may drop out at random: call its eval()")
+        raise UserError("the model is in training mode, where dropout is random: call its eval()")
 
 
 def _called(function: Callable[..., Any], what: str, given: Any, read: Callable[..., Any]) -> Any:
@@ -92,7 +94,7 @@ def _called(function: Callable[..., Any], what: str, given: Any, read: Callable[
     except (TypeError, RuntimeError, ValueError) as error:
         wanted = "an id, a whole number" if read is index else "a list of ids, whole numbers"
         raise UserError(
-            f"the {what} must return {wanted}: of {given!r} it returned "
+            f"the {what} must return {wanted}: for {given!r} it returned "
             f"{type(returned).__name__} {' '.join(repr(returned).split())[:80]}"
         ) from error
 
@@ -133,8 +135,8 @@ def _token_ids(
         for token_id in row:
             if not 0 <= token_id < size:
                 raise UserError(
-                    f"the encoder returned {row} for {tokens}: {token_id} is none of the ids of "
-                    f"the model's embedding, 0 to {size - 1}"
+                    f"the encoder returned {row} for {tokens}: {token_id} is not an id of the "
+                    f"model's embedding, 0 to {size - 1}"
                 )
         for token, token_id in zip(tokens, row[start:], strict=True):
             if ids.setdefault(token, token_id) != token_id:
@@ -180,14 +182,14 @@ def _class_ids(
             own = [token_id for token, token_id in ids.items() if _same(token, value)]
             if not own:
                 raise UserError(
-                    f"the output {value!r} is no token of the task, so no logit is known for it: "
-                    "give a reader, a function that returns the id of an output's logit"
+                    f"the output {value!r} is not a token of the task, so no logit is known for "
+                    "it: give a reader, a function that returns the id of an output's logit"
                 )
             class_ids[value] = own[0]
         if not 0 <= class_ids[value] < size:
             raise UserError(
-                f"the output {value!r} is read at the id {class_ids[value]}, which is none of the "
-                f"model's logits, 0 to {size - 1}"
+                f"the output {value!r} is read at the id {class_ids[value]}, which is not one of "
+                f"the model's logits, 0 to {size - 1}"
             )
     _check_apart(class_ids, "reader" if read else "encoder", "outputs")
     return list(class_ids.values())

@@ -131,8 +131,8 @@ def _refusal(task: Task, validation: Validation) -> str:
     return (
         f"task '{task.name}': the compiled reference disagrees with the RASP interpreter on "
         f"{validation.n_wrong:,} of {validation.n:,} inputs, at every mlp_exactness tried, e.g. "
-        f"{'; '.join(validation.counterexamples)}; {validation.cause}. Change the program, or go "
-        "on with task.allow_inexact=true, which marks every result"
+        f"{'; '.join(validation.counterexamples)}; {validation.cause}. Change the program, or "
+        "continue with task.allow_inexact=true, which marks every result"
     )
 
 

@@ -427,14 +427,14 @@ def wired(bridge: NativeModel | TransformerBridge, tokens: Tensor, key_mask: Ten
             theirs = model(tokens, attention_mask=key_mask)
     except (AttributeError, RuntimeError, TypeError) as error:
         raise UserError(
-            f"the model's parts cannot be read as a graph ({type(error).__name__}: {error}): only "
-            "plain blocks of attention and an MLP can, with learned positions or none"
+            f"the model cannot be read as a graph ({type(error).__name__}: {error}): it must have "
+            "plain blocks of attention and an MLP, and learned positions or none"
         ) from error
     off = (ours - theirs)[key_mask].abs().max()
     if not off <= SAME * theirs[key_mask].abs().max().clamp(min=1):
         raise UserError(
-            f"the model's parts do not add up to what it gives (logits are {float(off):.2g} off): "
-            "it has parts that are no plain attention heads, MLPs or learned positions"
+            f"the model's parts do not add up to its logits (off by {float(off):.2g}): it has "
+            "parts other than plain attention heads, MLPs and learned positions"
         )
     return wiring
 

@@ -117,8 +117,7 @@ def load(path: Path) -> Checkpoint:
         UserError: `path` does not exist, or is not a whole checkpoint of this project.
         FaultError: the file cannot be read.
     """
-    with faults_named("look for the checkpoint"):
-        file = find_checkpoint(path)
+    file = find_checkpoint(path)
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -140,7 +139,9 @@ def load(path: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the header of checkpoint '{file}' is damaged: {error}") from error
     if number != FORMAT:
-        raise UserError(f"checkpoint '{file}' has format {number}, this version reads {FORMAT}")
+        raise UserError(
+            f"checkpoint '{file}' has format {number}, but this version reads format {FORMAT}"
+        )
     if digest != weights_digest(weights):
         raise UserError(f"checkpoint '{file}' is damaged: its weights differ from their checksum")
     config = from_mapping(values, str(file))

@@ -11,7 +11,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..config.composition import with_overrides
-from ..config.devices import check_device
+from ..config.devices import check_device, usual_overrides
 from ..config.naming import task_title
 from ..config.printed_commands import RunCommands, setting_words
 from ..config.schema import AnalysisConfig, Config, TaskConfig
@@ -304,20 +304,22 @@ Loaded = LoadedRun | LoadedReference
 Openable = Loaded | RunFolder | str | Path
 
 
-def opened(path: Openable, overrides: Sequence[str], usual: Sequence[str] = ()) -> Loaded:
+def opened(path: Openable, overrides: Sequence[str], verb: str) -> Loaded:
     """Return what is to be analysed: a path or a run's folder is opened, with the overrides.
 
-    `usual` are weaker ones, which hold unless the overrides say otherwise.
+    It is opened on the device where the verb runs unless the overrides say otherwise.
 
     Raises:
-        UserError: as of `LoadedRun.open`; or overrides are given for what is open.
+        UserError: as of `LoadedRun.open`; or overrides are given for what is open, or are none
+            that the verb uses.
         FaultError: the file cannot be read.
     """
     refuse_texts(overrides=overrides)
     if isinstance(path, RunFolder):
         path = path.path
     if isinstance(path, str | Path):
-        return LoadedRun.open(path, [*usual, *overrides])
+        with_overrides(Config(), overrides, verb)
+        return LoadedRun.open(path, [*usual_overrides(verb), *overrides])
     need_kind(path, (LoadedRun, LoadedReference), f"give a run: {A_PATH}, or an open one")
     if overrides:
         load = "load" if isinstance(path, LoadedRun) else "load_reference"

@@ -55,7 +55,7 @@ def _run_folders(path: Path) -> list[Path]:
         inside = sorted(path.iterdir()) if path.is_dir() else []
         runs = [folder for folder in inside if not folder.name.startswith(".") and is_run(folder)]
     if not runs:
-        raise UserError(f"'{path}' is not a run folder, and contains none directly")
+        raise UserError(f"'{path}' is not a run folder and does not directly contain one")
     return runs
 
 
@@ -79,7 +79,7 @@ def refuse_existing(config: Config) -> None:
         exists = bool(config.run_dir) and Path(str(config.run_dir)).exists()
     if exists:
         raise FolderExistsError(
-            f"run folder '{config.run_dir}' exists: choose another run_dir, or go on with it by "
+            f"run folder '{config.run_dir}' exists: choose another run_dir, or continue it by "
             f"`{command('train', '--resume', Path(str(config.run_dir)))}`"
         )
 
@@ -98,17 +98,20 @@ def find_checkpoint(path: Path) -> Path:
 
     Raises:
         UserError: there is none.
+        FaultError: the file system failed.
     """
-    if path.is_file():
-        return path
-    if (path / WEIGHTS).is_file():
-        return path / WEIGHTS
-    files = path.glob(f"checkpoints/step-*/{WEIGHTS}")
-    in_run = sorted(file for file in files if is_step_folder(file.parent))
-    if in_run:
-        return in_run[-1]
-    what = "holds no checkpoint" if path.exists() else "does not exist"
-    raise UserError(f"checkpoint '{path}' {what}: give a {WEIGHTS}, its folder, or a run folder")
+    with faults_named("look for the checkpoint"):
+        if path.is_file():
+            return path
+        if (path / WEIGHTS).is_file():
+            return path / WEIGHTS
+        files = path.glob(f"checkpoints/step-*/{WEIGHTS}")
+        in_run = sorted(file for file in files if is_step_folder(file.parent))
+        if in_run:
+            return in_run[-1]
+        there = path.exists()
+    what = f"'{path}' has no checkpoint" if there else f"checkpoint '{path}' does not exist"
+    raise UserError(f"{what}: give a {WEIGHTS}, its folder, or a run folder")
 
 
 def beside(path: Path) -> Path:
@@ -116,6 +119,7 @@ def beside(path: Path) -> Path:
 
     Raises:
         UserError: there is no checkpoint.
+        FaultError: the file system failed.
     """
     folder = find_checkpoint(path).parent
     return folder.parent.parent if folder.parent.name == "checkpoints" else folder

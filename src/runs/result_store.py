@@ -2,8 +2,9 @@
 
 FOLDER/step-00000052/             a result: its tables and pictures, and settings.json
 FOLDER/step-00000052-no-sides/    another one of the same checkpoint, with other settings
-FOLDER/NAME.csv                   the tables, collected: of every checkpoint the fullest result, of
-                                  circuits what all its results found, by ablation and method
+FOLDER/NAME.csv                   the tables, collected: of every checkpoint the fullest result with
+                                  the run's own settings of the analysis, of circuits what all
+                                  these results found, by ablation and method
 FOLDER/NAME.png                   the pictures of the last checkpoint's
 FOLDER/NAME.csv.old               a table that could not be read, put aside
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,20 +55,22 @@ class StoredResult:
         return RESULTS[self.about.kind].read(self.path, tolerant=True)
 
 
-def stored_results(where: Path) -> list[StoredResult]:
-    """Return the results in a folder; what cannot be read is none."""
-    readings = (_stored(path.parent) for path in sorted(where.glob(f"*/{SETTINGS}")))
-    return [stored for stored in readings if stored is not None]
-
-
-def _stored(path: Path) -> StoredResult | None:
-    if path.name.startswith("."):  # being written
-        return None
-    try:
-        about = About.from_json((path / SETTINGS).read_bytes(), str(path / SETTINGS))
-    except (OSError, FaultError):
-        return None
-    return StoredResult(path, about) if about.kind in RESULTS else None
+def stored_results(where: Path, problems: list[str] | None = None) -> list[StoredResult]:
+    """Return the results in a folder; `problems` gets a line for each that cannot be read."""
+    stored = list[StoredResult]()
+    for path in sorted(where.glob(f"*/{SETTINGS}")):
+        if path.parent.name.startswith("."):  # being written
+            continue
+        try:
+            with faults_named(f"read '{path}'"):
+                about = About.from_json(path.read_bytes(), str(path))
+        except FaultError as error:
+            if problems is not None:
+                problems.append(str(error))
+            continue
+        if about.kind in RESULTS:
+            stored.append(StoredResult(path.parent, about))
+    return stored
 
 
 def is_there(where: Path, key: Key) -> bool:
@@ -133,15 +137,14 @@ def is_gathered(where: Path, key: Key) -> bool:
 def gather_tables(where: Path, key: Key) -> None:
     """Write the tables of all checkpoints of a result's model, and the last one's pictures.
 
+    Results with other settings of the analysis than the run's own are not collected.
+
     Raises:
         OSError, FaultError: the file system failed.
     """
-    kind = RESULTS[key.kind]
-    parts = [
-        kind.together([stored.read() for stored in (same_step if kind.JOINS else same_step[:1])])
-        for same_step in _by_step(stored_results(where), key)
-    ]
-    gathered = kind.over_steps(parts)
+    kind, gathered = RESULTS[key.kind], collected(where, key)
+    if gathered is None:
+        return
     made = gathered.files()
     for name in gathered.problems:  # what was gathered of a table damaged since is the only copy
         if not _aside(where / name).exists():
@@ -151,6 +154,19 @@ def gather_tables(where: Path, key: Key) -> None:
             (where / name).unlink(missing_ok=True)
     for name, content in made.items():
         write_file(where / name, content)
+
+
+def collected(where: Path, key: Key, overrides: Sequence[str] = ()) -> Result | None:
+    """Return what the results of all checkpoints of a key's model say; None if there are none.
+
+    `overrides` are the settings of the analysis that they were made with, if not the run's own.
+    """
+    kind = RESULTS[key.kind]
+    parts = [
+        kind.together([stored.read() for stored in (same_step if kind.JOINS else same_step[:1])])
+        for same_step in _by_step(stored_results(where), key, overrides)
+    ]
+    return kind.over_steps(parts) if parts else None
 
 
 def _aside(path: Path, number: int = 1) -> Path:
@@ -167,28 +183,27 @@ def _put_aside(path: Path) -> None:
     path.rename(_aside(path, number))
 
 
-def _by_step(all_results: Iterable[StoredResult], key: Key) -> list[list[StoredResult]]:
+def _by_step(
+    all_results: Iterable[StoredResult], key: Key, overrides: Sequence[str] = ()
+) -> list[list[StoredResult]]:
     """Return the results of each checkpoint of a key's model, first step first, the fullest first.
 
-    Unfinished results are left out if there is a finished one, and so are those with other settings
-    of the analysis than the first: their numbers mean something else.
+    Those with other overrides are left out: their numbers mean something else. Unfinished results
+    are left out if there is a finished one.
     """
     steps: dict[int, list[StoredResult]] = {}
     for stored in all_results:
         own = stored.key
-        if (own.kind, own.model, own.of) == (key.kind, key.model, key.of):
+        same_model = (own.kind, own.model, own.of) == (key.kind, key.model, key.of)
+        if same_model and stored.about.overrides == tuple(overrides):
             steps.setdefault(-1 if own.step is None else own.step, []).append(stored)
     ranked = [
         sorted(steps[step], key=lambda stored: stored.about.rank, reverse=True)
         for step in sorted(steps)
     ]
-    alike = [
-        [stored for stored in same_step if stored.about.overrides == same_step[0].about.overrides]
-        for same_step in ranked
-    ]
     return [
         [stored for stored in same_step if stored.about.finished] or same_step[:1]
-        for same_step in alike
+        for same_step in ranked
     ]
 
 
@@ -215,7 +230,8 @@ def adopt(where: Path, kind: str) -> None:
         _save(where, replace(part, about=about, pictures=pictures, problems={}))
     for name in old.problems:
         _put_aside(where / name)
-    (where / OLD_MARK).unlink(missing_ok=True)
+    with suppress(OSError):  # it says nothing any more: the results are there
+        (where / OLD_MARK).unlink()
 
 
 def _old_settings(where: Path, step: int | None) -> tuple[str, ...]:
@@ -283,9 +299,17 @@ def result_settings(
         settings.append(setting("no-sides"))
     if now.device != own.device:
         settings.append(setting("device", [now.device]))
+    return (*settings, *changed_settings(own, now))
+
+
+def changed_settings(own: AnalysisConfig, now: AnalysisConfig) -> tuple[str, ...]:
+    """Return the settings of the analysis that change numbers and are not the run's `own`.
+
+    >>> changed_settings(AnalysisConfig(), AnalysisConfig(device="cuda", seed=1))
+    ('analysis.seed=1',)
+    """
     changed = setting_words("analysis", vars(now), vars(own))
-    settings += [word for word in changed if not word.startswith("analysis.device=")]
-    return tuple(settings)
+    return tuple(word for word in changed if not word.startswith("analysis.device="))
 
 
 def result_key(kind: str, run: Loaded, settings: Sequence[str]) -> Key:

@@ -90,7 +90,7 @@ def load_run(folder: RunFolder) -> Run:
     """
     rows = [row for row in folder.measurements() if not row.measure.startswith("training/")]
     if not rows:
-        raise UserError(f"'{folder.path}' holds no checkpoint, and so no measurements")
+        raise UserError(f"'{folder.path}' has no checkpoint, so it has no measurements")
     curves: dict[str, dict[int, Measurement]] = defaultdict(dict)
     for step, at_step in groupby(rows, key=lambda row: row.step):
         for row in headlines(at_step):

@@ -242,8 +242,8 @@ class RunFolder:
         if lost and self.finished():
             raise FaultError(
                 f"{', '.join(lost)} of the finished run '{self.path}' cannot be mended and was set "
-                f"aside in '{self.path / DAMAGED}'; remove finished.json, and "
-                f"`{self.commands.resume}` makes the run again, to the same end"
+                f"aside in '{self.path / DAMAGED}'; remove finished.json, then train the run "
+                f"again, to the same end, by `{self.commands.resume}`"
             )
         if lost:
             say("the run starts again, to the same end")
@@ -295,7 +295,7 @@ class RunFolder:
             target.parent.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             folder.rename(target)
-        say(f"{why}: set aside in '{target.parent}'")
+        say(f"{why}: it was set aside in '{target.parent}'")
 
     def _gathered(self) -> bytes:
         """Return all checkpoints' measurements as one table."""
@@ -309,7 +309,7 @@ class RunFolder:
         """
         rows = self.measurements()
         if not rows:
-            raise UserError(f"'{self.path}' holds no checkpoint, and so no measurements")
+            raise UserError(f"'{self.path}' has no checkpoint, so it has no measurements")
         last = max(row.step for row in rows)
         return [row for row in rows if row.step == last]
 

@@ -109,7 +109,7 @@ def plan(
                 raise UserError(f"'{override}': the sweep sets {fixed} itself; change '{path}'")
     planned = list(enumerate(file.cells(count, seed)))
     if index is not None and not 0 <= index < len(planned):
-        raise UserError(f"--index {index}: the sweep has the cells 0 to {len(planned) - 1}")
+        raise UserError(f"--index {index}: the sweep has runs 0 to {len(planned) - 1}")
     cells = []
     folder = output
     for number, settings in planned if index is None else [planned[index]]:
@@ -150,6 +150,6 @@ def _check_folders(cells: Sequence[SweepCell], folder: Path | None, alone: bool)
         number = name.partition("-")[0]
         if name not in names and not (number.isdecimal() and int(number) >= len(cells)):
             raise UserError(
-                f"'{folder}' has a run that is none of this sweep's, '{name}': give another "
-                "--output, or move that one away"
+                f"'{folder}' has a run that does not belong to this sweep, '{name}': give "
+                "another --output, or move that run away"
             )

@@ -223,12 +223,14 @@ def _parameters(values: Mapping[Any, Any], at: tuple[str, ...], file: Path) -> I
         where = f"parameter '{'.'.join(path)}' in sweep file '{file}'"
         if "." in str(name):
             nested = ": {parameters: {".join(str(name).split("."))
-            raise UserError(f"{where}: nest it, as in `{nested}: ...`, so that W&B's config nests")
+            raise UserError(
+                f"{where}: nest it, as in `{nested}: ...`, so that W&B's config is nested"
+            )
         if not isinstance(fields, dict):
             raise UserError(f"{where} must hold `value`, `values`, a range or `parameters`")
         if "parameters" in fields:
             if not isinstance(fields["parameters"], dict) or len(fields) > 1:
-                raise UserError(f"{where}: `parameters` holds parameters, and stands alone")
+                raise UserError(f"{where}: `parameters` must hold parameters and be the only field")
             yield from _parameters(fields["parameters"], path, file)
         else:
             yield _parameter(path, fields, where)

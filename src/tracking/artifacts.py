@@ -172,8 +172,8 @@ def _refuse_code(text: str, folder: Path) -> None:
     """Refuse to run the program that came with a checkpoint, and say where to read it."""
     if not copies_in(folder):
         raise UserError(
-            f"the task of '{text}' is a program of its maker's own, which did not come with it: "
-            "analyse the run folder, which holds the program"
+            f"the task of '{text}' is its maker's own program, which did not come with the "
+            "artifact: analyse the run folder, which holds the program"
         )
     told = []
     for path in brought_files(folder):
@@ -183,8 +183,8 @@ def _refuse_code(text: str, folder: Path) -> None:
         told.append(f"{path.relative_to(folder)} ({n:,} {unit}{'s' * (n != 1)})")
     again = command("analyze", text, "--trust")
     raise UserError(
-        f"'{text}' brings a program of its own, code that an analysis runs: {', '.join(told)}; "
-        f"read it in '{folder}', then `{again}` runs it"
+        f"'{text}' comes with a program, which is code that an analysis runs: {', '.join(told)}; "
+        f"read it in '{folder}', then run it by `{again}`"
     )
 
 

@@ -102,7 +102,7 @@ class WandbLog:
             reason = first_line(error)
             if self._settings.unreachable == "stop":
                 raise FaultError(f"W&B cannot be reached ({reason})") from error
-            self._say(f"W&B cannot be reached ({reason}): the run goes on offline")
+            self._say(f"W&B cannot be reached ({reason}): the run continues offline")
             self.problem = f"nothing was uploaded by this attempt: {reason}"
             self._attempt(lambda: self._restart_offline(before))
         if self._run is None:
@@ -198,7 +198,7 @@ class WandbLog:
 
     def _no_word(self, why: str) -> str:
         steps = how_many_steps(self._given - self._there)
-        return f"no word that the {steps} of this attempt were uploaded ({why})"
+        return f"W&B did not confirm that the {steps} of this attempt were uploaded ({why})"
 
     def _init(self, mode: str) -> wandb.Run:
         folder, settings = self._folder, self._settings

@@ -70,8 +70,8 @@ def tell_what_counts(
         keyed = dict.fromkeys(configured[name][0] for name in names if name in configured)
         keys = ", ".join(f"{key}=..." for key in keyed)
         what = f"the config says what W&B gets{f' ({keys})' if keys else ''}"
-        do = "does" if len(names) == 1 else "do"
-        say(f"{', '.join(names)} {do} not count: {what}, run.json under which id")
+        are = "is" if len(names) == 1 else "are"
+        say(f"{', '.join(names)} {are} ignored: {what}, and run.json has the run's id")
 
 
 def _counts(name: str, agents: Assigned | None) -> bool:

@@ -84,7 +84,7 @@ SECTIONS = (
     WorkspaceSection(
         "Accuracy",
         "Exact: the share of inputs whose whole output is right. Blind: the most frequent output, "
-        "without a look at the tokens. Reference: the compiled program.",
+        "whatever the tokens are. Reference: the compiled program.",
         (
             PanelRow("Exact, all inputs", "accuracy/all/exact",
                 ("accuracy/all/blind_exact", "accuracy/all/reference_exact")),
@@ -255,7 +255,9 @@ def logged_keys(entity: str, project: str) -> tuple[Counter[str], int]:
             logged.update(key for key in PICTURES if key in curves)
             n_runs += 1
     except ValueError as error:
-        raise UserError(f"W&B has no project {entity}/{project}, or not for this key") from error
+        raise UserError(
+            f"W&B has no project {entity}/{project}, or this API key may not see it"
+        ) from error
     metrics = declared_metrics()
     ours = {key: n for key, n in logged.items() if _name(_bare(key)) in metrics}
     pictures = {key: n for key, n in logged.items() if key in PICTURES}

@@ -125,7 +125,7 @@ def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
          "reads at most 5 tokens, but a prefix of 1 and task.max_length=5 make 6: lower"),
         (["my-gpt2", "*", "--encoder", "own.py:encode", "--programs", "x"], "unknown program 'x'"),
         (["nowhere", "*", "--encoder", "own.py:encode"], "model folder 'nowhere' does not exist"),
-        ([".", "*", "--encoder", "own.py:encode"], "'.' has no config.json: save the model by"),
+        ([".", "*", "--encoder", "own.py:encode"], "'.' has no config.json: save the model with"),
         (["my-gpt2", "*", "--encoder", "own.py:encode", "analysis.device=tpu"],
          "analysis.device=tpu cannot be used here"),
         (["my-gpt2", "*", "--encoder", "own.py:encode", "--device", "tpu"],

@@ -115,7 +115,7 @@ def test_runs_of_other_settings_are_not_shown_as_those_of_a_sweep(tmp_path: Path
     with pytest.raises(UserError, match=r"was begun with trainer.learning_rate=0.001, not 0.5"):
         plan(file, (*SETTINGS, "trainer.learning_rate=0.5"), folder)
     first.rename(first.with_name("0000-another"))
-    with pytest.raises(UserError, match="a run that is none of this sweep's, '0000-another'"):
+    with pytest.raises(UserError, match="a run that does not belong to this sweep, '0000-another'"):
         plan(file, SETTINGS, folder)
     (folder / "0000-another").rename(folder / "0007-another")
     assert len(plan(file, SETTINGS, folder, count=2).cells) == 2  # the same but for the count
@@ -157,7 +157,7 @@ def test_a_sweep_that_is_stopped_while_it_imports_ends_at_once(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--index", "4"], "the sweep has the cells 0 to 3"),
+        (["--index", "4"], "the sweep has runs 0 to 3"),
         (["--jobs", "0"], "--jobs 0 must be at least 1"),
         (["seed=3"], "the sweep sets seed itself"),
         (["--jbos", "2"], "did you mean '--jobs'"),

@@ -321,8 +321,7 @@ BETWEEN = {
     "model.n_heads=3": "model.n_heads=3 must divide model.d_model=64 (one of 1, 2, 4, 8, 16, 32, "
     "64), or set model.d_head",
     "task.min_length=4 task.max_length=3": "task.min_length=4 must not exceed task.max_length=3",
-    "task.name=a:b": "task.name=a:b must be letters, digits, '_', '.' and '-' only: files are "
-    "named so",
+    "task.name=a:b": "task.name=a:b must be letters, digits, '_', '.' and '-' only: it names files",
     "task.tolerance=0": "task.tolerance=0.0 must be above 0, or null",
     **{
         f"task.held_out={share}": f"task.held_out={share} must be at least 0 and below 1"
@@ -409,12 +408,12 @@ def test_values_on_the_bound_are_taken(overrides: list[str]) -> None:
 
 WHOLE = "must be a whole number"
 KINDS = {
-    "seed=1.5": f"seed=1.5 {WHOLE} (it seeds initialisation and batches)",
-    "seed=true": f"seed=true {WHOLE} (it",
-    "seed=abc": f"seed=abc {WHOLE} (it",
-    "seed=null": f"seed=null {WHOLE} (it",
-    "seed==1": f"seed==1 {WHOLE} (it",
-    "seed=12:30": f"seed=12:30 {WHOLE} (it",
+    "seed=1.5": f"seed=1.5 {WHOLE} (seed of the initialisation and the batches)",
+    "seed=true": f"seed=true {WHOLE} (seed of",
+    "seed=abc": f"seed=abc {WHOLE} (seed of",
+    "seed=null": f"seed=null {WHOLE} (seed of",
+    "seed==1": f"seed==1 {WHOLE} (seed of",
+    "seed=12:30": f"seed=12:30 {WHOLE} (seed of",
     "model.d_model=1e2": f"model.d_model=1e2 {WHOLE} (dimensions of the residual stream)",
     "model.d_head=wide": f"model.d_head=wide {WHOLE} (dimensions of a head), or null",
     "model.n_heads=": f"model.n_heads=null {WHOLE} (attention heads of a block)",
@@ -456,7 +455,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_key_value_and_rule(override: 
         compose([override])
     message = str(caught.value)
     assert message.startswith(KINDS[override])
-    assert KINDS[override].endswith("(it") or message == KINDS[override]
+    assert KINDS[override].endswith("(seed of") or message == KINDS[override]
 
 
 def test_every_whole_number_says_what_it_counts() -> None:
@@ -477,7 +476,7 @@ def test_every_whole_number_says_what_it_counts() -> None:
 def test_keys_below_a_value_are_refused(override: str, key: str, given: str) -> None:
     with pytest.raises(UserError) as caught:
         compose([override])
-    assert str(caught.value).startswith(f"'{key}' (command line) holds no keys, but {given}")
+    assert str(caught.value).startswith(f"'{key}' (command line) takes a value, not keys: {given}")
 
 
 @pytest.mark.parametrize(
@@ -655,7 +654,7 @@ def test_what_is_given_is_over_the_yaml_file_beside_a_program(
             ["unknown key 'task.tolerence' (", "mean 'tolerance'? valid keys of task"],
         ),
         ("task: {tolerance: 1}", ["unknown key 'task.task' (", "valid keys of task: allow_"]),
-        ("vocabulary: {a: 1}", ["'task.vocabulary' (", "holds no keys"]),
+        ("vocabulary: {a: 1}", ["'task.vocabulary' (", "takes a value, not keys"]),
         ("- 1", ["config file '", "must hold `key: value` pairs"]),
         ("a: [", ["config file '", "is not valid YAML or JSON"]),
     ],

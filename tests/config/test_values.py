@@ -41,7 +41,7 @@ REFUSED = {
     "+1": "may be a text or the number 1: write 1, or",
     "-0": "may be a text or the number 0: write 0, or",
     "1.50": "may be a text or the number 1.5: write 1.5, or",
-    ".nan": "a token must equal itself, not nan:",
+    ".nan": "a token must not be nan:",
     ".inf": "a number must be finite:",
     "1e999": "a number must be finite:",
 }

@@ -544,9 +544,9 @@ def test_values_of_numpy_are_pythons_own() -> None:
 @pytest.mark.parametrize(
     ("raises_at", "advice"),
     [
-        ({1}, "; it raises on no list of 2 to 4 tokens: task.min_length=2"),
-        ({1, 2}, "; it raises on no list of 3 to 4 tokens: task.min_length=3"),
-        ({4}, "; it raises on no list of 1 to 3 tokens: task.max_length=3"),
+        ({1}, "; it does not raise on lists of 2 to 4 tokens: task.min_length=2"),
+        ({1, 2}, "; it does not raise on lists of 3 to 4 tokens: task.min_length=3"),
+        ({4}, "; it does not raise on lists of 1 to 3 tokens: task.max_length=3"),
         ({2}, ""),
         ({1, 4}, ""),
         ({1, 2, 3, 4}, ""),

@@ -168,5 +168,5 @@ def test_vocabularies_of_any_words_and_order_are_taken(name: str) -> None:
 
 
 def test_too_small_a_vocabulary_is_refused() -> None:
-    with pytest.raises(UserError, match="needs 4 tokens, the vocabulary has 2"):
+    with pytest.raises(UserError, match="needs 4 tokens, but the vocabulary has 2"):
         make_task(TaskConfig(name="shuffle_dyck2", vocabulary=["(", ")"]))

@@ -223,7 +223,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"vocabulary": ["a", float("nan")]},
-        "task.vocabulary=[a, nan]: a token must equal itself, not nan",
+        "task.vocabulary=[a, nan]: a token must not be nan",
     ),
     (
         {"vocabulary": [PAD, "a", BOS]},
@@ -233,13 +233,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"min_length": 6}, "task.min_length=6 must not exceed task.max_length=5"),
     (
         {"restrict": "unique"},
-        "task.max_length=5 must not exceed the 4 tokens of task.vocabulary, where no token comes "
-        "twice (task.restrict=unique)",
+        "task.max_length=5 must not exceed the 4 tokens of task.vocabulary, because no token "
+        "may come twice (task.restrict=unique)",
     ),
     (
         {"name": "sort_unique", "vocabulary": [2, 3]},
-        "task.max_length=5 must not exceed the 2 tokens of task.vocabulary, where no token comes "
-        "twice (task.restrict=unique)",
+        "task.max_length=5 must not exceed the 2 tokens of task.vocabulary, because no token "
+        "may come twice (task.restrict=unique)",
     ),
     (
         {"held_out_lengths": [3, 6, 0]},
@@ -369,7 +369,7 @@ def returns_a(value: Any) -> Callable[[], Any]:
     return returning
 
 
-ASKS = "it may ask for nothing but vocabulary, min_length, max_length"
+ASKS = "it may only take vocabulary, min_length, max_length"
 SOP = "it must return an s-op"
 SEVERAL = ": one program; others that compute the same are named in task.alternatives"
 
@@ -419,7 +419,7 @@ def test_a_maker_that_raises_is_refused_with_the_line(monkeypatch: pytest.Monkey
 def test_a_callable_whose_arguments_are_not_known_is_refused(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert refused(make, monkeypatch).startswith("the function ")
+    assert refused(make, monkeypatch).startswith("the parameters of the function ")
 
 
 def test_a_maker_that_leaves_the_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,7 +432,7 @@ def test_a_maker_that_leaves_the_process_is_refused(monkeypatch: pytest.MonkeyPa
 def test_a_program_that_needs_more_tokens_is_refused() -> None:
     message = refusal(TaskConfig(name="shuffle_dyck2", vocabulary=["(", ")"]))
     assert message.startswith("the function 'make_shuffle_dyck2' raises")
-    assert message.endswith("ValueError: the program needs 4 tokens, the vocabulary has 2")
+    assert message.endswith("ValueError: the program needs 4 tokens, but the vocabulary has 2")
 
 
 def test_an_alternative_that_does_not_apply_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ def test_a_function_that_is_missing_is_refused_with_the_nearest(tmp_path: Path) 
     assert refused_function("make_ti", f"{path}:make_it").endswith(f"'make_it'? {choices}")
     empty = write_program(tmp_path, "empty", "NUMBER = 3\n")
     assert refused_function(f"{empty}:make_it") == (
-        f"'{empty}' has no function 'make_it', nor any other"
+        f"'{empty}' has no function 'make_it', and no other function"
     )
 
 
@@ -293,7 +293,7 @@ def test_two_programs_of_one_name_are_refused(tmp_path: Path, names: str) -> Non
             "unknown key 'task.vocabulry' ({path}): did you mean 'vocabulary'? valid keys of task:",
         ),
         ("- 1", "config file '{path}' must hold `key: value` pairs, not a list"),
-        ("max_length: {a: 1}", "'task.max_length' ({path}) holds no keys, but {{'a': 1}} was"),
+        ("max_length: {a: 1}", "'task.max_length' ({path}) takes a value, not keys: {{'a': 1}}"),
         ("a: [", "config file '{path}' is not valid YAML or JSON: "),
     ],
 )
@@ -312,7 +312,7 @@ def test_an_empty_yaml_beside_a_program_says_nothing(tmp_path: Path) -> None:
 def test_a_program_without_a_vocabulary_says_where_to_give_it(tmp_path: Path) -> None:
     path = write_program(tmp_path, "mine", TOKENS)
     assert refusal([f"task={path}:make_it"]) == (
-        "task 'mine.it' needs its vocabulary, as in 'task.vocabulary=[0,1,2]' (or in mine.yaml "
+        "task 'mine.it' needs a vocabulary, as in 'task.vocabulary=[0,1,2]' (or in mine.yaml "
         "beside it)"
     )
 

@@ -323,6 +323,28 @@ def test_h3_does_not_take_the_lighter_measure_for_a_verdict() -> None:
     assert h3().verdict == hy.NOT_MEASURED
 
 
+OTHER = ("analysis.match_realised=0.01", "analysis.seed=1")
+WORDS = (
+    "with analysis.match_realised=0.01, and with analysis.seed=1, not with the run's own settings"
+)
+
+
+def test_results_of_other_settings_are_named_and_decide_nothing() -> None:
+    judged = hy.h3([], SOLVED, [], 300, RUN, otherwise=OTHER)
+    assert (judged.verdict, judged.why) == (hy.NOT_MEASURED, f"the model was matched {WORDS}")
+    light = [row("matching/testable_cuts", 1, None, None)]
+    assert hy.h3(light, SOLVED, [], 300, RUN, otherwise=OTHER).why == judged.why
+    own = [program("a", FOLLOWS), program("b", DIFFERENT)]
+    assert hy.h3([], SOLVED, own, 300, RUN, otherwise=OTHER).verdict == hy.SUPPORTED
+    circuit = hy.h2([], SOLVED, {}, None, 300, RUN, otherwise=OTHER)
+    assert (circuit.verdict, circuit.why) == (
+        hy.NOT_MEASURED, f"the circuit was searched for {WORDS}",
+    )  # fmt: skip
+    beside = hy.h2(OVERLAP, SOLVED, {}, None, 300, RUN, otherwise=OTHER)
+    assert beside.verdict == hy.UNDECIDED
+    assert beside.why.endswith(f"; the circuit was searched for {WORDS}")
+
+
 def each(*verdicts: str) -> dict[int, Hypothesis]:
     return {
         seed: Hypothesis("H1", verdict, "why", hy.ONE_SEED) for seed, verdict in enumerate(verdicts)

@@ -28,6 +28,13 @@ def test_one_of_names_the_nearest_choice_and_all_in_order(
     assert one_of(value, iter(choices)) == text
 
 
+def test_a_prefix_is_told_and_not_compared() -> None:
+    assert one_of("sed", ["seed", "solved"], "analysis.") == (
+        "did you mean 'analysis.seed'? valid: analysis.seed, analysis.solved"
+    )
+    assert one_of("foo", ["solved"], "analysis.") == "valid: analysis.solved"
+
+
 def test_only_one_near_choice_is_suggested() -> None:
     assert one_of("2L_attn", ["2L_attn_only", "1L_attn_only"]).startswith(
         "did you mean '2L_attn_only'? valid: 1L"

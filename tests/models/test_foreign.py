@@ -152,7 +152,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
-    assert refused(tmp_path) == "'DIR' has no config.json: save the model by `save_pretrained`"
+    assert refused(tmp_path) == "'DIR' has no config.json: save the model with `save_pretrained`"
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     assert refused(tmp_path) == (
         "'DIR' has no model.safetensors: weights in other files are not read, and pickled ones "
-        "(pytorch_model.bin) are refused; save the model whole by `save_pretrained`"
+        "(pytorch_model.bin) are refused; save the whole model with `save_pretrained`"
     )
 
 

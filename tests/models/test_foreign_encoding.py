@@ -140,14 +140,14 @@ def raising(tokens: list[Any]) -> list[int]:
             lambda xs: [0, *(min(IDS[x], 7) for x in xs)],
             "the encoder gives 'a' and 'c' the same id 7: different tokens need different ids",
         ),
-        (lambda xs: [11, *without_prefix(xs)], "11 is none of the ids of the model's embedding, 0"),
-        (lambda xs: [0, *(-IDS[x] for x in xs)], "-7 is none of the ids of the model's embedding"),
+        (lambda xs: [11, *without_prefix(xs)], "11 is not an id of the model's embedding, 0"),
+        (lambda xs: [0, *(-IDS[x] for x in xs)], "-7 is not an id of the model's embedding"),
         (lambda xs: [0, 0, *encode(xs)], "the model reads at most 8 tokens, but a prefix of 5 and"),
         (lambda xs: [*range(8), *encode(xs)], "make 15: shorten the prefix"),
-        (lambda xs: "0123", "the encoder must return a list of ids, whole numbers: of ['a'] it"),
-        (lambda xs: [0.5], "of ['a'] it returned list [0.5]"),
+        (lambda xs: "0123", "the encoder must return a list of ids, whole numbers: for ['a'] it"),
+        (lambda xs: [0.5], "for ['a'] it returned list [0.5]"),
         (lambda xs: torch.tensor([encode(xs)]), "it returned Tensor tensor([[9, 1, 0, 7]])"),
-        (lambda xs: None, "of ['a'] it returned NoneType None"),
+        (lambda xs: None, "for ['a'] it returned NoneType None"),
         (raising, "the encoder raises on ['a'] (line "),
     ],
 )
@@ -161,9 +161,12 @@ def test_an_encoder_that_is_none_is_refused(
     ("given", "message"),
     [
         (lambda value: 3, "the reader gives 'a' and 'b' the same id 3: different outputs need"),
-        (lambda value: 11, "the output 'a' is read at the id 11, which is none of the model's"),
-        (lambda value: -1, "the output 'a' is read at the id -1, which is none of the model's"),
-        (lambda value: "x", "the reader must return an id, a whole number: of 'a' it returned str"),
+        (lambda value: 11, "the output 'a' is read at the id 11, which is not one of the"),
+        (lambda value: -1, "the output 'a' is read at the id -1, which is not one of the"),
+        (
+            lambda value: "x",
+            "the reader must return an id, a whole number: for 'a' it returned str",
+        ),
         (lambda value: IDS[value * 2], "the reader raises on 'a' (line "),
     ],
 )
@@ -180,7 +183,7 @@ def inputs_of(**given: Any) -> InputSet:
 
 def test_outputs_that_are_no_tokens_need_a_reader(gpt2: Any) -> None:
     inputs = inputs_of(name="hist", vocabulary=["a", "b", "c"], max_length=3)
-    message = "the output 1 is no token of the task, so no logit is known for it: give a reader"
+    message = "the output 1 is not a token of the task, so no logit is known for it: give a reader"
     assert message in refused(gpt2, inputs, encode)
     task_model = encoded_task_model(gpt2, inputs, encode, int)
     assert task_model.classes is not None
@@ -189,12 +192,14 @@ def test_outputs_that_are_no_tokens_need_a_reader(gpt2: Any) -> None:
 
 def test_true_is_not_the_token_1(gpt2: Any) -> None:
     inputs = inputs_of(name="first_occurrence", vocabulary=[0, 1], max_length=3)
-    assert "the output False is no token" in refused(gpt2, inputs, lambda xs: [9, *xs])
+    assert "the output False is not a token" in refused(gpt2, inputs, lambda xs: [9, *xs])
 
 
 def test_numbers_are_refused(gpt2: Any) -> None:
     inputs = inputs_of(name="frac_prevs", vocabulary=["a", "b", "c"], max_length=3)
-    assert refused(gpt2, inputs, encode).startswith("task 'frac_prevs' gives numbers: a model that")
+    assert refused(gpt2, inputs, encode).startswith(
+        "the outputs of task 'frac_prevs' are numbers: a"
+    )
 
 
 def test_a_model_in_training_is_refused(small: MeasurementContext, tmp_path: Path) -> None:
@@ -215,7 +220,9 @@ def test_a_model_without_the_hooks_is_refused(
     hooks = dict(gpt2.hook_dict)
     for site in ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"):
         monkeypatch.setattr(type(gpt2), "hook_dict", but(site))
-        assert f"no residual stream at {site}" in refused(gpt2, small.inputs, encode)
+        assert f"does not expose its residual stream at {site}" in refused(
+            gpt2, small.inputs, encode
+        )
 
 
 def test_a_model_without_a_token_embedding_is_refused(

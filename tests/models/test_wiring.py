@@ -168,7 +168,7 @@ def test_a_model_whose_parts_do_not_add_up_is_refused(small: MeasurementContext)
     bridge.cfg.output_logits_soft_cap = 1.0
     model = bridge.original_model
     model.output_logits_soft_cap = 1.0
-    with pytest.raises(UserError, match="do not add up to what it gives"):
+    with pytest.raises(UserError, match="do not add up to its logits"):
         wired(bridge, small.inputs.tokens, small.inputs.key_mask)
 
 

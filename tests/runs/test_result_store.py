@@ -17,6 +17,7 @@ from algomatch.analysis.matching.match_result import MatchResult, ProgramRow
 from algomatch.analysis.results import CIRCUIT, MATCH, SETTINGS, About, Key
 from algomatch.runs.result_store import (
     adopt,
+    collected,
     gather_tables,
     is_gathered,
     is_there,
@@ -24,6 +25,7 @@ from algomatch.runs.result_store import (
     setting,
     stored_results,
 )
+from algomatch.runs.run_results import RunResults
 
 PROGRAMS = MatchResult.PROGRAMS
 
@@ -300,3 +302,54 @@ def test_damaged_options_of_an_earlier_version_are_unknown_ones(
     assert [result.key for result in stored_results(tmp_path)] == [
         Key(MATCH, "one", 10, ("earlier",))
     ]
+
+
+OTHER = "analysis.match_realised=0.01"
+
+
+def overridden(where: Path, step: int, *names: str) -> Path:
+    """A result with another threshold than the run's own, newer and fuller than any before."""
+    about = About(Key(MATCH, "one", step, (OTHER,)), fullness=(len(names), 9))
+    rows = tuple(program("one", step, name) for name in names)
+    return save(where, MatchResult(about=about, programs=rows, pictures={"match.png": b"other"}))
+
+
+def test_results_with_other_settings_than_the_runs_own_are_kept_and_not_gathered(
+    tmp_path: Path,
+) -> None:
+    where = tmp_path / "matching"
+    other = overridden(where, 10, "a", "b")
+    assert not (where / "programs.csv").exists()
+    assert table(other) == [("10", "a"), ("10", "b")]
+    matched(where, 0, "a", picture=b"own")
+    overridden(where, 0, "a", "b")
+    assert table(where) == [("0", "a")]
+    assert (where / "match.png").read_bytes() == b"own"
+    assert RunResults(tmp_path).overridden(MatchResult) == (OTHER,)
+    again = RunResults(tmp_path).match_with((OTHER,)).programs
+    assert [(row.step, row.program) for row in again] == [(0, "a"), (0, "b"), (10, "a"), (10, "b")]
+    assert RunResults(tmp_path).match_with(("analysis.seed=1",)).programs == ()
+    assert collected(where, Key(MATCH, "one", None), ("analysis.seed=1",)) is None
+
+
+def test_what_an_earlier_version_gathered_of_other_settings_is_not_shown(tmp_path: Path) -> None:
+    where = tmp_path / "matching"
+    matched(where, 0, "a")
+    own = rows_of(where / "programs.csv")
+    other = overridden(where, 10, "b")
+    lines = (other / "programs.csv").read_text().partition("\n")[2]
+    with (where / "programs.csv").open("a") as gathered:
+        gathered.write(lines)
+    (where / "match.png").write_bytes(b"other")
+    assert len(rows_of(where / "programs.csv")) == len(own) + 1
+    result = RunResults(tmp_path).match
+    assert [(row.step, row.program) for row in result.programs] == [(0, "a")]
+    assert result.pictures == {}
+
+
+def test_a_result_whose_settings_are_damaged_is_named(tmp_path: Path) -> None:
+    damaged = matched(tmp_path / "matching", 10, "a", "b") / SETTINGS
+    assert RunResults(tmp_path).problems == []
+    damaged.write_text("{")
+    (line,) = RunResults(tmp_path).problems
+    assert line.startswith(f"'{damaged}' is damaged: ")

@@ -112,14 +112,14 @@ def test_state_saved_on_an_accelerator_is_gone_on_with_without_one(stopped: Path
         ]
     out = io.StringIO()
     resume(stopped, Console(file=out, width=200))
-    assert f"going on from step {state['global_step']}" in out.getvalue()
+    assert f"continuing from step {state['global_step']}" in out.getvalue()
 
 
 def test_a_finished_run_whose_checkpoints_are_gone_says_so(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="has no checkpoint"):
         resume(folder, quiet())
 
 
@@ -169,7 +169,7 @@ def test_a_signal_stops_after_the_step_and_says_how_to_go_on(
     process.send_signal(number)
     code, out, err = finish(process)
     assert code == 128 + number, err
-    assert err == f"algomatch: stopped; go on with `algomatch train --resume {stopped}`\n"
+    assert err == f"algomatch: stopped; continue by `algomatch train --resume {stopped}`\n"
     assert len(kept_steps(stopped)) < len(kept_steps(whole)), out
     code, _, err = run("train", "--resume", os.fspath(stopped))
     assert code == 0, err

@@ -190,4 +190,4 @@ def test_an_array_job_without_a_server_is_stopped_and_goes_on(tmp_path: Path) ->
     job = batch_job("local.sbatch", tmp_path, "sweep.yaml", variables=task)
     out, _ = job.communicate(timeout=TIMEOUT)
     assert job.returncode == 2
-    assert "--index 1: the sweep has the cells 0 to 0" in out
+    assert "--index 1: the sweep has runs 0 to 0" in out

@@ -72,7 +72,7 @@ def test_runs_that_cannot_be_logged_keep_no_others_from_it(tmp_path: Path) -> No
     with WandbServer() as server:
         code, out, err = run("log", os.fspath(tmp_path / "runs"), environment=server.environment())
         assert code == 1
-        assert f"! '{empty}' holds no checkpoint" in " ".join(out.split())
+        assert f"! '{empty}' has no checkpoint" in " ".join(out.split())
         assert "1 of 2 runs were not logged completely" in err
         [seen] = server.runs.values()
         check_complete(seen, whole)
@@ -89,7 +89,7 @@ def test_a_server_lost_in_the_middle_is_named_at_the_end_and_what_it_missed_come
         server.stop()
         code, out, err = finish(process)
         assert code == 0, err
-        assert "no word that the" in out
+        assert "W&B did not confirm that the" in out
         assert f"algomatch log {folder}" in " ".join(out.split())
         assert (folder / "finished.json").exists()
         code, _, err = run("log", os.fspath(folder), environment=environment)
@@ -129,7 +129,7 @@ def test_a_wrong_key_is_said_and_the_run_goes_on_offline(tmp_path: Path) -> None
         environment = {**server.environment(), "WANDB_API_KEY": "1" * 40}
         code, out, err = run("train", *SHORT, *QUICK, f"run_dir={folder}", environment=environment)
         assert code == 0, err
-        assert "the run goes on offline" in out
+        assert "the run continues offline" in out
         assert "401" in out or "key" in out
         assert not server.runs
         code, _, err = run("log", os.fspath(folder), environment=server.environment())
@@ -212,7 +212,7 @@ def test_a_program_that_comes_with_an_artifact_is_run_only_if_it_is_trusted(tmp_
         assert code == 2, err
         lines = len(text.splitlines())
         assert f"program/helper_of_ranks.py (1 line), program/ranks.py ({lines} lines)" in err
-        assert f"`algomatch analyze {name} --trust` runs it" in err
+        assert f"then run it by `algomatch analyze {name} --trust`" in err
         assert not mark.exists()
         assert len(server.runs) == 1, "no run of an analysis was begun"
         (tmp_path / "user").rename(tmp_path / "gone")

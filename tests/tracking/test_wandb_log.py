@@ -130,7 +130,7 @@ def test_a_server_that_never_answers_costs_seconds_and_not_the_run(tmp_path: Pat
         )
     assert code == 0, err
     assert "W&B cannot be reached" in out
-    assert "the run goes on offline" in out
+    assert "the run continues offline" in out
     assert "nothing was uploaded" in out
     assert "wandb sync" in out
     assert (folder / "finished.json").exists()

@@ -94,13 +94,13 @@ def test_a_line_says_what_does_not_count_and_what_does(monkeypatch: pytest.Monke
     assert told(settings) == []
     monkeypatch.setenv("WANDB_MODE", "online")
     assert told(settings) == [
-        "WANDB_MODE does not count: the config says what W&B gets (tracking=...), run.json under "
-        "which id"
+        "WANDB_MODE is ignored: the config says what W&B gets (tracking=...), and run.json has the "
+        "run's id"
     ]
     setting(monkeypatch, {"WANDB_PROJECT": "other", "WANDB_RUN_ID": "x"})
     assert told(settings) == [
-        "WANDB_MODE, WANDB_PROJECT, WANDB_RUN_ID do not count: the config says what W&B gets "
-        "(tracking=..., tracking.project=...), run.json under which id"
+        "WANDB_MODE, WANDB_PROJECT, WANDB_RUN_ID are ignored: the config says what W&B gets "
+        "(tracking=..., tracking.project=...), and run.json has the run's id"
     ]
 
 
@@ -114,7 +114,7 @@ def test_a_run_has_one_id_whatever_the_environment_says(tmp_path: Path, stale: s
         arguments = ("train", *SHORT, "tracking=online", f"run_dir={folder}")
         code, out, err = run(*arguments, environment=environment)
         assert code == 0, err
-        assert "do not count" in out or "does not count" in out
+        assert "are ignored" in out or "is ignored" in out
         [seen] = server.runs.values()
         about = json.loads((folder / "run.json").read_text())
         assert seen.id == about["wandb_id"] == about["id"]

@@ -143,8 +143,7 @@ def _member(
     circuit = circuit_found(results.circuit, config.analysis.circuit_faithful, own)
     each = judged(
         last,
-        results.match,
-        results.circuit,
+        results,
         config,
         group.failing,
         circuit,

@@ -43,7 +43,7 @@ def learning(rows: Rows, last: Rows, failing: Failing, rerun: str) -> Section:
     """Return the learning curves, overall and by length, and the final accuracies."""
     lead = (
         "Accuracy and loss over training. Exact: the whole output of an input is right. Blind: "
-        "the best accuracy without a look at the tokens."
+        "the best accuracy of an answer that is blind to the tokens."
     )
     by_subject = curves(rows, "accuracy/exact")
     if not by_subject:

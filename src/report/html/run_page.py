@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ...analysis.circuits.circuit_result import CircuitResult
 from ...analysis.explain.attention_view import AttentionPatterns
+from ...analysis.explain.explanation_result import ExplanationResult
+from ...analysis.matching.match_result import MatchResult
 from ...analysis.matching.program_ranking import program_names
 from ...analysis.measurements import Measurement
 from ...analysis.measures.emergence import summaries
@@ -60,8 +63,7 @@ def run_page(folder: RunFolder, title: str | None, attention_of: AttentionOf, sa
     hypotheses: list[Hypothesis] = []
     if rows:
         hypotheses = judged(
-            last, results.match, results.circuit, config, failing, circuit_of, commands,
-            summaries(rows), programs,
+            last, results, config, failing, circuit_of, commands, summaries(rows), programs,
         )  # fmt: skip
     sections = [
         task_section(task, inputs, config)
@@ -84,11 +86,15 @@ def run_page(folder: RunFolder, title: str | None, attention_of: AttentionOf, sa
             neurons(rows, last, results.explanation, failing, config, last_step, path, rerun),
         ]  # fmt: skip
     else:
-        lacking = Missing("Anything: the run holds no checkpoint yet",
+        lacking = Missing("Anything: the run has no checkpoint yet",
                           commands.resume)  # fmt: skip
         sections.append(Section("learning", "Measurements", "", [lacking]))
     name = run_title(config, "learning")
-    warnings = list(_warnings(folder, rows, last_step, meaning(failing, commands.controls)))
+    warnings = [
+        *_warnings(folder, rows, last_step, meaning(failing, commands.controls)),
+        *overridden_notes([results]),
+        *(f"Left out: {problem}" for problem in results.problems),
+    ]
     return Page(
         title or name, name if title else "", facts(folder, last, last_step), warnings, hypotheses,
         sections,
@@ -131,6 +137,22 @@ def _task(folder: RunFolder) -> tuple[Task | None, InputSet | None, str]:
         return task, input_set(task, settings), ""
     except UserError as error:
         return None, None, f"The task's program can no longer be loaded: {error}"
+
+
+def overridden_notes(runs: Sequence[RunResults]) -> list[str]:
+    """Return a line for each command whose results have other settings than the runs' own."""
+    notes = []
+    for verb, kind in (
+        ("match", MatchResult), ("circuit", CircuitResult), ("explain", ExplanationResult),
+    ):  # fmt: skip
+        each = [results.overridden(kind) for results in runs]
+        if some := dict.fromkeys(words for own in each for words in own):
+            of_runs = f" of {sum(map(bool, each))} runs" if len(runs) > 1 else ""
+            notes.append(
+                f"Results of `{verb}`{of_runs} with {', and with '.join(some)} are not shown and "
+                "decide nothing: these are not the run's own settings."
+            )
+    return notes
 
 
 def state_of(folder: RunFolder, last_step: int) -> str:

@@ -51,7 +51,7 @@ from .blocks import (
 from .charts import Lines, colour, dash_of
 from .grouped_runs import Gathered, Members, Over, seeds_of
 from .measure_sections import order_of
-from .run_page import state_of
+from .run_page import overridden_notes, state_of
 
 CONTROLS_KEY = LegendEntry("controls, in the colour of their architecture", "grey", "dot")
 OPEN = 3  # so many tables are unfolded
@@ -99,6 +99,9 @@ def sweep_page(gathered: Gathered, title: str | None, paths: Sequence[Path]) -> 
             f"{len(unfinished)} runs are unfinished{told}; {len(empty)} have no checkpoint yet."
         )
     warnings += gathered.left_out
+    results = [member.results for some in gathered.members.values() for member in some]
+    warnings += overridden_notes(results)
+    warnings += [f"Left out: {problem}" for each in results for problem in each.problems]
     single = sum(len(set(seeds_of(group))) == 1 for group in groups)
     if single:
         warnings.append(

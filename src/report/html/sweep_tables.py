@@ -36,7 +36,7 @@ from ...hypotheses.verdicts import (
 )
 from ...runs.run_batches import HIGHEST
 from .grouped_runs import NAMES, ON_OFF_KEYS, Gathered, Member, by_seed
-from .run_page import state_of
+from .run_page import overridden_notes, state_of
 
 Value = str | int | float | None
 Record = Mapping[str, Value]
@@ -117,7 +117,9 @@ def not_measured(gathered: Gathered, paths: Sequence[Path]) -> list[str]:
         results = member.results
         each = (results.match, results.circuit, results.explanation)
         problems = [problem for result in each for problem in result.problems.values()]
+        problems += results.problems
         lines += [" ".join(problem.split()) for problem in problems]  # a path may hold a new line
+    lines += overridden_notes([member.results for member in members])
     return [*lines, *meanings(group for group in gathered.groups if group.failing is None)]
 
 

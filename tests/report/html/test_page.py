@@ -148,7 +148,7 @@ def test_an_unfinished_run_is_shown_at_its_step(bare: Path, tmp_path: Path) -> N
     for folder in (mine / "checkpoints").iterdir():
         shutil.rmtree(folder)
     text = Reader(page_of(mine, to=tmp_path)).text
-    assert "holds no checkpoint yet" in text
+    assert "has no checkpoint yet" in text
 
 
 def test_without_weights_it_says_so(bare: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_runs_without_a_checkpoint_are_listed(sweep: Path, tmp_path: Path) -> No
         (["SWEEPX"], "did you mean"),
         (["SWEEP", "--output", "FOLDER"], "is a folder: give a file"),
         (["SWEEP", "--outptu", "x"], "unknown option '--outptu': did you mean '--output'?"),
-        (["FOLDER"], "is not a run folder, and contains none directly"),
+        (["FOLDER"], "is not a run folder and does not directly contain one"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

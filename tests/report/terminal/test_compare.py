@@ -443,10 +443,10 @@ def test_the_command_compares_and_says_where_the_numbers_are(
     ("arguments", "line"),
     [
         (["{tmp}/nope"], "'{tmp}/nope' does not exist"),
-        (["{tmp}/empty"], "'{tmp}/empty' is not a run folder, and contains none directly"),
-        (["{runs}/notes.txt"], "'{runs}/notes.txt' is not a run folder, and contains none direct"),
+        (["{tmp}/empty"], "'{tmp}/empty' is not a run folder and does not directly contain one"),
+        (["{runs}/notes.txt"], "'{runs}/notes.txt' is not a run folder and does not directly"),
         (["{runs}", "{runs}/1L-0"], "run folder '{runs}/1L-0' is given twice: name every run once"),
-        (["{tmp}/../{name}/bare"], "bare' holds no checkpoint, and so no measurements"),
+        (["{tmp}/../{name}/bare"], "bare' has no checkpoint, so it has no measurements"),
         (["{runs}", "--output", "{runs}/notes.txt"], "--output {runs}/notes.txt is a file: give a"),
         (["{runs}", "--outputs"], "unknown option '--outputs': did you mean '--output'?"),
     ],
@@ -474,7 +474,7 @@ def test_a_run_that_cannot_be_read_is_left_out(runs: Path, tmp_path: Path) -> No
     (tmp_path / "runs" / "unread" / "config.yaml").write_text("seed: [")
     shutil.copytree(runs / "1L-1", tmp_path / "runs" / "whole")
     shown = " ".join(printed(tmp_path / "runs", output=tmp_path).split())
-    assert f"! left out: '{tmp_path}/runs/bare' holds no checkpoint" in shown
+    assert f"! left out: '{tmp_path}/runs/bare' has no checkpoint" in shown
     assert f"! left out: config file '{tmp_path}/runs/unread/config.yaml' is not valid" in shown
     assert shown.count("! left out: ") == 3
     page = tmp_path / "page.html"
