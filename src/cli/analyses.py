@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -312,15 +313,18 @@ def _need_checkpoint(
         f" (--{name} took '{value}')"
         for name in options.values
         for value in options.given(name)
-        if Path(value).exists() or is_setting(value)
+        if os.path.exists(value) or is_setting(value)
     ]
     raise UserError(f"{analysis.verb} takes {what}: none is given{''.join(taken[:1])}")
 
 
 def are_several(places: Sequence[str]) -> bool:
     """Return whether these are several runs, or a folder that is no run but holds some."""
+    from ..infra.files import faults_named
+
     holds = (next(Path(place).glob("*/run.json"), None) is not None for place in places)
-    return len(places) > 1 or any(holds)
+    with faults_named("look for runs"):
+        return len(places) > 1 or any(holds)
 
 
 def refuse_several(jobs: int | None, again: bool, has_all: bool = False) -> None:
@@ -460,7 +464,7 @@ def log_result(run: RunFolder, name: str, result: Result, path: Path, console: C
     try:
         log_analysis(run, name, result, path.parent, console.print)
     except KeyboardInterrupt:
-        told = f"interrupted while W&B was logged to; the result is whole, in '{path}'"
+        told = f"interrupted while logging to W&B; the result is complete, in '{path}'"
         raise Interrupted(told, signal.SIGINT) from None
 
 

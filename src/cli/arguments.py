@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -75,7 +76,7 @@ def is_setting(word: str) -> bool:
     """
     if SETTING.match(word) is None:
         return False
-    if not Path(word).exists():
+    if not os.path.exists(word):  # also one that is too long for a path
         return True
     from ..config.schema import Config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,7 +80,7 @@ def match(
 
 def _refuse_model_of_elsewhere(place: str) -> None:
     """Refuse a model as transformers saves it, which is no run and no checkpoint."""
-    if (Path(place) / "config.json").is_file():
+    if os.path.isfile(f"{place}/config.json"):
         from ..config.printed_commands import command
 
         other = command("match-model", Path(place), "task=NAME", "--encoder", "FILE.py:FUNCTION")

@@ -91,7 +91,7 @@ def refuse_file(option: str, folder: Path | None) -> None:
     Raises:
         UserError: it is a file.
     """
-    if folder is not None and folder.exists() and not folder.is_dir():
+    if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"{option} {folder} is a file: give a folder")
 
 

@@ -117,8 +117,7 @@ def load(path: Path) -> Checkpoint:
         UserError: `path` does not exist, or is not a whole checkpoint of this project.
         FaultError: the file cannot be read.
     """
-    with faults_named("look for the checkpoint"):
-        file = find_checkpoint(path)
+    file = find_checkpoint(path)
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

@@ -98,16 +98,19 @@ def find_checkpoint(path: Path) -> Path:
 
     Raises:
         UserError: there is none.
+        FaultError: the file system failed.
     """
-    if path.is_file():
-        return path
-    if (path / WEIGHTS).is_file():
-        return path / WEIGHTS
-    files = path.glob(f"checkpoints/step-*/{WEIGHTS}")
-    in_run = sorted(file for file in files if is_step_folder(file.parent))
-    if in_run:
-        return in_run[-1]
-    what = f"'{path}' has no checkpoint" if path.exists() else f"checkpoint '{path}' does not exist"
+    with faults_named("look for the checkpoint"):
+        if path.is_file():
+            return path
+        if (path / WEIGHTS).is_file():
+            return path / WEIGHTS
+        files = path.glob(f"checkpoints/step-*/{WEIGHTS}")
+        in_run = sorted(file for file in files if is_step_folder(file.parent))
+        if in_run:
+            return in_run[-1]
+        there = path.exists()
+    what = f"'{path}' has no checkpoint" if there else f"checkpoint '{path}' does not exist"
     raise UserError(f"{what}: give a {WEIGHTS}, its folder, or a run folder")
 
 
@@ -116,6 +119,7 @@ def beside(path: Path) -> Path:
 
     Raises:
         UserError: there is no checkpoint.
+        FaultError: the file system failed.
     """
     folder = find_checkpoint(path).parent
     return folder.parent.parent if folder.parent.name == "checkpoints" else folder

@@ -254,7 +254,7 @@ def test_a_damaged_run_is_told_before_the_work(run: Path, capsys: Capture) -> No
     assert not (run / "matching").exists()
 
 
-def test_after_ctrl_c_while_wandb_is_logged_to_it_is_said_that_the_result_is_there(
+def test_ctrl_c_while_logging_to_wandb_says_where_the_result_is(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     from algomatch.tracking import wandb_log
@@ -265,7 +265,7 @@ def test_after_ctrl_c_while_wandb_is_logged_to_it_is_said_that_the_result_is_the
     monkeypatch.setattr(wandb_log, "log_analysis", interrupted)
     assert cli.main(["match", str(run), "--no-sides"]) == 130
     (result,) = (run / "matching").glob("step-*")
-    whole = f"interrupted while W&B was logged to; the result is whole, in '{result}'"
+    whole = f"interrupted while logging to W&B; the result is complete, in '{result}'"
     assert whole in capsys.readouterr().err
 
 

@@ -361,6 +361,8 @@ def test_a_mistake_in_a_program_of_ones_own_is_one_line(
         ("train --resume " + 300 * "x", ["cannot look for the run folder", "File name too long"]),
         ("train --config file/x", ["cannot read config file 'file/x': Not a directory"]),
         ("analyze " + 300 * "x", ["cannot look for the checkpoint", "File name too long"]),
+        ("match " + 300 * "x", ["cannot look for", "File name too long"]),
+        ("report " + 300 * "x", ["cannot look for runs in", "File name too long"]),
     ],
 )
 def test_a_fault_of_the_file_system_has_exit_code_1(
@@ -368,7 +370,7 @@ def test_a_fault_of_the_file_system_has_exit_code_1(
 ) -> None:
     (here / "file").write_text("in the way")
     given = arguments.split()
-    small = [] if given[1].startswith("--") or given[0] == "analyze" else SMALL
+    small = [] if given[1].startswith("--") or given[0] != "train" else SMALL
     line = refused(capsys, here, 1, *given, *small)
     for part in parts:
         assert part in line
