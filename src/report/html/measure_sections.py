@@ -282,8 +282,8 @@ def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
     lead = (
         "How exact accuracy changes if a component is deleted. Four kinds of ablation disagree, "
         "and their disagreement is informative. A component is called redundant only where all "
-        "agree, and only in a model that solves the task. Single heads are almost always harmless one at a time, "
-        "so look at the sets."
+        "agree, and only in a model that solves the task. Single heads are almost "
+        "always harmless one at a time, so look at the sets."
     )
     title = "Ablation"
     changes = {kind: of(last, f"ablation/{kind}_delta_exact") for kind in KINDS}
