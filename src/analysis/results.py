@@ -1,4 +1,4 @@
-"""Results of analyses: what each is of, its typed tables and its pictures, as files and back."""
+"""Results of analyses: the key, typed tables and pictures of each, written and read as files."""
 
 from __future__ import annotations
 

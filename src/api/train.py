@@ -1,4 +1,4 @@
-"""What `algomatch train` does: a run trained and measured, or an interrupted one gone on with."""
+"""What `algomatch train` does: it trains and measures a run, or continues an interrupted one."""
 
 from __future__ import annotations
 

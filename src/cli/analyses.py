@@ -1,4 +1,4 @@
-"""What the commands that analyse checkpoints share: of one or of several runs, and where to."""
+"""What the commands that analyse checkpoints share: one or several runs, and where results go."""
 
 from __future__ import annotations
 

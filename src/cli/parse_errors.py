@@ -1,4 +1,4 @@
-"""What is said of a command line that cannot be parsed: one line, with the nearest name."""
+"""The error for a command line that cannot be parsed: one line, with the nearest name."""
 
 from __future__ import annotations
 

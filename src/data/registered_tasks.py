@@ -1,4 +1,4 @@
-"""The registered tasks: of each its programs, what it computes, and on which lists.
+"""The registered tasks: the programs of each, what it computes, and on which lists.
 
 Nothing heavy is imported here, so that a command can answer for names at once. A task's program
 is `make_NAME` in `programs.py`, an alternative's likewise.

@@ -1,4 +1,4 @@
-"""Attention patterns of a model, averaged by length and on single inputs, to be looked at."""
+"""Attention patterns of a model, averaged by length and on single inputs, for display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of every place (a position of an input): the features that explanations go by.
+"""The features of every place (a position of an input), of which explanations are made.
 
 Features are the token, the index in the list, the length, and the program's variables. At BOS the
 token is BOS, the index -1, and a variable is known if it is one value for the whole of any input.

@@ -46,7 +46,7 @@ METRICS = (
         "under how many kinds exact accuracy surely falls by no more than the margin; n: how "
         "many were measured"),
     Metric("ablation/redundant", "yes or no", "neither", 0, 1, "harmless under every kind of "
-           "ablation; said only of a model that solves the task"),
+           "ablation; given only for a model that solves the task"),
     Metric("ablation/in_redundant_set", "yes or no", "neither", 0, 1, "in the set of heads and "
            "MLPs that are redundant together, grown greedily"),
     Metric("ablation/redundant_share", "share of heads and MLPs", "neither", 0, 1, "that are "

@@ -24,12 +24,12 @@ METRICS = (
            emerges=0.99),
     Metric("accuracy/loss", "nats, or squared error, per position", "lower", 0, float("inf"),
            "cross-entropy, or the squared error of a number"),
-    Metric("accuracy/blind_exact", "share of inputs", "neither", 0, 1, "whole output right without "
-           "a look at the tokens: at each position of each length the most frequent output"),
-    Metric("accuracy/undefined_share", "share of positions", "neither", 0, 1, "where the program "
-           "has no output: in no loss and no accuracy"),
+    Metric("accuracy/blind_exact", "share of inputs", "neither", 0, 1, "whole output right by "
+           "an answer blind to the tokens: the most frequent output at each position and length"),
+    Metric("accuracy/undefined_share", "share of positions", "neither", 0, 1, "positions where "
+           "the program has no output; they count in no loss and no accuracy"),
     Metric("accuracy/reference_exact", "share of inputs", "higher", 0, 1,
-        "on which the compiled reference gives the program's output; below 1, every comparison "
+        "inputs on which the reference gives the program's output; below 1, every comparison "
         "is with an inexact reference"),
 )  # fmt: skip
 

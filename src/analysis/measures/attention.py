@@ -29,12 +29,12 @@ METRICS = (
     Metric("attention/overlap", "share of attention", "neither", 0, 1, "what a head of the "
            "reference and one of the model have in common, mean over queries"),
     Metric("attention/matched_overlap", "share of attention", "higher", 0, 1, "a head of the "
-           "reference and the model's head it is matched with (0: there are not enough); of the "
+           "reference and the model's head it is matched with (0: the model has too few); of the "
            "model: the mean over the reference's active heads that are not uniform", match=True),
     Metric("attention/matched_overlap_random_init", "share of attention", "neither", 0, 1, "the "
-           "same of random inits: their mean, and as interval the lowest and highest of them"),
+           "same for random inits: their mean; the interval is their lowest and highest"),
     Metric("attention/matched_overlap_other_task", "share of attention", "neither", 0, 1, "the "
-           "same of compiled programs of other tasks: mean, lowest and highest"),
+           "same for compiled programs of other tasks: mean, lowest and highest"),
     Metric("attention/uniform_overlap", "share of attention", "neither", 0, 1,
         "an active head and uniform attention to everything"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The registered measures: what takes each, which of its rows have curves, and where it is shown.
+"""The registered measures: how each is taken, which of its rows have curves, and where it is shown.
 
 Nothing heavy is imported here, so that a command can answer for names at once. A measure's module
 in this folder declares its metrics as `METRICS`.

@@ -58,23 +58,23 @@ def _metrics(name: str, low: float, about: str) -> Iterator[Metric]:
     """Yield the declarations of a measure and of its controls."""
     better, unit = ("higher", "CKA" if "cka" in name else "similarity")
     yield Metric(f"similarity/{name}", unit, better, low, 1, about, match=True)
-    yield Metric(f"similarity/{name}_random_init", unit, "neither", low, 1, "the same of random "
-                 "inits: their mean, and as interval the lowest and highest of them")  # fmt: skip
-    yield Metric(f"similarity/{name}_other_task", unit, "neither", low, 1, "the same of compiled "
-                 "programs of other tasks: their mean, and as interval the lowest and "
+    yield Metric(f"similarity/{name}_random_init", unit, "neither", low, 1, "the same for random "
+                 "inits: their mean; the interval is their lowest and highest")  # fmt: skip
+    yield Metric(f"similarity/{name}_other_task", unit, "neither", low, 1, "the same for compiled "
+                 "programs of other tasks: their mean; the interval is their lowest and "
                  "highest")  # fmt: skip
-    yield Metric(f"similarity/{name}_reference", unit, "neither", low, 1, "the same of the "
+    yield Metric(f"similarity/{name}_reference", unit, "neither", low, 1, "the same for the "
                  "compiled reference itself")  # fmt: skip
 
 
 METRICS = (
     Metric("similarity/deconfounded_share", "share of variance", "neither", 0, 1,
-        "the share of a site's variance that is left without token and position; deconfounded "
-        "CKA is about this part"),
+        "the share of a site's variance that token and position leave; deconfounded CKA is "
+        "about this part"),
     Metric("similarity/deconfounded_cka", "CKA", "higher", 0, 1, "a variable at a site, beyond "
            "token and position; its interval is a jackknife over inputs"),
-    Metric("similarity/deconfounded_cka_random_init", "CKA", "neither", 0, 1, "the same of random "
-           "inits: their mean, and as interval the lowest and highest of them"),
+    Metric("similarity/deconfounded_cka_random_init", "CKA", "neither", 0, 1, "the same for random "
+           "inits: their mean; the interval is their lowest and highest"),
     *_metrics("best_deconfounded_cka", 0, "a variable at the site where it is highest"),
     *_metrics("mean_deconfounded_cka", 0,
         "mean over the program's variables, each at the site where it is highest; relabelings "

@@ -281,9 +281,9 @@ def ablation(last: Rows, failing: Failing, rerun: str) -> Section:
     """Return the section on ablation: the effect of each component by kind, and the verdicts."""
     lead = (
         "How exact accuracy changes if a component is deleted. Four kinds of ablation disagree, "
-        "and their disagreement is informative. Redundant is said only where all agree, and of "
-        "a model that solves the task. Single heads are almost always harmless one at a time, "
-        "so look at the sets."
+        "and their disagreement is informative. A component is called redundant only where all "
+        "agree, and only in a model that solves the task. Single heads are almost "
+        "always harmless one at a time, so look at the sets."
     )
     title = "Ablation"
     changes = {kind: of(last, f"ablation/{kind}_delta_exact") for kind in KINDS}

@@ -197,7 +197,7 @@ def _warnings(
 ) -> list[str]:
     warnings: list[str] = []
     if folder.finished() is None:
-        warnings.append(f"This run is unfinished: what follows is of step {last_step:,}.")
+        warnings.append(f"This run is unfinished: everything below is of step {last_step:,}.")
     note = inexact_note(rows).strip(" []")
     if note or not folder.exact:
         warnings.append(note or "The reference is inexact: it does not compute its program.")

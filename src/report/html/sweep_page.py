@@ -496,5 +496,5 @@ def _runs(groups: Sequence[Group], empty: Iterable[RunFolder]) -> Section:
     columns = ("run", "task", "architecture", "seed", "exact accuracy", "solved", "state")
     table = Table("Every run", columns, lines, (3, 4), True)
     alone = [*(run.folder for group in groups for run in group.runs), *empty][0].commands
-    lead = f"Of a run alone, as by `{alone.of('report')}`, a page has all that was measured of it."
+    lead = f"A page of one run, as by `{alone.of('report')}`, has everything measured in it."
     return Section("runs", "The runs", lead, [table])
