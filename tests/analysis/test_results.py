@@ -205,6 +205,20 @@ def test_tables_of_an_earlier_version_are_read(kind: type[Result], tmp_path: Pat
     assert (result.about.versions, result.about.fullness) == ({"algomatch": "0.1"}, (2, 1))
 
 
+def test_names_with_blanks_are_told_apart_and_earlier_ones_are_read() -> None:
+    table = MatchResult.PROGRAMS
+    row = table.row(
+        step=1, exact=1.0, program="p", verdict="fuses steps", score=None, shared_with=(),
+        decided=("by count", "other"), fused=("length - index", "opp index"), why="",
+    )  # fmt: skip
+    content = table.to_csv([row])
+    assert b",length - index; opp index," in content
+    assert table.from_csv(content, "programs.csv") == [row]
+    earlier = content.replace(b"; ", b" ").replace(b",2\n", b",1\n")
+    (read,) = table.from_csv(earlier, "programs.csv")
+    assert read.decided == ("by", "count", "other")
+
+
 DAMAGED = {
     "a line is cut off": (b"run,step\none,1\ntwo\n", "row 2 has 1 columns, not 2"),
     "it is no text": (b"run,step\n\xff,1\n", "codec"),
