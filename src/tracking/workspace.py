@@ -61,7 +61,8 @@ class PanelRow:
 
     `beside` are patterns of further keys of a panel; the groups of `pattern` fill these and the
     title, which has commas between the variables of a cut. Controls are added automatically; a
-    panel of all keys is for measures without controls. Keys of W&B's summary become bars, other keys curves.
+    panel of all keys is for measures without controls. Keys of W&B's summary become
+    bars, other keys curves.
     """
 
     title: str
