@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .config.composition import compose
     from .data.inputs import input_set
     from .data.tasks import make_task
-    from .infra.errors import UserError
+    from .infra.errors import FaultError, UserError
     from .models.reference import build_reference
     from .runs.loaded_run import LoadedRun
 
@@ -38,13 +38,14 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "compose", "make_task", "input_set", "build_reference",
     "train", "resume", "load", "load_reference",
     "analyze", "match", "circuit", "explain", "subspaces", "controls", "compare", "report",
-    "LoadedRun", "UserError",
+    "LoadedRun", "UserError", "FaultError",
 ]  # fmt: skip
 
 _MODULES = {
     "analyze": "api.analyze",
     "circuit": "api.circuit",
     "explain": "api.explain",
+    "FaultError": "infra.errors",
     "load": "api.load",
     "load_reference": "api.load",
     "LoadedRun": "runs.loaded_run",

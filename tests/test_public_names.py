@@ -15,7 +15,7 @@ import pytest
 import algomatch
 
 SOURCE = Path(algomatch.__file__)
-NAMES = [name for name in algomatch.__all__ if name not in ("UserError", "LoadedRun")]
+NAMES = [name for name in algomatch.__all__ if name not in ("UserError", "FaultError", "LoadedRun")]
 
 
 def modules_after(code: str) -> set[str]:

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from .. import __version__
-from ..infra.errors import FaultError
+from ..infra.errors import FaultError, UserError
 from ..infra.files import faults_named, write_folder
 from ..infra.typed_tables import Cells, TypedTable
 
 MATCH, SUBSPACES, CIRCUIT, EXPLANATION = "match", "subspaces", "circuit", "explanation"  # kinds
+FOLDERS = {  # of a run, for the results of each kind
+    MATCH: "matching", SUBSPACES: "matching", CIRCUIT: "circuit", EXPLANATION: "explanation",
+}  # fmt: skip
 SETTINGS = "settings.json"  # the file that says what a result is of
 LONGEST = 120  # characters of a folder's name
+MOST_TOLD = 5  # names of files in an error
 LIBRARIES = ("numpy", "torch", "transformer-lens", "tracr-pypi")
 
 Checkpoint = tuple[str, int | None]  # a model and its step; None if it has no steps
@@ -171,27 +175,57 @@ class Result:
         made = {name: table.to_csv(rows) for name, (table, rows) in self.tables().items()}
         return {**made, **self.pictures}
 
-    def write(self, folder: Path) -> None:
-        """Write the result as a folder, whole or not at all; one that is there is replaced.
+    def write(self, folder: str | Path) -> None:
+        """Write the result as a folder, whole or not at all.
+
+        A folder that is empty or holds a result of the same kind, and nothing else, is replaced.
 
         Raises:
+            UserError: the folder holds something else.
             FaultError: the file system failed; what was there is untouched.
         """
+        folder = Path(folder)
+        if others := self.others_in(folder):
+            more = f" and {len(others) - MOST_TOLD} more" if len(others) > MOST_TOLD else ""
+            raise UserError(
+                f"'{folder}' holds {', '.join(others[:MOST_TOLD])}{more}, and would be replaced: "
+                f"give a folder that is new, empty or of a result of kind '{self.KIND}'"
+            )
         with faults_named(f"write '{folder}'"):
             write_folder(folder, {**self.files(), SETTINGS: self.about.to_json()})
 
     @classmethod
-    def read(cls, folder: Path, *, tolerant: bool = False) -> Self:
+    def others_in(cls, folder: Path) -> list[str]:
+        """Return the names of what a folder holds that is not a result of this kind.
+
+        Raises:
+            FaultError: the file system failed.
+        """
+        with faults_named(f"look into '{folder}'"):
+            inside = sorted(folder.iterdir()) if folder.is_dir() else []
+            try:
+                about = About.from_json((folder / SETTINGS).read_bytes(), str(folder / SETTINGS))
+                own = {SETTINGS, *cls.names()} if about.kind == cls.KIND else set[str]()
+            except (OSError, FaultError):
+                own = set()
+            return [path.name for path in inside if path.name not in own or path.is_dir()]
+
+    @classmethod
+    def read(cls, folder: str | Path, *, tolerant: bool = False) -> Self:
         """Return the result that a folder holds.
 
         If `tolerant`, a table that cannot be read is left out, and `problems` says why.
 
         Raises:
+            UserError: the result is of another kind.
             FaultError: a file is damaged, or of another version; or the file system failed.
         """
+        folder = Path(folder)
         with faults_named(f"read '{folder}'"):
             content = (folder / SETTINGS).read_bytes()
         about = About.from_json(content, str(folder / SETTINGS))
+        if about.kind != cls.KIND:
+            raise UserError(f"'{folder}' holds a result of kind '{about.kind}', not '{cls.KIND}'")
         return cls.of_files(folder, about, tolerant=tolerant)
 
     @classmethod

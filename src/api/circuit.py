@@ -40,7 +40,7 @@ from ..config.devices import usual_device
 from ..config.schema import AnalysisConfig
 from ..data.donors import bases_of
 from ..data.inputs import InputSet
-from ..infra.errors import UserError
+from ..infra.errors import UserError, refuse_texts
 from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told, stage
 from ..models.reference import Reference
@@ -49,6 +49,7 @@ from ..models.task_model import TaskModel, task_model_of
 from ..models.wiring import Edge, Wiring, wired
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
 from ..runs.result_store import result_key, result_settings
+from .keeping import keep_of
 
 Keep = Callable[[Circuits], object]
 CHECKED = 50  # inputs on which a graph is checked
@@ -62,13 +63,15 @@ def circuit(
     methods: Sequence[str] = (),
     kinds: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    save: bool = False,
     console: Console | None = None,
 ) -> CircuitResult:
     """Find and judge the circuits of a checkpoint's model, and compare with the reference's.
 
     A reference's own are compared with its true circuit. `methods` and `kinds` of ablation are all
     unless named. Overrides, `analysis.key=value`, go with a path; it runs on the CPU unless they
-    say otherwise, with `analysis.device`.
+    say otherwise, with `analysis.device`. If `save`, the result is kept in the run's folder, as the
+    command keeps it, where reports look for it.
 
     Example:
         result = algomatch.circuit("runs/RUN", methods=["eap"], kinds=["mean"])
@@ -76,11 +79,13 @@ def circuit(
     Raises:
         UserError: there is no checkpoint, or a method or a kind of ablation is unknown.
     """
+    refuse_texts(methods=methods, kinds=kinds)
     loaded = opened(run, overrides, "circuit")
     circuits = circuits_of(loaded, methods=methods, kinds=kinds, console=console)
     usual = replace(loaded.usual, device=usual_device("circuit", loaded.usual.device))
     settings = result_settings(usual, loaded.config.analysis, methods=methods, kinds=kinds)
-    return CircuitResult.of(circuits, result_key(CircuitResult.KIND, loaded, settings))
+    result = CircuitResult.of(circuits, result_key(CircuitResult.KIND, loaded, settings))
+    return keep_of(loaded, result) if save else result
 
 
 def circuits_of(

@@ -15,8 +15,8 @@ from ..analysis.measures.separation import separations
 from ..analysis.measures.suite import measure
 from ..config.devices import check_accelerator
 from ..config.naming import model_title, task_title
-from ..config.schema import Config
-from ..infra.errors import NotFiniteError
+from ..config.schema import A_CONFIG, Config
+from ..infra.errors import NotFiniteError, need_kind
 from ..infra.files import Unwritten
 from ..infra.progress import Steps
 from ..report.terminal.control_table import controls_figure, print_controls
@@ -37,6 +37,7 @@ def controls(config: Config, again: bool = False, console: Console | None = None
         UserError: the config is impossible.
         FaultError: the file system failed.
     """
+    need_kind(config, Config, f"controls takes {A_CONFIG}")
     console = console or Console(quiet=True)
     check_accelerator(config.trainer.accelerator)
     config = with_measures(config)

@@ -24,6 +24,7 @@ from ..models.bridges import plain_model
 from ..models.shapes import random_inits
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
 from ..runs.result_store import result_key, result_settings
+from .keeping import keep_of
 
 INITS = 3  # random inits that are searched as a control
 
@@ -35,11 +36,16 @@ Keep = Callable[[Explanation], None]
 
 
 def explain(
-    run: Openable, *, overrides: Sequence[str] = (), console: Console | None = None
+    run: Openable,
+    *,
+    overrides: Sequence[str] = (),
+    save: bool = False,
+    console: Console | None = None,
 ) -> ExplanationResult:
     """Explain the heads and neurons of a model, and put the explanations in their place.
 
-    Overrides, `analysis.key=value`, go with a path.
+    Overrides, `analysis.key=value`, go with a path. If `save`, the result is kept in the run's
+    folder, as the command keeps it, where reports look for it.
 
     Example:
         result = algomatch.explain("runs/RUN")
@@ -50,7 +56,8 @@ def explain(
     loaded = opened(run, overrides, "explain")
     settings = result_settings(loaded.usual, loaded.config.analysis)
     key = result_key(ExplanationResult.KIND, loaded, settings)
-    return ExplanationResult.of(explanation_of(loaded, console=console), key)
+    result = ExplanationResult.of(explanation_of(loaded, console=console), key)
+    return keep_of(loaded, result) if save else result
 
 
 def explanation_of(

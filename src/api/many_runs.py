@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..analysis.results import MATCH, Key
+from ..analysis.results import Key
 from ..infra.errors import FaultError, Interrupted, UserError
 from ..infra.files import faults_named, last_words
 from ..infra.processes import Job, JobExits, Report, work_off
@@ -94,15 +94,14 @@ def call_for_each(
 
 def _not_gathered(work: Work) -> str:
     """Gather the tables of done runs that are not gathered; return the reasons for failures."""
+    from .keeping import draw_gathered
+
     try:
         for key in {key.kind: key for key in work.keys}.values():
             if is_gathered(work.where, key):
                 continue
             gather_tables(work.where, key)
-            if key.kind == MATCH:
-                from ..report.figures.result_pictures import draw_emergence
-
-                draw_emergence(work.where)
+            draw_gathered(work.where, key.kind)
     except OSError as error:
         return f"its tables cannot be collected: {error.strerror or error} ({work.where})"
     except FaultError as error:

@@ -27,6 +27,7 @@ from ..config.schema import Config
 from ..data.inputs import InputSet, input_set
 from ..data.program_copies import same_programs
 from ..data.tasks import make_task
+from ..infra.errors import refuse_texts
 from ..infra.process_cache import LastResult
 from ..infra.progress import Steps, Told
 from ..models.foreign import load_gpt2, random_gpt2
@@ -34,6 +35,7 @@ from ..models.shapes import init_seed
 from ..models.training import mean_loss
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
 from ..runs.result_store import result_key, result_settings
+from .keeping import keep_of
 from .preparation import prepare
 
 
@@ -57,25 +59,29 @@ def match(
     programs: Sequence[str] = (),
     sides: bool = True,
     overrides: Sequence[str] = (),
+    save: bool = False,
     console: Console | None = None,
 ) -> MatchResult:
     """Match a model with the programs of its task: all, or those named.
 
     With `sides`, the inputs of each block's attention are tested too, which takes most of the
-    time. Overrides, `analysis.key=value`, are for a run that is given by its path.
+    time. Overrides, `analysis.key=value`, are for a run that is given by its path. If `save`, the
+    result is kept in the run's folder, as the command keeps it, where reports look for it.
 
     Example:
-        result = algomatch.match("runs/RUN", programs=["reverse"])
-        result.write(Path("matched"))
+        result = algomatch.match("runs/RUN", programs=["reverse"], save=True)
+        result.write("matched")
 
     Raises:
         UserError: there is no checkpoint, or a name is not one of the task's programs.
     """
+    refuse_texts(programs=programs)
     loaded = opened(run, overrides, "match")
     (matching,) = match_each([loaded], programs=programs, sides=sides, console=console)
     settings = result_settings(loaded.usual, loaded.config.analysis, programs=programs, sides=sides)
     key = result_key(MatchResult.KIND, loaded, settings)
-    return MatchResult.of(matching, key.settings, sides, key.of)
+    result = MatchResult.of(matching, key.settings, sides, key.of)
+    return keep_of(loaded, result) if save else result
 
 
 def match_each(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,11 +23,11 @@ from ..report.html.sweep_tables import not_measured
 from ..runs.loaded_run import LoadedRun
 from ..runs.run_batches import find_runs
 from ..runs.run_folder import RunFolder
-from .compare import paths_of
+from .compare import Runs, paths_of
 
 
 def report(
-    runs: Sequence[RunFolder | str | Path] | str | Path,
+    runs: Runs,
     output: str | Path = "report.html",
     *,
     title: str | None = None,
@@ -37,8 +36,8 @@ def report(
 ) -> Path:
     """Write one HTML page of a run, or of many side by side; return its path.
 
-    Each of `runs` is a run or a folder of runs. If `tables` is given, the tables of many runs and
-    figures of them are written to this folder.
+    Each of `runs` is a run, by its path or as `train` or `load` returns it, or a folder of runs.
+    If `tables` is given, the tables of many runs and figures of them are written to this folder.
 
     Example:
         algomatch.report("runs/RUN", "report.html")
@@ -48,7 +47,7 @@ def report(
             or `tables` is a file or is given for a single run.
         FaultError: a run cannot be read, or the output cannot be written.
     """
-    paths, page = paths_of(runs), Path(output)
+    paths, page = paths_of("report", runs), Path(output)
     screen = console or Console(quiet=True)
     folder = None if tables is None else Path(tables)
     if page.is_dir():

@@ -18,6 +18,7 @@ from ..models.shapes import random_inits
 from ..models.variable_sites import sites_of
 from ..runs.loaded_run import Loaded, LoadedRun, Openable, opened
 from ..runs.result_store import result_settings, setting
+from .keeping import keep_of
 from .match import match_each
 
 SEARCHED_INITS = 2  # random inits whose subspaces are searched as a control
@@ -28,6 +29,7 @@ def subspaces(
     *,
     program: str | None = None,
     overrides: Sequence[str] = (),
+    save: bool = False,
     console: Console | None = None,
 ) -> SubspaceResult:
     """Search a checkpoint for a program's variables in subspaces, and controls beside it.
@@ -35,7 +37,8 @@ def subspaces(
     The program is the task's own unless named. It is matched first: where the whole residual holds
     a variable, no subspace is searched for it; nor is any in a model that does not solve the task.
     Overrides, `analysis.key=value`, go with a path; it runs on the CPU unless they say otherwise,
-    with `analysis.device`.
+    with `analysis.device`. If `save`, the result is kept in the run's folder, as the command keeps
+    it, where reports look for it.
 
     Example:
         result = algomatch.subspaces("runs/RUN", program="reverse")
@@ -49,7 +52,8 @@ def subspaces(
     own = program_setting(program)
     usual = replace(loaded.usual, device=usual_device("subspaces", loaded.usual.device))
     settings = (own, *result_settings(usual, loaded.config.analysis))
-    return SubspaceResult.of(searched, settings)
+    result = SubspaceResult.of(searched, settings)
+    return keep_of(loaded, result) if save else result
 
 
 def program_setting(program: str | None) -> str:

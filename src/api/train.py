@@ -25,7 +25,7 @@ from ..analysis.measures.similarity import confounded
 from ..config.composition import check_same_settings
 from ..config.devices import check_accelerator
 from ..config.naming import model_title, task_title
-from ..config.schema import Config, TrainerConfig
+from ..config.schema import A_CONFIG, Config, TrainerConfig
 from ..data.datamodule import TaskDataModule
 from ..data.program_copies import copied_files
 from ..infra.environment import hidden, is_of_a_launcher
@@ -34,6 +34,7 @@ from ..infra.errors import (
     FolderExistsError,
     Interrupted,
     NotFiniteError,
+    need_kind,
 )
 from ..infra.signals import Stop
 from ..models.bridges import make_native
@@ -74,6 +75,7 @@ def train(
         FaultError: training diverged, or the file system failed.
         Interrupted: stopped by a signal, to be resumed.
     """
+    need_kind(config, Config, f"train takes {A_CONFIG}")
     console = console or Console(quiet=True)
     config = with_measures(config)
     refuse_existing(config)
@@ -132,6 +134,7 @@ def resume(
         UserError: `path` is not a run folder.
         BusyError: another process works on it.
     """
+    need_kind(path, (str, Path), "resume takes the path of a run's folder")
     console = console or Console(quiet=True)
     folder = RunFolder.open(Path(path))
     if folder.finished():

@@ -89,7 +89,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Verb:
-    """What one verb does with runs: its name, where results go, and who makes and writes them.
+    """What one verb does with runs: its name, the kind of its results, and who makes them.
 
     `compute` calls what it is given with each finding, also with an unfinished one; `result` makes
     the Result of it that is written, for a key. `following` is the verb to go on with.
@@ -97,15 +97,20 @@ class Verb:
 
     verb: str
     kind: str
-    folder: str
     compute: Callable[[Sequence[Loaded], Options, Keep, Console], Sequence[Any]]
     result: Callable[[Any, Key, bool], Result]
     show: Callable[[Sequence[Any], Console], None]
     following: str
     of_reference: bool = True
-    gathered: Callable[[Path], object] = lambda where: None  # what is drawn of all checkpoints
     settings: Callable[[Options], tuple[str, ...]] | None = None  # of the keys, if it has its own
     check: Callable[[Options], None] = lambda options: None  # refuses names that there are not
+
+    @property
+    def folder(self) -> str:
+        """The folder of a run that its results go to."""
+        from ..analysis.results import FOLDERS
+
+        return FOLDERS[self.kind]
 
     def key_settings(self, options: Options, config: Config) -> tuple[str, ...]:
         """Return the settings of a result's key; `config` is the run's own."""
@@ -186,9 +191,9 @@ def _analyse(
 ) -> None:
     """Analyse checkpoints of one run, those that are not done yet unless `again`."""
     folder = loaded[0].folder  # a damaged one is told before the work
+    from ..api import keeping
     from ..infra.files import Unwritten
-    from ..report.figures.result_pictures import drawn
-    from ..runs.result_store import is_there, save
+    from ..runs.result_store import is_there
 
     left = [
         (run, key)
@@ -206,8 +211,9 @@ def _analyse(
 
     def keep(finding: Any, step: int | None, finished: bool = True) -> None:
         with unwritten.noted():
-            result = drawn(analysis.result(finding, key_of_step[step], finished))
-            stored[step] = save(where, result), result
+            stored[step] = keeping.keep(
+                where, analysis.result(finding, key_of_step[step], finished)
+            )
 
     if left:
         try:
@@ -218,7 +224,7 @@ def _analyse(
             raise Interrupted(f"interrupted{kept * bool(stored)}", signal.SIGINT) from None
         analysis.show(results, screen)
     unwritten.tell()
-    analysis.gathered(where)
+    keeping.draw_gathered(where, analysis.kind)
     if stored:
         path, result = [*stored.values()][-1]
         say_where([path for path, _ in stored.values()], where, screen, result.about)
@@ -417,40 +423,24 @@ def _opened(
             raise UserError("name the task whose program is to be analysed, as in task=reverse")
         config = composed(settings)
         check_programs(config.task, options.programs)
-    from ..analysis.measures.registered_measures import default_measures
-    from ..analysis.results import Key
     from ..config.devices import usual_overrides
-    from ..config.printed_commands import setting_words
-    from ..config.schema import AnalysisConfig
     from ..runs.loaded_run import LoadedReference, LoadedRun
+    from ..runs.result_store import result_key, where_of
 
     given = options.values.get("device")
     device = given if isinstance(given, str) else None
     usual = usual_overrides(analysis.verb)
+    runs: list[Loaded]
     if config is not None:
-        compiled = LoadedReference.open(config, usual, device=device)
-        own = tuple(sorted(word for word in settings if word != f"task={config.task.name}"))
-        where = output or Path(f"{analysis.folder}-{config.task.name}")
-        chosen = analysis.key_settings(options, config)
-        key = Key(analysis.kind, compiled.run, None, chosen, own)
-        return [compiled], where, [key]
-    run = LoadedRun.open(places[0], [*usual, *options.overrides], device=device)
-    if not reference:
-        where = output or run.home / analysis.folder
+        runs, own = [LoadedReference.open(config, usual, device=device)], config
+    else:
+        run = LoadedRun.open(places[0], [*usual, *options.overrides], device=device)
         every = bool(options.values.get("all"))
-        runs = [run.at(step) for step in run.steps] if every else [run]
-        chosen = analysis.key_settings(options, run.checkpoint.config)
-        return [*runs], where, [Key(analysis.kind, run.run, each.step, chosen) for each in runs]
-    compiled = LoadedReference.of(run)
-    where = output or run.home / f"{analysis.folder}-reference"
-    now = replace(run.config.analysis, device=run.checkpoint.config.analysis.device)
-    own = (
-        f"inputs={run.checkpoint.inputs_digest[:8]}",
-        *setting_words("analysis", vars(now), vars(AnalysisConfig(measures=default_measures()))),
-    )
-    plain = replace(options, overrides=())
-    chosen = analysis.key_settings(plain, run.checkpoint.config)
-    return [compiled], where, [Key(analysis.kind, compiled.run, None, chosen, own)]
+        runs = [*map(run.at, run.steps)] if every else [run]
+        runs, own = [LoadedReference.of(run)] if reference else runs, run.checkpoint.config
+    chosen = analysis.key_settings(options, own)
+    keys = [result_key(analysis.kind, each, chosen) for each in runs]
+    return runs, output or where_of(runs[0], analysis.kind), keys
 
 
 def log_result(run: RunFolder, name: str, result: Result, path: Path, console: Console) -> None:

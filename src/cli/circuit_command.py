@@ -81,6 +81,4 @@ def _check(options: Options) -> None:
     chosen("kind", options.given("kinds"), KINDS)
 
 
-CIRCUIT = Verb(
-    "circuit", "circuit", "circuit", _compute, _result, _show, following="explain", check=_check
-)
+CIRCUIT = Verb("circuit", "circuit", _compute, _result, _show, following="explain", check=_check)

@@ -60,6 +60,4 @@ def _show(results: Sequence[Explanation], screen: Console) -> None:
     print_explanation(results[-1], screen)
 
 
-EXPLANATION = Verb(
-    "explain", "explanation", "explanation", _compute, _result, _show, following="report"
-)
+EXPLANATION = Verb("explain", "explanation", _compute, _result, _show, following="report")

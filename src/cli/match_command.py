@@ -110,15 +110,7 @@ def _show(results: Sequence[Matching], screen: Console) -> None:
     print_matching(results, screen)
 
 
-def _draw(where: Path) -> None:
-    from ..report.figures.result_pictures import draw_emergence
-
-    draw_emergence(where)
-
-
-MATCH = Verb(
-    "match", "match", "matching", _compute, _result, _show, following="circuit", gathered=_draw
-)
+MATCH = Verb("match", "match", _compute, _result, _show, following="circuit")
 
 
 def _match_runs(

@@ -73,6 +73,6 @@ def _settings(options: Options) -> tuple[str, ...]:
 
 
 SUBSPACES = Verb(
-    "subspaces", "subspaces", "matching", _compute, _result, _show, following="report",
+    "subspaces", "subspaces", _compute, _result, _show, following="report",
     of_reference=False, settings=_settings,
 )  # fmt: skip

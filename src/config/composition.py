@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from ..infra.errors import FaultError, UserError, first_line, one_of
+from ..infra.errors import FaultError, UserError, first_line, one_of, refuse_texts
 from .schema import (
     FREE_SETTINGS,
     GROUPS,
@@ -63,6 +63,7 @@ def compose(
     Raises:
         UserError: an unknown key or group file, a value of the wrong type or a broken rule.
     """
+    refuse_texts(overrides=overrides)
     layers: list[tuple[Mapping[str, Any], str]]
     layers = [(shipped("train"), "train.yaml")]
     if file is not None:

@@ -18,6 +18,8 @@ from ..infra.errors import UserError, one_of
 
 GROUPS = ("task", "model", "analysis", "tracking")  # whose values a named file gives
 SEEDS = 2**63  # a seed is below it
+A_CONFIG = "a config, as algomatch.compose(['task=reverse'])"  # where another kind is given
+A_TASK = "a config's task, as algomatch.compose(['task=reverse']).task"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from tracr.craft import bases
 from tracr.rasp import rasp
 from tracr.transformer import encoder
 
-from ..config.schema import TaskConfig
-from ..infra.errors import UserError, first_line
+from ..config.schema import A_TASK, TaskConfig
+from ..infra.errors import UserError, first_line, need_kind
 from .interpreter import Column, Interpreter, ProgramError, Value, present, trace
 from .outputs import IGNORE, Categorical, Numerical, Output, ordered, stable_text
 from .tasks import BOS, PAD, Task
@@ -176,6 +176,8 @@ def input_set(task: Task, config: TaskConfig) -> InputSet:
     Raises:
         UserError: there is no such set, or the program fails on it.
     """
+    need_kind(task, Task, "input_set takes a task, as algomatch.make_task(config.task)")
+    need_kind(config, TaskConfig, f"input_set takes {A_TASK} too")
     raw = all_inputs(task, config.max_inputs, config.split_seed)
     held_out = split(raw, config.held_out, config.held_out_lengths, config.split_seed)
     return encode(raw, program_outputs(raw), held_out)

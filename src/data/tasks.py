@@ -13,8 +13,8 @@ from typing import Any
 from tracr.rasp import rasp
 
 from ..config.composition import names_file, split_place
-from ..config.schema import TaskConfig
-from ..infra.errors import UserError, first_line, one_of
+from ..config.schema import A_TASK, TaskConfig
+from ..infra.errors import UserError, first_line, need_kind, one_of
 from . import programs
 from .interpreter import Value
 from .rasp import text as rasp_text
@@ -114,6 +114,7 @@ def make_task(config: TaskConfig) -> Task:
         UserError: the name is unknown, the maker returns no program, or the vocabulary and lengths
             make no task.
     """
+    need_kind(config, TaskConfig, f"make_task takes {A_TASK}")
     chosen = _chosen(config)
     usual = chosen.registered
     vocabulary, min_length, max_length, causal, unique = _open(config, usual)

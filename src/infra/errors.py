@@ -6,6 +6,8 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+LONGEST_SHOWN = 40  # characters of a value in an error
+
 
 class UserError(Exception):
     """The user's request cannot be done; the message says what to change."""
@@ -69,6 +71,30 @@ def _lines(error: BaseException) -> list[str]:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's name if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def refuse_texts(**given: object) -> None:
+    """Refuse a text for a list of texts: Python would take its letters.
+
+    Raises:
+        UserError: an argument is one.
+    """
+    for name, value in given.items():
+        if isinstance(value, str):
+            raise UserError(f"{name}={value!r}: give a list, as [{value!r}]")
+
+
+def need_kind(value: object, kind: type | tuple[type, ...], takes: str) -> None:
+    """Refuse an argument of another kind than a function takes; `takes` says what that is.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    if not isinstance(value, kind):
+        shown = repr(value)
+        if len(shown) > LONGEST_SHOWN or shown.startswith("<"):
+            shown = f"an object of type {type(value).__name__}"
+        raise UserError(f"{takes}, not {shown}")
 
 
 def one_of(value: object, choices: Iterable[object], prefix: str = "") -> str:

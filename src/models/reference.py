@@ -36,7 +36,7 @@ from ..data.program_selectors import equal_values, selected
 from ..data.rasp.fingerprint import fingerprint
 from ..data.rasp.text import edges
 from ..data.tasks import Task
-from ..infra.errors import UserError
+from ..infra.errors import UserError, need_kind
 from ..infra.files import cache_folder, write_file
 from .bridges import make_native, weights_digest
 from .compiling import UNEMBEDDING, Compiled, compile_program
@@ -106,6 +106,8 @@ def build_reference(inputs: InputSet, allow_inexact: bool = False) -> Reference:
         UserError: Tracr cannot compile the program, or no exactness makes it agree; the message
             shows up to five counterexamples and their likely causes.
     """
+    takes = "build_reference takes inputs, as algomatch.input_set(task, config.task)"
+    need_kind(inputs, InputSet, takes)
     task = inputs.task
     tried: list[tuple[Validation, Compiled, bool]] = []
     for exactness in _exactness_levels(task.max_length):

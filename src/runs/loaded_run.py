@@ -17,7 +17,7 @@ from ..config.printed_commands import RunCommands, setting_words
 from ..config.schema import AnalysisConfig, Config, TaskConfig
 from ..data.inputs import InputSet, input_set
 from ..data.tasks import Task, make_task
-from ..infra.errors import UserError
+from ..infra.errors import UserError, need_kind, refuse_texts
 from ..models.bridges import make_bridge
 from ..models.reference import Reference, build_reference
 from ..models.shapes import learned_shape
@@ -26,6 +26,8 @@ from . import checkpoints
 from .checkpoints import Checkpoint
 from .places import is_run
 from .run_folder import RunFolder
+
+A_PATH = "the path of its folder or of a checkpoint"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class LoadedRun:
                 the analysis, or the device is not there.
             FaultError: the file cannot be read.
         """
+        need_kind(path, (str, Path), f"a run is opened by {A_PATH}")
+        refuse_texts(overrides=overrides)
         path = Path(path)
         checkpoint = checkpoints.load(path)
         config = with_overrides(checkpoint.config, _words(overrides, device))
@@ -222,6 +226,7 @@ class LoadedReference:
             UserError: as of `LoadedRun.open`.
             FaultError: the file cannot be read.
         """
+        refuse_texts(overrides=overrides)
         if not isinstance(of, Config):
             return cls.of(LoadedRun.open(of, overrides, device=device))
         config = with_overrides(of, _words(overrides, device))
@@ -309,14 +314,17 @@ def opened(path: Openable, overrides: Sequence[str], verb: str) -> Loaded:
             that the verb uses.
         FaultError: the file cannot be read.
     """
+    refuse_texts(overrides=overrides)
     if isinstance(path, RunFolder):
         path = path.path
     if isinstance(path, str | Path):
         with_overrides(Config(), overrides, verb)
         return LoadedRun.open(path, [*usual_overrides(verb), *overrides])
+    need_kind(path, (LoadedRun, LoadedReference), f"give a run: {A_PATH}, or an open one")
     if overrides:
+        load = "load" if isinstance(path, LoadedRun) else "load_reference"
         raise UserError(
-            "overrides are given where a run is opened: LoadedRun.open(path, overrides)"
+            f"overrides are given where it is opened: algomatch.{load}(PATH, overrides)"
         )
     return path
 

@@ -23,12 +23,13 @@ from ..analysis.circuits.circuit_result import CircuitResult
 from ..analysis.explain.explanation_result import ExplanationResult
 from ..analysis.matching.match_result import MatchResult
 from ..analysis.matching.subspace_result import SubspaceResult
-from ..analysis.results import SETTINGS, About, Key, Result
-from ..config.printed_commands import setting_words
+from ..analysis.measures.registered_measures import default_measures, with_measures
+from ..analysis.results import FOLDERS, SETTINGS, About, Key, Result
+from ..config.printed_commands import setting_words, task_words
 from ..config.schema import AnalysisConfig
 from ..infra.errors import FaultError
 from ..infra.files import faults_named, write_file
-from .loaded_run import Loaded, LoadedRun
+from .loaded_run import Loaded, LoadedReference, LoadedRun
 
 RESULTS: Mapping[str, type[Result]] = {
     result.KIND: result
@@ -105,6 +106,7 @@ def _save(where: Path, result: Result) -> Path:
         for stored in stored_results(where)
         if stored.key == key and stored.about.finished == finished
     ]
+    same = [path for path in same if not result.others_in(path)]  # files of the user's stay
     path = same[0] if same else _free(where, key.name + "-unfinished" * (not finished))
     result.write(path)
     return path
@@ -311,9 +313,39 @@ def changed_settings(own: AnalysisConfig, now: AnalysisConfig) -> tuple[str, ...
 
 
 def result_key(kind: str, run: Loaded, settings: Sequence[str]) -> Key:
-    """Return the key of a result on a run, or on a task's reference."""
-    of = () if isinstance(run, LoadedRun) else (f"inputs={run.inputs.digest()[:8]}",)
-    return Key(kind, run.run, run.step, tuple(settings), of)
+    """Return the key of a result on a run, or on a task's reference.
+
+    `settings` are as `result_settings` returns them. What a reference is analysed with is part of
+    what it is.
+    """
+    if isinstance(run, LoadedRun):
+        return Key(kind, run.run, run.step, tuple(settings))
+    options = (word for word in settings if not word.startswith("analysis."))
+    return Key(kind, run.run, None, tuple(options), _reference_words(run))
+
+
+def _reference_words(reference: LoadedReference) -> tuple[str, ...]:
+    """Return which reference it is: its inputs or its task's settings, and those of the analysis.
+
+    The device is that of the run or the config.
+    """
+    now = replace(with_measures(reference.config).analysis, device=reference.usual.device)
+    usual = AnalysisConfig(measures=default_measures())
+    words = setting_words("analysis", vars(now), vars(usual))
+    if reference.checkpoint is not None:
+        return (f"inputs={reference.checkpoint.inputs_digest[:8]}", *words)
+    task = reference.config.task
+    words += [word for word in task_words(task) if word != f"task={task.name}"]
+    return tuple(sorted(words))
+
+
+def where_of(run: Loaded, kind: str) -> Path:
+    """Return the folder of the results of a kind: beside the checkpoint, or here without a run."""
+    if run.home is None:
+        return Path(f"{FOLDERS[kind]}-{run.config.task.name}")
+    return run.home / (
+        FOLDERS[kind] if isinstance(run, LoadedRun) else f"{FOLDERS[kind]}-reference"
+    )
 
 
 def _old_fullness(result: Result) -> int:

@@ -10,13 +10,10 @@ from typing import TypeVar
 from ..analysis.circuits.circuit_result import CircuitResult
 from ..analysis.explain.explanation_result import ExplanationResult
 from ..analysis.matching.match_result import MatchResult
-from ..analysis.results import About, Key, Result
+from ..analysis.results import FOLDERS, About, Key, Result
 from .result_store import StoredResult, collected, stored_results
 
 Kind = TypeVar("Kind", bound=Result)
-FOLDERS: dict[type[Result], str] = {
-    MatchResult: "matching", CircuitResult: "circuit", ExplanationResult: "explanation",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class RunResults:
     def problems(self) -> list[str]:
         """A line for each result that cannot be read at all."""
         problems = list[str]()
-        for name in FOLDERS.values():
+        for name in dict.fromkeys(FOLDERS.values()):
             stored_results(self.folder / name, problems)
         return problems
 
@@ -70,12 +67,12 @@ class RunResults:
         return tuple(dict.fromkeys(words for words in each if words))
 
     def _stored(self, kind: type[Result]) -> list[StoredResult]:
-        results = stored_results(self.folder / FOLDERS[kind])
+        results = stored_results(self.folder / FOLDERS[kind.KIND])
         return [stored for stored in results if stored.about.kind == kind.KIND]
 
     def _gathered(self, kind: type[Kind]) -> Kind:
         about = About(Key(kind.KIND, "", None))
-        gathered = kind.of_files(self.folder / FOLDERS[kind], about, tolerant=True)
+        gathered = kind.of_files(self.folder / FOLDERS[kind.KIND], about, tolerant=True)
         stored = self._stored(kind)
         own = {each.about.step for each in stored if not each.about.overrides}
         others = {each.about.step for each in stored} - own  # gathered by earlier versions

@@ -20,7 +20,7 @@ from algomatch.analysis.explain.explanation_result import ExplanationResult
 from algomatch.analysis.matching.match_result import MatchResult
 from algomatch.analysis.matching.subspace_result import SubspaceResult
 from algomatch.analysis.results import SETTINGS, About, Key, Result
-from algomatch.infra.errors import FaultError
+from algomatch.infra.errors import FaultError, UserError
 from algomatch.infra.typed_tables import TypedTable
 from algomatch.runs.result_store import RESULTS
 
@@ -99,6 +99,53 @@ def test_a_result_reads_back_as_it_was(kind: type[Result], data: st.DataObject) 
     assert exactly(again) == exactly(result)
     assert again.about.versions == result.about.versions
     assert again.about.written == result.about.written
+
+
+MATCHED = MatchResult(about=About(Key("match", "one", 1)), pictures={"match.png": b"drawn"})
+CIRCUITS = CircuitResult(about=About(Key("circuit", "one", 1)))
+
+
+def test_a_result_of_the_same_kind_and_an_empty_folder_are_replaced(tmp_path: Path) -> None:
+    place = tmp_path / "result"
+    place.mkdir()
+    MATCHED.write(str(place))
+    (place / "emergence.png").write_bytes(b"drawn")
+    MatchResult(about=About(Key("match", "two", 2))).write(place)
+    assert [path.name for path in place.iterdir()] == [SETTINGS]
+    assert MatchResult.read(str(place)).about.model == "two"
+
+
+@pytest.mark.parametrize(
+    ("make", "holds"),
+    [
+        (lambda place: (place / "notes.txt").write_text("mine"), "notes.txt"),
+        (lambda place: (place / "checkpoints" / "step").mkdir(parents=True), "checkpoints"),
+        (CIRCUITS.write, "settings.json"),
+        (lambda place: (place / SETTINGS).write_text("{}"), "settings.json"),
+        (lambda place: (MATCHED.write(place), (place / "notes.txt").touch()), "notes.txt"),
+        (lambda place: (MATCHED.write(place), (place / "match.csv").mkdir()), "match.csv"),
+        (lambda place: [(place / f"{n}.txt").touch() for n in range(7)],
+         "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_holds_something_else_stays(make: Any, holds: str, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    make(place)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as refused:
+        MATCHED.write(place)
+    assert str(refused.value) == (
+        f"'{place}' holds {holds}, and would be replaced: give a folder that is new, empty or of "
+        "a result of kind 'match'"
+    )
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_a_result_of_another_kind_is_not_read_as_an_empty_one(tmp_path: Path) -> None:
+    CIRCUITS.write(tmp_path / "result")
+    with pytest.raises(UserError, match=r"result' holds a result of kind 'circuit', not 'match'$"):
+        MatchResult.read(tmp_path / "result")
 
 
 def test_directions_read_back(tmp_path: Path) -> None:

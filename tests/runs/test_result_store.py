@@ -89,6 +89,16 @@ def test_the_same_result_again_is_replaced_and_of_equal_ones_the_newest_is_shown
     assert table(first) == [("10", "a")]
 
 
+def test_a_file_of_the_users_in_the_folder_of_a_result_stays(tmp_path: Path) -> None:
+    first = matched(tmp_path, 10, "a")
+    (first / "notes.txt").write_text("mine")
+    second = matched(tmp_path, 10, "a")
+    assert second.name == f"{first.name}-2"
+    assert (first / "notes.txt").read_text() == "mine"
+    assert matched(tmp_path, 10, "a") == second
+    assert table(tmp_path) == [("10", "a")]
+
+
 def test_no_old_picture_stays_beside_new_tables(tmp_path: Path) -> None:
     (tmp_path / "emergence.png").write_bytes(b"drawn")
     matched(tmp_path, 10, "a", "b", picture=b"10")
