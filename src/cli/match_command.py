@@ -84,7 +84,7 @@ def _refuse_model_of_elsewhere(place: str) -> None:
         from ..config.printed_commands import command
 
         other = command("match-model", Path(place), "task=NAME", "--encoder", "FILE.py:FUNCTION")
-        raise UserError(f"'{place}' is a model from elsewhere: `{other}` matches it")
+        raise UserError(f"'{place}' is a model from elsewhere: match it by `{other}`")
 
 
 def _compute(

@@ -53,7 +53,9 @@ def match_controls(
         settings.append(f"analysis.device={device}")
     for setting in settings:
         if setting_key(setting) in TASK_KEYS:
-            raise UserError(f"'{setting}': name the tasks alone, as in match-controls reverse hist")
+            raise UserError(
+                f"'{setting}': give tasks without a key, as in match-controls reverse hist"
+            )
     if not any(setting_key(setting) in MODEL_KEYS for setting in settings):
         settings.insert(0, f"model={CONTROLS_MODEL}")
     given = {setting_key(setting) for setting in settings}

@@ -60,7 +60,7 @@ def match_model(
         raise UserError(f"match-model takes one model folder, not {len(folders)}")
     if encoder is None:
         raise UserError(
-            f"'{folders[0]}' reads tokens of its own: give --encoder FILE.py:FUNCTION. {ENCODER}"
+            f"'{folders[0]}' has token ids of its own: give --encoder FILE.py:FUNCTION. {ENCODER}"
         )
     for setting in settings:
         if setting_key(setting).partition(".")[0] not in ("task", "analysis"):

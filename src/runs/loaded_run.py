@@ -346,8 +346,8 @@ def check_same_inputs(digest: str, inputs: InputSet, what: str) -> None:
     """
     if digest and digest != inputs.digest():
         raise UserError(
-            f"{what}: the task '{inputs.task.name}' is not the one it was trained on (its program, "
-            "inputs or tolerance changed since, or a library that draws them)"
+            f"{what}: the task '{inputs.task.name}' is not the one it was trained on "
+            "(since then its program, inputs or tolerance changed, or a library that draws inputs)"
         )
 
 

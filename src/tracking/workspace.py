@@ -60,8 +60,9 @@ class PanelRow:
     """Panels of a section: one for each key that `pattern` matches whole, or one for all of them.
 
     `beside` are patterns of further keys of a panel; the groups of `pattern` fill these and the
-    title. Controls are added automatically; a panel of all keys is for measures without controls.
-    Keys of W&B's summary become bars, other keys curves.
+    title, which has commas between the variables of a cut. Controls are added automatically; a
+    panel of all keys is for measures without controls. Keys of W&B's summary become
+    bars, other keys curves.
     """
 
     title: str
@@ -120,13 +121,13 @@ SECTIONS = (
         "the runs in which it emerged: the table of runs shows how many; it is empty for the "
         "others.",
         (
-            PanelRow("Light match, cut {0}", "matching/(.+)/best_match",
+            PanelRow("Light match, cut {cut}", "matching/(?P<cut>.+)/best_match",
                 ("matching/{0}/best_match_chance", "matching/{0}/realised")),
             PanelRow("Light match, variable {0} alone; chance of its cuts",
                 "matching/(.+)/variable_match",
                 (r"matching/(?:.+\+)?{0}(?:\+.+)?/best_match_chance",
                  "matching/{0}/variable_realised")),
-            PanelRow("Final light match, cut {0}", "final/matching/(.+)/best_match",
+            PanelRow("Final light match, cut {cut}", "final/matching/(?P<cut>.+)/best_match",
                 ("final/matching/{0}/best_match_chance",)),
             PanelRow("Emergence step: surely realised",
                 "emergence_step/matching/.+/(?:variable_)?realised", together=True),
@@ -321,7 +322,8 @@ def shown(row: PanelRow, logged: Mapping[str, int]) -> Iterator[tuple[str, list[
         for pattern in row.beside:
             filled = pattern.format(*map(re.escape, match.groups()))
             keys += sorted(key for key in logged if re.fullmatch(filled, key))
-        yield row.title.format(*match.groups()), keys
+        named = {name: text.replace("+", ", ") for name, text in match.groupdict().items()}
+        yield row.title.format(*match.groups(), **named), keys
 
 
 def columns(logged: Mapping[str, int]) -> list[str]:

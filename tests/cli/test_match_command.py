@@ -189,7 +189,10 @@ def test_a_mistake_gives_one_line(
     [
         (["reverse", "--all"], "unknown option '--all': valid: --device"),
         (["revers"], "unknown task 'revers'"),
-        (["task=reverse"], "'task=reverse': name the tasks alone, as in match-controls reverse"),
+        (
+            ["task=reverse"],
+            "'task=reverse': give tasks without a key, as in match-controls reverse",
+        ),
         (["reverse", "--device", "tpu"], "analysis.device=tpu"),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_reader_says_where_outputs_are(place: Path, capsys: Capture) -> None:
     [
         (
             ["my-gpt2", "task=induction"],
-            "'my-gpt2' reads tokens of its own: give --encoder "
+            "'my-gpt2' has token ids of its own: give --encoder "
             "FILE.py:FUNCTION. An encoder takes a list of the task's tokens and returns the ids",
         ),
         (["my-gpt2"], "`def encode(tokens): return [50256, *(64 + \"abcd\".index(token) for"),

@@ -32,6 +32,12 @@ SHOWN = {
 }  # fmt: skip
 
 
+def test_a_cut_is_shown_with_commas_between_its_variables() -> None:
+    [family] = [family for family in FAMILIES if family.title == "light match (testable cuts)"]
+    key = "matching/indices+tokens+length/best_match"
+    assert family.chosen([key]) == {key: "indices, tokens, length"}
+
+
 @pytest.mark.parametrize("title", SHOWN)
 def test_a_family_has_the_lines_that_its_title_promises(title: str, keys: list[str]) -> None:
     [family] = [family for family in FAMILIES if family.title == title]

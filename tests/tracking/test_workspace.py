@@ -322,6 +322,18 @@ def test_whatever_was_logged_panels_show_only_that_and_nothing_without_its_contr
                 assert any(f"{key}{ending}" in chosen for ending in CONTROLS)
 
 
+def test_a_panel_names_a_cut_with_commas_between_its_variables() -> None:
+    (row,) = [
+        row
+        for section in workspace.SECTIONS
+        for row in section.rows
+        if row.title.startswith("Light match, cut")
+    ]
+    keys = [f"matching/tokens+length/{name}" for name in ("best_match", "best_match_chance")]
+    ((title, shown_keys),) = workspace.shown(row, dict.fromkeys(keys, 1))
+    assert (title, shown_keys) == ("Light match, cut tokens, length", keys)
+
+
 def test_more_panels_than_are_shown_are_named_and_lengths_come_in_their_order() -> None:
     logged = {f"accuracy/all.length_{n}/exact": 1 for n in range(1, 41)}
     [section] = workspace.workspace("e", "p", "n", logged).sections

@@ -18,7 +18,8 @@ from ...infra.errors import UserError, one_of
 class Family:
     """Headlines under one heading; `pattern` is a regular expression that matches their whole keys.
 
-    `label` is formatted with the named groups of the pattern; underscores in `name` become spaces.
+    `label` is formatted with the named groups of the pattern; underscores in `name` become spaces,
+    and a `cut` is named by its variables with commas between them.
     `emergence` says whether the step of emergence is shown as well.
     """
 
@@ -35,6 +36,8 @@ class Family:
                 words = matched.groupdict()
                 if "name" in words:
                     words["name"] = words["name"].replace("_", " ")
+                if "cut" in words:
+                    words["cut"] = words["cut"].replace("+", ", ")
                 labels[key] = self.label.format(**words)
         return labels
 
@@ -102,9 +105,11 @@ REGISTRY: dict[str, RegisteredMeasure] = {
         "light_matching:Realisation",
         headlines=("matching/best_match", "matching/variable_", "matching/realised"),
         families=(
-            Family("light match (testable cuts)", r"matching/(?P<v>.+)/best_match", "{v}"),
+            Family("light match (testable cuts)", r"matching/(?P<cut>.+)/best_match", "{cut}"),
             Family("light match (variables)", r"matching/(?P<v>.+)/variable_match", "{v}"),
-            Family("surely realised", r"matching/(?P<v>.+)/(?:variable_)?realised", "{v}", True),
+            Family(
+                "surely realised", r"matching/(?P<cut>.+)/(?:variable_)?realised", "{cut}", True
+            ),
         ),
         taken_last=True,
     ),
