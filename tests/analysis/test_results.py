@@ -115,6 +115,16 @@ def test_a_result_of_the_same_kind_and_an_empty_folder_are_replaced(tmp_path: Pa
     assert MatchResult.read(str(place)).about.model == "two"
 
 
+def matched_beside_notes(place: Path) -> None:
+    MATCHED.write(place)
+    (place / "notes.txt").touch()
+
+
+def matched_beside_a_folder(place: Path) -> None:
+    MATCHED.write(place)
+    (place / "match.csv").mkdir()
+
+
 @pytest.mark.parametrize(
     ("make", "holds"),
     [
@@ -122,8 +132,8 @@ def test_a_result_of_the_same_kind_and_an_empty_folder_are_replaced(tmp_path: Pa
         (lambda place: (place / "checkpoints" / "step").mkdir(parents=True), "checkpoints"),
         (CIRCUITS.write, "settings.json"),
         (lambda place: (place / SETTINGS).write_text("{}"), "settings.json"),
-        (lambda place: (MATCHED.write(place), (place / "notes.txt").touch()), "notes.txt"),
-        (lambda place: (MATCHED.write(place), (place / "match.csv").mkdir()), "match.csv"),
+        (matched_beside_notes, "notes.txt"),
+        (matched_beside_a_folder, "match.csv"),
         (lambda place: [(place / f"{n}.txt").touch() for n in range(7)],
          "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more"),
     ],
