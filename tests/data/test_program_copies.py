@@ -225,7 +225,7 @@ def test_a_module_without_its_source_is_not_run(tmp_path: Path) -> None:
         path = write_program(
             tmp_path, f"mine_{Path(name).name}", f"{lines}import {Path(name).name}\n"
         )
-        with pytest.raises(UserError, match=rf"{name}.pyc' is no source file"):
+        with pytest.raises(UserError, match=rf"{name}.pyc' is not a source file"):
             load_function(f"{path}:f")
     assert not mark.exists()
 

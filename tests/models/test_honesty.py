@@ -115,7 +115,9 @@ def test_a_program_cannot_be_swapped_by_the_yaml_beside_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("def make_it(): ...")
     (tmp_path / "own.yaml").write_text("program: sort")
-    with pytest.raises(UserError, match=r"'program' in own\.yaml: the program is own\.py:make_it"):
+    with pytest.raises(
+        UserError, match=r"'program' out of own\.yaml: the program is already own\.py:make_it"
+    ):
         compose(["task=own.py:make_it"])
 
 
