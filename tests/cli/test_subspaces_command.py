@@ -201,12 +201,12 @@ def searched(config: Config, weights: dict[str, torch.Tensor], folder: Path) -> 
     return searched
 
 
-def reversing(n_layers: int) -> Config:
+def reversing(n_layers: int, *settings: str) -> Config:
     """A config of attention-only layers, with a site between every two."""
     return compose(
         ["task.vocabulary=[a,b,c]", "task.max_length=4", "model=2L_attn_only", "model.d_model=32",
          f"model.n_layers={n_layers}", "analysis.bootstrap=50", "analysis.match_cases=300",
-         "trainer.max_steps=50", "analysis.measures=[accuracy]"]
+         "trainer.max_steps=50", "analysis.measures=[accuracy]", *settings]
     )  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_what_a_model_was_taught_is_found_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_found_in_a_random_init(tmp_path: Path) -> None:
-    config = reversing(2)
+    config = reversing(2, "analysis.solved=0")  # it is searched although it solves nothing
     (untrained,) = random_inits(prepare(config).shape, 1, 5, "cpu")
     there = searched(config, weights_of(plain_model(untrained)), tmp_path)
     assert [subspace.k for subspace in there.subspaces] == [1, 2, 4, 8]
