@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from .inputs import InputSet
@@ -96,18 +96,19 @@ def _tests(inputs: InputSet, cut: Cut, count: int, seed: int) -> CutTrials:
     return CutTrials(cut, tuple(trials), tuple(untestable))
 
 
-class _Classes:
-    """The (input, position) pairs that have each combination of a cut's values."""
+class Classes:
+    """The (input, position) pairs that have each label; -1 is none."""
 
-    def __init__(self, inputs: InputSet, names: Sequence[str]):
-        self.labels = labels(inputs, names)
-        flat = self.labels.flatten()
+    def __init__(self, labels: Int64[Tensor, "inputs pos"]):
+        self.labels = labels
+        flat = labels.flatten()
         self._order = torch.argsort(flat, stable=True).numpy()
         ordered = flat.numpy()[self._order]
         count = int(flat.max()) + 1
         self._starts = np.searchsorted(ordered, np.arange(count))
         self._sizes = np.searchsorted(ordered, np.arange(count), side="right") - self._starts
-        self._n_pos = self.labels.shape[1]
+        self._n_pos = labels.shape[1]
+        self._keys = ordered * len(labels) + self._order // self._n_pos  # ascending
 
     def drawn(
         self, wanted: Int64[Tensor, "cases pos"], generator: np.random.Generator
@@ -121,6 +122,30 @@ class _Classes:
         none = codes < 0
         rows[none] = positions[none] = -1
         return torch.from_numpy(rows), torch.from_numpy(positions)
+
+    def drawn_from_others(
+        self, bases: Int64[Tensor, " cases"], generator: np.random.Generator
+    ) -> tuple[Int64[Tensor, "cases pos"], Int64[Tensor, "cases pos"], Bool[Tensor, "cases pos"]]:
+        """Return for each position of inputs a random member of its class, of another input.
+
+        Where only the input itself has such members, one of these is drawn; the last tensor says
+        where. Where there is no class, the donor is -1.
+        """
+        codes = self.labels[bases].numpy()
+        safe = np.maximum(codes, 0)
+        own = safe * len(self.labels) + bases.numpy()[:, None]
+        first = np.searchsorted(self._keys, own)
+        count = np.searchsorted(self._keys, own, side="right") - first
+        others = self._sizes[safe] - count
+        alone = (others == 0) & (codes >= 0)
+        draws = generator.random(codes.shape)
+        offsets = (draws * np.where(alone, count, others)).astype(np.int64)
+        places = self._starts[safe] + offsets
+        places = np.where(alone, first + offsets, np.where(places >= first, places + count, places))
+        members = self._order[np.where(codes >= 0, places, 0)]
+        rows, positions = np.divmod(members, self._n_pos)
+        rows[codes < 0] = positions[codes < 0] = -1
+        return torch.from_numpy(rows), torch.from_numpy(positions), torch.from_numpy(alone)
 
 
 def bases_of(inputs: InputSet, count: int, generator: np.random.Generator) -> Int64[Tensor, " n"]:
@@ -152,7 +177,7 @@ def _whole(
 
 
 def _scrub(inputs: InputSet, cut: Cut, count: int, generator: np.random.Generator) -> Trial:
-    classes, bases = _Classes(inputs, cut.variables), bases_of(inputs, count, generator)
+    classes, bases = Classes(labels(inputs, cut.variables)), bases_of(inputs, count, generator)
     wanted = classes.labels[bases]
     rows, positions = classes.drawn(wanted, generator)
     for _ in range(REDRAWN):  # another input, where there is one
@@ -173,7 +198,7 @@ def _interchange(
 
     Where no (input, position) has that combination of values, the variable keeps its own value.
     """
-    classes = _Classes(inputs, cut.variables)
+    classes = Classes(labels(inputs, cut.variables))
     variable, rest = inputs.variables[name], [other for other in cut.variables if other != name]
     kept = labels(inputs, rest) if rest else torch.where(inputs.real, 0, -1)
     codes = torch.where(inputs.real, variable.codes.long() + 1, -1)  # 0 where it is undefined
