@@ -17,9 +17,11 @@ from ..infra.errors import FaultError, UserError
 from ..infra.files import faults_named, write_folder
 from ..infra.typed_tables import Cells, TypedTable
 
-MATCH, SUBSPACES, CIRCUIT, EXPLANATION = "match", "subspaces", "circuit", "explanation"  # kinds
+MATCH, SUBSPACES, STATES = "match", "subspaces", "states"  # kinds
+CIRCUIT, EXPLANATION = "circuit", "explanation"
 FOLDERS = {  # of a run, for the results of each kind
-    MATCH: "matching", SUBSPACES: "matching", CIRCUIT: "circuit", EXPLANATION: "explanation",
+    MATCH: "matching", SUBSPACES: "matching", STATES: "states", CIRCUIT: "circuit",
+    EXPLANATION: "explanation",
 }  # fmt: skip
 SETTINGS = "settings.json"  # the file that says what a result is of
 LONGEST = 120  # characters of a folder's name

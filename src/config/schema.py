@@ -287,6 +287,24 @@ class AnalysisConfig:
         "lowest overlap of a head that meets a selector",
         " ([matching](matching.md#selectors))",
     )
+    state_sufficient: float = _share(
+        0.95,
+        "share of whole outputs that a state must surely keep",
+        " ([states](states.md))",
+    )
+    state_cases: int = _setting(
+        400, "inputs on which states are searched for", more=" (they are judged on all)", least=40
+    )
+    state_inits: int = _setting(
+        3, "untrained models whose states are controls", more="; 0 for none", least=0
+    )
+    state_expressions: int = _setting(
+        4000, "expressions of the library that are tried, at most", least=10
+    )
+    state_seconds: float = _setting(
+        60.0, "seconds in which they are tried, at most", more="; the library says if it was short",
+        above=0,
+    )  # fmt: skip
     circuit_cases: int = _setting(
         300, "inputs on which circuits are searched for", more=" (judged on all)", least=20
     )
@@ -321,6 +339,10 @@ USED_BY = {  # the settings of the analysis that change what a verb finds
         "match_selector",
     ),
     "subspaces": (*_BY_ALL, "match_cases", "match_realised"),
+    "states": (
+        *_BY_ALL, "state_sufficient", "state_cases", "state_inits", "state_expressions",
+        "state_seconds",
+    ),
     "circuit": (
         *_BY_ALL, "match_cases", "match_realised", "match_partly", "circuit_cases",
         "circuit_threshold", "circuit_faithful", "circuit_steps",

@@ -30,6 +30,7 @@ from .continuation import (
     residuals,
     without_hooks,
 )
+from .wiring import HEAD, writing_sites, written_at
 
 AT_ONCE = 1024  # inputs or cases per batch
 HELD_BYTES = 512 * 2**20  # largest size of residual streams recorded in one pass
@@ -120,6 +121,50 @@ class TaskModel:
                 {side: value[rows[some], positions[some]] for side, value in sides.items()},
             ),
         )  # fmt: skip
+
+    @torch.inference_mode()
+    def donated_component_logits(
+        self,
+        after: str,
+        residual: Float[Tensor, "inputs own d_model"],
+        written: Float[Tensor, "inputs own d_model"],
+        cases: Donated,
+    ) -> Float[Tensor, "cases pos classes"]:
+        """Return the logits of cases where only what one head or MLP writes comes from donors.
+
+        `written` is what it writes, `residual` the residual stream at the site `after` it.
+        """
+        rows, positions = self.own_places(cases.rows, cases.positions)
+
+        def stream(some: Tensor) -> Tensor:
+            bases = cases.bases[some]
+            donated = written[rows[some], positions[some]]
+            return residual[bases] - written[bases] + donated
+
+        return self._run(after, cases.bases, lambda some: (stream(some), None))
+
+    def component_names(self, layer: int) -> list[str]:
+        """Return the names of the heads and the MLP of a block, as `components` yields them."""
+        return [site.name for site in writing_sites(self.model, layer)]
+
+    @torch.inference_mode()
+    def components(
+        self, layer: int
+    ) -> Iterator[
+        tuple[str, str, Float[Tensor, "inputs own d_model"], Float[Tensor, "inputs own d_model"]]
+    ]:
+        """Yield a block's heads and MLP: name, the site after it, the residual there, its output.
+
+        The site is the first of the residual stream after the component.
+        """
+        names = residual_stream(self.model)
+        middle, end = (f"blocks.{layer}.hook_resid_{kind}" for kind in ("mid", "post"))
+        chosen = writing_sites(self.model, layer)
+        outputs = self._in_parts(partial(written_at, self.model, sites=chosen))
+        streams = dict(self.recorded([site for site in (middle, end) if site in names]))
+        for site in chosen:
+            after = middle if site.hook == HEAD and middle in names else end
+            yield site.name, after, streams[after], outputs[site.name]
 
     def _run(
         self,

@@ -413,6 +413,24 @@ class Wiring:
         return self.unembedded(streams)
 
 
+def writing_sites(model: NativeModel | TransformerBridge, layer: int) -> list[Site]:
+    """Return where every head, and the MLP if there is one, of a block writes."""
+    sites = [Site(layer, HEAD, head) for head in range(model.cfg.n_heads)]
+    return sites if model.cfg.attn_only else [*sites, Site(layer, MLP)]
+
+
+def written_at(
+    model: NativeModel | TransformerBridge,
+    tokens: Int64[Tensor, "inputs pos"],
+    key_mask: Bool[Tensor, "inputs pos"],
+    sites: Sequence[Site],
+) -> dict[str, Float[Tensor, "inputs pos d_model"]]:
+    """Return what heads and MLPs write into the residual stream, by their sites' names."""
+    wiring = Wiring(model)
+    written = wiring.run(tokens, key_mask).written
+    return {site.name: written[wiring.nodes.index(site)] for site in sites}
+
+
 def wired(bridge: NativeModel | TransformerBridge, tokens: Tensor, key_mask: Tensor) -> Wiring:
     """Return the graph of a model, checked to give the model's own logits on some inputs.
 

@@ -294,6 +294,7 @@ LOW = [
     ("analysis.match_checkpoint_cases", 20),
     ("analysis.random_inits", 1), ("analysis.other_tasks", 0),
     ("analysis.explain_depth", 1), ("analysis.explain_inputs", 20),
+    ("analysis.state_cases", 40), ("analysis.state_inits", 0), ("analysis.state_expressions", 10),
     ("analysis.seed", 0), ("seed", 0), ("threads", 1),
 ]  # fmt: skip
 LOW_FLOATS = [
@@ -303,10 +304,11 @@ LOW_FLOATS = [
     ("analysis.match_realised", 0), ("analysis.match_partly", 0),
     ("analysis.match_selector", 0), ("analysis.circuit_threshold", 0),
     ("analysis.circuit_faithful", 0), ("analysis.explain_at", 0),
+    ("analysis.state_sufficient", 0),
 ]  # fmt: skip
 SHARES = (
     "solved", "margin", "match_realised", "match_partly", "match_selector", "circuit_faithful",
-    "explain_at",
+    "explain_at", "state_sufficient",
 )  # fmt: skip
 CHOICES = {
     "model.act_fn=rely": "model.act_fn=rely: did you mean 'relu'? valid: gelu, gelu_new, relu, sil",
@@ -322,6 +324,7 @@ BETWEEN = {
     "64), or set model.d_head",
     "task.min_length=4 task.max_length=3": "task.min_length=4 must not exceed task.max_length=3",
     "task.name=a:b": "task.name=a:b must be letters, digits, '_', '.' and '-' only: it names files",
+    "analysis.state_seconds=0": "analysis.state_seconds=0.0 must be above 0",
     "task.tolerance=0": "task.tolerance=0.0 must be above 0, or null",
     **{
         f"task.held_out={share}": f"task.held_out={share} must be at least 0 and below 1"

@@ -1,0 +1,1 @@
+"""What each site of a model holds: the fewest named variables that are sufficient there."""
