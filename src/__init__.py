@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .api.load import load, load_reference
     from .api.match import match
     from .api.report import report
+    from .api.states import states
     from .api.subspaces import subspaces
     from .api.train import resume, train
     from .config.composition import compose
@@ -37,7 +38,8 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (in the order of use)
     "compose", "make_task", "input_set", "build_reference",
     "train", "resume", "load", "load_reference",
-    "analyze", "match", "circuit", "explain", "subspaces", "controls", "compare", "report",
+    "analyze", "match", "states", "circuit", "explain", "subspaces", "controls",
+    "compare", "report",
     "LoadedRun", "UserError", "FaultError",
 ]  # fmt: skip
 
@@ -50,6 +52,7 @@ _MODULES = {
     "load_reference": "api.load",
     "LoadedRun": "runs.loaded_run",
     "match": "api.match",
+    "states": "api.states",
     "subspaces": "api.subspaces",
     "build_reference": "models.reference",
     "compare": "api.compare",

@@ -25,6 +25,7 @@ VERBS = {  # and what is given to each
     "match-model": "FOLDER task=NAME [KEY=VALUE ...] --encoder FILE.py:FUNCTION [OPTIONS]",
     "circuit": "CHECKPOINT|RUN ... [analysis.KEY=VALUE ...] [OPTIONS]",
     "explain": "CHECKPOINT|RUN ... [analysis.KEY=VALUE ...] [OPTIONS]",
+    "states": "CHECKPOINT|RUN ... [analysis.KEY=VALUE ...] [OPTIONS]",
     "report": "RUN ... [OPTIONS]",
     "log": "RUN ...",
     "tasks": "[NAME ...] [KEY=VALUE ...] [OPTIONS]",

@@ -25,6 +25,7 @@ from ..analysis.matching.match_result import MatchResult
 from ..analysis.matching.subspace_result import SubspaceResult
 from ..analysis.measures.registered_measures import default_measures, with_measures
 from ..analysis.results import FOLDERS, SETTINGS, About, Key, Result
+from ..analysis.states.states_result import StatesResult
 from ..config.printed_commands import setting_words, task_words
 from ..config.schema import AnalysisConfig
 from ..infra.errors import FaultError
@@ -33,7 +34,7 @@ from .loaded_run import Loaded, LoadedReference, LoadedRun
 
 RESULTS: Mapping[str, type[Result]] = {
     result.KIND: result
-    for result in (MatchResult, SubspaceResult, CircuitResult, ExplanationResult)
+    for result in (MatchResult, SubspaceResult, StatesResult, CircuitResult, ExplanationResult)
 }
 OLD_MARK = "done.json"  # of results of earlier versions, which lie in the folder itself
 

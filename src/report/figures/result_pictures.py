@@ -12,11 +12,13 @@ from ...analysis.circuits.circuit_result import CircuitResult
 from ...analysis.explain.explanation_result import ExplanationResult
 from ...analysis.matching.match_result import MatchResult
 from ...analysis.results import Result
+from ...analysis.states.states_result import StatesResult
 from ...infra.files import faults_named, write_file
 from .circuit_figures import curves_figure, graph_figure
 from .explanation_figures import explanation_figure
 from .matching_figures import diagram, emergence
 from .panels import png
+from .state_figures import states_figure
 
 EMERGENCE = "emergence.png"
 AnyResult = TypeVar("AnyResult", bound=Result)
@@ -35,6 +37,9 @@ def drawn(result: AnyResult) -> AnyResult:
         figures |= {"circuit.png": graph} if graph is not None else {}
     elif isinstance(result, ExplanationResult) and result.explanation is not None:
         figures = {"explanation.png": explanation_figure(result.explanation)}
+    elif isinstance(result, StatesResult):
+        figure = states_figure(result.states, result.losses, result.curve)
+        figures = {"states.png": figure}
     return replace(result, pictures={name: png(figure) for name, figure in figures.items()})
 
 
