@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.runs import TINY, quiet
 
+import algomatch.api.states as states_module
 from algomatch.analysis.states.search import StateRule, StateSpace
-from algomatch.analysis.states.site_states import fewest_bits, site_states
+from algomatch.analysis.states.site_states import SiteFindings, fewest_bits, site_states
 from algomatch.analysis.states.states_result import StatesResult
 from algomatch.api.states import states
 from algomatch.api.train import train
@@ -143,6 +146,32 @@ def test_a_wrong_variable_is_one_line(
     error = capsys.readouterr().err
     assert told in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_ctrl_c_keeps_the_sites_that_are_done(
+    run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = states_module.site_states
+
+    def stopped(*args: Any) -> Iterator[SiteFindings]:
+        for number, finding in enumerate(real(*args)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield finding
+
+    monkeypatch.setattr(states_module, "site_states", stopped)
+    assert cli.main(["states", str(run)]) == 130
+    assert f"'{run / 'states'}'" in capsys.readouterr().err
+    (folder,) = (run / "states").glob("step-*")
+    result = StatesResult.read(folder)
+    assert not result.about.finished
+    assert {row.site for row in result.states} == {
+        "blocks.0.hook_resid_pre", "blocks.0.hook_q_input",
+    }  # fmt: skip
+    monkeypatch.undo()
+    assert cli.main(["states", str(run)]) == 0
+    (folder,) = (run / "states").glob("step-*")
+    assert StatesResult.read(folder).about.finished
 
 
 def test_too_few_cases_for_the_threshold_are_refused(run: Path, capsys: Capture) -> None:
