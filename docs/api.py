@@ -18,7 +18,7 @@ MODULES = (  # first those of the names that `import algomatch` offers, in the o
     "data.program_selectors", "models.reference",
     "api.train", "api.load", "runs.loaded_run", "runs.run_folder", "runs.checkpoints",
     "api.analyze", "api.match", "api.circuit",
-    "api.explain", "api.subspaces", "api.controls", "api.compare", "api.report",
+    "api.states", "api.explain", "api.subspaces", "api.controls", "api.compare", "api.report",
     "models.shapes", "models.training", "models.task_model", "models.foreign_encoding",
     "models.bridges", "models.foreign",
     "analysis.measurements", "analysis.base", "analysis.activations", "analysis.statistics",

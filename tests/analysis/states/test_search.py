@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from algomatch.analysis.controls.variants import rotated
 from algomatch.analysis.states import search as search_module
-from algomatch.analysis.states.search import StateRule, StateSpace
+from algomatch.analysis.states.search import State, StateRule, StateSpace
 from algomatch.analysis.states.site_states import SiteFindings, fewest_bits, site_states
 from algomatch.analysis.states.state_sites import COMPONENT, RESIDUAL, SIDE
 from algomatch.analysis.states.state_verdicts import (
@@ -92,8 +92,15 @@ def verdicts_of(
 
 
 def partition(program: str, names: set[str]) -> bytes:
+    """Of variables by their names in the program."""
     space, _ = space_of(program)
     return space.resampling.partition(space.numbers(names, program))
+
+
+def partition_of(program: str, state: State) -> bytes:
+    """Of a state, by its names in the library."""
+    space, _ = space_of(program)
+    return space.resampling.partition(space.numbers(state.variables))
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["compiled", "rotated"])
@@ -108,7 +115,7 @@ def test_a_reference_and_its_rotation_hold_the_programs_cuts(program: str, turne
     assert len(held) == len(HELD[program])
     for state, wanted in zip(held, HELD[program], strict=True):
         assert state is not None
-        assert partition(program, set(state.variables)) == partition(program, wanted)
+        assert partition_of(program, state) == partition(program, wanted)
         assert state.sufficiency.low >= 0.95
         assert state.minimal
         assert state.bits == pytest.approx(space.resampling.bits(space.numbers(wanted, program)))
@@ -121,7 +128,7 @@ def test_what_attention_reads_is_what_the_program_compares_and_aggregates() -> N
     for side, wanted in (("q", {"opp_idx"}), ("k", {"indices"}), ("v", {"tokens"})):
         state = held[f"blocks.3.hook_{side}_input"]
         assert state is not None
-        assert partition("reverse", set(state.variables)) == partition("reverse", wanted)
+        assert partition_of("reverse", state) == partition("reverse", wanted)
 
 
 def test_what_a_component_writes_is_the_variable_that_it_computes() -> None:
@@ -132,7 +139,7 @@ def test_what_a_component_writes_is_the_variable_that_it_computes() -> None:
     for site, names in wanted.items():
         state = held[site]
         assert state is not None
-        assert partition("reverse", set(state.variables)) == partition("reverse", names)
+        assert partition_of("reverse", state) == partition("reverse", names)
 
 
 def test_sites_have_the_same_states_alone_and_together() -> None:
