@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from support.runs import TINY, quiet
 
-import algomatch.api.states as states_module
 from algomatch.analysis.states.search import StateRule, StateSpace
 from algomatch.analysis.states.site_states import SiteFindings, fewest_bits, site_states
 from algomatch.analysis.states.states_result import StatesResult
@@ -151,15 +150,13 @@ def test_a_wrong_variable_is_one_line(
 def test_ctrl_c_keeps_the_sites_that_are_done(
     run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = states_module.site_states
-
     def stopped(*args: Any) -> Iterator[SiteFindings]:
-        for number, finding in enumerate(real(*args)):
+        for number, finding in enumerate(site_states(*args)):
             if number == 2:
                 raise KeyboardInterrupt
             yield finding
 
-    monkeypatch.setattr(states_module, "site_states", stopped)
+    monkeypatch.setattr("algomatch.api.states.site_states", stopped)
     assert cli.main(["states", str(run)]) == 130
     assert f"'{run / 'states'}'" in capsys.readouterr().err
     (folder,) = (run / "states").glob("step-*")
